@@ -1,0 +1,307 @@
+/* forward.c - the forward pass of a Llama, each value written once to its place.
+ *
+ * A value's place is the caller's array when it was asked for, else a row of the scratch block, else (when only the
+ * next step reads it, in cache) nowhere. What no value asked for depends on is not computed. */
+#include "forward.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "limits.h" /* lp_limits_memory */
+#include "memory.h" /* lp_block */
+#include "ops.h"    /* lp_embed, lp_linear, lp_attend ... */
+#include "size.h"   /* lp_size_add, lp_size_mul */
+
+#define WORTH_ASKING ((size_t)64 << 20) /* bytes from which on the system is asked what is left */
+#define BIT(point) (1u << (point))
+#define B(NAME) BIT(LP_##NAME)
+
+/* What a value is computed from. x of layers after the first comes from the layer before. */
+static const uint32_t inputs[LP_N_POINTS] = {
+    [LP_X_RMS] = B(X),
+    [LP_X_UNIT] = B(X),
+    [LP_X_NORM] = B(X),
+    [LP_Q] = B(X_NORM),
+    [LP_K] = B(X_NORM),
+    [LP_V] = B(X_NORM),
+    [LP_Q_ROPE] = B(Q),
+    [LP_K_ROPE] = B(K),
+    [LP_SCORES] = B(Q_ROPE) | B(K_ROPE),
+    [LP_PATTERN] = B(Q_ROPE) | B(K_ROPE),
+    [LP_Z] = B(Q_ROPE) | B(K_ROPE) | B(V),
+    [LP_ATTN_OUT] = B(Z),
+    [LP_X_MID] = B(X) | B(Z),
+    [LP_X_MID_RMS] = B(X_MID),
+    [LP_X_MID_UNIT] = B(X_MID),
+    [LP_X_MID_NORM] = B(X_MID),
+    [LP_GATE] = B(X_MID_NORM),
+    [LP_UP] = B(X_MID_NORM),
+    [LP_ACT] = B(X_MID_NORM),
+    [LP_HIDDEN] = B(X_MID_NORM),
+    [LP_MLP_OUT] = B(HIDDEN),
+    [LP_X_OUT] = B(X_MID) | B(HIDDEN),
+    [LP_FINAL_RMS] = B(X_OUT),
+    [LP_FINAL_UNIT] = B(X_OUT),
+    [LP_FINAL_NORM] = B(X_OUT),
+    [LP_LOGITS] = B(FINAL_NORM),
+};
+
+/* Values that a later step reads from memory: they need a place even when nobody asked for them. */
+#define KEPT                                                                                                           \
+    (B(X) | B(X_NORM) | B(Q) | B(K) | B(V) | B(Q_ROPE) | B(K_ROPE) | B(Z) | B(X_MID) | B(X_MID_NORM) | B(HIDDEN) |      \
+     B(X_OUT) | B(FINAL_NORM))
+
+typedef struct {
+    lp_run *run;
+    const lp_config *config;
+    lp_ops ops;
+    lp_block block; /* the scratch block: everything below points into it */
+    float *scratch[LP_N_POINTS];
+    float *cos, *sin; /* [longest sequence, head_dim / 2] */
+    lp_sequence *sequences;
+    size_t longest;   /* tokens of the longest sequence */
+    size_t last_layer; /* the last that is computed */
+    uint32_t needed;  /* of the layer at work: a bit for each value that is asked for or leads to one that is */
+} lp_forward_state;
+
+static float *asked_place(const lp_run *run, lp_point point, size_t layer) {
+    return run->places[(size_t)point * run->model->config.n_layers + (lp_point_per_layer(point) ? layer : 0)];
+}
+
+/* Where a value goes: asked for, kept for a later step, or nowhere. */
+static float *place(const lp_forward_state *f, lp_point point, size_t layer) {
+    float *asked = asked_place(f->run, point, layer);
+    if (asked) return asked;
+    return f->needed & BIT(point) & KEPT ? f->scratch[point] : NULL;
+}
+
+/* x of layer i is x_out of the layer before. Two scratch rows take turns. */
+static float *x_place(const lp_forward_state *f, size_t layer) {
+    float *asked = asked_place(f->run, LP_X, layer);
+    if (!asked && layer) asked = asked_place(f->run, LP_X_OUT, layer - 1);
+    return asked ? asked : f->scratch[layer % 2 ? LP_X : LP_X_OUT];
+}
+
+static int needs(const lp_forward_state *f, uint32_t points) { return (f->needed & points) != 0; }
+
+/* The values of this layer that are asked for, and all that they depend on. */
+static uint32_t needed_in_layer(const lp_forward_state *f, size_t layer) {
+    uint32_t needed = layer < f->last_layer ? B(X_OUT) : 0;
+    for (int p = 0; p < LP_N_POINTS; p++) {
+        int here = lp_point_per_layer((lp_point)p) || layer + 1 == f->config->n_layers;
+        if (here && asked_place(f->run, (lp_point)p, layer)) needed |= BIT(p);
+    }
+    for (int p = LP_N_POINTS - 1; p >= 0; p--)
+        if (needed & BIT(p)) needed |= inputs[p];
+    return needed;
+}
+
+static int find_last_layer(lp_forward_state *f) {
+    int any = 0;
+    for (int p = 0; p < LP_N_POINTS; p++)
+        for (size_t i = 0; i < f->config->n_layers; i++) {
+            if (!asked_place(f->run, (lp_point)p, i)) continue;
+            size_t layer = lp_point_per_layer((lp_point)p) ? i : f->config->n_layers - 1;
+            if (layer > f->last_layer) f->last_layer = layer;
+            any = 1;
+        }
+    return any;
+}
+
+/* ---- the scratch block --------------------------------------------------------------------------------------- */
+
+/* Lays n_bytes after what was laid before, on a line of its own; *at is where. */
+static int lay(size_t *total, size_t n_bytes, size_t *at) {
+    *at = *total;
+    if (lp_size_add(total, *total, n_bytes) || lp_size_add(total, *total, 63)) return -1;
+    *total &= ~(size_t)63;
+    return 0;
+}
+
+/* Measures the block, or (with base) sets the pointers into it. */
+static int lay_out(lp_forward_state *f, char *base, size_t *total) {
+    const lp_config *c = f->config;
+    size_t n_bytes, at, m = f->run->n_tokens, widest = c->d_ff, half = c->head_dim / 2;
+    *total = 0;
+    if (widest < c->d_model) widest = c->d_model;
+    if (widest < c->n_heads * c->head_dim) widest = c->n_heads * c->head_dim;
+    for (int p = 0; p < LP_N_POINTS; p++) {
+        if (!(KEPT & BIT(p))) continue;
+        if (lp_run_size(f->run, (lp_point)p, &n_bytes) || lp_size_mul(&n_bytes, n_bytes, sizeof(float)) ||
+            lay(total, n_bytes, &at))
+            return -1;
+        if (base) f->scratch[p] = (float *)(base + at);
+    }
+    f->ops.scratch_stride = lp_ops_scratch(f->ops.kernels, m, f->longest, c->head_dim);
+    if (lp_size_mul3(&n_bytes, f->ops.scratch_stride, f->run->crew.n_threads, sizeof(float)) || lay(total, n_bytes, &at))
+        return -1;
+    if (base) f->ops.scratch = (float *)(base + at);
+    if (lay(total, f->ops.kernels->packed_size(m, widest) * sizeof(float), &at)) return -1;
+    if (base) f->ops.packed = (float *)(base + at);
+    if (lay(total, f->longest * half * 2 * sizeof(float), &at)) return -1;
+    if (base) f->cos = (float *)(base + at), f->sin = f->cos + f->longest * half;
+    if (lay(total, f->run->n_seqs * sizeof *f->sequences, &at)) return -1;
+    if (base) f->sequences = (lp_sequence *)(base + at);
+    return 0;
+}
+
+static int begin(lp_forward_state *f, lp_run *run, lp_error *err) {
+    memset(f, 0, sizeof *f);
+    f->run = run;
+    f->config = &run->model->config;
+    f->ops.crew = run->crew;
+    f->ops.kernels = lp_kernels_get(err);
+    if (!f->ops.kernels) return -1;
+    for (size_t s = 0; s < run->n_seqs; s++) {
+        size_t n = run->seq_start[s + 1] - run->seq_start[s];
+        if (n > f->longest) f->longest = n;
+    }
+    return 0;
+}
+
+int lp_forward_scratch(const lp_run *run, size_t *n_bytes) {
+    lp_forward_state f;
+    lp_run copy = *run;
+    return begin(&f, &copy, NULL) || lay_out(&f, NULL, n_bytes) ? -1 : 0;
+}
+
+static int make_room(lp_forward_state *f, lp_error *err) {
+    size_t n_bytes;
+    if (lay_out(f, NULL, &n_bytes)) return lp_fail(err, LP_ENOMEM, "%zu tokens overflow a size", f->run->n_tokens);
+    int too_much = n_bytes > WORTH_ASKING && n_bytes > lp_limits_memory();
+    if (too_much || lp_block_make(&f->block, n_bytes, f->run->crew.n_threads))
+        return lp_fail(err, LP_ENOMEM, "%zu tokens need %zu MB of scratch memory; use a shorter prompt or smaller batch",
+                       f->run->n_tokens, n_bytes >> 20);
+    return lay_out(f, f->block.data, &n_bytes);
+}
+
+static void number_sequences(lp_forward_state *f) {
+    size_t first_tile = 0, map_at = 0, q_tile = f->ops.kernels->q_tile;
+    for (size_t s = 0; s < f->run->n_seqs; s++) {
+        size_t start = f->run->seq_start[s], n = f->run->seq_start[s + 1] - start;
+        f->sequences[s] = (lp_sequence){start, n, first_tile, map_at};
+        first_tile += (n + q_tile - 1) / q_tile;
+        map_at += f->config->n_heads * n * n; /* used only when a map was asked for, and then its size was checked */
+    }
+}
+
+/* ---- the pass ------------------------------------------------------------------------------------------------ */
+
+/* Counts the steps for progress; what every step returns. */
+static int step(lp_forward_state *f, int failed) {
+    f->run->steps_done++;
+    return failed;
+}
+
+static lp_words words(const lp_weight *w) { return (lp_words){w->data, w->word}; }
+
+/* Adds y = x w^T + bias to the product when someone wants y. */
+static void add_factor(lp_product *p, const lp_weight *w, const lp_weight *bias, float *y) {
+    if (!y) return;
+    p->factor[p->n_factors++] = (lp_factor){.w = w->data, .word = w->word, .n_rows = w->n_rows, .bias = bias->data, .y = y};
+}
+
+static int norm(lp_forward_state *f, size_t layer, lp_point first, const float *x, const lp_weight *gain) {
+    float *rms = place(f, first, layer), *unit = place(f, first + 1, layer), *out = place(f, first + 2, layer);
+    if (!rms && !unit && !out) return 0;
+    return step(f, lp_rms_norm(&f->ops, rms, unit, out, x, words(gain), f->config->rms_norm_eps, f->run->n_tokens,
+                               f->config->d_model));
+}
+
+/* q, k, v = x_norm w^T;  q_rope, k_rope = rope(q, k);  z = softmax(q_rope k_rope^T * scale) v */
+static int attention(lp_forward_state *f, const lp_layer *l, size_t i) {
+    const lp_config *c = f->config;
+    size_t m = f->run->n_tokens, n_seqs = f->run->n_seqs;
+    float *q = place(f, LP_Q, i), *k = place(f, LP_K, i), *v = place(f, LP_V, i);
+    float *q_rope = place(f, LP_Q_ROPE, i), *k_rope = place(f, LP_K_ROPE, i);
+    lp_product qkv = {.m = m, .k = c->d_model, .x = place(f, LP_X_NORM, i)};
+    add_factor(&qkv, &l->q, &l->q_bias, q);
+    add_factor(&qkv, &l->k, &l->k_bias, k);
+    add_factor(&qkv, &l->v, &l->v_bias, v);
+    if (qkv.n_factors && step(f, lp_linear(&f->ops, &qkv))) return -1;
+    if (q_rope && step(f, lp_rope(&f->ops, q_rope, q, f->cos, f->sin, f->sequences, n_seqs, c->n_heads, c->head_dim)))
+        return -1;
+    if (k_rope &&
+        step(f, lp_rope(&f->ops, k_rope, k, f->cos, f->sin, f->sequences, n_seqs, c->n_kv_heads, c->head_dim)))
+        return -1;
+    if (!needs(f, B(SCORES) | B(PATTERN) | B(Z))) return 0;
+    lp_attention a = {m, c->n_heads, c->n_kv_heads, c->head_dim, f->sequences, n_seqs, q_rope, k_rope, v,
+                      place(f, LP_SCORES, i), place(f, LP_PATTERN, i), place(f, LP_Z, i)};
+    return step(f, lp_attend(&f->ops, &a));
+}
+
+/* y = in w^T + bias;  sum = x + y */
+static int add_linear(lp_forward_state *f, float *y, float *sum, const float *x, const float *in, const lp_weight *w,
+                      const lp_weight *bias) {
+    lp_product p = {.m = f->run->n_tokens, .k = w->n_cols, .x = in, .n_factors = 1};
+    p.factor[0] = (lp_factor){w->data, w->word, w->n_rows, bias->data, y, x, sum};
+    return step(f, lp_linear(&f->ops, &p));
+}
+
+/* gate, up = x_mid_norm w^T;  act = silu(gate);  hidden = act * up */
+static int gated_mlp(lp_forward_state *f, const lp_layer *l, size_t i) {
+    lp_product p = {.m = f->run->n_tokens, .k = f->config->d_model, .x = place(f, LP_X_MID_NORM, i), .n_factors = 2,
+                    .gated = 1, .act = place(f, LP_ACT, i), .hidden = place(f, LP_HIDDEN, i)};
+    p.factor[0] = (lp_factor){l->gate.data, l->gate.word, l->gate.n_rows, l->gate_bias.data, place(f, LP_GATE, i), 0, 0};
+    p.factor[1] = (lp_factor){l->up.data, l->up.word, l->up.n_rows, l->up_bias.data, place(f, LP_UP, i), 0, 0};
+    return step(f, lp_linear(&f->ops, &p));
+}
+
+static int layer_forward(lp_forward_state *f, size_t i) {
+    const lp_layer *l = &f->run->model->layers[i];
+    float *x = x_place(f, i), *x_mid, *x_out, *copy;
+    size_t n = f->run->n_tokens * f->config->d_model;
+    f->needed = needed_in_layer(f, i);
+    if (norm(f, i, LP_X_RMS, x, &l->input_norm)) return -1;
+    if (attention(f, l, i)) return -1;
+    if (!needs(f, B(ATTN_OUT) | B(X_MID))) return 0;
+    x_mid = place(f, LP_X_MID, i);
+    if (add_linear(f, place(f, LP_ATTN_OUT, i), x_mid, x, place(f, LP_Z, i), &l->o, &l->o_bias)) return -1;
+    if (norm(f, i, LP_X_MID_RMS, x_mid, &l->post_norm)) return -1;
+    if (needs(f, B(GATE) | B(UP) | B(ACT) | B(HIDDEN)) && gated_mlp(f, l, i)) return -1;
+    if (!needs(f, B(MLP_OUT) | B(X_OUT))) return 0;
+    x_out = i < f->last_layer ? x_place(f, i + 1) : place(f, LP_X_OUT, i);
+    if (add_linear(f, place(f, LP_MLP_OUT, i), x_out, x_mid, place(f, LP_HIDDEN, i), &l->down, &l->down_bias)) return -1;
+    copy = asked_place(f->run, LP_X_OUT, i); /* x of the next layer is the same value, and may have its own place */
+    return copy && copy != x_out ? lp_copy(&f->ops, copy, x_out, n) : 0;
+}
+
+/* final_norm = norm(x_out);  logits = final_norm head^T */
+static int finish(lp_forward_state *f) {
+    const lp_model *model = f->run->model;
+    size_t last = f->config->n_layers - 1;
+    if (norm(f, last, LP_FINAL_RMS, place(f, LP_X_OUT, last), &model->final_norm)) return -1;
+    lp_product head = {.m = f->run->n_tokens, .k = f->config->d_model, .x = place(f, LP_FINAL_NORM, last)};
+    lp_weight no_bias = {0};
+    add_factor(&head, &model->head, &no_bias, place(f, LP_LOGITS, last));
+    return head.n_factors ? step(f, lp_linear(&f->ops, &head)) : 0;
+}
+
+static int pass(lp_forward_state *f) {
+    const lp_model *model = f->run->model;
+    const lp_config *c = f->config;
+    f->run->n_steps = (f->last_layer + 1) * 9 + 3;
+    f->run->steps_done = 0;
+    if (lp_rope_table(&f->ops, f->cos, f->sin, model->inv_freq, f->longest, c->head_dim / 2)) return -1;
+    if (step(f, lp_embed(&f->ops, x_place(f, 0), f->run->token_ids, words(&model->embed), f->run->n_tokens, c->d_model)))
+        return -1;
+    for (size_t i = 0; i <= f->last_layer; i++)
+        if (layer_forward(f, i)) return -1;
+    if (f->last_layer + 1 == c->n_layers && finish(f)) return -1;
+    f->run->steps_done = f->run->n_steps;
+    return 0;
+}
+
+int lp_forward(lp_run *run, lp_error *err) {
+    lp_forward_state f;
+    int failed = -1;
+    if (lp_model_check_unchanged(run->model, err) || begin(&f, run, err)) return -1;
+    if (!find_last_layer(&f)) return 0;
+    if (make_room(&f, err)) goto done;
+    number_sequences(&f);
+    failed = pass(&f);
+    if (failed) lp_fail(err, LP_ECANCELED, "the run was stopped at step %zu of %zu", run->steps_done, run->n_steps);
+done:
+    lp_block_free(&f.block);
+    return failed;
+}

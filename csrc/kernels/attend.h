@@ -1,0 +1,139 @@
+/* attend.h - causal attention of one head for a tile of queries; every row of kernels has this body.
+ *
+ * Vectors run along the queries, as in gemm.h, so k and v are used as they lie: a key is a row of numbers to
+ * broadcast. Scores stay in scratch as [key][query of the tile]; the softmax runs down the keys with one query per
+ * lane and needs no sum across lanes. Keys after the last query of the tile are never touched; on the diagonal a
+ * lane takes part up to its own key. ATTEND_ROWS is how many keys (or columns of v) a tile takes at once. */
+
+NOINLINE void qk_2(float *c, const float *q, const float *k, size_t stride, size_t kc, int first) {
+    T(tile)(c, q, k, stride, 1, kc, 0, first, NULL, 0, 2, ATTEND_ROWS);
+}
+NOINLINE void qk_1(float *c, const float *q, const float *k, size_t stride, size_t kc, int first) {
+    T(tile)(c, q, k, stride, 1, kc, 0, first, NULL, 0, 1, ATTEND_ROWS);
+}
+typedef void pv_tile(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked, int first);
+NOINLINE void pv_2(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked, int first) {
+    T(tile)(c, p, v, 1, stride, kc, n_masked, first, NULL, 0, 2, ATTEND_ROWS);
+}
+NOINLINE void pv_1(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked, int first) {
+    T(tile)(c, p, v, 1, stride, kc, n_masked, first, NULL, 0, 1, ATTEND_ROWS);
+}
+/* the last columns of a head whose size is no multiple of ATTEND_ROWS */
+NOINLINE void pv_2_column(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked,
+                          int first) {
+    T(tile)(c, p, v, 1, stride, kc, n_masked, first, NULL, 0, 2, 1);
+}
+NOINLINE void pv_1_column(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked,
+                          int first) {
+    T(tile)(c, p, v, 1, stride, kc, n_masked, first, NULL, 0, 1, 1);
+}
+#ifdef LP_HALF
+NOINLINE void qk_half(float *c, const float *q, const float *k, size_t stride, size_t kc, int first) {
+    HALF_T(tile)(c, q, k, stride, 1, kc, 0, first, NULL, 0, 1, ATTEND_ROWS);
+}
+NOINLINE void pv_half(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked, int first) {
+    HALF_T(tile)(c, p, v, 1, stride, kc, n_masked, first, NULL, 0, 1, ATTEND_ROWS);
+}
+NOINLINE void pv_half_column(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked,
+                             int first) {
+    HALF_T(tile)(c, p, v, 1, stride, kc, n_masked, first, NULL, 0, 1, 1);
+}
+#define scale_scores_half HALF_T(scale_scores)
+#define softmax_half HALF_T(softmax)
+#else
+#define scale_scores_half T(scale_scores)
+#define softmax_half T(softmax)
+#define qk_half qk_1
+#define pv_half pv_1
+#define pv_half_column pv_1_column
+#endif
+
+/* One tile of queries at work. */
+typedef struct {
+    const lp_head *head;
+    size_t m0, m, width; /* first query, queries, lanes */
+    size_t n_keys;       /* m0 + m */
+    float *q;            /* [head_dim][width] */
+    float *s;            /* [n_keys, rounded up][width]: scores, then pattern */
+    float *z;            /* [head_dim][width] */
+    float *k_end;        /* [ATTEND_ROWS][head_dim]: the last keys, so that a tile never reads past them */
+} lp_queries;
+
+static size_t round_keys(size_t n) { return (n + ATTEND_ROWS - 1) / ATTEND_ROWS * ATTEND_ROWS; }
+
+static size_t attend_scratch(size_t n_tokens, size_t head_dim) {
+    return (round_keys(n_tokens) + 2 * head_dim) * WIDE + ATTEND_ROWS * head_dim;
+}
+
+static void dot_keys(const lp_queries *t) {
+    const lp_head *h = t->head;
+    for (size_t key = 0; key < t->n_keys; key += ATTEND_ROWS) {
+        const float *k = h->k + key * h->kv_stride;
+        size_t stride = h->kv_stride, have = t->n_keys - key;
+        if (have < ATTEND_ROWS) {
+            memset(t->k_end, 0, ATTEND_ROWS * h->head_dim * sizeof *t->k_end);
+            for (size_t i = 0; i < have; i++)
+                memcpy(t->k_end + i * h->head_dim, k + i * stride, h->head_dim * sizeof *k);
+            k = t->k_end;
+            stride = h->head_dim;
+        }
+        for (size_t d = 0; d < h->head_dim; d += LP_K_BLOCK)
+            (t->width == WIDE ? qk_2 : t->width == LP_N ? qk_1 : qk_half)(
+                t->s + key * t->width, t->q + d * t->width, k + d, stride, lp_size_min(h->head_dim - d, LP_K_BLOCK),
+                d == 0);
+    }
+}
+
+/* Rows m0 .. m0 + m of a [n_tokens, n_tokens] map; `after` where the key comes after the last query. */
+static void put_map(const lp_queries *t, float *map, float after) {
+    size_t n = t->head->n_tokens;
+    if (!map) return;
+    unpack_tokens(map + t->m0 * n, NULL, NULL, n, t->s, t->width, t->m, t->n_keys);
+    for (size_t i = 0; i < t->m; i++)
+        for (size_t key = t->n_keys; key < n; key++) map[(t->m0 + i) * n + key] = after;
+}
+
+/* scores to pattern, in place */
+static void normalize(const lp_queries *t) {
+    float most[WIDE];
+    int half = t->width < LP_N;
+    for (size_t v = 0; v < t->width; v += LP_N)
+        (half ? scale_scores_half : T(scale_scores))(most + v, t->s + v, t->width, t->n_keys, t->m0 + v, t->head->scale);
+    put_map(t, t->head->scores, -INFINITY);
+    if (!t->head->pattern && !t->head->z) return;
+    for (size_t v = 0; v < t->width; v += LP_N)
+        (half ? softmax_half : T(softmax))(t->s + v, most + v, t->width, t->n_keys, t->m0 + v);
+    put_map(t, t->head->pattern, 0.0f);
+}
+
+/* z = pattern x v: blocks of 256 keys, counted from key 0. The diagonal lies inside the last block, because a
+ * tile's width divides 256 and m0 is a multiple of it. */
+static void mix_values(const lp_queries *t) {
+    const lp_head *h = t->head;
+    int kind = t->width == WIDE ? 0 : t->width == LP_N ? 1 : 2;
+    pv_tile *const full[] = {pv_2, pv_1, pv_half}, *const column[] = {pv_2_column, pv_1_column, pv_half_column};
+    for (size_t d = 0, n; d < h->head_dim; d += n) {
+        n = h->head_dim - d < ATTEND_ROWS ? 1 : ATTEND_ROWS;
+        for (size_t key = 0; key <= t->m0; key += LP_K_BLOCK) {
+            size_t before = lp_size_min(t->m0 - key, LP_K_BLOCK), masked = before < LP_K_BLOCK ? t->m : 0;
+            (n == 1 ? column : full)[kind](t->z + d * t->width, t->s + key * t->width, h->v + key * h->kv_stride + d,
+                                           h->kv_stride, before, masked, key == 0);
+        }
+    }
+}
+
+static void attend(const lp_head *h, size_t i, float *scratch) {
+    size_t end = lp_size_min((i + 1) * WIDE, h->n_tokens);
+    for (size_t m0 = i * WIDE, width; m0 < end; m0 += width) {
+        width = tile_width(end - m0);
+        size_t m = lp_size_min(end - m0, width), n_keys = m0 + m;
+        float *q = scratch, *z = q + h->head_dim * width, *k_end = z + h->head_dim * width;
+        lp_queries t = {h, m0, m, width, n_keys, q, k_end + ATTEND_ROWS * h->head_dim, z, k_end};
+        pack_tokens(q, h->q + m0 * h->q_stride, h->q_stride, width, m, h->head_dim);
+        dot_keys(&t);
+        normalize(&t);
+        if (!h->z) continue;
+        mix_values(&t);
+        unpack_tokens(h->z + m0 * h->q_stride, NULL, NULL, h->q_stride, z, width, m, h->head_dim);
+    }
+}

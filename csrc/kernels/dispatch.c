@@ -1,0 +1,70 @@
+/* dispatch.c - asks the CPU once, picks the row, honours LLAMAPROBE_KERNELS. Nothing else asks the CPU. */
+#include "kernels.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+extern const lp_kernels lp_kernels_generic, lp_kernels_emu16;
+
+static int always(void) { return 1; }
+
+#if defined(__x86_64__)
+extern const lp_kernels lp_kernels_avx2, lp_kernels_avx512;
+
+/* __builtin_cpu_supports also asks whether the system saves the registers. F16C came before AVX2 on every chip. */
+static int has_avx2(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+static int has_avx512(void) {
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#elif defined(__aarch64__)
+extern const lp_kernels lp_kernels_neon;
+#endif
+
+/* Best last; a row for tests is never chosen unless it is named. */
+static const struct {
+    const lp_kernels *row;
+    int (*supported)(void);
+    int for_tests;
+} rows[] = {
+    {&lp_kernels_emu16, always, 1},
+    {&lp_kernels_generic, always, 0},
+#if defined(__x86_64__)
+    {&lp_kernels_avx2, has_avx2, 0},
+    {&lp_kernels_avx512, has_avx512, 0},
+#elif defined(__aarch64__)
+    {&lp_kernels_neon, always, 0},
+#endif
+};
+
+#define N_ROWS (sizeof rows / sizeof *rows)
+
+size_t lp_kernels_count(void) { return N_ROWS; }
+const lp_kernels *lp_kernels_at(size_t i) { return rows[i].row; }
+const char *lp_kernels_name(size_t i) { return rows[i].row->name; }
+int lp_kernels_supported(size_t i) { return rows[i].supported(); }
+
+static const lp_kernels *best_row(void) {
+    size_t i = N_ROWS - 1;
+    while (rows[i].for_tests || !rows[i].supported()) i--;
+    return rows[i].row;
+}
+
+const lp_kernels *lp_kernels_get(lp_error *err) {
+    const char *wanted = getenv("LLAMAPROBE_KERNELS");
+    char shown[64], names[128] = "";
+    if (!wanted || !*wanted) return best_row();
+    for (size_t i = 0; i < N_ROWS; i++) {
+        if (!strcmp(wanted, rows[i].row->name)) {
+            if (rows[i].supported()) return rows[i].row;
+            lp_fail(err, LP_EUNSUPPORTED, "LLAMAPROBE_KERNELS=%s: this CPU cannot run these kernels", wanted);
+            return NULL;
+        }
+        strcat(strcat(names, i ? ", " : ""), rows[i].row->name);
+    }
+    lp_fail(err, LP_EARG, "LLAMAPROBE_KERNELS=%s: no such kernels in this build, which has %s",
+            lp_show(shown, sizeof shown, wanted, strlen(wanted)), names);
+    return NULL;
+}

@@ -1,0 +1,35 @@
+/* emu16.c - a row for tests: the body of avx512 (tiles, tails, order) in plain C,
+ * so that it can be proved on CPUs without AVX-512. */
+#include "kernels.h" /* lp_kernels */
+
+#include "headers.h"
+
+#define LP_N 8
+#include "verbs_plain.h"
+#define LP_N 16
+#include "verbs_plain.h"
+#define V8_FMA_INTO(c, a, b) ((c) = v8_fma(a, b, c))
+#define V16_FMA_INTO(c, a, b) ((c) = v16_fma(a, b, c))
+
+#define LP_HALF 8
+#define LP_N LP_HALF
+#include "tile.h"
+#include "exp.h"
+#include "softmax.h"
+#undef LP_N
+
+#define LP_N 16
+#include "tile.h"
+#include "exp.h"
+#include "softmax.h"
+
+#define ROWS_2 12
+#define ROWS_1 12
+#define ATTEND_ROWS 8
+#define BAND_MACS 50000000
+#include "gemm.h"
+#include "attend.h"
+#include "rows.h"
+
+#define LP_ROW emu16
+#include "row.h"

@@ -1,0 +1,24 @@
+/* generic.c - any CPU: plain C, four lanes, fused multiply-adds by soft_fma.h. */
+#include "kernels.h" /* lp_kernels */
+
+#include "headers.h"
+
+#define LP_N 4
+#include "verbs_plain.h"
+#define V4_FMA_INTO(c, a, b) ((c) = v4_fma(a, b, c))
+
+#define LP_N 4
+#include "tile.h"
+#include "exp.h"
+#include "softmax.h"
+
+#define ROWS_2 6
+#define ROWS_1 6
+#define ATTEND_ROWS 4
+#define BAND_MACS 50000000
+#include "gemm.h"
+#include "attend.h"
+#include "rows.h"
+
+#define LP_ROW generic
+#include "row.h"

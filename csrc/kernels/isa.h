@@ -1,0 +1,29 @@
+/* isa.h - compiles one file for one instruction set, so that all files share one list of flags.
+ *
+ * #define LP_TARGET "avx2,fma,f16c" and include this first: everything after it is compiled for that set. */
+#ifndef LP_ISA_H
+#define LP_ISA_H
+
+#define LP_STRING(x) #x
+#define LP_STRING_OF(x) LP_STRING(x)
+#define LP_PRAGMA(x) _Pragma(LP_STRING(x))
+
+/* Functions that must vanish into their caller: their constant arguments choose the code. */
+#define INLINE static inline __attribute__((always_inline))
+#define NOINLINE static __attribute__((noinline))
+
+#if defined(__clang__)
+#define UNROLL LP_PRAGMA(clang loop unroll(full))
+#else
+#define UNROLL LP_PRAGMA(GCC unroll 32)
+#endif
+
+#if defined(__clang__)
+#define LP_TARGET_BEGIN(set) LP_PRAGMA(clang attribute push(__attribute__((target(set))), apply_to = function))
+#define LP_TARGET_END LP_PRAGMA(clang attribute pop)
+#else
+#define LP_TARGET_BEGIN(set) LP_PRAGMA(GCC push_options) LP_PRAGMA(GCC target(set))
+#define LP_TARGET_END LP_PRAGMA(GCC pop_options)
+#endif
+
+#endif

@@ -1,0 +1,97 @@
+/* kernels.h - the table of hot loops: one row per instruction set, every row with the same bits.
+ *
+ * The arithmetic is the canonical one of docs/arithmetic.md. Kernels compute on one thread, allocate nothing and
+ * know no tensor; ops.c cuts the work and hands out scratch.
+ *
+ * A product is y[m, n] = sum_k x[m, k] w[n, k]. Vectors run along m: x is packed once so that the same k of
+ * several tokens is one vector load, and w needs no transpose, only widening to float32, whose numbers are then
+ * broadcast. For few tokens, where most lanes would be idle, w is transposed in registers instead. */
+#ifndef LP_KERNELS_H
+#define LP_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../error.h" /* lp_error */
+
+#define LP_K_BLOCK 256 /* k is summed in blocks of this many; part of the canonical arithmetic */
+
+/* How a weight lies in the file. Any alignment. */
+typedef enum { LP_WORD_BF16, LP_WORD_F16, LP_WORD_F32 } lp_word;
+
+static inline size_t lp_word_bytes(lp_word word) { return word == LP_WORD_F32 ? 4 : 2; }
+
+/* One matrix of a product and where its results go. Results that nobody asked for are NULL. */
+typedef struct {
+    const void *w; /* [n_rows, k] */
+    lp_word word;
+    size_t n_rows;
+    const void *bias; /* [n_rows] of the same word, or NULL */
+    float *y;         /* [m, n_rows] */
+    const float *add; /* [m, n_rows]: the residual stream, or NULL */
+    float *sum;       /* [m, n_rows]: add + y */
+} lp_factor;
+
+/* Up to three matrices that share x. When `gated`, there are two, gate and up, of one shape: act = silu(gate) and
+ * hidden = act * up are made while the tiles are in cache. */
+typedef struct {
+    size_t m, k;
+    const float *x;  /* [m, k] */
+    float *x_packed; /* lp_kernels.packed_size(m, k) floats, 64-byte aligned */
+    lp_factor factor[3];
+    size_t n_factors;
+    int gated;
+    float *act, *hidden; /* [m, n_rows], or NULL */
+} lp_product;
+
+/* Causal attention of one sequence. Rows of q, k, v, z are `stride` floats apart. */
+typedef struct {
+    size_t n_tokens, head_dim;
+    const float *q, *k, *v; /* first token, the head's first element; q and k after RoPE */
+    size_t q_stride, kv_stride;
+    float *z;       /* as q; v and z are NULL when only the maps are wanted */
+    float scale;
+    float *scores;  /* [n_tokens, n_tokens] of this head, or NULL */
+    float *pattern; /* the same */
+} lp_head;
+
+typedef struct {
+    const char *name;
+    size_t row_unit;  /* rows of w per tile: bands are multiples of it */
+    size_t band_macs; /* multiply-adds of one job at most, so that a run can be stopped */
+
+    /* x to x_packed, in pack_units(m, k) independent units. */
+    size_t (*packed_size)(size_t m, size_t k);
+    size_t (*pack_units)(size_t m, size_t k);
+    void (*pack)(const lp_product *p, size_t unit);
+
+    /* n rows from `row` of one factor (of both when gated). scratch: band_scratch(m, n, gated) floats, 64-byte
+     * aligned. */
+    size_t (*band_scratch)(size_t m, size_t n_rows, int gated);
+    void (*band)(const lp_product *p, size_t factor, size_t row, size_t n_rows, float *scratch);
+
+    /* Queries q_tile * i and on of one head. scratch: attend_scratch(n_tokens, head_dim) floats. */
+    size_t q_tile;
+    size_t (*attend_scratch)(size_t n_tokens, size_t head_dim);
+    void (*attend)(const lp_head *h, size_t i, float *scratch);
+
+    /* One row each. rms, unit and out may be NULL. */
+    void (*rms_norm)(float *rms, float *unit, float *out, const float *x, const void *w, lp_word word, double eps,
+                     size_t d);
+    /* out[n_heads, head_dim] from x; cos and sin are [head_dim / 2]. */
+    void (*rope)(float *out, const float *x, const float *cos, const float *sin, size_t n_heads, size_t head_dim);
+    void (*widen)(float *out, const void *w, lp_word word, size_t n);
+    void (*exp)(float *out, const float *x, size_t n); /* for tests: exp as softmax and silu use it */
+} lp_kernels;
+
+/* The row in use: the best that the CPU has, or the one that LLAMAPROBE_KERNELS names. NULL: LP_EARG for a name
+ * that is not in this build, LP_EUNSUPPORTED for a row that the CPU lacks. */
+const lp_kernels *lp_kernels_get(lp_error *err);
+
+/* All rows of this build, best last. */
+size_t lp_kernels_count(void);
+const lp_kernels *lp_kernels_at(size_t i);
+const char *lp_kernels_name(size_t i);
+int lp_kernels_supported(size_t i);
+
+#endif

@@ -1,0 +1,18 @@
+/* row.h - the last include of a row's file: its table of functions. LP_ROW names it. */
+const lp_kernels V_CAT(lp_kernels_, LP_ROW, ) = {
+    .name = LP_STRING_OF(LP_ROW),
+    .row_unit = ROW_UNIT,
+    .band_macs = BAND_MACS,
+    .packed_size = packed_size,
+    .pack_units = pack_units,
+    .pack = pack,
+    .band_scratch = band_scratch,
+    .band = band,
+    .q_tile = WIDE,
+    .attend_scratch = attend_scratch,
+    .attend = attend,
+    .rms_norm = rms_norm,
+    .rope = rope,
+    .widen = widen,
+    .exp = exp_row,
+};

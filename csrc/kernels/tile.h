@@ -1,0 +1,123 @@
+/* tile.h - sums of products over one block of k, for a few rows of w and a few vectors of tokens.
+ *
+ * Included once per vector width with LP_N (lanes) defined. c, x and w as the callers lay them out:
+ *   x [kc][n_vec * N]   the same k of n_vec * N tokens, packed
+ *   w row r, column k   at w[r * row_stride + k * k_stride], float32
+ *   c [n_rows][n_vec * N]
+ * Each sum is one chain of fused multiply-adds in the order of k, beginning at +0. The first block of k is stored,
+ * later ones are added to what c holds. */
+#define V_CAT_(a, b, c) a##b##c
+#define V_CAT(a, b, c) V_CAT_(a, b, c)
+#define VEC V_CAT(v, LP_N, )
+#define V(verb) V_CAT(VEC, _, verb)
+#define T(name) V_CAT(name, _, LP_N)
+#define FMA_INTO V_CAT(V, LP_N, _FMA_INTO)
+#define MAX_ROWS 12
+#define MAX_VECS 2
+
+/* One k: n_vec vectors of x times one number of each row of w. */
+#define STEP(i)                                                                                                        \
+    do {                                                                                                               \
+        VEC xs[MAX_VECS];                                                                                              \
+        UNROLL for (int v = 0; v < n_vec; v++) xs[v] = V(load)(x + ((size_t)(i) * (size_t)n_vec + (size_t)v) * LP_N);  \
+        UNROLL for (int r = 0; r < n_rows; r++) {                                                                      \
+            VEC wr = V(set1)(w[(size_t)r * row_stride + (size_t)(i) * k_stride]);                                      \
+            UNROLL for (int v = 0; v < n_vec; v++) FMA_INTO(acc[r][v], wr, xs[v]);                                     \
+        }                                                                                                              \
+    } while (0)
+
+/* Sums over kc columns and then `n_masked` more, of which column i counts for lanes (tokens) >= i only: the
+ * diagonal of causal attention. While it computes it asks for the lines that come next: rows of 512 bytes at
+ * `ahead`, `ahead_stride` bytes apart (NULL: none). */
+INLINE void T(tile)(float *c, const float *x, const float *w, size_t row_stride, size_t k_stride, size_t kc,
+                    size_t n_masked, int first, const char *ahead, size_t ahead_stride, const int n_vec,
+                    const int n_rows) {
+    VEC acc[MAX_ROWS][MAX_VECS];
+    UNROLL for (int r = 0; r < n_rows; r++) UNROLL for (int v = 0; v < n_vec; v++) acc[r][v] = V(zero)();
+    size_t k = 0;
+    if (ahead) {
+        /* 8 lines of each row in 256 columns: 32 columns per line of all rows, 3 lines per 96 / n_rows columns */
+        for (; k + 32 <= kc; k += 32, ahead += 64) {
+            const char *line = ahead;
+            for (int part = 0; part < n_rows / 3; part++, line += 3 * ahead_stride) {
+                __builtin_prefetch(line, 0, 2);
+                __builtin_prefetch(line + ahead_stride, 0, 2);
+                __builtin_prefetch(line + 2 * ahead_stride, 0, 2);
+                for (int i = 0; i < 96 / n_rows; i += 4) {
+                    UNROLL for (int u = 0; u < 4; u++) STEP(u);
+                    x += 4 * (size_t)n_vec * LP_N;
+                    w += 4 * k_stride;
+                }
+            }
+        }
+    }
+    for (; k + 4 <= kc; k += 4) {
+        UNROLL for (int u = 0; u < 4; u++) STEP(u);
+        x += 4 * (size_t)n_vec * LP_N;
+        w += 4 * k_stride;
+    }
+    for (; k < kc; k++) {
+        STEP(0);
+        x += (size_t)n_vec * LP_N;
+        w += k_stride;
+    }
+    for (size_t i = 0; i < n_masked; i++) {
+        VEC old[MAX_ROWS][MAX_VECS];
+        UNROLL for (int r = 0; r < n_rows; r++) UNROLL for (int v = 0; v < n_vec; v++) old[r][v] = acc[r][v];
+        STEP(0);
+        UNROLL for (int v = 0; v < n_vec; v++) {
+            size_t lane = i > (size_t)v * LP_N ? lp_size_min(i - (size_t)v * LP_N, LP_N) : 0;
+            UNROLL for (int r = 0; r < n_rows; r++) acc[r][v] = V(keep_from)(lane, acc[r][v], old[r][v]);
+        }
+        x += (size_t)n_vec * LP_N;
+        w += k_stride;
+    }
+    UNROLL for (int r = 0; r < n_rows; r++) UNROLL for (int v = 0; v < n_vec; v++) {
+        float *to = c + (r * n_vec + v) * LP_N;
+        V(store)(to, first ? acc[r][v] : V(add)(V(load)(to), acc[r][v]));
+    }
+}
+
+/* Packs `m` (<= n_vec * N) rows of x, `stride` floats apart, into [k][n_vec * N]; lanes past m are 0. */
+INLINE void T(pack)(float *out, const float *x, size_t stride, size_t m, size_t k, const int n_vec) {
+    size_t width = (size_t)n_vec * LP_N;
+    for (size_t v = 0; v < width; v += LP_N) {
+        size_t have = m > v ? lp_size_min(m - v, LP_N) : 0, i = 0;
+        for (; i + LP_N <= k; i += LP_N) {
+            VEC r[LP_N];
+            UNROLL for (size_t j = 0; j < LP_N; j++) r[j] = j < have ? V(load)(x + (v + j) * stride + i) : V(zero)();
+            V(transpose)(r);
+            UNROLL for (size_t j = 0; j < LP_N; j++) V(store)(out + (i + j) * width + v, r[j]);
+        }
+        for (; i < k; i++)
+            for (size_t j = 0; j < LP_N; j++) out[i * width + v + j] = j < have ? x[(v + j) * stride + i] : 0;
+    }
+}
+
+/* The way back: c [n][width], of which columns v .. v + N are `m` tokens, to rows of y, `stride` floats apart.
+ * With `add`, also sum = add + y, which lie as y does; y may be NULL then. */
+INLINE void T(unpack)(float *y, const float *add, float *sum, size_t stride, const float *c, size_t width, size_t m,
+                      size_t n) {
+    for (size_t i = 0; i < n; i += LP_N) {
+        VEC r[LP_N];
+        size_t have = lp_size_min(n - i, LP_N);
+        UNROLL for (size_t j = 0; j < LP_N; j++) r[j] = j < have ? V(load)(c + (i + j) * width) : V(zero)();
+        V(transpose)(r);
+        for (size_t t = 0; t < m; t++) {
+            size_t at = t * stride + i;
+            if (have == LP_N) {
+                if (y) V(store)(y + at, r[t]);
+                if (sum) V(store)(sum + at, V(add)(V(load)(add + at), r[t]));
+                continue;
+            }
+            float part[LP_N];
+            V(store)(part, r[t]);
+            for (size_t j = 0; j < have; j++) {
+                if (y) y[at + j] = part[j];
+                if (sum) sum[at + j] = add[at + j] + part[j];
+            }
+        }
+    }
+}
+
+#undef STEP

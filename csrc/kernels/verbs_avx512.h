@@ -1,0 +1,87 @@
+/* verbs_avx512.h - sixteen lanes: what the bodies need of AVX-512F, DQ, BW and VL. The contract of each verb
+ * stands in verbs_plain.h, which is the definition. */
+#ifndef LP_VERBS_AVX512_H
+#define LP_VERBS_AVX512_H
+
+#include <immintrin.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "isa.h" /* INLINE, UNROLL */
+
+typedef __m512 v16;
+typedef struct {
+    __m512d lo, hi;
+} v16d;
+
+INLINE v16 v16_load(const float *p) { return _mm512_loadu_ps(p); }
+INLINE void v16_store(float *p, v16 a) { _mm512_storeu_ps(p, a); }
+INLINE v16 v16_set1(float a) { return _mm512_set1_ps(a); }
+INLINE v16 v16_zero(void) { return _mm512_setzero_ps(); }
+INLINE v16 v16_add(v16 a, v16 b) { return _mm512_add_ps(a, b); }
+INLINE v16 v16_sub(v16 a, v16 b) { return _mm512_sub_ps(a, b); }
+INLINE v16 v16_mul(v16 a, v16 b) { return _mm512_mul_ps(a, b); }
+INLINE v16 v16_div(v16 a, v16 b) { return _mm512_div_ps(a, b); }
+INLINE v16 v16_fma(v16 a, v16 b, v16 c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE v16 v16_max(v16 a, v16 b) { return _mm512_max_ps(a, b); }
+INLINE v16 v16_if_less(v16 a, v16 b, v16 x, v16 y) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x);
+}
+INLINE v16 v16_keep_from(size_t lane, v16 x, v16 y) {
+    return _mm512_mask_blend_ps((__mmask16)(0xffffu << lane), y, x);
+}
+
+INLINE v16 v16_scale2(v16 p, v16 biased, float bias) {
+    __m512i n = _mm512_sub_epi32(_mm512_castps_si512(biased), _mm512_castps_si512(_mm512_set1_ps(bias)));
+    __m512i a = _mm512_srai_epi32(n, 1), b = _mm512_sub_epi32(n, a), one = _mm512_set1_epi32(127);
+    v16 two_a = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(a, one), 23));
+    v16 two_b = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(b, one), 23));
+    return _mm512_mul_ps(_mm512_mul_ps(p, two_a), two_b);
+}
+
+INLINE v16 v16_widen_bf16(const void *p) {
+    __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
+}
+INLINE v16 v16_widen_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
+
+INLINE v16d v16d_zero(void) { return (v16d){_mm512_setzero_pd(), _mm512_setzero_pd()}; }
+INLINE v16d v16d_add(v16d a, v16d b) { return (v16d){_mm512_add_pd(a.lo, b.lo), _mm512_add_pd(a.hi, b.hi)}; }
+INLINE v16d v16d_from(v16 a) {
+    return (v16d){_mm512_cvtps_pd(_mm512_castps512_ps256(a)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1))};
+}
+INLINE v16 v16d_round(v16d a) {
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(a.lo)), _mm512_cvtpd_ps(a.hi), 1);
+}
+
+INLINE void v16_transpose(v16 r[16]) {
+    v16 t[16];
+    UNROLL for (int i = 0; i < 8; i++) {
+        t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+    }
+    UNROLL for (int i = 0; i < 4; i++) {
+        r[4 * i] = _mm512_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
+        r[4 * i + 1] = _mm512_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
+        r[4 * i + 2] = _mm512_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
+        r[4 * i + 3] = _mm512_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
+    }
+    /* now quarter q of r[4 g + i] is column 4 q + i of rows 4 g .. 4 g + 3 */
+    UNROLL for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_f32x4(r[i], r[4 + i], 0x44);
+        t[4 + i] = _mm512_shuffle_f32x4(r[i], r[4 + i], 0xee);
+        t[8 + i] = _mm512_shuffle_f32x4(r[8 + i], r[12 + i], 0x44);
+        t[12 + i] = _mm512_shuffle_f32x4(r[8 + i], r[12 + i], 0xee);
+    }
+    UNROLL for (int i = 0; i < 4; i++) {
+        r[i] = _mm512_shuffle_f32x4(t[i], t[8 + i], 0x88);
+        r[4 + i] = _mm512_shuffle_f32x4(t[i], t[8 + i], 0xdd);
+        r[8 + i] = _mm512_shuffle_f32x4(t[4 + i], t[12 + i], 0x88);
+        r[12 + i] = _mm512_shuffle_f32x4(t[4 + i], t[12 + i], 0xdd);
+    }
+}
+
+/* As V8_FMA_INTO. */
+#define V16_FMA_INTO(c, a, b) __asm__("vfmadd231ps %2, %1, %0" : "+v"(c) : "v"(a), "v"(b))
+
+#endif

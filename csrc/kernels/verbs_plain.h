@@ -1,0 +1,126 @@
+/* verbs_plain.h - N lanes in plain C: the definition of every verb, for N = 4, 8 or 16.
+ *
+ * Included once per N with LP_N defined; vN is N floats, vNd as many doubles. The bodies speak only in these.
+ *   load store set1 zero add sub mul div   lane by lane, IEEE, rounded to nearest even
+ *   fma(a, b, c)           a * b + c, rounded once
+ *   max(a, b)              a > b ? a : b
+ *   if_less(a, b, x, y)    a < b ? x : y
+ *   keep_from(lane, x, y)  lanes >= lane of x, the others of y; lane <= N
+ *   scale2(p, t, bias)     p * 2^n, n = bits(t) - bits(bias), as two factors so that a denormal rounds once
+ *   widen_bf16 widen_f16   N words at any address to float32
+ *   transpose(r)           r[i] lane j <-> r[j] lane i
+ *   vNd: zero, add, from (exact), round (to float32)                                                             */
+#include "isa.h"      /* INLINE */
+#include "soft_fma.h" /* lp_soft_fma */
+#include "words.h"    /* lp_f32_bits, lp_f32_from_bits, lp_bf16_float, lp_f16_float */
+
+#define LP_CAT_(a, b, c) a##b##c
+#define LP_CAT(a, b, c) LP_CAT_(a, b, c)
+#define VN LP_CAT(v, LP_N, )
+#define VND LP_CAT(v, LP_N, d)
+#define VERB(name) LP_CAT(VN, _, name)
+#define VERBD(name) LP_CAT(VND, _, name)
+#define EACH for (int i = 0; i < LP_N; i++)
+
+typedef struct {
+    float f[LP_N];
+} VN;
+typedef struct {
+    double f[LP_N];
+} VND;
+
+INLINE VN VERB(load)(const float *p) {
+    VN a;
+    EACH a.f[i] = p[i];
+    return a;
+}
+INLINE void VERB(store)(float *p, VN a) { EACH p[i] = a.f[i]; }
+INLINE VN VERB(set1)(float x) {
+    VN a;
+    EACH a.f[i] = x;
+    return a;
+}
+INLINE VN VERB(zero)(void) { return VERB(set1)(0); }
+INLINE VN VERB(add)(VN a, VN b) {
+    EACH a.f[i] += b.f[i];
+    return a;
+}
+INLINE VN VERB(sub)(VN a, VN b) {
+    EACH a.f[i] -= b.f[i];
+    return a;
+}
+INLINE VN VERB(mul)(VN a, VN b) {
+    EACH a.f[i] *= b.f[i];
+    return a;
+}
+INLINE VN VERB(div)(VN a, VN b) {
+    EACH a.f[i] /= b.f[i];
+    return a;
+}
+INLINE VN VERB(fma)(VN a, VN b, VN c) {
+    EACH c.f[i] = lp_soft_fma(a.f[i], b.f[i], c.f[i]);
+    return c;
+}
+INLINE VN VERB(max)(VN a, VN b) {
+    EACH a.f[i] = a.f[i] > b.f[i] ? a.f[i] : b.f[i];
+    return a;
+}
+INLINE VN VERB(if_less)(VN a, VN b, VN x, VN y) {
+    EACH x.f[i] = a.f[i] < b.f[i] ? x.f[i] : y.f[i];
+    return x;
+}
+INLINE VN VERB(keep_from)(size_t lane, VN x, VN y) {
+    EACH x.f[i] = (size_t)i >= lane ? x.f[i] : y.f[i];
+    return x;
+}
+INLINE VN VERB(scale2)(VN p, VN biased, float bias) {
+    EACH {
+        int32_t n = (int32_t)(lp_f32_bits(biased.f[i]) - lp_f32_bits(bias)), a = n >> 1, b = n - a;
+        float two_a = lp_f32_from_bits(((uint32_t)a + 127u) << 23), two_b = lp_f32_from_bits(((uint32_t)b + 127u) << 23);
+        p.f[i] = p.f[i] * two_a * two_b;
+    }
+    return p;
+}
+INLINE VN VERB(widen_bf16)(const void *p) {
+    VN a;
+    EACH a.f[i] = lp_bf16_float(p, (size_t)i);
+    return a;
+}
+INLINE VN VERB(widen_f16)(const void *p) {
+    VN a;
+    EACH a.f[i] = lp_f16_float(p, (size_t)i);
+    return a;
+}
+INLINE void VERB(transpose)(VN *r) {
+    EACH for (int j = 0; j < i; j++) {
+        float a = r[i].f[j];
+        r[i].f[j] = r[j].f[i];
+        r[j].f[i] = a;
+    }
+}
+INLINE VND VERBD(zero)(void) {
+    VND a;
+    EACH a.f[i] = 0;
+    return a;
+}
+INLINE VND VERBD(add)(VND a, VND b) {
+    EACH a.f[i] += b.f[i];
+    return a;
+}
+INLINE VND VERBD(from)(VN a) {
+    VND d;
+    EACH d.f[i] = a.f[i];
+    return d;
+}
+INLINE VN VERBD(round)(VND a) {
+    VN r;
+    EACH r.f[i] = (float)a.f[i];
+    return r;
+}
+
+#undef EACH
+#undef VERBD
+#undef VERB
+#undef VND
+#undef VN
+#undef LP_N

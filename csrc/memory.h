@@ -1,0 +1,20 @@
+/* memory.h - big aligned arrays.
+ *
+ * A block of 2 MiB or more starts on a 2 MiB boundary, is advised to be made of huge pages and is touched first
+ * by the pool's threads: first touch of 4 KiB pages on one thread costs seconds for gigabytes of captures. */
+#ifndef LP_MEMORY_H
+#define LP_MEMORY_H
+
+#include <stddef.h>
+
+typedef struct {
+    void *data; /* zeroed; 64-byte aligned at least */
+    size_t n_bytes;
+    size_t mapped; /* bytes of the mapping */
+} lp_block;
+
+/* 0, or -1 when the memory cannot be had (block->data is then NULL). n_bytes 0 gives a block without data. */
+int lp_block_make(lp_block *block, size_t n_bytes, size_t n_threads);
+void lp_block_free(lp_block *block); /* an empty block is legal */
+
+#endif

@@ -1,0 +1,275 @@
+/* ops.c - cuts the operations into jobs. A job is some rows of x or a band of rows of w; no sum is ever split. */
+#include "ops.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "sincos.h" /* lp_sincos */
+#include "size.h"   /* lp_size_min, lp_size_mul */
+
+#define BAND_ROWS 48        /* rows of w in a job: the block of w and the sums stay in L2 */
+#define SMALL_BANDS 4       /* last jobs per thread that are one unit of rows, so that threads end together */
+#define FLOATS_A_JOB 32768  /* elements of a job that only passes over rows */
+
+/* The last of n sequences whose `field` (a size_t at that offset) is not above `value`. */
+static const lp_sequence *find_sequence(const lp_sequence *s, size_t n, size_t field, size_t value) {
+    while (n > 1) {
+        size_t half = n / 2;
+        if (*(const size_t *)((const char *)(s + half) + field) <= value) {
+            s += half;
+            n -= half;
+        } else {
+            n = half;
+        }
+    }
+    return s;
+}
+
+/* ---- passes over rows ---------------------------------------------------------------------------------------- */
+
+/* Rows of d floats in a job, and how many jobs m rows make. */
+static size_t rows_a_job(size_t d) { return d < FLOATS_A_JOB ? FLOATS_A_JOB / d : 1; }
+static size_t n_jobs(size_t m, size_t d) { return (m + rows_a_job(d) - 1) / rows_a_job(d); }
+
+/* The rows of job i: first, and one past the last. */
+static size_t job_rows(size_t i, size_t m, size_t d, size_t *end) {
+    *end = lp_size_min((i + 1) * rows_a_job(d), m);
+    return i * rows_a_job(d);
+}
+
+typedef struct {
+    const lp_kernels *kernels;
+    float *out;
+    const int32_t *ids;
+    lp_words table;
+    size_t m, d;
+} embed_args;
+
+static void embed_job(void *arg, size_t i, size_t worker) {
+    const embed_args *a = arg;
+    size_t end, t = job_rows(i, a->m, a->d, &end), row_bytes = a->d * lp_word_bytes(a->table.word);
+    (void)worker;
+    for (; t < end; t++)
+        a->kernels->widen(a->out + t * a->d, (const char *)a->table.data + (size_t)a->ids[t] * row_bytes, a->table.word,
+                          a->d);
+}
+
+int lp_embed(const lp_ops *ops, float *out, const int32_t *ids, lp_words table, size_t m, size_t d) {
+    embed_args a = {ops->kernels, out, ids, table, m, d};
+    return lp_pool_run(&ops->crew, n_jobs(m, d), embed_job, &a);
+}
+
+typedef struct {
+    const lp_kernels *kernels;
+    float *rms, *unit, *out;
+    const float *x;
+    lp_words gain;
+    double eps;
+    size_t m, d;
+} norm_args;
+
+static void norm_job(void *arg, size_t i, size_t worker) {
+    const norm_args *a = arg;
+    size_t end, t = job_rows(i, a->m, a->d, &end);
+    (void)worker;
+    for (; t < end; t++) {
+        size_t at = t * a->d;
+        a->kernels->rms_norm(a->rms ? a->rms + t : NULL, a->unit ? a->unit + at : NULL, a->out ? a->out + at : NULL,
+                             a->x + at, a->gain.data, a->gain.word, a->eps, a->d);
+    }
+}
+
+int lp_rms_norm(const lp_ops *ops, float *rms, float *unit, float *out, const float *x, lp_words gain, double eps,
+                size_t m, size_t d) {
+    norm_args a = {ops->kernels, rms, unit, out, x, gain, eps, m, d};
+    return lp_pool_run(&ops->crew, n_jobs(m, d), norm_job, &a);
+}
+
+typedef struct {
+    float *out;
+    const float *x;
+    size_t n;
+} copy_args;
+
+static void copy_job(void *arg, size_t i, size_t worker) {
+    const copy_args *a = arg;
+    size_t end, at = job_rows(i, a->n, 1, &end);
+    (void)worker;
+    memcpy(a->out + at, a->x + at, (end - at) * sizeof *a->x);
+}
+
+int lp_copy(const lp_ops *ops, float *out, const float *x, size_t n) {
+    copy_args a = {out, x, n};
+    return lp_pool_run(&ops->crew, n_jobs(n, 1), copy_job, &a);
+}
+
+/* ---- rotary embedding ---------------------------------------------------------------------------------------- */
+
+typedef struct {
+    float *cos, *sin;
+    const float *inv_freq;
+    size_t n_positions, half;
+} table_args;
+
+static void table_job(void *arg, size_t i, size_t worker) {
+    const table_args *a = arg;
+    size_t end, t = job_rows(i, a->n_positions, a->half, &end);
+    (void)worker;
+    for (; t < end; t++)
+        for (size_t j = 0; j < a->half; j++)
+            lp_sincos(a->inv_freq[j] * (float)t, a->sin + t * a->half + j, a->cos + t * a->half + j);
+}
+
+int lp_rope_table(const lp_ops *ops, float *cos, float *sin, const float *inv_freq, size_t n_positions, size_t half) {
+    table_args a = {cos, sin, inv_freq, n_positions, half};
+    return lp_pool_run(&ops->crew, n_jobs(n_positions, half), table_job, &a);
+}
+
+typedef struct {
+    const lp_kernels *kernels;
+    float *out;
+    const float *x, *cos, *sin;
+    const lp_sequence *sequences;
+    size_t n_sequences, m, n_heads, head_dim;
+} rope_args;
+
+static void rope_job(void *arg, size_t i, size_t worker) {
+    const rope_args *a = arg;
+    size_t d = a->n_heads * a->head_dim, half = a->head_dim / 2, end, t = job_rows(i, a->m, d, &end);
+    const lp_sequence *s = find_sequence(a->sequences, a->n_sequences, offsetof(lp_sequence, start), t);
+    (void)worker;
+    for (; t < end; t++) {
+        if (t == s->start + s->n_tokens) s++;
+        size_t angle = (t - s->start) * half;
+        a->kernels->rope(a->out + t * d, a->x + t * d, a->cos + angle, a->sin + angle, a->n_heads, a->head_dim);
+    }
+}
+
+int lp_rope(const lp_ops *ops, float *out, const float *x, const float *cos, const float *sin,
+            const lp_sequence *sequences, size_t n_sequences, size_t n_heads, size_t head_dim) {
+    const lp_sequence *last = sequences + n_sequences - 1;
+    size_t m = last->start + last->n_tokens;
+    rope_args a = {ops->kernels, out, x, cos, sin, sequences, n_sequences, m, n_heads, head_dim};
+    return lp_pool_run(&ops->crew, n_jobs(m, n_heads * head_dim), rope_job, &a);
+}
+
+/* ---- products ------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    const lp_ops *ops;
+    const lp_product *p;
+    size_t n_bands;                 /* of all factors */
+    size_t rows;                    /* of a large band */
+    size_t n_large[3], n_small[3];  /* bands of each factor: large ones first, then single units */
+} linear_args;
+
+static void pack_job(void *arg, size_t i, size_t worker) {
+    const linear_args *a = arg;
+    (void)worker;
+    a->ops->kernels->pack(a->p, i);
+}
+
+static void band_job(void *arg, size_t i, size_t worker) {
+    const linear_args *a = arg;
+    const lp_kernels *k = a->ops->kernels;
+    size_t f = 0;
+    while (i >= a->n_large[f] + a->n_small[f]) i -= a->n_large[f] + a->n_small[f], f++;
+    int large = i < a->n_large[f];
+    size_t row = large ? i * a->rows : a->n_large[f] * a->rows + (i - a->n_large[f]) * k->row_unit;
+    size_t n = lp_size_min(large ? a->rows : k->row_unit, a->p->factor[f].n_rows - row);
+    k->band(a->p, f, row, n, a->ops->scratch + worker * a->ops->scratch_stride);
+}
+
+/* Large bands of each factor; the last factor ends in single units. */
+static void cut_bands(linear_args *a, size_t n_threads) {
+    const lp_product *p = a->p;
+    size_t unit = a->ops->kernels->row_unit, n_factors = p->gated ? 1 : p->n_factors;
+    size_t macs_a_row = p->m * p->k * (p->gated ? 2 : 1), fits = a->ops->kernels->band_macs / macs_a_row / unit * unit;
+    a->rows = lp_size_min(p->gated ? BAND_ROWS / 2 : BAND_ROWS, fits < unit ? unit : fits);
+    for (size_t f = 0; f < n_factors; f++) {
+        size_t n_rows = p->factor[f].n_rows, end_rows = f + 1 < n_factors ? 0 : SMALL_BANDS * n_threads * unit;
+        a->n_large[f] = n_rows > end_rows ? (n_rows - end_rows) / a->rows : 0;
+        a->n_small[f] = (n_rows - a->n_large[f] * a->rows + unit - 1) / unit;
+        a->n_bands += a->n_large[f] + a->n_small[f];
+    }
+}
+
+/* Tokens that go through a product together: all, unless a single unit of rows were too long a job. */
+static size_t tokens_at_once(const lp_kernels *k, size_t k_columns, int gated) {
+    size_t most = k->band_macs / (k_columns * k->row_unit * (gated ? 2 : 1)) / 64 * 64;
+    return most ? most : 64;
+}
+
+/* The rows from m0 on of every x and y of p. */
+static lp_product product_rows(const lp_product *p, size_t m0, size_t m, float *packed) {
+    lp_product q = *p;
+    q.m = m;
+    q.x += m0 * p->k;
+    q.x_packed = packed;
+    for (size_t f = 0; f < p->n_factors; f++) {
+        size_t at = m0 * p->factor[f].n_rows;
+        if (q.factor[f].y) q.factor[f].y += at;
+        if (q.factor[f].add) q.factor[f].add += at;
+        if (q.factor[f].sum) q.factor[f].sum += at;
+    }
+    if (q.act) q.act += m0 * p->factor[0].n_rows;
+    if (q.hidden) q.hidden += m0 * p->factor[0].n_rows;
+    return q;
+}
+
+int lp_linear(const lp_ops *ops, const lp_product *p) {
+    size_t at_once = tokens_at_once(ops->kernels, p->k, p->gated);
+    for (size_t m0 = 0; m0 < p->m; m0 += at_once) {
+        lp_product rows = product_rows(p, m0, lp_size_min(p->m - m0, at_once), ops->packed);
+        linear_args a = {.ops = ops, .p = &rows};
+        cut_bands(&a, ops->crew.n_threads);
+        if (lp_pool_run(&ops->crew, ops->kernels->pack_units(rows.m, rows.k), pack_job, &a)) return -1;
+        if (lp_pool_run(&ops->crew, a.n_bands, band_job, &a)) return -1;
+    }
+    return 0;
+}
+
+/* ---- attention ----------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const lp_ops *ops;
+    const lp_attention *a;
+    float scale;
+} attend_args;
+
+static size_t n_tiles(const lp_kernels *k, size_t n_tokens) { return (n_tokens + k->q_tile - 1) / k->q_tile; }
+
+/* A job is one tile of queries of one head. Within a sequence the long rows come first, so that what is left at
+ * the end is short; the heads that share k and v follow each other. */
+static void attend_job(void *arg, size_t i, size_t worker) {
+    const attend_args *args = arg;
+    const lp_attention *a = args->a;
+    const lp_kernels *kernels = args->ops->kernels;
+    size_t tile = i / a->n_heads, head = i % a->n_heads, kv_head = head / (a->n_heads / a->n_kv_heads);
+    const lp_sequence *s = find_sequence(a->sequences, a->n_sequences, offsetof(lp_sequence, first_tile), tile);
+    size_t q_stride = a->n_heads * a->head_dim, kv_stride = a->n_kv_heads * a->head_dim;
+    size_t q_at = s->start * q_stride + head * a->head_dim, kv_at = s->start * kv_stride + kv_head * a->head_dim;
+    size_t map_at = s->map_at + head * s->n_tokens * s->n_tokens;
+    lp_head h = {s->n_tokens, a->head_dim, a->q + q_at, a->k + kv_at, a->v ? a->v + kv_at : NULL, q_stride, kv_stride,
+                 a->z ? a->z + q_at : NULL, args->scale, a->scores ? a->scores + map_at : NULL, a->pattern ? a->pattern + map_at : NULL};
+    size_t from_end = tile - s->first_tile;
+    kernels->attend(&h, n_tiles(kernels, s->n_tokens) - 1 - from_end,
+                    args->ops->scratch + worker * args->ops->scratch_stride);
+}
+
+int lp_attend(const lp_ops *ops, const lp_attention *a) {
+    const lp_sequence *last = a->sequences + a->n_sequences - 1;
+    attend_args args = {ops, a, (float)(1 / sqrt((double)a->head_dim))};
+    size_t tiles = last->first_tile + n_tiles(ops->kernels, last->n_tokens);
+    return lp_pool_run(&ops->crew, tiles * a->n_heads, attend_job, &args);
+}
+
+/* ---- room ---------------------------------------------------------------------------------------------------- */
+
+size_t lp_ops_scratch(const lp_kernels *kernels, size_t m, size_t max_tokens, size_t head_dim) {
+    size_t most = kernels->band_scratch(m, BAND_ROWS, 0), gated = kernels->band_scratch(m, BAND_ROWS / 2, 1);
+    size_t attention = kernels->attend_scratch(max_tokens, head_dim);
+    if (most < gated) most = gated;
+    if (most < attention) most = attention;
+    return (most + 15) / 16 * 16;
+}

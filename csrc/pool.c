@@ -1,0 +1,196 @@
+/* pool.c - one set of threads for the process.
+ *
+ * A step is n jobs. The owner publishes it by a new value of `step`; each invited worker takes job numbers from one
+ * atomic counter until they run out, as the owner does, and checks out. Workers spin for a moment between steps
+ * (a forward pass has a step every few microseconds), then sleep on a futex, so that an idle pool costs nothing
+ * and another process that needs the core gets it. */
+#define _GNU_SOURCE
+#include "pool.h"
+
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "fpenv.h" /* lp_fpenv_set, lp_fpenv_restore */
+#include "size.h"  /* lp_size_min */
+
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#endif
+
+#define SPIN_NS 60000    /* how long a thread looks for a change before it sleeps */
+#define POLL_NS 20000000 /* how often the owner polls */
+#define CACHE_LINE 64
+#define INVITED_BITS 11 /* the low bits of `step`; LP_MAX_THREADS fits */
+#define INVITED(step) ((step) & ((1u << INVITED_BITS) - 1))
+
+static struct {
+    /* written by the owner of a step before it publishes; read by invited workers only */
+    lp_job fn;
+    void *arg;
+    size_t n;
+    size_t n_workers; /* threads that exist; they never end. Owner only. */
+    unsigned n_forks; /* in how many forks this process is the child */
+    /* a count of steps, and in the low bits how many workers are invited to this one */
+    _Alignas(CACHE_LINE) atomic_uint step;
+    _Alignas(CACHE_LINE) atomic_uint sleepers; /* threads asleep on `step` or `busy` */
+    _Alignas(CACHE_LINE) atomic_size_t next;
+    _Alignas(CACHE_LINE) atomic_uint busy; /* invited workers that have not checked out */
+} pool;
+
+static pthread_mutex_t owner_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+
+static int64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static inline void pause_cpu(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+#if defined(__linux__)
+static void sleep_while(atomic_uint *word, unsigned value) {
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+}
+static void wake_all(atomic_uint *word) { syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0); }
+#else
+static void sleep_while(atomic_uint *word, unsigned value) {
+    struct timespec t = {0, 50000};
+    if (atomic_load(word) == value) nanosleep(&t, NULL);
+}
+static void wake_all(atomic_uint *word) { (void)word; }
+#endif
+
+/* Waits until *word is no longer `value`: a short spin by the clock, then sleep. */
+static void wait_change(atomic_uint *word, unsigned value) {
+    int64_t stop = now_ns() + SPIN_NS;
+    do {
+        for (int i = 0; i < 64; i++) {
+            if (atomic_load_explicit(word, memory_order_acquire) != value) return;
+            pause_cpu();
+        }
+    } while (now_ns() < stop);
+    atomic_fetch_add(&pool.sleepers, 1);
+    while (atomic_load(word) == value) sleep_while(word, value);
+    atomic_fetch_sub(&pool.sleepers, 1);
+}
+
+static int take_job(size_t *i) {
+    *i = atomic_fetch_add_explicit(&pool.next, 1, memory_order_relaxed);
+    return *i < pool.n;
+}
+
+static void *worker_main(void *packed) {
+    size_t worker = (uintptr_t)packed & 0xffff;
+    unsigned seen = (unsigned)((uintptr_t)packed >> 16);
+    for (;;) {
+        wait_change(&pool.step, seen);
+        seen = atomic_load_explicit(&pool.step, memory_order_acquire);
+        if (worker > INVITED(seen)) continue;
+        lp_fpenv old = lp_fpenv_set();
+        for (size_t i; take_job(&i);) pool.fn(pool.arg, i, worker);
+        lp_fpenv_restore(old);
+        if (atomic_fetch_sub(&pool.busy, 1) == 1 && atomic_load(&pool.sleepers)) wake_all(&pool.busy);
+    }
+    return NULL;
+}
+
+/* In a forked child the threads are gone and the lock may be held by one of them: start over. */
+static void forget_after_fork(void) {
+    unsigned n_forks = pool.n_forks;
+    memset(&pool, 0, sizeof pool);
+    pool.n_forks = n_forks + 1;
+    owner_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+}
+
+static void watch_forks(void) { pthread_atfork(NULL, NULL, forget_after_fork); }
+
+/* Makes workers until there are `wanted`, or the system gives no more: fewer threads give the same result. */
+static void hire(size_t wanted) {
+    if (pool.n_workers >= wanted) return;
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    for (; pool.n_workers < wanted; pool.n_workers++) {
+        uintptr_t packed = ((uintptr_t)atomic_load(&pool.step) << 16) | (pool.n_workers + 1);
+        pthread_t thread;
+        if (pthread_create(&thread, NULL, worker_main, (void *)packed)) break;
+        pthread_detach(thread);
+    }
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
+static void publish(size_t n, size_t n_invited, lp_job fn, void *arg) {
+    pool.fn = fn;
+    pool.arg = arg;
+    pool.n = n;
+    atomic_store_explicit(&pool.next, 0, memory_order_relaxed);
+    atomic_store_explicit(&pool.busy, (unsigned)n_invited, memory_order_relaxed);
+    unsigned count = (atomic_load(&pool.step) >> INVITED_BITS) + 1;
+    atomic_store(&pool.step, (count << INVITED_BITS) | (unsigned)n_invited);
+    if (n_invited && atomic_load(&pool.sleepers)) wake_all(&pool.step);
+}
+
+/* When poll_ns have passed since *last. */
+static int stop_asked(const lp_crew *crew, int64_t *last) {
+    if (!crew->poll) return 0;
+    int64_t now = now_ns();
+    if (now - *last < POLL_NS) return 0;
+    *last = now;
+    return crew->poll(crew->poll_arg);
+}
+
+static int run_alone(const lp_crew *crew, size_t n, lp_job fn, void *arg) {
+    int64_t last = now_ns();
+    for (size_t i = 0; i < n; i++) {
+        if (stop_asked(crew, &last)) return -1;
+        fn(arg, i, 0);
+    }
+    return 0;
+}
+
+/* The lock is held. */
+static int run_together(const lp_crew *crew, size_t n, lp_job fn, void *arg) {
+    size_t wanted = lp_size_min(lp_size_min(crew->n_threads, LP_MAX_THREADS), n) - 1;
+    unsigned n_forks = pool.n_forks;
+    int64_t last = now_ns();
+    int stopped = 0;
+    hire(wanted);
+    publish(n, lp_size_min(wanted, pool.n_workers), fn, arg);
+    for (size_t i; !stopped && take_job(&i);) {
+        fn(arg, i, 0);
+        stopped = stop_asked(crew, &last);
+        if (pool.n_forks != n_forks) return -1; /* poll forked and this is the child: no worker will check out */
+    }
+    if (stopped) atomic_store(&pool.next, n);
+    for (unsigned b; (b = atomic_load_explicit(&pool.busy, memory_order_acquire));) wait_change(&pool.busy, b);
+    return stopped ? -1 : 0;
+}
+
+int lp_pool_run(const lp_crew *crew, size_t n, lp_job fn, void *arg) {
+    lp_fpenv old = lp_fpenv_set();
+    unsigned n_forks = pool.n_forks;
+    int failed;
+    pthread_once(&fork_once, watch_forks);
+    if (n > 1 && crew->n_threads > 1 && pthread_mutex_trylock(&owner_lock) == 0) {
+        failed = run_together(crew, n, fn, arg);
+        if (pool.n_forks == n_forks) pthread_mutex_unlock(&owner_lock);
+    } else {
+        failed = run_alone(crew, n, fn, arg);
+    }
+    lp_fpenv_restore(old);
+    return failed;
+}

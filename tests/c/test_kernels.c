@@ -1,0 +1,224 @@
+/* test_kernels.c - every kernel row that this CPU has, against the scalar definition, bit for bit.
+ *
+ * Sizes are chosen around every edge: tiles of tokens, bands of rows, blocks of k; data are ordinary, denormal, or
+ * sprinkled with inf, NaN and -0; weights begin at odd addresses. */
+#include "check.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "canonical.h"
+
+static uint64_t seed = 88172645463325252u;
+static uint32_t random_bits(void) {
+    seed ^= seed << 13;
+    seed ^= seed >> 7;
+    seed ^= seed << 17;
+    return (uint32_t)(seed >> 16);
+}
+
+enum { ORDINARY, TINY, WILD, N_KINDS };
+
+static float random_float(int kind) {
+    float x = (float)((int32_t)random_bits() * 0x1p-30);
+    if (kind == TINY) return x * 0x1p-140f;
+    if (kind == WILD && random_bits() % 64 == 0) {
+        static const float odd[] = {INFINITY, -INFINITY, NAN, -0.0f, 0x1p127f, 0x1p-149f};
+        return odd[random_bits() % 6];
+    }
+    return x;
+}
+
+static float *floats(size_t n, int kind) {
+    float *x = aligned_alloc(64, (n * 4 + 127) / 64 * 64);
+    for (size_t i = 0; i < n; i++) x[i] = random_float(kind);
+    return x;
+}
+
+/* n words at an odd address inside *hold */
+static void *words(char **hold, size_t n, lp_word word, int kind) {
+    *hold = malloc(n * 4 + 8);
+    char *w = *hold + 1;
+    for (size_t i = 0; i < n; i++) {
+        float x = random_float(kind);
+        uint16_t half = word == LP_WORD_BF16 ? lp_f32_to_bf16(x) : lp_f32_to_f16(x);
+        if (word == LP_WORD_F32)
+            memcpy(w + 4 * i, &x, 4);
+        else
+            memcpy(w + 2 * i, &half, 2);
+    }
+    return w;
+}
+
+static void run_product(const lp_kernels *k, lp_product *p, size_t band) {
+    for (size_t u = 0; u < k->pack_units(p->m, p->k); u++) k->pack(p, u);
+    for (size_t f = 0; f < (p->gated ? 1 : p->n_factors); f++)
+        for (size_t row = 0; row < p->factor[f].n_rows; row += band) {
+            size_t n = p->factor[f].n_rows - row < band ? p->factor[f].n_rows - row : band;
+            float *scratch = floats(k->band_scratch(p->m, n, p->gated), WILD); /* what a run before may have left */
+            k->band(p, f, row, n, scratch);
+            free(scratch);
+        }
+}
+
+/* One linear layer with all its extras against the definition. */
+static void check_linear(const lp_kernels *k, size_t m, size_t n, size_t kk, lp_word word, int kind) {
+    char *hold_w, *hold_b;
+    float *x = floats(m * kk, kind), *add = floats(m * n, kind), *y = floats(m * n, WILD), *sum = floats(m * n, WILD);
+    void *w = words(&hold_w, n * kk, word, kind), *bias = words(&hold_b, n, word, kind);
+    lp_product p = {.m = m, .k = kk, .x = x, .n_factors = 1};
+    p.x_packed = floats(k->packed_size(m, kk), WILD);
+    p.factor[0] = (lp_factor){.w = w, .word = word, .n_rows = n, .bias = bias, .y = y, .add = add, .sum = sum};
+    run_product(k, &p, 24);
+    float *wide = floats(n * kk, 0), *want = floats(m * n, 0), *want_sum = floats(m * n, 0);
+    for (size_t i = 0; i < n * kk; i++) wide[i] = canonical_word(w, word, i);
+    for (size_t i = 0; i < m * n; i++) {
+        want[i] = canonical_dot(x + i / n * kk, 1, wide + i % n * kk, 1, kk) + canonical_word(bias, word, i % n);
+        want_sum[i] = add[i] + want[i];
+    }
+    int same = same_floats(y, want, m * n) && same_floats(sum, want_sum, m * n);
+    CHECK(same);
+    if (!same) fprintf(stderr, "  %s linear m=%zu n=%zu k=%zu word=%d kind=%d\n", k->name, m, n, kk, (int)word, kind);
+    free(x), free(add), free(y), free(sum), free(hold_w), free(hold_b), free(p.x_packed);
+    free(wide), free(want), free(want_sum);
+}
+
+static void check_gated(const lp_kernels *k, size_t m, size_t n, size_t kk, int kind) {
+    char *hold[2];
+    lp_product p = {.m = m, .k = kk, .n_factors = 2, .gated = 1};
+    p.x = floats(m * kk, kind), p.x_packed = floats(k->packed_size(m, kk), WILD);
+    p.act = floats(m * n, WILD), p.hidden = floats(m * n, WILD);
+    float *y[2] = {floats(m * n, WILD), floats(m * n, WILD)};
+    for (int f = 0; f < 2; f++)
+        p.factor[f] = (lp_factor){
+            .w = words(&hold[f], n * kk, LP_WORD_BF16, kind), .word = LP_WORD_BF16, .n_rows = n, .y = y[f]};
+    run_product(k, &p, 12);
+    float *wide = floats(2 * n * kk, 0);
+    for (size_t i = 0; i < 2 * n * kk; i++) wide[i] = canonical_word(p.factor[i / (n * kk)].w, LP_WORD_BF16, i % (n * kk));
+    int same = 1;
+    for (size_t i = 0; i < m * n; i++) {
+        float gate = canonical_dot(p.x + i / n * kk, 1, wide + i % n * kk, 1, kk);
+        float up = canonical_dot(p.x + i / n * kk, 1, wide + (n + i % n) * kk, 1, kk);
+        float act = canonical_silu(gate), hidden = act * up;
+        same &= same_floats(&gate, y[0] + i, 1) && same_floats(&up, y[1] + i, 1) && same_floats(&act, p.act + i, 1) &&
+                same_floats(&hidden, p.hidden + i, 1);
+    }
+    CHECK(same);
+    if (!same) fprintf(stderr, "  %s gated m=%zu n=%zu k=%zu kind=%d\n", k->name, m, n, kk, kind);
+    free((void *)p.x), free(p.x_packed), free(p.act), free(p.hidden), free(y[0]), free(y[1]);
+    free(hold[0]), free(hold[1]), free(wide);
+}
+
+static void canonical_query(const lp_head *h, size_t m, float *scores, float *pattern, float *z) {
+    size_t n = h->n_tokens;
+    double lane[16] = {0};
+    float most = -INFINITY;
+    for (size_t t = 0; t < n; t++) {
+        scores[t] = t > m ? -INFINITY
+                          : canonical_dot(h->q + m * h->q_stride, 1, h->k + t * h->kv_stride, 1, h->head_dim) * h->scale;
+        if (scores[t] > most) most = scores[t];
+    }
+    for (size_t t = 0; t <= m; t++) lane[t % 16] += pattern[t] = canonical_exp(scores[t] - most);
+    float sum = (float)canonical_lanes(lane);
+    for (size_t t = 0; t < n; t++) pattern[t] = t > m ? 0 : pattern[t] / sum;
+    for (size_t d = 0; d < h->head_dim; d++) z[d] = canonical_dot(pattern, 1, h->v + d, h->kv_stride, m + 1);
+}
+
+static void check_attention(const lp_kernels *k, size_t n, size_t head_dim, int kind) {
+    size_t stride = 2 * head_dim + 3, size = n * stride;
+    float *q = floats(size, kind), *key = floats(size, kind), *v = floats(size, kind), *z = floats(size, WILD);
+    float *scores = floats(n * n, WILD), *pattern = floats(n * n, WILD);
+    lp_head h = {n, head_dim, q, key, v, stride, stride, z, 0.3f, scores, pattern};
+    float *scratch = floats(k->attend_scratch(n, head_dim), WILD);
+    for (size_t i = 0; i * k->q_tile < n; i++) k->attend(&h, i, scratch);
+    float *want_s = floats(n, 0), *want_p = floats(n, 0), *want_z = floats(head_dim, 0);
+    int same = 1;
+    for (size_t m = 0; m < n; m++) {
+        canonical_query(&h, m, want_s, want_p, want_z);
+        same &= same_floats(want_s, scores + m * n, n) && same_floats(want_p, pattern + m * n, n) &&
+                same_floats(want_z, z + m * stride, head_dim);
+    }
+    CHECK(same);
+    if (!same) fprintf(stderr, "  %s attention n=%zu head_dim=%zu kind=%d\n", k->name, n, head_dim, kind);
+    free(q), free(key), free(v), free(z), free(scores), free(pattern), free(scratch);
+    free(want_s), free(want_p), free(want_z);
+}
+
+static void check_norm(const lp_kernels *k, size_t d, int kind) {
+    char *hold;
+    float *x = floats(d, kind), *unit = floats(d, WILD), *out = floats(d, WILD), rms;
+    void *w = words(&hold, d, LP_WORD_F16, kind);
+    double lane[16] = {0};
+    k->rms_norm(&rms, unit, out, x, w, LP_WORD_F16, 1e-5, d);
+    for (size_t i = 0; i < d; i++) lane[i % 16] += (double)x[i] * x[i];
+    double mean = canonical_lanes(lane) / (double)d;
+    float scale = (float)(1 / sqrt(mean + 1e-5)), want = (float)sqrt(mean + 1e-5);
+    int same = same_floats(&rms, &want, 1);
+    for (size_t i = 0; i < d; i++) {
+        float u = x[i] * scale, o = canonical_word(w, LP_WORD_F16, i) * u;
+        same &= same_floats(&u, unit + i, 1) && same_floats(&o, out + i, 1);
+    }
+    CHECK(same);
+    free(x), free(unit), free(out), free(hold);
+}
+
+static void check_rope(const lp_kernels *k, size_t n_heads, size_t h, int kind) {
+    float *x = floats(n_heads * h, kind), *out = floats(n_heads * h, WILD), *c = floats(h, kind), *s = floats(h, kind);
+    int same = 1;
+    k->rope(out, x, c, s, n_heads, h);
+    for (size_t i = 0; i < n_heads * h; i++) {
+        size_t j = i % h, p = j % (h / 2);
+        float a = x[i] * c[p], b = (j < h / 2 ? x[i + h / 2] : x[i - h / 2]) * s[p], want = j < h / 2 ? a - b : a + b;
+        same &= same_floats(&want, out + i, 1);
+    }
+    CHECK(same);
+    free(x), free(out), free(c), free(s);
+}
+
+static void check_exp(const lp_kernels *k) {
+    enum { N = 4099 };
+    static float x[N], y[N];
+    int same = 1;
+    for (size_t round = 0; round < 64; round++) {
+        for (size_t i = 0; i < N; i++) x[i] = lp_f32_from_bits(random_bits() * 2654435761u + (uint32_t)i);
+        x[0] = -104, x[1] = INFINITY, x[2] = -INFINITY, x[3] = NAN, x[4] = -0.0f, x[5] = 88.72284f, x[6] = -103.97f;
+        k->exp(y, x, N);
+        for (size_t i = 0; i < N; i++) {
+            float want = canonical_exp(x[i]);
+            same &= same_floats(&want, y + i, 1);
+        }
+    }
+    CHECK(same);
+    CHECK(y[1] == INFINITY && y[2] == 0 && isnan(y[3]) && y[4] == 1);
+}
+
+static void check_row(const lp_kernels *k) {
+    static const size_t ns[] = {1, 7, 12, 17, 35, 49}, ks[] = {1, 31, 255, 256, 257, 600}, ms[] = {16, 17, 24, 31, 32, 40, 67};
+    static const size_t lengths[] = {1, 2, 7, 8, 9, 16, 23, 31, 32, 33, 57, 100, 255, 257, 300};
+    static const size_t dims[] = {2, 6, 32, 64, 80, 256, 258};
+    for (size_t m = 1; m <= 13; m++)
+        for (size_t n = 0; n < 6; n++)
+            for (size_t i = 0; i < 6; i++)
+                check_linear(k, m, ns[n], ks[i], (lp_word)((m + n + i) % 3), (int)((m + i) % N_KINDS));
+    for (size_t m = 0; m < 7; m++)
+        for (size_t i = 0; i < 6; i++) {
+            check_linear(k, ms[m], 35, ks[i], LP_WORD_BF16, (int)(i % N_KINDS));
+            check_gated(k, ms[m], ns[i], ks[(m + i) % 6], (int)(i % N_KINDS));
+            check_gated(k, m + 1, ns[i], 300, (int)(i % N_KINDS));
+        }
+    for (size_t i = 0; i < 15; i++)
+        for (size_t d = 0; d < 7; d++) check_attention(k, lengths[i], dims[d], (int)((i + d) % N_KINDS));
+    for (size_t d = 1; d < 200; d += 3) check_norm(k, d, (int)(d % N_KINDS));
+    for (size_t h = 2; h < 140; h += 6) check_rope(k, h % 5 + 1, h, (int)(h % N_KINDS));
+    check_exp(k);
+}
+
+int main(void) {
+    for (size_t i = 0; i < lp_kernels_count(); i++) {
+        unsigned long before = check_n_passed;
+        if (lp_kernels_supported(i)) check_row(lp_kernels_at(i));
+        printf("row %-8s %lu checks%s\n", lp_kernels_name(i), check_n_passed - before,
+               lp_kernels_supported(i) ? "" : " (this CPU lacks it)");
+    }
+    return CHECK_REPORT();
+}
