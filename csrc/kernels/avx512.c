@@ -6,6 +6,7 @@
 
 LP_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 
+#define V8_REGISTERS "v"
 #include "verbs_avx2.h"
 #include "verbs_avx512.h"
 

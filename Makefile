@@ -1,0 +1,140 @@
+# The front door for developers: `make help`. Users need none of this; pip builds the package by itself.
+#
+# PYTHON and CC choose the interpreter and the compiler. C tests are built apart from Python, into build/c-*.
+
+PYTHON ?= python3
+CC ?= cc
+CLANG ?= clang
+CLANG_FORMAT ?= clang-format
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+SECONDS_PER_TARGET ?= 60
+
+# SAN=1 is AddressSanitizer and UBSan, SAN=thread is ThreadSanitizer; COV=1 counts lines for gcov.
+comma := ,
+ifdef SAN
+  SANITIZERS := $(if $(filter 1,$(SAN)),address$(comma)undefined,$(SAN))
+endif
+
+VARIANT := $(notdir $(CC))$(if $(SAN),-san-$(SAN))$(if $(COV),-cov)
+OUT := build/c-$(VARIANT)
+WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wvla -Werror
+CFLAGS_ALL := -std=c11 -O2 -g -ffp-contract=off -pthread $(WARNINGS) \
+  $(if $(SAN),-g1 -fsanitize=$(SANITIZERS) -fno-sanitize-recover=all -fno-omit-frame-pointer) \
+  $(if $(COV),--coverage) $(CFLAGS)
+
+CORE := $(wildcard csrc/*.c csrc/kernels/*.c)
+HEADERS := $(wildcard csrc/*.h csrc/kernels/*.h tests/c/*.h fuzz/*.h)
+C_FILES := $(wildcard csrc/*.[ch] csrc/*/*.[ch] tests/c/*.[ch] fuzz/*.[ch])
+LIBRARY := $(OUT)/libllamaprobe.a
+TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/test_*.c))
+EXHAUSTIVE := $(patsubst tests/c/%.c,%,$(wildcard tests/c/exhaustive_*.c))
+FUZZ := $(patsubst fuzz/fuzz_%.c,%,$(wildcard fuzz/fuzz_*.c))
+REPLAY := $(foreach name,$(FUZZ),$(if $(wildcard fuzz/corpus/$(name)/*),$(name)))
+
+.PHONY: help build test test-c test-py layout bench format format-check sanitize sanitize-threads fuzz replay \
+  coverage exhaustive wheel clean
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## compile the C core into the checkout, so that `import llamaprobe` works here
+	$(PYTHON) setup.py -q build_ext --inplace
+
+test: test-c replay test-py ## everything that proves the code right in minutes
+
+test-py: build ## the tests of the package; PYTEST="-k checkpoint" narrows them
+	$(PYTHON) -m pytest -q $(PYTEST)
+
+test-c: $(TESTS:%=$(OUT)/%.passed) ## the tests of the C core without Python; SAN=1 under ASan and UBSan
+
+layout: ## who includes whom, what may stand where, how long a file may be
+	$(PYTHON) -m pytest -q tests/test_layout.py
+
+bench: build ## how fast it is on this machine; never part of the tests
+	$(PYTHON) -m bench $(BENCH)
+
+format: ## lay out the C files the one way
+	$(CLANG_FORMAT) -i $(C_FILES)
+
+format-check: ## fails where `make format` would change something
+	$(CLANG_FORMAT) --dry-run --Werror $(C_FILES)
+
+# The whole suite with a core that stops at the first bad access. The interpreter is not built that way, so the
+# runtime is preloaded, leaks are CPython's own business, and its allocator steps aside. The variables are set for
+# pytest alone: a compiler under the preloaded runtime would be checked as well.
+ASAN_ENV = env LD_PRELOAD=$(shell $(CC) -print-file-name=libasan.so) PYTHONMALLOC=malloc \
+  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+
+sanitize: ## C tests and Python tests under AddressSanitizer and UBSan
+	$(MAKE) test-c replay SAN=1
+	LLAMAPROBE_SANITIZE=1 $(PYTHON) setup.py -q build --build-base build/sanitize --build-lib build/sanitize/lib
+	PYTHONPATH=build/sanitize/lib $(ASAN_ENV) $(PYTHON) -P -m pytest -q -s $(PYTEST)
+
+sanitize-threads: ## the C tests under ThreadSanitizer: the pool, and runs side by side
+	$(MAKE) test-c SAN=thread
+
+coverage: ## which lines of the C core the tests reach, file by file
+	$(MAKE) test-c COV=1
+	LLAMAPROBE_COVERAGE=1 $(PYTHON) setup.py -q build --build-base build/coverage --build-lib build/coverage/lib
+	PYTHONPATH=build/coverage/lib $(PYTHON) -P -m pytest -q $(PYTEST)
+	@echo "--- tests in C";      cd build/c-$(notdir $(CC))-cov && find . -name '*.gcda' | $(GCOV_TABLE)
+	@echo "--- tests in Python"; cd build/coverage && find . -name '*.gcda' | $(GCOV_TABLE)
+GCOV_TABLE = xargs gcov -n 2>/dev/null | awk -F "'" '/^File .csrc/ {name = $$2} \
+  /^Lines/ && name {sub("Lines executed:", ""); printf "%-34s %s\n", name, $$0; name = ""}' | sort -u
+
+exhaustive: $(EXHAUSTIVE:%=$(OUT)/%.passed) ## all 2^32 floats and the like: minutes to hours, before a release
+
+fuzz: $(FUZZ:%=fuzz-%) ## let libFuzzer look for inputs that break the readers; SECONDS_PER_TARGET=600 for longer
+
+replay: $(REPLAY:%=$(OUT)/replay_%.passed) ## what fuzzing and people found before, once more
+
+wheel: ## sdist, and the wheel made from it, into dist/
+	$(PYTHON) -m build
+
+clean: ## remove what was built
+	rm -rf build dist *.egg-info
+	rm -f llamaprobe/_core*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- how ---------------------------------------------------------------------------------------------------------
+
+$(OUT)/%.o: %.c $(HEADERS)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) -c $< -o $@
+
+$(LIBRARY): $(CORE:%.c=$(OUT)/%.o)
+	@rm -f $@
+	ar -rcs $@ $^
+
+# A test that defines __wrap_malloc wants the calls of malloc.
+$(OUT)/test_%: $(OUT)/tests/c/test_%.o $(LIBRARY)
+	$(CC) $(CFLAGS_ALL) $^ -lm -o $@ \
+	  $(shell grep -o '__wrap_[a-z0-9_]*' tests/c/test_$*.c | sort -u | sed 's/__wrap_/-Wl,--wrap=/')
+
+$(OUT)/exhaustive_%: $(OUT)/tests/c/exhaustive_%.o $(LIBRARY)
+	$(CC) $(CFLAGS_ALL) $^ -lm -o $@
+
+# A fuzz target is a function; tests/c/replay.c gives it a main that feeds it files.
+$(OUT)/replay_%: $(OUT)/fuzz/fuzz_%.o $(OUT)/tests/c/replay.o $(LIBRARY)
+	$(CC) $(CFLAGS_ALL) $^ -lm -o $@
+
+$(OUT)/replay_%.passed: $(OUT)/replay_% $(wildcard fuzz/corpus/*/*)
+	$< $(wildcard fuzz/corpus/$*)
+	@touch $@
+
+$(OUT)/%.passed: $(OUT)/%
+	$<
+	@touch $@
+
+build/fuzz/fuzz_%: fuzz/fuzz_%.c $(CORE) $(HEADERS)
+	@mkdir -p $(@D)
+	$(CLANG) -std=c11 -O1 -g -ffp-contract=off -pthread -fsanitize=fuzzer,address,undefined \
+	  -fno-sanitize-recover=all $< $(CORE) -lm -o $@
+
+# New finds go to build/; the committed corpus is only read.
+fuzz-%: build/fuzz/fuzz_%
+	@mkdir -p build/fuzz/found-$*
+	cd build/fuzz && ./fuzz_$* -max_total_time=$(SECONDS_PER_TARGET) -timeout=10 \
+	  $(addprefix -dict=../../,$(wildcard fuzz/$*.dict)) found-$* $(addprefix ../../,$(wildcard fuzz/corpus/$*))

@@ -1,0 +1,61 @@
+/* functions.c - the functions of the module: what this build and this machine have. */
+#include "module.h"
+
+#include "../kernels/kernels.h" /* lp_kernels_count, lp_kernels_get */
+#include "../limits.h"          /* lp_limits_cores, lp_limits_memory */
+#include "../run.h"             /* lp_point_name, lp_point_width */
+
+static PyObject *list_points(PyObject *module, PyObject *unused) {
+    static const char *const widths[] = {
+        [LP_WIDTH_ONE] = "one", [LP_WIDTH_D_MODEL] = "d_model", [LP_WIDTH_HEADS] = "heads", [LP_WIDTH_KV] = "kv",
+        [LP_WIDTH_MAP] = "map", [LP_WIDTH_D_FF] = "d_ff",       [LP_WIDTH_VOCAB] = "vocab",
+    };
+    (void)module, (void)unused;
+    PyObject *list = PyList_New(LP_N_POINTS);
+    for (int i = 0; list && i < LP_N_POINTS; i++) {
+        lp_point point = (lp_point)i;
+        PyObject *per_layer = lp_point_per_layer(point) ? Py_True : Py_False;
+        PyObject *row = Py_BuildValue("(ssO)", lp_point_name(point), widths[lp_point_width(point)], per_layer);
+        if (!row || PyList_SetItem(list, i, row)) Py_CLEAR(list);
+    }
+    return list;
+}
+
+static PyObject *list_kernels(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    size_t n = lp_kernels_count();
+    PyObject *list = PyList_New((Py_ssize_t)n);
+    for (size_t i = 0; list && i < n; i++) {
+        PyObject *row = Py_BuildValue("(sO)", lp_kernels_name(i), lp_kernels_supported(i) ? Py_True : Py_False);
+        if (!row || PyList_SetItem(list, (Py_ssize_t)i, row)) Py_CLEAR(list);
+    }
+    return list;
+}
+
+static PyObject *kernel_in_use(PyObject *module, PyObject *unused) {
+    (void)unused;
+    lp_error err;
+    const lp_kernels *row = lp_kernels_get(&err);
+    return row ? PyUnicode_FromString(row->name) : lp_raise(PyModule_GetState(module), &err);
+}
+
+static PyObject *cores(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    return PyLong_FromSize_t(lp_limits_cores());
+}
+
+static PyObject *memory(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    size_t n_bytes = lp_limits_memory();
+    if (n_bytes == (size_t)-1) Py_RETURN_NONE;
+    return PyLong_FromSize_t(n_bytes);
+}
+
+PyMethodDef lp_functions[] = {
+    {"points", list_points, METH_NOARGS, "(name, width, per layer) of every capture point, in order of computation."},
+    {"kernels", list_kernels, METH_NOARGS, "(name, can this CPU run it) of every kernel row, best last."},
+    {"kernel_in_use", kernel_in_use, METH_NOARGS, "Name of the kernel row in use."},
+    {"cores", cores, METH_NOARGS, "Cores that this process may use: affinity and cgroup quota."},
+    {"memory", memory, METH_NOARGS, "Bytes that can be had without swapping; None when the system does not say."},
+    {NULL, NULL, 0, NULL},
+};

@@ -1,0 +1,265 @@
+/* model_run.c - Model.run: arguments in, arrays made, the GIL dropped, lp_forward, the arrays out.
+ *
+ * What C reads while the GIL is dropped is a copy of ours: another thread may write to the caller's arrays after they
+ * were checked. All sizes are known, summed and compared with free memory before the first byte is asked for. */
+#include "model_object.h"
+
+#include <stdio.h>
+#include <time.h>
+
+#include "../forward.h" /* lp_forward */
+#include "../limits.h"  /* lp_limits_memory */
+#include "../pool.h"    /* LP_MAX_THREADS */
+#include "../run.h"     /* lp_run */
+#include "../size.h"    /* lp_size_add */
+
+#define POLL_NS 20000000 /* the GIL is asked for no more often than this */
+
+/* One point at some layers: an array [n_layers, n_floats]. */
+typedef struct {
+    lp_point point;
+    size_t n_layers, n_floats, n_bytes;
+    size_t *layers;
+    lp_block block;
+} capture;
+
+typedef struct {
+    const lp_module_state *state;
+    lp_run run;
+    PyObject *ids;     /* int32 [n_tokens], ours */
+    size_t *seq_start; /* [n_seqs + 1], ours */
+    size_t n_seqs, n_captures;
+    capture *captures;
+    PyObject *progress; /* borrowed; NULL: nobody wants to know */
+    PyThreadState *thread;
+    int64_t polled;
+    float stand_in; /* what a place points to before it has its array */
+} call;
+
+static int64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static int report(const call *c) {
+    PyObject *result =
+        PyObject_CallFunction(c->progress, "nn", (Py_ssize_t)c->run.steps_done, (Py_ssize_t)c->run.n_steps);
+    if (!result) return -1;
+    Py_DECREF(result);
+    return 0;
+}
+
+/* On the calling thread, without the GIL. Not 0: an exception is set and the run must stop. */
+static int poll_python(void *arg) {
+    call *c = arg;
+    int64_t now = now_ns();
+    if (now - c->polled < POLL_NS) return 0;
+    PyEval_RestoreThread(c->thread);
+    int stop = PyErr_CheckSignals() || (c->progress && report(c));
+    c->thread = PyEval_SaveThread();
+    c->polled = now_ns(); /* a slow callback must not be called back to back */
+    return stop;
+}
+
+/* A sequence of integers >= 0 as sizes, for PyMem_Free; NULL with an exception set. */
+static size_t *sizes_from(PyObject *sequence, size_t *n) {
+    PyObject *tuple = PySequence_Tuple(sequence); /* frozen: its items may run code */
+    if (!tuple) return NULL;
+    *n = (size_t)PyTuple_Size(tuple);
+    size_t *sizes = PyMem_Calloc(*n ? *n : 1, sizeof *sizes);
+    if (!sizes) PyErr_NoMemory();
+    for (size_t i = 0; sizes && i < *n; i++) {
+        sizes[i] = PyLong_AsSize_t(PyTuple_GetItem(tuple, (Py_ssize_t)i));
+        if (sizes[i] == (size_t)-1 && PyErr_Occurred()) {
+            PyMem_Free(sizes);
+            sizes = NULL;
+        }
+    }
+    Py_DECREF(tuple);
+    return sizes;
+}
+
+static int take_tokens(call *c, PyObject *token_ids, PyObject *seq_start) {
+    size_t n;
+    c->ids = PyArray_FROMANY(token_ids, NPY_INT32, 1, 1, NPY_ARRAY_CARRAY_RO | NPY_ARRAY_ENSURECOPY);
+    if (!c->ids || !(c->seq_start = sizes_from(seq_start, &n))) return -1;
+    size_t n_ids = (size_t)PyArray_SIZE((PyArrayObject *)c->ids);
+    if (n < 2 || c->seq_start[n - 1] != n_ids) {
+        lp_raise_new(c->state, LP_EARG, "seq_start must run from 0 to the number of ids, %zu", n_ids);
+        return -1;
+    }
+    c->n_seqs = n - 1;
+    return 0;
+}
+
+static int take_capture(call *c, capture *to, PyObject *pair) {
+    Py_ssize_t point;
+    PyObject *layers;
+    size_t n_layers = c->run.model->config.n_layers;
+    if (!PyTuple_Check(pair) || !PyArg_ParseTuple(pair, "nO", &point, &layers)) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "a capture is a tuple (point number, layer numbers)");
+        return -1;
+    }
+    if (point < 0 || point >= LP_N_POINTS) {
+        lp_raise_new(c->state, LP_EARG, "there is no point number %zd: there are %d", point, LP_N_POINTS);
+        return -1;
+    }
+    to->point = (lp_point)point;
+    if (!(to->layers = sizes_from(layers, &to->n_layers))) return -1;
+    size_t end = lp_point_per_layer(to->point) ? n_layers : 1;
+    for (size_t i = 0; i < to->n_layers; i++) {
+        if (to->layers[i] < end) continue;
+        lp_raise_new(c->state, LP_EARG, "%s has no layer %zu: there are %zu", lp_point_name(to->point), to->layers[i],
+                     end);
+        return -1;
+    }
+    return 0;
+}
+
+static int take_captures(call *c, PyObject *points) {
+    PyObject *tuple = PySequence_Tuple(points);
+    if (!tuple) return -1;
+    size_t n = (size_t)PyTuple_Size(tuple);
+    int failed = 0;
+    c->captures = PyMem_Calloc(n ? n : 1, sizeof *c->captures);
+    if (!c->captures) {
+        PyErr_NoMemory();
+        failed = -1;
+    } else {
+        c->n_captures = n; /* what is still zero may be freed too */
+    }
+    for (size_t i = 0; !failed && i < n; i++)
+        failed = take_capture(c, &c->captures[i], PyTuple_GetItem(tuple, (Py_ssize_t)i));
+    Py_DECREF(tuple);
+    return failed;
+}
+
+/* Every place that is asked for, filled with a stand-in: only then is the scratch block's size known. */
+static int mark_places(call *c) {
+    for (size_t i = 0; i < c->n_captures; i++) {
+        const capture *to = &c->captures[i];
+        for (size_t j = 0; j < to->n_layers; j++) {
+            size_t place = (size_t)to->point * c->run.model->config.n_layers + to->layers[j];
+            if (c->run.places[place]) {
+                lp_raise_new(c->state, LP_EARG, "%s of layer %zu is asked for twice", lp_point_name(to->point),
+                             to->layers[j]);
+                return -1;
+            }
+            lp_run_set_place(&c->run, to->point, to->layers[j], &c->stand_in);
+        }
+    }
+    return 0;
+}
+
+/* "(x: 4096 bytes, logits: 513024 bytes, scratch: 1048576 bytes)", as far as it fits. */
+static void list_sizes(const call *c, size_t scratch, char *text, size_t size) {
+    size_t at = 0;
+    for (size_t i = 0; i < c->n_captures && at < size; i++)
+        at += (size_t)snprintf(text + at, size - at, "%s: %zu bytes, ", lp_point_name(c->captures[i].point),
+                               c->captures[i].n_bytes);
+    if (at < size) snprintf(text + at, size - at, "scratch: %zu bytes", scratch);
+}
+
+/* All sizes, and whether they fit into memory. */
+static int plan_memory(call *c) {
+    size_t scratch, total, available = lp_limits_memory();
+    char sizes[320];
+    int too_big = lp_forward_scratch(&c->run, &scratch);
+    total = too_big ? 0 : scratch;
+    for (size_t i = 0; i < c->n_captures && !too_big; i++) {
+        capture *to = &c->captures[i];
+        too_big = lp_run_size(&c->run, to->point, &to->n_floats) ||
+                  lp_size_mul3(&to->n_bytes, to->n_layers, to->n_floats, sizeof(float)) ||
+                  lp_size_add(&total, total, to->n_bytes) || to->n_bytes > PY_SSIZE_T_MAX;
+        if (!too_big) continue;
+        lp_raise_new(c->state, LP_ENOMEM, "%s of %zu layers for %zu tokens has more bytes than there are addresses",
+                     lp_point_name(to->point), to->n_layers, c->run.n_tokens);
+    }
+    if (too_big) { /* what is raised already stays */
+        lp_raise_new(c->state, LP_ENOMEM, "the scratch of %zu tokens has more bytes than there are addresses",
+                     c->run.n_tokens);
+        return -1;
+    }
+    if (total <= available) return 0;
+    list_sizes(c, scratch, sizes, sizeof sizes);
+    lp_raise_new(c->state, LP_ENOMEM,
+                 "the run needs %zu bytes and %zu are free; ask for fewer points, layers or tokens (%s)", total,
+                 available, sizes);
+    return -1;
+}
+
+/* The GIL is dropped. */
+static int make_arrays(call *c, lp_error *err) {
+    for (size_t i = 0; i < c->n_captures; i++) {
+        capture *to = &c->captures[i];
+        if (lp_block_make(&to->block, to->n_bytes, c->run.crew.n_threads))
+            return lp_fail(err, LP_ENOMEM, "%s of %zu layers needs %zu bytes, which the system refused",
+                           lp_point_name(to->point), to->n_layers, to->n_bytes);
+        float *data = to->block.data;
+        for (size_t j = 0; j < to->n_layers; j++)
+            lp_run_set_place(&c->run, to->point, to->layers[j], data + j * to->n_floats);
+    }
+    return 0;
+}
+
+static int compute(call *c) {
+    lp_error err;
+    c->run.crew.poll = poll_python;
+    c->run.crew.poll_arg = c;
+    c->polled = now_ns();
+    c->thread = PyEval_SaveThread();
+    int failed = make_arrays(c, &err) || lp_forward(&c->run, &err);
+    PyEval_RestoreThread(c->thread);
+    if (failed) lp_raise(c->state, &err);
+    return failed || PyErr_CheckSignals() || (c->progress && report(c)) ? -1 : 0;
+}
+
+static PyObject *list_arrays(call *c) {
+    PyObject *list = PyList_New((Py_ssize_t)c->n_captures);
+    for (size_t i = 0; list && i < c->n_captures; i++) {
+        capture *to = &c->captures[i];
+        npy_intp shape[2] = {(npy_intp)to->n_layers, (npy_intp)to->n_floats};
+        PyObject *array = lp_array_from_block(&to->block, 2, shape);
+        if (!array || PyList_SetItem(list, (Py_ssize_t)i, array)) Py_CLEAR(list);
+    }
+    return list;
+}
+
+static void call_free(call *c) {
+    for (size_t i = 0; i < c->n_captures; i++) {
+        lp_block_free(&c->captures[i].block);
+        PyMem_Free(c->captures[i].layers);
+    }
+    PyMem_Free(c->captures);
+    PyMem_Free(c->seq_start);
+    Py_XDECREF(c->ids);
+}
+
+/* The ids and sequences are checked by the core. */
+static PyObject *run_call(call *c, const lp_model *model, PyObject *points, size_t n_threads) {
+    lp_error err;
+    const int32_t *ids = PyArray_DATA((PyArrayObject *)c->ids);
+    if (lp_run_init(&c->run, model, ids, c->seq_start, c->n_seqs, n_threads, &err)) return lp_raise(c->state, &err);
+    PyObject *list = NULL;
+    if (!take_captures(c, points) && !mark_places(c) && !plan_memory(c) && !compute(c)) list = list_arrays(c);
+    lp_run_free(&c->run);
+    return list;
+}
+
+PyObject *lp_model_object_run(PyObject *self, PyObject *args, PyObject *kwargs) {
+    static char *keys[] = {"token_ids", "seq_start", "points", "n_threads", "progress", NULL};
+    PyObject *token_ids, *seq_start, *points, *progress = Py_None, *list = NULL;
+    Py_ssize_t n_threads = 0;
+    call c = {.state = PyType_GetModuleState(Py_TYPE(self))};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$nO:run", keys, &token_ids, &seq_start, &points, &n_threads,
+                                     &progress))
+        return NULL;
+    if (n_threads < 1) return lp_raise_new(c.state, LP_EARG, "n_threads is %zd, at least 1 is needed", n_threads);
+    c.progress = progress == Py_None ? NULL : progress;
+    n_threads = n_threads < LP_MAX_THREADS ? n_threads : LP_MAX_THREADS;
+    if (!take_tokens(&c, token_ids, seq_start))
+        list = run_call(&c, ((lp_model_object *)self)->model, points, (size_t)n_threads);
+    call_free(&c);
+    return list;
+}

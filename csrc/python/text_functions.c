@@ -1,0 +1,182 @@
+/* text_functions.c - numbers to text and back for Python.
+ *
+ * Arguments come from our own Python modules, which have checked what users gave; what is checked here is what
+ * could make the core read or write outside a buffer. Each function takes its buffers, drops the GIL, works, and
+ * releases them on the single way out. */
+#define PY_SSIZE_T_CLEAN
+#include "text_functions.h"
+
+#include <stdint.h>
+#include <stdlib.h>
+
+#include "../read.h"  /* lp_read_text */
+#include "../size.h"  /* lp_size_mul */
+#include "../text.h"  /* lp_text_table */
+#include "../write.h" /* lp_write_stretch */
+
+#define TABLE_NAME "llamaprobe text table"
+
+/* ---- formatting ---------------------------------------------------------------------------------------------- */
+
+static int check_style(Py_ssize_t sep_len, int digits, Py_ssize_t first, Py_ssize_t n_threads) {
+    if (sep_len == 1 && digits >= LP_SHORTEST && digits <= LP_MAX_DIGITS && first >= 0 && n_threads > 0) return 0;
+    PyErr_SetString(PyExc_ValueError, "sep is one ASCII character, digits -1 (shortest) or 0 to 25, first from 0 on, "
+                                      "n_threads from 1 on");
+    return -1;
+}
+
+/* [(start, stop), ...] of the pieces in the output buffer. */
+static PyObject *piece_bounds(const size_t *lengths, size_t n_pieces) {
+    PyObject *bounds = PyList_New((Py_ssize_t)n_pieces);
+    if (!bounds) return NULL;
+    for (size_t i = 0; i < n_pieces; i++) {
+        size_t start = i * LP_PIECE_BYTES;
+        PyObject *pair = Py_BuildValue("(nn)", (Py_ssize_t)start, (Py_ssize_t)(start + lengths[i]));
+        if (!pair || PyList_SetItem(bounds, (Py_ssize_t)i, pair) < 0) {
+            Py_DECREF(bounds);
+            return NULL;
+        }
+    }
+    return bounds;
+}
+
+/* The stretch that `values` holds, formatted into `out`. stretch->values and ->count are filled in here. */
+static PyObject *format_stretch(PyObject *out_object, PyObject *values_object, lp_stretch *stretch, size_t n_threads) {
+    Py_buffer out = {0}, values = {0};
+    PyObject *bounds = NULL;
+    size_t *lengths = NULL;
+    size_t item = stretch->table ? 2 : 4, n_pieces, n_bytes;
+
+    if (PyObject_GetBuffer(out_object, &out, PyBUF_WRITABLE) < 0) return NULL;
+    if (PyObject_GetBuffer(values_object, &values, PyBUF_SIMPLE) < 0) goto fail;
+    stretch->values = values.buf;
+    stretch->count = (size_t)values.len / item;
+    n_pieces = lp_write_pieces(stretch->count);
+    if (stretch->n_cols == 0 || (size_t)values.len % item != 0 || (!stretch->table && (uintptr_t)values.buf % 4 != 0) ||
+        lp_size_mul(&n_bytes, n_pieces, LP_PIECE_BYTES) < 0 || n_bytes > (size_t)out.len) {
+        PyErr_SetString(PyExc_ValueError, "values must be whole aligned numbers that fit the output buffer");
+        goto fail;
+    }
+    lengths = malloc((n_pieces + 1) * sizeof *lengths);
+    if (!lengths) {
+        PyErr_NoMemory();
+        goto fail;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    lp_write_stretch(out.buf, lengths, stretch, n_threads);
+    Py_END_ALLOW_THREADS;
+    bounds = piece_bounds(lengths, n_pieces);
+fail:
+    free(lengths);
+    if (values.obj) PyBuffer_Release(&values);
+    PyBuffer_Release(&out);
+    return bounds;
+}
+
+static PyObject *format_floats(PyObject *self, PyObject *args) {
+    PyObject *out, *values;
+    Py_ssize_t first, n_cols, n_threads, sep_len;
+    const char *sep;
+    int digits;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "OOnns#in", &out, &values, &first, &n_cols, &sep, &sep_len, &digits, &n_threads) ||
+        check_style(sep_len, digits, first, n_threads) < 0)
+        return NULL;
+    lp_stretch stretch = {.first = (size_t)first, .n_cols = (size_t)n_cols, .sep = sep[0], .digits = digits};
+    return format_stretch(out, values, &stretch, (size_t)n_threads);
+}
+
+static void free_table(PyObject *capsule) { lp_text_table_free(PyCapsule_GetPointer(capsule, TABLE_NAME)); }
+
+static PyObject *text_table(PyObject *self, PyObject *args) {
+    int is_bf16, digits;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "pi", &is_bf16, &digits) || check_style(1, digits, 0, 1) < 0) return NULL;
+    lp_text_table *table = lp_text_table_make(is_bf16, digits);
+    if (!table) return PyErr_NoMemory();
+    PyObject *capsule = PyCapsule_New(table, TABLE_NAME, free_table);
+    if (!capsule) lp_text_table_free(table);
+    return capsule;
+}
+
+static PyObject *format_words(PyObject *self, PyObject *args) {
+    PyObject *out, *words, *capsule;
+    Py_ssize_t first, n_cols, n_threads, sep_len;
+    const char *sep;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "OOnns#On", &out, &words, &first, &n_cols, &sep, &sep_len, &capsule, &n_threads) ||
+        check_style(sep_len, LP_SHORTEST, first, n_threads) < 0)
+        return NULL;
+    const lp_text_table *table = PyCapsule_GetPointer(capsule, TABLE_NAME);
+    if (!table) return NULL;
+    lp_stretch stretch = {.table = table, .first = (size_t)first, .n_cols = (size_t)n_cols, .sep = sep[0]};
+    return format_stretch(out, words, &stretch, (size_t)n_threads);
+}
+
+static PyObject *text_capacity(PyObject *self, PyObject *args) {
+    Py_ssize_t count;
+    size_t n_bytes;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "n", &count)) return NULL;
+    if (count < 0 || lp_size_mul(&n_bytes, lp_write_pieces((size_t)count), LP_PIECE_BYTES) < 0) return PyErr_NoMemory();
+    return PyLong_FromSize_t(n_bytes);
+}
+
+/* ---- reading ------------------------------------------------------------------------------------------------- */
+
+static PyObject *told_fault(const lp_text_report *report, Py_ssize_t start) {
+    static const char *const problems[] = {"count", "word", "few", "many", "rows"}; /* by lp_text_problem */
+    const lp_text_fault *f = &report->fault;
+    return Py_BuildValue("{sssnsnsnsnsnsnsn}", "problem", problems[f->problem], "line", (Py_ssize_t)f->line, "column",
+                         (Py_ssize_t)f->column, "offset", start + (Py_ssize_t)f->offset, "n_bytes",
+                         (Py_ssize_t)f->n_bytes, "n_found", (Py_ssize_t)f->n_found, "n_cols",
+                         (Py_ssize_t)report->n_cols, "n_numbers", (Py_ssize_t)report->n_numbers);
+}
+
+static PyObject *parse_floats(PyObject *self, PyObject *args) {
+    PyObject *out_object, *text_object, *result = NULL;
+    Py_ssize_t start, n_threads, sep_len;
+    Py_buffer out = {0}, text = {0};
+    const char *sep;
+    lp_text_report report;
+    int failed;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "OOns#n", &out_object, &text_object, &start, &sep, &sep_len, &n_threads) ||
+        check_style(sep_len, LP_SHORTEST, start, n_threads) < 0 ||
+        PyObject_GetBuffer(out_object, &out, PyBUF_WRITABLE) < 0)
+        return NULL;
+    if (PyObject_GetBuffer(text_object, &text, PyBUF_SIMPLE) < 0) goto fail;
+    if (start > text.len || out.len % 4 != 0 || (uintptr_t)out.buf % 4 != 0) {
+        PyErr_SetString(PyExc_ValueError, "out holds aligned float32 and start lies in the text");
+        goto fail;
+    }
+    lp_number_text source = {(const char *)text.buf + start, (size_t)(text.len - start), sep[0]};
+    Py_BEGIN_ALLOW_THREADS;
+    failed = lp_read_text(out.buf, (size_t)out.len / 4, &source, (size_t)n_threads, &report);
+    Py_END_ALLOW_THREADS;
+    if (failed) {
+        result = told_fault(&report, start);
+    } else {
+        Py_INCREF(Py_None);
+        result = Py_None;
+    }
+fail:
+    if (text.obj) PyBuffer_Release(&text);
+    PyBuffer_Release(&out);
+    return result;
+}
+
+PyMethodDef lp_text_methods[] = {
+    {"format_floats", format_floats, METH_VARARGS,
+     "format_floats(out, values, first, n_cols, sep, digits, n_threads): float32 numbers of a matrix from number\n"
+     "`first` on as text in `out`; [(start, stop), ...] of its pieces in order."},
+    {"format_words", format_words, METH_VARARGS,
+     "format_words(out, words, first, n_cols, sep, table, n_threads): the same for the bytes of 16-bit floats."},
+    {"text_table", text_table, METH_VARARGS,
+     "text_table(is_bf16, digits): the spelling of every 16-bit word, for format_words."},
+    {"text_capacity", text_capacity, METH_VARARGS, "text_capacity(count): bytes that `out` needs for so many numbers."},
+    {"parse_floats", parse_floats, METH_VARARGS,
+     "parse_floats(out, text, start, sep, n_threads): the numbers of a text from byte `start` on into float32 `out`,\n"
+     "which they fill exactly. None, or a dict that says what is wrong and where."},
+    {NULL, NULL, 0, NULL},
+};

@@ -1,0 +1,87 @@
+"""llamaprobe: every intermediate value of a Llama, as NumPy arrays or text files, on a CPU.
+
+    import llamaprobe as lp
+    model = lp.load("demo")                  # or a folder, or "meta-llama/Llama-3.2-1B-Instruct"
+    run = model.run("Once upon a time")
+    run["x"]                                 # float32 [n_layers, n_tokens, d_model]
+    run["x_norm", 3]                         # of layer 3: float32 [n_tokens, d_model]
+    run.save("x_all_layers")                 # the same as files
+
+Public names are loaded when they are first used, so that `import llamaprobe` is quick.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from .errors import (
+    ArgumentError,
+    ConfigError,
+    Error,
+    FileChangedError,
+    FileError,
+    FormatError,
+    HubError,
+    OutOfMemory,
+    PointError,
+    TemplateError,
+    TokenizerError,
+    UnsupportedError,
+)
+
+if TYPE_CHECKING:
+    from .array_file import read as read
+    from .array_file import write as write
+    from .hub import download as download
+    from .machine import kernels as kernels
+    from .model import Model as Model
+    from .model import load as load
+    from .run import Run as Run
+
+__version__ = "0.1.0"
+
+if find_spec("llamaprobe._core") is None:
+    raise ImportError(
+        "llamaprobe's C core is not built; in the checkout, build it with: pip install -e ."
+    )
+
+# public name -> (module, name there)
+_LAZY = {
+    "load": ("model", "load"),
+    "Model": ("model", "Model"),
+    "Run": ("run", "Run"),
+    "read": ("array_file", "read"),
+    "write": ("array_file", "write"),
+    "kernels": ("machine", "kernels"),
+    "download": ("hub", "download"),
+}
+
+__all__ = [
+    "ArgumentError",
+    "ConfigError",
+    "Error",
+    "FileChangedError",
+    "FileError",
+    "FormatError",
+    "HubError",
+    "OutOfMemory",
+    "PointError",
+    "TemplateError",
+    "TokenizerError",
+    "UnsupportedError",
+    "__version__",
+    *_LAZY,
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _LAZY[name]
+    value = getattr(import_module(f".{module}", __name__), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_LAZY))

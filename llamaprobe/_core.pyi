@@ -1,0 +1,97 @@
+"""The C core, as Python sees it. Private: users go through `llamaprobe`."""
+
+from collections.abc import Callable, Sequence
+from os import PathLike
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Buffer
+
+class Safetensors:
+    """One open safetensors file, its header proved. The map lives until the last array and model that use it."""
+
+    def __init__(self, path: str | bytes | PathLike[str], *, mmap: bool = True, dir_fd: int | None = None) -> None:
+        """FileError, FormatError, OutOfMemory. With `dir_fd` the last part of `path` is opened, in that folder and
+        nowhere else; `path` is then what the file is called."""
+    @property
+    def path(self) -> str: ...
+    @property
+    def n_bytes(self) -> int: ...
+    @property
+    def n_ignored(self) -> int:
+        """Unknown keys inside tensor entries that were passed over."""
+    @property
+    def metadata(self) -> dict[str, str]: ...
+    def tensors(self) -> list[tuple[str, str, tuple[int, ...], int, int]]:
+        """(name, dtype, shape, offset in the file, bytes) in the order of the data."""
+    def read(self, name: str) -> NDArray[np.float32]:
+        """A float32 copy of a BF16, F16 or F32 tensor in its shape. ArgumentError, UnsupportedError."""
+    def raw(self, name: str) -> NDArray[np.uint8]:
+        """The bytes of a tensor, 1-D, read-only, in place (the array keeps the map alive)."""
+    def check_unchanged(self) -> None:
+        """FileChangedError when the file on disk is no longer the one that was opened."""
+
+class Model:
+    """An open model: what lp_model_open proved. Keeps its files alive."""
+
+    def __init__(
+        self,
+        files: Sequence[Safetensors],
+        *,
+        n_layers: int, n_heads: int, n_kv_heads: int, head_dim: int, d_model: int, d_ff: int, vocab_size: int,
+        max_positions: int, rms_norm_eps: float, attention_bias: bool, mlp_bias: bool, tied_head: bool,
+        inv_freq: NDArray[np.float32],
+    ) -> None: ...
+    def run(
+        self,
+        token_ids: NDArray[np.int32],
+        seq_start: Sequence[int],
+        points: Sequence[tuple[int, Sequence[int]]],
+        *,
+        n_threads: int,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> list[NDArray[np.float32]]:
+        """One array [n_layers asked, floats of the place] per (point number, layer numbers); points that are not
+        per layer have one layer, 0. No (point, layer) comes twice. Ctrl-C is checked about every 20 ms;
+        `progress(steps done, steps in all)` is called then, and once at the end; what it raises stops the run.
+        The GIL is released while it computes. OutOfMemory before anything is made; ArgumentError,
+        FileChangedError."""
+
+def points() -> list[tuple[str, str, bool]]:
+    """(name, width, per layer) of every capture point, in the order of computation.
+    Widths: "one", "d_model", "heads", "kv", "map", "d_ff", "vocab"."""
+
+def kernels() -> list[tuple[str, bool]]:
+    """(name, can this CPU run it) of every kernel row in this build, best last."""
+
+def kernel_in_use() -> str:
+    """Name of the row in use. Error when LLAMAPROBE_KERNELS names one that is unknown or that the CPU lacks."""
+
+def cores() -> int:
+    """Cores that this process may use: affinity and cgroup quota."""
+
+def memory() -> int | None:
+    """Bytes that can be had without swapping: free memory, cgroup and rlimits. None when the system says nothing."""
+
+# ---- numbers to text and back: csrc/python/text_functions.c ----
+
+def format_floats(
+    out: Buffer, values: Buffer, first: int, n_cols: int, sep: str, digits: int, n_threads: int
+) -> list[tuple[int, int]]:
+    """Float32 numbers of a matrix, from number `first` on, as text in `out`; (start, stop) of its pieces in order.
+    digits -1 is the shortest that reads back, N is "%.Ne"."""
+
+def format_words(
+    out: Buffer, words: Buffer, first: int, n_cols: int, sep: str, table: object, n_threads: int
+) -> list[tuple[int, int]]:
+    """The same for the bytes of 16-bit floats, spelled by a table of `text_table`."""
+
+def text_table(is_bf16: bool, digits: int) -> object:
+    """The spelling of every 16-bit word, for `format_words`."""
+
+def text_capacity(count: int) -> int:
+    """Bytes that `out` needs for so many numbers."""
+
+def parse_floats(out: Buffer, text: Buffer, start: int, sep: str, n_threads: int) -> dict[str, object] | None:
+    """The numbers of a text from byte `start` on into float32 `out`, which they fill exactly. None, or what is wrong
+    and where."""

@@ -1,0 +1,156 @@
+"""A chat template to text, in Jinja's immutable sandbox, as transformers sets it up.
+
+Runs on its own: imports nothing of llamaprobe, so that `_child` can load it by path; templates
+that are known to be harmless are rendered by the same code in the caller's process. The clock is
+not the machine's: `strftime_now` formats the date of the request, with English names, whatever
+the locale.
+
+`answer` raises ValueError with the reason in words: the template's own (`raise_exception`), a
+fault in it, or a result over the limit.
+"""
+
+import contextlib
+import datetime
+import json
+import re
+
+_OLDEST = (3, 1, 6)  # older ones have known ways out of the sandbox
+_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_MONTHS = (
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+)
+
+
+def answer(request: dict) -> str:
+    """The text of `request`: template, variables, date (ISO), max_chars. Raises ValueError,
+    MemoryError.
+    """
+    import jinja2
+
+    try:
+        template = _environment(datetime.date.fromisoformat(request["date"])).from_string(
+            request["template"]
+        )
+        chunks, room = [], request["max_chars"]
+        for chunk in template.generate(**request["variables"]):
+            chunks.append(chunk)
+            room -= len(chunk)
+            if room < 0:
+                raise ValueError(
+                    f"it renders over {request['max_chars']} characters, which is the limit"
+                )
+        return "".join(chunks)
+    except jinja2.TemplateSyntaxError as e:
+        raise ValueError(f"line {e.lineno}: {e.message}") from None
+    except jinja2.TemplateError as e:
+        raise ValueError(str(e) or type(e).__name__) from None
+    except (ValueError, MemoryError):
+        raise
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except Exception as e:
+        raise ValueError(f"{type(e).__name__}: {e}") from None
+
+
+def _environment(date: datetime.date):
+    """The sandbox with the filters and globals that templates on the hub are written for.
+
+    Source: transformers 5, utils/chat_template_utils.py.
+    """
+    import jinja2
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    version = re.match(r"(\d+)\.(\d+)\.(\d+)", jinja2.__version__)
+    if version and tuple(map(int, version.groups())) < _OLDEST:
+        raise ValueError(
+            f"Jinja2 {jinja2.__version__} is not safe for templates; pip install -U 'Jinja2>=3.1.6'"
+        )
+
+    class Generation(Extension):
+        """{% generation %} .. {% endgeneration %}: marks what the model wrote; here its body,
+        unchanged.
+        """
+
+        tags = {"generation"}  # noqa: RUF012 - as Jinja has it
+
+        def parse(self, parser):
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return jinja2.nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
+
+        def _body(self, caller):
+            return caller()
+
+    class Namespace(jinja2.utils.Namespace):
+        """Jinja's own, but no name may begin with an underscore."""
+
+        def __init__(*args, **kwargs):
+            self, values = args[0], dict(*args[1:], **kwargs)
+            for name in values:
+                _check_name(name)
+            jinja2.utils.Namespace.__init__(self, values)
+
+        def __setitem__(self, name, value):
+            _check_name(name)
+            jinja2.utils.Namespace.__setitem__(self, name, value)
+
+    def _check_name(name):
+        if isinstance(name, str) and name.startswith("_"):
+            raise jinja2.exceptions.SecurityError(
+                f"a namespace takes no name with an underscore in front: {name!r}"
+            )
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals.update(
+        raise_exception=_raise_exception,
+        strftime_now=lambda format: _strftime(date, format),
+        dict=_Dict(),
+        namespace=Namespace,
+    )
+    return environment
+
+
+def _raise_exception(message):
+    from jinja2 import TemplateError
+
+    raise TemplateError(message)
+
+
+class _Dict:
+    """`dict` for templates: makes them, but is no class to climb from."""
+
+    def __call__(self, *args, **kwargs):
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, *args, **kwargs):
+        return dict.fromkeys(*args, **kwargs)
+
+
+def _to_json(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+    """Plain JSON: Jinja's own filter escapes < > & and ' for HTML."""
+    return json.dumps(
+        x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _strftime(date: datetime.date, format: str) -> str:
+    """`date` at midnight by `format`, with the names of the C locale."""
+    when = datetime.datetime(date.year, date.month, date.day)
+    day, month = _DAYS[date.weekday()], _MONTHS[date.month - 1]
+    names = {"A": day, "a": day[:3], "B": month, "b": month[:3], "h": month[:3], "p": "AM"}
+    composed = {"c": "%a %b %e %H:%M:%S %Y", "x": "%m/%d/%y", "X": "%H:%M:%S", "r": "%I:%M:%S AM"}
+
+    def english(match):
+        letter = match[1]
+        if letter in composed:
+            return re.sub("%(.)", english, composed[letter])
+        return names.get(letter, match[0])
+
+    with contextlib.suppress(UnicodeError):
+        return when.strftime(re.sub("%(.)", english, format))
+    raise ValueError("strftime_now: the format is no valid text")

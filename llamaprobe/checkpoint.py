@@ -1,0 +1,256 @@
+"""A folder of weights -> open files and tensors by name.
+
+`model.safetensors` is looked for first, then the shards of `model.safetensors.index.json`. The
+index comes from a stranger: it may name plain files of its own folder and nothing else, and what it
+says of a tensor must be true of the shard. Files are opened relative to the folder, mapped and
+proved in C.
+
+In a folder that a download made, a link must stay inside that download; in a folder of the user's
+own it is followed, and `Checkpoint.links` tells where it leads.
+"""
+
+import contextlib
+import os
+import re
+import stat
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from . import _core
+from .errors import Error, FileError, FormatError, UnsupportedError
+from .json_file import read_object, show
+from .names import printable
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+_MAX_INDEX = 64 << 20
+_MAX_NAME = 255
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
+_LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
+_SHOWN = 5  # so many names in a message
+
+# What else holds the weights of a Llama, and why that is no use here.
+_OTHERS = {
+    ".gguf": "GGUF, whose weights are converted and mostly quantised; take the safetensors that it"
+    " was made from",
+    ".bin": "PyTorch pickle, which can run code; convert it with transformers: "
+    "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)",
+}
+_OTHERS |= dict.fromkeys((".pth", ".pt", ".ckpt"), _OTHERS[".bin"])
+
+
+class Tensor(NamedTuple):
+    """Where a tensor lies."""
+
+    file: _core.Safetensors
+    dtype: str
+    """As safetensors spells it: "BF16"."""
+    shape: tuple[int, ...]
+    offset: int
+    """Of its first byte in the file."""
+    n_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The open weight files of one folder. Made by `open_checkpoint`; nothing of it can change."""
+
+    folder: Path
+    files: tuple[_core.Safetensors, ...] = field(repr=False)
+    """In the order of their names; `path` of each is its full path."""
+    tensors: Mapping[str, Tensor] = field(repr=False)
+    """By name, file by file, in the order of the data."""
+    links: Mapping[str, Path]
+    """Where those of the files lead that are symbolic links."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Of all tensors together."""
+        return sum(tensor.n_bytes for tensor in self.tensors.values())
+
+
+def open_checkpoint(
+    folder: str | os.PathLike[str], *, mmap: bool = True, layers: int | None = None
+) -> Checkpoint:
+    """Open the weights in a folder.
+
+    With `mmap=False` the files are read into memory, so that nothing that happens to them later can
+    do harm. `layers`: shards that hold nothing but layers from that number on are left alone, and
+    may be missing.
+
+    Raises FileError (no weights, a shard missing or unreadable, a link that leaves a download),
+    FormatError (a broken file or index), UnsupportedError (weights in another format).
+    """
+    folder = Path(folder)
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (OSError, ValueError) as e:  # ValueError: a NUL in the path
+        raise FileError(f"{printable(str(folder))}: {getattr(e, 'strerror', None) or e}") from None
+    try:
+        return _open(folder, fd, mmap, layers)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def named(folder: Path) -> Iterator[None]:
+    """Puts the folder in front of the core's errors about a file, of which it knows the name."""
+    try:
+        yield
+    except (FileError, FormatError, UnsupportedError) as e:
+        raise type(e)(f"{printable(str(folder))}: {e}") from None
+
+
+def _open(folder: Path, fd: int, mmap: bool, layers: int | None) -> Checkpoint:
+    index = None if _exists(fd, SINGLE) else _read_index(folder, fd).first(layers)
+    names = (SINGLE,) if index is None else tuple(sorted(set(index.weight_map.values())))
+    _check_present(folder, fd, names)
+    links = _links(folder, fd, names)
+    with named(folder):
+        files = tuple(_core.Safetensors(folder / name, mmap=mmap, dir_fd=fd) for name in names)
+    tensors = _tensors(folder, files)
+    if index is not None:
+        _check_map(index, tensors)
+        _check_total(index, tensors)
+    return Checkpoint(folder, files, tensors, links)
+
+
+def _exists(fd: int, name: str) -> bool:
+    """True for a dangling link too: opening it tells what is wrong."""
+    with contextlib.suppress(FileNotFoundError):
+        os.lstat(name, dir_fd=fd)
+        return True
+    return False
+
+
+def _nothing_found(folder: Path, fd: int) -> Error:
+    names = sorted(os.listdir(fd))
+    for name in names:
+        if why := _OTHERS.get(os.path.splitext(name)[1].lower()):
+            return UnsupportedError(f"{folder}: holds {printable(name, 80)}, which is {why}")
+    others = [name for name in names if name.endswith(".safetensors")]
+    found = f"; there is {_list(others)}, under a name that no model has" if others else ""
+    return FileError(f"{folder}: neither {SINGLE} nor {INDEX}{found}")
+
+
+# ---- the index ----
+
+
+class _Index(NamedTuple):
+    path: Path
+    weight_map: dict[str, str]
+    """Tensor -> file name, each one a plain name."""
+    total_size: object = None
+
+    def first(self, n_layers: int | None) -> "_Index":
+        """What is left without the shards that hold only later layers."""
+        if n_layers is None:
+            return self
+        numbered = {tensor: _LAYER.match(tensor) for tensor in self.weight_map}
+        needed = {
+            self.weight_map[tensor]
+            for tensor, layer in numbered.items()
+            if layer is None or int(layer[1]) < n_layers
+        }
+        kept = {tensor: file for tensor, file in self.weight_map.items() if file in needed}
+        return self if kept == self.weight_map else _Index(self.path, kept)
+
+
+def _read_index(folder: Path, fd: int) -> _Index:
+    if not _exists(fd, INDEX):
+        raise _nothing_found(folder, fd)
+    path = folder / INDEX
+    index = read_object(str(path), _MAX_INDEX, FormatError)
+    found = index.get("weight_map")
+    if type(found) is not dict or not found:
+        raise FormatError(f"{path}: weight_map is {show(found)}; it must map tensors to files")
+    for tensor, name in found.items():
+        if type(name) is not str or not _NAME.fullmatch(name) or len(name) > _MAX_NAME:
+            raise FormatError(
+                f"{path}: weight_map of {show(tensor)} is {show(name)}; it must be the name of a"
+                " .safetensors file in the same folder: letters, digits, '.', '_' and '-'"
+            )
+    metadata = index.get("metadata")
+    return _Index(path, found, metadata.get("total_size") if type(metadata) is dict else None)
+
+
+def _check_present(folder: Path, fd: int, names: tuple[str, ...]) -> None:
+    missing = [name for name in names if not _exists(fd, name)]
+    if missing:
+        raise FileError(
+            f"{folder}: {len(missing)} of {len(names)} shards are missing: {_list(missing)};"
+            " download them again"
+        )
+
+
+def _tensors(folder: Path, files: tuple[_core.Safetensors, ...]) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        for name, dtype, shape, offset, n_bytes in file.tensors():
+            if name in tensors:
+                raise FormatError(
+                    f"{folder}: tensor {show(name)} is in two files,"
+                    f" {_base(tensors[name].file)} and {_base(file)}"
+                )
+            tensors[name] = Tensor(file, dtype, shape, offset, n_bytes)
+    return tensors
+
+
+def _check_map(index: _Index, tensors: Mapping[str, Tensor]) -> None:
+    for name, file in index.weight_map.items():
+        told = f"{index.path}: says that {file} has a tensor {show(name)}"
+        if name not in tensors:
+            raise FormatError(f"{told}, which no shard has")
+        if (found := _base(tensors[name].file)) != file:
+            raise FormatError(f"{told}, which is in {found}")
+
+
+def _check_total(index: _Index, tensors: Mapping[str, Tensor]) -> None:
+    """A wrong sum harms nobody: writers disagree on what it counts."""
+    n_bytes = sum(tensor.n_bytes for tensor in tensors.values())
+    if index.total_size is not None and index.total_size != n_bytes:
+        warnings.warn(
+            f"{index.path}: total_size is {show(index.total_size)}, but the tensors have"
+            f" {n_bytes} bytes",
+            stacklevel=5,
+        )
+
+
+# ---- links ----
+
+
+def _links(folder: Path, fd: int, names: tuple[str, ...]) -> dict[str, Path]:
+    """Where links lead. FileError for one that leaves the download which made the folder."""
+    links = {
+        name: Path(os.path.realpath(folder / name))
+        for name in names
+        if stat.S_ISLNK(os.lstat(name, dir_fd=fd).st_mode)
+    }
+    root = _download_root(Path(os.path.realpath(folder))) if links else None
+    for name, target in links.items():
+        if root is not None and not target.is_relative_to(root):
+            raise FileError(
+                f"{folder / name}: is a link out of its download, to {printable(str(target))};"
+                " download it again"
+            )
+    return links
+
+
+def _download_root(folder: Path) -> Path | None:
+    """What a download fills: models--owner--name of a hub cache, or a folder with its own notes."""
+    if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
+        return folder.parent.parent
+    return folder if (folder / ".cache" / "huggingface").is_dir() else None
+
+
+def _base(file: _core.Safetensors) -> str:
+    return os.path.basename(file.path)
+
+
+def _list(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(printable(name, 80) for name in names[:_SHOWN]) + more

@@ -1,0 +1,124 @@
+"""llamaprobe inspect: what a model or a safetensors file holds, without reading its data."""
+
+import argparse
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .cli_options import MODEL_HELP
+from .names import printable
+
+_HIDDEN = ("inv_freq", "raw", "notes", "path")  # of the config: long, or told elsewhere
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "inspect",
+        help="list tensors, config and parameter count",
+        description="Lists the tensors (name, dtype, shape, bytes), the config and the number of "
+        "parameters, without reading the data.",
+    )
+    parser.add_argument("model", metavar="MODEL", help=f"{MODEL_HELP}, or one .safetensors file")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument(
+        "--revision", default="main", metavar="REV", help="branch, tag or commit of a repo"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from .tensors import find_source
+
+    told = describe(find_source(args.model, args.revision))
+    if args.json:
+        import json
+
+        print(json.dumps(told, indent=1, allow_nan=False))
+    else:
+        _print(told)
+    return 0
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What there is to tell of a file or a folder, as plain data. Opens headers and the config, no
+    more."""
+    from . import _core
+    from .checkpoint import open_checkpoint
+
+    links: Mapping[str, Path] = {}
+    told_config: dict[str, Any] = {}
+    if path.is_file():
+        files = [_core.Safetensors(path)]
+    else:
+        checkpoint = open_checkpoint(path)
+        files, links, told_config = list(checkpoint.files), checkpoint.links, _config(path)
+    tensors: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "dtype": dtype,
+            "shape": list(shape),
+            "bytes": n_bytes,
+            "offset": offset,
+            "file": _name(file),
+        }
+        for file in files
+        for name, dtype, shape, offset, n_bytes in file.tensors()
+    ]
+    return {
+        "path": str(path),
+        "files": [_file(file, links) for file in files],
+        **told_config,
+        "parameters": sum(math.prod(tensor["shape"]) for tensor in tensors),
+        "tensors": tensors,
+    }
+
+
+def _name(file: Any) -> str:
+    return Path(file.path).name
+
+
+def _file(file: Any, links: Mapping[str, Path]) -> dict[str, Any]:
+    told = {"name": _name(file), "bytes": file.n_bytes, "metadata": file.metadata}
+    if _name(file) in links:
+        told["link_to"] = str(links[_name(file)])
+    return told
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The numbers of config.json, or why llamaprobe cannot run this model. A broken config is an
+    error."""
+    from dataclasses import asdict
+
+    from .config import read_config
+    from .errors import UnsupportedError
+
+    if not (folder / "config.json").exists():
+        return {"config": None, "cannot_run": "there is no config.json"}
+    try:
+        config = asdict(read_config(folder))
+    except UnsupportedError as error:
+        return {"config": None, "cannot_run": str(error)}
+    return {"config": {key: value for key, value in config.items() if key not in _HIDDEN}}
+
+
+def _print(told: dict[str, Any]) -> None:
+    print(printable(told["path"]))
+    for file in told["files"]:
+        link = f" -> {printable(file['link_to'])}" if "link_to" in file else ""
+        print(f"  {printable(file['name'])}  {file['bytes']:,} bytes{link}")
+        for key, value in file["metadata"].items():
+            print(f"    {printable(key, 60)}: {printable(value)}")
+    if told.get("config"):
+        print("config")
+        for key, value in told["config"].items():
+            print(f"  {key:<16} {printable(str(value))}")
+    elif "cannot_run" in told:
+        print(f"cannot be run: {printable(told['cannot_run'], 500)}")
+    width = min(80, max((len(printable(t["name"])) for t in told["tensors"]), default=0))
+    print(f"{len(told['tensors'])} tensors")
+    for tensor in told["tensors"]:
+        shape = str(tensor["shape"])
+        name = f"{printable(tensor['name']):<{width}}"
+        print(f"  {name}  {tensor['dtype']:<5} {shape:>18} {tensor['bytes']:>15,} bytes")
+    print(f"{told['parameters']:,} parameters")

@@ -1,0 +1,75 @@
+"""Options that several commands have, and how their text becomes values. Wrong text is wrong usage:
+exit 2."""
+
+import argparse
+import sys
+
+MODEL_HELP = 'a folder, a repo id such as meta-llama/Llama-3.2-1B-Instruct, or "demo"'
+_LARGE = 100_000_000  # bytes: what is told before it is written
+
+
+def add_file_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--format", choices=("csv", "txt", "npy"), default="csv", help="of the files (default csv)"
+    )
+    parser.add_argument(
+        "--digits",
+        type=digits,
+        metavar="N",
+        help='"shortest" (default: the shortest decimal that reads back to the same bits), '
+        "or 0 to 25 for %%.Ne",
+    )
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
+
+
+def add_source_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--revision", default="main", metavar="REV", help="branch, tag or commit of a repo"
+    )
+    parser.add_argument(
+        "--threads", type=count, metavar="N", help="default: the cores that this process may use"
+    )
+
+
+def digits(text: str) -> int | None:
+    if text == "shortest":
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > 2 or int(text) > 25:
+        raise argparse.ArgumentTypeError(f'{text!r} is neither "shortest" nor 0 to 25')
+    return int(text)
+
+
+def count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 6 or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 999999")
+    return int(text)
+
+
+def layers(text: str) -> list[int]:
+    """ "0,3,5-7" -> [0, 3, 5, 6, 7]."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not all(n.isascii() and n.isdigit() and len(n) <= 5 for n in (first, last or first)) or (
+            dash and not last
+        ):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list of layers such as 0,3,5-7")
+        numbers += range(int(first), int(last or first) + 1)
+    return numbers
+
+
+def names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def tell_size(n_bytes: int, n_files: int, exact: bool) -> None:
+    """On stderr, before a large write."""
+    from .atomic import show_bytes
+
+    if n_bytes >= _LARGE:
+        about = "" if exact else "about "
+        print(
+            f"llamaprobe: writing {about}{show_bytes(n_bytes)} in {n_files} files",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,187 @@
+"""llamaprobe run: a prompt through a model, its values into files, or a summary on the screen."""
+
+import argparse
+import re
+import sys
+from typing import TYPE_CHECKING
+
+from .cli_options import MODEL_HELP, add_file_options, add_source_options, layers, names, tell_size
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .model import Model
+    from .run import Run
+
+_MAX_LOGITS = 1 << 26  # numbers: beyond this a summary does without the next tokens
+_N_NEXT = 5
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "run",
+        help="run a prompt and write the values of every layer",
+        description="Runs a prompt. With --out the values become files, else a summary is shown.",
+    )
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="text")
+    parser.add_argument(
+        "--ids", metavar="FILE", help="token ids from a file (integers, or .npy) instead of text"
+    )
+    parser.add_argument(
+        "--chat", action="store_true", help="the prompt is a user's message: use the chat template"
+    )
+    parser.add_argument(
+        "--date", help="what the template takes for today: YYYY-MM-DD or today (default 2024-07-26)"
+    )
+    parser.add_argument("--out", metavar="DIR", help="where the files go")
+    parser.add_argument(
+        "--points",
+        type=names,
+        action="extend",
+        metavar="P,P",
+        help="values to keep (default x,x_norm)",
+    )
+    parser.add_argument("--layers", type=layers, metavar="0,3,5-7", help="default: all")
+    parser.add_argument(
+        "--no-masks", action="store_true", help="leave out attention_mask and position_ids"
+    )
+    parser.add_argument(
+        "--hash-weights", action="store_true", help="read the weights for their sha256"
+    )
+    parser.add_argument("--progress", action="store_true", help="show a bar on stderr")
+    add_file_options(parser)
+    add_source_options(parser)
+    parser.set_defaults(run=run, usage_error=parser.error)
+
+
+def run(args: argparse.Namespace) -> int:
+    if (args.prompt is None) == (args.ids is None):
+        args.usage_error("give a PROMPT, or --ids FILE")
+    if args.ids is not None and args.chat:
+        args.usage_error("--chat is for text")
+    from .model import load
+
+    if args.out is not None:
+        _check_out(args)
+    model = load(args.model, revision=args.revision, threads=args.threads)
+    if args.out is None:
+        return _summary(model, args)
+    result = _run(model, args, args.points or ["x", "x_norm"])
+    return _save(result, args)
+
+
+def _run(model: "Model", args: argparse.Namespace, points: list[str]) -> "Run":
+    prompt = read_ids(args.ids) if args.ids else args.prompt
+    if args.chat:
+        prompt = [{"role": "user", "content": prompt}]
+    return model.run(
+        prompt, points=points, layers=args.layers, progress=args.progress, date=args.date
+    )
+
+
+def _check_out(args: argparse.Namespace) -> None:
+    """A folder that holds a run already is told before minutes of work, not after."""
+    from pathlib import Path
+
+    from .files import MANIFEST, check_new
+
+    check_new(Path(args.out), [MANIFEST], args.force)
+
+
+def _save(result: "Run", args: argparse.Namespace) -> int:
+    from .files import run_tables, save_run
+
+    how = {"format": args.format, "digits": args.digits, "masks": not args.no_masks}
+    tables = run_tables(result, **how)
+    tell_size(sum(table.n_bytes() for table in tables.values()), len(tables), args.format == "npy")
+    for path in save_run(result, args.out, force=args.force, hash_weights=args.hash_weights, **how):
+        print(path)
+    return 0
+
+
+def read_ids(path: str) -> "np.ndarray":
+    """Token ids from .npy, or from text: integers with spaces, commas, brackets or lines between, #
+    comments."""
+    import numpy as np
+
+    from .array_file import read
+    from .atomic import file_error
+    from .errors import FormatError
+    from .names import printable
+
+    if path.endswith(".npy"):
+        return read(path).reshape(-1)
+    try:
+        with open(path, encoding="utf-8", errors="backslashreplace") as file:
+            lines = file.read().splitlines()
+    except OSError as error:
+        raise file_error(error, path) from error
+    ids = []
+    for number, line in enumerate(lines, start=1):
+        for word in re.split(r"[\s,\[\]]+", line.partition("#")[0].strip()):
+            if word and not re.fullmatch(r"[0-9]{1,10}", word):
+                raise FormatError(f"{path}: line {number}: {printable(word, 40)!r} is no token id")
+            ids += [int(word)] if word else []
+    return np.array(ids, np.int64)
+
+
+# ---- without --out ----
+
+
+def _summary(model: "Model", args: argparse.Namespace) -> int:
+    """Tokens, shapes, the size of each value in each layer, and the likeliest next tokens."""
+    points = args.points or ["x", "x_norm", "logits"]
+    result = _run(model, args, points)
+    shown = [point for point in result.points if args.points or point != "logits"]
+    print(f"{len(result)} tokens: {_tokens(result)}")
+    for point in shown:
+        print(f"{point:<12}float32 {list(result[point].shape)}")
+    _print_sizes(result, [point for point in shown if result.layers_of(point)])
+    if "logits" in result.points:
+        _print_next(model, result)
+    print("nothing was written; --out DIR writes these values as files", file=sys.stderr)
+    return 0
+
+
+def _tokens(result: "Run") -> str:
+    from .names import printable
+
+    pieces = result.tokens or [str(i) for i in result.token_ids.tolist()]
+    return printable(" | ".join(pieces), 2000)
+
+
+def _print_sizes(result: "Run", points: list[str]) -> None:
+    """A table of layers and points: the root of the mean square, over the finite values."""
+    import numpy as np
+
+    if not points:
+        return
+    print("root mean square\n" + "layer".rjust(5) + "".join(point.rjust(14) for point in points))
+    for layer in result.layers:
+        cells = []
+        for point in points:
+            value = (
+                result[point, layer]
+                if layer in result.layers_of(point)
+                else np.zeros(0, np.float32)
+            )
+            finite = value[np.isfinite(value)].astype(np.float64)
+            cells.append(f"{np.sqrt(np.mean(finite**2)):.6g}" if finite.size else "")
+        print(str(layer).rjust(5) + "".join(cell.rjust(14) for cell in cells))
+
+
+def _print_next(model: "Model", result: "Run") -> None:
+    import numpy as np
+
+    from .names import printable
+    from .prompt import TokenizerSource
+
+    logits = result["logits"][-1].astype(np.float64)
+    likely = np.argsort(-logits, kind="stable")[:_N_NEXT]
+    share = np.exp(logits - logits.max())
+    share /= share.sum()
+    pieces = TokenizerSource(model.path).pieces(likely) or [""] * len(likely)
+    print("likeliest next tokens")
+    for token_id, piece in zip(likely.tolist(), pieces, strict=True):
+        print(f"{share[token_id]:7.3f}  {token_id:>6}  {printable(repr(piece), 80)}")

@@ -1,0 +1,80 @@
+"""llamaprobe weights: one file per tensor."""
+
+import argparse
+
+from .cli_options import MODEL_HELP, add_file_options, add_source_options, tell_size
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "weights",
+        help="write the weights as text or npy, one file per tensor",
+        description="Writes one file per tensor and a manifest.json. "
+        "Goes on where an earlier call was stopped.",
+    )
+    parser.add_argument("model", metavar="MODEL", help=f"{MODEL_HELP}, or one .safetensors file")
+    parser.add_argument("--out", metavar="DIR", help="where the files go")
+    parser.add_argument(
+        "--filter",
+        action="append",
+        metavar="F",
+        help='names to write: a glob, or "re:" and a regular expression',
+    )
+    parser.add_argument(
+        "--exclude", action="append", metavar="F", help="names to leave out, in the same forms"
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="show what would be written, and write nothing"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "raw"),
+        default="float32",
+        help="raw: npy of the 16-bit words as uint16",
+    )
+    add_file_options(parser)
+    add_source_options(parser)
+    parser.set_defaults(run=run, usage_error=parser.error)
+
+
+def run(args: argparse.Namespace) -> int:
+    from .export import export_weights, plan_weights
+    from .tensors import find_source
+
+    if not args.list and not args.out:
+        args.usage_error("give --out DIR, or --list")
+    source = find_source(args.model, revision=args.revision)
+    choice = {
+        name: getattr(args, name)
+        for name in ("filter", "exclude", "format", "digits", "dtype", "threads")
+    }
+    if args.list:
+        return _list(plan_weights(source, **choice))
+    paths = export_weights(source, args.out, force=args.force, on_start=_tell, **choice)
+    for path in paths:
+        print(path)
+    return 0
+
+
+def _tell(todo: list) -> None:
+    tell_size(sum(p.n_bytes for p in todo), len(todo), all(p.exact for p in todo))
+
+
+def _list(plan: list) -> int:
+    from .names import printable
+
+    width = max(len(p.tensor.file) for p in plan)
+    for p in plan:
+        size = f"{p.n_bytes:,}" if p.exact else f"~{p.n_bytes:,}"
+        shape = "x".join(map(str, p.tensor.shape)) or "scalar"
+        renamed = (
+            f"  {printable(p.tensor.name)}"
+            if not p.tensor.file.startswith(p.tensor.name + ".")
+            else ""
+        )
+        print(
+            f"{p.tensor.file:<{width}}  {p.tensor.dtype:<5} {shape:>16} {size:>18} bytes{renamed}"
+        )
+    total = sum(p.n_bytes for p in plan)
+    print(f"{len(plan)} files, {'' if all(p.exact for p in plan) else 'estimated '}{total:,} bytes")
+    return 0

@@ -1,0 +1,212 @@
+"""Weights as files: one per tensor, named after it, and a manifest.json that maps every file back.
+
+Any safetensors file or sharded folder will do, not only Llamas. What cannot be written exactly is
+refused by name before the first file is made. An export that was killed goes on where it stopped
+(ledger.py).
+"""
+
+import contextlib
+import fnmatch
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import _core
+from .atomic import check_space, hold_folder, sync_folder
+from .errors import ArgumentError, UnsupportedError
+from .files import MANIFEST, check_new
+from .ledger import Ledger
+from .names import printable
+from .tables import Table, check_digits, check_format
+from .tensors import TableMaker, Tensor, model_tensors
+from .writer import Writer
+
+if TYPE_CHECKING:
+    from .model import Model
+
+OneFilter = str | Callable[[str], bool]
+Filter = OneFilter | Iterable[OneFilter]
+
+DTYPES = ("float32", "raw")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A file that an export would write: its size is exact for npy and an estimate for text."""
+
+    tensor: Tensor
+    table: Table
+    n_bytes: int
+    exact: bool
+
+
+def export_weights(
+    model_or_path: "Model | str | os.PathLike[str]",
+    out: str | os.PathLike[str],
+    *,
+    filter: Filter | None = None,
+    exclude: Filter | None = None,
+    format: str = "csv",
+    digits: int | str | None = None,
+    dtype: str = "float32",
+    force: bool = False,
+    progress: bool = True,
+    threads: int | None = None,
+    on_start: Callable[[list[Planned]], object] | None = None,
+) -> list[Path]:
+    """Write one file per tensor into the folder `out` and return the paths, the manifest last.
+
+    `model_or_path` is a Model, "demo", a repo id, a folder or one .safetensors file. `filter` and
+    `exclude` are a glob, a regular expression ("re:...", found anywhere in the name), a predicate
+    on the name, or several of these. `format` is "csv", "txt" or "npy", `digits` None (the shortest
+    decimal that reads back to the same bits) or N for `%.Ne`. `dtype` "raw" (npy only) keeps 16-bit
+    floats as their words (uint16) and 8-bit floats as bytes (uint8). Files that an earlier call has
+    made whole are kept; others of these names are replaced only with `force`. `progress` shows a
+    bar on stderr when that is a terminal; `on_start` is called with what is to be written.
+
+    Raises ArgumentError (a filter that matches no tensor), UnsupportedError (a tensor that this
+    format cannot hold exactly), FormatError, FileError (which names the file).
+    """
+    plan = plan_weights(
+        model_or_path,
+        filter=filter,
+        exclude=exclude,
+        format=format,
+        digits=digits,
+        dtype=dtype,
+        threads=threads,
+    )
+    entries = {p.tensor.file: _entry(p, format, digits) for p in plan}
+    with hold_folder(out) as folder:
+        ledger = Ledger(folder, {p.tensor.weight_file for p in plan}, force)
+        whole = ledger.whole_files(entries)
+        todo = [p for p in plan if p.tensor.file not in whole]
+        check_new(folder, [p.tensor.file for p in todo], force)
+        check_space(folder, sum(p.n_bytes for p in todo))
+        if on_start is not None:
+            on_start(todo)
+        with (
+            ledger.writing(),
+            _bar(plan, todo, progress) as on_bytes,
+            Writer(
+                folder, on_whole=lambda f: ledger.add(f, entries[f.path.name]), on_bytes=on_bytes
+            ) as writer,
+        ):
+            for planned in todo:
+                writer.add(planned.tensor.file, planned.table)
+        sync_folder(folder)
+        ledger.close()
+    return [folder / p.tensor.file for p in plan] + [folder / MANIFEST]
+
+
+def plan_weights(
+    model_or_path: "Model | str | os.PathLike[str]",
+    *,
+    filter: Filter | None = None,
+    exclude: Filter | None = None,
+    format: str = "csv",
+    digits: int | str | None = None,
+    dtype: str = "float32",
+    threads: int | None = None,
+) -> list[Planned]:
+    """What `export_weights` would write, in the order of the data. The same arguments and
+    errors."""
+    style, n_digits = check_format(format), check_digits(digits)
+    if dtype not in DTYPES:
+        raise ArgumentError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    if dtype == "raw" and style != "npy":
+        raise ArgumentError(f"dtype 'raw' is for format 'npy'; {style} holds decimal numbers")
+    chosen = choose(list(model_tensors(model_or_path, style)), filter, exclude)
+    make = TableMaker(style, n_digits, dtype, threads or _core.cores())
+    refused = [f"{printable(t.name)} ({t.dtype})" for t in chosen if not make.can(t)]
+    if refused:
+        more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
+        raise UnsupportedError(
+            f"{', '.join(refused[:3])}{more}: cannot be written exactly as {style}; "
+            "leave out with --exclude, or take --format npy --dtype raw for 8-bit floats"
+        )
+    tables = [(tensor, make(tensor)) for tensor in chosen]
+    return [Planned(tensor, table, table.n_bytes(), style == "npy") for tensor, table in tables]
+
+
+def choose(tensors: list[Tensor], filter: Filter | None, exclude: Filter | None) -> list[Tensor]:
+    """The tensors that some filter keeps and no exclude drops. ArgumentError when a filter keeps
+    none, or all go."""
+    keep, drop = _predicates(filter), _predicates(exclude)
+    for told, test in keep:
+        if not any(test(tensor.name) for tensor in tensors):
+            example = printable(tensors[0].name) if tensors else "no tensor at all"
+            raise ArgumentError(
+                f"filter {told} matches none of {len(tensors)} tensors; the first is {example}"
+            )
+    chosen = [
+        tensor
+        for tensor in tensors
+        if (not keep or any(test(tensor.name) for _, test in keep))
+        and not any(test(tensor.name) for _, test in drop)
+    ]
+    if not chosen:
+        raise ArgumentError(f"no tensor of {len(tensors)} is left by --filter and --exclude")
+    return chosen
+
+
+def _predicates(filters: Filter | None) -> list[tuple[str, Callable[[str], bool]]]:
+    """Each filter as (what it is in a message, test)."""
+    if filters is None:
+        return []
+    if isinstance(filters, str) or callable(filters):
+        filters = [filters]
+    return [(_told(each), _predicate(each)) for each in filters]
+
+
+def _told(filter: OneFilter) -> str:
+    return repr(filter) if isinstance(filter, str) else getattr(filter, "__name__", "predicate")
+
+
+def _predicate(filter: OneFilter) -> Callable[[str], bool]:
+    if callable(filter):
+        return filter
+    if not isinstance(filter, str):
+        raise ArgumentError(f"filter {filter!r} is neither a string nor a predicate")
+    if not filter.startswith("re:"):
+        return lambda name: fnmatch.fnmatchcase(name, filter)
+    try:
+        pattern = re.compile(filter[3:])
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ArgumentError(f"filter {filter!r} is not a regular expression: {error}") from error
+    return lambda name: pattern.search(name) is not None
+
+
+@contextlib.contextmanager
+def _bar(
+    plan: list[Planned], todo: list[Planned], wanted: bool
+) -> Iterator[Callable[[int], object] | None]:
+    """What is called with every number of bytes written. The total of text is an estimate."""
+    if not wanted:
+        yield None
+        return
+    from tqdm import tqdm
+
+    total, left = sum(p.n_bytes for p in plan), sum(p.n_bytes for p in todo)
+    with tqdm(
+        total=total, initial=total - left, unit="B", unit_scale=True, disable=None, leave=False
+    ) as bar:
+        yield bar.update
+
+
+def _entry(planned: Planned, format: str, digits: int | str | None) -> dict[str, Any]:
+    """What decides the bytes of a file, beside the weights: part of its line in the journal and the
+    manifest."""
+    tensor, table = planned.tensor, planned.table
+    n_digits = check_digits(digits)
+    return {
+        "tensor": tensor.name,
+        "shape": list(table.shape),
+        "dtype": table.dtype,
+        "source_dtype": tensor.dtype,
+        "weight_file": Path(tensor.weight_file).name,
+        "digits": n_digits if format != "npy" and n_digits >= 0 else None,
+    }

@@ -1,0 +1,170 @@
+"""The hub's cache, in the layout that huggingface_hub reads and writes.
+
+    CACHE/models--org--name/blobs/<etag>                          the bytes, once per content
+    CACHE/models--org--name/snapshots/<commit>/config.json        -> ../../blobs/<etag>
+    CACHE/models--org--name/refs/main                             the commit
+    CACHE/models--org--name/.llamaprobe/<commit>.json             the listing; theirs is trees/<commit>.json
+    CACHE/.locks/models--org--name/<etag>.lock
+
+So each finds what the other one fetched. The ref is written last: until everything of a new commit is there, the
+revision is what it was. The listing has a place of our own: in theirs it would make their client refuse, offline, a
+snapshot that lacks files which llamaprobe does not need.
+"""
+
+import contextlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import FileError, HubError
+from .folder import Folder
+from .listing import MAX_LISTING, Listing, RepoFile, parse, serialize
+from .names import is_commit
+from .store import INCOMPLETE, TAG, Check, Note, Pause, hold, looking
+
+_OURS = ".llamaprobe"
+# The hub's client keeps one copy for all repositories beside them, under a name of its own making.
+_SHARED_BLOB = re.compile(r"\.\./\.\./blobs/[0-9a-f]{2}/[0-9a-f]{64}")
+
+
+class CacheStore:
+    """One snapshot in the hub's cache."""
+
+    def __init__(self, cache_dir: Path, repo_id: str, commit: str) -> None:
+        self._cache_dir = cache_dir
+        self._name = repo_folder(repo_id)
+        self._commit = commit
+        self.root = cache_dir / self._name
+        self.path = self.root / "snapshots" / commit
+
+    def has(self, file: RepoFile) -> bool:
+        *folders, name = file.path.split("/")
+        with looking(), self._open() as root:
+            with root.inside("snapshots", self._commit, *folders) as folder:
+                found = folder.stat(name)
+                if found is None:
+                    return False
+                if stat.S_ISREG(found.st_mode):  # a file system without links
+                    return found.st_size == file.size
+                if folder.readlink(name) != _pointer(file):
+                    return False
+            return self._has_blob(root, file)
+        return False
+
+    def adopt(self, file: RepoFile, check: Check) -> bool:
+        with self._open(create=True) as root:
+            if not self._has_blob(root, file):
+                return False
+            self._point(root, file)
+        return True
+
+    @contextlib.contextmanager
+    def hold(self, file: RepoFile, pause: Pause, note: Note) -> Iterator[None]:
+        with (
+            Folder.open(self._cache_dir, create=True) as cache,
+            cache.inside(".locks", self._name, create=True) as locks,
+            hold(locks, f"{file.etag}.lock", file, pause, note),
+        ):
+            yield
+
+    @contextlib.contextmanager
+    def incomplete(self, file: RepoFile) -> Iterator[tuple[Folder, str]]:
+        with self._open(create=True) as root, root.inside("blobs", create=True) as blobs:
+            yield blobs, file.etag + INCOMPLETE
+
+    def publish(self, file: RepoFile) -> None:
+        with self._open(create=True) as root:
+            with root.inside("blobs", create=True) as blobs:
+                blobs.replace(file.etag + INCOMPLETE, blobs, file.etag)
+                blobs.sync()
+            self._point(root, file)
+
+    def read(self, file: RepoFile, limit: int) -> bytes | None:
+        *folders, name = file.path.split("/")
+        fd = self.open_blob(file)
+        if fd is not None:
+            with open(fd, "rb") as stream:
+                data = stream.read(limit + 1)
+            return data if len(data) <= limit else None
+        with looking(), self._open() as root, root.inside("snapshots", self._commit, *folders) as folder:
+            return folder.read(name, limit)
+        return None
+
+    def open_blob(self, file: RepoFile) -> int | None:
+        """A descriptor of the bytes, None if they are not here."""
+        with looking(), self._open() as root:
+            if self._has_blob(root, file):
+                with root.inside("blobs") as blobs:
+                    return os.open(file.etag, os.O_RDONLY | os.O_CLOEXEC, dir_fd=blobs.fd)
+        return None
+
+    def listing(self) -> Listing | None:
+        for place in (_OURS, "trees"):
+            with looking(), self._open() as root, root.inside(place) as folder:
+                found = parse(folder.read(f"{self._commit}.json", MAX_LISTING) or b"")
+                if found is not None:
+                    return found
+        return None
+
+    def save_listing(self, listing: Listing) -> None:
+        with self._open(create=True) as root, root.inside(_OURS, create=True) as folder:
+            folder.write(f"{self._commit}.json", serialize(listing))
+
+    def finish(self, revision: str) -> None:
+        if revision == self._commit or read_ref(self.root, revision) == self._commit:
+            return
+        *folders, name = revision.split("/")
+        with self._open(create=True) as root, root.inside("refs", *folders, create=True) as refs:
+            refs.write(name, self._commit.encode())
+        with Folder.open(self._cache_dir) as cache:
+            if cache.stat("CACHEDIR.TAG") is None:
+                cache.write("CACHEDIR.TAG", TAG)
+
+    def _open(self, create: bool = False) -> Folder:
+        return Folder.open(self.root, create=create)
+
+    def _has_blob(self, root: Folder, file: RepoFile) -> bool:
+        with looking(), root.inside("blobs") as blobs:
+            found = blobs.stat(file.etag)
+            if found is not None and stat.S_ISLNK(found.st_mode):
+                if not _SHARED_BLOB.fullmatch(blobs.readlink(file.etag) or ""):
+                    return False
+                found = os.stat(file.etag, dir_fd=blobs.fd)
+            return found is not None and stat.S_ISREG(found.st_mode) and found.st_size == file.size
+        return False
+
+    def _point(self, root: Folder, file: RepoFile) -> None:
+        *folders, name = file.path.split("/")
+        with root.inside("snapshots", self._commit, *folders, create=True) as folder:
+            if folder.readlink(name) == _pointer(file):
+                return
+            try:
+                folder.link(name, _pointer(file))
+            except OSError as error:
+                if isinstance(error, FileError | HubError):
+                    raise
+                with root.inside("blobs") as blobs:  # no links here: the bytes move to where they are looked for
+                    blobs.replace(file.etag, folder, name)
+            folder.sync()
+
+
+def repo_folder(repo_id: str) -> str:
+    """The name of a repository's folder in the cache."""
+    return "--".join(["models", *repo_id.split("/")])
+
+
+def read_ref(root: Path, revision: str) -> str | None:
+    """The commit that a revision was when it was last looked up; a commit is itself."""
+    if is_commit(revision):
+        return revision
+    *folders, name = revision.split("/")
+    with looking(), Folder.open(root) as folder, folder.inside("refs", *folders) as refs:
+        commit = (refs.read(name, 100) or b"").decode("ascii", "replace").strip()
+        return commit if is_commit(commit) else None
+    return None
+
+
+def _pointer(file: RepoFile) -> str:
+    return "../" * (2 + file.path.count("/")) + f"blobs/{file.etag}"

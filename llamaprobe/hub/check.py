@@ -1,0 +1,127 @@
+"""Verifies what is on disk against what the hub promised when it was fetched. Asks nobody, changes nothing.
+
+Every file is read and hashed. In the cache the promise is the name of the blob, in a plain folder it is the metadata,
+and a listing, where there is one, tells what is missing.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import ArgumentError, Error
+from .cache_store import read_ref, repo_folder
+from .errors import OfflineError
+from .fetch import Choice
+from .listing import MAX_LISTING, Listing, RepoFile, parse
+from .local_store import parse_metadata, read_marker
+from .names import check_repo_id, check_revision, is_commit, is_etag
+from .partial import hash_matches
+from .selection import INDEX, MAX_INDEX, needs_index
+from .settings import read_settings
+
+
+class Finding(NamedTuple):
+    """One file of a check."""
+
+    path: str
+    state: str
+    """"ok", "damaged", "missing" or "unknown": nobody promised anything about it."""
+
+
+def check(
+    source: str | os.PathLike[str],
+    *,
+    revision: str = "main",
+    cache_dir: str | os.PathLike[str] | None = None,
+    choice: Choice = Choice(),
+) -> list[Finding]:
+    """Hash every file of a folder that a download made, or of a repository in the cache.
+
+    An existing folder wins over a repository id. "missing" are those of `choice` that the listing has and the disk
+    has not. ArgumentError; OfflineError if it is not on this disk.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        folder = folder.resolve()
+        if (folder / ".cache" / "huggingface").is_dir():
+            return _check_local(folder, choice)
+        if folder.parent.name == "snapshots":
+            return _check_snapshot(folder, choice)
+        raise ArgumentError(f"{folder}: no download made this folder, so there is nothing to check it against")
+    root = read_settings(cache_dir).cache_dir / repo_folder(check_repo_id(os.fspath(source)))
+    commit = read_ref(root, check_revision(revision))
+    snapshot = root / "snapshots" / commit if commit else None
+    if snapshot is None or not snapshot.is_dir():
+        raise OfflineError(f"{source} at {revision}: not in the cache at {root.parent}")
+    return _check_snapshot(snapshot, choice)
+
+
+def _check_snapshot(folder: Path, choice: Choice) -> list[Finding]:
+    root = folder.parent.parent
+    listing = _read_listing(root / ".llamaprobe", root / "trees", folder.name)
+    findings = []
+    for path in _walk(folder):
+        where = folder / path
+        etag = os.path.basename(os.readlink(where)) if where.is_symlink() else listing[path].etag if path in listing else ""
+        findings.append(Finding(path, _state(where, path, etag, listing)))
+    return findings + _missing(folder, listing, choice)
+
+
+def _check_local(folder: Path, choice: Choice) -> list[Finding]:
+    books = folder / ".cache" / "huggingface"
+    commit = read_marker(folder).get("commit", "")
+    listing = _read_listing(books / "llamaprobe", books / "trees", commit) if is_commit(commit) else {}
+    findings = []
+    for path in _walk(folder):
+        told = parse_metadata(_read(books / "download" / f"{path}.metadata", 1000))
+        etag = listing[path].etag if path in listing else told[1] if told else ""
+        findings.append(Finding(path, _state(folder / path, path, etag, listing)))
+    return findings + _missing(folder, listing, choice)
+
+
+def _state(where: Path, path: str, etag: str, listing: Listing) -> str:
+    """Of one file that should have this etag."""
+    if not is_etag(etag) or (path in listing and listing[path].etag != etag):
+        return "damaged" if path in listing else "unknown"
+    try:
+        fd = os.open(where, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return "missing"
+    try:
+        size = os.fstat(fd).st_size
+        file = RepoFile(path, size, etag[:40], etag if len(etag) == 64 else None)
+        return "ok" if hash_matches(fd, file) else "damaged"
+    except Error:
+        return "damaged"
+    finally:
+        os.close(fd)
+
+
+def _missing(folder: Path, listing: Listing, choice: Choice) -> list[Finding]:
+    index = _read(folder / INDEX, MAX_INDEX) if needs_index(listing, choice.include) else None
+    wanted = [file.path for file in choice.of(listing, index)] if listing else []
+    return [Finding(path, "missing") for path in wanted if not os.path.lexists(folder / path)]
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """The files below a folder, without the bookkeeping; links to folders are not entered."""
+    for root, folders, names in os.walk(folder):
+        if Path(root) == folder and ".cache" in folders:
+            folders.remove(".cache")
+        folders.sort()
+        for name in sorted(names):
+            yield os.path.relpath(os.path.join(root, name), folder)
+
+
+def _read_listing(ours: Path, theirs: Path, commit: str) -> Listing:
+    found = [parse(_read(place / f"{commit}.json", MAX_LISTING) or b"") for place in (ours, theirs)]
+    return found[0] or found[1] or {}
+
+
+def _read(path: Path, limit: int) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read(limit)
+    except OSError:
+        return None

@@ -1,0 +1,371 @@
+"""Requests to the hub and to where it sends us: who gets the token, which redirects are followed, when to try again.
+
+Two sessions. The hub's adds the token, and only to addresses of the hub's own origin; the other one, for CDNs, has
+none. Both pass an auth object with every request, which keeps requests from taking a password out of a netrc file or
+an address. Redirects are never followed by requests but here, hop by hop: once off the hub, the token does not come
+back; https does not become http; nothing but http and https is spoken.
+
+Every wait is bounded: connecting, each silence while reading, the server's own wishes, the number of tries. `abort`
+ends them all. What requests raises is turned into our own errors outside of its `except`, so that no exception chain
+holds a request and its headers.
+"""
+
+import contextlib
+import json
+import platform
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.cookiejar import DefaultCookiePolicy
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from urllib.parse import quote, urljoin, urlsplit
+
+from .. import __version__
+from ..errors import HubError
+from .errors import CaptivePortalError, MetadataError, NetworkError, RedirectError, ServerError, explain, shown_url
+from .origin import Origin, check_redirect, origin
+from .settings import Settings, Token
+
+if TYPE_CHECKING:
+    from requests import PreparedRequest, Response, Session
+
+MAX_TRIES = 5
+FIRST_WAIT = 1.0  # seconds; doubles with every try
+MAX_WAIT = 8.0
+MAX_TOLD_WAIT = 300.0  # of a wait that the server asks for
+MAX_JSON = 32 << 20
+MAX_ERROR_BODY = 64 << 10
+MAX_HOPS = 5
+MAX_BODY_SECONDS = 120.0  # for a whole JSON answer, however slowly it drips
+PIECE = 512 << 10  # bytes asked of a socket at once
+
+_RETRY = {408, 429, 500, 502, 503, 504}
+_REDIRECT = {301, 302, 303, 307, 308}
+_T = TypeVar("_T")
+
+
+class Stopped(Exception):
+    """Another part of the download has failed, or Ctrl-C came: end quietly."""
+
+
+class Asked(NamedTuple):
+    """What a request is about, for messages."""
+
+    what: str
+    """Such as "meta-llama/X at main"."""
+    page: str
+    """The repository's web page."""
+
+
+class Broken(Exception):
+    """A try that failed in a way that another try may cure; `error` is what to raise when none does."""
+
+    def __init__(self, error: HubError, wait: float | None = None, *, restart: bool = False) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.wait = wait
+        """Seconds that the server asked us to wait."""
+        self.restart = restart
+        """What came so far of this file is not to be trusted."""
+
+
+class Client:
+    """All that a download asks of the network. Its methods may be called from several threads."""
+
+    def __init__(self, settings: Settings, token: Token | None) -> None:
+        self.endpoint = settings.endpoint
+        self.has_token = token is not None
+        self._origin = origin(settings.endpoint)
+        self._timeout = (settings.connect_timeout, settings.read_timeout)
+        self._hub = _session(_HubAuth(token, self._origin))
+        self._cdn = _session(_NoAuth())
+        self._stop = threading.Event()
+        self._live: set[Response] = set()
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Drops the connections."""
+        self._hub.close()
+        self._cdn.close()
+
+    def abort(self) -> None:
+        """Makes every thread that reads or waits end soon, with Stopped."""
+        self._stop.set()
+        with self._lock:
+            live = list(self._live)
+        for response in live:
+            with contextlib.suppress(Exception):  # one that has just ended has no socket any more
+                response.raw.shutdown()
+
+    def check(self) -> None:
+        """Raises Stopped once `abort` was called."""
+        if self._stop.is_set():
+            raise Stopped
+
+    def pause(self, seconds: float) -> None:
+        """Sleeps, unless `abort` is called: then Stopped."""
+        if self._stop.wait(seconds):
+            raise Stopped
+
+    def url(self, *segments: str) -> str:
+        """An address of the hub. Each segment is quoted, slashes in it too."""
+        return "/".join([self.endpoint, *(quote(segment, safe="") for segment in segments)])
+
+    # ---- one question, asked as often as is sensible ----
+
+    def patiently(self, attempt: Callable[[], _T]) -> _T:
+        """What `attempt` returns, at the latest with the last of MAX_TRIES tries; else the error of its Broken."""
+        for n in range(MAX_TRIES):
+            self.check()
+            try:
+                return attempt()
+            except Broken as broken:
+                failed = broken
+            if n + 1 < MAX_TRIES:
+                self.pause(next_wait(n, failed.wait))
+        raise failed.error
+
+    def get_json(self, url: str, asked: Asked) -> tuple[Any, str | None]:
+        """The JSON at an address of the hub, and the Link header that comes with it."""
+        return self.patiently(lambda: self._get_json(url, asked))
+
+    def head(self, url: str, asked: Asked) -> "Response":
+        """The headers at an address of the hub, or of the first answer that leads off the hub."""
+
+        def attempt() -> "Response":
+            with self.request("HEAD", url, asked, off_hub=False) as response:
+                return response
+
+        return self.patiently(attempt)
+
+    # ---- one try ----
+
+    @contextlib.contextmanager
+    def request(
+        self, method: str, url: str, asked: Asked, *, headers: dict[str, str] | None = None, off_hub: bool = True
+    ) -> Iterator["Response"]:
+        """An answer whose status is 2xx or 416, its body not read yet.
+
+        Redirects are followed; with `off_hub=False` one that leaves the hub is the answer, not followed.
+        Raises Broken, Stopped or a HubError.
+        """
+        response = self._follow(method, url, asked, headers or {}, off_hub)
+        with self._lock:
+            self._live.add(response)
+        try:
+            if response.status_code >= 400 and response.status_code != 416:
+                self._refuse(response, asked)
+            yield response
+        finally:
+            with self._lock:
+                self._live.discard(response)
+            response.close()
+
+    def pieces(self, response: "Response") -> Iterator[bytes]:
+        """The body as it comes off the wire, never decoded. Raises Broken, Stopped."""
+        read = getattr(response.raw, "read1", None) or response.raw.read
+        while True:
+            piece, failure = b"", None
+            try:
+                piece = read(PIECE, decode_content=False)
+            except Exception as error:  # noqa: BLE001  urllib3's, http.client's, ssl's or the system's
+                failure = _failure(error, response.url)
+            self.check()
+            if failure is not None:
+                raise failure
+            if not piece:
+                return
+            yield piece
+
+    def _follow(self, method: str, url: str, asked: Asked, headers: dict[str, str], off_hub: bool) -> "Response":
+        trusted = True
+        for _ in range(MAX_HOPS + 1):
+            trusted = trusted and origin(url) == self._origin
+            response = self._once(method, url, headers, trusted)
+            location = response.headers.get("Location")
+            if response.status_code not in _REDIRECT or location is None:
+                break
+            target = urljoin(url, location)
+            fault = check_redirect(url, target)
+            leaves = not fault and origin(target) != self._origin
+            if leaves and trusted and not off_hub:
+                return response
+            response.close()
+            if fault:
+                raise RedirectError(f"{asked.what}: {shown_url(url)} sends us to {shown_url(target)}: {fault}; refused")
+            url = target
+        else:
+            raise RedirectError(f"{asked.what}: more than {MAX_HOPS} redirects, the last to {shown_url(url)}")
+        if 300 <= response.status_code < 400:
+            response.close()
+            raise ServerError(f"{asked.what}: {shown_url(url)} answers {response.status_code} and leads nowhere")
+        return response
+
+    def _once(self, method: str, url: str, headers: dict[str, str], trusted: bool) -> "Response":
+        self.check()
+        session, failure = self._hub if trusted else self._cdn, None
+        try:
+            return session.request(
+                method, url, headers=headers, timeout=self._timeout, stream=True, allow_redirects=False
+            )
+        except Exception as error:  # noqa: BLE001  what it is decides whether to try again
+            failure = _failure(error, url)
+        raise failure
+
+    def _refuse(self, response: "Response", asked: Asked) -> None:
+        """Raises what an answer of 4xx or 5xx means."""
+        status, headers = response.status_code, response.headers
+        body = self._bounded(response, MAX_ERROR_BODY) or b""
+        on_hub = origin(response.url) == self._origin
+        if not on_hub and status not in _RETRY:
+            # A signed address has a short life: the hub gives out another one.
+            raise Broken(ServerError(f"{asked.what}: {shown_url(response.url)} answers {status}; try again later"))
+        error = explain(status, headers, _error_text(body), asked.what, asked.page, self.has_token)
+        if status in _RETRY:
+            raise Broken(error, _told_wait(headers))
+        raise error
+
+    def _get_json(self, url: str, asked: Asked) -> tuple[Any, str | None]:
+        with self.request("GET", url, asked, off_hub=False) as response:
+            if response.status_code in _REDIRECT:
+                where = shown_url(urljoin(url, response.headers["Location"]))
+                raise RedirectError(f"{asked.what}: the hub sends us away, to {where}; is that a login page of your network?")
+            if "text/html" in response.headers.get("Content-Type", "").lower():
+                raise CaptivePortalError(web_page_instead(asked.what, url))
+            check_identity(response, asked)
+            body = self._bounded(response, MAX_JSON)
+            link = response.headers.get("Link")
+        if body is None:
+            raise MetadataError(f"{asked.what}: {shown_url(url)} sends over {MAX_JSON} bytes of JSON or takes too long")
+        try:
+            return json.loads(body.decode("utf-8")), link
+        except (ValueError, RecursionError):
+            pass
+        raise Broken(MetadataError(f"{asked.what}: {shown_url(url)} answers with something that is not JSON"))
+
+    def _bounded(self, response: "Response", limit: int) -> bytes | None:
+        """The body, None if it is over `limit` bytes or takes longer than MAX_BODY_SECONDS."""
+        body, deadline = bytearray(), time.monotonic() + MAX_BODY_SECONDS
+        for piece in self.pieces(response):
+            body += piece
+            if len(body) > limit or time.monotonic() > deadline:
+                return None
+        return bytes(body)
+
+
+class _NoAuth:
+    """No token; the presence of an auth object keeps a netrc file out of it."""
+
+    def __call__(self, request: "PreparedRequest") -> "PreparedRequest":
+        return request
+
+
+class _HubAuth:
+    """The token, for the hub's own origin."""
+
+    def __init__(self, token: Token | None, home: Origin) -> None:
+        self._token = token
+        self._home = home
+
+    def __call__(self, request: "PreparedRequest") -> "PreparedRequest":
+        if self._token is not None and origin(request.url or "") == self._home:
+            request.headers["Authorization"] = self._token.header()
+        return request
+
+
+def _session(auth: _NoAuth | _HubAuth) -> "Session":
+    import requests
+    from requests.adapters import HTTPAdapter
+
+    session = requests.Session()
+    session.auth = auth
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    session.headers["User-Agent"] = f"llamaprobe/{__version__} python/{platform.python_version()}"
+    session.headers["Accept-Encoding"] = "identity"
+    session.headers["Accept"] = "*/*"
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HTTPAdapter(pool_connections=8, pool_maxsize=32, max_retries=0))
+    return session
+
+
+def web_page_instead(what: str, url: str) -> str:
+    """The message of a CaptivePortalError."""
+    return (
+        f"{what}: {shown_url(url)} answers with a web page instead of data; log in to your network in a browser, "
+        "or set HTTPS_PROXY"
+    )
+
+
+def check_identity(response: "Response", asked: Asked) -> None:
+    """MetadataError for a compressed body: we asked for none, and sizes and ranges would not be the file's."""
+    encoding = response.headers.get("Content-Encoding", "identity").lower()
+    if encoding not in ("identity", ""):
+        raise MetadataError(f"{asked.what}: {shown_url(response.url)} sends a compressed body that nobody asked for")
+
+
+def next_wait(n: int, told: float | None) -> float:
+    """Seconds before try n + 2: what the server asked for, or 1, 2, 4, 8; up to a quarter more, so that a crowd
+    of clients does not come back at the same moment."""
+    seconds = min(FIRST_WAIT * 2**n, MAX_WAIT) if told is None else min(told, MAX_TOLD_WAIT)
+    return seconds * (1 + random.random() / 4)
+
+
+def _told_wait(headers: Any) -> float | None:
+    """Seconds by `Retry-After: 2` (or a date), or by `RateLimit: "resolvers";r=0;t=2`."""
+    text = headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    if text:
+        with contextlib.suppress(ValueError, TypeError, OverflowError):
+            from email.utils import parsedate_to_datetime
+
+            return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    for policy in headers.get("RateLimit", "").split(","):
+        numbers = dict(re.findall(r";\s*([rt])=([0-9]{1,9})", policy))
+        if numbers.get("r") == "0" and "t" in numbers:
+            return float(numbers["t"]) + 1
+    return None
+
+
+def _error_text(body: bytes) -> str:
+    """The hub's `{"error": "..."}`, if it is that."""
+    try:
+        value = json.loads(body.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return ""
+    text = value.get("error") if isinstance(value, dict) else None
+    return text if isinstance(text, str) else ""
+
+
+def _failure(error: Exception, url: str) -> Exception:
+    """A failure below HTTP as Broken, or as a NetworkError that another try would not cure."""
+    import requests
+
+    final = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.InvalidHeader)
+    reason = _reason(error)
+    if isinstance(error, final) or (isinstance(error, ValueError) and not isinstance(error, OSError)):
+        return NetworkError(f"{shown_url(url)}: not an address that can be asked ({type(error).__name__})")
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return NetworkError(
+            f"{shown_url(url)}: its certificate is not trusted; behind a company proxy set REQUESTS_CA_BUNDLE to its CA file"
+        )
+    return Broken(NetworkError(f"{shown_url(url)}: {reason}; check the connection and HTTPS_PROXY, then run it again"))
+
+
+def _reason(error: BaseException) -> str:
+    """In a few words. The texts of requests and urllib3 hold whole addresses: not shown."""
+    import requests
+
+    if isinstance(error, requests.exceptions.Timeout) or "timed out" in str(error):
+        return "no answer in time"
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        if isinstance(link, OSError) and link.strerror:
+            return str(link.strerror)
+        inner = getattr(link, "reason", None) or next((a for a in link.args if isinstance(a, BaseException)), None)
+        link = inner if isinstance(inner, BaseException) else link.__cause__ or link.__context__
+    return f"the connection broke ({type(error).__name__})"

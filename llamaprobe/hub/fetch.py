@@ -1,0 +1,309 @@
+"""From a repository id to a folder that a model can be loaded from.
+
+`download` asks the hub what the revision is now, and fetches what is missing. `snapshot` is for loading: it takes what
+the cache holds, without a request, and asks the hub only when something is missing. Both end with the same folder.
+
+Order of work: the commit, once; the listing of that commit; the index of the shards, if it is needed to choose them;
+room on the disk; then the files, several at a time, each under its lock, verified before it gets its name; last the
+ref. Every step can be killed, and is done or found done the next time.
+"""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ArgumentError, Error, FileError
+from .cache_store import CacheStore, read_ref, repo_folder
+from .errors import EntryNotFoundError, NetworkError, OfflineError, ServerError, TokenError
+from .listing import Listing, RepoFile
+from .local_store import LocalStore, check_local_names, read_marker
+from .names import check_chosen, check_repo_id, check_revision, is_commit
+from .selection import INDEX, MAX_INDEX, looks_complete, needs_index, select
+from .settings import Settings, read_settings, read_token
+from .store import Store
+
+if TYPE_CHECKING:
+    from .client import Client
+    from .repo import Repo
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which files of a repository."""
+
+    include: Collection[str] | None = None
+    exclude: Collection[str] | None = None
+    layers: Collection[int] | None = None
+    head: bool = False
+
+    def of(self, listing: Listing, index: bytes | None) -> list[RepoFile]:
+        """See `selection.select`."""
+        return select(
+            listing, index, include=self.include, exclude=self.exclude, layers=self.layers, head=self.head
+        )
+
+
+def download(
+    repo_id: str,
+    *,
+    revision: str = "main",
+    local_dir: str | os.PathLike[str] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    token: str | bool | None = None,
+    include: str | Collection[str] | None = None,
+    exclude: str | Collection[str] | None = None,
+    force: bool = False,
+    local_files_only: bool = False,
+    progress: bool = True,
+    layers: Iterable[int] | None = None,
+    head: bool = False,
+) -> Path:
+    """Fetch what llamaprobe needs of a model on the hub, and return the folder it is in.
+
+    revision: a branch, tag or commit; it is looked up once and all files are of that commit. local_dir: a plain
+    folder instead of the cache of the hub's client (cache_dir, HF_HUB_CACHE). token: a string, True (there must be
+    one), False (use none), None (HF_TOKEN or the token file, if any). include, exclude: globs over file names that
+    choose other files than the default set. force: fetch again what is here, and do not check the room on the disk.
+    local_files_only: ask nobody. layers, head: of a sharded model only the shards with these layers; with layer 0
+    come the embeddings, with `head` the last norm and the head.
+
+    What is here is not fetched again, what was begun is taken up, every byte is verified before a file gets its name.
+    If the hub cannot be reached and everything is here, that is used, with a warning.
+
+    Raises ArgumentError for a bad argument, FileError, and HubError: RepoNotFoundError, GatedError,
+    RevisionNotFoundError, TokenError, OfflineError, NetworkError, ServerError, ChecksumError, DiskFullError ...
+    """
+    choice = Choice(_globs(include), _globs(exclude), _layers(layers), head)
+    job = Job(repo_id, revision, local_dir, cache_dir, choice)
+    if local_files_only or job.settings.offline:
+        return job.offline("local_files_only is set" if local_files_only else "HF_HUB_OFFLINE is set")
+    if is_commit(revision) and not force and (found := job.complete(revision)):
+        return found
+    failed: Error | None = None
+    try:
+        return job.online(token, force, progress)
+    except (NetworkError, ServerError) as error:
+        found = None if force else job.here(strict=False)
+        if found is None:
+            raise
+        failed = error
+    warnings.warn(f"{failed}; using what is on this disk, which may be older", stacklevel=2)
+    return found
+
+
+def snapshot(
+    repo_id: str,
+    *,
+    revision: str = "main",
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    progress: bool = True,
+    layers: Iterable[int] | None = None,
+    head: bool = False,
+) -> Path:
+    """The folder of a model for loading: from the cache without any request if it is complete there, else `download`.
+
+    A branch that moved on the hub is not noticed here; `download` notices.
+    """
+    layers = _layers(layers)
+    job = Job(repo_id, revision, None, cache_dir, Choice(layers=layers, head=head))
+    return job.here() or download(
+        repo_id,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        progress=progress,
+        layers=layers,
+        head=head,
+    )
+
+
+def plan(
+    repo_id: str,
+    *,
+    revision: str = "main",
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_dir: str | os.PathLike[str] | None = None,
+    token: str | bool | None = None,
+    include: str | Collection[str] | None = None,
+    exclude: str | Collection[str] | None = None,
+    layers: Iterable[int] | None = None,
+    head: bool = False,
+) -> list[tuple[RepoFile, bool]]:
+    """What `download` would have in the end: (file, is it here already). Writes nothing. Errors as `download`."""
+    choice = Choice(_globs(include), _globs(exclude), _layers(layers), head)
+    job = Job(repo_id, revision, local_dir, cache_dir, choice)
+    job.check_online()
+    from .transfer import read_remote
+
+    with job.client(token) as client:
+        repo = job.repo(client)
+        commit = repo.resolve()
+        store = job.store(commit)
+        listing = store.listing() or repo.list_files(commit)
+        index = None
+        if needs_index(listing, choice.include):
+            index = _read(store, listing[INDEX]) or read_remote(repo, listing[INDEX], commit)
+        return [(file, store.has(file)) for file in job.choose(listing, index)]
+
+
+class Job:
+    """One repository at one revision, to one place."""
+
+    def __init__(
+        self,
+        repo_id: str,
+        revision: str,
+        local_dir: str | os.PathLike[str] | None,
+        cache_dir: str | os.PathLike[str] | None,
+        choice: Choice,
+    ) -> None:
+        self.repo_id = check_repo_id(repo_id)
+        self.revision = check_revision(revision)
+        self.settings: Settings = read_settings(cache_dir)
+        self.local_dir = None if local_dir is None else Path(local_dir).expanduser()
+        self.choice = choice
+
+    # ---- what is here ----
+
+    def store(self, commit: str) -> Store:
+        """The place of a commit's files."""
+        if self.local_dir is not None:
+            return LocalStore(self.local_dir, self.repo_id, commit)
+        return CacheStore(self.settings.cache_dir, self.repo_id, commit)
+
+    def here(self, strict: bool = True) -> Path | None:
+        """The folder, if all of the revision is here as far as it was last known."""
+        if self.local_dir is not None:
+            marker = read_marker(self.local_dir)
+            same = marker.get("repo_id") == self.repo_id and self.revision in (marker.get("revision"), marker.get("commit"))
+            commit = marker.get("commit") if same else None
+        else:
+            commit = read_ref(self.settings.cache_dir / repo_folder(self.repo_id), self.revision)
+        return self.complete(commit, strict) if commit is not None and is_commit(commit) else None
+
+    def complete(self, commit: str, strict: bool = True) -> Path | None:
+        """The folder of a commit, if all chosen files are in it. `strict`: see `selection.looks_complete`."""
+        store = self.store(commit)
+        listing = store.listing()
+        if listing is None:
+            plain = not self.choice.include and not self.choice.exclude
+            return store.path if plain and looks_complete(store.path, self.choice.layers, strict) else None
+        index = None
+        if needs_index(listing, self.choice.include):
+            index = _read(store, listing[INDEX])
+            if index is None:
+                return None
+        files = self.choice.of(listing, index)
+        return store.path if files and all(store.has(file) for file in files) else None
+
+    def offline(self, why: str) -> Path:
+        """The folder, or an OfflineError."""
+        found = self.here(strict=False)
+        if found is None:
+            where = self.local_dir or self.settings.cache_dir
+            raise OfflineError(
+                f"{self.repo_id} at {self.revision}: not complete in {where}, and {why}; run it once with a connection"
+            )
+        return found
+
+    # ---- what the hub has ----
+
+    def check_online(self) -> None:
+        """OfflineError if the hub may not be asked."""
+        if self.settings.offline:
+            raise OfflineError(f"{self.repo_id}: HF_HUB_OFFLINE is set; unset it to see what the hub has")
+
+    @contextlib.contextmanager
+    def client(self, token: str | bool | None) -> "Iterator[Client]":
+        """A connection to the hub. TokenError for an explicit token that would go over plain http."""
+        from .client import Client
+        from .origin import may_carry_token
+
+        secret = read_token(token)
+        if secret is not None and not may_carry_token(self.settings.endpoint):
+            if token:
+                raise TokenError("HF_ENDPOINT is plain http to another machine; a token goes over https only")
+            secret = None
+        client = Client(self.settings, secret)
+        try:
+            yield client
+        finally:
+            client.close()
+
+    def repo(self, client: "Client") -> "Repo":
+        """The repository on the hub."""
+        from .repo import Repo
+
+        return Repo(client, self.repo_id, self.revision)
+
+    def choose(self, listing: Listing, index: bytes | None) -> list[RepoFile]:
+        """The files to have, their names checked. EntryNotFoundError when there are none."""
+        files = self.choice.of(listing, index)
+        if not files:
+            raise EntryNotFoundError(
+                f"{self.repo_id} at {self.revision}: none of its {len(listing)} files is wanted; see --include"
+            )
+        check_chosen(file.path for file in files)
+        if self.local_dir is not None:
+            check_local_names(files)
+        return files
+
+    def online(self, token: str | bool | None, force: bool, progress: bool) -> Path:
+        """Fetches what is missing."""
+        from .work import Work
+
+        self._check_marker(force)
+        with self.client(token) as client:
+            repo = self.repo(client)
+            commit = repo.resolve()
+            store = self.store(commit)
+            listing = store.listing()
+            if listing is None:
+                listing = repo.list_files(commit)
+                check_chosen(file.path for file in self.choice.of(listing, None))
+                store.save_listing(listing)
+            cache = None if self.local_dir is None else CacheStore(self.settings.cache_dir, self.repo_id, commit)
+            work = Work(client, repo, store, cache, commit, force, progress and self.settings.show_progress)
+            index = None
+            if needs_index(listing, self.choice.include):
+                work.run([listing[INDEX]])
+                index = _read(store, listing[INDEX])
+            work.run(self.choose(listing, index))
+            store.finish(self.revision)
+        return store.path
+
+    def _check_marker(self, force: bool) -> None:
+        """Refuses to mix two repositories in one plain folder."""
+        if self.local_dir is None or force:
+            return
+        other = read_marker(self.local_dir).get("repo_id", self.repo_id)
+        if other != self.repo_id:
+            raise FileError(f"{self.local_dir}: holds {other!r}, not {self.repo_id!r}; choose another folder")
+
+
+def _read(store: Store, file: RepoFile) -> bytes | None:
+    return store.read(file, MAX_INDEX) if store.has(file) else None
+
+
+def _globs(globs: str | Collection[str] | None) -> list[str] | None:
+    if globs is None or isinstance(globs, str):
+        return None if globs is None else [globs]
+    if not all(isinstance(glob, str) for glob in globs):
+        raise ArgumentError("include and exclude take a glob or a list of globs")
+    return list(globs) or None
+
+
+def _layers(layers: Iterable[int] | None) -> frozenset[int] | None:
+    if layers is None:
+        return None
+    wanted = list(layers)
+    if not all(hasattr(n, "__index__") and not isinstance(n, bool) and n.__index__() >= 0 for n in wanted):
+        raise ArgumentError(f"layers {wanted[:5]}: must be layer numbers from 0 on")
+    return frozenset(n.__index__() for n in wanted)

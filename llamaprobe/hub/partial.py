@@ -1,0 +1,109 @@
+"""The bytes of one file on their way: a file on disk that is always a prefix of the whole, and the hash of it.
+
+The hash runs along as bytes are appended. Taken up again after an interruption, the prefix is read once and hashed;
+what was written past it by a crash cannot be, because there is no past: appending is the only way to grow. Whether it
+all is the promised file is decided once, in `finish`, before anybody gives it a final name.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..errors import FileError
+from .errors import ChecksumError, TransferError
+from .folder import Folder, refused
+from .listing import RepoFile
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+_BLOCK = 4 << 20
+
+
+class Partial:
+    """An open `.incomplete` file. Used by one thread."""
+
+    def __init__(self, folder: Folder, name: str, file: RepoFile) -> None:
+        self._file = file
+        self._path = folder.path / name
+        self._fd = folder.open_file(name, os.O_RDWR | os.O_CREAT)
+        self._hash = new_hash(file)
+        self.length = 0
+
+    def close(self) -> None:
+        """What was appended stays for the next time."""
+        os.close(self._fd)
+
+    def take_up(self, check: Callable[[], None]) -> int:
+        """Hashes what an earlier run has left, and returns how much that is. `check` may raise to end it."""
+        size = os.fstat(self._fd).st_size
+        if size > self._file.size:
+            self.restart()
+            return 0
+        while self.length < size:
+            check()
+            data = os.pread(self._fd, min(_BLOCK, size - self.length), self.length)
+            if not data:
+                break
+            self._hash.update(data)
+            self.length += len(data)
+        return self.length
+
+    def append(self, data: bytes) -> None:
+        """Writes and hashes. TransferError when the file would get too long; DiskFullError, FileError."""
+        if self.length + len(data) > self._file.size:
+            raise TransferError(f"{self._file.path}: more than its {self._file.size} bytes come from the server")
+        view = memoryview(data)
+        while view:
+            try:
+                n = os.pwrite(self._fd, view, self.length)
+            except OSError as error:
+                raise refused(error, self._path) from error
+            self._hash.update(view[:n])
+            self.length += n
+            view = view[n:]
+
+    def restart(self) -> None:
+        """Forgets everything."""
+        os.ftruncate(self._fd, 0)
+        self._hash = new_hash(self._file)
+        self.length = 0
+
+    def finish(self) -> None:
+        """Proves it whole and makes it durable. ChecksumError, TransferError; DiskFullError, FileError."""
+        size = os.fstat(self._fd).st_size
+        if not self.length == size == self._file.size:
+            raise TransferError(f"{self._file.path}: has {size} bytes, must have {self._file.size}")
+        if self._hash.hexdigest() != self._file.etag:
+            raise ChecksumError(
+                f"{self._file.path}: all {size} bytes came, but their hash is {self._hash.hexdigest()} and not"
+                f" {self._file.etag}; nothing of it is kept"
+            )
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise refused(error, self._path) from error
+
+
+def new_hash(file: RepoFile) -> "_Hash":
+    """The hash whose hex digits are the file's etag: sha256, or git's sha1 of a blob."""
+    if file.sha256:
+        return hashlib.sha256()
+    return hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
+
+
+def hash_matches(fd: int, file: RepoFile, check: Callable[[], None] = lambda: None) -> bool:
+    """Reads a whole file and compares. FileError when the disk cannot be read."""
+    total, digest = 0, new_hash(file)
+    while total <= file.size:
+        check()
+        try:
+            data = os.pread(fd, _BLOCK, total)
+        except OSError as error:
+            raise FileError(f"{file.path}: {error.strerror}") from error
+        if not data:
+            break
+        digest.update(data)
+        total += len(data)
+    return total == file.size and digest.hexdigest() == file.etag

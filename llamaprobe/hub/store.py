@@ -1,0 +1,75 @@
+"""What a place for files must offer, whatever its layout: the hub's cache, or a plain folder.
+
+A final name is a whole and verified file. Bytes are collected under `*.llamaprobe.incomplete`, always a prefix of the
+file, and renamed. Looking things up creates nothing and imports nothing heavy.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from . import lock
+from .folder import Folder
+from .listing import Listing, RepoFile
+
+INCOMPLETE = ".llamaprobe.incomplete"
+TAG = (
+    b"Signature: 8a477f597d28d172789f06886806bc55\n"
+    b"# Downloads that can be fetched again; backup programs may leave this folder out.\n"
+)
+
+Check = Callable[[], None]
+"""Raises when the download is to end."""
+Pause = Callable[[float], None]
+"""Sleeps so many seconds, or raises when the download is to end."""
+Note = Callable[[str], None]
+"""Tells the user one line."""
+
+
+class Store(Protocol):
+    """The files of one commit, in place or on their way."""
+
+    path: Path
+    """The folder that a model is loaded from."""
+
+    def has(self, file: RepoFile) -> bool:
+        """It is there under its final name, as far as can be told without reading it."""
+
+    def adopt(self, file: RepoFile, check: Check) -> bool:
+        """Makes use of bytes that are there already, under another name or unproved. Call it locked."""
+
+    def hold(self, file: RepoFile, pause: Pause, note: Note) -> contextlib.AbstractContextManager[None]:
+        """Keeps other processes from fetching the same file."""
+
+    def incomplete(self, file: RepoFile) -> contextlib.AbstractContextManager[tuple[Folder, str]]:
+        """Where the bytes are collected."""
+
+    def publish(self, file: RepoFile) -> None:
+        """Gives the collected, verified bytes their final name."""
+
+    def read(self, file: RepoFile, limit: int) -> bytes | None:
+        """A small file that `has` says is there."""
+
+    def listing(self) -> Listing | None:
+        """All files of the commit, if that was kept."""
+
+    def save_listing(self, listing: Listing) -> None:
+        """Keeps it for the next time."""
+
+    def finish(self, revision: str) -> None:
+        """All files are there: the revision is this commit from now on."""
+
+
+def hold(
+    locks: Folder, name: str, file: RepoFile, pause: Pause, note: Note
+) -> contextlib.AbstractContextManager[None]:
+    """The lock file `name`, with a word to the user if it takes time."""
+    return lock.hold(locks, name, pause, lambda: note(f"{file.path}: another process is fetching it; waiting"))
+
+
+@contextlib.contextmanager
+def looking() -> Iterator[None]:
+    """For questions about what is there: what cannot be opened is not there."""
+    with contextlib.suppress(OSError):
+        yield

@@ -1,0 +1,128 @@
+"""A small JSON file from a stranger -> dict, or one error line.
+
+Stricter than `json.loads`: plain UTF-8 (no BOM, no UTF-16), no duplicate keys, no NaN, Infinity or
+1e400, no integer outside int64, no lone surrogate, bounded in bytes and in depth. Only regular
+files are read: a FIFO or a device is refused, not waited for. Also here: how a value from such a
+file is shown in a message.
+"""
+
+import json
+import math
+import os
+import re
+import stat
+from typing import Any, NoReturn
+
+from .errors import Error, FileError
+from .names import printable
+
+MAX_DEPTH = 64
+MAX_PATH = 4096  # characters of a path that a message shows
+
+
+def read_object(path: str, max_bytes: int, error: type[Error]) -> dict[str, Any]:
+    """The object in a file of at most `max_bytes`; FileError, or `error` naming the file."""
+    return parse_object(_read(path, max_bytes, error), path, error)
+
+
+def parse_object(data: bytes, name: str, error: type[Error]) -> dict[str, Any]:
+    """The object in `data`, or `error` with a message that begins with `name`."""
+    try:
+        value = _parse(data)
+    except (ValueError, RecursionError) as e:
+        raise error(f"{printable(name, MAX_PATH)}: {printable(str(e))}") from None
+    if type(value) is not dict:
+        raise error(f"{printable(name, MAX_PATH)}: holds {show(value)}; it must be a JSON object")
+    return value
+
+
+def show(value: Any) -> str:
+    """A value that came out of JSON, as JSON again: ASCII, at most 60 characters."""
+    return _cut(json.dumps(value))
+
+
+def _parse(data: bytes) -> Any:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise ValueError(f"not UTF-8: byte {e.start} is 0x{data[e.start]:02x}") from None
+    if text.startswith("\ufeff"):
+        raise ValueError("starts with a byte order mark; save it as plain UTF-8")
+    _check_depth(text)
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_int=_int,
+            parse_float=_float,
+            parse_constant=_refuse,
+        )
+    except json.JSONDecodeError as e:
+        raise ValueError(f"not valid JSON: {e}") from None
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("a string holds half of a surrogate pair") from None
+    return value
+
+
+# A string, whole or cut off by the end of the text, or one bracket: nothing to backtrack into.
+_TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+
+
+def _check_depth(text: str) -> None:
+    """Before json.loads, which recurses on the C stack as deep as the caller's limit lets it."""
+    depth = 0
+    for token in _TOKEN.finditer(text):
+        depth += (token[0] in "[{") - (token[0] in "]}")
+        if depth > MAX_DEPTH:
+            raise ValueError(f"more than {MAX_DEPTH} levels of nesting")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"duplicate key {show(key)}")
+        found[key] = value
+    return found
+
+
+def _int(digits: str) -> int:
+    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
+        raise ValueError(f"integer {_cut(digits)} does not fit 64 bits")
+    return int(digits)
+
+
+def _float(digits: str) -> float:
+    if not math.isfinite(value := float(digits)):
+        raise ValueError(f"number {_cut(digits)} does not fit a float64")
+    return value
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not valid JSON")
+
+
+def _read(path: str, max_bytes: int, error: type[Error]) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise FileError(f"{printable(path, MAX_PATH)}: not a regular file")
+            with open(fd, "rb", closefd=False) as file:
+                data = file.read(max_bytes + 1)
+        finally:
+            os.close(fd)
+    except FileError:
+        raise
+    except (OSError, ValueError) as e:  # ValueError: a NUL in the path
+        fact = getattr(e, "strerror", None) or e
+        raise FileError(f"{printable(path, MAX_PATH)}: {fact}") from None
+    if len(data) > max_bytes:
+        raise error(f"{printable(path, MAX_PATH)}: over {max_bytes} bytes; none needs so many")
+    return data
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."

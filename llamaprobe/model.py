@@ -1,0 +1,340 @@
+"""A model: opened by `load`, run by `Model.run`.
+
+Opening reads headers only; weights stay in their files, mapped, and are used where they lie. A
+model never changes, so that any number of threads may run it at once.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core
+from .checkpoint import Checkpoint, named, open_checkpoint
+from .config import Config, read_config
+from .errors import ArgumentError, PointError
+from .machine import thread_count
+from .names import printable
+from .points import Name, Point, all_points, check_layers, resolve
+from .points import shape as shape_of
+from .prompt import Prompt, TokenizerSource, is_batch, read_prompt
+from .run import Origin, Run
+from .source import find_folder
+from .weights import Weights
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def load(
+    source: str | os.PathLike[str],
+    *,
+    revision: str = "main",
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    threads: int | None = None,
+    mmap: bool = True,
+    layers: int | None = None,
+) -> "Model":
+    """Open a model.
+
+    source: "demo" (the one that comes with the package), a folder with config.json and
+        safetensors, or a repo id of the hub, "owner/name". A folder that exists wins over a repo
+        id of the same name.
+    revision, token, cache_dir, local_files_only: for a repo id; see `download`.
+    threads: how many a run uses unless it says otherwise. Default: LLAMAPROBE_NUM_THREADS, else
+        all cores that the process may use.
+    mmap: False reads the weights into memory, so that nothing that happens to the files later
+        does harm.
+    layers: open only the first so many; of a sharded model only their shards are needed. What the
+        truncated model computes there is what the whole one does; its `final_*` and `logits` are
+        those of no model that anybody trained.
+
+    Raises FileError (no such folder, no weights), ConfigError, FormatError (broken or contradictory
+    files), UnsupportedError (well formed, but nothing that can be run exactly), HubError,
+    ArgumentError.
+    """
+    if threads is not None:
+        thread_count(threads)
+    part = {} if layers is None else {"layers": range(_at_least_one(layers)), "head": True}
+    folder, commit = find_folder(
+        source,
+        revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        **part,
+    )
+    config = _first_layers(read_config(folder), layers)
+    checkpoint = open_checkpoint(folder, mmap=mmap, layers=layers)
+    return Model(config, checkpoint, os.fspath(source), commit, threads)
+
+
+class Model:
+    """An open model, made by `load`. Any number of threads may use it at once.
+
+    Also a context manager: `with load(...) as model`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        checkpoint: Checkpoint,
+        name: str,
+        revision: str | None,
+        threads: int | None,
+    ) -> None:
+        self.config = config
+        """Every number of the model that is not a weight."""
+        self.path: Path = checkpoint.folder
+        """The folder that it was opened from."""
+        self._core: _core.Model | None = _open_core(config, checkpoint)
+        self._checkpoint: Checkpoint | None = checkpoint
+        self._threads = threads
+        tokenizer = TokenizerSource(checkpoint.folder)
+        files = tuple(_describe_files(checkpoint))
+        self._origin = Origin(config, name, revision, files, tokenizer)
+
+    @property
+    def weights(self) -> Weights:
+        """Tensor name -> Weight: `numpy.asarray(model.weights["model.norm.weight"])` is float32.
+
+        Raises ArgumentError when the model is closed.
+        """
+        if self._checkpoint is None:
+            raise self._closed()
+        return Weights(self._checkpoint)
+
+    @property
+    def n_params(self) -> int:
+        """How many numbers its weights are: of the open layers, a tied head counted once."""
+        c = self.config
+        heads, kv_heads = c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
+        layer = 2 * c.d_model + c.d_model * (2 * heads + 2 * kv_heads + 3 * c.d_ff)
+        layer += (heads + 2 * kv_heads + c.d_model) * c.attention_bias
+        layer += (2 * c.d_ff + c.d_model) * c.mlp_bias
+        embeddings = c.vocab_size * c.d_model * (1 if c.tied_head else 2)
+        return embeddings + c.n_layers * layer + c.d_model
+
+    @staticmethod
+    def points() -> list[Point]:
+        """Every capture point in the order of computation: its shape, formula and aliases."""
+        return list(all_points())
+
+    def run(
+        self,
+        prompt: object,
+        *,
+        points: str | Sequence[Name] = ("x", "x_norm"),
+        layers: Iterable[int] | None = None,
+        threads: int | None = None,
+        progress: bool = False,
+        date: str | datetime.date | None = None,
+        add_generation_prompt: bool = True,
+    ) -> "Run | list[Run]":
+        """Run a prompt and keep every value that is asked for: a Run; for a batch a list of them.
+
+        prompt: text; token ids (a list of ints or a 1-D integer array); chat messages (a list of
+            dicts with "role" and "content"); or a list of these, a batch: its prompts may differ
+            in length, there is no padding, and each gives the same bits as alone.
+        points: names, see `Model.points`. Names of TransformerLens and Hugging Face modules are
+            understood; one with a layer ("blocks.3.attn.hook_z", ("z", 3)) asks for that alone.
+        layers: layer numbers in the order in which run[point] is to stack them; None for all.
+        threads: see `load`. The number of threads never changes a result.
+        progress: show a bar on stderr.
+        date, add_generation_prompt: for chat messages. `date` is what the template takes for today:
+            None for 26 Jul 2024, "today", a datetime.date or YYYY-MM-DD.
+
+        What is not asked for costs no memory, and nothing past the last value that is needed is
+        computed. Ctrl-C stops a run within a moment and leaves the model usable.
+
+        Raises ArgumentError (an empty or too long prompt, an id outside the vocabulary), PointError
+        (an unknown point or layer), TokenizerError, TemplateError, OutOfMemory (before anything is
+        computed), FileChangedError (the weights were written to since they were opened).
+        """
+        core = self._core
+        if core is None:
+            raise self._closed()
+        captures = _captures(points, layers, self.config.n_layers)
+        n_threads = thread_count(self._threads if threads is None else threads)
+        batch = prompt if is_batch(prompt) else [prompt]
+        prompts = [self._read(one, date, add_generation_prompt) for one in batch]
+        starts = [0, *np.cumsum([len(one.token_ids) for one in prompts]).tolist()]
+        with named(self.path), _bar(progress) as report:
+            arrays = core.run(
+                np.concatenate([one.token_ids for one in prompts]),
+                starts,
+                [(point.number, numbers or (0,)) for point, numbers in captures.items()],
+                n_threads=n_threads,
+                progress=report,
+            )
+        runs = [self._run(one, captures, arrays, starts, i) for i, one in enumerate(prompts)]
+        return runs if batch is prompt else runs[0]
+
+    def close(self) -> None:
+        """Let go of the files; closing twice is fine.
+
+        Runs that are under way finish; arrays and weights that were taken stay valid.
+        """
+        self._core = self._checkpoint = None
+
+    def __enter__(self) -> "Model":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        c = self.config
+        closed = ", closed" if self._core is None else ""
+        return (
+            f"<Model {printable(self._origin.model)}: {c.n_layers} layers, d_model {c.d_model},"
+            f" {c.n_heads} heads, {c.n_kv_heads} kv heads, vocabulary {c.vocab_size},"
+            f" {self.n_params:,} parameters{closed}>"
+        )
+
+    def _closed(self) -> ArgumentError:
+        return ArgumentError(f"the model {printable(self._origin.model)} is closed; load it again")
+
+    def _read(
+        self, prompt: object, date: str | datetime.date | None, add_generation_prompt: bool
+    ) -> Prompt:
+        return read_prompt(
+            prompt,
+            self.config,
+            self._origin.tokenizer,
+            date=date,
+            add_generation_prompt=add_generation_prompt,
+        )
+
+    def _run(
+        self,
+        prompt: Prompt,
+        captures: dict[Point, tuple[int, ...]],
+        arrays: Sequence[NDArray[np.float32]],
+        starts: Sequence[int],
+        number: int,
+    ) -> Run:
+        """The Run of one prompt of a batch: views of the arrays that all of it share."""
+        values = {}
+        for (point, numbers), array in zip(captures.items(), arrays, strict=True):
+            value = _of_sequence(point, array, self.config, starts, number)
+            values[point.name] = numbers, value if numbers else value[0]
+        return Run(prompt, values, self._origin)
+
+
+# ---- running ----
+
+
+def _captures(
+    names: str | Sequence[Name], layers: Iterable[int] | None, n_layers: int
+) -> dict[Point, tuple[int, ...]]:
+    """Point -> layer numbers to keep, () for points that are not per layer."""
+    chosen = check_layers(layers, n_layers)
+    if isinstance(names, str):
+        names = (names,)
+    if not isinstance(names, Iterable) or not (names := tuple(names)):
+        raise PointError("points is a list of at least one name; Model.points() lists them all")
+    captures: dict[Point, tuple[int, ...]] = {}
+    for name in names:
+        point, layer = resolve(name)
+        if layer is not None and layer not in chosen:
+            raise PointError(
+                f"{printable(repr(name))} names layer {layer}, which is not among those asked for;"
+                f" this model has layers 0 to {n_layers - 1}"
+            )
+        numbers = () if not point.per_layer else chosen if layer is None else (layer,)
+        captures[point] = tuple(dict.fromkeys(captures.get(point, ()) + numbers))
+    return captures
+
+
+def _of_sequence(
+    point: Point, array: NDArray[np.float32], config: Config, starts: Sequence[int], number: int
+) -> NDArray[np.float32]:
+    """One sequence of a captured array [n_layers, floats]: [n_layers, *shape of the point]."""
+    n_tokens = starts[number + 1] - starts[number]
+    shape = shape_of(point, config, n_tokens)
+    if point.width == "map":  # [n_heads, T, T] of each sequence, one after the other
+        sizes = np.diff(starts) ** 2 * config.n_heads
+        first, size = int(sizes[:number].sum()), int(sizes[number])
+    else:
+        size = int(np.prod(shape))
+        first = starts[number] * (size // n_tokens)
+    return array[:, first : first + size].reshape(len(array), *shape)
+
+
+@contextlib.contextmanager
+def _bar(wanted: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """What the core is to call with (steps done, steps in all) now and then; None: no bar."""
+    if not wanted:
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=1, unit="step", leave=False) as bar:
+
+        def report(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield report
+
+
+# ---- opening ----
+
+
+def _at_least_one(layers: int) -> int:
+    if not isinstance(layers, bool) and hasattr(layers, "__index__") and layers.__index__() >= 1:
+        return layers.__index__()
+    raise ArgumentError(
+        f"layers is {printable(repr(layers), 60)}; it is how many of the first layers to open"
+    )
+
+
+def _first_layers(config: Config, layers: int | None) -> Config:
+    if layers is None:
+        return config
+    if layers > config.n_layers:
+        raise ArgumentError(f"layers is {layers:d}, but the model has {config.n_layers}")
+    return dataclasses.replace(config, n_layers=int(layers))
+
+
+def _open_core(config: Config, checkpoint: Checkpoint) -> _core.Model:
+    if config.tied_head and "lm_head.weight" in checkpoint.tensors:
+        warnings.warn(
+            f"{checkpoint.folder}: lm_head.weight is not used: config.json says that the head is"
+            " the embedding (tie_word_embeddings)",
+            stacklevel=4,
+        )
+    with named(checkpoint.folder):
+        return _core.Model(
+            checkpoint.files,
+            n_layers=config.n_layers,
+            n_heads=config.n_heads,
+            n_kv_heads=config.n_kv_heads,
+            head_dim=config.head_dim,
+            d_model=config.d_model,
+            d_ff=config.d_ff,
+            vocab_size=config.vocab_size,
+            max_positions=config.max_positions,
+            rms_norm_eps=config.rms_norm_eps,
+            attention_bias=config.attention_bias,
+            mlp_bias=config.mlp_bias,
+            tied_head=config.tied_head,
+            inv_freq=config.inv_freq,
+        )
+
+
+def _describe_files(checkpoint: Checkpoint) -> Iterator[tuple[str, int, str | None]]:
+    """(path, bytes, sha256 where the hub cache names the file after it)."""
+    for file in checkpoint.files:
+        target = checkpoint.links.get(os.path.basename(file.path))
+        blob = target.name if target and target.parent.name == "blobs" else ""
+        yield os.path.abspath(file.path), file.n_bytes, blob if _SHA256.fullmatch(blob) else None

@@ -1,0 +1,192 @@
+"""A finished run: the tokens, and every value that was asked for as an array."""
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import __version__, points
+from .config import Config
+from .errors import PointError
+from .prompt import Prompt, TokenizerSource
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a run tells about the model that it came from."""
+
+    config: Config
+    model: str
+    """As it was asked for: "demo", a folder, a repo id."""
+    revision: str | None
+    """The commit of a repo."""
+    weight_files: tuple[tuple[str, int, str | None], ...]
+    """(path, bytes, sha256 where it is known without reading the file)."""
+    tokenizer: TokenizerSource
+
+
+class Run:
+    """What `Model.run` gives: `run[point]` and `run[point, layer]` are float32 arrays.
+
+    For T tokens run["x"] is [n_layers, T, d_model] and run["x", 3] layer number 3 of it,
+    [T, d_model]; "logits" and the others that are not of a layer have no layer axis. Model.points()
+    has all shapes. Names of TransformerLens and Hugging Face modules are understood. Nothing is
+    copied: what is written to one of these arrays is seen in all of them.
+    """
+
+    def __init__(
+        self,
+        prompt: Prompt,
+        values: Mapping[str, tuple[tuple[int, ...], NDArray[np.float32]]],
+        origin: Origin,
+    ) -> None:
+        """`values`: point name -> (layer numbers, array with a leading axis for them); no numbers
+        and no such axis for points that are not per layer."""
+        self._values = dict(values)
+        self._origin = origin
+        self._tokens: list[str] | None = None
+        self.points: tuple[str, ...] = tuple(values)
+        """Names of the points it holds, in the order asked."""
+        layers = dict.fromkeys(i for numbers, _ in values.values() for i in numbers)
+        self.layers: tuple[int, ...] = tuple(layers)
+        """Numbers of the layers it holds, in the order asked."""
+        self.token_ids: NDArray[np.int32] = prompt.token_ids
+        """int32 [T]."""
+        self.position_ids: NDArray[np.int32] = np.arange(len(prompt.token_ids), dtype=np.int32)
+        """int32 [T]: 0, 1, ... as RoPE used them."""
+        self.prompt: str | None = prompt.text
+        """The text that was encoded; for a chat what the template made of it; None for ids."""
+        self.template_date: str | None = prompt.date
+        """The day that a chat template was told, YYYY-MM-DD; else None."""
+
+    @property
+    def config(self) -> Config:
+        """The config of the model."""
+        return self._origin.config
+
+    @property
+    def tokens(self) -> list[str] | None:
+        """The text of each token, bytes that are no UTF-8 as \\xNN; None without a tokenizer.
+
+        Opens the tokenizer at first use. Raises TokenizerError when it is damaged.
+        """
+        if self._tokens is None:
+            self._tokens = self._origin.tokenizer.pieces(self.token_ids)
+        return self._tokens
+
+    @property
+    def weight_files(self) -> tuple[tuple[str, int, str | None], ...]:
+        """(path, bytes, sha256 where it is known without reading the file) of the weights."""
+        return self._origin.weight_files
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What redoing the maths takes besides the weights: numbers of the model, the prompt, the
+        rotation that was really used. Plain data, new at each call."""
+        c = self.config
+        return {
+            "d_model": c.d_model,
+            "num_heads": c.n_heads,
+            "num_kv_heads": c.n_kv_heads,
+            "head_dim": c.head_dim,
+            "d_ff": c.d_ff,
+            "rms_norm_eps": c.rms_norm_eps,
+            "rmsnorm_eps": c.rms_norm_eps,
+            "rope_theta": c.rope_theta,
+            "rope_scaling": c.rope_scaling,
+            "inv_freq": c.inv_freq.tolist(),
+            "attention_scale": c.attention_scale,
+            "token_ids": self.token_ids.tolist(),
+            "tokens": self.tokens,
+            "position_ids": self.position_ids.tolist(),
+            "attention_bias": c.attention_bias,
+            "qk_norm": c.qk_norm,
+            "prompt": self.prompt,
+            "template_date": self.template_date,
+            "model": self._origin.model,
+            "revision": self._origin.revision,
+            "llamaprobe_version": __version__,
+        }
+
+    def layers_of(self, point: points.Name) -> tuple[int, ...]:
+        """Numbers of the layers that it holds of a point, in the order asked; () for a point that
+        is not per layer. PointError."""
+        return self._find(point)[1]
+
+    def __getitem__(self, point: points.Name) -> NDArray[np.float32]:
+        """run[name] or run[name, layer number]. PointError: unknown, or not in this run."""
+        name, layers, value, layer = *self._find(point), points.resolve(point)[1]
+        if layer is None:
+            return value
+        if layer not in layers:
+            raise PointError(
+                f"{name} of layer {layer} was not captured, only of {_numbers(layers)}; ask for it"
+                f" with model.run(..., layers=[{layer}]): the model has layers 0 to"
+                f" {self.config.n_layers - 1}"
+            )
+        return value[layers.index(layer)]
+
+    def __contains__(self, point: object) -> bool:
+        try:
+            self[point]  # type: ignore[index]
+        except PointError:
+            return False
+        return True
+
+    def __len__(self) -> int:
+        """How many tokens."""
+        return len(self.token_ids)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Any:
+        raise TypeError("a Run is not a sequence; iterate over run.points or run.tokens")
+
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        points: Sequence[str] | None = None,
+        format: str = "csv",
+        digits: int | None = None,
+        force: bool = False,
+    ) -> list[Path]:
+        """Write the values into `folder`, one file for each point and layer, and return the paths.
+
+        `points`: some of run.points, default all; `format`: "csv", "txt" or "npy"; `digits`: None
+        for the shortest decimal that reads back to the same float32, N for `%.Ne`; `force` replaces
+        files that exist. Raises ArgumentError, PointError, FileError.
+        """
+        from .files import save_run
+
+        return save_run(self, folder, points=points, format=format, digits=digits, force=force)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Run of {self._origin.model}: {len(self)} tokens, layers {_numbers(self.layers)},"
+            f" points {', '.join(self.points)}>"
+        )
+
+    def _find(self, point: points.Name) -> tuple[str, tuple[int, ...], NDArray[np.float32]]:
+        name = points.resolve(point)[0].name
+        if name not in self._values:
+            near = difflib.get_close_matches(name, self.points, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise PointError(
+                f"{name} was not captured, only {', '.join(self.points)}{hint};"
+                f' ask for it with model.run(..., points=("{name}", ...))'
+            )
+        return name, *self._values[name]
+
+
+def _numbers(layers: Sequence[int]) -> str:
+    """ "0-15", or the numbers one by one."""
+    if len(layers) > 2 and list(layers) == list(range(layers[0], layers[-1] + 1)):
+        return f"{layers[0]}-{layers[-1]}"
+    return ", ".join(map(str, layers))

@@ -1,0 +1,247 @@
+"""A saved run read back: the folder that files.py wrote.
+
+The folder may come from a stranger. Only names that save_run itself would give are opened, whatever
+the manifest says; an array must have the shape that the manifest, its own first line and the
+numbers of the model agree on.
+"""
+
+import os
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _core
+from .array_file import read
+from .config import Config
+from .errors import FileError, FormatError
+from .files import MANIFEST, file_name, read_json
+from .names import printable
+from .tables import SUFFIXES
+
+if TYPE_CHECKING:
+    from .run import Run
+
+
+class Saved:
+    """What a folder says of itself; values are read when they are asked for.
+
+    Raises FileError (no manifest: the run was not saved, or not to its end) and FormatError.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self._at = str(self.folder / MANIFEST)
+        if not (self.folder / MANIFEST).is_file():
+            raise FileError(
+                f"{self._at}: missing; the folder holds no saved run, or one that was not finished"
+            )
+        manifest = read_json(self.folder / MANIFEST)
+        if manifest.get("kind") != "run":
+            raise FormatError(f"{self._at}: is not of a saved run")
+        self.files: dict[str, dict[str, Any]] = self._take(manifest, "files", dict)
+        if not all(isinstance(entry, dict) for entry in self.files.values()):
+            raise FormatError(f"{self._at}: files does not hold one object per file")
+        self.format: str = self._take(manifest, "format", str)
+        self.digits: int | None = manifest.get("digits")
+        self.weight_files = manifest.get("weight_files")
+        if self.format not in SUFFIXES or not (self.digits is None or type(self.digits) is int):
+            raise FormatError(f"{self._at}: format and digits are not those of a saved run")
+        self.numbers: dict[str, Any] = self._take(manifest, "model_numbers", dict)
+        self.points: dict[str, list[int]] = self._take(manifest, "points", dict)
+        self._known = {name: (width, per_layer) for name, width, per_layer in _core.points()}
+        for point, layers in self.points.items():
+            self._check_point(point, layers)
+        self.layers = sorted({layer for layers in self.points.values() for layer in layers})
+
+    def _check_point(self, point: str, layers: Any) -> None:
+        if point not in self._known:
+            raise FormatError(f"{self._at}: there is no point {printable(point)!r}")
+        sound = isinstance(layers, list) and all(
+            type(layer) is int and 0 <= layer < 10000 for layer in layers
+        )
+        if not sound or bool(layers) != self._known[point][1] or len(set(layers)) != len(layers):
+            raise FormatError(f"{self._at}: points has no list of layers for {point}")
+
+    def path(self, name: str) -> Path:
+        """Where a file of the manifest lies; FormatError for a name that leads elsewhere."""
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
+            raise FormatError(f"{self._at}: {printable(name)!r} is no name of a saved file")
+        return self.folder / name
+
+    @cached_property
+    def meta(self) -> dict[str, Any]:
+        """meta_layer{i}.json of the first layer that was saved: what is of the whole run stands in
+        each."""
+        return self.layer_meta(self.layers[0] if self.layers else 0)
+
+    def layer_meta(self, layer: int) -> dict[str, Any]:
+        return read_json(self.folder / f"meta_layer{layer}.json")
+
+    @cached_property
+    def token_ids(self) -> np.ndarray:
+        """int32 [T]."""
+        ids = self.meta.get("token_ids")
+        if (
+            not isinstance(ids, list)
+            or not ids
+            or any(type(i) is not int or not 0 <= i < 2**31 for i in ids)
+        ):
+            raise FormatError(
+                f"{self.folder}: token_ids in the meta_layer files is no list of token ids"
+            )
+        return np.array(ids, np.int32)
+
+    def values(self) -> list[tuple[str, int | None]]:
+        """(point, layer) of every saved value, in the order of computation; layer None: computed
+        once."""
+        held = [point for point in self._known if point in self.points]
+        per_layer = [
+            (point, layer) for layer in self.layers for point in held if layer in self.points[point]
+        ]
+        return per_layer + [(point, None) for point in held if not self.points[point]]
+
+    def value(self, point: str, layer: int | None) -> np.ndarray:
+        """float32 in the shape of the point, as `run[point, layer]` has it."""
+        name = file_name(point, layer, self.format)
+        array, wanted = read(self.folder / name), (1, *self._shape(self._known[point][0]))
+        if array.shape != wanted or array.dtype != np.float32:
+            raise FormatError(
+                f"{self.folder / name}: holds {array.dtype} {list(array.shape)}, and "
+                f"{len(self.token_ids)} tokens of this model need float32 {list(wanted)}"
+            )
+        return array[0]
+
+    def _shape(self, width: str) -> tuple[int, ...]:
+        n_tokens = len(self.token_ids)
+        n_heads, n_kv_heads, head_dim = (
+            self.size(key) for key in ("num_heads", "num_kv_heads", "head_dim")
+        )
+        return {
+            "one": (n_tokens,),
+            "d_model": (n_tokens, self.size("d_model")),
+            "heads": (n_tokens, n_heads, head_dim),
+            "kv": (n_tokens, n_kv_heads, head_dim),
+            "map": (n_heads, n_tokens, n_tokens),
+            "d_ff": (n_tokens, self.size("d_ff")),
+            "vocab": (n_tokens, self.size("vocab_size")),
+        }[width]
+
+    def size(self, key: str) -> int:
+        """A number above 0 of the model."""
+        value = self.numbers.get(key, self.meta.get(key))
+        if type(value) is not int or not 0 < value < 2**31:
+            raise FormatError(f"{self.folder}: {key} is missing or no size")
+        return value
+
+    def real(self, key: str) -> float:
+        value = self.meta.get(key)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise FormatError(f"{self.folder}: {key} is missing or no number")
+        return float(value)
+
+    def real_list(self, key: str) -> list[float]:
+        values = self.meta.get(key)
+        if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
+            raise FormatError(f"{self.folder}: {key} is missing or no list of numbers")
+        return values
+
+    def _take(self, manifest: dict[str, Any], key: str, kind: type) -> Any:
+        if not isinstance(manifest.get(key), kind):
+            raise FormatError(f"{self._at}: {key} is missing or of the wrong kind")
+        return manifest[key]
+
+
+def read_run(folder: str | os.PathLike[str]) -> "Run":
+    """The run that `run.save(folder)` wrote, equal to it bit for bit when it was saved with the
+    shortest digits or as npy: the same points, arrays, tokens, prompt and numbers of the model. The
+    model itself is not needed.
+
+    Raises FileError (no manifest, a file is missing) and FormatError (a file that is not what was
+    saved; line and column of text that is no number). Whether values were altered is what
+    `llamaprobe verify` tells.
+    """
+    from .prompt import Prompt
+    from .run import Origin, Run
+
+    saved = Saved(folder)
+    values = {}
+    for point, layers in saved.points.items():
+        numbers: list[int | None] = [*layers] or [None]
+        found = [saved.value(point, layer) for layer in numbers]
+        values[point] = (tuple(layers), np.stack(found) if layers else found[0])
+    meta = saved.meta
+    prompt = Prompt(
+        saved.token_ids, _optional(meta, "prompt", str), _optional(meta, "template_date", str)
+    )
+    origin = Origin(
+        config=_config(saved),
+        model=str(meta.get("model")),
+        revision=_optional(meta, "revision", str),
+        weight_files=_weight_files(saved),
+        tokenizer=_SavedTokens(_optional(meta, "tokens", list)),  # type: ignore[arg-type]
+    )
+    return Run(prompt, values, origin)
+
+
+class _SavedTokens:
+    """Stands where a run has its tokenizer: the text of the tokens was saved with them."""
+
+    def __init__(self, tokens: list[str] | None) -> None:
+        self._tokens = tokens
+
+    def pieces(self, ids: np.ndarray) -> list[str] | None:
+        return None if self._tokens is None else list(self._tokens)
+
+
+def _optional(meta: dict[str, Any], key: str, kind: type) -> Any:
+    """A value that may be null; anything of another kind counts as null."""
+    return meta[key] if isinstance(meta.get(key), kind) else None
+
+
+def _config(saved: Saved) -> Config:
+    """The numbers of the model, as the files have them."""
+    meta, numbers = saved.meta, saved.numbers
+    inv_freq = np.array(saved.real_list("inv_freq"), np.float32)
+    inv_freq.flags.writeable = False
+    return Config(
+        n_layers=saved.size("n_layers"),
+        n_heads=saved.size("num_heads"),
+        n_kv_heads=saved.size("num_kv_heads"),
+        head_dim=saved.size("head_dim"),
+        d_model=saved.size("d_model"),
+        d_ff=saved.size("d_ff"),
+        vocab_size=saved.size("vocab_size"),
+        max_positions=saved.size("max_positions"),
+        rms_norm_eps=saved.real("rms_norm_eps"),
+        rope_theta=saved.real("rope_theta"),
+        rope_scaling=_optional(meta, "rope_scaling", dict),
+        inv_freq=inv_freq,
+        attention_scale=saved.real("attention_scale"),
+        attention_bias=meta.get("attention_bias") is True,
+        mlp_bias=numbers.get("mlp_bias") is True,
+        tied_head=numbers.get("tied_head") is True,
+        qk_norm=False,
+        bos_token_id=_optional(numbers, "bos_token_id", int),
+        eos_token_id=_eos(numbers.get("eos_token_id")),
+        dtype=_optional(numbers, "dtype", str),
+        path=str(saved.folder),
+        raw={},
+    )
+
+
+def _eos(value: Any) -> Any:
+    if isinstance(value, list) and all(type(i) is int for i in value):
+        return tuple(value)
+    return value if type(value) is int else None
+
+
+def _weight_files(saved: Saved) -> tuple[tuple[str, int, str | None], ...]:
+    found = saved.weight_files if isinstance(saved.weight_files, dict) else {}
+    return tuple(
+        (name, entry["bytes"], _optional(entry, "sha256", str))
+        for name, entry in found.items()
+        if isinstance(entry, dict) and type(entry.get("bytes")) is int
+    )

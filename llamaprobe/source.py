@@ -1,0 +1,72 @@
+"""What a user calls a model -> the folder that holds it.
+
+"demo" is the model that comes with the package, whatever else is called so; a folder that exists
+wins over a repo id; what looks like owner/name is a repo id; all else is told apart in the error.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from .errors import ArgumentError, FileError, HubError, UnsupportedError
+from .names import printable
+
+_DEMO = Path(__file__).parent / "demo"
+_REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_OTHER_FORMATS = (".gguf", ".bin", ".pt", ".pth", ".ckpt")
+
+
+def find_folder(source: object, revision: str, **hub: object) -> tuple[Path, str | None]:
+    """The folder of a model, downloaded if need be, and its commit where one is known.
+
+    `hub`: what `hub.snapshot` takes besides. FileError (no such folder, or no folder at all),
+    UnsupportedError (a file of weights in another format), ArgumentError, HubError.
+    """
+    if not isinstance(source, (str, os.PathLike)) or not isinstance(os.fspath(source), str):
+        raise ArgumentError(f"a model is a folder or a repo id, not {printable(repr(source), 60)}")
+    name = os.fspath(source)
+    if source == "demo":
+        return _DEMO, None
+    if os.path.isdir(name):
+        if revision != "main":
+            raise ArgumentError(
+                f"{printable(name)} is a folder, which has no revision {printable(repr(revision))}"
+            )
+        return Path(name), _commit(Path(name))
+    if os.path.lexists(name):
+        raise _not_a_folder(name)
+    if not isinstance(source, str) or not _REPO_ID.fullmatch(name):
+        raise FileError(
+            f"{printable(name)}: no such folder, and no repo id, which looks like owner/name"
+        )
+    return _download(name, revision, hub)
+
+
+def _download(name: str, revision: str, hub: dict[str, object]) -> tuple[Path, str | None]:
+    from .hub import snapshot
+
+    try:
+        folder = snapshot(name, revision=revision, **hub)
+    except HubError as e:
+        e.args = (f"{e} (there is no folder {printable(name)} here either)", *e.args[1:])
+        raise
+    return folder, _commit(folder)
+
+
+def _not_a_folder(name: str) -> FileError | UnsupportedError:
+    shown = printable(name)
+    if name.lower().endswith(_OTHER_FORMATS):
+        return UnsupportedError(
+            f"{shown}: only safetensors can be read; give the folder of a model that has them"
+        )
+    return FileError(
+        f"{shown}: is no folder; give the folder that holds config.json and the weights"
+    )
+
+
+def _commit(folder: Path) -> str | None:
+    """The commit that a hub cache names the folder after."""
+    real = Path(os.path.realpath(folder))
+    cached = real.parent.name == "snapshots" and _COMMIT.fullmatch(real.name)
+    return real.name if cached else None

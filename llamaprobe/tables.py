@@ -1,0 +1,244 @@
+"""One array as the bytes of a file: a header, then block after block.
+
+Text is `# shape=[..]`, then rows: "," between numbers in csv, " " in txt, the last number of a row
+followed by a newline. npy is NumPy's own format. A table never holds more than a block of what it
+makes, whatever the size of the array: float32 and 16-bit words go through the C formatter, other
+dtypes (integers, float64) through Python.
+
+Refused: complex numbers and objects as text.
+"""
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import _core
+from .errors import ArgumentError
+
+SUFFIXES = {"csv": ".csv", "txt": ".txt", "npy": ".npy"}
+SEPARATORS = {"csv": ",", "txt": " "}
+BLOCK = 1 << 18  # numbers formatted at a time
+SHORTEST = -1
+MAX_DIGITS = 25
+
+Buffers = Sequence[memoryview | bytes]
+Encode = Callable[[bytearray, int, int], Buffers]
+Take = Callable[[int, int], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a file will hold. `encode(scratch, first, count)` gives the bytes of `count` elements
+    from `first` on, in order, as buffers that may lie in `scratch` (`scratch_bytes()` long)."""
+
+    shape: tuple[int, ...]
+    dtype: str  # as NumPy spells it; "" for bytes that are no array
+    header: bytes
+    n_elements: int
+    encode: Encode
+    element_bytes: int | None = None  # None: text, whose size is known when it is written
+
+    def n_bytes(self) -> int:
+        """Size of the file: exact for npy, estimated from a sample for text."""
+        if self.element_bytes is not None:
+            return len(self.header) + self.n_elements * self.element_bytes
+        return len(self.header) + _sampled_bytes(self)
+
+
+def scratch_bytes() -> int:
+    """How long the scratch of `Table.encode` has to be."""
+    return _core.text_capacity(BLOCK)
+
+
+def _sampled_bytes(table: Table, n_samples: int = 16, run: int = 256) -> int:
+    n = table.n_elements
+    scratch = bytearray(_core.text_capacity(min(n, n_samples * run)))
+    if n <= n_samples * run:
+        ranges = [(0, n)] if n else []
+    else:
+        ranges = [(i * (n - run) // (n_samples - 1), run) for i in range(n_samples)]
+    seen = sum(len(part) for first, count in ranges for part in table.encode(scratch, first, count))
+    return seen * n // max(1, sum(count for _, count in ranges))
+
+
+def check_format(format: str) -> str:
+    if format not in SUFFIXES:
+        raise ArgumentError(f"format {format!r} is not one of {', '.join(SUFFIXES)}")
+    return format
+
+
+def check_digits(digits: int | str | None) -> int:
+    """None or "shortest" -> -1; N -> N. ArgumentError for what is neither."""
+    if digits is None or digits == "shortest":
+        return SHORTEST
+    if (
+        isinstance(digits, bool)
+        or not isinstance(digits, (int, np.integer))
+        or not 0 <= digits <= MAX_DIGITS
+    ):
+        raise ArgumentError(
+            f"digits={digits!r}: give 0 to {MAX_DIGITS} digits after the point, or None for the "
+            "shortest decimal"
+        )
+    return int(digits)
+
+
+def array_table(
+    array: np.ndarray,
+    format: str,
+    *,
+    digits: int = SHORTEST,
+    shape: Sequence[int] | None = None,
+    n_cols: int | None = None,
+    tell_dtype: bool | None = None,
+    n_threads: int = 1,
+) -> Table:
+    """The table of an array in memory. `shape` is what the first line says (default: the array's
+    own); the other arguments are those of `number_table`."""
+    array = _writable(np.asarray(array))
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return number_table(
+        lambda first, count: flat[first : first + count],
+        array.shape if shape is None else shape,
+        flat.dtype,
+        format,
+        digits=digits,
+        n_cols=n_cols,
+        tell_dtype=tell_dtype,
+        n_threads=n_threads,
+    )
+
+
+def number_table(
+    take: Take,
+    shape: Sequence[int],
+    dtype: np.dtype,
+    format: str,
+    *,
+    digits: int = SHORTEST,
+    n_cols: int | None = None,
+    tell_dtype: bool | None = None,
+    n_threads: int = 1,
+) -> Table:
+    """The table of numbers that are made as they are needed: `take(first, count)` gives a
+    contiguous, aligned 1-D array of `dtype`. `n_cols` is how many a row of text has (default:
+    shape[0] rows; a vector is one row). The first line names the dtype when `tell_dtype` says so,
+    by default when it is not float32."""
+    if format == "npy":
+        return _npy_table(take, shape, dtype)
+    told = dtype.name if (dtype.name != "float32" if tell_dtype is None else tell_dtype) else None
+    n_cols, sep = n_cols or row_length(shape), SEPARATORS[format]
+    if dtype == np.float32:
+        encode = _float_encoder(take, n_cols, sep, digits, n_threads)
+    else:
+        encode = _python_encoder(take, dtype, n_cols, sep, digits)
+    return Table(tuple(shape), dtype.name, text_header(shape, told), math.prod(shape), encode)
+
+
+def word_table(
+    words: np.ndarray, shape: Sequence[int], format: str, spellings: object, n_threads: int = 1
+) -> Table:
+    """Text of 16-bit floats through `spellings`, the `_core.text_table` of all 65,536 words.
+    `words` are their bytes, uint8, at any alignment. The first line says float32: that is what the
+    text reads back to."""
+    n_cols, sep = row_length(shape), SEPARATORS[format]
+
+    def encode(scratch: bytearray, first: int, count: int) -> Buffers:
+        part = words[2 * first : 2 * (first + count)]
+        bounds = _core.format_words(scratch, part, first, n_cols, sep, spellings, n_threads)
+        return _slices(scratch, bounds)
+
+    return Table(tuple(shape), "float32", text_header(shape, "float32"), math.prod(shape), encode)
+
+
+def _writable(array: np.ndarray) -> np.ndarray:
+    """The array in a dtype that files have: 16-bit floats become float32, which holds them
+    exactly."""
+    if array.dtype.name in ("float16", "bfloat16"):
+        return array.astype(np.float32)
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise ArgumentError(
+            f"an array of {array.dtype} cannot be written; float32, float64, integers and bool can"
+        )
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def row_length(shape: Sequence[int]) -> int:
+    """Numbers in a row of text: an array of two or more axes has shape[0] rows, else there is one
+    row. At least 1."""
+    n_elements = math.prod(shape)
+    return max(1, n_elements // shape[0] if len(shape) > 1 and shape[0] else n_elements)
+
+
+def text_header(shape: Sequence[int], dtype: str | None) -> bytes:
+    """`# shape=[1, 9, 64]`, with ` dtype=..` behind it when that is given."""
+    told = f" dtype={dtype}" if dtype else ""
+    return f"# shape={[int(n) for n in shape]}{told}\n".encode("ascii")
+
+
+def bytes_table(data: bytes) -> Table:
+    """A file that is no array: its bytes as they are."""
+    return Table((), "", data, 0, lambda scratch, first, count: (), element_bytes=0)
+
+
+def _npy_table(take: Take, shape: Sequence[int], dtype: np.dtype) -> Table:
+    header = io.BytesIO()
+    axes = tuple(int(n) for n in shape)
+    descr = np.lib.format.dtype_to_descr(dtype)
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": descr, "fortran_order": False, "shape": axes}
+    )
+
+    def encode(scratch: bytearray, first: int, count: int) -> Buffers:
+        return [memoryview(take(first, count).view(np.uint8))]
+
+    return Table(axes, dtype.name, header.getvalue(), math.prod(axes), encode, dtype.itemsize)
+
+
+def _float_encoder(take: Take, n_cols: int, sep: str, digits: int, n_threads: int) -> Encode:
+    def encode(scratch: bytearray, first: int, count: int) -> Buffers:
+        bounds = _core.format_floats(
+            scratch, take(first, count), first, n_cols, sep, digits, n_threads
+        )
+        return _slices(scratch, bounds)
+
+    return encode
+
+
+def _slices(scratch: bytearray, bounds: Sequence[tuple[int, int]]) -> Buffers:
+    view = memoryview(scratch)
+    return [view[start:stop] for start, stop in bounds]
+
+
+def _python_encoder(take: Take, dtype: np.dtype, n_cols: int, sep: str, digits: int) -> Encode:
+    """Text of integers, bool (0 and 1) and float64 (the shortest that reads back as float64, or
+    %.Ne)."""
+
+    def spell(value: float) -> str:
+        if dtype.kind != "f":
+            return str(int(value))
+        return repr(value) if digits == SHORTEST else f"{value:.{digits}e}"
+
+    def encode(scratch: bytearray, first: int, count: int) -> Buffers:
+        texts = map(spell, take(first, count).tolist())
+        ends = (("\n" if (first + i + 1) % n_cols == 0 else sep) for i in range(count))
+        return ["".join(text + end for text, end in zip(texts, ends, strict=True)).encode("ascii")]
+
+    return encode
+
+
+def text_values(values: np.ndarray, format: str, digits: int | None) -> np.ndarray:
+    """What float32 values are after they were written in a format with so many digits and read
+    back."""
+    if format == "npy" or digits is None:
+        return values
+    back, scratch = np.empty(values.size, np.float32), bytearray(scratch_bytes())
+    table = array_table(values.reshape(-1, 1), "csv", digits=digits)
+    for first in range(0, values.size, BLOCK):
+        part = back[first : first + BLOCK]
+        text = b"".join(table.encode(scratch, first, part.size))
+        _core.parse_floats(part, text, 0, ",", 1)
+    return back.reshape(values.shape)

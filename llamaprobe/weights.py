@@ -1,0 +1,109 @@
+"""The weights of a model by name, each read when it is asked for and not before."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from .checkpoint import Checkpoint, Tensor, named
+from .errors import ArgumentError
+from .names import printable
+
+# Bytes of an element, for the dtypes whose elements are whole bytes.
+_WORD_BYTES = {
+    **dict.fromkeys(
+        ("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1
+    ),
+    **dict.fromkeys(("I16", "U16", "F16", "BF16"), 2),
+    **dict.fromkeys(("I32", "U32", "F32"), 4),
+    **dict.fromkeys(("C64", "F64", "I64", "U64"), 8),
+}
+
+
+class WeightError(ArgumentError, KeyError):
+    """A model has no tensor of that name; the message names near matches."""
+
+    def __str__(self) -> str:  # KeyError would show the repr of the message
+        return str(self.args[0]) if self.args else ""
+
+
+class Weight:
+    """One tensor, as it lies in its file. `numpy.asarray(weight)` gives its numbers.
+
+    Outlives the model that it came from: it holds its file open.
+    """
+
+    def __init__(self, name: str, folder: Path, tensor: Tensor) -> None:
+        self.name = name
+        self.dtype = tensor.dtype
+        """As safetensors spells it: "BF16", "F16", "F32", ..."""
+        self.shape = tensor.shape
+        self.n_bytes = tensor.n_bytes
+        self.offset = tensor.offset
+        """Of its first byte in the file."""
+        self._file, self._folder = tensor.file, folder
+
+    @property
+    def path(self) -> Path:
+        """The file that it lies in."""
+        return Path(self._file.path)
+
+    @property
+    def raw(self) -> NDArray[np.generic]:
+        """The elements as they lie in the file: little-endian unsigned words (uint16 for BF16 and
+        F16) in the tensor's shape, or a row of bytes for dtypes of less than a byte. Read-only and
+        in place: the start may be unaligned, and the file must not shrink while this is in use.
+
+        Raises FileChangedError when the file was written to since it was opened.
+        """
+        with named(self._folder):
+            data = self._file.raw(self.name)
+        size = _WORD_BYTES.get(self.dtype)
+        return data if size is None else data.view(f"<u{size}").reshape(self.shape)
+
+    def __array__(
+        self, dtype: DTypeLike | None = None, copy: bool | None = None
+    ) -> NDArray[np.generic]:
+        """A new float32 array of a BF16, F16 or F32 tensor, or of `dtype`.
+
+        Raises UnsupportedError for other dtypes, FileChangedError, OutOfMemory, and ValueError for
+        copy=False: there is no float32 array to share.
+        """
+        if copy is False:
+            raise ArgumentError(
+                f"{self.name}: making float32 of a weight is a copy; .raw looks at it in place"
+            )
+        with named(self._folder):
+            values = self._file.read(self.name)
+        return values if dtype is None else values.astype(dtype, copy=False)
+
+    def __repr__(self) -> str:
+        return f"Weight({printable(self.name)!r}, {self.dtype}, {list(self.shape)})"
+
+
+class Weights(Mapping[str, Weight]):
+    """Tensor name -> Weight, file by file in the order of the data; also what no run needs."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+
+    def __getitem__(self, name: str) -> Weight:
+        tensor = self._checkpoint.tensors.get(name) if isinstance(name, str) else None
+        if tensor is None:
+            near = difflib.get_close_matches(str(name), self._checkpoint.tensors, 3, 0.6)
+            hint = f"; near: {', '.join(map(printable, near))}" if near else ""
+            raise WeightError(
+                f"{self._checkpoint.folder}: there is no tensor {printable(repr(name))}{hint}"
+            )
+        return Weight(name, self._checkpoint.folder, tensor)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._checkpoint.tensors)
+
+    def __len__(self) -> int:
+        return len(self._checkpoint.tensors)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} weights of {self._checkpoint.folder}>"

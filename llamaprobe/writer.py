@@ -1,0 +1,200 @@
+"""Tables to files: formatted here, written, hashed and fsynced each on a thread of its own.
+
+A block of text goes down a line of stages, each of which works while the others do: the caller
+formats it (the pool's threads help), the next writes it, the next hashes it and gives the scratch
+memory back; a file that is complete is fsynced and renamed by the last stage while the next ones
+are being formatted. So a disk, a hash and a formatter that are each as fast as they can be are
+together as slow as the slowest.
+
+The first failure stops the line: later work is passed through undone, temporary files are removed,
+and the caller gets the error, which names the file.
+"""
+
+import contextlib
+import hashlib
+import os
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .atomic import file_error, open_temporary
+from .tables import BLOCK, Table, scratch_bytes
+
+_N_SCRATCHES = 4
+_MAX_UNSYNCED = 16  # complete files that wait for fsync, each with an open descriptor
+
+
+@dataclass
+class Written:
+    """A file on its way, and, once it is whole, what the manifest says of it."""
+
+    path: Path
+    table: Table
+    fd: int
+    temporary: Path
+    n_bytes: int = 0
+    sha256: str = ""
+    hasher: Any = field(default_factory=hashlib.sha256)
+
+
+@dataclass
+class _Block:
+    """Bytes for a file; without parts it says that the file is complete."""
+
+    file: Written
+    parts: list[memoryview] | None
+    scratch: bytearray | None
+
+
+class Writer:
+    """Use as a context: `with Writer(folder) as writer: writer.add(name, table)`. Leaving the block
+    waits until every file is whole under its final name; `files` then lists them. Existing files
+    are replaced.
+
+    on_whole(file) is called, on the last stage's thread, when a file is fsynced and before it gets
+    its name; on_bytes(n) on the writing thread, after n bytes were written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        on_whole: Callable[[Written], object] | None = None,
+        on_bytes: Callable[[int], object] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.files: list[Written] = []
+        self._on_whole, self._on_bytes = on_whole, on_bytes
+        self._failure: BaseException | None = None
+        self._scratches: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
+        for _ in range(_N_SCRATCHES):
+            self._scratches.put(bytearray(scratch_bytes()))
+        stages = (self._write, self._hash, self._publish)
+        self._inboxes: list[queue.Queue[_Block | None]] = [
+            queue.Queue(_MAX_UNSYNCED) for _ in stages
+        ]
+        self._threads = [
+            threading.Thread(
+                target=self._stage, args=(i, work), name=f"llamaprobe{work.__name__}", daemon=True
+            )
+            for i, work in enumerate(stages)
+        ]
+
+    def __enter__(self) -> "Writer":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None and self._failure is None:
+            self._failure = error
+        self._inboxes[0].put(None)
+        try:
+            self._join()
+        except BaseException as interrupt:  # Ctrl-C while the last files are fsynced
+            self._failure = self._failure or interrupt
+            self._join()
+            raise
+        finally:
+            for file in self.files:
+                self._discard(file)
+        if error is None:
+            self._check()
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def add(self, name: str, table: Table) -> None:
+        """Formats the whole table and sends it down the line. Raises what any stage has met so
+        far."""
+        path = self.folder / name
+        try:
+            fd, temporary = open_temporary(self.folder)
+        except OSError as error:
+            raise file_error(error, path) from error
+        file = Written(path, table, fd, temporary)
+        self.files.append(file)
+        self._send(_Block(file, [memoryview(table.header)], None))
+        for first in range(0, table.n_elements, BLOCK):
+            scratch = self._scratches.get()
+            try:
+                parts = table.encode(scratch, first, min(BLOCK, table.n_elements - first))
+            except BaseException:
+                self._scratches.put(scratch)
+                raise
+            self._send(_Block(file, [memoryview(part) for part in parts], scratch))
+        self._send(_Block(file, None, None))
+
+    def _send(self, block: _Block) -> None:
+        self._inboxes[0].put(block)
+        self._check()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _stage(self, i: int, work: Callable[[_Block], bool]) -> None:
+        """Takes blocks until None comes; passes on those that the next stage needs to see."""
+        onward = self._inboxes[i + 1] if i + 1 < len(self._inboxes) else None
+        while (block := self._inboxes[i].get()) is not None:
+            if self._failure is None:
+                try:
+                    work(block)
+                except OSError as error:
+                    self._failure = file_error(error, block.file.path)
+                except BaseException as error:  # the caller raises it
+                    self._failure = error
+            if work == self._hash and block.scratch is not None:
+                self._scratches.put(block.scratch)
+            if onward is not None and (work == self._write or block.parts is None):
+                onward.put(block)
+        if onward is not None:
+            onward.put(None)
+
+    def _write(self, block: _Block) -> None:
+        n_bytes = write_all(block.file.fd, block.parts or [])
+        block.file.n_bytes += n_bytes
+        if self._on_bytes is not None and n_bytes:
+            self._on_bytes(n_bytes)
+
+    def _hash(self, block: _Block) -> None:
+        for part in block.parts or []:
+            block.file.hasher.update(part)
+
+    def _publish(self, block: _Block) -> None:
+        file = block.file
+        file.sha256 = file.hasher.hexdigest()
+        os.fsync(file.fd)
+        fd, file.fd = file.fd, -1
+        os.close(fd)
+        if self._on_whole is not None:
+            self._on_whole(file)
+        os.replace(file.temporary, file.path)
+
+    def _discard(self, file: Written) -> None:
+        """Removes what is left of a file that did not become whole; nothing is left of those that
+        did."""
+        with contextlib.suppress(OSError):
+            if file.fd >= 0:
+                os.close(file.fd)
+        if self._failure is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(file.temporary)
+
+
+def write_all(fd: int, parts: list[memoryview]) -> int:
+    """Writes all of the parts, in one call when the system takes them so; returns their bytes.
+    Raises OSError."""
+    left = [part for part in parts if len(part)]
+    n_bytes = sum(len(part) for part in left)
+    while left:
+        n = os.writev(fd, left)
+        while left and n >= len(left[0]):
+            n -= len(left.pop(0))
+        if n:
+            left[0] = left[0][n:]
+    return n_bytes

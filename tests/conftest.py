@@ -1,0 +1,84 @@
+"""Fixtures that several test files share: folders with models, made or found.
+
+Data that is not in the repository is looked for in LLAMAPROBE_TEST_DATA, or else in shared/models
+beside the checkout; what needs it is skipped, with that reason, where it is absent.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+
+REPO = Path(__file__).parent.parent
+
+
+def _found(path: Path, what: str) -> Path:
+    if not path.exists():
+        pytest.skip(f"{what} is not at {path}; LLAMAPROBE_TEST_DATA says where test data lies")
+    return path
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of test data that is not in the repository."""
+    default = REPO.parent / "shared" / "models"
+    return _found(Path(os.environ.get("LLAMAPROBE_TEST_DATA") or default), "the test data")
+
+
+@pytest.fixture(scope="session")
+def smollm2(test_data: Path) -> Path:
+    """SmolLM2-135M-Instruct, bf16; LLAMAPROBE_SMOLLM2 says where if not among the test data."""
+    place = os.environ.get("LLAMAPROBE_SMOLLM2") or test_data / "smollm2-135m"
+    _found(Path(place) / "model.safetensors", "SmolLM2-135M-Instruct")
+    return Path(place)
+
+
+@pytest.fixture(scope="session")
+def llama3_tokenizer(test_data: Path) -> Path:
+    """A folder with the tokenizer and chat template of Llama 3."""
+    return _found(test_data / "llama3-tokenizer", "the tokenizer of Llama 3")
+
+
+@pytest.fixture(scope="session")
+def stories(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """stories260K as a Hugging Face folder: a real trained model without a tokenizer."""
+    import stories260k
+
+    source = _found(test_data / "stories260k" / "source", "stories260K")
+    return stories260k.make_folder(source, tmp_path_factory.mktemp("models") / "stories260k")
+
+
+@pytest.fixture(scope="session")
+def demo_folder() -> Path:
+    """The model that comes with the package."""
+    folder = REPO / "llamaprobe" / "demo"
+    if not (folder / "model.safetensors").exists():
+        pytest.skip(f"the demo model has not been made: {folder}")
+    return folder
+
+
+@pytest.fixture
+def random_checkpoint(tmp_path: Path) -> Callable[..., Path]:
+    """random_checkpoint(seed=0, dtype="BF16", n_shards=1, odd_start=False, **config) -> new folder.
+
+    `config` overrides keys of `models.make_config`; a key given as ... is left out.
+    """
+    import models
+
+    def make(
+        seed: int = 0,
+        dtype: str = "BF16",
+        n_shards: int = 1,
+        odd_start: bool = False,
+        **config: Any,
+    ) -> Path:
+        folder = tmp_path / f"model{len(list(tmp_path.glob('model*')))}"
+        keys = models.make_config(**config)
+        weights = models.make_weights(keys, seed, dtype)
+        return models.write_checkpoint(folder, keys, weights, dtype, n_shards, odd_start)
+
+    return make

@@ -1,0 +1,35 @@
+"""Runs a piece of Python in a process of its own, with the hub's environment and nothing else of it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPO = Path(__file__).parent.parent
+_DROPPED = ("HF_", "HUGGING", "TRANSFORMERS_", "HTTP", "http", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy", "REQUESTS_")
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This process's environment without what would steer a download, and with `variables`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_DROPPED)}
+    paths = os.pathsep.join([str(REPO), str(REPO / "tests")])
+    return kept | {"PYTHONPATH": paths, "HF_HUB_DISABLE_XET": "1"} | variables
+
+
+def start(code: str, *arguments: str, env: dict[str, str]) -> subprocess.Popen[str]:
+    """A running `python -c code`; its output is captured as text."""
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.Popen(
+        command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run(code: str, *arguments: str, env: dict[str, str], timeout: float = 60, stdin: str = "") -> str:
+    """What it prints; an AssertionError with its stderr if it fails."""
+    process = start(code, *arguments, env=env)
+    try:
+        out, err = process.communicate(stdin, timeout)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err
+    return out

@@ -1,0 +1,260 @@
+"""One array to a file and back: every dtype and shape, the first line, and files that are wrong."""
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+import llamaprobe as lp
+
+FORMATS = ("csv", "txt", "npy")
+
+
+def random_bits(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """float32 of random bits: every exponent, denormals, infinities; all NaN are the same one."""
+    bits = np.random.default_rng(seed).integers(0, 2**32, shape, dtype=np.uint32)
+    values = bits.view(np.float32)
+    return np.where(np.isnan(values), np.float32(np.nan), values)
+
+
+ARRAYS = {
+    "matrix": random_bits((30, 70)),
+    "vector": random_bits((1000,), 1),
+    "scalar": np.array(np.float32(-0.1)),
+    "4-d": random_bits((2, 3, 4, 5), 2),
+    "column": random_bits((50, 1), 3),
+    "no rows": np.zeros((0, 3), np.float32),
+    "no columns": np.zeros((3, 0), np.float32),
+    "edges": np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, 3.4028235e38, 1e16], np.float32),
+    "fortran order": np.asfortranarray(random_bits((20, 30), 4)),
+    "strided": random_bits((20, 30), 5)[::2, ::-3],
+    "big endian": random_bits((5, 6), 6).astype(">f4"),
+    "float64": np.array([[0.1, 1e300], [-5e-324, np.inf]]),
+    "int64": np.array([[-(2**63), 2**63 - 1]]),
+    "uint64": np.array([2**64 - 1, 0], np.uint64),
+    "int8": np.arange(-128, 128, dtype=np.int8).reshape(2, 128),
+    "bool": np.array([[True, False, True]]),
+}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("name", ARRAYS)
+def test_an_array_comes_back_with_its_bits_shape_and_dtype(tmp_path, name, format):
+    array, path = ARRAYS[name], tmp_path / f"a.{format}"
+    lp.write(path, array)
+    back = lp.read(path)
+    assert back.shape == array.shape
+    assert back.dtype == array.dtype.newbyteorder("=")
+    assert back.tobytes() == array.astype(back.dtype).tobytes()
+
+
+@pytest.mark.parametrize("format", ["csv", "txt"])
+def test_more_numbers_than_a_block_and_rows_that_cross_pieces(tmp_path, format):
+    for shape in ((700_001,), (3, 200_003), (100_001, 3), (600_000, 1)):
+        array = random_bits(shape, 7)
+        lp.write(tmp_path / f"a.{format}", array)
+        assert lp.read(tmp_path / f"a.{format}").tobytes() == array.tobytes()
+
+
+@given(
+    arrays.arrays(np.float32, arrays.array_shapes(max_dims=3, min_side=0)), st.sampled_from(FORMATS)
+)
+def test_any_float32_array(tmp_path_factory, array, format):
+    path = tmp_path_factory.getbasetemp() / f"any.{format}"
+    lp.write(path, array)
+    back = lp.read(path)
+    assert back.shape == array.shape and np.array_equal(back, array, equal_nan=True)
+    assert np.array_equal(
+        np.signbit(back), np.signbit(array) & ~np.isnan(array) | np.signbit(back) & np.isnan(array)
+    )
+
+
+def test_16_bit_floats_are_written_as_float32(tmp_path):
+    half = np.array([[1.5, -0.25], [65504, 6e-8]], np.float16)
+    for format in FORMATS:
+        lp.write(tmp_path / f"a.{format}", half)
+        back = lp.read(tmp_path / f"a.{format}")
+        assert back.dtype == np.float32 and np.array_equal(back, half.astype(np.float32))
+
+
+def test_the_text(tmp_path):
+    path = tmp_path / "a.csv"
+    lp.write(path, np.array([[1, -0.1], [1e-7, np.nan]], np.float32))
+    assert path.read_text() == "# shape=[2, 2]\n1.0,-0.1\n1e-07,nan\n"
+    lp.write(path, np.array([1.5, 2], np.float32))
+    assert path.read_text() == "# shape=[2]\n1.5,2.0\n"
+    lp.write(tmp_path / "a.txt", np.arange(6).reshape(2, 3))
+    assert (tmp_path / "a.txt").read_text() == "# shape=[2, 3] dtype=int64\n0 1 2\n3 4 5\n"
+    lp.write(path, np.zeros((2, 2, 2), np.float32), format="txt", digits=1)
+    assert path.read_text() == "# shape=[2, 2, 2]\n" + "0.0e+00 0.0e+00 0.0e+00 0.0e+00\n" * 2
+
+
+@pytest.mark.parametrize("digits", [0, 3, 16, 25])
+def test_digits_are_those_of_savetxt(tmp_path, digits):
+    array = random_bits((40, 20), 8)
+    lp.write(tmp_path / "a.csv", array, digits=digits)
+    np.savetxt(tmp_path / "b.csv", array, fmt=f"%.{digits}e", delimiter=",")
+    ours, theirs = ((tmp_path / name).read_text() for name in ("a.csv", "b.csv"))
+    assert ours.split("\n", 1)[1] == theirs
+
+
+def test_files_of_the_older_scripts_and_of_other_systems_are_read(tmp_path):
+    array = random_bits((1, 6, 8), 9)
+    path = tmp_path / "x_layer0.csv"
+    header = f"shape={list(array.shape)}"
+    np.savetxt(path, array.reshape(6, 8), fmt="%.16e", delimiter=",", header=header)
+    assert lp.read(path).tobytes() == array.tobytes()
+    np.savetxt(
+        path, array[0], "%.9g", ",", "\r\n", "shape=[1,6,8] dtype=torch.bfloat16", comments="#"
+    )
+    assert lp.read(path).tobytes() == array.tobytes()
+    path.write_text("# shape=[2]\n1,2")
+    assert lp.read(path).tolist() == [1, 2]
+
+
+FAULTS = {
+    "nothing": ("", "line 1, column 1: there is no '# shape"),
+    "no header": ("1,2\n3,4\n", "line 1, column 1: there is no '# shape"),
+    "negative axis": ("# shape=[-1]\n1\n", "line 1, column 1"),
+    "an axis too long": ("# shape=[9999999999999999999999]\n1\n", "line 1: the shape"),
+    "unknown dtype": ("# shape=[1] dtype=f99\n1\n", "line 1: dtype=f99 is unknown"),
+    "short row": ("# shape=[2, 2]\n1,2\n3\n", "line 3, column 2: the row has only 1 numbers"),
+    "long row": ("# shape=[2, 2]\n1,2\n3,4,5\n", "line 3, column 5: the row has more than 2"),
+    "long first row": ("# shape=[2, 2]\n1,2,3\n4,5\n", "line 3, column 4: the row has only 2"),
+    "a word": ("# shape=[2, 2]\n1,2\n3,four\n", "line 3, column 3: 'four' is not a number"),
+    "a hole": ("# shape=[2, 2]\n1,\n3,4\n", "line 2, column 3: '' is not a number"),
+    "wrong separator": ("# shape=[2, 2]\n1 2\n3 4\n", "line 2, column 1: '1 2' is not a number"),
+    "bytes": ("# shape=[1]\n\x00\x1b[31m\n", r"line 2, column 1: '\\\\x00\\\\x1b\[31m' is not"),
+    "too few": ("# shape=[3, 2]\n1,2\n3,4\n", "needs 6 numbers, and the rows below hold 4"),
+    "too many": ("# shape=[1, 2]\n1,2\n3,4\n", "needs 2 numbers, and the rows below hold 4"),
+    "more than memory": ("# shape=[999999999999, 999]\n1,2\n", "needs 998999999999001 numbers"),
+    "only a header": ("# shape=[2]\n", "needs 2 numbers, and the rows below hold 0"),
+    "no integer": ("# shape=[2] dtype=int8\n1,2.5\n", "line 2, column 3: '2.5' is no int8"),
+    "too large": ("# shape=[2] dtype=int8\n1,128\n", "line 2, column 3: '128' is no int8"),
+    "underscores": ("# shape=[1] dtype=int64\n1_0\n", "line 2, column 1: '1_0' is no int64"),
+    "ragged integers": ("# shape=[2, 2] dtype=int8\n1,2\n3\n", "line 3, column 3: the row has 1"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_wrong_text_is_refused_with_line_and_column(tmp_path, name):
+    text, message = FAULTS[name]
+    path = tmp_path / "a.csv"
+    path.write_bytes(text.encode("latin1"))
+    with pytest.raises(lp.FormatError, match=message) as caught:
+        lp.read(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_fault_far_down_is_found_where_it_is(tmp_path):
+    path = tmp_path / "a.csv"
+    rows = [",".join("1.5" for _ in range(30))] * 20_000
+    rows[17_003] = rows[17_003].replace("1.5,1.5", "1.5,oops", 1)
+    path.write_text("# shape=[20000, 30]\n" + "\n".join(rows) + "\n")
+    with pytest.raises(lp.FormatError, match="line 17005, column 5: 'oops'"):
+        lp.read(path)
+
+
+def npy(header: str, data: bytes) -> bytes:
+    text = header.encode("latin1") + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + data
+
+
+NPY_FAULTS = {
+    "empty": b"",
+    "text": b"1,2,3\n" * 10,
+    "version": b"\x93NUMPY\x09\x00" + bytes(100),
+    "truncated": npy("{'descr': '<f4', 'fortran_order': False, 'shape': (3,)}", bytes(11)),
+    "too long": npy("{'descr': '<f4', 'fortran_order': False, 'shape': (3,)}", bytes(13)),
+    "huge": npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2305843009213693952, 8)}", b""),
+    "negative": npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}", bytes(4)),
+    "objects": npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", bytes(8)),
+    "no dict": npy("[1]", b""),
+    "code": npy("__import__('os').system('true')", b""),
+}
+
+
+@pytest.mark.parametrize("name", NPY_FAULTS)
+def test_a_wrong_npy_is_refused(tmp_path, name):
+    path = tmp_path / "a.npy"
+    path.write_bytes(NPY_FAULTS[name])
+    with warnings.catch_warnings(), pytest.raises(lp.FormatError, match=r"a\.npy: not a sound"):
+        warnings.simplefilter("ignore")
+        lp.read(path)
+
+
+def test_arguments(tmp_path):
+    one = np.ones(1, np.float32)
+    for call, message in (
+        (lambda: lp.write(tmp_path / "a.dat", one), "ends in none of"),
+        (lambda: lp.read(tmp_path / "a.dat"), "ends in none of"),
+        (lambda: lp.write(tmp_path / "a.csv", one, format="xls"), "'xls' is not one of"),
+        (lambda: lp.write(tmp_path / "a.csv", one, digits=26), "digits=26"),
+        (lambda: lp.write(tmp_path / "a.csv", one, digits=True), "digits=True"),
+        (lambda: lp.write(tmp_path / "a.csv", one, digits=1.5), "digits=1.5"),
+        (lambda: lp.write(tmp_path / "a.csv", np.array([1j])), "complex128 cannot be written"),
+        (lambda: lp.write(tmp_path / "a.npy", np.array([None])), "object cannot be written"),
+    ):
+        with pytest.raises(lp.ArgumentError, match=message):
+            call()
+    assert list(tmp_path.iterdir()) == []
+    lp.write(tmp_path / "a.dat", one, format="txt")
+    assert lp.read(tmp_path / "a.dat", format="txt") == 1
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "loose.csv").symlink_to("nowhere")
+    for name in ("pipe.csv", "folder.csv", "loose.csv", "missing.csv", "nul\0.csv"):
+        with pytest.raises(lp.FileError):
+            lp.read(tmp_path / name)
+    for name in ("missing/a.csv", "folder.csv", "nul\0.csv"):
+        with pytest.raises(lp.FileError):
+            lp.write(tmp_path / name, np.ones(1, np.float32))
+    assert sorted(os.listdir(tmp_path)) == ["folder.csv", "loose.csv", "pipe.csv"]
+
+
+def test_a_full_disk_is_an_error_that_names_the_file():
+    with pytest.raises(lp.FileError, match="/dev/full: No space left"):
+        lp.write("/dev/full", np.ones(100_000, np.float32), format="csv")
+
+
+def test_a_link_is_replaced_and_what_it_leads_to_is_not_touched(tmp_path):
+    (tmp_path / "precious.csv").write_text("mine")
+    (tmp_path / "link.csv").symlink_to("precious.csv")
+    lp.write(tmp_path / "link.csv", np.ones(1, np.float32))
+    assert (tmp_path / "precious.csv").read_text() == "mine"
+    assert not (tmp_path / "link.csv").is_symlink() and lp.read(tmp_path / "link.csv") == 1
+
+
+def test_a_file_too_large_for_the_system_leaves_the_old_one_as_it_was(tmp_path: Path):
+    path = tmp_path / "a.csv"
+    path.write_text("old")
+    script = f"""
+import resource, numpy as np, llamaprobe as lp
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    lp.write({str(path)!r}, np.ones(1_000_000, np.float32))
+except lp.FileError as error:
+    print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout == f"{path}: File too large\n" and run.stderr == ""
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.csv"]
+
+
+def test_modes_follow_the_umask(tmp_path):
+    old = os.umask(0o027)
+    try:
+        lp.write(tmp_path / "a.csv", np.ones(1, np.float32))
+    finally:
+        os.umask(old)
+    assert (tmp_path / "a.csv").stat().st_mode & 0o777 == 0o640

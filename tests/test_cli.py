@@ -1,0 +1,339 @@
+"""The command line: what it prints and where, one line for a mistake, and the exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import llamaprobe as lp
+from llamaprobe import cli, names
+from llamaprobe.saved import read_run
+
+LP = [sys.executable, "-m", "llamaprobe"]
+IDS = "1, 40 7\n[96 3] # a comment\n"
+
+
+@pytest.fixture
+def folder(random_checkpoint):
+    return random_checkpoint()
+
+
+@pytest.fixture
+def ids(tmp_path):
+    path = tmp_path / "ids.txt"
+    path.write_text(IDS)
+    return str(path)
+
+
+@pytest.fixture
+def command(capsys):
+    """command(*args) -> (exit code, stdout, stderr)"""
+
+    def run(*args):
+        try:
+            code = cli.main([str(arg) for arg in args])
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+# ---- run ----
+
+
+def test_run_writes_the_files_and_prints_their_names(command, folder, ids, tmp_path):
+    out = tmp_path / "out"
+    code, told, errors = command("run", folder, "--ids", ids, "--out", out)
+    assert (code, errors) == (0, "")
+    assert told.splitlines() == [
+        str(path) for path in map(out.joinpath, [os.path.basename(n) for n in told.split()])
+    ]
+    assert sorted(os.listdir(out)) == sorted(os.path.basename(name) for name in told.split())
+    run = lp.load(folder).run([1, 40, 7, 96, 3])
+    assert read_run(out)["x_norm"].tobytes() == run["x_norm"].tobytes()
+
+
+def test_run_options(command, folder, tmp_path):
+    np.save(tmp_path / "ids.npy", np.array([5, 6, 7]))
+    out = tmp_path / "out"
+    options = [
+        "--points",
+        "q,logits",
+        "--points",
+        "z",
+        "--layers",
+        "0,2-2",
+        "--format",
+        "txt",
+        "--digits",
+        "3",
+    ]
+    code, _, _ = command(
+        "run", folder, "--ids", tmp_path / "ids.npy", "--out", out, "--no-masks", *options
+    )
+    assert code == 0
+    expected = {f"{point}_layer{i}.txt" for point in "qz" for i in (0, 2)}
+    expected |= {"logits.txt", "meta_layer0.json", "meta_layer2.json", "manifest.json"}
+    assert set(os.listdir(out)) == expected
+    assert (out / "q_layer0.txt").read_text().split("\n")[1].count("e") == 64
+    code, told, errors = command(
+        "run", folder, "--ids", tmp_path / "ids.npy", "--out", out, *options
+    )
+    assert (code, told) == (1, "") and errors.count("\n") == 1 and "--force" in errors
+    assert command("run", folder, "--ids", tmp_path / "ids.npy", "--out", out, "--force")[0] == 0
+
+
+def test_threads_and_progress_do_not_change_a_byte(command, folder, ids, tmp_path):
+    for i, options in enumerate(([], ["--threads", "3"], ["--progress"])):
+        assert command("run", folder, "--ids", ids, "--out", tmp_path / str(i), *options)[0] == 0
+    files = [
+        json.loads((tmp_path / str(i) / "manifest.json").read_text())["files"] for i in range(3)
+    ]
+    assert files[0] == files[1] == files[2]
+
+
+def test_run_without_out_is_a_summary(command, folder, ids):
+    code, told, errors = command("run", folder, "--ids", ids)
+    run = lp.load(folder).run([1, 40, 7, 96, 3], points=["x", "logits"])
+    assert code == 0 and "nothing was written" in errors
+    assert told.startswith("5 tokens: 1 | 40 | 7 | 96 | 3\n")
+    assert "x           float32 [3, 5, 48]\n" in told and "logits  " not in told
+    size = np.sqrt(np.mean(run["x", 2].astype(np.float64) ** 2))
+    assert f"    2{size:>14.6g}" in told
+    likeliest = told.split("likeliest next tokens\n")[1].split()[1]
+    assert int(likeliest) == run["logits"][-1].argmax()
+    code, told, _ = command(
+        "run", folder, "--ids", ids, "--points", "scores,final_norm", "--layers", "1"
+    )
+    assert code == 0 and "final_norm  float32 [5, 48]" in told and "likeliest" not in told
+
+
+def test_a_prompt_and_a_chat_of_a_real_model(command, smollm2, tmp_path):
+    prompt = "What is the capital of France?"
+    code, told, _ = command("run", smollm2, prompt, "--chat")
+    assert code == 0 and "The" in told.split("likeliest next tokens\n")[1].splitlines()[0]
+    assert (
+        command("run", smollm2, prompt, "--chat", "--out", tmp_path / "o", "--layers", "0")[0] == 0
+    )
+    back = read_run(tmp_path / "o")
+    run = lp.load(smollm2).run([{"role": "user", "content": prompt}], layers=[0])
+    assert back.prompt == run.prompt and back.template_date == run.template_date
+    assert back.tokens == run.tokens and "".join(back.tokens) == run.prompt
+    assert back["x"].tobytes() == run["x"].tobytes()
+
+
+@pytest.mark.parametrize("text", ["1 2 x", "1.5", "-1", "1 99999999999", "1 \x1b[31m"])
+def test_ids_that_are_none(command, folder, tmp_path, text):
+    path = tmp_path / "ids"
+    path.write_text("1 2\n" + text)
+    code, told, errors = command("run", folder, "--ids", path)
+    assert (code, told) == (1, "") and errors.startswith(f"llamaprobe: {path}: line 2: ")
+    assert errors.count("\n") == 1 and "\x1b" not in errors
+
+
+# ---- mistakes ----
+
+
+def test_a_mistake_is_one_line_and_exit_1(command, folder, ids, tmp_path):
+    (tmp_path / "empty").write_text("")
+    for args, message in (
+        (["run", folder, ""], "the prompt is empty"),
+        (["run", folder, "--ids", tmp_path / "empty"], "the prompt is empty"),
+        (["run", folder, "text"], "tokenizer"),
+        (["run", folder, "--ids", tmp_path / "missing"], "No such file"),
+        (["run", tmp_path / "nowhere", "x"], "no such folder"),
+        (["run", folder, "--ids", ids, "--points", "x_nrom"], "x_norm"),
+        (["run", folder, "--ids", ids, "--layers", "7"], "no layer 7"),
+        (["run", folder, "--ids", ids, "--out", "/proc/nowhere"], "/proc/nowhere"),
+        (["run", folder, "--ids", ids, "--out", tmp_path / "empty"], "is not a folder"),
+        (["inspect", tmp_path / "nowhere"], "no such folder"),
+        (["inspect", tmp_path], "model.safetensors"),
+        (["inspect", tmp_path / "empty"], "8 bytes"),
+        (["weights", folder, "--out", tmp_path / "o", "--filter", "nothing"], "matches none"),
+        (["weights", folder, "--out", "/proc/nowhere"], "/proc/nowhere"),
+        (["weights", folder, "--list", "--dtype", "raw"], "npy"),
+        (["verify", tmp_path, "--model", folder], "manifest.json"),
+    ):
+        code, told, errors = command(*args)
+        assert (code, told) == (1, ""), args
+        assert (
+            errors.startswith("llamaprobe: ") and errors.count("\n") == 1 and message in errors
+        ), errors
+
+
+def test_wrong_usage_is_exit_2(command, folder, ids):
+    for args in (
+        [],
+        ["walk"],
+        ["run"],
+        ["run", folder],
+        ["run", folder, "x", "--ids", ids],
+        ["run", folder, "--ids", ids, "--chat"],
+        ["run", folder, "x", "--digits", "26"],
+        ["run", folder, "x", "--digits", "two"],
+        ["run", folder, "x", "--layers", "3-"],
+        ["run", folder, "x", "--threads", "0"],
+        ["run", folder, "x", "--format", "xls"],
+        ["weights", folder],
+        ["verify", "x"],
+    ):
+        code, told, errors = command(*args)
+        assert (code, told) == (2, "") and "usage: llamaprobe" in errors, args
+
+
+def test_help_and_version(command):
+    assert command("--version")[:2] == (0, f"llamaprobe {lp.__version__}\n")
+    code, told, _ = command("--help")
+    assert code == 0
+    for name in ("run", "inspect", "weights", "verify", "download"):
+        assert f"\n    {name} " in told
+        assert command(name, "--help")[0] == 0
+
+
+# ---- inspect ----
+
+
+def test_inspect(command, random_checkpoint):
+    folder = random_checkpoint(n_shards=2)
+    code, told, errors = command("inspect", folder)
+    assert (code, errors) == (0, "")
+    model = lp.load(folder)
+    lines = told.splitlines()
+    assert (
+        f"{model.n_params:,} parameters" == lines[-1] and f"{len(model.weights)} tensors" in lines
+    )
+    line = next(line.split() for line in lines if "layers.1.mlp.up_proj" in line)
+    assert line == ["model.layers.1.mlp.up_proj.weight", "BF16", "[80,", "48]", "7,680", "bytes"]
+    code, told, _ = command("inspect", folder, "--json")
+    data = json.loads(told)
+    assert data["parameters"] == model.n_params and data["config"]["n_kv_heads"] == 2
+    assert {t["name"]: tuple(t["shape"]) for t in data["tensors"]} == {
+        n: w.shape for n, w in model.weights.items()
+    }
+    assert [file["name"] for file in data["files"]] == sorted(
+        p.name for p in folder.glob("*.safetensors")
+    )
+
+
+def test_inspect_a_file_and_a_folder_that_cannot_be_run(command, random_checkpoint, tmp_path):
+    folder = random_checkpoint()
+    code, told, _ = command("inspect", folder / "model.safetensors", "--json")
+    assert code == 0 and "config" not in json.loads(told)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "qwen3"}))
+    code, told, _ = command("inspect", folder)
+    assert code == 0 and "cannot be run: " in told and "qwen3" in told and "30 tensors" in told
+    (folder / "config.json").unlink()
+    assert "there is no config.json" in command("inspect", folder)[1]
+    (folder / "config.json").write_text("{")
+    code, told, errors = command("inspect", folder)
+    assert (code, told) == (1, "") and errors.count("\n") == 1
+
+
+def test_strangers_cannot_write_to_the_terminal(command, tmp_path):
+    name = "\x1b[31mred\x07\u202e"
+    header = {
+        name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+        "__metadata__": {"\x1b]0;": "\r\x9b"},
+    }
+    text = json.dumps(header).encode()
+    (tmp_path / "m.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+    for args in (["inspect"], ["weights", "--list"], ["weights", "--out", tmp_path / "o"]):
+        code, told, errors = command(args[0], tmp_path / "m.safetensors", *args[1:])
+        assert code == 0 and not any(c in told + errors for c in "\x1b\x07\u202e\r\x9b")
+    code, _, errors = command("run", tmp_path / f"no{name}", "x")
+    assert code == 1 and "\x1b" not in errors and errors.count("\n") == 1
+    assert names.printable(name) in command("inspect", tmp_path / "m.safetensors")[1]
+
+
+HOSTILE = {
+    "empty": b"",
+    "short": bytes(7),
+    "no header": bytes(8),
+    "header of 2^64 - 1 bytes": b"\xff" * 8 + bytes(100),
+    "truncated": (60).to_bytes(8, "little")
+    + b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}      '
+    + bytes(4),
+    "deep": (10_000).to_bytes(8, "little") + b"[" * 10_000,
+    "gguf": b"GGUF" + bytes(100),
+    "pickle": b"\x80\x02}q\x00." + bytes(100),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_inspect_tells_a_hostile_file_in_one_line(command, tmp_path, name):
+    (tmp_path / "m.safetensors").write_bytes(HOSTILE[name])
+    for command_name in ("inspect", "weights"):
+        code, told, errors = command(
+            command_name,
+            tmp_path / "m.safetensors",
+            *(["--list"] if command_name == "weights" else []),
+        )
+        assert (code, told) == (1, "") and errors.count("\n") == 1 and "m.safetensors" in errors
+
+
+# ---- weights ----
+
+
+def test_weights(command, folder, tmp_path):
+    code, told, errors = command(
+        "weights", folder, "--list", "--format", "npy", "--filter", "*.norm.*"
+    )
+    assert (code, errors) == (0, "")
+    assert told.splitlines()[-1] == "1 files, 320 bytes" and "~" not in told
+    code, told, _ = command("weights", folder, "--list")
+    assert told.splitlines()[-1].startswith("30 files, estimated ") and " ~" in told
+    assert not (tmp_path / "o").exists()
+    code, told, errors = command(
+        "weights", folder, "--out", tmp_path / "o", "--exclude", "re:layers", "--digits", "4"
+    )
+    assert (code, errors) == (0, "")
+    names = [
+        "lm_head.weight.csv",
+        "model.embed_tokens.weight.csv",
+        "model.norm.weight.csv",
+        "manifest.json",
+    ]
+    assert sorted(told.split()) == sorted(str(tmp_path / "o" / name) for name in names)
+
+
+# ---- processes ----
+
+
+def test_a_pipe_that_closes_early_is_no_error(folder):
+    script = f"{sys.executable} -m llamaprobe inspect {folder}; echo $? >&2"
+    run = subprocess.run(["sh", "-c", f"({script}) | true"], capture_output=True, text=True)
+    assert run.stderr.strip() in ("0", "141")
+
+
+def test_a_full_stdout_is_an_error(folder):
+    for args in (["inspect", folder], ["weights", folder, "--list"]):
+        with open("/dev/full", "w") as full:
+            run = subprocess.run([*LP, *args], stdout=full, stderr=subprocess.PIPE, text=True)
+        assert run.returncode == 1
+        assert run.stderr.startswith("llamaprobe: ") and "No space left" in run.stderr
+        assert run.stderr.count("\n") == 1
+
+
+def test_output_to_a_terminal_without_utf_8(folder, ids):
+    env = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    run = subprocess.run([*LP, "run", folder, "--ids", ids], capture_output=True, env=env)
+    assert run.returncode == 0, run.stderr
+
+
+def test_heavy_modules_are_not_imported_for_help():
+    script = """
+import sys
+from llamaprobe.cli import main
+try:
+    main(["run", "--help"])
+except SystemExit:
+    heavy = {"numpy", "requests", "tokenizers", "jinja2", "tqdm", "llamaprobe._core"}
+    print("heavy:", heavy & set(sys.modules) or "none")
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.endswith("heavy: none\n")

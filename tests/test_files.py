@@ -1,0 +1,406 @@
+"""A run as a folder: names, first lines, layout, meta, manifest, nothing half done, and back."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import llamaprobe as lp
+from llamaprobe import atomic, names
+from llamaprobe.files import save_run
+from llamaprobe.saved import read_run
+from llamaprobe.tables import Table, bytes_table
+from llamaprobe.writer import Writer
+
+IDS = [1, 40, 7, 96, 3]
+
+
+@pytest.fixture
+def model(random_checkpoint):
+    return lp.load(random_checkpoint())
+
+
+def all_points(model):
+    return [point.name for point in model.points()]
+
+
+def test_the_files_of_the_main_job(model, tmp_path):
+    run = model.run(IDS)
+    paths = run.save(tmp_path / "x_all_layers")
+    layers = range(3)
+    expected = {
+        *(f"{stem}_layer{i}.csv" for i in layers for stem in ("x", "xnorm")),
+        *(f"meta_layer{i}.json" for i in layers),
+        *("attention_mask.csv", "position_ids.csv", "manifest.json"),
+    }
+    assert {path.name for path in paths} == set(os.listdir(tmp_path / "x_all_layers")) == expected
+    assert paths[-1].name == "manifest.json"
+    for i in layers:
+        for stem, point in (("x", "x"), ("xnorm", "x_norm")):
+            first, *rows = (tmp_path / f"x_all_layers/{stem}_layer{i}.csv").read_text().splitlines()
+            assert first == "# shape=[1, 5, 48]"
+            parsed = np.array([[np.float32(word) for word in row.split(",")] for row in rows])
+            assert parsed.tobytes() == run[point, i].tobytes()
+    mask, positions = (
+        (tmp_path / f"x_all_layers/{name}.csv").read_text()
+        for name in ("attention_mask", "position_ids")
+    )
+    assert mask == "# shape=[1, 5]\n1,1,1,1,1\n"
+    assert positions == "# shape=[1, 5]\n0,1,2,3,4\n"
+
+
+def test_every_point_has_its_rows_and_shape(model, tmp_path):
+    run = model.run(IDS, points=all_points(model), layers=[2, 0])
+    run.save(tmp_path / "out", format="txt")
+    rows = {"scores": 4 * 5, "pattern": 4 * 5}
+    for point in run.points:
+        for layer in run.layers_of(point) or [None]:
+            stem = {"x_norm": "xnorm"}.get(point, point)
+            name = f"{stem}.txt" if layer is None else f"{stem}_layer{layer}.txt"
+            value = run[point] if layer is None else run[point, layer]
+            first, *lines = (tmp_path / "out" / name).read_text().splitlines()
+            assert first == f"# shape={[1, *value.shape]}"
+            assert len(lines) == rows.get(point, 5)
+            assert {line.count(" ") + 1 for line in lines} == {value.size // len(lines)}
+    assert not list((tmp_path / "out").glob("*_layer1.*"))
+
+
+def test_meta_has_what_the_maths_takes(model, tmp_path):
+    run = model.run(IDS, points=["x", "q"])
+    run.save(tmp_path / "out")
+    meta = json.loads((tmp_path / "out/meta_layer1.json").read_text())
+    config = model.config
+    assert meta["layer"] == 1 and meta["dtype"] == "float32"
+    assert (meta["num_heads"], meta["num_kv_heads"], meta["head_dim"]) == (4, 2, 16)
+    assert (meta["d_model"], meta["d_ff"], meta["rope_theta"]) == (48, 80, 10000.0)
+    assert meta["rms_norm_eps"] == meta["rmsnorm_eps"] == 1e-5
+    assert meta["token_ids"] == IDS and meta["position_ids"] == list(range(5))
+    assert np.array(meta["inv_freq"], np.float32).tobytes() == config.inv_freq.tobytes()
+    assert meta["shapes"] == {"x": [1, 5, 48], "q": [1, 5, 4, 16]}
+    for key in ("rope_scaling", "attention_scale", "tokens", "attention_bias", "qk_norm", "prompt"):
+        assert key in meta
+    for key in ("template_date", "model", "revision", "llamaprobe_version"):
+        assert key in meta
+    assert set(meta["weight_names"]) == {
+        n for n in model.weights if n.startswith("model.layers.1.")
+    }
+
+
+def test_the_manifest_is_true(model, tmp_path):
+    out = tmp_path / "out"
+    save_run(model.run(IDS), out, hash_weights=True)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert set(manifest["files"]) == set(os.listdir(out)) - {"manifest.json"}
+    for name, entry in manifest["files"].items():
+        data = (out / name).read_bytes()
+        assert entry["bytes"] == len(data)
+        assert entry["sha256"] == hashlib.sha256(data).hexdigest()
+    assert manifest["files"]["xnorm_layer2.csv"]["shape"] == [1, 5, 48]
+    assert manifest["files"]["xnorm_layer2.csv"]["dtype"] == "float32"
+    weights = (model.path / "model.safetensors").read_bytes()
+    told = {"bytes": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}
+    assert manifest["weight_files"] == {"model.safetensors": told}
+
+
+def test_weights_are_not_read_for_the_manifest(model, tmp_path):
+    model.run(IDS).save(tmp_path / "out")
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert manifest["weight_files"]["model.safetensors"]["sha256"] is None
+
+
+@pytest.mark.parametrize("format", ["csv", "txt", "npy"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_saved_run_comes_back_bit_for_bit(random_checkpoint, tmp_path, format, bias):
+    model = lp.load(random_checkpoint(attention_bias=bias, mlp_bias=bias, tie_word_embeddings=bias))
+    points = [*all_points(model)[3:], "x", ("x_norm", 2)]
+    run = model.run(IDS, points=points, layers=[2, 1])
+    run.save(tmp_path / "out", format=format)
+    back = read_run(tmp_path / "out")
+    assert back.points == run.points and back.layers == run.layers
+    for point in run.points:
+        assert back.layers_of(point) == run.layers_of(point)
+        assert back[point].shape == run[point].shape and back[point].dtype == np.float32
+        assert back[point].tobytes() == run[point].tobytes()
+    assert back.meta == run.meta and back.tokens == run.tokens and len(back) == len(run)
+    back.save(tmp_path / "again", format=format)
+    names = set(os.listdir(tmp_path / "out")) - {"manifest.json"}
+    assert names == set(os.listdir(tmp_path / "again")) - {"manifest.json"}
+    for name in names:
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_a_run_of_what_is_not_of_a_layer(model, tmp_path):
+    run = model.run(IDS, points=["logits", "final_rms"])
+    run.save(tmp_path / "out")
+    assert {"logits.csv", "final_rms.csv", "meta_layer0.json"} <= set(os.listdir(tmp_path / "out"))
+    back = read_run(tmp_path / "out")
+    assert back["logits"].tobytes() == run["logits"].tobytes()
+    assert back["final_rms"].shape == (5,)
+
+
+def test_the_runs_of_a_batch_have_folders_of_their_own(model, tmp_path):
+    for i, run in enumerate(model.run([IDS, [9, 8]])):
+        run.save(tmp_path / str(i))
+    assert read_run(tmp_path / "0")["x"].shape == (3, 5, 48)
+    assert read_run(tmp_path / "1").token_ids.tolist() == [9, 8]
+
+
+def test_digits(model, tmp_path):
+    run = model.run(IDS)
+    run.save(tmp_path / "16", digits=16)
+    text = (tmp_path / "16/x_layer0.csv").read_text()
+    assert text.split("\n")[1].split(",")[0] == f"{run['x', 0][0, 0]:.16e}"
+    assert read_run(tmp_path / "16")["x"].tobytes() == run["x"].tobytes()
+    run.save(tmp_path / "2", digits=2)
+    rough = read_run(tmp_path / "2")["x"]
+    assert np.allclose(rough, run["x"], rtol=0.006) and not np.array_equal(rough, run["x"])
+
+
+def test_what_exists_is_not_overwritten(model, tmp_path):
+    run = model.run(IDS)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/xnorm_layer1.csv").write_text("mine")
+    with pytest.raises(lp.FileError, match=r"xnorm_layer1\.csv: exists; --force"):
+        run.save(tmp_path / "out")
+    assert os.listdir(tmp_path / "out") == ["xnorm_layer1.csv"]
+    run.save(tmp_path / "out", force=True)
+    assert lp.read(tmp_path / "out/xnorm_layer1.csv").shape == (1, 5, 48)
+    with pytest.raises(lp.FileError, match="and 11 more of these files"):
+        run.save(tmp_path / "out")
+    run.save(tmp_path / "out", force=True, points=["x"], format="npy")
+    assert read_run(tmp_path / "out").points == ("x",)
+
+
+def test_a_folder_in_the_way_is_told_before_anything_is_written(model, tmp_path):
+    (tmp_path / "out/x_layer2.csv").mkdir(parents=True)
+    with pytest.raises(lp.FileError, match=r"x_layer2\.csv: is a folder"):
+        model.run(IDS).save(tmp_path / "out", force=True)
+    assert os.listdir(tmp_path / "out") == ["x_layer2.csv"]
+
+
+def test_links_are_replaced_and_not_followed(model, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "out/x_layer0.csv").symlink_to(tmp_path / "precious")
+    run = model.run(IDS)
+    with pytest.raises(lp.FileError, match="exists"):
+        run.save(tmp_path / "out")
+    run.save(tmp_path / "out", force=True)
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert not (tmp_path / "out/x_layer0.csv").is_symlink()
+
+
+def test_wrong_arguments_write_nothing(model, tmp_path):
+    run = model.run(IDS)
+    for wrong in (
+        {"format": "xls"},
+        {"digits": 99},
+        {"points": ["logits"]},
+        {"points": ["x_nrom"]},
+    ):
+        with pytest.raises(lp.ArgumentError):
+            run.save(tmp_path / "out", **wrong)
+    for place in ("/proc/nowhere", tmp_path / "file/out", tmp_path / "file", "nul\0"):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(lp.FileError):
+            run.save(place)
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_little_space_is_told_before_anything_is_written(model, tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(atomic.shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(lp.FileError, match=r"about .* kB are to be written and 1\.0 kB are free"):
+        model.run(IDS).save(tmp_path / "out")
+    assert os.listdir(tmp_path / "out") == []
+
+
+# ---- folders that are no saved run ----
+
+
+def change(path, **changes):
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | changes))
+
+
+BAD_MANIFESTS = {
+    "kind": {"kind": "weights"},
+    "format": {"format": "../csv"},
+    "digits": {"digits": "many"},
+    "files": {"files": []},
+    "entries": {"files": {"x_layer0.csv": 3}},
+    "points": {"points": ["x"]},
+    "unknown point": {"points": {"y": [0]}},
+    "no layers": {"points": {"x": []}},
+    "layer twice": {"points": {"x": [0, 0]}},
+    "layer of logits": {"points": {"logits": [0]}},
+    "negative layer": {"points": {"x": [-1]}},
+    "numbers": {"model_numbers": {"n_layers": "3"}},
+}
+
+
+@pytest.mark.parametrize("name", BAD_MANIFESTS)
+def test_a_manifest_that_makes_no_sense_is_refused(model, tmp_path, name):
+    model.run(IDS).save(tmp_path / "out")
+    change(tmp_path / "out/manifest.json", **BAD_MANIFESTS[name])
+    with pytest.raises(lp.FormatError):
+        read_run(tmp_path / "out")
+
+
+def test_a_folder_without_its_files_is_refused(model, tmp_path):
+    with pytest.raises(lp.FileError, match="manifest.json: missing"):
+        read_run(tmp_path)
+    model.run(IDS).save(tmp_path / "out")
+    (tmp_path / "out/xnorm_layer1.csv").unlink()
+    with pytest.raises(lp.FileError, match=r"xnorm_layer1\.csv: No such file"):
+        read_run(tmp_path / "out")
+    lp.write(tmp_path / "out/xnorm_layer1.csv", np.ones((1, 4, 48), np.float32))
+    with pytest.raises(lp.FormatError, match=r"\[1, 4, 48\], and 5 tokens .* \[1, 5, 48\]"):
+        read_run(tmp_path / "out")
+    change(tmp_path / "out/meta_layer0.json", token_ids=[1, -1])
+    with pytest.raises(lp.FormatError, match="token_ids"):
+        read_run(tmp_path / "out")
+
+
+# ---- whole or not there ----
+
+
+def test_atomic_open_leaves_no_trace_of_a_failure(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic.atomic_open(path) as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a"]
+    with atomic.atomic_open(path) as file:
+        file.write(b"new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new" and os.listdir(tmp_path) == ["a"]
+
+
+def test_what_a_killed_writer_left_is_cleared_and_nothing_else(tmp_path):
+    process = multiprocessing.get_context("spawn").Process(target=os.getpid)
+    process.start()
+    process.join()
+    (tmp_path / f".llamaprobe-{process.pid}-0.part").write_text("left behind")
+    (tmp_path / f".llamaprobe-{os.getpid()}-987654.part").write_text("being written")
+    (tmp_path / ".llamaprobe-notes.part").write_text("somebody's")
+    with atomic.hold_folder(tmp_path):
+        pass
+    assert sorted(os.listdir(tmp_path)) == [
+        f".llamaprobe-{os.getpid()}-987654.part",
+        ".llamaprobe-notes.part",
+    ]
+
+
+def test_a_folder_has_one_writer_at_a_time(model, tmp_path):
+    run = model.run(IDS)
+    with atomic.hold_folder(tmp_path / "out"):
+        with pytest.raises(lp.FileError, match="another llamaprobe is writing"):
+            run.save(tmp_path / "out")
+        assert os.listdir(tmp_path / "out") == []
+    run.save(tmp_path / "out")
+
+
+def test_the_first_failure_of_a_writer_leaves_only_whole_files(tmp_path):
+    def encode(scratch, first, count):
+        raise ZeroDivisionError("here")
+
+    broken = Table((10,), "float32", b"# shape=[10]\n", 10, encode)
+    with pytest.raises(ZeroDivisionError), Writer(tmp_path) as writer:
+        writer.add("a.csv", bytes_table(b"whole"))
+        writer.add("b.csv", broken)
+    assert not [name for name in os.listdir(tmp_path) if name != "a.csv"]
+
+
+def test_a_writer_that_runs_out_of_file_size_names_the_file(tmp_path, random_checkpoint):
+    script = f"""
+import resource, sys, llamaprobe as lp
+run = lp.load({str(random_checkpoint())!r}).run([1, 2, 3] * 60, points=["x", "pattern"])
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+try:
+    run.save({str(tmp_path / "out")!r})
+except lp.FileError as error:
+    print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout == f"{tmp_path}/out/pattern_layer0.csv: File too large\n"
+    left = os.listdir(tmp_path / "out")
+    assert "manifest.json" not in left and not [n for n in left if n.endswith(".part")]
+    assert all(lp.read(tmp_path / "out" / name).size for name in left)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.01, 0.03, 0.08])
+def test_a_killed_save_leaves_only_whole_files(tmp_path, random_checkpoint, delay):
+    script = f"""
+import llamaprobe as lp
+run = lp.load({str(random_checkpoint())!r}).run([1, 2, 3] * 60, points=["x", "q", "pattern"])
+print("ready", flush=True)
+for i in range(100):
+    run.save({str(tmp_path / "out")!r}, force=True)
+"""
+    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert child.stdout.readline() == b"ready\n"
+    time.sleep(delay)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    out = tmp_path / "out"
+    for path in out.glob("[!.]*") if out.exists() else []:
+        if path.suffix == ".csv":
+            assert lp.read(path).size
+        else:
+            json.loads(path.read_text())
+    if (out / "manifest.json").exists():
+        assert len(read_run(out)) == 180
+    lp.load(random_checkpoint()).run(IDS).save(out, force=True)
+    assert not list(out.glob(".llamaprobe*"))
+
+
+# ---- names ----
+
+
+@pytest.mark.parametrize(
+    ("tensor", "name"),
+    [
+        ("model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.q_proj.weight"),
+        ("../../x", "..%2F..%2Fx"),
+        ("/x", "%2Fx"),
+        ("a b", "a%20b"),
+        ("a%2Fb", "a%252Fb"),
+        ("é", "%C3%A9"),
+        ("a\nb", "a%0Ab"),
+        ("a\0b", "a%00b"),
+        (".", "%2E"),
+        ("..", "%2E."),
+        ("-rf", "%2Drf"),
+        ("CON", "%43ON"),
+        ("nul.weight", "%6Eul.weight"),
+        ("console", "console"),
+        ("a~b", "a%7Eb"),
+        ("\ud800", "%ED%A0%80"),
+        ("", "~e3b0c44298fc"),
+    ],
+)
+def test_tensor_names_become_file_names(tensor, name):
+    assert names.file_names([tensor], ".csv") == {tensor: name + ".csv"}
+
+
+def test_long_and_colliding_names_stay_apart():
+    tensors = ["a" * 200, "a" * 201, "a" * 5000, "é" * 200, "A.w", "a.w", "é", "e\u0301", "b"]
+    files = names.file_names(tensors, ".csv")
+    assert len({name.casefold() for name in files.values()}) == len(tensors)
+    assert all(name.isascii() and len(name) < 225 and "/" not in name for name in files.values())
+    assert files["a" * 200] == "a" * 200 + ".csv" and files["b"] == "b.csv"
+    assert files["A.w"].startswith("A.w~") and files["a.w"].startswith("a.w~")
+
+
+def test_printable():
+    assert names.printable("a\x1b[31m\n\u202e\U000e0001é") == "a\\x1b[31m\\x0a\\u202e\\U000e0001é"
+    assert names.printable("x" * 300, 10) == "xxxxxxx..."

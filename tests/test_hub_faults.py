@@ -1,0 +1,391 @@
+"""A hub and a CDN that misbehave: what is tried again, what is refused, and that nothing wrong gets a final name."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from fakehub import FakeHub
+from hub_fixtures import REPO_ID, chosen, hub, leftovers, noise, ranges, small_model, tree  # noqa: F401
+
+import llamaprobe.hub.client as client
+from llamaprobe.errors import HubError
+from llamaprobe.hub import (
+    CaptivePortalError,
+    ChecksumError,
+    DisabledError,
+    EntryNotFoundError,
+    GatedError,
+    MetadataError,
+    NetworkError,
+    RedirectError,
+    RepoNotFoundError,
+    RevisionNotFoundError,
+    ServerError,
+    TokenError,
+    TransferError,
+    UnsafeNameError,
+    download,
+)
+
+SIZE = 300_000
+
+
+def weights(hub: FakeHub, tmp_path: Path) -> list[Path]:
+    """Whatever calls itself the weights, anywhere."""
+    return [p for p in tmp_path.rglob("*") if p.name == "model.safetensors" and p.exists()]
+
+
+# ---- what another try cures ----
+
+CURED = {
+    "drop at once": ("drop", {"after": 0}),
+    "drop in the middle": ("drop", {"after": 123_456}),
+    "drop before the end": ("drop", {"after": SIZE - 1}),
+    "reset": ("reset", {"after": 100_000}),
+    "no length, early end": ("no-length", {"after": 200_000}),
+    "no length, whole": ("no-length", {"after": SIZE}),
+    "flipped byte": ("flip", {"after": 7}),
+    "503 twice": ("status", {"times": 2}),
+    "500": ("status", {"status": 500}),
+    "429 with Retry-After": ("status", {"status": 429, "headers": {"Retry-After": "0"}}),
+    "stale address": ("status", {"status": 403}),
+    "more bytes than promised": ("long", {}),
+    "wrong length": ("header", {"headers": {"Content-Length": str(SIZE + 1)}}),
+    "etag of another file": ("etag", {}),
+}
+
+
+@pytest.mark.parametrize("case", CURED)
+def test_another_try_cures(hub: FakeHub, tmp_path: Path, case: str) -> None:
+    files = small_model(size=SIZE)
+    hub.add(REPO_ID, files)
+    kind, options = CURED[case]
+    fault = hub.fault(kind, method="GET", **options)
+    assert tree(download(REPO_ID)) == chosen(files) and fault.times == 0
+    assert not leftovers(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["api", "resolve"])
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_the_hub_itself_may_be_busy(hub: FakeHub, where: str, status: int) -> None:
+    files = small_model()
+    hub.add(REPO_ID, files)
+    hub.fault("status", where=where, status=status, times=2)
+    assert tree(download(REPO_ID)) == chosen(files)
+
+
+@pytest.mark.parametrize("kind", ["drop", "reset", "flip", "ignore-range", "wrong-start", "wrong-total"])
+def test_ranges_go_wrong_and_are_cured(hub: FakeHub, ranges: int, kind: str) -> None:
+    files = small_model(size=600_000)
+    hub.add(REPO_ID, files)
+    for _ in range(3):
+        hub.fault(kind, method="GET", after=11_111)
+    assert tree(download(REPO_ID)) == chosen(files)
+
+
+def test_a_server_without_ranges(hub: FakeHub, ranges: int) -> None:
+    files = small_model(size=600_000)
+    hub.add(REPO_ID, files)
+    hub.fault("drop", method="GET", after=30_000)
+    hub.fault("ignore-range", method="GET", times=1000)
+    assert tree(download(REPO_ID)) == chosen(files)
+
+
+def test_the_servers_own_wait_is_obeyed(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(client.Client, "pause", lambda self, seconds: waits.append(seconds))
+    hub.add(REPO_ID, small_model())
+    hub.fault("status", where="api", status=429, headers={"RateLimit": '"resolvers";r=0;t=2'})
+    hub.fault("status", where="api", status=503, headers={"Retry-After": "5"})
+    hub.fault("status", where="api", status=503, headers={"Retry-After": "999999"})
+    download(REPO_ID)
+    assert 3 <= waits[0] <= 3.75 and 5 <= waits[1] <= 6.25
+    assert client.MAX_TOLD_WAIT <= waits[2] <= 1.25 * client.MAX_TOLD_WAIT
+
+
+# ---- cut anywhere, taken up again ----
+
+
+def only_the_rest(hub: FakeHub, local: Path | None, cut: int, size: int) -> None:
+    """One try that is cut, then a run that fetches what is missing and no more."""
+    hub.faults = []
+    hub.fault("drop", method="GET", after=cut)
+    hub.fault("status", method="GET", times=100)
+    with pytest.raises(ServerError):
+        download(REPO_ID, local_dir=local)
+    hub.faults = []
+    hub.forget()
+    download(REPO_ID, local_dir=local)
+    assert hub.sent() == size - cut
+    if 0 < cut < size:
+        assert [s.headers["Range"] for s in hub.requests("cdn", "GET")] == [f"bytes={cut}-{size - 1}"]
+
+
+@pytest.mark.parametrize("to", ["cache", "folder"])
+def test_only_the_rest_is_fetched(hub: FakeHub, tmp_path: Path, to: str) -> None:
+    size = 70_001
+    for seed, cut in enumerate([0, 1, 2, 511, 8191, 8192, 8193, 30_000, 65_535, 65_536, 65_537, 69_999, 70_000]):
+        files = small_model(seed, size)
+        hub.add(REPO_ID, files)
+        local = tmp_path / f"out{seed}" if to == "folder" else None
+        only_the_rest(hub, local, cut, size)
+        assert tree(download(REPO_ID, local_dir=local)) == chosen(files)
+    assert not leftovers(tmp_path)
+
+
+def test_an_unfinished_file_that_is_wrong_or_too_long_is_given_up(hub: FakeHub, tmp_path: Path) -> None:
+    files = small_model(size=SIZE)
+    sha256 = hashlib.sha256(files["model.safetensors"]).hexdigest()
+    hub.add(REPO_ID, files)
+    for rubbish in (bytes(1000), bytes(SIZE), bytes(SIZE + 1), files["model.safetensors"] + b"x"):
+        place = tmp_path / "hf/hub/models--meta-llama--Llama-3.2-1B-Instruct/blobs"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{sha256}.llamaprobe.incomplete").write_bytes(rubbish)
+        (place / sha256).unlink(missing_ok=True)
+        assert tree(download(REPO_ID)) == chosen(files)
+
+
+# ---- what is refused ----
+
+
+def test_flipped_bytes_for_ever(hub: FakeHub, tmp_path: Path) -> None:
+    hub.add(REPO_ID, small_model(size=SIZE))
+    hub.fault("flip", method="GET", after=SIZE - 1, times=100)
+    with pytest.raises(ChecksumError, match="model.safetensors: all 300000 bytes came"):
+        download(REPO_ID)
+    assert len(hub.requests("cdn", "GET")) == 2
+    assert not weights(hub, tmp_path) and not leftovers(tmp_path)
+
+
+FOR_EVER = {
+    "drop": ("drop", {"after": 0}, TransferError, "ended 300000 bytes early|broke"),
+    "503": ("status", {}, ServerError, "503"),
+    "403": ("status", {"status": 403}, ServerError, "403"),
+    "wrong length": ("header", {"headers": {"Content-Length": "5"}}, TransferError, "announces 5 bytes, not 300000"),
+    "web page": ("html", {"status": 200}, CaptivePortalError, "web page"),
+    "compressed": ("gzip", {}, MetadataError, "compressed"),
+    "too long": ("long", {}, TransferError, "more bytes"),
+    "endless error": ("big-error", {"status": 500}, ServerError, "500"),
+    "stall": ("stall", {"after": 1}, NetworkError, "no answer in time"),
+}
+
+
+@pytest.mark.parametrize("case", FOR_EVER)
+def test_a_cdn_that_stays_broken(hub: FakeHub, tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "0.3")
+    hub.add(REPO_ID, small_model(size=SIZE))
+    kind, options, error, match = FOR_EVER[case]
+    hub.fault(kind, method="GET", times=10_000, **options)
+    with pytest.raises(HubError, match=match) as caught:
+        download(REPO_ID)
+    assert isinstance(caught.value, error) or case == "drop"
+    assert len(hub.requests("cdn")) <= 12 and not weights(hub, tmp_path)
+    assert "\n" not in str(caught.value) and "sig=" not in str(caught.value)
+
+
+def test_wrong_ranges_for_ever_end(hub: FakeHub, tmp_path: Path) -> None:
+    hub.add(REPO_ID, small_model(size=SIZE))
+    for _ in range(30):
+        hub.fault("drop", method="GET", after=1000)
+        hub.fault("wrong-start", method="GET")
+    with pytest.raises(TransferError, match="asked for bytes 1000-299999"):
+        download(REPO_ID)
+    assert not weights(hub, tmp_path)
+
+
+HEADERS = {
+    "no commit": {"X-Repo-Commit": None},
+    "bad commit": {"X-Repo-Commit": "../../x"},
+    "another commit": {"X-Repo-Commit": "a" * 40},
+    "no etag": {"X-Linked-Etag": None},
+    "etag is a path": {"X-Linked-Etag": '"../../x"'},
+    "another etag": {"X-Linked-Etag": f'"{"b" * 64}"'},
+    "no size": {"X-Linked-Size": None},
+    "size is no number": {"X-Linked-Size": "1e3"},
+    "another size": {"X-Linked-Size": "17"},
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_headers_that_cannot_be_trusted(hub: FakeHub, tmp_path: Path, case: str) -> None:
+    hub.add(REPO_ID, small_model())
+    hub.fault("header", where="resolve", path="*safetensors", method="HEAD", headers=HEADERS[case], times=100)
+    with pytest.raises(MetadataError):
+        download(REPO_ID)
+    assert hub.requests("cdn") == [] and not weights(hub, tmp_path)
+
+
+# ---- answers that are errors ----
+
+
+def test_errors_tell_the_next_step(hub: FakeHub) -> None:
+    files = small_model()
+    hub.add("a/gated", files, gated=True)
+    hub.add("a/private", files, private=True)
+    hub.add("a/closed", files, disabled=True)
+    hub.add("a/fine", files)
+    for repo_id, options, error, match in [
+        ("a/gated", {}, GatedError, "accept the licence at .*/a/gated, then set HF_TOKEN"),
+        ("a/private", {}, RepoNotFoundError, "not found, or private; .* HF_TOKEN"),
+        ("a/none", {}, RepoNotFoundError, "check the spelling"),
+        ("a/none", {"token": hub.token}, RepoNotFoundError, "token may lack access"),
+        ("a/closed", {}, DisabledError, "disabled"),
+        ("a/fine", {"revision": "nope"}, RevisionNotFoundError, "nope: no such branch"),
+        ("a/fine", {"revision": "f" * 40}, RevisionNotFoundError, "no such branch"),
+        ("a/fine", {"token": "hf_wrongwrongwrong"}, TokenError, "does not know this token"),
+        ("a/fine", {"include": "nope"}, EntryNotFoundError, "none of its"),
+    ]:  # fmt: skip
+        hub.forget()
+        if "wrong" in str(options):
+            hub.broken_rules.append("expected")
+        with pytest.raises(error, match=match) as caught:
+            download(repo_id, **options)
+        hub.broken_rules.clear()
+        assert isinstance(caught.value, OSError) and "\n" not in str(caught.value)
+        status = {seen.path for seen in hub.seen}
+        assert len(status) == len(hub.seen), "401, 403 and 404 are not asked twice"
+    hub.repos["a/gated"].gated = "forbidden"
+    with pytest.raises(GatedError, match="account of this token has no access yet"):
+        download("a/gated", token=hub.token)
+
+
+def test_server_text_is_cleaned_and_cut(hub: FakeHub) -> None:
+    hub.add(REPO_ID, small_model())
+    body = json.dumps({"error": "\x1b[31mred\x07\r\nline" + "x" * 5000}).encode()
+    hub.fault("status", where="api", status=403, body=body)
+    with pytest.raises(TokenError) as caught:
+        download(REPO_ID)
+    text = str(caught.value)
+    assert "\\x1b[31mred\\x07\\x0d\\x0aline" in text and "\x1b" not in text and len(text) < 500
+
+
+def test_an_endless_error_is_not_read(hub: FakeHub) -> None:
+    hub.add(REPO_ID, small_model())
+    hub.fault("big-error", where="api", status=404)
+    with pytest.raises(HubError):
+        download(REPO_ID)
+    assert hub.sent("api") < 32 << 20
+
+
+@pytest.mark.parametrize("body", [b"", b"[", b"\xff", b"[" * 100_000, b'{"sha": "../../x"}', b'{"sha": 5}', b"{}", b"[]", b"null"])
+def test_json_that_is_none_or_says_nothing(hub: FakeHub, body: bytes) -> None:
+    hub.add(REPO_ID, small_model())
+    hub.fault("body", where="api", body=body, times=100)
+    with pytest.raises(MetadataError):
+        download(REPO_ID)
+
+
+def test_json_without_end(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "MAX_JSON", 1 << 20)
+    hub.add(REPO_ID, small_model())
+    hub.fault("big-error", where="api", status=200)
+    with pytest.raises(MetadataError, match="over 1048576 bytes"):
+        download(REPO_ID)
+
+
+@pytest.mark.parametrize("where", ["api", "resolve"])
+def test_a_login_page_instead_of_the_hub(hub: FakeHub, tmp_path: Path, where: str) -> None:
+    hub.add(REPO_ID, small_model())
+    hub.fault("html", where=where, status=200, times=100)
+    with pytest.raises(CaptivePortalError, match="log in to your network"):
+        download(REPO_ID)
+    assert not weights(hub, tmp_path)
+
+
+def test_a_login_page_by_redirect(hub: FakeHub) -> None:
+    hub.add(REPO_ID, small_model())
+    hub.fault("redirect", where="api", location=f"{hub.cdn}/login?a=b")
+    with pytest.raises(RedirectError, match="login page"):
+        download(REPO_ID)
+
+
+@pytest.mark.parametrize("link", ["next to itself", "to another server", "for ever"])
+def test_pages_that_do_not_end(hub: FakeHub, link: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo = hub.add(REPO_ID, small_model())
+    monkeypatch.setattr("llamaprobe.hub.repo.MAX_PAGES", 20)
+    url = f"{hub.endpoint}/api/models/{REPO_ID}/tree/{repo.commit}?recursive=True"
+    if link == "next to itself":
+        hub.fault("header", where="api", path="*/tree/*", times=1000, headers={"Link": f'<{url}>; rel="next"'})
+    elif link == "to another server":
+        hub.fault("header", where="api", path="*/tree/*", headers={"Link": f'<{hub.cdn}/tree>; rel="next"'})
+    else:
+        for n in range(100):
+            hub.fault("header", where="api", path="*/tree/*", headers={"Link": f'<{url}&cursor=0&n={n}>; rel="next"'})
+    with pytest.raises((MetadataError, RedirectError)):
+        download(REPO_ID)
+    assert len(hub.seen) <= 25
+
+
+# ---- names from the server ----
+
+NEVER_HONEST = [
+    "../x.json", "a/../../x.json", "..", "/etc/x.json", "a\\..\\x.json", "..\\x.json", "C:\\x.json", "C:x.json", "a/C:/x",
+    "\\\\host\\share\\x.json", "a//x.json", "./x.json", "a/./x.json", "a/", "", "x\0.json", "x\n.json", "x\x1b[0m.json",
+    "\ud800.json", "x" * 256, "é" * 128, "a/" * 600 + "x", 5, None, ["x"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", NEVER_HONEST, ids=lambda path: ascii(path)[:20])
+def test_a_listing_with_a_name_that_is_never_honest(hub: FakeHub, tmp_path: Path, path: object) -> None:
+    entry = {"type": "file", "oid": "a" * 40, "size": 1, "path": path}
+    hub.add(REPO_ID, small_model(), extra_entries=[entry])
+    with pytest.raises(UnsafeNameError) as caught:
+        download(REPO_ID)
+    assert str(caught.value).isprintable()
+    assert not (tmp_path / "hf").exists() and hub.requests("resolve") == []
+
+
+PAIRS = [
+    ["A.json", "a.json"], ["x", "x/y.json"], ["X", "x/y.json"], ["Sub/a.json", "sub/b.json"], ["\u00e9.json", "e\u0301.json"],
+    ["stra\u00dfe.json", "STRASSE.json"], ["trailing. "], ["trailing."], ["CON"], ["con.json"], ["a/NUL.txt"], ["lpt1"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("paths", PAIRS, ids=ascii)
+def test_chosen_names_that_some_system_cannot_hold(hub: FakeHub, tmp_path: Path, paths: list[str]) -> None:
+    hub.add(REPO_ID, small_model() | dict.fromkeys(paths, b"x"))
+    for options in ({}, {"local_dir": tmp_path / "out"}):
+        with pytest.raises(UnsafeNameError):
+            download(REPO_ID, include="*", **options)
+    assert not (tmp_path / "out").exists() and hub.requests("resolve") == []
+    download(REPO_ID)
+
+
+def test_the_bookkeeping_cannot_be_written_by_the_hub(hub: FakeHub, tmp_path: Path) -> None:
+    hub.add(REPO_ID, small_model() | {".CACHE/huggingface/download/config.json.metadata": b"x"})
+    with pytest.raises(UnsafeNameError, match="bookkeeping"):
+        download(REPO_ID, include="*", local_dir=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"oid": "../../x"}, {"oid": "A" * 40}, {"oid": None}, {"size": -1}, {"size": "5"}, {"size": 1.0}, {"size": True},
+     {"size": None}, {"size": 1 << 60}, {"lfs": {"oid": "../x", "size": 1}}, {"lfs": {"oid": "a" * 64, "size": 2}}],
+)  # fmt: skip
+def test_entries_with_impossible_facts(hub: FakeHub, change: dict) -> None:
+    entry = {"type": "file", "oid": "a" * 40, "size": 1, "path": "x.json"} | change
+    hub.add(REPO_ID, small_model(), extra_entries=[entry])
+    with pytest.raises(MetadataError):
+        download(REPO_ID)
+
+
+def test_links_in_the_way_are_not_followed(hub: FakeHub, tmp_path: Path) -> None:
+    files = small_model() | {"sub/x.json": b"evil"}
+    repo = hub.add(REPO_ID, files)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "config.json").write_bytes(b"precious")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "sub").symlink_to(outside)
+    (out / "config.json").symlink_to(outside / "config.json")
+    with pytest.raises(OSError, match="in the way"):
+        download(REPO_ID, include=["sub/*"], local_dir=out)
+    assert tree(download(REPO_ID, local_dir=out))["config.json"] == files["config.json"]
+    snapshots = tmp_path / "hf/hub/models--meta-llama--Llama-3.2-1B-Instruct/snapshots"
+    snapshots.mkdir(parents=True)
+    (snapshots / repo.commit).symlink_to(outside)
+    with pytest.raises(OSError, match="in the way"):
+        download(REPO_ID)
+    assert (outside / "config.json").read_bytes() == b"precious" and len(list(outside.iterdir())) == 1

@@ -1,0 +1,244 @@
+"""This project's own rules: who includes whom, what may stand where, how long a thing may be."""
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+REPO = Path(__file__).parent.parent
+CSRC = REPO / "csrc"
+
+# A file includes only files of a lower number. A folder has one number, and so have the parts of
+# one noun (text.c, text_digits.h); within these, files may include each other.
+LEVELS = {
+    **dict.fromkeys(("error", "size", "half", "fpenv"), 0),
+    **dict.fromkeys(("json", "pool", "text", "limits", "map", "sincos", "kernels"), 1),
+    **dict.fromkeys(("memory", "safetensors", "ops", "points", "write", "read"), 2),
+    "model": 3,
+    "run": 4,
+    "forward": 5,
+    "python": 6,
+}
+PYTHON_HEADERS = re.compile(r"<(Python\.h|numpy/|structmember\.h)")
+INTRINSICS = re.compile(r"<(\w*intrin|arm_neon|arm_sve|arm_acle)\.h>")
+MAY_USE = {("fpenv.h", "<emmintrin.h>")}  # the FP control word, which belongs to no kernel
+
+MAX_FILE = 500
+MAX_FUNCTION = 60
+MAX_BYTES = 3 << 20
+
+HEAVY = {"requests", "urllib3", "tokenizers", "jinja2", "tqdm", "huggingface_hub"}
+NEVER = {"torch", "transformers", "safetensors", "tensorflow", "jax"}
+BINARY = {".safetensors", ".npz", ".npy", ".png", ".bin", ".so", ".model"}
+
+
+def own_files() -> list[Path]:
+    """What git has or would add; without git all but what a build leaves."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(command, cwd=REPO, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        skip = {"build", "dist", "__pycache__"}
+        found = [path for path in REPO.rglob("*") if not skip & set(path.relative_to(REPO).parts)]
+    else:
+        found = [REPO / name.decode() for name in listed.split(b"\0") if name]
+    return sorted(path for path in found if path.is_file())
+
+
+FILES = own_files()
+C_FILES = [path for path in FILES if path.suffix in (".c", ".h")]
+CORE_FILES = [path for path in C_FILES if path.is_relative_to(CSRC)]
+PYTHON_FILES = [path for path in FILES if path.suffix in (".py", ".pyi")]
+PACKAGE = [path for path in PYTHON_FILES if path.is_relative_to(REPO / "llamaprobe")]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(REPO).as_posix()
+
+
+def test_the_lists_are_not_empty():
+    assert len(CORE_FILES) > 30 and len(PACKAGE) > 15 and len(FILES) > 60
+
+
+# ---- C ----
+
+
+def unit_of(path: Path) -> str:
+    """The folder or the noun that a file of csrc belongs to."""
+    inside = path.relative_to(CSRC)
+    return inside.parts[0] if len(inside.parts) > 1 else inside.stem.split("_")[0]
+
+
+def includes(path: Path) -> list[str]:
+    pattern = r'^\s*#\s*include\s+(["<][^">]+[">])'
+    return re.findall(pattern, path.read_text(), re.MULTILINE)
+
+
+def test_a_file_includes_only_what_lies_below_it():
+    for path in CORE_FILES:
+        unit = unit_of(path)
+        assert unit in LEVELS, f"{name_of(path)}: a new noun needs its number in LEVELS"
+        for include in includes(path):
+            if include.startswith('"'):
+                target = (path.parent / include.strip('"')).resolve()
+                assert target.is_file(), f"{name_of(path)}: {include} is not relative to its file"
+                lower = LEVELS[unit_of(target)] < LEVELS[unit]
+                assert lower or unit_of(target) == unit, f"{name_of(path)} includes {include}"
+
+
+def test_a_c_file_includes_its_own_header_first():
+    for path in CORE_FILES:
+        header = path.with_suffix(".h")
+        if path.suffix == ".c" and path.parent == CSRC:
+            assert header.is_file(), name_of(path)
+        if path.suffix == ".c" and header.is_file():
+            assert includes(path)[0] == f'"{header.name}"', name_of(path)
+
+
+def test_python_and_intrinsics_have_their_folders():
+    for path in CORE_FILES:
+        for include in includes(path):
+            told = f"{name_of(path)} includes {include}"
+            assert path.parent.name == "python" or not PYTHON_HEADERS.match(include), told
+            allowed = path.parent.name == "kernels" or (path.name, include) in MAY_USE
+            assert allowed or not INTRINSICS.match(include), told
+
+
+def test_the_core_never_prints_exits_or_asserts():
+    unsafe = r"(printf|puts|perror|exit|_exit|abort|assert|sprintf|strcpy|strcat|gets|alloca)"
+    for path in CORE_FILES:
+        code = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
+        found = re.search(rf"(?<![\w.>]){unsafe}\s*\(", code)
+        assert not found, f"{name_of(path)}: {found[0]}"
+
+
+def test_a_header_is_guarded():
+    for path in C_FILES:
+        if (
+            path.suffix == ".h" and path.parent.name != "kernels"
+        ):  # rows include verbs more than once
+            guarded = re.search(r"#ifndef (LP_\w+_H)\n#define \1\n", path.read_text())
+            assert guarded, name_of(path)
+
+
+def functions(path: Path) -> Iterator[tuple[str, int]]:
+    """(name, lines) of each function that begins and ends in column 0, as clang-format has it."""
+    head, start = "", 0
+    for number, line in enumerate(path.read_text().splitlines()):
+        if line == "}" and "(" in head and "=" not in head:
+            yield re.search(r"(\w+)\(", head)[1], number - start + 1
+        if re.match(r"[A-Za-z_].*[^:]$", line):  # not a label
+            head, start = line, number
+        elif line.startswith(" ") and not head.endswith("{"):
+            head += line
+
+
+def test_a_function_fits_a_page():
+    lengths = {(name_of(path), name): n for path in CORE_FILES for name, n in functions(path)}
+    assert ("csrc/forward.c", "lp_forward") in lengths and len(lengths) > 150
+    assert {key: n for key, n in lengths.items() if n > MAX_FUNCTION} == {}
+
+
+# ---- Python ----
+
+
+def imports(path: Path, *, everywhere: bool) -> Iterator[str]:
+    """Modules that a file imports: "requests", ".errors"; `everywhere` within functions too."""
+    tree = ast.parse(path.read_text())
+    hidden = set()
+    for node in ast.walk(tree):
+        for_types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        in_function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not everywhere
+        if for_types or in_function:
+            hidden |= {id(inner) for part in node.body for inner in ast.walk(part)}
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield from (
+                (f"{module}{alias.name}" for alias in node.names) if not node.module else (module,)
+            )
+
+
+def test_heavy_imports_wait_until_they_are_needed():
+    for path in PACKAGE:
+        at_once = {module.split(".")[0] for module in imports(path, everywhere=False)}
+        ever = {module.split(".")[0] for module in imports(path, everywhere=True)}
+        assert not at_once & HEAVY, name_of(path)
+        assert not ever & NEVER, name_of(path)
+
+
+def resolve(path: Path, module: str) -> str | None:
+    """The name of the imported file of the package, None for what is not a file of it."""
+    level = len(module) - len(module.lstrip("."))
+    if level:
+        folder = path.parents[level - 1]
+    elif module.split(".")[0] == "llamaprobe":
+        folder, module = REPO, module
+    else:
+        return None
+    target = folder.joinpath(*module.lstrip(".").split("."))
+    for candidate in (target.with_suffix(".py"), target / "__init__.py"):
+        if candidate.is_file():
+            return name_of(candidate)
+    return None
+
+
+def test_no_module_imports_itself_by_a_detour():
+    graph = {
+        name_of(path): {
+            found for module in imports(path, everywhere=True) if (found := resolve(path, module))
+        }
+        for path in PACKAGE
+        if path.suffix == ".py"
+        and path != REPO / "llamaprobe" / "__init__.py"  # imports all, lazily
+    }
+    assert sum(map(len, graph.values())) > 40
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " -> ".join([*way, name])
+        if name not in done:
+            for target in sorted(graph.get(name, ())):
+                visit(target, (*way, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+# ---- all files ----
+
+
+def test_a_file_is_short():
+    lengths = {name_of(path): len(path.read_text().splitlines()) for path in C_FILES + PYTHON_FILES}
+    assert {name: n for name, n in lengths.items() if n > MAX_FILE} == {}
+
+
+def test_a_file_says_what_it_is():
+    for path in C_FILES + PYTHON_FILES:
+        text = path.read_text()
+        assert not text.strip() or re.match(r'(#!.*\n)?(/\*|""")', text), name_of(path)
+
+
+def test_files_speak_of_the_project_alone():
+    unfinished = "|".join(("TO" + "DO", "FIX" + "ME", "X" * 3, "HA" + "CK"))
+    places = "|".join(("ro" + "ot/", "home" + r"/\w+/", "work" + r"/\w", "opt" + "/venv"))
+    pattern = re.compile(rf"\b({unfinished})\b|(?<![\w.])/({places})")
+    for path in FILES:
+        if path.suffix not in BINARY:
+            found = pattern.search(path.read_text(encoding="utf-8", errors="replace"))
+            assert not found, f"{name_of(path)}: {found[0]}"
+
+
+def test_a_file_is_small_enough_for_git():
+    assert {name_of(path) for path in FILES if path.stat().st_size >= MAX_BYTES} == set()
+
+
+def test_there_is_a_license():
+    text = (REPO / "LICENSE").read_text()
+    assert text.startswith("MIT License") and "the llamaprobe authors" in text

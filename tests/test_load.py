@@ -1,0 +1,246 @@
+"""load and Model.weights: what is a model, what must fit together, and weights by name."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+import pytest
+
+import llamaprobe as lp
+from llamaprobe import source
+from llamaprobe.weights import WeightError
+
+IDS = [5, 1, 96, 5, 40]
+
+
+@pytest.fixture
+def folder(random_checkpoint) -> Path:
+    return random_checkpoint(attention_bias=True)
+
+
+@pytest.fixture
+def model(folder: Path) -> lp.Model:
+    return lp.load(folder)
+
+
+# ---- weights ----
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+def test_weights_are_float32_and_lazy(random_checkpoint, dtype: str):
+    folder = random_checkpoint(dtype=dtype, odd_start=True)
+    weights = lp.load(folder).weights
+    expected = models.read_checkpoint(folder)
+    assert set(weights) == set(expected) and len(weights) == len(expected)
+    for name, weight in weights.items():
+        values = np.asarray(weight)
+        assert values.dtype == np.float32 and np.array_equal(values, expected[name])
+        assert (weight.name, weight.dtype, weight.shape) == (name, dtype, values.shape)
+        bits = models.to_bits(expected[name], dtype).reshape(values.shape)
+        assert weight.raw.dtype == bits.dtype and np.array_equal(weight.raw, bits)
+        assert weight.n_bytes == bits.nbytes and weight.path.parent == folder
+
+
+def test_weights_follow_the_array_protocol(model: lp.Model):
+    weight = model.weights["model.norm.weight"]
+    assert np.asarray(weight, dtype=np.float64).dtype == np.float64
+    assert np.array(weight).flags.writeable and (np.array(weight) == weight).all()
+    with pytest.raises(ValueError, match="copy"):
+        np.array(weight, copy=False)
+
+
+def test_the_file_cannot_be_written_through_raw(model: lp.Model):
+    raw = model.weights["model.norm.weight"].raw
+    with pytest.raises(ValueError, match="read-only"):
+        raw[0] = 0
+    for view in (raw, raw.base if raw.base is not None else raw):
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            view.flags.writeable = True
+
+
+@pytest.mark.parametrize("name", ["model.norm.wieght", "", "model.norm.weight\0", 3, None])
+def test_unknown_weights(model: lp.Model, name: Any):
+    with pytest.raises(WeightError, match="there is no tensor"):
+        model.weights[name]
+    assert name not in model.weights
+    with pytest.raises(lp.ArgumentError, match="near: .*model.norm.weight"):
+        model.weights["model.norm.wieght"]
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"tie_word_embeddings": True}, {"attention_bias": True, "mlp_bias": True}]
+)
+def test_n_params_counts_the_weights(random_checkpoint, config: dict[str, Any]):
+    folder = random_checkpoint(**config)
+    assert lp.load(folder).n_params == sum(w.size for w in models.read_checkpoint(folder).values())
+
+
+# ---- loading ----
+
+
+def test_the_first_layers_alone(folder: Path, model: lp.Model):
+    short, whole = lp.load(folder, layers=2), model.run(IDS, points=("x", "x_out"))
+    run = short.run(IDS, points=("x", "x_out", "final_norm"))
+    assert short.config.n_layers == 2 and run["x"].shape == (2, 5, 48)
+    assert np.array_equal(run["x_out"], whole["x_out"][:2])
+    assert short.n_params < model.n_params
+    for layers in (0, 4, -1, True, "2", 1.5):
+        with pytest.raises(lp.ArgumentError, match="how many of the first|the model has 3"):
+            lp.load(folder, layers=layers)
+
+
+def test_layers_that_are_not_opened_are_not_looked_for(folder: Path):
+    weights = models.read_checkpoint(folder)
+    kept = {name: w for name, w in weights.items() if ".layers.2." not in name}
+    (folder / "model.safetensors").write_bytes(models.safetensors_bytes(kept, "BF16"))
+    assert lp.load(folder, layers=2).run(IDS)["x"].shape == (2, 5, 48)
+    with pytest.raises(lp.FormatError, match=r"model\.layers\.2\."):
+        lp.load(folder)
+
+
+def test_a_tied_head_wins_over_one_in_the_file_and_says_so(random_checkpoint):
+    folder = random_checkpoint()
+    config = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.warns(UserWarning, match="lm_head.weight is not used"):
+        model = lp.load(folder)
+    run = model.run(IDS, points=("final_norm", "logits"))
+    embed = np.asarray(model.weights["model.embed_tokens.weight"])
+    assert np.allclose(run["logits"], run["final_norm"] @ embed.T, atol=1e-4)
+
+
+def drop(name: str) -> Callable[[dict], dict]:
+    return lambda weights: {key: value for key, value in weights.items() if key != name}
+
+
+def cut(name: str) -> Callable[[dict], dict]:
+    return lambda weights: weights | {name: weights[name][:-1]}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (drop("model.norm.weight"), "model.norm.weight"),
+        (drop("lm_head.weight"), "lm_head.weight"),
+        (drop("model.layers.1.mlp.up_proj.weight"), "model.layers.1.mlp.up_proj.weight"),
+        (drop("model.layers.2.self_attn.o_proj.bias"), "model.layers.2.self_attn.o_proj.bias"),
+        (cut("model.layers.0.mlp.down_proj.weight"), r"down_proj.weight.*47.*48"),
+        (cut("model.embed_tokens.weight"), r"embed_tokens.weight.*96.*97"),
+        (lambda weights: {}, "model.embed_tokens.weight"),
+    ],
+)
+def test_weights_that_do_not_fit_the_config(
+    folder: Path, change: Callable[[dict], dict], told: str
+):
+    weights = change(models.read_checkpoint(folder))
+    (folder / "model.safetensors").write_bytes(models.safetensors_bytes(weights, "BF16"))
+    with pytest.raises(lp.FormatError, match=f"{folder}: .*{told}"):
+        lp.load(folder)
+
+
+def test_a_dtype_that_cannot_be_computed_with(folder: Path):
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data.replace(b'"BF16"', b'"I16" '))
+    with pytest.raises(lp.UnsupportedError, match="I16"):
+        lp.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "told"),
+    [
+        ("/no/such/folder", lp.FileError, "/no/such/folder: no such folder, and no repo id"),
+        ("./missing", lp.FileError, "no such folder"),
+        ("missing", lp.FileError, "owner/name"),
+        ("", lp.FileError, "owner/name"),
+        ("a/b/c", lp.FileError, "no such folder"),
+        ("a\0b", lp.FileError, r"a\\x00b: no such folder"),
+        (Path("owner/name"), lp.FileError, "owner/name: no such folder"),
+        (b"demo", lp.ArgumentError, "a folder or a repo id"),
+        (None, lp.ArgumentError, "a folder or a repo id"),
+        (3, lp.ArgumentError, "a folder or a repo id"),
+    ],
+)
+def test_what_is_no_model(name: Any, error: type[Exception], told: str):
+    with pytest.raises(error, match=told):
+        lp.load(name)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_file_is_no_folder(folder: Path, name: str):
+    with pytest.raises(lp.FileError, match=f"{name}: is no folder; give the folder"):
+        lp.load(folder / name)
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "pytorch_model.bin", "model.PTH"])
+def test_a_file_of_another_format(tmp_path: Path, name: str):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(lp.UnsupportedError, match=f"{name}: only safetensors"):
+        lp.load(tmp_path / name)
+
+
+def test_a_folder_has_no_revision(folder: Path):
+    with pytest.raises(lp.ArgumentError, match="is a folder, which has no revision 'v2'"):
+        lp.load(folder, revision="v2")
+
+
+def test_a_folder_wins_over_a_repo_id(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    (folder.parent / "owner").mkdir()
+    folder.rename(folder.parent / "owner" / "name")
+    monkeypatch.chdir(folder.parent)
+    assert lp.load("owner/name").run(IDS)["x"].shape == (3, 5, 48)
+
+
+def test_demo_is_always_the_built_in_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, demo_folder
+):
+    folder.rename(folder.parent / "demo")
+    monkeypatch.chdir(folder.parent)
+    assert lp.load("demo").path == Path(source.__file__).parent / "demo"
+    assert lp.load("./demo").path == Path("demo")
+
+
+def test_a_bad_thread_count_is_told_at_load(folder: Path):
+    with pytest.raises(lp.ArgumentError, match="at least 1"):
+        lp.load(folder, threads=0)
+
+
+def test_a_config_without_a_key(folder: Path):
+    config = json.loads((folder / "config.json").read_text())
+    del config["rms_norm_eps"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(lp.ConfigError, match="rms_norm_eps"):
+        lp.load(folder)
+
+
+# ---- repo ids ----
+
+
+def test_a_repo_id_goes_to_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[Any] = []
+
+    def snapshot(repo_id: str, **how: Any) -> Path:
+        asked.append((repo_id, how))
+        return folder
+
+    monkeypatch.setattr("llamaprobe.hub.snapshot", snapshot)
+    model = lp.load(
+        "owner/name", revision="v2", token="secret", cache_dir="c", local_files_only=True
+    )
+    assert model.run(IDS).meta["model"] == "owner/name" and "secret" not in repr(model)
+    how = {"revision": "v2", "token": "secret", "cache_dir": "c", "local_files_only": True}
+    assert asked == [("owner/name", how)]
+    lp.load("owner/name", layers=2)
+    assert asked[1][1]["layers"] == range(2) and asked[1][1]["head"] is True
+
+
+def test_an_error_of_the_hub_tells_of_the_folder_too(monkeypatch: pytest.MonkeyPatch):
+    def snapshot(repo_id: str, **how: Any) -> Path:
+        raise lp.HubError(f"{repo_id}: no such repository")
+
+    monkeypatch.setattr("llamaprobe.hub.snapshot", snapshot)
+    told = r"no such repository \(there is no folder owner/name here either\)$"
+    with pytest.raises(lp.HubError, match=told):
+        lp.load("owner/name")

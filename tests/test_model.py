@@ -1,0 +1,364 @@
+"""Model.run: what may be asked for, what comes back, and which mistakes are named."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+import pytest
+
+import llamaprobe as lp
+from llamaprobe import reference
+from llamaprobe.config import read_config
+
+ALL = tuple(point.name for point in lp.Model.points())
+
+
+@pytest.fixture
+def folder(random_checkpoint) -> Path:
+    return random_checkpoint(attention_bias=True)
+
+
+@pytest.fixture
+def model(folder: Path) -> lp.Model:
+    return lp.load(folder)
+
+
+IDS = [5, 1, 96, 5, 40]
+
+
+# ---- values ----
+
+
+def test_every_point_has_its_shape_and_value(folder: Path, model: lp.Model):
+    run = model.run(IDS, points=ALL)
+    expected = reference.forward(read_config(folder), models.read_checkpoint(folder), IDS)
+    assert run.points == ALL
+    for name in ALL:
+        assert run[name].dtype == np.float32
+        assert run[name].shape == expected[name].shape, name
+        seen = np.isfinite(expected[name])
+        assert (np.isfinite(run[name]) == seen).all()
+        error = np.linalg.norm(run[name][seen] - expected[name][seen])
+        assert error <= 2e-6 * np.linalg.norm(expected[name][seen]), name
+
+
+def test_the_default_is_x_and_x_norm_of_all_layers(model: lp.Model):
+    run = model.run(IDS)
+    assert run.points == ("x", "x_norm") and run.layers == (0, 1, 2)
+    assert run["x"].shape == run["x_norm"].shape == (3, 5, 48)
+
+
+def test_what_is_asked_for_does_not_change_a_value(model: lp.Model):
+    whole = model.run(IDS, points=ALL)
+    for name in ALL:
+        assert np.array_equal(model.run(IDS, points=[name])[name], whole[name]), name
+
+
+def test_layers_are_stacked_in_the_order_asked(model: lp.Model):
+    whole, run = (
+        model.run(IDS, points=("z", "logits")),
+        model.run(IDS, points=("z",), layers=[2, 0]),
+    )
+    assert run.layers == (2, 0) and run["z"].shape == (2, 5, 4, 16)
+    assert (run["z", 2] == whole["z", 2]).all() and (run["z"][0] == whole["z", 2]).all()
+    assert (run["z"][1] == whole["z"][0]).all()
+    assert model.run(IDS, layers=np.array([1]))["x"].shape == (1, 5, 48)
+
+
+def test_a_point_that_is_not_per_layer_has_no_layer_axis(model: lp.Model):
+    run = model.run(IDS, points=("logits", "final_rms"))
+    assert run["logits"].shape == (5, 97) and run["final_rms"].shape == (5,)
+    assert run.layers == () and run.layers_of("logits") == ()
+    with pytest.raises(lp.PointError, match="computed once"):
+        run["logits", 0]
+
+
+def test_values_are_views_that_share_memory(model: lp.Model):
+    run = model.run(IDS, points=("q",))
+    assert np.shares_memory(run["q"], run["q", 1])
+    run["q", 1][0, 0, 0] = 7
+    assert run["q"][1, 0, 0, 0] == 7
+
+
+# ---- names ----
+
+
+def test_names_of_other_tools_are_understood(model: lp.Model):
+    run = model.run(
+        IDS, points=("hook_resid_pre", "model.layers.1.mlp.gate_proj", ("pattern", 2), "embed")
+    )
+    assert run.points == ("x", "gate", "pattern")
+    assert run.layers_of("x") == (0, 1, 2) and run.layers_of("gate") == (1,)
+    assert run["blocks.1.hook_resid_pre"].shape == (5, 48)
+    assert (run["embed"] == run["x", 0]).all()
+    assert run["pattern"].shape == (1, 4, 5, 5) and (run["attn", 2] == run["pattern"][0]).all()
+    assert run.layers == (0, 1, 2)
+
+
+def test_one_name_may_stand_alone_and_twice_counts_once(model: lp.Model):
+    assert model.run(IDS, points="z").points == ("z",)
+    assert model.run(IDS, points=("x", "hook_resid_pre", ("x", 1))).points == ("x",)
+
+
+@pytest.mark.parametrize(
+    ("points", "told"),
+    [
+        (("xnorm",), "x_norm"),
+        (("x", "patern"), "pattern"),
+        ((), "at least one"),
+        (None, "at least one"),
+        ((3,), "no name"),
+        (("blocks.3.attn.hook_z",), "layer 3, which is not among"),
+        ((("x", -1),), "negative|layer -1"),
+        (("hidden_states",), "final_norm"),
+    ],
+)
+def test_unknown_points_name_what_is_near(model: lp.Model, points: Any, told: str):
+    with pytest.raises(lp.PointError, match=told):
+        model.run(IDS, points=points)
+
+
+@pytest.mark.parametrize("layers", [[3], [-1], [0, 0], [], [1.0], [True], "01", 1])
+def test_bad_layers(model: lp.Model, layers: Any):
+    with pytest.raises(lp.PointError, match="layer"):
+        model.run(IDS, layers=layers)
+
+
+def test_what_was_not_captured_is_told_from_what_does_not_exist(model: lp.Model):
+    run = model.run(IDS, points=("x", "z"), layers=[0, 2])
+    with pytest.raises(lp.PointError, match=r'x_norm was not captured.*points=\("x_norm"'):
+        run["x_norm"]
+    with pytest.raises(
+        lp.PointError, match=r"x of layer 1 was not captured, only of 0, 2.*layers=\[1\]"
+    ):
+        run["x", 1]
+    with pytest.raises(lp.PointError, match="x of layer 9 was not captured.*layers 0 to 2"):
+        run["x", 9]
+    with pytest.raises(KeyError, match="there is no point"):
+        run["nonsense"]
+    assert "x" in run and "x_norm" not in run and ("x", 1) not in run and "nonsense" not in run
+
+
+# ---- prompts ----
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        IDS,
+        tuple(IDS),
+        np.array(IDS),
+        np.array(IDS, np.int32),
+        np.array(IDS, np.uint8),
+        np.array(IDS, ">i4"),
+        np.array(IDS, ">u8"),
+        np.array(IDS[::-1])[::-1],
+        np.repeat(IDS, 3)[::3],
+        [np.int64(i) for i in IDS],
+    ],
+)
+def test_ids_of_any_integer_kind(model: lp.Model, ids: Any):
+    run = model.run(ids)
+    assert run.token_ids.dtype == np.int32 and run.token_ids.tolist() == IDS
+    assert np.array_equal(run["x"], model.run(IDS)["x"])
+
+
+def test_read_only_ids_are_copied(model: lp.Model):
+    ids = np.array(IDS, np.int32)
+    ids.flags.writeable = False
+    run = model.run(ids)
+    assert not np.shares_memory(run.token_ids, ids)
+    assert run.position_ids.dtype == np.int32 and run.position_ids.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        ([], "empty"),
+        ((), "empty"),
+        ("", "empty"),
+        (np.array([]), "empty"),
+        (np.array([], int), "empty"),
+        ([1.0, 2.0], "item 0 of the prompt is 1.0"),
+        ([1, 2.5], "item 1 of the prompt is 2.5"),
+        ([1, "a"], "item 1 of the prompt is 'a'"),
+        ([1, True], "item 1 of the prompt is True"),
+        ([1, None], "item 1 of the prompt is None"),
+        ([1, [2]], "item 1 of the prompt is"),
+        ([1, np.array([2, 3])], "item 1 of the prompt is"),
+        (np.array([1.0]), "integers, not float64"),
+        (np.array([True]), "integers, not bool"),
+        (np.array(["a"]), "integers, not <U1"),
+        (np.array([[1, 2]]), r"shape \[1, 2\]"),
+        (np.array(3), r"shape \[\]"),
+        ([1, -1], "token id -1 at position 1 is outside the vocabulary, 0 to 96"),
+        ([97], "token id 97 at position 0"),
+        (np.array([1, 2**32 + 1]), "token id 4294967297 at position 1"),
+        (np.array([2**64 - 1], np.uint64), "token id 18446744073709551615 at position 0"),
+        ([10**30], "outside the vocabulary"),
+        ([[1, 2], [3, 97]], "token id 97 at position 1"),
+        ([[1], []], "empty"),
+        ([[[1]]], "item 0 of the prompt is"),
+        ([0] * 257, "257 tokens, over the 256 positions"),
+        (b"bytes", "not bytes"),
+        (7, "not int"),
+        (None, "not NoneType"),
+        ({"role": "user"}, "not dict"),
+        (iter([1]), "not list_iterator"),
+    ],
+)
+def test_bad_prompts(model: lp.Model, prompt: Any, told: str):
+    with pytest.raises(lp.ArgumentError, match=told):
+        model.run(prompt)
+
+
+def test_the_longest_prompt_fits(model: lp.Model):
+    assert model.run([3] * 256, layers=[0])["x"].shape == (1, 256, 48)
+
+
+def test_a_folder_without_a_tokenizer_runs_ids_and_refuses_text(model: lp.Model):
+    run = model.run(IDS)
+    assert run.tokens is None and run.prompt is None and run.meta["tokens"] is None
+    for prompt in ("text", [{"role": "user", "content": "hi"}]):
+        with pytest.raises(lp.TokenizerError, match="tokenizer.json"):
+            model.run(prompt)
+
+
+# ---- batches ----
+
+
+def test_a_batch_gives_the_same_bits_as_its_prompts_alone(model: lp.Model):
+    prompts = [IDS, [7], np.arange(97), [9, 9]]
+    runs = model.run(prompts, points=ALL, layers=[2, 1])
+    assert [len(run) for run in runs] == [5, 1, 97, 2]
+    for run, prompt in zip(runs, prompts, strict=True):
+        alone = model.run(prompt, points=ALL, layers=[2, 1])
+        assert run.token_ids.tolist() == list(prompt) and run.layers == (2, 1)
+        assert run.position_ids.tolist() == list(range(len(prompt)))
+        for name in ALL:
+            assert run[name].shape == alone[name].shape
+            assert np.array_equal(run[name], alone[name]), name
+
+
+def test_the_runs_of_a_batch_share_their_arrays(model: lp.Model):
+    one, other = model.run([IDS, IDS], points=("x", "pattern", "logits"))
+    for name in one.points:
+        assert owner(one[name]) is owner(other[name])
+        assert not np.shares_memory(one[name], other[name])
+
+
+def owner(array: np.ndarray) -> object:
+    """What holds the memory of a view, at the end of the chain."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array.base
+
+
+def test_a_batch_of_one_is_a_list(model: lp.Model):
+    assert isinstance(model.run([IDS]), list) and isinstance(model.run([np.array(IDS)]), list)
+
+
+# ---- text and chat ----
+
+
+@pytest.fixture
+def talker(folder: Path, demo_folder: Path) -> lp.Model:
+    """The demo model, which has a tokenizer and a chat template."""
+    return lp.load("demo")
+
+
+def test_text(talker: lp.Model):
+    run = talker.run("Once upon a time")
+    assert isinstance(run, lp.Run) and run.prompt == "Once upon a time"
+    assert len(run.tokens) == len(run.token_ids) == run["x"].shape[1]
+    assert "".join(run.tokens).endswith("Once upon a time")
+    assert run.template_date is None
+
+
+def test_a_batch_of_texts_and_ids(talker: lp.Model):
+    text, ids = talker.run(["Once upon a time", [1, 2, 3]])
+    assert text.prompt and ids.prompt is None
+    assert np.array_equal(text["x"], talker.run("Once upon a time")["x"])
+
+
+def test_chat(talker: lp.Model):
+    chat = [{"role": "user", "content": "Who has the key?"}]
+    run, dated = talker.run(chat), talker.run(chat, date="2025-01-02")
+    assert "Who has the key?" in run.prompt and run.template_date == "2024-07-26"
+    assert dated.meta["template_date"] == "2025-01-02"
+    short = talker.run(chat, add_generation_prompt=False)
+    assert len(short) < len(run)
+    batch = talker.run([chat, "text"])
+    assert [one.template_date for one in batch] == ["2024-07-26", None]
+
+
+# ---- what a run tells ----
+
+
+def test_meta_is_plain_data(folder: Path, model: lp.Model):
+    meta = model.run(IDS).meta
+    assert json.loads(json.dumps(meta, allow_nan=False)) == meta
+    assert meta["model"] == str(folder) and meta["revision"] is None
+    assert meta["token_ids"] == IDS and meta["position_ids"] == [0, 1, 2, 3, 4]
+    assert meta["rms_norm_eps"] == meta["rmsnorm_eps"] == 1e-5
+    assert np.array_equal(np.array(meta["inv_freq"], np.float32), model.config.inv_freq)
+    assert meta["attention_scale"] == 0.25 and meta["attention_bias"] is True
+    assert meta["qk_norm"] is False and meta["rope_scaling"] is None
+    names = {"d_model", "num_heads", "num_kv_heads", "head_dim", "d_ff", "rope_theta", "prompt"}
+    assert names <= meta.keys() and meta["llamaprobe_version"] == lp.__version__
+
+
+def test_reprs_are_one_line(model: lp.Model):
+    run = model.run(IDS)
+    weight = model.weights["model.norm.weight"]
+    for thing in (model, run, weight, model.weights):
+        assert "\n" not in repr(thing) and len(repr(thing)) < 400
+    assert "5 tokens" in repr(run) and "layers 0-2" in repr(run)
+    assert bool(run) and len(run) == 5
+    with pytest.raises(TypeError, match="not a sequence"):
+        iter(run)
+
+
+# ---- memory and progress ----
+
+TOO_LITTLE = """
+import resource, sys
+import llamaprobe as lp
+model = lp.load(sys.argv[1])
+model.run([1], threads=1)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20),) * 2)
+try:
+    model.run([1] * 4096, points=("x", "scores"), threads=1)
+except lp.OutOfMemory as e:
+    print(e)
+print(model.run([1, 2], threads=1)["x"].shape)
+"""
+
+
+def test_what_does_not_fit_is_refused_before_it_is_made(random_checkpoint):
+    folder = random_checkpoint(max_position_embeddings=4096)
+    code = [sys.executable, "-c", TOO_LITTLE, str(folder)]
+    result = subprocess.run(code, capture_output=True, text=True, timeout=120, env=subprocess_env())
+    told, shape = result.stdout.splitlines()
+    n_bytes = 3 * 4 * 4096 * 4096 * 4
+    assert f"scores: {n_bytes} bytes" in told and "ask for fewer" in told, told
+    assert shape == "(3, 2, 48)"
+
+
+def subprocess_env() -> dict[str, str]:
+    """A new interpreter finds the package that is being tested."""
+    paths = [str(Path(lp.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def test_progress_is_shown_on_stderr(model: lp.Model, capsys: pytest.CaptureFixture[str]):
+    run = model.run(IDS, progress=True)
+    out, err = capsys.readouterr()
+    assert out == "" and "step" in err
+    assert np.array_equal(run["x"], model.run(IDS)["x"])

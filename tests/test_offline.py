@@ -1,0 +1,243 @@
+"""The maths from files alone, and verify: honest files pass, an altered digit is found."""
+
+import json
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+import llamaprobe as lp
+from llamaprobe import cli, offline
+from llamaprobe.export import export_weights
+from llamaprobe.verify import BAR, verify_run
+
+IDS = [1, 40, 7, 96, 3, 55, 2, 81]
+
+
+def random_model(random_checkpoint, **config):
+    return lp.load(random_checkpoint(**config))
+
+
+def faults(folder, model):
+    return [(check.what, check.fault) for check in verify_run(folder, model) if check.fault]
+
+
+@pytest.mark.parametrize(
+    ("run_format", "weight_format"), [("csv", "csv"), ("npy", "txt"), ("txt", "npy")]
+)
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"num_key_value_heads": 4, "attention_bias": True},
+        {"num_key_value_heads": 1, "head_dim": 8},
+        {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+    ],
+)
+def test_a_layer_from_files_alone(random_checkpoint, tmp_path, config, run_format, weight_format):
+    model = random_model(random_checkpoint, **config)
+    run = model.run(
+        IDS, points=["x_norm", "q", "k", "v", "q_rope", "k_rope", "scores", "pattern", "z"]
+    )
+    run.save(tmp_path / "run", points=["x_norm"], format=run_format)
+    export_weights(model, tmp_path / "weights", filter="*self_attn*", format=weight_format)
+    shutil.rmtree(model.path)
+    for layer in run.layers:
+        again = offline.attention(tmp_path / "run", tmp_path / "weights", layer)
+        assert list(again) == ["q", "k", "v", "q_rope", "k_rope", "scores", "pattern", "z"]
+        for point, value in again.items():
+            expected = run[point, layer]
+            assert value.shape == expected.shape and value.dtype == np.float32
+            finite = np.isfinite(expected)
+            assert np.array_equal(np.isfinite(value), finite)
+            size = np.linalg.norm(expected[finite])
+            assert np.linalg.norm(value[finite] - expected[finite]) <= 2e-6 * size, point
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(OSError, match=r"meta_layer0\.json"):
+        offline.attention(tmp_path, tmp_path, 0)
+    with pytest.raises(lp.FileError, match=r"holds no a\.weight\.csv, \.txt or \.npy"):
+        offline.load(tmp_path, "a.weight")
+
+
+def test_a_real_model_from_start_to_end(smollm2, tmp_path):
+    model = lp.load(smollm2)
+    run = model.run("Once upon a time there was a little girl", points=["x", "x_norm", "pattern"])
+    run.save(tmp_path / "run")
+    export_weights(model, tmp_path / "weights", filter="*layers.12.self_attn*")
+    again = offline.attention(tmp_path / "run", tmp_path / "weights", 12)
+    assert np.abs(again["pattern"] - run["pattern", 12]).max() < 2e-5
+    assert faults(tmp_path / "run", model) == []
+    alter(tmp_path / "run/x_layer20.csv", 3, 100, 3)
+    mend_manifest(tmp_path / "run")
+    assert set(dict(faults(tmp_path / "run", model))) >= {"x", "the same tokens run again"}
+
+
+# ---- verify ----
+
+POINT_SETS = {
+    "default": (("x", "x_norm"), None),
+    "x alone": (("x",), None),
+    "one layer in the middle": (("x_norm", "z"), [1]),
+    "logits alone": (("logits",), None),
+    "layers out of order": (("q", "x_out"), [2, 0]),
+}
+
+
+@pytest.mark.parametrize("name", POINT_SETS)
+@pytest.mark.parametrize("digits", [None, 16, 8, 5, 2, 1, 0])
+def test_honest_files_pass(random_checkpoint, tmp_path, name, digits):
+    points, layers = POINT_SETS[name]
+    model = random_model(random_checkpoint, attention_bias=True)
+    model.run(IDS, points=points, layers=layers).save(tmp_path / "out", digits=digits)
+    checks = list(verify_run(tmp_path / "out", model))
+    assert [check.fault for check in checks if check.fault] == []
+    sizes = {check.what: check.roundings for check in checks if check.roundings is not None}
+    assert set(sizes) == set(points) and all(0 <= size < BAR for size in sizes.values())
+
+
+@pytest.mark.parametrize("format", ["csv", "txt", "npy"])
+@pytest.mark.parametrize("config", [{}, {"tie_word_embeddings": True, "mlp_bias": True}])
+def test_honest_files_with_every_point_pass(random_checkpoint, tmp_path, format, config):
+    model = random_model(random_checkpoint, **config)
+    points = [point.name for point in model.points()]
+    model.run(IDS, points=points).save(tmp_path / "out", format=format)
+    checks = list(verify_run(tmp_path / "out", model))
+    assert [check.fault for check in checks if check.fault] == []
+    sizes = {check.what: check.roundings for check in checks if check.roundings is not None}
+    assert list(sizes) == points and sizes["x"] == 0
+    # rounding really is what the margin is made of: neither far above it nor far below
+    assert all(0.3 < size < 6 for point, size in sizes.items() if point != "x")
+
+
+def test_two_blocks_of_a_sum_and_long_prompts(random_checkpoint, tmp_path):
+    model = random_model(
+        random_checkpoint, hidden_size=320, intermediate_size=530, max_position_embeddings=400
+    )
+    ids = np.random.default_rng(1).integers(0, 97, 300)
+    points = ["x", "q", "scores", "z", "mlp_out", "logits"]
+    model.run(ids, points=points, layers=[0, 2]).save(tmp_path / "out", format="npy")
+    assert faults(tmp_path / "out", model) == []
+
+
+def alter(path, row, column, place):
+    """Changes one digit of one number: its first one that is not 0, or the last that matters, since
+    the last of nine digits need not change the float32 that is nearest."""
+    lines = path.read_text().split("\n")
+    words = lines[1 + row].split(",")
+    word = words[column]
+    mantissa = re.match(r"-?[0-9.]+", word)[0]
+    places = [i for i, char in enumerate(mantissa) if char in "123456789"]
+    for at in places[place:] if place >= 0 else reversed(places):
+        words[column] = word[:at] + str((int(word[at]) + 4) % 9 + 1) + word[at + 1 :]
+        if np.float32(words[column]) != np.float32(word):
+            break
+    lines[1 + row] = ",".join(words)
+    path.write_text("\n".join(lines))
+
+
+def mend_manifest(out):
+    """Makes the manifest agree with the files again, as somebody would who wants to deceive."""
+    import hashlib
+
+    manifest = json.loads((out / "manifest.json").read_text())
+    for name, entry in manifest["files"].items():
+        data = (out / name).read_bytes()
+        entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (out / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("place", [0, -1])
+@pytest.mark.parametrize("mended", [False, True])
+def test_one_altered_digit_is_found_wherever_it_is(random_checkpoint, tmp_path, place, mended):
+    model = random_model(random_checkpoint)
+    points = [point.name for point in model.points()]
+    model.run(IDS, points=points).save(tmp_path / "honest")
+    for i, path in enumerate(sorted((tmp_path / "honest").glob("*.csv"))):
+        if path.name in ("attention_mask.csv", "position_ids.csv"):
+            continue
+        out = tmp_path / "altered"
+        shutil.copytree(tmp_path / "honest", out)
+        rows = path.read_text().count("\n") - 1
+        alter(out / path.name, i % rows, 0, place)
+        if mended:
+            mend_manifest(out)
+        found = faults(out, model)
+        assert found, path.name
+        assert mended or found[0] == (path.name, "its sha256 is not the one in manifest.json")
+        assert "the same tokens run again" in dict(found)
+        shutil.rmtree(out)
+
+
+def test_the_maths_finds_a_leading_digit_without_the_core(random_checkpoint, tmp_path):
+    model = random_model(random_checkpoint)
+    points = [point.name for point in model.points()]
+    model.run(IDS, points=points).save(tmp_path / "out")
+    for point in points:
+        if point in ("scores", "pattern"):
+            continue
+        name = {"x_norm": "xnorm"}.get(point, point)
+        path = (
+            tmp_path
+            / "out"
+            / next(
+                n for n in os.listdir(tmp_path / "out") if re.match(rf"{name}(_layer1)?\.csv", n)
+            )
+        )
+        before = path.read_text()
+        alter(path, 3, 0, 0)
+        assert point in dict(faults(tmp_path / "out", model)), point
+        path.write_text(before)
+    assert faults(tmp_path / "out", model) == []
+
+
+def test_digits_files_with_an_altered_digit(random_checkpoint, tmp_path):
+    model = random_model(random_checkpoint)
+    model.run(IDS).save(tmp_path / "out", digits=3)
+    alter(tmp_path / "out/x_layer1.csv", 2, 5, -1)
+    mend_manifest(tmp_path / "out")
+    assert "the same tokens run again" in dict(faults(tmp_path / "out", model))
+
+
+def test_altered_meta_is_found(random_checkpoint, tmp_path):
+    model = random_model(random_checkpoint)
+    model.run(IDS).save(tmp_path / "out")
+    path = tmp_path / "out/meta_layer1.json"
+    path.write_text(path.read_text().replace('"position_ids": [0, 1', '"position_ids": [0, 2'))
+    assert [what for what, _ in faults(tmp_path / "out", model)] == ["meta_layer1.json"]
+
+
+def test_another_model_is_told(random_checkpoint, tmp_path):
+    model = random_model(random_checkpoint)
+    model.run(IDS).save(tmp_path / "out")
+    assert "x" in dict(faults(tmp_path / "out", lp.load(random_checkpoint(seed=1))))
+    for other in ({"hidden_size": 64}, {"rope_theta": 500.0}, {"vocab_size": 60}):
+        with pytest.raises(lp.ArgumentError, match="give --model the one"):
+            faults(tmp_path / "out", random_model(random_checkpoint, **other))
+
+
+def test_names_in_the_manifest_lead_nowhere(random_checkpoint, tmp_path):
+    model = random_model(random_checkpoint)
+    model.run(IDS).save(tmp_path / "out")
+    path = tmp_path / "out/manifest.json"
+    path.write_text(path.read_text().replace('"x_layer0.csv"', '"../../etc/passwd"'))
+    with pytest.raises(lp.FormatError, match="no name of a saved file"):
+        faults(tmp_path / "out", model)
+
+
+def test_the_command(random_checkpoint, tmp_path, capsys):
+    folder = random_checkpoint()
+    lp.load(folder).run(IDS).save(tmp_path / "out")
+    assert cli.main(["verify", str(tmp_path / "out"), "--model", str(folder)]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"^x_norm +[0-9.]+  ok$", told, re.MULTILINE) and "altered" not in told
+    alter(tmp_path / "out/xnorm_layer2.csv", 4, 7, 3)
+    assert cli.main(["verify", str(tmp_path / "out"), "--model", str(folder)]) == 1
+    told = capsys.readouterr().out
+    assert "xnorm_layer2.csv" in told and re.search(r"x_norm .*of layer 2 at \[4, 7\] is", told)
+    (tmp_path / "out/xnorm_layer2.csv").write_text("# shape=[1, 8, 48]\nword\n")
+    assert cli.main(["verify", str(tmp_path / "out"), "--model", str(folder)]) == 1
+    assert capsys.readouterr().err.count("\n") == 1

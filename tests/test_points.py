@@ -1,0 +1,240 @@
+"""Capture points: the list, what they are called elsewhere, shapes, layers, and docs/points.md."""
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+import pytest
+
+from llamaprobe import _core
+from llamaprobe.config import read_config
+from llamaprobe.errors import ArgumentError, PointError
+from llamaprobe.points import all_points, check_layers, resolve, shape
+from llamaprobe.reference import forward
+
+REPO = Path(__file__).parent.parent
+
+NAMES = [
+    *("x", "x_rms", "x_unit", "x_norm", "q", "k", "v", "q_rope", "k_rope", "scores", "pattern"),
+    *("z", "attn_out", "x_mid", "x_mid_rms", "x_mid_unit", "x_mid_norm", "gate", "up", "act"),
+    *("hidden", "mlp_out", "x_out", "final_rms", "final_unit", "final_norm", "logits"),
+]
+
+
+def test_the_list_is_that_of_the_core() -> None:
+    points = all_points()
+    assert [point.name for point in points] == NAMES
+    assert [(p.name, p.width, p.per_layer) for p in points] == _core.points()
+    assert [point.number for point in points] == list(range(len(NAMES)))
+    assert [point.name for point in points if not point.per_layer] == NAMES[-4:]
+    header = (REPO / "csrc" / "points.h").read_text()
+    assert re.findall(r"^ +P\(\w+, (\w+),", header, re.MULTILINE) == NAMES
+
+
+@pytest.mark.parametrize("case", models.cases()[:6], ids=lambda case: case.name)
+def test_shapes_are_those_of_the_reference(case: models.Case, tmp_path: Any) -> None:
+    folder, ids = case.make(tmp_path)
+    config = read_config(folder)
+    values = forward(config, models.read_checkpoint(folder), ids)
+    assert list(values) == NAMES
+    for point in all_points():
+        layers = (config.n_layers,) if point.per_layer else ()
+        assert values[point.name].shape == layers + shape(point, config, len(ids))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_own_names(name: str) -> None:
+    point, layer = resolve(name)
+    assert (point.name, layer) == (name, None)
+    if point.per_layer:
+        assert resolve((name, 3)) == (point, 3)
+        assert resolve((name, np.int64(0))) == (point, 0)
+
+
+# What docs/points.md promises: (name, point, layer).
+ELSEWHERE: list[tuple[Any, str, int | None]] = [
+    ("embed", "x", 0),
+    ("hook_embed", "x", 0),
+    ("model.embed_tokens", "x", 0),
+    ("blocks.3.hook_resid_pre", "x", 3),
+    ("hook_resid_pre", "x", None),
+    ("resid_pre", "x", None),
+    (("resid_pre", 5), "x", 5),
+    (("hook_resid_pre", 5), "x", 5),
+    ("blocks.0.hook_in", "x", 0),
+    ("model.layers.3.input", "x", 3),
+    ("residual_in", "x", None),
+    ("blocks.4.ln1.hook_scale", "x_rms", 4),
+    ("scale4ln1", "x_rms", 4),
+    ("ln2.hook_scale", "x_mid_rms", None),
+    ("blocks.1.ln1.hook_normalized", "x_unit", 1),
+    (("normalized", 27, "ln2"), "x_mid_unit", 27),
+    ("model.layers.3.input_layernorm", "x_norm", 3),
+    ("model.layers.3.input_layernorm.output", "x_norm", 3),
+    ("layers.3.input_layernorm", "x_norm", 3),
+    ("input_layernorm", "x_norm", None),
+    ("blocks.2.attn.hook_in", "x_norm", 2),
+    ("blocks.2.ln1.hook_out", "x_norm", 2),
+    ("k6", "k", 6),
+    (("k", 6, "a"), "k", 6),
+    ("key", "k", None),
+    ("blocks.11.attn.hook_q", "q", 11),
+    ("attn.hook_v", "v", None),
+    ("model.layers.0.self_attn.q_proj", "q", 0),
+    ("self_attn.v_proj", "v", None),
+    ("rot_q", "q_rope", None),
+    ("blocks.7.attn.hook_rot_k", "k_rope", 7),
+    ("blocks.7.attn.hook_attn_scores", "scores", 7),
+    (("attn_logits", 7), "scores", 7),
+    ("attn", "pattern", None),
+    ("attentions[7]", "pattern", 7),
+    ("attention_matrix", "pattern", None),
+    ("blocks.7.attn.hook_z", "z", 7),
+    ("model.layers.7.self_attn.o_proj.input", "z", 7),
+    ("model.layers.7.self_attn", "attn_out", 7),
+    ("blocks.7.hook_attn_out", "attn_out", 7),
+    ("blocks.7.attn.hook_out", "attn_out", 7),
+    ("attention_output", "attn_out", None),
+    ("blocks.7.hook_resid_mid", "x_mid", 7),
+    ("blocks.7.ln2.hook_in", "x_mid", 7),
+    ("residual_after_attn", "x_mid", None),
+    ("model.layers.7.post_attention_layernorm.input", "x_mid", 7),
+    ("model.layers.7.post_attention_layernorm", "x_mid_norm", 7),
+    ("blocks.7.mlp.hook_in", "x_mid_norm", 7),
+    ("pre5", "gate", 5),
+    (("pre", 2), "gate", 2),
+    ("blocks.2.mlp.hook_pre", "gate", 2),
+    ("neuron_activations", "gate", None),
+    ("hook_pre_linear", "up", None),
+    ("model.layers.2.mlp.up_proj", "up", 2),
+    ("model.layers.2.mlp.act_fn", "act", 2),
+    ("blocks.2.mlp.hook_post", "hidden", 2),
+    ("mlp_post", "hidden", None),
+    ("model.layers.2.mlp.down_proj.input", "hidden", 2),
+    ("model.layers.2.mlp.down_proj", "mlp_out", 2),
+    ("model.layers.2.mlp", "mlp_out", 2),
+    ("ffn_out", "mlp_out", None),
+    ("model.layers.15", "x_out", 15),
+    ("blocks.15.hook_resid_post", "x_out", 15),
+    ("residual_out", "x_out", None),
+    ("ln_final.hook_scale", "final_rms", None),
+    ("scale", "final_rms", None),
+    ("ln_final.hook_normalized", "final_unit", None),
+    ("model.norm", "final_norm", None),
+    ("last_hidden_state", "final_norm", None),
+    ("lm_head", "logits", None),
+    ("unembed.hook_out", "logits", None),
+    ("unembed", "logits", None),
+]
+
+
+@pytest.mark.parametrize(("name", "point", "layer"), ELSEWHERE, ids=lambda v: str(v))
+def test_names_elsewhere(name: Any, point: str, layer: int | None) -> None:
+    found, number = resolve(name)
+    assert (found.name, number) == (point, layer)
+
+
+def test_every_alias_means_its_point() -> None:
+    for point in all_points():
+        for alias in point.aliases:
+            assert resolve(alias) == (point, None)
+            numbered = re.sub(r"\bL\b", "12", alias)
+            if numbered != alias:
+                assert resolve(numbered) == (point, 12)
+
+
+def test_no_name_has_two_meanings() -> None:
+    listed = [alias for point in all_points() for alias in point.aliases]
+    assert len(listed) == len(set(listed)) and not set(listed) & set(NAMES)
+
+
+# Names that are close to a point, or that others use for something else.
+REFUSED: list[tuple[Any, str]] = [
+    ("xnorm", "near: x_norm"),
+    ("patern", "near: pattern"),
+    ("blocks.3.hook_resid_prre", "near: .*hook_resid_pre"),
+    ("model.layers.3.input_layer_norm", "near: .*input_layernorm"),
+    ("zzzzzz", "all: x, x_rms, .*, logits"),
+    ("", "all: x, x_rms"),
+    ("X", "all: x"),
+    ("hook_in", "near"),
+    ("hook_out", "near"),
+    ("hook_scale", "near: .*hook_scale"),
+    ("hidden_states", "entry i < n_layers is x of layer i, the last entry is final_norm"),
+    ("hidden_states[3]", "entry i < n_layers is x"),
+    ("past_key_values", "k_rope and v"),
+    ("q_norm", "norms of q and k"),
+    ("blocks.3.attn.hook_result", "not offered"),
+    ("hook_mlp_in", "copy of x_mid"),
+    ("tokens", "run.token_ids"),
+    ("embed5", "there is no point 'embed5'"),
+    (("x_norm", 3, "ln1"), "there is no point 'x_norm in ln1'"),
+    (("blocks.3.hook_resid_pre", 4), "names two layers, 3 and 4"),
+    (("embed", 1), "names two layers, 0 and 1"),
+    (("logits", 3), "logits is computed once"),
+    (("scale", 3), "final_rms is computed once"),
+    (("x", -1), "none is negative"),
+    (("x", True), "an integer, not True"),
+    (("x", 1.0), "an integer, not 1.0"),
+    (("x", "1"), "an integer, not '1'"),
+    (("x", None), "an integer, not None"),
+    (("x",), "no name of a point"),
+    (("x", 1, 2), "no name of a point"),
+    (3, "3 is no name of a point"),
+    (None, "None is no name of a point"),
+    (b"x", "no name of a point"),
+    (["x", 3], "no name of a point"),
+    ("x\x1b[31m", r"'x\\x1b\[31m'"),
+    ("a" * 100000, r"'aaa.*\.\.\.; all"),
+    ("k" + "9" * 5000, "there is no point"),
+    ("blocks.٣.hook_resid_pre", "there is no point"),
+]
+
+
+@pytest.mark.parametrize(("name", "message"), REFUSED, ids=lambda v: str(v)[:30])
+def test_refused_names(name: Any, message: str) -> None:
+    with pytest.raises(PointError, match=message) as e:
+        resolve(name)
+    assert isinstance(e.value, KeyError) and isinstance(e.value, ArgumentError)
+    assert str(e.value).isprintable() and len(str(e.value)) < 600
+
+
+def test_layers() -> None:
+    assert check_layers(None, 4) == (0, 1, 2, 3)
+    assert check_layers([2, 0], 4) == (2, 0)
+    assert check_layers(range(3), 4) == (0, 1, 2)
+    assert check_layers(np.array([3, 1], np.uint8), 4) == (3, 1)
+    assert check_layers((i for i in (1, 3)), 4) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([], "layers is empty"),
+        ([4], "there is no layer 4; the model has 0 to 3"),
+        ([0, -1], "there is no layer -1"),
+        ([10**30], "there is no layer 1000"),
+        ([1, 2, 1], "layer 1 is asked for twice"),
+        ([True], "an integer, not True"),
+        ([1.0], "an integer, not 1.0"),
+        (["0"], "an integer, not '0'"),
+        (np.array([[0, 1]]), "an integer, not array"),
+        (np.array([True]), "an integer, not"),
+        (3, "give a list of layer numbers"),
+        ("01", "give a list of layer numbers"),
+    ],
+)
+def test_bad_layers(layers: Any, message: str) -> None:
+    with pytest.raises(PointError, match=message):
+        check_layers(layers, 4)
+
+
+def test_the_document_is_current() -> None:
+    spec = importlib.util.spec_from_file_location("doc", REPO / "tools" / "make_points_doc.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.DOC.read_text() == module.text(), "run tools/make_points_doc.py"
