@@ -53,7 +53,7 @@ layout: ## who includes whom, what may stand where, how long a file may be
 	$(PYTHON) -m pytest -q tests/test_layout.py
 
 bench: build ## how fast it is on this machine; never part of the tests
-	$(PYTHON) -m bench $(BENCH)
+	$(PYTHON) bench/forward.py $(BENCH)
 
 format: ## lay out the C files the one way
 	$(CLANG_FORMAT) -i $(C_FILES)

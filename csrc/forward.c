@@ -168,8 +168,10 @@ int lp_forward_scratch(const lp_run *run, size_t *n_bytes) {
 static int make_room(lp_forward_state *f, lp_error *err) {
     size_t n_bytes;
     if (lay_out(f, NULL, &n_bytes)) return lp_fail(err, LP_ENOMEM, "%zu tokens overflow a size", f->run->n_tokens);
-    int too_much = n_bytes > WORTH_ASKING && n_bytes > lp_limits_memory();
-    if (too_much || lp_block_make(&f->block, n_bytes, f->run->crew.n_threads))
+    int failed = n_bytes > WORTH_ASKING && n_bytes > lp_limits_memory() ? -1 : 0;
+    if (!failed) failed = lp_block_make(&f->block, n_bytes, &f->run->crew);
+    if (failed > 0) return lp_fail(err, LP_ECANCELED, "the run was stopped before its first step");
+    if (failed)
         return lp_fail(err, LP_ENOMEM, "%zu tokens need %zu MB of scratch memory; use a shorter prompt or smaller batch",
                        f->run->n_tokens, n_bytes >> 20);
     return lay_out(f, f->block.data, &n_bytes);

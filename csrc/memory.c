@@ -7,7 +7,6 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "pool.h" /* lp_pool_run */
 #include "size.h" /* lp_size_add, lp_size_min */
 
 #define HUGE_PAGE ((size_t)2 << 20)
@@ -30,7 +29,7 @@ static int make_small(lp_block *block, size_t n_bytes) {
     return 0;
 }
 
-int lp_block_make(lp_block *block, size_t n_bytes, size_t n_threads) {
+int lp_block_make(lp_block *block, size_t n_bytes, const lp_crew *crew) {
     memset(block, 0, sizeof *block);
     if (!n_bytes) return 0;
     if (n_bytes < HUGE_PAGE) return make_small(block, n_bytes);
@@ -43,9 +42,9 @@ int lp_block_make(lp_block *block, size_t n_bytes, size_t n_threads) {
     if (before) munmap(base, before);
     *block = (lp_block){base + before, n_bytes, mapped - before};
     madvise(block->data, block->mapped, MADV_HUGEPAGE); /* advice: without huge pages it is only slower */
-    lp_crew crew = {n_threads, NULL, NULL};
-    lp_pool_run(&crew, (n_bytes + TOUCH - 1) / TOUCH, touch, block);
-    return 0;
+    if (!lp_pool_run(crew, (n_bytes + TOUCH - 1) / TOUCH, touch, block)) return 0;
+    lp_block_free(block);
+    return 1;
 }
 
 void lp_block_free(lp_block *block) {

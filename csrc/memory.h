@@ -7,14 +7,17 @@
 
 #include <stddef.h>
 
+#include "pool.h" /* lp_crew */
+
 typedef struct {
     void *data; /* zeroed; 64-byte aligned at least */
     size_t n_bytes;
     size_t mapped; /* bytes of the mapping */
 } lp_block;
 
-/* 0, or -1 when the memory cannot be had (block->data is then NULL). n_bytes 0 gives a block without data. */
-int lp_block_make(lp_block *block, size_t n_bytes, size_t n_threads);
+/* 0; -1 when the memory cannot be had; 1 when the poll of the crew said stop: touching gigabytes takes a while.
+ * block->data is NULL when it failed. n_bytes 0 gives a block without data. */
+int lp_block_make(lp_block *block, size_t n_bytes, const lp_crew *crew);
 void lp_block_free(lp_block *block); /* an empty block is legal */
 
 #endif

@@ -32,11 +32,13 @@ from .errors import (
 if TYPE_CHECKING:
     from .array_file import read as read
     from .array_file import write as write
+    from .export import export_weights as export_weights
     from .hub import download as download
     from .machine import kernels as kernels
     from .model import Model as Model
     from .model import load as load
     from .run import Run as Run
+    from .saved import read_run as read_run
 
 __version__ = "0.1.0"
 
@@ -53,6 +55,8 @@ _LAZY = {
     "read": ("array_file", "read"),
     "write": ("array_file", "write"),
     "kernels": ("machine", "kernels"),
+    "read_run": ("saved", "read_run"),
+    "export_weights": ("export", "export_weights"),
     "download": ("hub", "download"),
 }
 

@@ -9,7 +9,6 @@ import dataclasses
 import datetime
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -74,7 +73,7 @@ def load(
     )
     config = _first_layers(read_config(folder), layers)
     checkpoint = open_checkpoint(folder, mmap=mmap, layers=layers)
-    return Model(config, checkpoint, os.fspath(source), commit, threads)
+    return Model(_with_head(config, checkpoint), checkpoint, os.fspath(source), commit, threads)
 
 
 class Model:
@@ -306,13 +305,13 @@ def _first_layers(config: Config, layers: int | None) -> Config:
     return dataclasses.replace(config, n_layers=int(layers))
 
 
+def _with_head(config: Config, checkpoint: Checkpoint) -> Config:
+    """A head in the file is the head, whatever the flag says: so does transformers 5."""
+    tied = config.tied_head and "lm_head.weight" not in checkpoint.tensors
+    return dataclasses.replace(config, tied_head=tied)
+
+
 def _open_core(config: Config, checkpoint: Checkpoint) -> _core.Model:
-    if config.tied_head and "lm_head.weight" in checkpoint.tensors:
-        warnings.warn(
-            f"{checkpoint.folder}: lm_head.weight is not used: config.json says that the head is"
-            " the embedding (tie_word_embeddings)",
-            stacklevel=4,
-        )
     with named(checkpoint.folder):
         return _core.Model(
             checkpoint.files,

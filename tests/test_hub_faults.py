@@ -134,6 +134,15 @@ def test_only_the_rest_is_fetched(hub: FakeHub, tmp_path: Path, to: str) -> None
     assert not leftovers(tmp_path)
 
 
+def test_an_old_commit_does_not_stand_in_for_the_new_one(hub: FakeHub) -> None:
+    repo = hub.add(REPO_ID, small_model(1))
+    download(REPO_ID)
+    repo.update(small_model(2))
+    hub.fault("status", method="GET", times=100)
+    with pytest.raises(ServerError):
+        download(REPO_ID)
+
+
 def test_an_unfinished_file_that_is_wrong_or_too_long_is_given_up(hub: FakeHub, tmp_path: Path) -> None:
     files = small_model(size=SIZE)
     sha256 = hashlib.sha256(files["model.safetensors"]).hexdigest()
@@ -189,9 +198,9 @@ def test_wrong_ranges_for_ever_end(hub: FakeHub, tmp_path: Path) -> None:
     for _ in range(30):
         hub.fault("drop", method="GET", after=1000)
         hub.fault("wrong-start", method="GET")
-    with pytest.raises(TransferError, match="asked for bytes 1000-299999"):
+    with pytest.raises((TransferError, NetworkError)):
         download(REPO_ID)
-    assert not weights(hub, tmp_path)
+    assert len(hub.requests("cdn", "GET")) <= 10 and not weights(hub, tmp_path)
 
 
 HEADERS = {

@@ -101,15 +101,15 @@ def test_layers_that_are_not_opened_are_not_looked_for(folder: Path):
         lp.load(folder)
 
 
-def test_a_tied_head_wins_over_one_in_the_file_and_says_so(random_checkpoint):
+def test_a_head_in_the_file_wins_over_the_flag(random_checkpoint):
     folder = random_checkpoint()
     config = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": True}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.warns(UserWarning, match="lm_head.weight is not used"):
-        model = lp.load(folder)
+    model = lp.load(folder)
     run = model.run(IDS, points=("final_norm", "logits"))
-    embed = np.asarray(model.weights["model.embed_tokens.weight"])
-    assert np.allclose(run["logits"], run["final_norm"] @ embed.T, atol=1e-4)
+    head = np.asarray(model.weights["lm_head.weight"])
+    assert np.allclose(run["logits"], run["final_norm"] @ head.T, atol=1e-4)
+    assert not model.config.tied_head
 
 
 def drop(name: str) -> Callable[[dict], dict]:

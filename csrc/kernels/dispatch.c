@@ -1,6 +1,7 @@
 /* dispatch.c - asks the CPU once, picks the row, honours LLAMAPROBE_KERNELS. Nothing else asks the CPU. */
 #include "kernels.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -54,7 +55,8 @@ static const lp_kernels *best_row(void) {
 
 const lp_kernels *lp_kernels_get(lp_error *err) {
     const char *wanted = getenv("LLAMAPROBE_KERNELS");
-    char shown[64], names[128] = "";
+    char shown[64], names[128];
+    size_t used = 0;
     if (!wanted || !*wanted) return best_row();
     for (size_t i = 0; i < N_ROWS; i++) {
         if (!strcmp(wanted, rows[i].row->name)) {
@@ -62,7 +64,7 @@ const lp_kernels *lp_kernels_get(lp_error *err) {
             lp_fail(err, LP_EUNSUPPORTED, "LLAMAPROBE_KERNELS=%s: this CPU cannot run these kernels", wanted);
             return NULL;
         }
-        strcat(strcat(names, i ? ", " : ""), rows[i].row->name);
+        used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", i ? ", " : "", rows[i].row->name);
     }
     lp_fail(err, LP_EARG, "LLAMAPROBE_KERNELS=%s: no such kernels in this build, which has %s",
             lp_show(shown, sizeof shown, wanted, strlen(wanted)), names);

@@ -193,7 +193,9 @@ static int plan_memory(call *c) {
 static int make_arrays(call *c, lp_error *err) {
     for (size_t i = 0; i < c->n_captures; i++) {
         capture *to = &c->captures[i];
-        if (lp_block_make(&to->block, to->n_bytes, c->run.crew.n_threads))
+        int stopped = lp_block_make(&to->block, to->n_bytes, &c->run.crew);
+        if (stopped > 0) return lp_fail(err, LP_ECANCELED, "the run was stopped before its first step");
+        if (stopped)
             return lp_fail(err, LP_ENOMEM, "%s of %zu layers needs %zu bytes, which the system refused",
                            lp_point_name(to->point), to->n_layers, to->n_bytes);
         float *data = to->block.data;

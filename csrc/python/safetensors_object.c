@@ -167,7 +167,7 @@ static PyObject *read_tensor(PyObject *self, PyObject *name) {
     if (!row) return lp_raise(state, &err);
     failed = lp_size_mul(&n_bytes, t->n_elements, sizeof(float));
     Py_BEGIN_ALLOW_THREADS;
-    failed = failed || lp_block_make(&block, n_bytes, 1);
+    failed = failed || lp_block_make(&block, n_bytes, &(lp_crew){1, NULL, NULL});
     if (!failed && n_bytes) widen(row, &block, t, word);
     Py_END_ALLOW_THREADS;
     if (failed)

@@ -39,6 +39,8 @@ MAX_JSON = 32 << 20
 MAX_ERROR_BODY = 64 << 10
 MAX_HOPS = 5
 MAX_BODY_SECONDS = 120.0  # for a whole JSON answer, however slowly it drips
+SLOW_SECONDS = 60.0  # a body that brings less than SLOW_BYTES in so long a time is given up
+SLOW_BYTES = 32 << 10
 PIECE = 512 << 10  # bytes asked of a socket at once
 
 _RETRY = {408, 429, 500, 502, 503, 504}
@@ -164,8 +166,9 @@ class Client:
             response.close()
 
     def pieces(self, response: "Response") -> Iterator[bytes]:
-        """The body as it comes off the wire, never decoded. Raises Broken, Stopped."""
+        """The body as it comes off the wire, never decoded. Raises Broken, also when it only drips; Stopped."""
         read = getattr(response.raw, "read1", None) or response.raw.read
+        since, count = time.monotonic(), 0
         while True:
             piece, failure = b"", None
             try:
@@ -178,6 +181,11 @@ class Client:
             if not piece:
                 return
             yield piece
+            count += len(piece)
+            if time.monotonic() - since > SLOW_SECONDS:
+                if count < SLOW_BYTES:
+                    raise Broken(NetworkError(f"{shown_url(response.url)}: {count} bytes in {SLOW_SECONDS:.0f} s; too slow"))
+                since, count = time.monotonic(), 0
 
     def _follow(self, method: str, url: str, asked: Asked, headers: dict[str, str], off_hub: bool) -> "Response":
         trusted = True

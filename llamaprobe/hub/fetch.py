@@ -87,7 +87,8 @@ def download(
     try:
         return job.online(token, force, progress)
     except (NetworkError, ServerError) as error:
-        found = None if force else job.here(strict=False)
+        # Once the hub has named a commit, an older one will not do.
+        found = None if force or job.commit else job.here(strict=False)
         if found is None:
             raise
         failed = error
@@ -169,6 +170,8 @@ class Job:
         self.settings: Settings = read_settings(cache_dir)
         self.local_dir = None if local_dir is None else Path(local_dir).expanduser()
         self.choice = choice
+        self.commit: str | None = None
+        """What the revision is, once the hub has told."""
 
     # ---- what is here ----
 
@@ -262,7 +265,7 @@ class Job:
         self._check_marker(force)
         with self.client(token) as client:
             repo = self.repo(client)
-            commit = repo.resolve()
+            commit = self.commit = repo.resolve()
             store = self.store(commit)
             listing = store.listing()
             if listing is None:

@@ -32,6 +32,8 @@ PARALLEL_FROM = 32 << 20
 """Bytes that must be left for it to be worth several connections."""
 WINDOW = 4
 """Ranges of one file that are on their way or wait in memory for their turn."""
+ENOUGH = 64 << 10
+"""Bytes that a try must bring to count as one that got us further: a byte at a time is no way to fetch a model."""
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 
 Advance = Callable[[int], None]
@@ -173,7 +175,7 @@ def read_remote(repo: Repo, file: RepoFile, commit: str) -> bytes:
 def _fill(
     source: Source, file: RepoFile, partial: Partial, client: Client, ranges: Executor, advance: Advance
 ) -> None:
-    """Appends what is missing. Gives up after MAX_TRIES tries in a row that brought nothing, or as many restarts."""
+    """Appends what is missing. Gives up after MAX_TRIES tries in a row that brought little, or as many restarts."""
     failures = restarts = 0
     while partial.length < file.size:
         before, failed = partial.length, None
@@ -189,7 +191,7 @@ def _fill(
             failed = broken
         if failed is None:
             continue
-        failures = 1 if partial.length > before else failures + 1
+        failures = 1 if partial.length - before >= ENOUGH else failures + 1
         if failed.restart:
             restarts += 1
             advance(-partial.length)
@@ -235,7 +237,7 @@ def _one_range(source: Source, start: int, end: int, client: Client) -> list[byt
             failed = broken
         if failed is None:
             continue
-        failures = 1 if start > before else failures + 1
+        failures = 1 if start - before >= ENOUGH else failures + 1
         if failed.restart or failures >= MAX_TRIES:
             raise failed
         client.pause(next_wait(failures - 1, failed.wait))

@@ -1,0 +1,84 @@
+/* test_pool.c - every job runs once, whatever the threads; stops; forks; runs side by side. Fit for ThreadSanitizer. */
+#define _GNU_SOURCE
+#include "check.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "../../csrc/pool.h"
+
+enum { N = 5000 };
+
+typedef struct {
+    atomic_int done[N];
+    atomic_int wrong_worker;
+    size_t n_threads;
+} tally;
+
+static void count(void *arg, size_t i, size_t worker) {
+    tally *t = arg;
+    atomic_fetch_add(&t->done[i], 1);
+    if (worker >= t->n_threads) atomic_store(&t->wrong_worker, 1);
+}
+
+static int all_once(size_t n, size_t n_threads) {
+    tally *t = calloc(1, sizeof *t);
+    lp_crew crew = {n_threads, NULL, NULL};
+    t->n_threads = n_threads;
+    int ok = lp_pool_run(&crew, n, count, t) == 0 && !t->wrong_worker;
+    for (size_t i = 0; i < N; i++) ok &= t->done[i] == (i < n);
+    free(t);
+    return ok;
+}
+
+static void *run_steps(void *ok) {
+    for (int i = 0; i < 40; i++) *(int *)ok &= all_once(N / 10, 3);
+    return NULL;
+}
+
+static int stop_at_once(void *arg) {
+    (void)arg;
+    return 1;
+}
+static void sleep_job(void *arg, size_t i, size_t worker) {
+    (void)i, (void)worker;
+    atomic_fetch_add((atomic_int *)arg, 1);
+    usleep(3000);
+}
+
+static void check_stop(size_t n_threads) {
+    atomic_int started = 0;
+    lp_crew crew = {n_threads, stop_at_once, NULL};
+    CHECK(lp_pool_run(&crew, 1000, sleep_job, &started) == -1);
+    CHECK(started < 200);
+    CHECK(all_once(N, n_threads)); /* usable afterwards */
+}
+
+static void check_fork(void) {
+    pid_t child = fork();
+    if (child == 0) _exit(all_once(N, 4) && all_once(N, 2) ? 0 : 1);
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    CHECK(all_once(N, 4));
+}
+
+int main(void) {
+    static const size_t threads[] = {1, 2, 3, 7, 16, 1};
+    for (size_t i = 0; i < 6; i++) {
+        CHECK(all_once(0, threads[i]));
+        CHECK(all_once(1, threads[i]));
+        CHECK(all_once(N, threads[i]));
+        check_stop(threads[i]);
+    }
+    pthread_t other[4];
+    int ok[5] = {1, 1, 1, 1, 1};
+    for (int i = 0; i < 4; i++) pthread_create(&other[i], NULL, run_steps, &ok[i]);
+    run_steps(&ok[4]);
+    for (int i = 0; i < 4; i++) pthread_join(other[i], NULL);
+    CHECK(ok[0] && ok[1] && ok[2] && ok[3] && ok[4]);
+    check_fork();
+    return CHECK_REPORT();
+}

@@ -1,0 +1,112 @@
+"""The same bits whatever runs them: every kernel row, thread counts, batches, a caller's FTZ.
+
+The digest was recorded when docs/arithmetic.md was final; another one is another arithmetic, and breaks
+what users have published. The model is tests/models.py's, made from a seed alone.
+"""
+
+import ctypes
+import hashlib
+import mmap
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import models
+import numpy as np
+import pytest
+
+import llamaprobe as lp
+
+POINTS = ("x", "x_norm", "q_rope", "scores", "pattern", "z", "hidden", "x_out", "logits")
+PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6, 5, 3], [2], list(range(40)), [7] * 9]
+RECORDED = "111a875a4a7759c3a2e4eb56758a9abad2bc77db2e22cbb5db00bab1509b87d6"
+
+ONE_RUN = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from test_exact import POINTS, PROMPTS, digest
+import llamaprobe as lp
+print(digest(lp.load(sys.argv[1]).run(PROMPTS[2], points=POINTS, threads=2)))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = models.make_config(
+        hidden_size=300, intermediate_size=530, rope_scaling=models.LLAMA3_ROPE
+    )
+    folder = tmp_path_factory.mktemp("exact")
+    return models.write_checkpoint(folder, config, models.make_weights(config), odd_start=True)
+
+
+def digest(run: lp.Run) -> str:
+    """sha256 of the finite values of every point (a NaN's bits are not defined)."""
+    h = hashlib.sha256()
+    for point in POINTS:
+        values = np.ascontiguousarray(run[point])
+        assert not np.isnan(values).any()
+        h.update(values.tobytes())
+    return h.hexdigest()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_threads_change_nothing(folder: Path, threads: int):
+    assert digest(lp.load(folder).run(PROMPTS[2], points=POINTS, threads=threads)) == RECORDED
+
+
+@pytest.mark.parametrize("row", [row.name for row in lp.kernels() if row.supported])
+def test_every_row_of_kernels_gives_the_recorded_bits(folder: Path, row: str):
+    command = [sys.executable, "-c", ONE_RUN, str(folder), str(Path(__file__).parent)]
+    env = os.environ | {"LLAMAPROBE_KERNELS": row}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert (done.stdout.strip(), done.stderr) == (RECORDED, "")
+
+
+def test_a_batch_changes_nothing(folder: Path):
+    model = lp.load(folder)
+    together = model.run(PROMPTS, points=POINTS)
+    assert [digest(run) for run in together] == [
+        digest(model.run(prompt, points=POINTS)) for prompt in PROMPTS
+    ]
+    assert digest(together[2]) == RECORDED
+
+
+def test_fewer_points_change_nothing(folder: Path):
+    model = lp.load(folder)
+    run = model.run(PROMPTS[2], points=POINTS)
+    for point in POINTS:
+        alone = model.run(PROMPTS[2], points=(point,))
+        assert np.array_equal(alone[point], run[point]), point
+        layer = model.run(PROMPTS[2], points=(point,), layers=[1]) if point != "logits" else alone
+        assert np.array_equal(layer[point, 1], run[point, 1]) if point != "logits" else True
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="sets the control word of x86-64")
+def test_flush_to_zero_of_the_caller_changes_nothing(folder: Path):
+    model = lp.load(folder)
+    with flush_to_zero():
+        assert np.float32(1e-40) * np.float32(1) == 0
+        run = model.run(PROMPTS[2], points=POINTS, threads=2)
+        assert np.float32(1e-40) * np.float32(1) == 0
+    assert digest(run) == RECORDED
+
+
+class flush_to_zero:
+    """Sets FTZ and DAZ in this thread by two instructions of machine code, and clears them."""
+
+    def __enter__(self) -> None:
+        self._load(0x1F80 | 0x8040)
+
+    def __exit__(self, *exc: object) -> None:
+        self._load(0x1F80)
+
+    @staticmethod
+    def _load(word: int) -> None:
+        code = bytes.fromhex("0fae17c3")  # ldmxcsr [rdi]; ret
+        page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+        page.write(code)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(page))
+        value = ctypes.c_uint32(word)
+        ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)(ctypes.addressof(value))
