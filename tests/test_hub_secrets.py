@@ -231,6 +231,7 @@ def test_no_error_and_no_log_tells_the_token(
     try:
         download(REPO_ID, token=hub.token, progress=False)
     except HubError as error:
+        error.__traceback__ = error.__traceback__.tb_next  # without this function, which knows it
         assert hub.token not in everything_of(error)
     else:
         assert fault in ("drop", "reset", "body") and where != "cdn"
@@ -281,7 +282,7 @@ def test_a_revision_with_a_slash(hub: FakeHub) -> None:
     assert (folder.parent.parent / "refs/refs/pr/1").read_text() == repo.commit
 
 
-@pytest.mark.parametrize("endpoint", ["ftp://x", "x", "http://", "https://u:hf_secret@x", "https://x?a", "http://[::1", "https://x/\n"])
+@pytest.mark.parametrize("endpoint", ["ftp://x", "x", "http://", "https://u:hf_secret@x", "https://x?a", "http://[::1", "https://x/a\tb"])
 def test_endpoints_that_are_none(hub: FakeHub, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
     with pytest.raises(ArgumentError) as caught:

@@ -23,7 +23,7 @@ from .listing import Listing, RepoFile
 from .local_store import LocalStore, check_local_names, read_marker
 from .names import check_chosen, check_repo_id, check_revision, is_commit
 from .selection import INDEX, MAX_INDEX, looks_complete, needs_index, select
-from .settings import Settings, read_settings, read_token
+from .settings import Settings, Token, hide, read_settings, read_token
 from .store import Store
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def download(
     revision: str = "main",
     local_dir: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
-    token: str | bool | None = None,
+    token: str | bool | Token | None = None,
     include: str | Collection[str] | None = None,
     exclude: str | Collection[str] | None = None,
     force: bool = False,
@@ -77,6 +77,7 @@ def download(
     Raises ArgumentError for a bad argument, FileError, and HubError: RepoNotFoundError, GatedError,
     RevisionNotFoundError, TokenError, OfflineError, NetworkError, ServerError, ChecksumError, DiskFullError ...
     """
+    token = hide(token)
     choice = Choice(_globs(include), _globs(exclude), _layers(layers), head)
     job = Job(repo_id, revision, local_dir, cache_dir, choice)
     if local_files_only or job.settings.offline:
@@ -100,7 +101,7 @@ def snapshot(
     repo_id: str,
     *,
     revision: str = "main",
-    token: str | bool | None = None,
+    token: str | bool | Token | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
     progress: bool = True,
@@ -111,7 +112,7 @@ def snapshot(
 
     A branch that moved on the hub is not noticed here; `download` notices.
     """
-    layers = _layers(layers)
+    token, layers = hide(token), _layers(layers)
     job = Job(repo_id, revision, None, cache_dir, Choice(layers=layers, head=head))
     return job.here() or download(
         repo_id,
@@ -131,13 +132,14 @@ def plan(
     revision: str = "main",
     cache_dir: str | os.PathLike[str] | None = None,
     local_dir: str | os.PathLike[str] | None = None,
-    token: str | bool | None = None,
+    token: str | bool | Token | None = None,
     include: str | Collection[str] | None = None,
     exclude: str | Collection[str] | None = None,
     layers: Iterable[int] | None = None,
     head: bool = False,
 ) -> list[tuple[RepoFile, bool]]:
     """What `download` would have in the end: (file, is it here already). Writes nothing. Errors as `download`."""
+    token = hide(token)
     choice = Choice(_globs(include), _globs(exclude), _layers(layers), head)
     job = Job(repo_id, revision, local_dir, cache_dir, choice)
     job.check_online()
@@ -224,7 +226,7 @@ class Job:
             raise OfflineError(f"{self.repo_id}: HF_HUB_OFFLINE is set; unset it to see what the hub has")
 
     @contextlib.contextmanager
-    def client(self, token: str | bool | None) -> "Iterator[Client]":
+    def client(self, token: bool | Token | None) -> "Iterator[Client]":
         """A connection to the hub. TokenError for an explicit token that would go over plain http."""
         from .client import Client
         from .origin import may_carry_token
@@ -258,7 +260,7 @@ class Job:
             check_local_names(files)
         return files
 
-    def online(self, token: str | bool | None, force: bool, progress: bool) -> Path:
+    def online(self, token: bool | Token | None, force: bool, progress: bool) -> Path:
         """Fetches what is missing."""
         from .work import Work
 

@@ -16,6 +16,7 @@ from .fetch import Choice, Job
 from .listing import RepoFile
 from .repo import Repo
 from .selection import INDEX, needs_index
+from .settings import Token, hide
 from .transfer import HubSource, NoRanges, read_remote
 
 FIRST_BYTES = 64 << 10
@@ -48,12 +49,13 @@ class RemoteModel(NamedTuple):
 
 
 def inspect_remote(
-    repo_id: str, *, revision: str = "main", token: str | bool | None = None, layers: Iterable[int] | None = None
+    repo_id: str, *, revision: str = "main", token: str | bool | Token | None = None, layers: Iterable[int] | None = None
 ) -> RemoteModel:
     """The config and the tensors of a model on the hub, by a few small requests per weight file.
 
     Raises as `download`, and FormatError for a weight file whose header is broken.
     """
+    token = hide(token)
     choice = Choice(layers=None if layers is None else frozenset(layers), head=layers is not None)
     job = Job(repo_id, revision, None, None, choice)
     job.check_online()

@@ -66,12 +66,17 @@ def read_settings(cache_dir: str | os.PathLike[str] | None = None) -> Settings:
     )
 
 
-def read_token(token: str | bool | None) -> Token | None:
-    """The token to use. A string is it; None looks for one; True insists that there is one; False uses none."""
+def hide(token: "str | bool | None | Token") -> "bool | None | Token":
+    """A string as a Token; what else says where to look for one, as it is."""
+    return Token(token) if isinstance(token, str) else token
+
+
+def read_token(token: "str | bool | None | Token") -> Token | None:
+    """The token to use. A string or Token is it; None looks for one; True insists that there is one; False uses none."""
     if token is False or (token is None and _is_on("HF_HUB_DISABLE_IMPLICIT_TOKEN")):
         return None
-    if isinstance(token, str):
-        return Token(token)
+    if isinstance(token, str | Token):
+        return token if isinstance(token, Token) else Token(token)
     found = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN") or _token_file()
     if found and found.strip():
         return Token(found)
