@@ -19,7 +19,7 @@ VARIANT := $(notdir $(CC))$(if $(SAN),-san-$(SAN))$(if $(COV),-cov)
 OUT := build/c-$(VARIANT)
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wvla -Werror
 CFLAGS_ALL := -std=c11 -O2 -g -ffp-contract=off -pthread $(WARNINGS) \
-  $(if $(SAN),-g1 -fsanitize=$(SANITIZERS) -fno-sanitize-recover=all -fno-omit-frame-pointer) \
+  $(if $(SAN),-g1 -O1 -fsanitize=$(SANITIZERS) -fno-sanitize-recover=all -fno-omit-frame-pointer) \
   $(if $(COV),--coverage) $(CFLAGS)
 
 CORE := $(wildcard csrc/*.c csrc/kernels/*.c)
@@ -73,7 +73,7 @@ sanitize: ## C tests and Python tests under AddressSanitizer and UBSan
 	PYTHONPATH=build/sanitize/lib $(ASAN_ENV) $(PYTHON) -P -m pytest -q -s $(PYTEST)
 
 sanitize-threads: ## the C tests under ThreadSanitizer: the pool, and runs side by side
-	$(MAKE) test-c SAN=thread
+	TSAN_OPTIONS=die_after_fork=0 $(MAKE) test-c SAN=thread
 
 coverage: ## which lines of the C core the tests reach, file by file
 	$(MAKE) test-c COV=1

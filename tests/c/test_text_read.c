@@ -39,8 +39,6 @@ static void make_page(void) {
 
 static const char *at_page_end(const char *text, size_t n) { return memcpy(page_end - n, text, n); }
 
-/* ---- single numbers ---- */
-
 /* The whole text is one number, the one that strtof makes of it. */
 static int reads_as_strtof(const char *text) {
     size_t n = strlen(text);
@@ -160,8 +158,6 @@ static void test_long_numbers(void) {
     CHECK(reads_as_strtof(text));
 }
 
-/* ---- rows ---- */
-
 static void test_written_rows(void) {
     float values[40 * 25], back[40 * 25];
     char *text = malloc(40 * 25 * (LP_NUMBER_BYTES + 1) + 40);
@@ -217,9 +213,7 @@ static int faults(const char *text, char sep, lp_text_problem problem, size_t li
     lp_text_read_rows(values, at_page_end(text, n), n, 2, 2, sep, &fault);
     int right = fault.problem == problem && fault.line == line && fault.column == column && fault.n_found == n_found &&
                 fault.n_bytes == strlen(field) && memcmp(text + fault.offset, field, fault.n_bytes) == 0;
-    if (!right)
-        fprintf(stderr, "\"%s\": problem %d at line %zu, column %zu, \"%.*s\", after %zu\n", text, (int)fault.problem,
-                fault.line, fault.column, (int)fault.n_bytes, text + fault.offset, fault.n_found);
+    if (!right) fprintf(stderr, "\"%s\": %d at %zu:%zu\n", text, (int)fault.problem, fault.line, fault.column);
     return right;
 }
 
@@ -250,10 +244,9 @@ static void test_faults(void) {
     CHECK(faults("0x1p3,2", ',', LP_TEXT_NO_NUMBER, 1, 1, "0x1p3", 0));
     CHECK(faults("\"1\",2", ',', LP_TEXT_NO_NUMBER, 1, 1, "\"1\"", 0));
     CHECK(faults("1,2 , 3\n", ',', LP_TEXT_MANY, 1, 7, "3", 2));
-    char nul[] = "1,2\n3,4";
+    static const char nul[] = "1,2\n3\0004";
     float values[8];
     lp_text_fault fault;
-    nul[5] = 0;
     CHECK(lp_text_read_rows(values, "\n1", 2, 1, 0, ',', &fault) == 0 && fault.problem == LP_TEXT_EXTRA_ROW);
     CHECK(lp_text_read_rows(values, nul, sizeof nul - 1, 2, 2, ',', &fault) == 1 && fault.column == 1 &&
           fault.line == 2);
