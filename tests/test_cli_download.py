@@ -1,0 +1,166 @@
+"""llamaprobe download at the command line: options, output, exit codes; and inspecting what is not here."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakehub import FakeHub
+from hub_fixtures import NEEDED, REPO_ID, chosen, hub, small_model, tree  # noqa: F401
+from models import safetensors_bytes
+
+from llamaprobe.cli import main
+from llamaprobe.errors import FormatError
+from llamaprobe.hub.remote import inspect_remote
+
+
+def run(*arguments: object) -> int:
+    try:
+        return main(["download", *map(str, arguments)])
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def test_the_folder_goes_to_stdout_and_all_else_to_stderr(hub: FakeHub, capsys: pytest.CaptureFixture) -> None:
+    files = small_model()
+    hub.add(REPO_ID, files)
+    assert run(REPO_ID) == 0
+    out, err = capsys.readouterr()
+    assert tree(Path(out.strip())) == chosen(files) and out.count("\n") == 1
+    assert "model.safetensors: 300.0 kB" in err and "/s" in err
+    assert run(REPO_ID, "--offline") == 0 and capsys.readouterr() == (out, "")
+
+
+def test_no_progress_when_the_environment_says_so(
+    hub: FakeHub, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    hub.add(REPO_ID, small_model())
+    assert run(REPO_ID) == 0 and capsys.readouterr().err == ""
+
+
+def test_bars_on_a_terminal(hub: FakeHub, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llamaprobe.hub.progress.sys.stderr.isatty", lambda: True, raising=False)
+    hub.add(REPO_ID, small_model())
+    assert run(REPO_ID) == 0
+    err = capsys.readouterr().err
+    assert "model.safetensors" in err and "B/s" in err
+
+
+def test_a_list_of_models_and_one_that_fails(hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    files = {f"org/m{n}": small_model(n) for n in range(3)}
+    for repo_id in files:
+        hub.add(repo_id, files[repo_id])
+    models = tmp_path / "models.txt"
+    models.write_bytes("\ufefforg/m1 # the second\r\n\r\n# a comment\norg/gone\norg/m2\norg/m1\n".encode())
+    assert run("org/m0", "--from", models, "--local-dir", tmp_path / "all") == 1
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [str(tmp_path / "all" / f"org_m{n}") for n in range(3)]
+    assert "org/gone at main: not found" in err and "1 of 4 failed: org/gone" in err
+    for n in range(3):
+        assert tree(tmp_path / "all" / f"org_m{n}") == chosen(files[f"org/m{n}"])
+    assert run("org/m0", "--local-dir", tmp_path / "one") == 0
+    assert (tmp_path / "one" / "config.json").is_file()
+
+
+def test_lists_that_are_none(hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    (tmp_path / "empty").write_bytes(b"\n# nothing\n")
+    for arguments in ([], ["--from", tmp_path / "none"], ["--from", tmp_path / "binary"], ["--from", tmp_path / "empty"]):
+        assert run(*arguments) == 1
+        assert capsys.readouterr().err.count("\n") == 1
+    assert hub.seen == []
+
+
+def test_a_dry_run_lists_and_fetches_nothing(hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    files = small_model()
+    hub.add(REPO_ID, files)
+    assert run(REPO_ID, "--dry-run") == 0
+    out, err = capsys.readouterr()
+    rows = [line.split("\t") for line in out.splitlines()]
+    assert sorted(row[1] for row in rows) == NEEDED
+    assert all(int(row[2]) == len(files[row[1]]) and row[3] == "to fetch" for row in rows)
+    assert hub.requests("cdn") == hub.requests("resolve") == [] and not (tmp_path / "hf").exists()
+
+
+def test_check_verifies_without_asking(hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    hub.add(REPO_ID, small_model())
+    assert run(REPO_ID) == 0
+    folder = Path(capsys.readouterr().out.strip())
+    hub.forget()
+    assert run(REPO_ID, "--check") == 0 and run(folder, "--check") == 0
+    assert capsys.readouterr().out.count("ok\t") == 2 * len(NEEDED)
+    (folder / "tokenizer.json").resolve().write_bytes(b"x")
+    assert run(REPO_ID, "--check") == 1
+    out, err = capsys.readouterr()
+    assert "damaged\ttokenizer.json" in out and "1 of 6 files are damaged or missing" in err
+    assert hub.seen == []
+
+
+def test_include_exclude_and_layers_reach_the_download(hub: FakeHub, tmp_path: Path) -> None:
+    hub.add(REPO_ID, small_model())
+    assert run(REPO_ID, "--include", "*.json", "--exclude", "tok*", "--exclude", "spec*", "--local-dir", tmp_path / "x") == 0
+    assert sorted(tree(tmp_path / "x")) == ["config.json", "generation_config.json"]
+    assert run(REPO_ID, "--layers", "9-") == 2
+
+
+def test_a_token_comes_from_stdin_and_never_from_the_command_line(
+    hub: FakeHub, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add(REPO_ID, small_model(), gated=True)
+    for arguments in (["--token", hub.token], [f"--token={hub.token}"], ["--tok", hub.token], ["--token-std", hub.token]):
+        code = run(REPO_ID, *arguments)
+        out, err = capsys.readouterr()
+        assert code == 2 and (arguments[0].startswith("--tok") and hub.token not in out)
+        if arguments[0].startswith("--token") and not arguments[0].startswith("--token-"):
+            assert hub.token not in err and "HF_TOKEN" in err
+    assert hub.seen == []
+    monkeypatch.setattr("sys.stdin", io.StringIO(hub.token + "\n"))
+    assert run(REPO_ID, "--token-stdin") == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert run(REPO_ID, "--token-stdin") == 1
+    assert hub.token not in "".join(capsys.readouterr())
+
+
+# ---- what is on the hub, without fetching it ----
+
+
+def shard(seed: int, names: list[str]) -> bytes:
+    rng = np.random.default_rng(seed)
+    return safetensors_bytes({name: rng.standard_normal((64, 128)).astype(np.float32) for name in names}, "BF16")
+
+
+def test_the_tensors_of_a_model_that_is_not_here(hub: FakeHub, tmp_path: Path) -> None:
+    first = shard(1, [f"model.layers.{n}.mlp.up_proj.weight" for n in range(30)])
+    second = shard(2, ["model.norm.weight", "lm_head.weight"])
+    weight_map = {f"model.layers.{n}.mlp.up_proj.weight": "model-1.safetensors" for n in range(30)}
+    weight_map |= dict.fromkeys(["model.norm.weight", "lm_head.weight"], "model-2.safetensors")
+    index = json.dumps({"weight_map": weight_map}).encode()
+    files = {"model-1.safetensors": first, "model-2.safetensors": second, "model.safetensors.index.json": index}
+    hub.add("a/b", files | {"config.json": b'{"a": 1}'})
+    found = inspect_remote("a/b")
+    assert {tensor.name: tensor.file for tensor in found.tensors} == weight_map
+    assert {(t.dtype, t.shape, t.n_bytes) for t in found.tensors} == {("BF16", (64, 128), 16384)}
+    assert found.config == b'{"a": 1}' and found.files == {name: len(files[name]) for name in sorted(files)[:2]}
+    assert hub.sent() <= 2 * (64 << 10) and not (tmp_path / "hf").exists()
+
+
+def test_a_header_that_is_longer_than_the_first_request(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llamaprobe.hub.remote.FIRST_BYTES", 100)
+    hub.add("a/b", {"model.safetensors": shard(1, [f"t{n}" for n in range(50)])})
+    assert [t.name for t in inspect_remote("a/b").tensors] == [f"t{n}" for n in range(50)]
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 7, b"\xff" * 100, b"\0" * 100, (50).to_bytes(8, "little") + b"{" * 92])
+def test_a_remote_header_that_is_broken(hub: FakeHub, data: bytes) -> None:
+    hub.add("a/b", {"model.safetensors": data})
+    with pytest.raises(FormatError):
+        inspect_remote("a/b")
+
+
+def test_a_server_that_sends_no_parts(hub: FakeHub) -> None:
+    hub.add("a/b", {"model.safetensors": shard(1, ["t"]) + bytes(1 << 20)})
+    hub.fault("ignore-range", method="GET", times=100)
+    with pytest.raises(FormatError, match="download it instead"):
+        inspect_remote("a/b")

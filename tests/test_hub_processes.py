@@ -1,0 +1,171 @@
+"""Downloads that are killed, interrupted, run out of disk, or are not alone."""
+
+import hashlib
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import hub_process
+import pytest
+from fakehub import FakeHub, git_sha1
+from hub_fixtures import REPO_ID, chosen, hub, leftovers, small_model, tree  # noqa: F401
+
+from llamaprobe.hub import DiskFullError, download, snapshot
+
+ONE = """
+import resource, sys
+from llamaprobe.hub import DiskFullError, client, download
+client.FIRST_WAIT = 0.01
+if len(sys.argv) > 2:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+try:
+    download(sys.argv[1])
+except DiskFullError as error:
+    print(error, error.errno)
+"""
+
+FORKING = """
+import os, sys
+import requests
+from llamaprobe.hub import client, download, progress, repo, transfer, work
+transfer.RANGE, transfer.PARALLEL_FROM, client.PIECE = 50_000, 200_000, 10_000
+for line in iter(sys.stdin.readline, ""):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            download(line.strip(), progress=False)
+        except BaseException as error:
+            print(error, file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    print("started", flush=True)
+    sys.stdin.readline()
+    os.kill(pid, 9)  # not waited for yet, so the number is still its own
+    print(os.waitpid(pid, 0)[1], flush=True)
+"""
+
+
+def env(hub: FakeHub, tmp_path: Path, **more: str) -> dict[str, str]:
+    return hub_process.environment(HF_ENDPOINT=hub.endpoint, HF_HOME=str(tmp_path / "hf"), HOME=str(tmp_path), **more)
+
+
+def assert_final_names_are_true(cache: Path, files: dict[str, bytes]) -> None:
+    """Whatever has a final name is whole and right."""
+    for blob in cache.glob("models--*/blobs/*"):
+        if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
+            data = blob.read_bytes()
+            assert blob.name in (git_sha1(data), hashlib.sha256(data).hexdigest())
+    for path in cache.glob("models--*/snapshots/*/*"):
+        if not path.name.endswith(".tmp"):
+            assert path.read_bytes() == files[path.name]
+
+
+def tell(process: subprocess.Popen[str], line: str) -> str:
+    """What it answers to a line."""
+    process.stdin.write(line + "\n")
+    process.stdin.flush()
+    return process.stdout.readline()
+
+
+def test_killed_at_fifty_moments(hub: FakeHub, tmp_path: Path) -> None:
+    files = small_model(size=3_000_000)
+    hub.add(REPO_ID, files)
+    cache, moments = tmp_path / "hf" / "hub", random.Random(5)
+    parent = hub_process.start(FORKING, env=env(hub, tmp_path))
+    kills, whole = 0, 0.15
+    try:
+        for _ in range(500):
+            if kills >= 50:
+                break
+            assert tell(parent, REPO_ID) == "started\n"
+            time.sleep(moments.uniform(0, whole))
+            status = int(tell(parent, "kill it"))
+            assert_final_names_are_true(cache, files)
+            if os.WIFSIGNALED(status):
+                kills += 1
+            else:
+                assert status == 0, parent.stderr.read()
+                assert tree(snapshot(REPO_ID)) == chosen(files)
+                shutil.rmtree(cache)
+    finally:
+        parent.stdin.close()
+        parent.wait(30)
+        parent.stdout.close()
+        parent.stderr.close()
+    assert kills == 50
+    assert tree(download(REPO_ID)) == chosen(files) and not leftovers(tmp_path / "hf" / "hub" / "blobs")
+
+
+def test_what_a_killed_process_fetched_is_not_fetched_again(hub: FakeHub, tmp_path: Path) -> None:
+    files = small_model(size=500_000)
+    hub.add(REPO_ID, files)
+    hub.fault("stall", method="GET", after=400_000)
+    process = hub_process.start(ONE, REPO_ID, env=env(hub, tmp_path))
+    partial = None
+    for _ in range(600):
+        partial = next((tmp_path / "hf").rglob("*.incomplete"), None)
+        if partial is not None and partial.stat().st_size == 400_000:
+            break
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    assert partial is not None and partial.stat().st_size == 400_000
+    hub.forget()
+    assert tree(download(REPO_ID)) == chosen(files)
+    assert hub.sent() == 100_000
+
+
+def test_two_processes_do_the_work_once(hub: FakeHub, tmp_path: Path) -> None:
+    files = small_model(size=5_000_000)
+    hub.add(REPO_ID, files)
+    processes = [hub_process.start(ONE, REPO_ID, env=env(hub, tmp_path)) for _ in range(3)]
+    for process in processes:
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+    assert hub.sent() == 5_000_000
+    assert tree(snapshot(REPO_ID)) == chosen(files) and not leftovers(tmp_path)
+
+
+def test_a_full_disk_keeps_what_came(hub: FakeHub, tmp_path: Path) -> None:
+    files = small_model(size=300_000)
+    hub.add(REPO_ID, files)
+    out = hub_process.run(ONE, REPO_ID, "150000", env=env(hub, tmp_path))
+    assert "free some space and run it again" in out
+    assert [path.stat().st_size for path in (tmp_path / "hf").rglob("*.incomplete")] == [150_000]
+    hub.forget()
+    assert tree(download(REPO_ID)) == chosen(files) and hub.sent() == 150_000
+
+
+def test_room_is_checked_before(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = small_model(size=300_000)
+    hub.add(REPO_ID, files)
+    monkeypatch.setattr("llamaprobe.hub.work.shutil.disk_usage", lambda path: SimpleNamespace(free=20 << 20))
+    monkeypatch.setattr("llamaprobe.hub.work._SPARE", (20 << 20) - 100_000)
+    with pytest.raises(DiskFullError, match="are missing and .* are free"):
+        download(REPO_ID)
+    assert hub.requests("resolve") == []
+    assert tree(download(REPO_ID, force=True)) == chosen(files)
+
+
+def test_control_c_ends_it_soon_and_it_can_go_on(hub: FakeHub, tmp_path: Path) -> None:
+    files = small_model(size=500_000)
+    hub.add(REPO_ID, files)
+    hub.fault("stall", method="GET", after=300_000)
+    code = "import sys; from llamaprobe.cli import main; sys.exit(main(sys.argv[1:]))"
+    process = hub_process.start(code, "download", REPO_ID, env=env(hub, tmp_path, HF_HUB_DOWNLOAD_TIMEOUT="600"))
+    for _ in range(600):
+        if hub.sent() >= 300_000:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=15)  # the server would stay silent for longer
+    assert process.returncode == 130 and out == "" and "Traceback" not in err
+    assert not list((tmp_path / "hf").rglob("snapshots/*/model.safetensors"))
+    hub.forget()
+    assert tree(download(REPO_ID)) == chosen(files) and hub.sent() == 200_000
