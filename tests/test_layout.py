@@ -43,6 +43,8 @@ def own_files() -> list[Path]:
         found = [path for path in REPO.rglob("*") if not skip & set(path.relative_to(REPO).parts)]
     else:
         found = [REPO / name.decode() for name in listed.split(b"\0") if name]
+    venvs = {config.parent for config in REPO.glob("*/pyvenv.cfg")}
+    found = [path for path in found if not venvs & set(path.parents)]
     return sorted(path for path in found if path.is_file())
 
 

@@ -90,7 +90,8 @@ def test_running_ids_loads_no_tokenizer_and_no_network(random_checkpoint):
 def test_a_checkout_without_the_core_says_how_to_build_it(tmp_path: Path):
     shutil.copytree(PACKAGE, tmp_path / "llamaprobe", ignore=shutil.ignore_patterns("*.so"))
     result = subprocess.run(
-        [sys.executable, "-c", "import llamaprobe"],
+        # without site-packages: an editable install answers for the core of any llamaprobe
+        [sys.executable, "-S", "-c", "import llamaprobe"],
         cwd=tmp_path,
         env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         | {"PYTHONPATH": str(tmp_path)},

@@ -3,12 +3,12 @@
     CACHE/models--org--name/blobs/<etag>                          the bytes, once per content
     CACHE/models--org--name/snapshots/<commit>/config.json        -> ../../blobs/<etag>
     CACHE/models--org--name/refs/main                             the commit
-    CACHE/models--org--name/.llamaprobe/<commit>.json             the listing; theirs is trees/<commit>.json
+    CACHE/models--org--name/.llamaprobe/<commit>.json             the listing
     CACHE/.locks/models--org--name/<etag>.lock
 
-So each finds what the other one fetched. The ref is written last: until everything of a new commit is there, the
-revision is what it was. The listing has a place of our own: in theirs it would make their client refuse, offline, a
-snapshot that lacks files which llamaprobe does not need.
+So each finds what the other one fetched. The ref is written last: until everything of a new commit
+is there, the revision is what it was. The listing has a place of our own: in theirs it would make
+their client refuse, offline, a snapshot that lacks files which llamaprobe does not need.
 """
 
 import contextlib
@@ -88,7 +88,11 @@ class CacheStore:
             with open(fd, "rb") as stream:
                 data = stream.read(limit + 1)
             return data if len(data) <= limit else None
-        with looking(), self._open() as root, root.inside("snapshots", self._commit, *folders) as folder:
+        with (
+            looking(),
+            self._open() as root,
+            root.inside("snapshots", self._commit, *folders) as folder,
+        ):
             return folder.read(name, limit)
         return None
 
@@ -145,7 +149,9 @@ class CacheStore:
             except OSError as error:
                 if isinstance(error, FileError | HubError):
                     raise
-                with root.inside("blobs") as blobs:  # no links here: the bytes move to where they are looked for
+                with root.inside(
+                    "blobs"
+                ) as blobs:  # no links here: the bytes move to where they are looked for
                     blobs.replace(file.etag, folder, name)
             folder.sync()
 

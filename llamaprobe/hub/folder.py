@@ -1,6 +1,6 @@
-"""A folder held open by its descriptor. Every name in it is reached from there, one segment at a time, and no link
-is followed: whatever a name from the server says, and whoever swaps a folder for a link meanwhile, nothing outside is
-read or written.
+"""A folder held open by its descriptor. Every name in it is reached from there, one segment at a
+time, and no link is followed: whatever a name from the server says, and whoever swaps a folder for
+a link meanwhile, nothing outside is read or written.
 
 The way to the folder itself is the user's own, and links in it are followed.
 """
@@ -32,7 +32,8 @@ class Folder:
 
     @classmethod
     def open(cls, path: Path, *, create: bool = False) -> "Folder":
-        """The folder at a path of the user's. FileError; FileNotFoundError passes if it is not there to be read."""
+        """The folder at a path of the user's. FileError; FileNotFoundError passes if it is not
+        there to be read."""
         try:
             if create:
                 path.mkdir(parents=True, exist_ok=True)
@@ -54,7 +55,8 @@ class Folder:
 
     @contextlib.contextmanager
     def inside(self, *segments: str, create: bool = False) -> Iterator["Folder"]:
-        """A folder below this one. FileError when a link or a file is in the way; FileNotFoundError as in `open`."""
+        """A folder below this one. FileError when a link or a file is in the way; FileNotFoundError
+        as in `open`."""
         fd, path = os.dup(self.fd), self.path
         try:
             for segment in segments:
@@ -85,7 +87,9 @@ class Folder:
     def open_file(self, name: str, flags: int) -> int:
         """A descriptor of a regular file. FileError for anything else; FileNotFoundError passes."""
         try:
-            fd = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o666, dir_fd=self.fd)
+            fd = os.open(
+                name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o666, dir_fd=self.fd
+            )
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -123,7 +127,8 @@ class Folder:
             raise refused(error, self.path / name) from error
 
     def link(self, name: str, target: str) -> None:
-        """A symbolic link `name`, in place of what was there. OSError where the file system has none."""
+        """A symbolic link `name`, in place of what was there. OSError where the file system has
+        none."""
         temporary = f".{os.getpid()}-{next(_counter)}.tmp"
         os.symlink(target, temporary, dir_fd=self.fd)
         try:
@@ -161,7 +166,8 @@ def refused(error: OSError | ValueError, path: Path) -> FileError | HubError:
         return FileError(f"{str(path)!r}: {error}")
     if error.errno in _NO_SPACE:
         full = DiskFullError(
-            f"{path}: {error.strerror}; free some space and run it again: it goes on from where it stopped"
+            f"{path}: {error.strerror}; free some space and run it again: it goes on from where it"
+            f" stopped"
         )
         full.errno = error.errno
         return full

@@ -1,4 +1,5 @@
-"""A plain folder of the user's with one repository in it, and the bookkeeping that `hf download --local-dir` keeps.
+"""A plain folder of the user's with one repository in it, and the bookkeeping that `hf download
+--local-dir` keeps.
 
     DIR/config.json
     DIR/.cache/huggingface/download/config.json.metadata          commit, etag, seconds: three lines
@@ -48,7 +49,11 @@ class LocalStore:
             if found is None or not stat.S_ISREG(found.st_mode) or found.st_size != file.size:
                 return False
             told = self._metadata(root, file)
-            return told is not None and told[:2] == (self._commit, file.etag) and found.st_mtime - 1 <= told[2]
+            return (
+                told is not None
+                and told[:2] == (self._commit, file.etag)
+                and found.st_mtime - 1 <= told[2]
+            )
         return False
 
     def adopt(self, file: RepoFile, check: Check) -> bool:
@@ -74,7 +79,10 @@ class LocalStore:
     def publish(self, file: RepoFile) -> None:
         *folders, name = file.path.split("/")
         with self._open() as root:
-            with root.inside(*_DOWNLOAD, *folders) as download, root.inside(*folders, create=True) as folder:
+            with (
+                root.inside(*_DOWNLOAD, *folders) as download,
+                root.inside(*folders, create=True) as folder,
+            ):
                 download.remove(f"{name}.metadata")  # what it says is about to be untrue
                 download.replace(_incomplete_name(file), folder, name)
                 folder.sync()
@@ -108,7 +116,8 @@ class LocalStore:
         return Folder.open(self.path, create=True)
 
     def _prepare(self) -> None:
-        """The bookkeeping folder, kept out of git and backups, and marked with the repository's id."""
+        """The bookkeeping folder, kept out of git and backups, and marked with the repository's
+        id."""
         with self._open() as root, root.inside(*_BOOKS, create=True) as books:
             for name, data in ((".gitignore", b"*"), ("CACHEDIR.TAG", TAG)):
                 if books.stat(name) is None:
@@ -117,7 +126,8 @@ class LocalStore:
                 books.write("llamaprobe.json", json.dumps({"repo_id": self._repo_id}).encode())
 
     def _is_proved(self, root: Folder, file: RepoFile, check: Check) -> bool:
-        """The file in place is this one: its metadata says so and it was not touched since, or its hash does."""
+        """The file in place is this one: its metadata says so and it was not touched since, or its
+        hash does."""
         *folders, name = file.path.split("/")
         with looking(), root.inside(*folders) as folder:
             found = folder.stat(name)
@@ -142,7 +152,9 @@ class LocalStore:
     def _write_metadata(self, root: Folder, file: RepoFile) -> None:
         *folders, name = file.path.split("/")
         with root.inside(*_DOWNLOAD, *folders, create=True) as download:
-            download.write(f"{name}.metadata", f"{self._commit}\n{file.etag}\n{time.time()}\n".encode())
+            download.write(
+                f"{name}.metadata", f"{self._commit}\n{file.etag}\n{time.time()}\n".encode()
+            )
             download.sync()
 
 
@@ -168,7 +180,9 @@ def check_local_names(files: list[RepoFile]) -> None:
     """UnsafeNameError for a file that would write into the bookkeeping of a plain folder."""
     for file in files:
         if file.path.split("/")[0].casefold() == _BOOKS[0]:
-            raise UnsafeNameError(f"file name {printable(repr(file.path), 120)}: .cache is for the bookkeeping")
+            raise UnsafeNameError(
+                f"file name {printable(repr(file.path), 120)}: .cache is for the bookkeeping"
+            )
 
 
 def _incomplete_name(file: RepoFile) -> str:
