@@ -65,8 +65,7 @@ def assert_final_names_are_true(cache: Path, files: dict[str, bytes]) -> None:
             data = blob.read_bytes()
             assert blob.name in (git_sha1(data), hashlib.sha256(data).hexdigest())
     for path in cache.glob("models--*/snapshots/*/*"):
-        if not path.name.endswith(".tmp"):
-            assert path.read_bytes() == files[path.name]
+        assert path.read_bytes() == files[path.name]
 
 
 def tell(process: subprocess.Popen[str], line: str) -> str:

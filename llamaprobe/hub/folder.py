@@ -18,6 +18,7 @@ from ..errors import FileError, HubError
 from .errors import DiskFullError
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP}
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP}
 _counter = itertools.count()
 
@@ -109,33 +110,41 @@ class Folder:
             data = file.read(limit + 1)
         return data if len(data) <= limit else None
 
-    def write(self, name: str, data: bytes) -> None:
-        """A small file that is whole or not there."""
+    def write(self, name: str, data: bytes, scratch: "Folder | None" = None) -> None:
+        """A small file that is whole or not there. `scratch`: where a kill may leave its beginning,
+        if not here; on the same file system."""
+        scratch = scratch or self
         temporary = f".{os.getpid()}-{next(_counter)}.tmp"
         try:
-            fd = self.open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            fd = scratch.open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             try:
                 with open(fd, "wb") as file:
                     file.write(data)
                     file.flush()
                     os.fsync(fd)
-                self.replace(temporary, self, name)
+                scratch.replace(temporary, self, name)
             except BaseException:
-                self.remove(temporary)
+                scratch.remove(temporary)
                 raise
         except OSError as error:
             raise refused(error, self.path / name) from error
 
-    def link(self, name: str, target: str) -> None:
-        """A symbolic link `name`, in place of what was there. OSError where the file system has
-        none."""
-        temporary = f".{os.getpid()}-{next(_counter)}.tmp"
-        os.symlink(target, temporary, dir_fd=self.fd)
-        try:
-            self.replace(temporary, self, name)
-        except BaseException:
-            self.remove(temporary)
-            raise
+    def link(self, name: str, target: str) -> bool:
+        """A symbolic link `name`, in place of a file or link that was there. False where the file
+        system has no links."""
+        for _ in range(2):
+            try:
+                os.symlink(target, name, dir_fd=self.fd)
+                return True
+            except FileExistsError:
+                if self.readlink(name) == target:
+                    return True
+                self.remove(name)
+            except OSError as error:
+                if error.errno in _NO_LINKS:
+                    return False
+                raise refused(error, self.path / name) from error
+        raise FileError(f"{self.path / name}: cannot be replaced; remove it and run again")
 
     def replace(self, name: str, to: "Folder", new_name: str) -> None:
         """Renames into `to`, over what is there."""
