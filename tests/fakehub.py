@@ -159,15 +159,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif fault.kind == "redirect":
             self.send(302, b"", {"Location": fault.location or self.path, **fault.headers})
         elif fault.kind == "big-error":
-            self._send_without_end(fault.status)
+            self._send_without_end(fault.status, fault.headers)
         elif fault.kind == "body":
             self.send(200, fault.body, fault.headers)
         else:
             return False
         return True
 
-    def _send_without_end(self, status: int) -> None:
+    def _send_without_end(self, status: int, headers: Mapping[str, str]) -> None:
         self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(1 << 30))
         self.end_headers()
         self.close_connection = True

@@ -437,6 +437,13 @@ def test_the_bookkeeping_cannot_be_written_by_the_hub(hub: FakeHub, tmp_path: Pa
         download(REPO_ID, include="*", local_dir=tmp_path / "out")
 
 
+def test_a_name_too_long_for_its_bookkeeping(hub: FakeHub, tmp_path: Path) -> None:
+    hub.add(REPO_ID, small_model() | {"x" * 250: b"1"})
+    with pytest.raises(UnsafeNameError, match="over 246 bytes"):
+        download(REPO_ID, include="*", local_dir=tmp_path / "out")
+    assert "x" * 250 in tree(download(REPO_ID, include="*"))
+
+
 @pytest.mark.parametrize(
     "change",
     [

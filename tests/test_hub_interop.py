@@ -105,6 +105,8 @@ def test_we_find_what_they_fetched(hub: FakeHub, tmp_path: Path) -> None:
     assert snapshot(REPO_ID) == Path(found["cache"]) and hub.seen == []
     assert download(REPO_ID, revision=repo.commit, local_dir=out) == out and hub.seen == []
     assert tree(out) == files
+    (out / ".cache/huggingface/llamaprobe.json").unlink(missing_ok=True)
+    assert download(REPO_ID, local_dir=out, local_files_only=True) == out and hub.seen == []
     assert download(REPO_ID) == Path(found["cache"]) and len(hub.seen) == 1
 
 

@@ -1,6 +1,7 @@
 """Who sees the token. The fake hub raises at the end of every test if one reached the CDN, an
 address or another name."""
 
+import contextlib
 import http.server
 import logging
 import os
@@ -146,6 +147,16 @@ def test_redirects_that_are_refused(hub: FakeHub, tmp_path: Path, location: str)
     assert hub.requests("cdn") == [] and not list(
         (tmp_path / "hf").rglob("snapshots/*/model.safetensors")
     )
+
+
+@pytest.mark.parametrize("where", ["api", "resolve", "cdn"])
+def test_the_body_of_a_redirect_is_not_read(hub: FakeHub, where: str) -> None:
+    hub.add(REPO_ID, small_model())
+    location = {"Location": f"{hub.cdn}/x?sig=y"}
+    hub.fault("big-error", where=where, method="GET", status=302, headers=location, times=3)
+    with contextlib.suppress(HubError):
+        download(REPO_ID)
+    assert hub.sent(where) < 64 << 20
 
 
 def test_which_way_a_redirect_may_lead() -> None:

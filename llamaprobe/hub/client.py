@@ -14,15 +14,13 @@ of tries. `abort` ends them all. What requests raises is turned into our own err
 
 import contextlib
 import json
-import platform
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-from urllib.parse import quote, urljoin
+from urllib.parse import quote
 
-from .. import __version__
 from .errors import (
     CaptivePortalError,
     MetadataError,
@@ -40,7 +38,7 @@ from .failure import (
     told_wait,
     web_page_instead,
 )
-from .origin import Origin, check_redirect, origin
+from .origin import Origin, check_redirect, join, origin
 from .settings import Settings, Token
 
 if TYPE_CHECKING:
@@ -81,8 +79,8 @@ class Client:
         self.has_token = token is not None
         self._origin = origin(settings.endpoint)
         self._timeout = (settings.connect_timeout, settings.read_timeout)
-        self._hub = _session(_HubAuth(token, self._origin))
-        self._cdn = _session(_NoAuth())
+        self._hub = _session(_HubAuth(token, self._origin), settings.user_agent)
+        self._cdn = _session(_NoAuth(), settings.user_agent)
         self._stop = threading.Event()
         self._live: set[Response] = set()
         self._lock = threading.Lock()
@@ -164,6 +162,7 @@ class Client:
         with self._lock:
             self._live.add(response)
         try:
+            self.check()  # `abort` may have looked for live ones just before
             if response.status_code >= 400 and response.status_code != 416:
                 self._refuse(response, asked)
             yield response
@@ -210,7 +209,7 @@ class Client:
             location = response.headers.get("Location")
             if response.status_code not in _REDIRECT or location is None:
                 break
-            target = urljoin(url, location)
+            target = join(url, location)
             fault = check_redirect(url, target)
             leaves = not fault and origin(target) != self._origin
             if leaves and trusted and not off_hub:
@@ -269,7 +268,7 @@ class Client:
     def _get_json(self, url: str, asked: Asked) -> tuple[Any, str | None]:
         with self.request("GET", url, asked, off_hub=False) as response:
             if response.status_code in _REDIRECT:
-                where = shown_url(urljoin(url, response.headers["Location"]))
+                where = shown_url(join(url, response.headers["Location"]))
                 raise RedirectError(
                     f"{asked.what}: the hub sends us away, to {where}; is that a login page of your"
                     f" network?"
@@ -322,14 +321,19 @@ class _HubAuth:
         return request
 
 
-def _session(auth: _NoAuth | _HubAuth) -> "Session":
+def _session(auth: _NoAuth | _HubAuth, user_agent: str) -> "Session":
     import requests
     from requests.adapters import HTTPAdapter
 
-    session = requests.Session()
+    class Session(requests.Session):
+        def xget_redirect_target(self, resp: "Response") -> None:
+            """No redirect is the session's business: it would read the whole body of one, however
+            long, before it asks whether to follow."""
+
+    session = Session()
     session.auth = auth
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    session.headers["User-Agent"] = f"llamaprobe/{__version__} python/{platform.python_version()}"
+    session.headers["User-Agent"] = user_agent
     session.headers["Accept-Encoding"] = "identity"
     session.headers["Accept"] = "*/*"
     for scheme in ("http://", "https://"):

@@ -80,7 +80,10 @@ class DiskFullError(HubError):
 
 def shown_url(url: str) -> str:
     """Where an address leads, without its query: that is where signatures are."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "an address that cannot be parsed"
     host = parts.netloc.rpartition("@")[2]
     return printable(f"{parts.scheme}://{host}{parts.path}", 160)
 

@@ -239,6 +239,10 @@ class Job:
     def offline(self, why: str) -> Path:
         """The folder, or an OfflineError."""
         found = self.here(strict=False)
+        if found is None and self.local_dir and not read_marker(self.local_dir):
+            # Another client's folder, or the user's own: it does not say what it holds.
+            if looks_complete(self.local_dir, self.choice.layers, strict=False):
+                return self.local_dir
         if found is None:
             where = self.local_dir or self.settings.cache_dir
             raise OfflineError(

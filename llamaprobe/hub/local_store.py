@@ -30,6 +30,7 @@ from .store import INCOMPLETE, TAG, Check, Note, Pause, hold, looking
 
 _BOOKS = (".cache", "huggingface")
 _OURS = "llamaprobe"
+_MAX_NAME = 255 - len(".metadata")
 _DOWNLOAD = (*_BOOKS, "download")
 
 
@@ -161,7 +162,7 @@ class LocalStore:
 def read_marker(path: Path) -> dict[str, str]:
     """What a plain folder says of itself: repo_id, revision, commit; empty if it says nothing."""
     with looking(), Folder.open(path) as root, root.inside(*_BOOKS) as books:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(books.read("llamaprobe.json", 10_000) or b"{}")
             if isinstance(value, dict) and all(isinstance(text, str) for text in value.values()):
                 return value
@@ -177,11 +178,17 @@ def parse_metadata(data: bytes | None) -> tuple[str, str, float] | None:
 
 
 def check_local_names(files: list[RepoFile]) -> None:
-    """UnsafeNameError for a file that would write into the bookkeeping of a plain folder."""
+    """UnsafeNameError for a file that would write into the bookkeeping of a plain folder, or has no
+    room for its own."""
     for file in files:
         if file.path.split("/")[0].casefold() == _BOOKS[0]:
             raise UnsafeNameError(
                 f"file name {printable(repr(file.path), 120)}: .cache is for the bookkeeping"
+            )
+        if len(file.path.rpartition("/")[2].encode()) > _MAX_NAME:
+            raise UnsafeNameError(
+                f"file name {printable(repr(file.path), 120)}: over {_MAX_NAME} bytes, which leaves"
+                " none for its bookkeeping"
             )
 
 

@@ -1,7 +1,7 @@
 """Scheme, host and port: what decides who sees the token, and where a redirect may lead."""
 
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 from .settings import is_loopback
 
@@ -25,6 +25,14 @@ def origin(url: str) -> Origin:
         )
     except ValueError:
         return Origin("", url, None)
+
+
+def join(url: str, location: str) -> str:
+    """Where a Location or Link header leads; "" if that cannot be parsed."""
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        return ""
 
 
 def check_redirect(source: str, target: str) -> str | None:

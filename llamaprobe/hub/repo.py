@@ -6,14 +6,14 @@ about a file when it is fetched must agree with what it said in the listing: com
 """
 
 import re
-from urllib.parse import quote, urljoin
+from urllib.parse import quote
 
 from .client import Asked, Client
 from .errors import CaptivePortalError, MetadataError, RedirectError
 from .failure import Broken, web_page_instead
 from .listing import Listing, RepoFile, from_api
 from .names import check_commit, clean_etag, is_commit, is_etag
-from .origin import origin
+from .origin import join, origin
 
 MAX_PAGES = 1000
 _MAX_FILES = 200_000
@@ -65,12 +65,12 @@ class Repo:
         match = _NEXT.search(link or "")
         if match is None:
             return None
-        following = urljoin(url, match[1])
+        following = join(url, match[1])
         if origin(following) != origin(self.client.endpoint):
             raise RedirectError(
                 f"{self.asked.what}: the hub's list of files goes on at another server; refused"
             )
-        return str(following)
+        return following
 
     def locate(self, file: RepoFile, commit: str) -> str:
         """The address of a file's bytes. MetadataError when the hub contradicts its listing."""
@@ -110,4 +110,4 @@ class Repo:
                     f" sends {size[:20]}, {etag}"
                 )
             )
-        return urljoin(response.url, headers["Location"]) if redirected else str(response.url)
+        return join(response.url, headers["Location"]) if redirected else str(response.url)

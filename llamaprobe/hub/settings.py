@@ -5,10 +5,12 @@ in a `Token`, which shows itself as `Token(***)`: no traceback, log line or repr
 """
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from .. import __version__
 from ..errors import ArgumentError
 from ..names import printable
 from .errors import TokenError
@@ -30,6 +32,7 @@ class Settings:
     """Seconds, as `read_timeout`: the longest silence of a server, not the longest transfer."""
     read_timeout: float
     show_progress: bool
+    user_agent: str
 
 
 class Token:
@@ -67,6 +70,7 @@ def read_settings(cache_dir: str | os.PathLike[str] | None = None) -> Settings:
         connect_timeout=_seconds("HF_HUB_ETAG_TIMEOUT"),
         read_timeout=_seconds("HF_HUB_DOWNLOAD_TIMEOUT"),
         show_progress=not _is_on("HF_HUB_DISABLE_PROGRESS_BARS"),
+        user_agent=_user_agent(),
     )
 
 
@@ -148,6 +152,12 @@ def _token_file() -> str | None:
             return file.read(_MAX_TOKEN + 2)
     except (OSError, ValueError):
         return None
+
+
+def _user_agent() -> str:
+    if any(map(_is_on, ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK"))):
+        return "llamaprobe"
+    return f"llamaprobe/{__version__} python/{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def _is_on(*names: str) -> bool:

@@ -110,10 +110,9 @@ class Work:
                         bar.advance,
                     )
                 done = True
-            except ChecksumError:
-                folder.remove(name)
-                raise
             finally:
+                if not done and partial.length == 0:  # nothing to take up, or nothing to be trusted
+                    folder.remove(name)
                 partial.close()
                 bar.close(done)
 
