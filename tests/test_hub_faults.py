@@ -174,7 +174,6 @@ FOR_EVER = {
     "wrong length": ("header", {"headers": {"Content-Length": "5"}}, TransferError, "announces 5 bytes, not 300000"),
     "web page": ("html", {"status": 200}, CaptivePortalError, "web page"),
     "compressed": ("gzip", {}, MetadataError, "compressed"),
-    "too long": ("long", {}, TransferError, "more bytes"),
     "endless error": ("big-error", {"status": 500}, ServerError, "500"),
     "stall": ("stall", {"after": 1}, NetworkError, "no answer in time"),
 }
