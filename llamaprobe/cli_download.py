@@ -1,8 +1,9 @@
-"""llamaprobe download: models from the hub into the cache or a folder, many at once, and a check of what is there.
+"""llamaprobe download: models from the hub into the cache or a folder, many at once, and a check of
+what is there.
 
-On stdout one line per model, its folder; all else goes to stderr. One model that fails does not stop the others, and
-makes the exit code 1. There is no option that takes a token: a command line can be read by everybody on the machine
-and stays in the history.
+On stdout one line per model, its folder; all else goes to stderr. One model that fails does not
+stop the others, and makes the exit code 1. There is no option that takes a token: a command line
+can be read by everybody on the machine and stays in the history.
 """
 
 import argparse
@@ -26,31 +27,69 @@ def add_download_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "download",
         help="fetch models from the hub",
-        description="Fetches what llamaprobe needs of models on the hub: resumable, verified, into the cache that "
-        "transformers and hf use too. A gated model needs a token: set HF_TOKEN, or use `hf auth login`.",
+        description="Fetches what llamaprobe needs of models on the hub: resumable, verified, into"
+        " the cache that transformers and hf use too. A gated model needs a token: set HF_TOKEN, or"
+        " use `hf auth login`.",
         allow_abbrev=False,
     )
-    parser.add_argument("repos", nargs="*", metavar="REPO", help="such as meta-llama/Llama-3.2-1B-Instruct")
-    parser.add_argument("--from", dest="lists", action="append", default=[], metavar="FILE", help="a list, one per line")
-    parser.add_argument("--revision", default="main", metavar="REV", help="branch, tag or commit (default main)")
-    parser.add_argument("--local-dir", metavar="DIR", help="a plain folder; of several models each has its own in it")
+    parser.add_argument(
+        "repos", nargs="*", metavar="REPO", help="such as meta-llama/Llama-3.2-1B-Instruct"
+    )
+    parser.add_argument(
+        "--from",
+        dest="lists",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a list, one per line",
+    )
+    parser.add_argument(
+        "--revision", default="main", metavar="REV", help="branch, tag or commit (default main)"
+    )
+    parser.add_argument(
+        "--local-dir",
+        metavar="DIR",
+        help="a plain folder; of several models each has its own in it",
+    )
     parser.add_argument("--cache-dir", metavar="DIR", help="another cache than HF_HUB_CACHE")
-    parser.add_argument("--include", action="append", metavar="GLOB", help="these files instead of the default set")
+    parser.add_argument(
+        "--include", action="append", metavar="GLOB", help="these files instead of the default set"
+    )
     parser.add_argument("--exclude", action="append", metavar="GLOB", help="not these files")
-    parser.add_argument("--layers", type=layers, metavar="0,3,5-7", help="only the shards that hold these layers")
-    parser.add_argument("--head", action="store_true", help="with --layers: the last norm and the head too")
-    parser.add_argument("--dry-run", action="store_true", help="list names and sizes, fetch nothing")
-    parser.add_argument("--check", action="store_true", help="verify what is on disk (REPO may be a folder), fetch nothing")
-    parser.add_argument("--force", action="store_true", help="fetch again what is here; do not check the room on the disk")
-    parser.add_argument("--offline", action="store_true", help="ask nobody: fail unless it is all here")
-    parser.add_argument("--token-stdin", action="store_true", help="read the token from standard input")
+    parser.add_argument(
+        "--layers", type=layers, metavar="0,3,5-7", help="only the shards that hold these layers"
+    )
+    parser.add_argument(
+        "--head", action="store_true", help="with --layers: the last norm and the head too"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="list names and sizes, fetch nothing"
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="verify what is on disk (REPO may be a folder), fetch nothing",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="fetch again what is here; do not check the room on the disk",
+    )
+    parser.add_argument(
+        "--offline", action="store_true", help="ask nobody: fail unless it is all here"
+    )
+    parser.add_argument(
+        "--token-stdin", action="store_true", help="read the token from standard input"
+    )
     parser.add_argument("--token", nargs="?", action=_RefuseToken, help=argparse.SUPPRESS)
     return parser
 
 
 def run_download(args: argparse.Namespace) -> int:
     """0 if all went well, 1 if a model failed."""
-    repos = list(dict.fromkeys([*args.repos, *(repo for path in args.lists for repo in read_list(path))]))
+    repos = list(
+        dict.fromkeys([*args.repos, *(repo for path in args.lists for repo in read_list(path))])
+    )
     if not repos:
         raise ArgumentError("no model is named; give repository ids, or --from FILE")
     token = _read_token() if args.token_stdin else None
@@ -70,7 +109,8 @@ def run_download(args: argparse.Namespace) -> int:
 
 
 def read_list(path: str) -> list[str]:
-    """The repository ids of a text file: one per line; blank lines and what follows a `#` do not count."""
+    """The repository ids of a text file: one per line; blank lines and what follows a `#` do not
+    count."""
     try:
         with open(path, "rb") as file:
             data = file.read(_MAX_LIST + 1)
@@ -121,7 +161,10 @@ def _show_plan(args: argparse.Namespace, repo: str, several: bool, token: str | 
     for file, here in files:
         print(f"{repo}\t{printable(file.path)}\t{file.size}\t{'here' if here else 'to fetch'}")
     missing = sum(file.size for file, here in files if not here)
-    _say(f"{repo}: {len(files)} files, {show_bytes(sum(file.size for file, _ in files))}, {show_bytes(missing)} to fetch")
+    _say(
+        f"{repo}: {len(files)} files, {show_bytes(sum(file.size for file, _ in files))},"
+        f" {show_bytes(missing)} to fetch"
+    )
     return True
 
 
@@ -133,14 +176,22 @@ def _check(args: argparse.Namespace, repo: str, several: bool, token: str | None
         print(f"{finding.state}\t{printable(finding.path)}")
     bad = [finding for finding in findings if finding.state in ("damaged", "missing")]
     if bad:
-        _say(f"{printable(repo)}: {len(bad)} of {len(findings)} files are damaged or missing; download it again, damaged with --force")
+        _say(
+            f"{printable(repo)}: {len(bad)} of {len(findings)} files are damaged or missing;"
+            f" download it again, damaged with --force"
+        )
     return not bad
 
 
 def _choice(args: argparse.Namespace) -> "Choice":
     from .hub.fetch import Choice
 
-    return Choice(args.include, args.exclude, None if args.layers is None else frozenset(args.layers), args.head)
+    return Choice(
+        args.include,
+        args.exclude,
+        None if args.layers is None else frozenset(args.layers),
+        args.head,
+    )
 
 
 def _place(args: argparse.Namespace, repo: str, several: bool) -> Path | None:
@@ -149,7 +200,11 @@ def _place(args: argparse.Namespace, repo: str, several: bool) -> Path | None:
         return None
     from .hub.names import check_repo_id
 
-    return Path(args.local_dir, check_repo_id(repo).replace("/", "_")) if several else Path(args.local_dir)
+    return (
+        Path(args.local_dir, check_repo_id(repo).replace("/", "_"))
+        if several
+        else Path(args.local_dir)
+    )
 
 
 def _read_token() -> str:
@@ -167,4 +222,7 @@ class _RefuseToken(argparse.Action):
     """`--token VALUE` ends here, and the value is not repeated."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> NoReturn:
-        parser.error("a token on the command line can be read by others: set HF_TOKEN or use --token-stdin, and revoke it")
+        parser.error(
+            "a token on the command line can be read by others: set HF_TOKEN or use --token-stdin,"
+            " and revoke it"
+        )

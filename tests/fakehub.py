@@ -1,15 +1,16 @@
-"""A hub to test against: two real HTTP servers on the loopback, the hub on 127.0.0.1 and a CDN on localhost.
+"""A hub to test against: two real HTTP servers on the loopback, the hub on 127.0.0.1 and a CDN on
+localhost.
 
-Different host names and different ports, so that a token which leaves the hub's origin is seen. Nothing is mocked:
-redirects, ranges, keep-alive and broken connections are those of real sockets. A repository is a dict of file name to
-bytes; files from LARGE bytes on, and safetensors, are what git does not store: the hub redirects to the CDN for them.
+Different host names and different ports, so that a token which leaves the hub's origin is seen.
+Nothing is mocked: redirects, ranges, keep-alive and broken connections are those of real sockets. A
+repository is a dict of file name to bytes; files from LARGE bytes on, and safetensors, are what git
+does not store: the hub redirects to the CDN for them.
 
-A `Fault` makes the next matching answers go wrong in one way. What must be true in every test (no token at the CDN, no
-dot segment in any path, no compression asked for, a bounded number of requests) is recorded as it happens and raised
-by `close`.
+A `Fault` makes the next matching answers go wrong in one way. What must be true in every test (no
+token at the CDN, no dot segment in any path, no compression asked for, a bounded number of
+requests) is recorded as it happens and raised by `close`.
 """
 
-import dataclasses
 import email.utils
 import fnmatch
 import hashlib
@@ -23,87 +24,10 @@ import time
 from collections.abc import Mapping
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-LARGE = 1 << 20
+from fakerepo import FakeRepo, Fault, Seen, git_sha1, is_large
+
 MAX_REQUESTS = 5000
 PIECE = 64 << 10
-
-
-def git_sha1(data: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-
-
-@dataclasses.dataclass
-class FakeRepo:
-    """One model. `commits` maps a commit to its files, `refs` a branch to a commit."""
-
-    files: Mapping[str, bytes]
-    commit: str = ""
-    gated: bool = False
-    private: bool = False
-    disabled: bool = False
-    moved_to: str | None = None
-    extra_entries: list[dict] = dataclasses.field(default_factory=list)
-    """More entries for the tree listing, as they are."""
-
-    def __post_init__(self) -> None:
-        self.commits: dict[str, dict[str, bytes]] = {}
-        self.refs: dict[str, str] = {}
-        self.update(self.files, self.commit)
-
-    def update(self, files: Mapping[str, bytes], commit: str = "", branch: str = "main") -> str:
-        """A new commit on a branch."""
-        self.files = dict(files)
-        text = "".join(f"{path}:{hashlib.sha256(data).hexdigest()}" for path, data in sorted(files.items()))
-        self.commit = commit or hashlib.sha1(text.encode()).hexdigest()
-        self.commits[self.commit] = dict(files)
-        self.refs[branch] = self.commit
-        return self.commit
-
-    def entry(self, path: str, data: bytes) -> dict:
-        """As the tree listing shows a file."""
-        if not is_large(path, data):
-            return {"type": "file", "oid": git_sha1(data), "size": len(data), "path": path}
-        sha256 = hashlib.sha256(data).hexdigest()
-        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(data)}\n".encode()
-        lfs = {"oid": sha256, "size": len(data), "pointerSize": len(pointer)}
-        return {"type": "file", "oid": git_sha1(pointer), "size": len(data), "lfs": lfs, "path": path}
-
-
-def is_large(path: str, data: bytes) -> bool:
-    return path.endswith(".safetensors") or len(data) >= LARGE
-
-
-@dataclasses.dataclass
-class Fault:
-    """What goes wrong, where, and how often."""
-
-    kind: str
-    """drop, reset, stall, no-length, ignore-range, wrong-start, wrong-total, flip, etag, status, html, redirect,
-    big-error, gzip, long, header (sets or, with None, removes headers), body (other bytes)."""
-    where: str = "cdn"
-    """cdn, resolve or api."""
-    path: str = "*"
-    """A glob over the path of the request."""
-    method: str = "*"
-    times: int = 1
-    after: int = 0
-    """Bytes that are sent before it happens."""
-    status: int = 503
-    headers: dict = dataclasses.field(default_factory=dict)
-    location: str = ""
-    body: bytes = b""
-
-
-@dataclasses.dataclass
-class Seen:
-    """One request."""
-
-    where: str
-    method: str
-    path: str
-    headers: dict[str, str]
-    sent: int = 0
-    """Bytes of the body that went out."""
 
 
 class FakeHub:
@@ -227,19 +151,25 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fault.kind == "status":
             self.send(fault.status, fault.body or b'{"error":"out of order"}', fault.headers)
         elif fault.kind == "html":
-            self.send(fault.status, b"<html><form>log in</form></html>", {"Content-Type": "text/html; charset=utf-8"})
+            self.send(
+                fault.status,
+                b"<html><form>log in</form></html>",
+                {"Content-Type": "text/html; charset=utf-8"},
+            )
         elif fault.kind == "redirect":
             self.send(302, b"", {"Location": fault.location or self.path, **fault.headers})
         elif fault.kind == "big-error":
-            self._send_without_end(fault.status)
+            self._send_without_end(fault.status, fault.headers)
         elif fault.kind == "body":
             self.send(200, fault.body, fault.headers)
         else:
             return False
         return True
 
-    def _send_without_end(self, status: int) -> None:
+    def _send_without_end(self, status: int, headers: Mapping[str, str]) -> None:
         self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(1 << 30))
         self.end_headers()
         self.close_connection = True
@@ -250,10 +180,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(piece)
             self.request_seen.sent += len(piece)
 
-    def send(self, status: int, body: bytes, headers: Mapping[str, str | None] | None = None) -> None:
+    def send(
+        self, status: int, body: bytes, headers: Mapping[str, str | None] | None = None
+    ) -> None:
         """An answer; HEAD gets the same headers."""
         self.send_response(status)
-        told: dict[str, str | None] = {"Content-Length": str(len(body)), "X-Request-Id": "fake", **(headers or {})}
+        told: dict[str, str | None] = {
+            "Content-Length": str(len(body)),
+            "X-Request-Id": "fake",
+            **(headers or {}),
+        }
         if self.failing is not None and self.failing.kind == "header":
             told |= self.failing.headers
         for name, value in told.items():
@@ -266,8 +202,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
             self.request_seen.sent += len(body)
 
-    def send_json(self, value: object, headers: Mapping[str, str] | None = None, status: int = 200) -> None:
-        self.send(status, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})})
+    def send_json(
+        self, value: object, headers: Mapping[str, str] | None = None, status: int = 200
+    ) -> None:
+        self.send(
+            status,
+            json.dumps(value).encode(),
+            {"Content-Type": "application/json", **(headers or {})},
+        )
 
     def send_file(self, data: bytes, headers: dict[str, str | None]) -> None:
         """A file or the range of it that is asked for, with what is to go wrong."""
@@ -284,7 +226,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             status = 206
             shift = 1 if fault.kind == "wrong-start" else 0
             told_total = total + 1 if fault.kind == "wrong-total" else total
-            headers = {**headers, "Content-Range": f"bytes {start + shift}-{end - 1 + shift}/{told_total}"}
+            headers = {
+                **headers,
+                "Content-Range": f"bytes {start + shift}-{end - 1 + shift}/{told_total}",
+            }
         headers = {"Accept-Ranges": "bytes", "Content-Length": str(end - start), **headers}
         if fault.kind == "gzip":
             headers["Content-Encoding"] = "gzip"
@@ -296,7 +241,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             headers["Content-Length"] = None
         self._send_body(status, headers, memoryview(data)[start:end], fault)
 
-    def _send_body(self, status: int, headers: dict[str, str | None], body: memoryview, fault: Fault) -> None:
+    def _send_body(
+        self, status: int, headers: dict[str, str | None], body: memoryview, fault: Fault
+    ) -> None:
         cut = fault.kind in ("drop", "reset", "stall", "no-length")
         limit = min(fault.after, len(body)) if cut else len(body)
         self.send_response(status)
@@ -341,7 +288,11 @@ class _Cdn(_Handler):
     def answer(self) -> None:
         data = self.fake.blobs.get(self.route.strip("/"))
         if self.headers.get("Authorization") or data is None or "sig" not in self.query:
-            self.send(403, b"<Error><Code>AccessDenied</Code></Error>", {"Content-Type": "application/xml"})
+            self.send(
+                403,
+                b"<Error><Code>AccessDenied</Code></Error>",
+                {"Content-Type": "application/xml"},
+            )
             return
         self.send_file(data, {"ETag": '"of-the-cdn-0123"', "Content-Type": "binary/octet-stream"})
 
@@ -355,10 +306,22 @@ class _Hub(_Handler):
     def answer(self) -> None:
         if self.route == "/api/whoami-v2":
             fine = self._token_ok()
-            self.send_json({"type": "user", "name": "tester"} if fine else {"error": "who?"}, status=200 if fine else 401)
+            self.send_json(
+                {"type": "user", "name": "tester"} if fine else {"error": "who?"},
+                status=200 if fine else 401,
+            )
             return
-        match = re.fullmatch(r"/api/models/(?P<id>[^/]+(?:/[^/]+)?)(?:/(?P<verb>revision|tree|paths-info|auth-check)(?:/(?P<rev>[^/]+)(?:/(?P<path>.*))?)?)?", self.route) \
-            if self.place() == "api" else re.fullmatch(r"/(?P<id>[^/]+(?:/[^/]+)?)/(?P<verb>resolve)/(?P<rev>[^/]+)/(?P<path>.+)", self.route)
+        match = (
+            re.fullmatch(
+                r"/api/models/(?P<id>[^/]+(?:/[^/]+)?)(?:/(?P<verb>revision|tree|paths-info|auth-check)(?:/(?P<rev>[^/]+)(?:/(?P<path>.*))?)?)?",
+                self.route,
+            )
+            if self.place() == "api"
+            else re.fullmatch(
+                r"/(?P<id>[^/]+(?:/[^/]+)?)/(?P<verb>resolve)/(?P<rev>[^/]+)/(?P<path>.+)",
+                self.route,
+            )
+        )
         if match is None:
             self._error(404, "", "Not found")
             return
@@ -387,11 +350,21 @@ class _Hub(_Handler):
         elif repo.disabled:
             self._error(403, "", "Access to this resource is disabled.")
         elif repo.gated and self.place() == "resolve" and not self._token_ok():
-            self._error(401, "GatedRepo", f"Access to model {repo_id} is restricted. Please log in.")
+            self._error(
+                401, "GatedRepo", f"Access to model {repo_id} is restricted. Please log in."
+            )
         elif repo.gated == "forbidden" and self.place() == "resolve":
-            self._error(403, "GatedRepo", f"Access to model {repo_id} is restricted and you are not in the authorized list.")
+            self._error(
+                403,
+                "GatedRepo",
+                f"Access to model {repo_id} is restricted and you are not in the authorized list.",
+            )
         elif repo.moved_to is not None:
-            self.send(307, b"", {"Location": self.route.replace(repo_id, repo.moved_to, 1) + self._query()})
+            self.send(
+                307,
+                b"",
+                {"Location": self.route.replace(repo_id, repo.moved_to, 1) + self._query()},
+            )
         else:
             return repo
         return None
@@ -400,31 +373,40 @@ class _Hub(_Handler):
         return f"?{urlsplit(self.path).query}" if "?" in self.path else ""
 
     def _error(self, status: int, code: str, message: str) -> None:
-        self.send_json({"error": message}, {"X-Error-Code": code or None, "X-Error-Message": message}, status)
+        self.send_json(
+            {"error": message}, {"X-Error-Code": code or None, "X-Error-Message": message}, status
+        )
 
     def _revision(self, repo_id: str, repo: FakeRepo, commit: str, path: str) -> None:
         siblings = [{"rfilename": path} for path in repo.commits[commit]]
         self.send_json(
             {
-                "_id": "0" * 24, "id": repo_id, "modelId": repo_id, "author": repo_id.split("/")[0], "sha": commit,
+                "_id": "0" * 24, "id": repo_id, "modelId": repo_id,
+                "author": repo_id.split("/")[0], "sha": commit,
                 "lastModified": "2024-10-24T15:07:51.000Z", "createdAt": "2024-10-24T15:07:51.000Z",
-                "private": repo.private, "gated": "manual" if repo.gated else False, "disabled": False,
+                "private": repo.private, "gated": "manual" if repo.gated else False,
+                "disabled": False,
                 "downloads": 0, "likes": 0, "tags": [], "siblings": siblings,
             }
         )  # fmt: skip
 
     def _tree(self, repo_id: str, repo: FakeRepo, commit: str, path: str) -> None:
-        entries = [repo.entry(path, data) for path, data in repo.commits[commit].items()] + repo.extra_entries
+        entries = [
+            repo.entry(path, data) for path, data in repo.commits[commit].items()
+        ] + repo.extra_entries
         at, size = int(self.query.get("cursor", ["0"])[0]), self.fake.page_size
         headers = {}
         if at + size < len(entries):
-            url = f"{self.fake.endpoint}/api/models/{repo_id}/tree/{commit}?recursive=True&cursor={at + size}"
+            query = f"recursive=True&cursor={at + size}"
+            url = f"{self.fake.endpoint}/api/models/{repo_id}/tree/{commit}?{query}"
             headers["Link"] = f'<{url}>; rel="next"'
         self.send_json(entries[at : at + size], headers)
 
     def _paths_info(self, repo_id: str, repo: FakeRepo, commit: str, path: str) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        paths = parse_qs(body.decode()).get("paths", []) or json.loads(body or b"{}").get("paths", [])
+        paths = parse_qs(body.decode()).get("paths", []) or json.loads(body or b"{}").get(
+            "paths", []
+        )
         files = repo.commits[commit]
         self.send_json([repo.entry(path, files[path]) for path in paths if path in files])
 
@@ -437,13 +419,26 @@ class _Hub(_Handler):
         if data is None:
             message = "Entry not found"
             self.send_json(
-                {"error": message}, {**headers, "X-Error-Code": "EntryNotFound", "X-Error-Message": message}, 404
+                {"error": message},
+                {**headers, "X-Error-Code": "EntryNotFound", "X-Error-Message": message},
+                404,
             )
         elif is_large(path, data):
             sha256 = hashlib.sha256(data).hexdigest()
             self.fake.blobs[sha256] = data
             location = f"{self.fake.cdn}/{sha256}?sig={quote(email.utils.formatdate())}"
-            linked = {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(data)), "Location": location}
+            linked = {
+                "X-Linked-Etag": f'"{sha256}"',
+                "X-Linked-Size": str(len(data)),
+                "Location": location,
+            }
             self.send(302, b"", {**headers, **linked})
         else:
-            self.send_file(data, {**headers, "ETag": f'"{git_sha1(data)}"', "Content-Type": "text/plain; charset=utf-8"})
+            self.send_file(
+                data,
+                {
+                    **headers,
+                    "ETag": f'"{git_sha1(data)}"',
+                    "Content-Type": "text/plain; charset=utf-8",
+                },
+            )

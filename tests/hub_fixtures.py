@@ -1,4 +1,5 @@
-"""What the tests of the hub share: a fake hub, an environment that knows nothing but it, and a small model."""
+"""What the tests of the hub share: a fake hub, an environment that knows nothing but it, and a
+small model."""
 
 import os
 import random
@@ -13,7 +14,8 @@ REPO_ID = "meta-llama/Llama-3.2-1B-Instruct"
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
-    """A fake hub; the environment points at it, without a token, with an empty cache in tmp_path/hf."""
+    """A fake hub; the environment points at it, without a token, with an empty cache in
+    tmp_path/hf."""
     for name in list(os.environ):
         if name.startswith(("HF_", "HUGGING", "TRANSFORMERS_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
@@ -22,7 +24,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "2")
-    monkeypatch.setattr("llamaprobe.hub.client.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("llamaprobe.hub.failure.FIRST_WAIT", 0.01)
     yield fake
     fake.close()
 
@@ -60,7 +62,13 @@ def small_model(seed: int = 0, size: int = 300_000) -> dict[str, bytes]:
 
 
 NEEDED = sorted(
-    ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
+    [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+    ]
     + ["model.safetensors"]
 )
 

@@ -1,4 +1,5 @@
-"""Runs a piece of Python in a process of its own, with the hub's environment and nothing else of it."""
+"""Runs a piece of Python in a process of its own, with the hub's environment and nothing else of
+it."""
 
 import os
 import subprocess
@@ -6,7 +7,18 @@ import sys
 from pathlib import Path
 
 REPO = Path(__file__).parent.parent
-_DROPPED = ("HF_", "HUGGING", "TRANSFORMERS_", "HTTP", "http", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy", "REQUESTS_")
+_DROPPED = (
+    "HF_",
+    "HUGGING",
+    "TRANSFORMERS_",
+    "HTTP",
+    "http",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "REQUESTS_",
+)
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -20,11 +32,18 @@ def start(code: str, *arguments: str, env: dict[str, str]) -> subprocess.Popen[s
     """A running `python -c code`; its output is captured as text."""
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.Popen(
-        command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        env=env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
-def run(code: str, *arguments: str, env: dict[str, str], timeout: float = 60, stdin: str = "") -> str:
+def run(
+    code: str, *arguments: str, env: dict[str, str], timeout: float = 60, stdin: str = ""
+) -> str:
     """What it prints; an AssertionError with its stderr if it fails."""
     process = start(code, *arguments, env=env)
     try:

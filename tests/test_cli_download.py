@@ -1,4 +1,5 @@
-"""llamaprobe download at the command line: options, output, exit codes; and inspecting what is not here."""
+"""llamaprobe download at the command line: options, output, exit codes; and inspecting what is not
+here."""
 
 import io
 import json
@@ -22,7 +23,9 @@ def run(*arguments: object) -> int:
         return int(end.code or 0)
 
 
-def test_the_folder_goes_to_stdout_and_all_else_to_stderr(hub: FakeHub, capsys: pytest.CaptureFixture) -> None:
+def test_the_folder_goes_to_stdout_and_all_else_to_stderr(
+    hub: FakeHub, capsys: pytest.CaptureFixture
+) -> None:
     files = small_model()
     hub.add(REPO_ID, files)
     assert run(REPO_ID) == 0
@@ -40,7 +43,9 @@ def test_no_progress_when_the_environment_says_so(
     assert run(REPO_ID) == 0 and capsys.readouterr().err == ""
 
 
-def test_bars_on_a_terminal(hub: FakeHub, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bars_on_a_terminal(
+    hub: FakeHub, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("llamaprobe.hub.progress.sys.stderr.isatty", lambda: True, raising=False)
     hub.add(REPO_ID, small_model())
     assert run(REPO_ID) == 0
@@ -48,12 +53,16 @@ def test_bars_on_a_terminal(hub: FakeHub, capsys: pytest.CaptureFixture, monkeyp
     assert "model.safetensors" in err and "B/s" in err
 
 
-def test_a_list_of_models_and_one_that_fails(hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_list_of_models_and_one_that_fails(
+    hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     files = {f"org/m{n}": small_model(n) for n in range(3)}
     for repo_id in files:
         hub.add(repo_id, files[repo_id])
     models = tmp_path / "models.txt"
-    models.write_bytes("\ufefforg/m1 # the second\r\n\r\n# a comment\norg/gone\norg/m2\norg/m1\n".encode())
+    models.write_bytes(
+        "\ufefforg/m1 # the second\r\n\r\n# a comment\norg/gone\norg/m2\norg/m1\n".encode()
+    )
     assert run("org/m0", "--from", models, "--local-dir", tmp_path / "all") == 1
     out, err = capsys.readouterr()
     assert out.splitlines() == [str(tmp_path / "all" / f"org_m{n}") for n in range(3)]
@@ -67,13 +76,20 @@ def test_a_list_of_models_and_one_that_fails(hub: FakeHub, tmp_path: Path, capsy
 def test_lists_that_are_none(hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     (tmp_path / "empty").write_bytes(b"\n# nothing\n")
-    for arguments in ([], ["--from", tmp_path / "none"], ["--from", tmp_path / "binary"], ["--from", tmp_path / "empty"]):
+    for arguments in (
+        [],
+        ["--from", tmp_path / "none"],
+        ["--from", tmp_path / "binary"],
+        ["--from", tmp_path / "empty"],
+    ):
         assert run(*arguments) == 1
         assert capsys.readouterr().err.count("\n") == 1
     assert hub.seen == []
 
 
-def test_a_dry_run_lists_and_fetches_nothing(hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_dry_run_lists_and_fetches_nothing(
+    hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     files = small_model()
     hub.add(REPO_ID, files)
     assert run(REPO_ID, "--dry-run") == 0
@@ -84,7 +100,9 @@ def test_a_dry_run_lists_and_fetches_nothing(hub: FakeHub, tmp_path: Path, capsy
     assert hub.requests("cdn") == hub.requests("resolve") == [] and not (tmp_path / "hf").exists()
 
 
-def test_check_verifies_without_asking(hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_check_verifies_without_asking(
+    hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     hub.add(REPO_ID, small_model())
     assert run(REPO_ID) == 0
     folder = Path(capsys.readouterr().out.strip())
@@ -100,7 +118,20 @@ def test_check_verifies_without_asking(hub: FakeHub, tmp_path: Path, capsys: pyt
 
 def test_include_exclude_and_layers_reach_the_download(hub: FakeHub, tmp_path: Path) -> None:
     hub.add(REPO_ID, small_model())
-    assert run(REPO_ID, "--include", "*.json", "--exclude", "tok*", "--exclude", "spec*", "--local-dir", tmp_path / "x") == 0
+    assert (
+        run(
+            REPO_ID,
+            "--include",
+            "*.json",
+            "--exclude",
+            "tok*",
+            "--exclude",
+            "spec*",
+            "--local-dir",
+            tmp_path / "x",
+        )
+        == 0
+    )
     assert sorted(tree(tmp_path / "x")) == ["config.json", "generation_config.json"]
     assert run(REPO_ID, "--layers", "9-") == 2
 
@@ -109,7 +140,12 @@ def test_a_token_comes_from_stdin_and_never_from_the_command_line(
     hub: FakeHub, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.add(REPO_ID, small_model(), gated=True)
-    for arguments in (["--token", hub.token], [f"--token={hub.token}"], ["--tok", hub.token], ["--token-std", hub.token]):
+    for arguments in (
+        ["--token", hub.token],
+        [f"--token={hub.token}"],
+        ["--tok", hub.token],
+        ["--token-std", hub.token],
+    ):
         code = run(REPO_ID, *arguments)
         out, err = capsys.readouterr()
         assert code == 2 and (arguments[0].startswith("--tok") and hub.token not in out)
@@ -128,7 +164,9 @@ def test_a_token_comes_from_stdin_and_never_from_the_command_line(
 
 def shard(seed: int, names: list[str]) -> bytes:
     rng = np.random.default_rng(seed)
-    return safetensors_bytes({name: rng.standard_normal((64, 128)).astype(np.float32) for name in names}, "BF16")
+    return safetensors_bytes(
+        {name: rng.standard_normal((64, 128)).astype(np.float32) for name in names}, "BF16"
+    )
 
 
 def test_the_tensors_of_a_model_that_is_not_here(hub: FakeHub, tmp_path: Path) -> None:
@@ -137,22 +175,32 @@ def test_the_tensors_of_a_model_that_is_not_here(hub: FakeHub, tmp_path: Path) -
     weight_map = {f"model.layers.{n}.mlp.up_proj.weight": "model-1.safetensors" for n in range(30)}
     weight_map |= dict.fromkeys(["model.norm.weight", "lm_head.weight"], "model-2.safetensors")
     index = json.dumps({"weight_map": weight_map}).encode()
-    files = {"model-1.safetensors": first, "model-2.safetensors": second, "model.safetensors.index.json": index}
+    files = {
+        "model-1.safetensors": first,
+        "model-2.safetensors": second,
+        "model.safetensors.index.json": index,
+    }
     hub.add("a/b", files | {"config.json": b'{"a": 1}'})
     found = inspect_remote("a/b")
     assert {tensor.name: tensor.file for tensor in found.tensors} == weight_map
     assert {(t.dtype, t.shape, t.n_bytes) for t in found.tensors} == {("BF16", (64, 128), 16384)}
-    assert found.config == b'{"a": 1}' and found.files == {name: len(files[name]) for name in sorted(files)[:2]}
+    assert found.config == b'{"a": 1}' and found.files == {
+        name: len(files[name]) for name in sorted(files)[:2]
+    }
     assert hub.sent() <= 2 * (64 << 10) and not (tmp_path / "hf").exists()
 
 
-def test_a_header_that_is_longer_than_the_first_request(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_header_that_is_longer_than_the_first_request(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("llamaprobe.hub.remote.FIRST_BYTES", 100)
     hub.add("a/b", {"model.safetensors": shard(1, [f"t{n}" for n in range(50)])})
     assert [t.name for t in inspect_remote("a/b").tensors] == [f"t{n}" for n in range(50)]
 
 
-@pytest.mark.parametrize("data", [b"", b"\0" * 7, b"\xff" * 100, b"\0" * 100, (50).to_bytes(8, "little") + b"{" * 92])
+@pytest.mark.parametrize(
+    "data", [b"", b"\0" * 7, b"\xff" * 100, b"\0" * 100, (50).to_bytes(8, "little") + b"{" * 92]
+)
 def test_a_remote_header_that_is_broken(hub: FakeHub, data: bytes) -> None:
     hub.add("a/b", {"model.safetensors": data})
     with pytest.raises(FormatError):

@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fakehub import FakeHub, git_sha1
+from fakehub import FakeHub
+from fakerepo import git_sha1
 from hub_fixtures import NEEDED, REPO_ID, chosen, hub, leftovers, noise, ranges, small_model, tree  # noqa: F401
 
 from llamaprobe.errors import ArgumentError, FileError, FormatError
@@ -72,10 +73,22 @@ def test_include_exclude_and_the_files_that_are_never_fetched(hub: FakeHub, tmp_
     files = small_model()
     hub.add(REPO_ID, files)
     everything = download(REPO_ID, include="*", local_dir=tmp_path / "a")
-    never = {"pytorch_model.bin", "modeling_llama.py", "original/consolidated.00.pth", "original/params.json"}
+    never = {
+        "pytorch_model.bin",
+        "modeling_llama.py",
+        "original/consolidated.00.pth",
+        "original/params.json",
+    }
     assert tree(everything) == {path: data for path, data in files.items() if path not in never}
-    some = download(REPO_ID, include=["*.json", "LICENSE*"], exclude="tok*", local_dir=tmp_path / "b")
-    assert sorted(tree(some)) == ["LICENSE.txt", "config.json", "generation_config.json", "special_tokens_map.json"]
+    some = download(
+        REPO_ID, include=["*.json", "LICENSE*"], exclude="tok*", local_dir=tmp_path / "b"
+    )
+    assert sorted(tree(some)) == [
+        "LICENSE.txt",
+        "config.json",
+        "generation_config.json",
+        "special_tokens_map.json",
+    ]
     with pytest.raises(EntryNotFoundError, match="--include"):
         download(REPO_ID, include="*.bin")
     with pytest.raises(ArgumentError):
@@ -89,10 +102,17 @@ def test_a_repository_without_a_tokenizer_is_fine(hub: FakeHub) -> None:
 
 
 def test_empty_files_and_subfolders(hub: FakeHub, tmp_path: Path) -> None:
-    files = {"config.json": b"", "sub/deep/x.json": b"1", "model.safetensors": b"", "sub/model.safetensors": noise(99)}
+    files = {
+        "config.json": b"",
+        "sub/deep/x.json": b"1",
+        "model.safetensors": b"",
+        "sub/model.safetensors": noise(99),
+    }
     hub.add("a/b", files)
     assert tree(download("a/b", include="*")) == files
-    assert os.readlink(download("a/b", include="*") / "sub/deep/x.json").startswith("../../../../blobs/")
+    assert os.readlink(download("a/b", include="*") / "sub/deep/x.json").startswith(
+        "../../../../blobs/"
+    )
     assert tree(download("a/b", include="*", local_dir=tmp_path / "x")) == files
 
 
@@ -130,7 +150,11 @@ def test_a_plain_folder_gets_files_and_bookkeeping(hub: FakeHub, tmp_path: Path)
     assert folder == tmp_path / "out" and tree(folder) == chosen(files)
     assert not any(path.is_symlink() for path in folder.rglob("*"))
     lines = (folder / ".cache/huggingface/download/config.json.metadata").read_text().split("\n")
-    assert lines[:2] == [repo.commit, git_sha1(files["config.json"])] and float(lines[2]) > 0 and lines[3:] == [""]
+    assert (
+        lines[:2] == [repo.commit, git_sha1(files["config.json"])]
+        and float(lines[2]) > 0
+        and lines[3:] == [""]
+    )
     assert (folder / ".cache/huggingface/.gitignore").read_text() == "*"
     hub.forget()
     assert download(REPO_ID, revision=repo.commit, local_dir=folder) == folder and hub.seen == []
@@ -153,7 +177,9 @@ def test_a_damaged_copy_in_the_cache_is_not_taken(hub: FakeHub, tmp_path: Path) 
     assert tree(download(REPO_ID, local_dir=tmp_path / "out")) == chosen(files)
 
 
-def test_a_changed_file_is_replaced_and_an_equal_one_is_recognised(hub: FakeHub, tmp_path: Path) -> None:
+def test_a_changed_file_is_replaced_and_an_equal_one_is_recognised(
+    hub: FakeHub, tmp_path: Path
+) -> None:
     files, out = small_model(), tmp_path / "out"
     out.mkdir()
     (out / "model.safetensors").write_bytes(files["model.safetensors"])
@@ -175,7 +201,9 @@ def test_a_folder_holds_one_repository(hub: FakeHub, tmp_path: Path) -> None:
 # ---- offline ----
 
 
-def test_offline_with_and_without_files(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_with_and_without_files(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.add(REPO_ID, small_model())
     with pytest.raises(OfflineError, match="local_files_only"):
         download(REPO_ID, local_files_only=True)
@@ -192,7 +220,9 @@ def test_offline_with_and_without_files(hub: FakeHub, tmp_path: Path, monkeypatc
     assert hub.seen == []
 
 
-def test_a_dead_hub_is_survived_if_all_is_here(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_hub_is_survived_if_all_is_here(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.add(REPO_ID, small_model())
     folder = download(REPO_ID)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
@@ -223,11 +253,19 @@ def test_half_a_model_is_not_taken_for_a_whole_one(hub: FakeHub) -> None:
 
 
 def sharded(n_layers: int = 4) -> dict[str, bytes]:
-    """Embeddings and layer 0 in the first shard, a layer in each of the next, norm and head in the last."""
+    """Embeddings and layer 0 in the first shard, a layer in each of the next, norm and head in the
+    last."""
     names = [f"model-{n + 1:05d}-of-{n_layers + 1:05d}.safetensors" for n in range(n_layers + 1)]
-    weight_map = {"model.embed_tokens.weight": names[0], "model.norm.weight": names[-1], "lm_head.weight": names[-1]}
+    weight_map = {
+        "model.embed_tokens.weight": names[0],
+        "model.norm.weight": names[-1],
+        "lm_head.weight": names[-1],
+    }
     for n in range(n_layers):
-        weight_map |= {f"model.layers.{n}.{part}.weight": names[n] for part in ("self_attn.q_proj", "mlp.up_proj")}
+        weight_map |= {
+            f"model.layers.{n}.{part}.weight": names[n]
+            for part in ("self_attn.q_proj", "mlp.up_proj")
+        }
     files = {name: noise(5000, n) for n, name in enumerate(names)}
     index = json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}).encode()
     extra = {"consolidated.safetensors": noise(100), "config.json": b"{}", "tokenizer.json": b"{}"}
@@ -256,9 +294,13 @@ def test_only_the_shards_of_some_layers(hub: FakeHub) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../m.safetensors", "/abs/m.safetensors", "a/../../m.safetensors", "a\\m.safetensors", "C:m.safetensors",
-             "\\\\host\\m.safetensors", "%2e%2e/m.safetensors", "m.bin", "", ".safetensors", 5, None]
-)  # fmt: skip
+    "name",
+    [
+        *("../m.safetensors", "/abs/m.safetensors", "a/../../m.safetensors", "a\\m.safetensors"),
+        *("C:m.safetensors", "\\\\host\\m.safetensors", "%2e%2e/m.safetensors"),
+        *("m.bin", "", ".safetensors", 5, None),
+    ],
+)
 def test_an_index_may_name_files_beside_it_only(hub: FakeHub, tmp_path: Path, name: object) -> None:
     index = json.dumps({"weight_map": {"x": name}}).encode()
     hub.add("a/b", {"config.json": b"{}", "model.safetensors.index.json": index})

@@ -1,4 +1,5 @@
-"""The real huggingface_hub against the fake hub, and each client with what the other one has fetched.
+"""The real huggingface_hub against the fake hub, and each client with what the other one has
+fetched.
 
 Every step of the other client runs in a process of its own: it reads its environment at import.
 """
@@ -27,7 +28,9 @@ print(json.dumps({name: eval(code) for name, code in json.loads(sys.argv[1]).ite
 
 def theirs(hub: FakeHub, tmp_path: Path, **expressions: str) -> dict[str, str]:
     """What the other client returns; it has the same cache and the same hub."""
-    env = hub_process.environment(HF_ENDPOINT=hub.endpoint, HF_HOME=str(tmp_path / "hf"), HOME=str(tmp_path))
+    env = hub_process.environment(
+        HF_ENDPOINT=hub.endpoint, HF_HOME=str(tmp_path / "hf"), HOME=str(tmp_path)
+    )
     return json.loads(hub_process.run(THEIRS, json.dumps(expressions), env=env))
 
 
@@ -51,8 +54,10 @@ def test_the_fake_hub_refuses_like_the_real_one(hub: FakeHub, tmp_path: Path) ->
 import sys
 from huggingface_hub import errors, hf_hub_download
 for repo, revision, name, error in [
-    ("a/gated", "main", "config.json", errors.GatedRepoError), ("a/none", "main", "config.json", errors.RepositoryNotFoundError),
-    ("a/fine", "nope", "config.json", errors.RevisionNotFoundError), ("a/fine", "main", "nope", errors.EntryNotFoundError),
+    ("a/gated", "main", "config.json", errors.GatedRepoError), ("a/none", "main", "config.json",
+    errors.RepositoryNotFoundError),
+    ("a/fine", "nope", "config.json", errors.RevisionNotFoundError), ("a/fine", "main", "nope",
+    errors.EntryNotFoundError),
 ]:
     try:
         hf_hub_download(repo, name, revision=revision)
@@ -75,7 +80,8 @@ def test_they_find_what_we_fetched(hub: FakeHub, tmp_path: Path) -> None:
         offline=f"snapshot_download('{REPO_ID}', local_files_only=True)",
         scan="[str(w) for w in __import__('huggingface_hub').scan_cache_dir().warnings]",
         commit=f"hf_hub_download('{REPO_ID}', 'model.safetensors', revision='{repo.commit}')",
-        plain=f"hf_hub_download('{REPO_ID}', 'model.safetensors', revision='{repo.commit}', local_dir={str(plain)!r})",
+        plain=f"hf_hub_download('{REPO_ID}', 'model.safetensors', revision='{repo.commit}',"
+        f" local_dir={str(plain)!r})",
     )
     assert Path(found["offline"]) == folder and about_files(hub) == [] and found["scan"] == []
     assert Path(found["commit"]) == folder / "model.safetensors"
@@ -89,11 +95,18 @@ def test_we_find_what_they_fetched(hub: FakeHub, tmp_path: Path) -> None:
     files = small_model()
     repo = hub.add(REPO_ID, files)
     out = tmp_path / "out"
-    found = theirs(hub, tmp_path, cache=f"snapshot_download('{REPO_ID}')", plain=f"snapshot_download('{REPO_ID}', local_dir={str(out)!r})")
+    found = theirs(
+        hub,
+        tmp_path,
+        cache=f"snapshot_download('{REPO_ID}')",
+        plain=f"snapshot_download('{REPO_ID}', local_dir={str(out)!r})",
+    )
     hub.forget()
     assert snapshot(REPO_ID) == Path(found["cache"]) and hub.seen == []
     assert download(REPO_ID, revision=repo.commit, local_dir=out) == out and hub.seen == []
     assert tree(out) == files
+    (out / ".cache/huggingface/llamaprobe.json").unlink(missing_ok=True)
+    assert download(REPO_ID, local_dir=out, local_files_only=True) == out and hub.seen == []
     assert download(REPO_ID) == Path(found["cache"]) and len(hub.seen) == 1
 
 
@@ -107,7 +120,9 @@ def test_we_complete_what_they_began(hub: FakeHub, tmp_path: Path) -> None:
     assert hub.requests("cdn") == []
 
 
-def test_their_store_of_blobs_for_all_repositories_is_understood(hub: FakeHub, tmp_path: Path) -> None:
+def test_their_store_of_blobs_for_all_repositories_is_understood(
+    hub: FakeHub, tmp_path: Path
+) -> None:
     files = small_model()
     hub.add(REPO_ID, files)
     folder = download(REPO_ID)

@@ -1,5 +1,7 @@
-"""Who sees the token. The fake hub raises at the end of every test if one reached the CDN, an address or another name."""
+"""Who sees the token. The fake hub raises at the end of every test if one reached the CDN, an
+address or another name."""
 
+import contextlib
 import http.server
 import logging
 import os
@@ -44,10 +46,16 @@ def elsewhere() -> Iterator[tuple[str, list[dict[str, str]]]]:
 
 def authorized(hub: FakeHub) -> set[str]:
     """Which servers got the token."""
-    return {seen.where for seen in hub.seen if seen.headers.get("Authorization") == f"Bearer {hub.token}"}
+    return {
+        seen.where
+        for seen in hub.seen
+        if seen.headers.get("Authorization") == f"Bearer {hub.token}"
+    }
 
 
-def test_the_token_opens_a_gated_repository_and_stays_on_the_hub(hub: FakeHub, tmp_path: Path) -> None:
+def test_the_token_opens_a_gated_repository_and_stays_on_the_hub(
+    hub: FakeHub, tmp_path: Path
+) -> None:
     files = small_model()
     hub.add(REPO_ID, files, gated=True)
     assert tree(download(REPO_ID, token=hub.token)) == chosen(files)
@@ -56,8 +64,12 @@ def test_the_token_opens_a_gated_repository_and_stays_on_the_hub(hub: FakeHub, t
         assert not path.is_file() or hub.token.encode() not in path.read_bytes()
 
 
-@pytest.mark.parametrize("how", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "file", "XDG"])
-def test_where_a_token_is_found(hub: FakeHub, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "how", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "file", "XDG"]
+)
+def test_where_a_token_is_found(
+    hub: FakeHub, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.add(REPO_ID, small_model(), gated=True)
     place = tmp_path / "hf" / "token"
     if how.startswith(("HF_TOKEN", "HUGGING")) and how != "HF_TOKEN_PATH":
@@ -92,9 +104,14 @@ def test_there_must_be_a_token(hub: FakeHub) -> None:
         assert not bad.strip() or bad not in str(caught.value)
 
 
-def test_a_netrc_file_neither_replaces_nor_adds(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_netrc_file_neither_replaces_nor_adds(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     netrc = tmp_path / ".netrc"
-    netrc.write_text("machine 127.0.0.1 login u password p\nmachine localhost login u password p\ndefault login u password p\n")
+    netrc.write_text(
+        "machine 127.0.0.1 login u password p\nmachine localhost login u password p\ndefault login"
+        " u password p\n"
+    )
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
     hub.add(REPO_ID, small_model())
@@ -113,25 +130,42 @@ def test_cookies_are_not_kept(hub: FakeHub) -> None:
 
 
 REFUSED = [
-    "file:///etc/passwd", "ftp://localhost/x", "//", "http://", "http://u:p@localhost/x", "http://localhost/a/../b",
-    "http://localhost/%2e%2e/b", "http://localhost/%2E./b", "javascript:1", "http://[::1/x", "gopher://x/",
-]  # fmt: skip
+    *("file:///etc/passwd", "ftp://localhost/x", "gopher://x/", "javascript:1"),
+    *("//", "http://", "http://[::1/x", "http://u:p@localhost/x"),
+    *("http://localhost/a/../b", "http://localhost/%2e%2e/b", "http://localhost/%2E./b"),
+]
 
 
 @pytest.mark.parametrize("location", REFUSED)
 def test_redirects_that_are_refused(hub: FakeHub, tmp_path: Path, location: str) -> None:
     hub.add(REPO_ID, small_model())
-    hub.fault("header", where="resolve", path="*safetensors", headers={"Location": location}, times=100)
+    hub.fault(
+        "header", where="resolve", path="*safetensors", headers={"Location": location}, times=100
+    )
     with pytest.raises(HubError):
         download(REPO_ID, token=hub.token)
-    assert hub.requests("cdn") == [] and not list((tmp_path / "hf").rglob("snapshots/*/model.safetensors"))
+    assert hub.requests("cdn") == [] and not list(
+        (tmp_path / "hf").rglob("snapshots/*/model.safetensors")
+    )
+
+
+@pytest.mark.parametrize("where", ["api", "resolve", "cdn"])
+def test_the_body_of_a_redirect_is_not_read(hub: FakeHub, where: str) -> None:
+    hub.add(REPO_ID, small_model())
+    location = {"Location": f"{hub.cdn}/x?sig=y"}
+    hub.fault("big-error", where=where, method="GET", status=302, headers=location, times=3)
+    with contextlib.suppress(HubError):
+        download(REPO_ID)
+    assert hub.sent(where) < 64 << 20
 
 
 def test_which_way_a_redirect_may_lead() -> None:
     assert check_redirect("https://hub.x/a", "https://cdn.x/a") is None
     assert check_redirect("http://127.0.0.1:1/a", "http://localhost:2/a") is None
     assert "plain http" in str(check_redirect("https://hub.x/a", "http://hub.x/a"))
-    assert origin("https://HUB.x/a") == origin("https://hub.x:443/b") != origin("https://hub.x:444/b")
+    assert (
+        origin("https://HUB.x/a") == origin("https://hub.x:443/b") != origin("https://hub.x:444/b")
+    )
     assert origin("http://hub.x/a") != origin("https://hub.x/a")
     assert origin("http://[::1/") != origin("http://[::1/x")
 
@@ -145,7 +179,9 @@ def test_redirects_in_circles(hub: FakeHub, where: str) -> None:
     assert len(hub.seen) < 100
 
 
-def test_a_redirect_to_another_port_gets_no_token(hub: FakeHub, elsewhere: tuple[str, list[dict[str, str]]]) -> None:
+def test_a_redirect_to_another_port_gets_no_token(
+    hub: FakeHub, elsewhere: tuple[str, list[dict[str, str]]]
+) -> None:
     url, asked = elsewhere
     hub.add(REPO_ID, small_model())
     for where in ("api", "resolve"):
@@ -171,9 +207,17 @@ def test_off_the_hub_and_back_the_token_stays_away(hub: FakeHub) -> None:
     assert there and not any("Authorization" in seen.headers for seen in there)
 
 
-def test_a_token_goes_over_https_or_inside_this_machine(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert may_carry_token("https://huggingface.co") and may_carry_token(hub.endpoint) and may_carry_token("http://[::1]:80")
-    assert not may_carry_token("http://mirror.example") and not may_carry_token("http://127.0.0.1.example")
+def test_a_token_goes_over_https_or_inside_this_machine(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (
+        may_carry_token("https://huggingface.co")
+        and may_carry_token(hub.endpoint)
+        and may_carry_token("http://[::1]:80")
+    )
+    assert not may_carry_token("http://mirror.example") and not may_carry_token(
+        "http://127.0.0.1.example"
+    )
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.example:3128")
     assert not may_carry_token(hub.endpoint) and may_carry_token("https://huggingface.co")
     monkeypatch.setenv("HF_ENDPOINT", "http://mirror.example")
@@ -184,7 +228,9 @@ def test_a_token_goes_over_https_or_inside_this_machine(hub: FakeHub, monkeypatc
         download(REPO_ID, token=True)
 
 
-def test_an_implicit_token_is_left_out_over_plain_http(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_implicit_token_is_left_out_over_plain_http(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """127.0.0.2 is this machine too, but we say that it is not."""
     monkeypatch.setattr("llamaprobe.hub.origin.is_loopback", lambda host: False)
     monkeypatch.setenv("HF_TOKEN", hub.token)
@@ -193,7 +239,9 @@ def test_an_implicit_token_is_left_out_over_plain_http(hub: FakeHub, monkeypatch
     assert authorized(hub) == set()
 
 
-def test_proxies_are_honoured(hub: FakeHub, elsewhere: tuple[str, list[dict[str, str]]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxies_are_honoured(
+    hub: FakeHub, elsewhere: tuple[str, list[dict[str, str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     url, asked = elsewhere
     monkeypatch.setenv("HTTP_PROXY", url)
     monkeypatch.setenv("http_proxy", url)
@@ -209,7 +257,12 @@ def everything_of(error: BaseException) -> str:
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
         seen.add(id(link))
-        told += ["".join(traceback.TracebackException.from_exception(link, capture_locals=True).format()), repr(vars(link))]
+        told += [
+            "".join(
+                traceback.TracebackException.from_exception(link, capture_locals=True).format()
+            ),
+            repr(vars(link)),
+        ]
         told += [repr(vars(value)) for value in vars(link).values() if hasattr(value, "__dict__")]
         link = link.__cause__ or link.__context__
     return "\n".join(told)
@@ -218,7 +271,11 @@ def everything_of(error: BaseException) -> str:
 @pytest.mark.parametrize("fault", ["status", "drop", "reset", "html", "body", "refused"])
 @pytest.mark.parametrize("where", ["api", "resolve", "cdn"])
 def test_no_error_and_no_log_tells_the_token(
-    hub: FakeHub, where: str, fault: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    hub: FakeHub,
+    where: str,
+    fault: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hub.add(REPO_ID, small_model())
     caplog.set_level(logging.DEBUG)
@@ -253,9 +310,10 @@ def test_a_token_in_place_of_a_repository_is_not_sent(hub: FakeHub) -> None:
 
 
 BAD_IDS = [
-    "a/b/c", "../x", "x/..", "a--b", "a/b--c", "x" * 97, f"a/{'x' * 97}", "x.git", "hf://a/b", "", "/", "a/", "/a", "-a", "a-",
-    "a/.b", "a b", "a/b\n", "a\0", "a\\b", "é", "https://huggingface.co/a/b", 5, None, "a/b?x", "a/b#x", "a%2e/b", "datasets/a/b",
-]  # fmt: skip
+    *("a/b/c", "../x", "x/..", "a--b", "a/b--c", "x" * 97, f"a/{'x' * 97}", "x.git", "hf://a/b"),
+    *("", "/", "a/", "/a", "-a", "a-", "a/.b", "a b", "a/b\n", "a\0", "a\\b", "é"),
+    *("https://huggingface.co/a/b", "a/b?x", "a/b#x", "a%2e/b", "datasets/a/b", 5, None),
+]
 
 
 @pytest.mark.parametrize("repo_id", BAD_IDS, ids=lambda text: ascii(text)[:12])
@@ -266,7 +324,9 @@ def test_repository_ids_that_are_none(hub: FakeHub, repo_id: object) -> None:
     assert hub.seen == []
 
 
-@pytest.mark.parametrize("revision", ["", "../x", "/x", "a\nb", "a\\b", "x" * 300, "a//b", ".", 5, None])
+@pytest.mark.parametrize(
+    "revision", ["", "../x", "/x", "a\nb", "a\\b", "x" * 300, "a//b", ".", 5, None]
+)
 def test_revisions_that_are_none(hub: FakeHub, revision: object) -> None:
     with pytest.raises(ArgumentError):
         download(REPO_ID, revision=revision)
@@ -282,8 +342,21 @@ def test_a_revision_with_a_slash(hub: FakeHub) -> None:
     assert (folder.parent.parent / "refs/refs/pr/1").read_text() == repo.commit
 
 
-@pytest.mark.parametrize("endpoint", ["ftp://x", "x", "http://", "https://u:hf_secret@x", "https://x?a", "http://[::1", "https://x/a\tb"])
-def test_endpoints_that_are_none(hub: FakeHub, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "ftp://x",
+        "x",
+        "http://",
+        "https://u:hf_secret@x",
+        "https://x?a",
+        "http://[::1",
+        "https://x/a\tb",
+    ],
+)
+def test_endpoints_that_are_none(
+    hub: FakeHub, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
     with pytest.raises(ArgumentError) as caught:
         download(REPO_ID)
@@ -297,7 +370,9 @@ def test_timeouts_come_from_the_environment(hub: FakeHub, monkeypatch: pytest.Mo
             download(REPO_ID)
 
 
-def test_the_cache_is_where_the_environment_says(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_where_the_environment_says(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.add(REPO_ID, small_model())
     monkeypatch.setenv("PLACE", "there")
     monkeypatch.setenv("HF_HUB_CACHE", "~/$PLACE")

@@ -3,12 +3,12 @@
     CACHE/models--org--name/blobs/<etag>                          the bytes, once per content
     CACHE/models--org--name/snapshots/<commit>/config.json        -> ../../blobs/<etag>
     CACHE/models--org--name/refs/main                             the commit
-    CACHE/models--org--name/.llamaprobe/<commit>.json             the listing; theirs is trees/<commit>.json
+    CACHE/models--org--name/.llamaprobe/<commit>.json             the listing
     CACHE/.locks/models--org--name/<etag>.lock
 
-So each finds what the other one fetched. The ref is written last: until everything of a new commit is there, the
-revision is what it was. The listing has a place of our own: in theirs it would make their client refuse, offline, a
-snapshot that lacks files which llamaprobe does not need.
+So each finds what the other one fetched. The ref is written last: until everything of a new commit
+is there, the revision is what it was. The listing has a place of our own: in theirs it would make
+their client refuse, offline, a snapshot that lacks files which llamaprobe does not need.
 """
 
 import contextlib
@@ -18,7 +18,6 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import FileError, HubError
 from .folder import Folder
 from .listing import MAX_LISTING, Listing, RepoFile, parse, serialize
 from .names import is_commit
@@ -88,7 +87,11 @@ class CacheStore:
             with open(fd, "rb") as stream:
                 data = stream.read(limit + 1)
             return data if len(data) <= limit else None
-        with looking(), self._open() as root, root.inside("snapshots", self._commit, *folders) as folder:
+        with (
+            looking(),
+            self._open() as root,
+            root.inside("snapshots", self._commit, *folders) as folder,
+        ):
             return folder.read(name, limit)
         return None
 
@@ -116,11 +119,12 @@ class CacheStore:
         if revision == self._commit or read_ref(self.root, revision) == self._commit:
             return
         *folders, name = revision.split("/")
-        with self._open(create=True) as root, root.inside("refs", *folders, create=True) as refs:
-            refs.write(name, self._commit.encode())
-        with Folder.open(self._cache_dir) as cache:
-            if cache.stat("CACHEDIR.TAG") is None:
-                cache.write("CACHEDIR.TAG", TAG)
+        with self._open(create=True) as root, root.inside(_OURS, create=True) as scratch:
+            with root.inside("refs", *folders, create=True) as refs:
+                refs.write(name, self._commit.encode(), scratch)
+            with Folder.open(self._cache_dir) as cache:
+                if cache.stat("CACHEDIR.TAG") is None:
+                    cache.write("CACHEDIR.TAG", TAG, scratch)
 
     def _open(self, create: bool = False) -> Folder:
         return Folder.open(self.root, create=create)
@@ -140,12 +144,8 @@ class CacheStore:
         with root.inside("snapshots", self._commit, *folders, create=True) as folder:
             if folder.readlink(name) == _pointer(file):
                 return
-            try:
-                folder.link(name, _pointer(file))
-            except OSError as error:
-                if isinstance(error, FileError | HubError):
-                    raise
-                with root.inside("blobs") as blobs:  # no links here: the bytes move to where they are looked for
+            if not folder.link(name, _pointer(file)):
+                with root.inside("blobs") as blobs:  # the bytes move to where they are looked for
                     blobs.replace(file.etag, folder, name)
             folder.sync()
 

@@ -1,7 +1,8 @@
-"""Verifies what is on disk against what the hub promised when it was fetched. Asks nobody, changes nothing.
+"""Verifies what is on disk against what the hub promised when it was fetched. Asks nobody, changes
+nothing.
 
-Every file is read and hashed. In the cache the promise is the name of the blob, in a plain folder it is the metadata,
-and a listing, where there is one, tells what is missing.
+Every file is read and hashed. In the cache the promise is the name of the blob, in a plain folder
+it is the metadata, and a listing, where there is one, tells what is missing.
 """
 
 import os
@@ -34,13 +35,14 @@ def check(
     *,
     revision: str = "main",
     cache_dir: str | os.PathLike[str] | None = None,
-    choice: Choice = Choice(),
+    choice: Choice | None = None,
 ) -> list[Finding]:
     """Hash every file of a folder that a download made, or of a repository in the cache.
 
-    An existing folder wins over a repository id. "missing" are those of `choice` that the listing has and the disk
-    has not. ArgumentError; OfflineError if it is not on this disk.
+    An existing folder wins over a repository id. "missing" are those of `choice` that the listing
+    has and the disk has not. ArgumentError; OfflineError if it is not on this disk.
     """
+    choice = choice or Choice()
     folder = Path(source)
     if folder.is_dir():
         folder = folder.resolve()
@@ -48,7 +50,9 @@ def check(
             return _check_local(folder, choice)
         if folder.parent.name == "snapshots":
             return _check_snapshot(folder, choice)
-        raise ArgumentError(f"{folder}: no download made this folder, so there is nothing to check it against")
+        raise ArgumentError(
+            f"{folder}: no download made this folder, so there is nothing to check it against"
+        )
     root = read_settings(cache_dir).cache_dir / repo_folder(check_repo_id(os.fspath(source)))
     commit = read_ref(root, check_revision(revision))
     snapshot = root / "snapshots" / commit if commit else None
@@ -63,7 +67,13 @@ def _check_snapshot(folder: Path, choice: Choice) -> list[Finding]:
     findings = []
     for path in _walk(folder):
         where = folder / path
-        etag = os.path.basename(os.readlink(where)) if where.is_symlink() else listing[path].etag if path in listing else ""
+        etag = (
+            os.path.basename(os.readlink(where))
+            if where.is_symlink()
+            else listing[path].etag
+            if path in listing
+            else ""
+        )
         findings.append(Finding(path, _state(where, path, etag, listing)))
     return findings + _missing(folder, listing, choice)
 
@@ -71,7 +81,9 @@ def _check_snapshot(folder: Path, choice: Choice) -> list[Finding]:
 def _check_local(folder: Path, choice: Choice) -> list[Finding]:
     books = folder / ".cache" / "huggingface"
     commit = read_marker(folder).get("commit", "")
-    listing = _read_listing(books / "llamaprobe", books / "trees", commit) if is_commit(commit) else {}
+    listing = (
+        _read_listing(books / "llamaprobe", books / "trees", commit) if is_commit(commit) else {}
+    )
     findings = []
     for path in _walk(folder):
         told = parse_metadata(_read(books / "download" / f"{path}.metadata", 1000))

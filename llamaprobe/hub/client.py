@@ -1,40 +1,50 @@
-"""Requests to the hub and to where it sends us: who gets the token, which redirects are followed, when to try again.
+"""Requests to the hub and to where it sends us: who gets the token, which redirects are followed,
+when to try again.
 
-Two sessions. The hub's adds the token, and only to addresses of the hub's own origin; the other one, for CDNs, has
-none. Both pass an auth object with every request, which keeps requests from taking a password out of a netrc file or
-an address. Redirects are never followed by requests but here, hop by hop: once off the hub, the token does not come
-back; https does not become http; nothing but http and https is spoken.
+Two sessions. The hub's adds the token, and only to addresses of the hub's own origin; the other
+one, for CDNs, has none. Both pass an auth object with every request, which keeps requests from
+taking a password out of a netrc file or an address. Redirects are never followed by requests but
+here, hop by hop: once off the hub, the token does not come back; https does not become http;
+nothing but http and https is spoken.
 
-Every wait is bounded: connecting, each silence while reading, the server's own wishes, the number of tries. `abort`
-ends them all. What requests raises is turned into our own errors outside of its `except`, so that no exception chain
-holds a request and its headers.
+Every wait is bounded: connecting, each silence while reading, the server's own wishes, the number
+of tries. `abort` ends them all. What requests raises is turned into our own errors outside of its
+`except`, so that no exception chain holds a request and its headers.
 """
 
 import contextlib
 import json
-import platform
-import random
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote
 
-from .. import __version__
-from ..errors import HubError
-from .errors import CaptivePortalError, MetadataError, NetworkError, RedirectError, ServerError, explain, shown_url
-from .origin import Origin, check_redirect, origin
+from .errors import (
+    CaptivePortalError,
+    MetadataError,
+    NetworkError,
+    RedirectError,
+    ServerError,
+    explain,
+    shown_url,
+)
+from .failure import (
+    Broken,
+    error_text,
+    failure_of,
+    next_wait,
+    told_wait,
+    web_page_instead,
+)
+from .origin import Origin, check_redirect, join, origin
 from .settings import Settings, Token
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response, Session
 
 MAX_TRIES = 5
-FIRST_WAIT = 1.0  # seconds; doubles with every try
-MAX_WAIT = 8.0
-MAX_TOLD_WAIT = 300.0  # of a wait that the server asks for
 MAX_JSON = 32 << 20
 MAX_ERROR_BODY = 64 << 10
 MAX_HOPS = 5
@@ -61,18 +71,6 @@ class Asked(NamedTuple):
     """The repository's web page."""
 
 
-class Broken(Exception):
-    """A try that failed in a way that another try may cure; `error` is what to raise when none does."""
-
-    def __init__(self, error: HubError, wait: float | None = None, *, restart: bool = False) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.wait = wait
-        """Seconds that the server asked us to wait."""
-        self.restart = restart
-        """What came so far of this file is not to be trusted."""
-
-
 class Client:
     """All that a download asks of the network. Its methods may be called from several threads."""
 
@@ -81,8 +79,8 @@ class Client:
         self.has_token = token is not None
         self._origin = origin(settings.endpoint)
         self._timeout = (settings.connect_timeout, settings.read_timeout)
-        self._hub = _session(_HubAuth(token, self._origin))
-        self._cdn = _session(_NoAuth())
+        self._hub = _session(_HubAuth(token, self._origin), settings.user_agent)
+        self._cdn = _session(_NoAuth(), settings.user_agent)
         self._stop = threading.Event()
         self._live: set[Response] = set()
         self._lock = threading.Lock()
@@ -118,7 +116,8 @@ class Client:
     # ---- one question, asked as often as is sensible ----
 
     def patiently(self, attempt: Callable[[], _T]) -> _T:
-        """What `attempt` returns, at the latest with the last of MAX_TRIES tries; else the error of its Broken."""
+        """What `attempt` returns, at the latest with the last of MAX_TRIES tries; else the error of
+        its Broken."""
         for n in range(MAX_TRIES):
             self.check()
             try:
@@ -146,17 +145,24 @@ class Client:
 
     @contextlib.contextmanager
     def request(
-        self, method: str, url: str, asked: Asked, *, headers: dict[str, str] | None = None, off_hub: bool = True
+        self,
+        method: str,
+        url: str,
+        asked: Asked,
+        *,
+        headers: dict[str, str] | None = None,
+        off_hub: bool = True,
     ) -> Iterator["Response"]:
         """An answer whose status is 2xx or 416, its body not read yet.
 
-        Redirects are followed; with `off_hub=False` one that leaves the hub is the answer, not followed.
-        Raises Broken, Stopped or a HubError.
+        Redirects are followed; with `off_hub=False` one that leaves the hub is the answer, not
+        followed. Raises Broken, Stopped or a HubError.
         """
         response = self._follow(method, url, asked, headers or {}, off_hub)
         with self._lock:
             self._live.add(response)
         try:
+            self.check()  # `abort` may have looked for live ones just before
             if response.status_code >= 400 and response.status_code != 416:
                 self._refuse(response, asked)
             yield response
@@ -166,15 +172,16 @@ class Client:
             response.close()
 
     def pieces(self, response: "Response") -> Iterator[bytes]:
-        """The body as it comes off the wire, never decoded. Raises Broken, also when it only drips; Stopped."""
+        """The body as it comes off the wire, never decoded. Raises Broken, also when it only drips;
+        Stopped."""
         read = getattr(response.raw, "read1", None) or response.raw.read
         since, count = time.monotonic(), 0
         while True:
             piece, failure = b"", None
             try:
                 piece = read(PIECE, decode_content=False)
-            except Exception as error:  # noqa: BLE001  urllib3's, http.client's, ssl's or the system's
-                failure = _failure(error, response.url)
+            except Exception as error:  # urllib3's, http.client's, ssl's or the system's
+                failure = failure_of(error, response.url)
             self.check()
             if failure is not None:
                 raise failure
@@ -184,10 +191,17 @@ class Client:
             count += len(piece)
             if time.monotonic() - since > SLOW_SECONDS:
                 if count < SLOW_BYTES:
-                    raise Broken(NetworkError(f"{shown_url(response.url)}: {count} bytes in {SLOW_SECONDS:.0f} s; too slow"))
+                    raise Broken(
+                        NetworkError(
+                            f"{shown_url(response.url)}: {count} bytes in {SLOW_SECONDS:.0f} s; too"
+                            f" slow"
+                        )
+                    )
                 since, count = time.monotonic(), 0
 
-    def _follow(self, method: str, url: str, asked: Asked, headers: dict[str, str], off_hub: bool) -> "Response":
+    def _follow(
+        self, method: str, url: str, asked: Asked, headers: dict[str, str], off_hub: bool
+    ) -> "Response":
         trusted = True
         for _ in range(MAX_HOPS + 1):
             trusted = trusted and origin(url) == self._origin
@@ -195,20 +209,27 @@ class Client:
             location = response.headers.get("Location")
             if response.status_code not in _REDIRECT or location is None:
                 break
-            target = urljoin(url, location)
+            target = join(url, location)
             fault = check_redirect(url, target)
             leaves = not fault and origin(target) != self._origin
             if leaves and trusted and not off_hub:
                 return response
             response.close()
             if fault:
-                raise RedirectError(f"{asked.what}: {shown_url(url)} sends us to {shown_url(target)}: {fault}; refused")
+                raise RedirectError(
+                    f"{asked.what}: {shown_url(url)} sends us to {shown_url(target)}: {fault};"
+                    f" refused"
+                )
             url = target
         else:
-            raise RedirectError(f"{asked.what}: more than {MAX_HOPS} redirects, the last to {shown_url(url)}")
+            raise RedirectError(
+                f"{asked.what}: more than {MAX_HOPS} redirects, the last to {shown_url(url)}"
+            )
         if 300 <= response.status_code < 400:
             response.close()
-            raise ServerError(f"{asked.what}: {shown_url(url)} answers {response.status_code} and leads nowhere")
+            raise ServerError(
+                f"{asked.what}: {shown_url(url)} answers {response.status_code} and leads nowhere"
+            )
         return response
 
     def _once(self, method: str, url: str, headers: dict[str, str], trusted: bool) -> "Response":
@@ -216,10 +237,15 @@ class Client:
         session, failure = self._hub if trusted else self._cdn, None
         try:
             return session.request(
-                method, url, headers=headers, timeout=self._timeout, stream=True, allow_redirects=False
+                method,
+                url,
+                headers=headers,
+                timeout=self._timeout,
+                stream=True,
+                allow_redirects=False,
             )
-        except Exception as error:  # noqa: BLE001  what it is decides whether to try again
-            failure = _failure(error, url)
+        except Exception as error:  # what it is decides whether to try again
+            failure = failure_of(error, url)
         raise failure
 
     def _refuse(self, response: "Response", asked: Asked) -> None:
@@ -229,29 +255,41 @@ class Client:
         on_hub = origin(response.url) == self._origin
         if not on_hub and status not in _RETRY:
             # A signed address has a short life: the hub gives out another one.
-            raise Broken(ServerError(f"{asked.what}: {shown_url(response.url)} answers {status}; try again later"))
-        error = explain(status, headers, _error_text(body), asked.what, asked.page, self.has_token)
+            raise Broken(
+                ServerError(
+                    f"{asked.what}: {shown_url(response.url)} answers {status}; try again later"
+                )
+            )
+        error = explain(status, headers, error_text(body), asked.what, asked.page, self.has_token)
         if status in _RETRY:
-            raise Broken(error, _told_wait(headers))
+            raise Broken(error, told_wait(headers))
         raise error
 
     def _get_json(self, url: str, asked: Asked) -> tuple[Any, str | None]:
         with self.request("GET", url, asked, off_hub=False) as response:
             if response.status_code in _REDIRECT:
-                where = shown_url(urljoin(url, response.headers["Location"]))
-                raise RedirectError(f"{asked.what}: the hub sends us away, to {where}; is that a login page of your network?")
+                where = shown_url(join(url, response.headers["Location"]))
+                raise RedirectError(
+                    f"{asked.what}: the hub sends us away, to {where}; is that a login page of your"
+                    f" network?"
+                )
             if "text/html" in response.headers.get("Content-Type", "").lower():
                 raise CaptivePortalError(web_page_instead(asked.what, url))
             check_identity(response, asked)
             body = self._bounded(response, MAX_JSON)
             link = response.headers.get("Link")
         if body is None:
-            raise MetadataError(f"{asked.what}: {shown_url(url)} sends over {MAX_JSON} bytes of JSON or takes too long")
+            raise MetadataError(
+                f"{asked.what}: {shown_url(url)} sends over {MAX_JSON} bytes of JSON or takes too"
+                f" long"
+            )
         try:
             return json.loads(body.decode("utf-8")), link
         except (ValueError, RecursionError):
             pass
-        raise Broken(MetadataError(f"{asked.what}: {shown_url(url)} answers with something that is not JSON"))
+        raise Broken(
+            MetadataError(f"{asked.what}: {shown_url(url)} answers with something that is not JSON")
+        )
 
     def _bounded(self, response: "Response", limit: int) -> bytes | None:
         """The body, None if it is over `limit` bytes or takes longer than MAX_BODY_SECONDS."""
@@ -283,14 +321,19 @@ class _HubAuth:
         return request
 
 
-def _session(auth: _NoAuth | _HubAuth) -> "Session":
+def _session(auth: _NoAuth | _HubAuth, user_agent: str) -> "Session":
     import requests
     from requests.adapters import HTTPAdapter
 
-    session = requests.Session()
+    class Session(requests.Session):
+        def get_redirect_target(self, resp: "Response") -> None:
+            """No redirect is the session's business: it would read the whole body of one, however
+            long, before it asks whether to follow."""
+
+    session = Session()
     session.auth = auth
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    session.headers["User-Agent"] = f"llamaprobe/{__version__} python/{platform.python_version()}"
+    session.headers["User-Agent"] = user_agent
     session.headers["Accept-Encoding"] = "identity"
     session.headers["Accept"] = "*/*"
     for scheme in ("http://", "https://"):
@@ -298,82 +341,11 @@ def _session(auth: _NoAuth | _HubAuth) -> "Session":
     return session
 
 
-def web_page_instead(what: str, url: str) -> str:
-    """The message of a CaptivePortalError."""
-    return (
-        f"{what}: {shown_url(url)} answers with a web page instead of data; log in to your network in a browser, "
-        "or set HTTPS_PROXY"
-    )
-
-
 def check_identity(response: "Response", asked: Asked) -> None:
-    """MetadataError for a compressed body: we asked for none, and sizes and ranges would not be the file's."""
+    """MetadataError for a compressed body: we asked for none, and sizes and ranges would not be the
+    file's."""
     encoding = response.headers.get("Content-Encoding", "identity").lower()
     if encoding not in ("identity", ""):
-        raise MetadataError(f"{asked.what}: {shown_url(response.url)} sends a compressed body that nobody asked for")
-
-
-def next_wait(n: int, told: float | None) -> float:
-    """Seconds before try n + 2: what the server asked for, or 1, 2, 4, 8; up to a quarter more, so that a crowd
-    of clients does not come back at the same moment."""
-    seconds = min(FIRST_WAIT * 2**n, MAX_WAIT) if told is None else min(told, MAX_TOLD_WAIT)
-    return seconds * (1 + random.random() / 4)
-
-
-def _told_wait(headers: Any) -> float | None:
-    """Seconds by `Retry-After: 2` (or a date), or by `RateLimit: "resolvers";r=0;t=2`."""
-    text = headers.get("Retry-After", "").strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    if text:
-        with contextlib.suppress(ValueError, TypeError, OverflowError):
-            from email.utils import parsedate_to_datetime
-
-            return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    for policy in headers.get("RateLimit", "").split(","):
-        numbers = dict(re.findall(r";\s*([rt])=([0-9]{1,9})", policy))
-        if numbers.get("r") == "0" and "t" in numbers:
-            return float(numbers["t"]) + 1
-    return None
-
-
-def _error_text(body: bytes) -> str:
-    """The hub's `{"error": "..."}`, if it is that."""
-    try:
-        value = json.loads(body.decode("utf-8"))
-    except (ValueError, RecursionError):
-        return ""
-    text = value.get("error") if isinstance(value, dict) else None
-    return text if isinstance(text, str) else ""
-
-
-def _failure(error: Exception, url: str) -> Exception:
-    """A failure below HTTP as Broken, or as a NetworkError that another try would not cure."""
-    import requests
-
-    final = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.InvalidHeader)
-    reason = _reason(error)
-    if isinstance(error, final) or (isinstance(error, ValueError) and not isinstance(error, OSError)):
-        return NetworkError(f"{shown_url(url)}: not an address that can be asked ({type(error).__name__})")
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return NetworkError(
-            f"{shown_url(url)}: its certificate is not trusted; behind a company proxy set REQUESTS_CA_BUNDLE to its CA file"
+        raise MetadataError(
+            f"{asked.what}: {shown_url(response.url)} sends a compressed body that nobody asked for"
         )
-    return Broken(NetworkError(f"{shown_url(url)}: {reason}; check the connection and HTTPS_PROXY, then run it again"))
-
-
-def _reason(error: BaseException) -> str:
-    """In a few words. The texts of requests and urllib3 hold whole addresses: not shown."""
-    import requests
-
-    if isinstance(error, requests.exceptions.Timeout) or "timed out" in str(error):
-        return "no answer in time"
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        if isinstance(link, OSError) and link.strerror:
-            return str(link.strerror)
-        inner = getattr(link, "reason", None) or next((a for a in link.args if isinstance(a, BaseException)), None)
-        link = inner if isinstance(inner, BaseException) else link.__cause__ or link.__context__
-    return f"the connection broke ({type(error).__name__})"

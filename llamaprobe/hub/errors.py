@@ -1,7 +1,9 @@
-"""What can go wrong between here and the hub, one class per next step, and the hub's own words for it.
+"""What can go wrong between here and the hub, one class per next step, and the hub's own words for
+it.
 
-A message is one line: what was asked for, what is the matter, what to do. It never holds a token, a header, or the
-query of a signed address; what a server said is stripped of control characters and cut before it is shown.
+A message is one line: what was asked for, what is the matter, what to do. It never holds a token, a
+header, or the query of a signed address; what a server said is stripped of control characters and
+cut before it is shown.
 """
 
 from collections.abc import Mapping
@@ -12,7 +14,8 @@ from ..names import printable
 
 
 class RepoNotFoundError(HubError):
-    """No such repository, or a private one that this token cannot see (the hub does not tell which)."""
+    """No such repository, or a private one that this token cannot see (the hub does not tell
+    which)."""
 
 
 class RevisionNotFoundError(HubError):
@@ -77,7 +80,10 @@ class DiskFullError(HubError):
 
 def shown_url(url: str) -> str:
     """Where an address leads, without its query: that is where signatures are."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "an address that cannot be parsed"
     host = parts.netloc.rpartition("@")[2]
     return printable(f"{parts.scheme}://{host}{parts.path}", 160)
 
@@ -87,8 +93,8 @@ def explain(
 ) -> HubError:
     """The error for an answer of the hub with a status of 4xx or 5xx.
 
-    `body` is the error text of its JSON, `asked` what the message is about ("meta-llama/X at main"), `page` the
-    repository's web page.
+    `body` is the error text of its JSON, `asked` what the message is about ("meta-llama/X at
+    main"), `page` the repository's web page.
     """
     code = headers.get("X-Error-Code", "")
     said = printable(headers.get("X-Error-Message") or body, 200)
@@ -97,16 +103,23 @@ def explain(
     if said == "Access to this resource is disabled.":
         return DisabledError(f"{asked}: the hub has disabled this repository; see {page}")
     if code == "RevisionNotFound":
-        return RevisionNotFoundError(f"{asked}: no such branch, tag or commit; see {page}/tree/main")
+        return RevisionNotFoundError(
+            f"{asked}: no such branch, tag or commit; see {page}/tree/main"
+        )
     if code == "EntryNotFound":
         return EntryNotFoundError(f"{asked}: no such file in this repository; see {page}/tree/main")
     if status == 401 and said == "Invalid credentials in Authorization header":
-        return TokenError(f"{asked}: the hub does not know this token; set HF_TOKEN to a valid one or unset it")
+        return TokenError(
+            f"{asked}: the hub does not know this token; set HF_TOKEN to a valid one or unset it"
+        )
     if code == "RepoNotFound" or status in (401, 404):
         hint = "the token may lack access to it" if with_token else "for a private one set HF_TOKEN"
         return RepoNotFoundError(f"{asked}: not found, or private; check the spelling, {hint}")
     if status == 403:
-        return TokenError(f"{asked}: the hub refuses (403{_said(said)}); check that the token may read this repository")
+        return TokenError(
+            f"{asked}: the hub refuses (403{_said(said)}); check that the token may read this"
+            f" repository"
+        )
     if status == 429:
         hint = "" if with_token else ", or set HF_TOKEN for a higher limit"
         return ServerError(f"{asked}: too many requests (429); wait some minutes{hint}")
@@ -115,7 +128,9 @@ def explain(
 
 def _gated_step(page: str, with_token: bool) -> str:
     if with_token:
-        return f"the account of this token has no access yet: accept the licence at {page}, wait for the grant, try again"
+        return (
+            f"the account of this token has no access yet: accept the licence at {page}, then wait"
+        )
     return f"accept the licence at {page}, then set HF_TOKEN to a token of that account"
 
 

@@ -1,11 +1,13 @@
 """From a repository id to a folder that a model can be loaded from.
 
-`download` asks the hub what the revision is now, and fetches what is missing. `snapshot` is for loading: it takes what
-the cache holds, without a request, and asks the hub only when something is missing. Both end with the same folder.
+`download` asks the hub what the revision is now, and fetches what is missing. `snapshot` is for
+loading: it takes what the cache holds, without a request, and asks the hub only when something is
+missing. Both end with the same folder.
 
-Order of work: the commit, once; the listing of that commit; the index of the shards, if it is needed to choose them;
-room on the disk; then the files, several at a time, each under its lock, verified before it gets its name; last the
-ref. Every step can be killed, and is done or found done the next time.
+Order of work: the commit, once; the listing of that commit; the index of the shards, if it is
+needed to choose them; room on the disk; then the files, several at a time, each under its lock,
+verified before it gets its name; last the ref. Every step can be killed, and is done or found done
+the next time.
 """
 
 import contextlib
@@ -18,7 +20,13 @@ from typing import TYPE_CHECKING
 
 from ..errors import ArgumentError, Error, FileError
 from .cache_store import CacheStore, read_ref, repo_folder
-from .errors import EntryNotFoundError, NetworkError, OfflineError, ServerError, TokenError
+from .errors import (
+    EntryNotFoundError,
+    NetworkError,
+    OfflineError,
+    ServerError,
+    TokenError,
+)
 from .listing import Listing, RepoFile
 from .local_store import LocalStore, check_local_names, read_marker
 from .names import check_chosen, check_repo_id, check_revision, is_commit
@@ -43,7 +51,12 @@ class Choice:
     def of(self, listing: Listing, index: bytes | None) -> list[RepoFile]:
         """See `selection.select`."""
         return select(
-            listing, index, include=self.include, exclude=self.exclude, layers=self.layers, head=self.head
+            listing,
+            index,
+            include=self.include,
+            exclude=self.exclude,
+            layers=self.layers,
+            head=self.head,
         )
 
 
@@ -64,24 +77,29 @@ def download(
 ) -> Path:
     """Fetch what llamaprobe needs of a model on the hub, and return the folder it is in.
 
-    revision: a branch, tag or commit; it is looked up once and all files are of that commit. local_dir: a plain
-    folder instead of the cache of the hub's client (cache_dir, HF_HUB_CACHE). token: a string, True (there must be
-    one), False (use none), None (HF_TOKEN or the token file, if any). include, exclude: globs over file names that
-    choose other files than the default set. force: fetch again what is here, and do not check the room on the disk.
-    local_files_only: ask nobody. layers, head: of a sharded model only the shards with these layers; with layer 0
-    come the embeddings, with `head` the last norm and the head.
+    revision: a branch, tag or commit; it is looked up once and all files are of that commit.
+    local_dir: a plain folder instead of the cache of the hub's client (cache_dir, HF_HUB_CACHE).
+    token: a string, True (there must be one), False (use none), None (HF_TOKEN or the token file,
+    if any). include, exclude: globs over file names that choose other files than the default set.
+    force: fetch again what is here, and do not check the room on the disk. local_files_only: ask
+    nobody. layers, head: of a sharded model only the shards with these layers; with layer 0 come
+    the embeddings, with `head` the last norm and the head.
 
-    What is here is not fetched again, what was begun is taken up, every byte is verified before a file gets its name.
-    If the hub cannot be reached and everything is here, that is used, with a warning.
+    What is here is not fetched again, what was begun is taken up, every byte is verified before a
+    file gets its name. If the hub cannot be reached and everything is here, that is used, with a
+    warning.
 
     Raises ArgumentError for a bad argument, FileError, and HubError: RepoNotFoundError, GatedError,
-    RevisionNotFoundError, TokenError, OfflineError, NetworkError, ServerError, ChecksumError, DiskFullError ...
+    RevisionNotFoundError, TokenError, OfflineError, NetworkError, ServerError, ChecksumError,
+    DiskFullError ...
     """
     token = hide(token)
     choice = Choice(_globs(include), _globs(exclude), _layers(layers), head)
     job = Job(repo_id, revision, local_dir, cache_dir, choice)
     if local_files_only or job.settings.offline:
-        return job.offline("local_files_only is set" if local_files_only else "HF_HUB_OFFLINE is set")
+        return job.offline(
+            "local_files_only is set" if local_files_only else "HF_HUB_OFFLINE is set"
+        )
     if is_commit(revision) and not force and (found := job.complete(revision)):
         return found
     failed: Error | None = None
@@ -108,7 +126,8 @@ def snapshot(
     layers: Iterable[int] | None = None,
     head: bool = False,
 ) -> Path:
-    """The folder of a model for loading: from the cache without any request if it is complete there, else `download`.
+    """The folder of a model for loading: from the cache without any request if it is complete
+    there, else `download`.
 
     A branch that moved on the hub is not noticed here; `download` notices.
     """
@@ -138,7 +157,8 @@ def plan(
     layers: Iterable[int] | None = None,
     head: bool = False,
 ) -> list[tuple[RepoFile, bool]]:
-    """What `download` would have in the end: (file, is it here already). Writes nothing. Errors as `download`."""
+    """What `download` would have in the end: (file, is it here already). Writes nothing. Errors as
+    `download`."""
     token = hide(token)
     choice = Choice(_globs(include), _globs(exclude), _layers(layers), head)
     job = Job(repo_id, revision, local_dir, cache_dir, choice)
@@ -187,19 +207,27 @@ class Job:
         """The folder, if all of the revision is here as far as it was last known."""
         if self.local_dir is not None:
             marker = read_marker(self.local_dir)
-            same = marker.get("repo_id") == self.repo_id and self.revision in (marker.get("revision"), marker.get("commit"))
+            same = marker.get("repo_id") == self.repo_id and self.revision in (
+                marker.get("revision"),
+                marker.get("commit"),
+            )
             commit = marker.get("commit") if same else None
         else:
             commit = read_ref(self.settings.cache_dir / repo_folder(self.repo_id), self.revision)
         return self.complete(commit, strict) if commit is not None and is_commit(commit) else None
 
     def complete(self, commit: str, strict: bool = True) -> Path | None:
-        """The folder of a commit, if all chosen files are in it. `strict`: see `selection.looks_complete`."""
+        """The folder of a commit, if all chosen files are in it. `strict`: see
+        `selection.looks_complete`."""
         store = self.store(commit)
         listing = store.listing()
         if listing is None:
             plain = not self.choice.include and not self.choice.exclude
-            return store.path if plain and looks_complete(store.path, self.choice.layers, strict) else None
+            return (
+                store.path
+                if plain and looks_complete(store.path, self.choice.layers, strict)
+                else None
+            )
         index = None
         if needs_index(listing, self.choice.include):
             index = _read(store, listing[INDEX])
@@ -211,10 +239,15 @@ class Job:
     def offline(self, why: str) -> Path:
         """The folder, or an OfflineError."""
         found = self.here(strict=False)
+        if found is None and self.local_dir and not read_marker(self.local_dir):
+            # Another client's folder, or the user's own: it does not say what it holds.
+            if looks_complete(self.local_dir, self.choice.layers, strict=False):
+                return self.local_dir
         if found is None:
             where = self.local_dir or self.settings.cache_dir
             raise OfflineError(
-                f"{self.repo_id} at {self.revision}: not complete in {where}, and {why}; run it once with a connection"
+                f"{self.repo_id} at {self.revision}: not complete in {where}, and {why}; run it"
+                f" once with a connection"
             )
         return found
 
@@ -223,18 +256,23 @@ class Job:
     def check_online(self) -> None:
         """OfflineError if the hub may not be asked."""
         if self.settings.offline:
-            raise OfflineError(f"{self.repo_id}: HF_HUB_OFFLINE is set; unset it to see what the hub has")
+            raise OfflineError(
+                f"{self.repo_id}: HF_HUB_OFFLINE is set; unset it to see what the hub has"
+            )
 
     @contextlib.contextmanager
     def client(self, token: bool | Token | None) -> "Iterator[Client]":
-        """A connection to the hub. TokenError for an explicit token that would go over plain http."""
+        """A connection to the hub. TokenError for an explicit token that would go over plain
+        http."""
         from .client import Client
         from .origin import may_carry_token
 
         secret = read_token(token)
         if secret is not None and not may_carry_token(self.settings.endpoint):
             if token:
-                raise TokenError("HF_ENDPOINT is plain http to another machine; a token goes over https only")
+                raise TokenError(
+                    "HF_ENDPOINT is plain http to another machine; a token goes over https only"
+                )
             secret = None
         client = Client(self.settings, secret)
         try:
@@ -253,7 +291,8 @@ class Job:
         files = self.choice.of(listing, index)
         if not files:
             raise EntryNotFoundError(
-                f"{self.repo_id} at {self.revision}: none of its {len(listing)} files is wanted; see --include"
+                f"{self.repo_id} at {self.revision}: none of its {len(listing)} files is wanted;"
+                f" see --include"
             )
         check_chosen(file.path for file in files)
         if self.local_dir is not None:
@@ -274,8 +313,14 @@ class Job:
                 listing = repo.list_files(commit)
                 check_chosen(file.path for file in self.choice.of(listing, None))
                 store.save_listing(listing)
-            cache = None if self.local_dir is None else CacheStore(self.settings.cache_dir, self.repo_id, commit)
-            work = Work(client, repo, store, cache, commit, force, progress and self.settings.show_progress)
+            cache = (
+                None
+                if self.local_dir is None
+                else CacheStore(self.settings.cache_dir, self.repo_id, commit)
+            )
+            work = Work(
+                client, repo, store, cache, commit, force, progress and self.settings.show_progress
+            )
             index = None
             if needs_index(listing, self.choice.include):
                 work.run([listing[INDEX]])
@@ -290,7 +335,9 @@ class Job:
             return
         other = read_marker(self.local_dir).get("repo_id", self.repo_id)
         if other != self.repo_id:
-            raise FileError(f"{self.local_dir}: holds {other!r}, not {self.repo_id!r}; choose another folder")
+            raise FileError(
+                f"{self.local_dir}: holds {other!r}, not {self.repo_id!r}; choose another folder"
+            )
 
 
 def _read(store: Store, file: RepoFile) -> bytes | None:
@@ -309,6 +356,8 @@ def _layers(layers: Iterable[int] | None) -> frozenset[int] | None:
     if layers is None:
         return None
     wanted = list(layers)
-    if not all(hasattr(n, "__index__") and not isinstance(n, bool) and n.__index__() >= 0 for n in wanted):
+    if not all(
+        hasattr(n, "__index__") and not isinstance(n, bool) and n.__index__() >= 0 for n in wanted
+    ):
         raise ArgumentError(f"layers {wanted[:5]}: must be layer numbers from 0 on")
     return frozenset(n.__index__() for n in wanted)

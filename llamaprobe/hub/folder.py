@@ -1,6 +1,6 @@
-"""A folder held open by its descriptor. Every name in it is reached from there, one segment at a time, and no link
-is followed: whatever a name from the server says, and whoever swaps a folder for a link meanwhile, nothing outside is
-read or written.
+"""A folder held open by its descriptor. Every name in it is reached from there, one segment at a
+time, and no link is followed: whatever a name from the server says, and whoever swaps a folder for
+a link meanwhile, nothing outside is read or written.
 
 The way to the folder itself is the user's own, and links in it are followed.
 """
@@ -18,6 +18,7 @@ from ..errors import FileError, HubError
 from .errors import DiskFullError
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP}
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP}
 _counter = itertools.count()
 
@@ -32,7 +33,8 @@ class Folder:
 
     @classmethod
     def open(cls, path: Path, *, create: bool = False) -> "Folder":
-        """The folder at a path of the user's. FileError; FileNotFoundError passes if it is not there to be read."""
+        """The folder at a path of the user's. FileError; FileNotFoundError passes if it is not
+        there to be read."""
         try:
             if create:
                 path.mkdir(parents=True, exist_ok=True)
@@ -54,7 +56,8 @@ class Folder:
 
     @contextlib.contextmanager
     def inside(self, *segments: str, create: bool = False) -> Iterator["Folder"]:
-        """A folder below this one. FileError when a link or a file is in the way; FileNotFoundError as in `open`."""
+        """A folder below this one. FileError when a link or a file is in the way; FileNotFoundError
+        as in `open`."""
         fd, path = os.dup(self.fd), self.path
         try:
             for segment in segments:
@@ -85,7 +88,9 @@ class Folder:
     def open_file(self, name: str, flags: int) -> int:
         """A descriptor of a regular file. FileError for anything else; FileNotFoundError passes."""
         try:
-            fd = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o666, dir_fd=self.fd)
+            fd = os.open(
+                name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o666, dir_fd=self.fd
+            )
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -105,32 +110,41 @@ class Folder:
             data = file.read(limit + 1)
         return data if len(data) <= limit else None
 
-    def write(self, name: str, data: bytes) -> None:
-        """A small file that is whole or not there."""
+    def write(self, name: str, data: bytes, scratch: "Folder | None" = None) -> None:
+        """A small file that is whole or not there. `scratch`: where a kill may leave its beginning,
+        if not here; on the same file system."""
+        scratch = scratch or self
         temporary = f".{os.getpid()}-{next(_counter)}.tmp"
         try:
-            fd = self.open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            fd = scratch.open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             try:
                 with open(fd, "wb") as file:
                     file.write(data)
                     file.flush()
                     os.fsync(fd)
-                self.replace(temporary, self, name)
+                scratch.replace(temporary, self, name)
             except BaseException:
-                self.remove(temporary)
+                scratch.remove(temporary)
                 raise
         except OSError as error:
             raise refused(error, self.path / name) from error
 
-    def link(self, name: str, target: str) -> None:
-        """A symbolic link `name`, in place of what was there. OSError where the file system has none."""
-        temporary = f".{os.getpid()}-{next(_counter)}.tmp"
-        os.symlink(target, temporary, dir_fd=self.fd)
-        try:
-            self.replace(temporary, self, name)
-        except BaseException:
-            self.remove(temporary)
-            raise
+    def link(self, name: str, target: str) -> bool:
+        """A symbolic link `name`, in place of a file or link that was there. False where the file
+        system has no links."""
+        for _ in range(2):
+            try:
+                os.symlink(target, name, dir_fd=self.fd)
+                return True
+            except FileExistsError:
+                if self.readlink(name) == target:
+                    return True
+                self.remove(name)
+            except OSError as error:
+                if error.errno in _NO_LINKS:
+                    return False
+                raise refused(error, self.path / name) from error
+        raise FileError(f"{self.path / name}: cannot be replaced; remove it and run again")
 
     def replace(self, name: str, to: "Folder", new_name: str) -> None:
         """Renames into `to`, over what is there."""
@@ -161,7 +175,8 @@ def refused(error: OSError | ValueError, path: Path) -> FileError | HubError:
         return FileError(f"{str(path)!r}: {error}")
     if error.errno in _NO_SPACE:
         full = DiskFullError(
-            f"{path}: {error.strerror}; free some space and run it again: it goes on from where it stopped"
+            f"{path}: {error.strerror}; free some space and run it again: it goes on from where it"
+            f" stopped"
         )
         full.errno = error.errno
         return full

@@ -1,7 +1,9 @@
-"""What a repository holds at one commit: names, sizes, etags. Also how such a listing is kept on disk.
+"""What a repository holds at one commit: names, sizes, etags. Also how such a listing is kept on
+disk.
 
-On disk it has the form of the hub's own client, whose listings are read too: the hub is not asked again for what is
-known. A listing of a commit never changes. One that cannot be believed is as good as none.
+On disk it has the form of the hub's own client, whose listings are read too: the hub is not asked
+again for what is known. A listing of a commit never changes. One that cannot be believed is as good
+as none.
 """
 
 import json
@@ -32,7 +34,8 @@ class RepoFile:
 
     @property
     def etag(self) -> str:
-        """What the hub calls it, and the name of its blob in the cache: the sha256, or git's sha1 of a small file."""
+        """What the hub calls it, and the name of its blob in the cache: the sha256, or git's sha1
+        of a small file."""
         return self.sha256 or self.blob_id
 
 
@@ -40,7 +43,8 @@ Listing = Mapping[str, RepoFile]
 
 
 def from_api(entry: Any, asked: str) -> RepoFile | None:
-    """A file from one entry of the hub's tree listing; None for a folder. UnsafeNameError, MetadataError."""
+    """A file from one entry of the hub's tree listing; None for a folder. UnsafeNameError,
+    MetadataError."""
     if not isinstance(entry, dict):
         raise MetadataError(f"{asked}: the hub's list of files holds something that is no file")
     path = check_entry(entry.get("path"))
@@ -48,7 +52,15 @@ def from_api(entry: Any, asked: str) -> RepoFile | None:
         return None
     lfs = entry.get("lfs")
     large = lfs if isinstance(lfs, dict) else {}
-    return _file(path, entry.get("size"), entry.get("oid"), large.get("oid"), large.get("size"), entry.get("xetHash"), asked)
+    return _file(
+        path,
+        entry.get("size"),
+        entry.get("oid"),
+        large.get("oid"),
+        large.get("size"),
+        entry.get("xetHash"),
+        asked,
+    )
 
 
 def parse(data: bytes) -> Listing | None:
@@ -59,7 +71,13 @@ def parse(data: bytes) -> Listing | None:
             return None
         return {
             check_entry(path): _file(
-                path, e["size"], e["blob_id"], e.get("lfs_sha256"), e.get("lfs_size"), e.get("xet_hash"), ""
+                path,
+                e["size"],
+                e["blob_id"],
+                e.get("lfs_sha256"),
+                e.get("lfs_size"),
+                e.get("xet_hash"),
+                "",
             )
             for path, e in value["files"].items()
         }
@@ -80,12 +98,16 @@ def serialize(listing: Listing) -> bytes:
     return json.dumps({"format_version": _VERSION, "files": files}, indent=1).encode()
 
 
-def _file(path: str, size: Any, blob_id: Any, sha256: Any, lfs_size: Any, xet_hash: Any, asked: str) -> RepoFile:
+def _file(
+    path: str, size: Any, blob_id: Any, sha256: Any, lfs_size: Any, xet_hash: Any, asked: str
+) -> RepoFile:
     if sha256 is not None and type(lfs_size) is int:
         size = lfs_size if size in (lfs_size, None) else None
     if type(size) is not int or not 0 <= size <= _MAX_SIZE:
         raise MetadataError(f"{asked}: the hub gives no size, or two, for {path!r}")
-    if not (is_etag(blob_id) and len(blob_id) == 40) or not (sha256 is None or (is_etag(sha256) and len(sha256) == 64)):
+    if not (is_etag(blob_id) and len(blob_id) == 40) or not (
+        sha256 is None or (is_etag(sha256) and len(sha256) == 64)
+    ):
         raise MetadataError(f"{asked}: the hub gives no usable hash for {path!r}")
     fine = is_etag(xet_hash) and len(xet_hash) == 64
     return RepoFile(path, size, blob_id, sha256, xet_hash if fine else None)

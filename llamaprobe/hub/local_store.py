@@ -1,4 +1,5 @@
-"""A plain folder of the user's with one repository in it, and the bookkeeping that `hf download --local-dir` keeps.
+"""A plain folder of the user's with one repository in it, and the bookkeeping that `hf download
+--local-dir` keeps.
 
     DIR/config.json
     DIR/.cache/huggingface/download/config.json.metadata          commit, etag, seconds: three lines
@@ -29,6 +30,7 @@ from .store import INCOMPLETE, TAG, Check, Note, Pause, hold, looking
 
 _BOOKS = (".cache", "huggingface")
 _OURS = "llamaprobe"
+_MAX_NAME = 255 - len(".metadata")
 _DOWNLOAD = (*_BOOKS, "download")
 
 
@@ -48,7 +50,11 @@ class LocalStore:
             if found is None or not stat.S_ISREG(found.st_mode) or found.st_size != file.size:
                 return False
             told = self._metadata(root, file)
-            return told is not None and told[:2] == (self._commit, file.etag) and found.st_mtime - 1 <= told[2]
+            return (
+                told is not None
+                and told[:2] == (self._commit, file.etag)
+                and found.st_mtime - 1 <= told[2]
+            )
         return False
 
     def adopt(self, file: RepoFile, check: Check) -> bool:
@@ -74,7 +80,10 @@ class LocalStore:
     def publish(self, file: RepoFile) -> None:
         *folders, name = file.path.split("/")
         with self._open() as root:
-            with root.inside(*_DOWNLOAD, *folders) as download, root.inside(*folders, create=True) as folder:
+            with (
+                root.inside(*_DOWNLOAD, *folders) as download,
+                root.inside(*folders, create=True) as folder,
+            ):
                 download.remove(f"{name}.metadata")  # what it says is about to be untrue
                 download.replace(_incomplete_name(file), folder, name)
                 folder.sync()
@@ -108,7 +117,8 @@ class LocalStore:
         return Folder.open(self.path, create=True)
 
     def _prepare(self) -> None:
-        """The bookkeeping folder, kept out of git and backups, and marked with the repository's id."""
+        """The bookkeeping folder, kept out of git and backups, and marked with the repository's
+        id."""
         with self._open() as root, root.inside(*_BOOKS, create=True) as books:
             for name, data in ((".gitignore", b"*"), ("CACHEDIR.TAG", TAG)):
                 if books.stat(name) is None:
@@ -117,7 +127,8 @@ class LocalStore:
                 books.write("llamaprobe.json", json.dumps({"repo_id": self._repo_id}).encode())
 
     def _is_proved(self, root: Folder, file: RepoFile, check: Check) -> bool:
-        """The file in place is this one: its metadata says so and it was not touched since, or its hash does."""
+        """The file in place is this one: its metadata says so and it was not touched since, or its
+        hash does."""
         *folders, name = file.path.split("/")
         with looking(), root.inside(*folders) as folder:
             found = folder.stat(name)
@@ -142,14 +153,16 @@ class LocalStore:
     def _write_metadata(self, root: Folder, file: RepoFile) -> None:
         *folders, name = file.path.split("/")
         with root.inside(*_DOWNLOAD, *folders, create=True) as download:
-            download.write(f"{name}.metadata", f"{self._commit}\n{file.etag}\n{time.time()}\n".encode())
+            download.write(
+                f"{name}.metadata", f"{self._commit}\n{file.etag}\n{time.time()}\n".encode()
+            )
             download.sync()
 
 
 def read_marker(path: Path) -> dict[str, str]:
     """What a plain folder says of itself: repo_id, revision, commit; empty if it says nothing."""
     with looking(), Folder.open(path) as root, root.inside(*_BOOKS) as books:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(books.read("llamaprobe.json", 10_000) or b"{}")
             if isinstance(value, dict) and all(isinstance(text, str) for text in value.values()):
                 return value
@@ -165,10 +178,18 @@ def parse_metadata(data: bytes | None) -> tuple[str, str, float] | None:
 
 
 def check_local_names(files: list[RepoFile]) -> None:
-    """UnsafeNameError for a file that would write into the bookkeeping of a plain folder."""
+    """UnsafeNameError for a file that would write into the bookkeeping of a plain folder, or has no
+    room for its own."""
     for file in files:
         if file.path.split("/")[0].casefold() == _BOOKS[0]:
-            raise UnsafeNameError(f"file name {printable(repr(file.path), 120)}: .cache is for the bookkeeping")
+            raise UnsafeNameError(
+                f"file name {printable(repr(file.path), 120)}: .cache is for the bookkeeping"
+            )
+        if len(file.path.rpartition("/")[2].encode()) > _MAX_NAME:
+            raise UnsafeNameError(
+                f"file name {printable(repr(file.path), 120)}: over {_MAX_NAME} bytes, which leaves"
+                " none for its bookkeeping"
+            )
 
 
 def _incomplete_name(file: RepoFile) -> str:

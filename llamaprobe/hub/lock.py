@@ -1,8 +1,8 @@
 """A lock that two processes can share and that dies with its process: flock on a file that stays.
 
-It is the lock that the hub's own client takes on the same file, so both wait for each other. A file system without
-locks is used without: a partial file is written at explicit offsets and proved by its hash, so the worst is that the
-work is done twice.
+It is the lock that the hub's own client takes on the same file, so both wait for each other. A file
+system without locks is used without: a partial file is written at explicit offsets and proved by
+its hash, so the worst is that the work is done twice.
 """
 
 import contextlib
@@ -18,8 +18,11 @@ _NOTE_AFTER = 20  # polls: a lock that is free again in a second is not worth a 
 
 
 @contextlib.contextmanager
-def hold(folder: Folder, name: str, pause: Callable[[float], None], note: Callable[[], None]) -> Iterator[None]:
-    """Waits for the lock file `name` and holds it. `pause` sleeps or raises; `note` is called once if that takes long."""
+def hold(
+    folder: Folder, name: str, pause: Callable[[float], None], note: Callable[[], None]
+) -> Iterator[None]:
+    """Waits for the lock file `name` and holds it. `pause` sleeps or raises; `note` is called once
+    if that takes long."""
     n_polls = 0
     while True:
         fd = _open(folder, name)
@@ -61,6 +64,7 @@ def _try(fd: int) -> bool | None:
 
 
 def _is_current(folder: Folder, name: str, fd: int) -> bool:
-    """False when the name was removed or made anew since we opened it: then others lock another file."""
+    """False when the name was removed or made anew since we opened it: then others lock another
+    file."""
     mine, there = os.fstat(fd), folder.stat(name)
     return there is not None and (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)

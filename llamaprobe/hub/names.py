@@ -1,11 +1,13 @@
 """Which names from the outside we let become addresses and paths.
 
-Repository ids and revisions come from the user, everything else from a server that we do not trust: file names,
-commits, etags. A name that is refused is refused before anything is written and before any request is made with it.
+Repository ids and revisions come from the user, everything else from a server that we do not trust:
+file names, commits, etags. A name that is refused is refused before anything is written and before
+any request is made with it.
 
-Two strengths. `check_entry` is for every name in a listing: no honest repository has such a one, so the whole listing
-is refused. `check_chosen` is for the files that are to be written: names that some system cannot hold, and pairs that
-would fall on one file where case or Unicode form does not count.
+Two strengths. `check_entry` is for every name in a listing: no honest repository has such a one, so
+the whole listing is refused. `check_chosen` is for the files that are to be written: names that
+some system cannot hold, and pairs that would fall on one file where case or Unicode form does not
+count.
 """
 
 import re
@@ -30,11 +32,15 @@ _MAX_SEGMENT = 255
 def check_repo_id(repo_id: str) -> str:
     """`owner/name` or `name`, as the hub allows them; ArgumentError otherwise."""
     if isinstance(repo_id, str) and _TOKEN_LIKE.fullmatch(repo_id):
-        raise ArgumentError("a repository id looks like a token; it is not sent. Set HF_TOKEN instead, and revoke it")
+        raise ArgumentError(
+            "a repository id looks like a token; it is not sent. Set HF_TOKEN instead, and revoke"
+            " it"
+        )
     fine = isinstance(repo_id, str) and _REPO.fullmatch(repo_id) and not repo_id.endswith(".git")
     if not fine or "--" in repo_id or ".." in repo_id:
         raise ArgumentError(
-            f"repository id {printable(repr(repo_id), 120)}: must be owner/name, of letters, digits, '-', '_' and '.',"
+            f"repository id {printable(repr(repo_id), 120)}: must be owner/name, of letters,"
+            f" digits, '-', '_' and '.',"
             " at most 96 each, without '--', '..' or a '.git' at the end"
         )
     return repo_id
@@ -44,7 +50,9 @@ def check_revision(revision: str) -> str:
     """A branch, tag or commit that can also be a path below refs/; ArgumentError otherwise."""
     fault = "not a string" if not isinstance(revision, str) else _fault(revision)
     if fault or len(revision) > 255:
-        raise ArgumentError(f"revision {printable(repr(revision), 120)}: {fault or 'longer than 255 characters'}")
+        raise ArgumentError(
+            f"revision {printable(repr(revision), 120)}: {fault or 'longer than 255 characters'}"
+        )
     return revision
 
 
@@ -56,7 +64,10 @@ def is_commit(text: object) -> bool:
 def check_commit(text: object, asked: str) -> str:
     """`text` if it is a commit hash; MetadataError otherwise."""
     if not is_commit(text):
-        raise MetadataError(f"{asked}: the server names commit {printable(repr(text), 80)}; 40 hex digits are wanted")
+        raise MetadataError(
+            f"{asked}: the server names commit {printable(repr(text), 80)}; 40 hex digits are"
+            f" wanted"
+        )
     return str(text)
 
 
@@ -74,7 +85,10 @@ def check_entry(path: object) -> str:
     """A file name from a listing that cannot lead outside a folder; UnsafeNameError otherwise."""
     fault = "not a string" if not isinstance(path, str) else _fault(path)
     if fault:
-        raise UnsafeNameError(f"file name {printable(repr(path), 120)} from the server: {fault}; nothing is downloaded")
+        raise UnsafeNameError(
+            f"file name {printable(repr(path), 120)} from the server: {fault}; nothing is"
+            f" downloaded"
+        )
     return str(path)
 
 
@@ -86,7 +100,9 @@ def check_chosen(paths: Iterable[str]) -> None:
         segments = path.split("/")
         for segment in segments:
             if segment[-1] in ". " or _DEVICE.match(segment):
-                raise UnsafeNameError(f"file name {printable(repr(path), 120)}: not every system can hold {segment!r}")
+                raise UnsafeNameError(
+                    f"file name {printable(repr(path), 120)}: not every system can hold {segment!r}"
+                )
         if (other := files.setdefault(_fold(path), path)) is not path:
             raise _clash(path, other)
         for n in range(1, len(segments)):
@@ -99,7 +115,8 @@ def check_chosen(paths: Iterable[str]) -> None:
 
 def _clash(name: str, other: str) -> UnsafeNameError:
     return UnsafeNameError(
-        f"file names {printable(repr(name), 120)} and {printable(repr(other), 120)} from the server:"
+        f"file names {printable(repr(name), 120)} and {printable(repr(other), 120)} from the"
+        f" server:"
         " one name on a system where case does not count; leave one out with --exclude"
     )
 

@@ -1,7 +1,7 @@
 """Scheme, host and port: what decides who sees the token, and where a redirect may lead."""
 
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 from .settings import is_loopback
 
@@ -20,9 +20,19 @@ def origin(url: str) -> Origin:
     """Of any address; one that cannot be parsed has an origin that equals no other's."""
     try:
         parts = urlsplit(url)
-        return Origin(parts.scheme, (parts.hostname or "").lower(), parts.port or _PORTS.get(parts.scheme))
+        return Origin(
+            parts.scheme, (parts.hostname or "").lower(), parts.port or _PORTS.get(parts.scheme)
+        )
     except ValueError:
         return Origin("", url, None)
+
+
+def join(url: str, location: str) -> str:
+    """Where a Location or Link header leads; "" if that cannot be parsed."""
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        return ""
 
 
 def check_redirect(source: str, target: str) -> str | None:
@@ -43,7 +53,8 @@ def check_redirect(source: str, target: str) -> str | None:
 
 
 def may_carry_token(endpoint: str) -> bool:
-    """The token goes over https; over plain http only inside this machine, with no proxy outside it."""
+    """The token goes over https; over plain http only inside this machine, with no proxy outside
+    it."""
     from requests.utils import get_environ_proxies, select_proxy
 
     if origin(endpoint).scheme == "https":

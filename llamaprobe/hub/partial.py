@@ -1,8 +1,10 @@
-"""The bytes of one file on their way: a file on disk that is always a prefix of the whole, and the hash of it.
+"""The bytes of one file on their way: a file on disk that is always a prefix of the whole, and the
+hash of it.
 
-The hash runs along as bytes are appended. Taken up again after an interruption, the prefix is read once and hashed;
-what was written past it by a crash cannot be, because there is no past: appending is the only way to grow. Whether it
-all is the promised file is decided once, in `finish`, before anybody gives it a final name.
+The hash runs along as bytes are appended. Taken up again after an interruption, the prefix is read
+once and hashed; what was written past it by a crash cannot be, because there is no past: appending
+is the only way to grow. Whether it all is the promised file is decided once, in `finish`, before
+anybody gives it a final name.
 """
 
 import hashlib
@@ -36,7 +38,8 @@ class Partial:
         os.close(self._fd)
 
     def take_up(self, check: Callable[[], None]) -> int:
-        """Hashes what an earlier run has left, and returns how much that is. `check` may raise to end it."""
+        """Hashes what an earlier run has left, and returns how much that is. `check` may raise to
+        end it."""
         size = os.fstat(self._fd).st_size
         if size > self._file.size:
             self.restart()
@@ -51,9 +54,12 @@ class Partial:
         return self.length
 
     def append(self, data: bytes) -> None:
-        """Writes and hashes. TransferError when the file would get too long; DiskFullError, FileError."""
+        """Writes and hashes. TransferError when the file would get too long; DiskFullError,
+        FileError."""
         if self.length + len(data) > self._file.size:
-            raise TransferError(f"{self._file.path}: more than its {self._file.size} bytes come from the server")
+            raise TransferError(
+                f"{self._file.path}: more than its {self._file.size} bytes come from the server"
+            )
         view = memoryview(data)
         while view:
             try:
@@ -71,13 +77,15 @@ class Partial:
         self.length = 0
 
     def finish(self) -> None:
-        """Proves it whole and makes it durable. ChecksumError, TransferError; DiskFullError, FileError."""
+        """Proves it whole and makes it durable. ChecksumError, TransferError; DiskFullError,
+        FileError."""
         size = os.fstat(self._fd).st_size
         if not self.length == size == self._file.size:
             raise TransferError(f"{self._file.path}: has {size} bytes, must have {self._file.size}")
         if self._hash.hexdigest() != self._file.etag:
             raise ChecksumError(
-                f"{self._file.path}: all {size} bytes came, but their hash is {self._hash.hexdigest()} and not"
+                f"{self._file.path}: all {size} bytes came, but their hash is"
+                f" {self._hash.hexdigest()} and not"
                 f" {self._file.etag}; nothing of it is kept"
             )
         try:

@@ -1,4 +1,5 @@
-"""What the user sees of a download, on stderr: a bar per file and one for all on a terminal, else a line per file.
+"""What the user sees of a download, on stderr: a bar per file and one for all on a terminal, else a
+line per file.
 
 Methods may be called from several threads. Nothing is shown when progress is off.
 """
@@ -67,7 +68,15 @@ class Progress:
     def _bar(self, title: str, total: int) -> Any:
         from tqdm import tqdm
 
-        return tqdm(total=total, desc=title, unit="B", unit_scale=True, file=sys.stderr, leave=False, dynamic_ncols=True)
+        return tqdm(
+            total=total,
+            desc=title,
+            unit="B",
+            unit_scale=True,
+            file=sys.stderr,
+            leave=False,
+            dynamic_ncols=True,
+        )
 
 
 class FileProgress:

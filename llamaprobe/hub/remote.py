@@ -1,7 +1,8 @@
 """The tensors of a model on the hub, from the headers of its weight files: nothing is stored.
 
-Of each file the first bytes are fetched, by ranges, several files at a time. Whether such a header is right is for
-the reader of files to say: it gets a file of the right size that holds the header and is a hole behind it.
+Of each file the first bytes are fetched, by ranges, several files at a time. Whether such a header
+is right is for the reader of files to say: it gets a file of the right size that holds the header
+and is a hole behind it.
 """
 
 import os
@@ -49,7 +50,11 @@ class RemoteModel(NamedTuple):
 
 
 def inspect_remote(
-    repo_id: str, *, revision: str = "main", token: str | bool | Token | None = None, layers: Iterable[int] | None = None
+    repo_id: str,
+    *,
+    revision: str = "main",
+    token: str | bool | Token | None = None,
+    layers: Iterable[int] | None = None,
 ) -> RemoteModel:
     """The config and the tensors of a model on the hub, by a few small requests per weight file.
 
@@ -67,10 +72,14 @@ def inspect_remote(
         files = [file for file in job.choose(listing, index) if file.path.endswith(".safetensors")]
         if not files:
             raise ArgumentError(f"{repo_id} at {revision}: has no weights in safetensors")
-        config = read_remote(repo, listing["config.json"], commit) if "config.json" in listing else None
+        config = (
+            read_remote(repo, listing["config.json"], commit) if "config.json" in listing else None
+        )
         with ThreadPoolExecutor(N_FILES) as pool:
             try:
-                found = list(pool.map(lambda file: _tensors(repo, file, commit), sorted(files, key=_by_name)))
+                found = list(
+                    pool.map(lambda file: _tensors(repo, file, commit), sorted(files, key=_by_name))
+                )
             except BaseException:
                 client.abort()
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -93,7 +102,10 @@ def _tensors(repo: Repo, file: RepoFile, commit: str) -> list[RemoteTensor]:
             stream.write(head)
             stream.truncate(file.size)
         found = _core.Safetensors(path).tensors()
-    return [RemoteTensor(name, dtype, tuple(shape), n_bytes, file.path) for name, dtype, shape, _, n_bytes in found]
+    return [
+        RemoteTensor(name, dtype, tuple(shape), n_bytes, file.path)
+        for name, dtype, shape, _, n_bytes in found
+    ]
 
 
 def _header(repo: Repo, file: RepoFile, commit: str) -> bytes:
@@ -105,12 +117,16 @@ def _header(repo: Repo, file: RepoFile, commit: str) -> bytes:
             return b"".join(source.read(start, end))
         except NoRanges:
             pass
-        raise FormatError(f"{file.path}: the server does not send parts of a file; download it instead")
+        raise FormatError(
+            f"{file.path}: the server does not send parts of a file; download it instead"
+        )
 
     head = repo.client.patiently(lambda: read(0, min(FIRST_BYTES, file.size)))
     n_bytes = int.from_bytes(head[:8], "little") + 8
     if not 8 < n_bytes <= min(file.size, MAX_HEADER + 8):
-        raise FormatError(f"{file.path}: says that its header has {n_bytes - 8} bytes of {file.size}")
+        raise FormatError(
+            f"{file.path}: says that its header has {n_bytes - 8} bytes of {file.size}"
+        )
     if n_bytes > len(head):
         head += repo.client.patiently(lambda: read(len(head), n_bytes))
     return head[:n_bytes]

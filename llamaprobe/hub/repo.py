@@ -1,17 +1,19 @@
-"""One repository as the hub shows it: which commit a revision is, what files there are, where each one's bytes are.
+"""One repository as the hub shows it: which commit a revision is, what files there are, where each
+one's bytes are.
 
-A revision becomes a commit once, and everything else is asked of that commit. What the hub says about a file when it
-is fetched must agree with what it said in the listing: commit, etag and size.
+A revision becomes a commit once, and everything else is asked of that commit. What the hub says
+about a file when it is fetched must agree with what it said in the listing: commit, etag and size.
 """
 
 import re
-from urllib.parse import quote, urljoin
+from urllib.parse import quote
 
-from .client import Asked, Broken, Client, web_page_instead
+from .client import Asked, Client
 from .errors import CaptivePortalError, MetadataError, RedirectError
+from .failure import Broken, web_page_instead
 from .listing import Listing, RepoFile, from_api
 from .names import check_commit, clean_etag, is_commit, is_etag
-from .origin import origin
+from .origin import join, origin
 
 MAX_PAGES = 1000
 _MAX_FILES = 200_000
@@ -32,11 +34,14 @@ class Repo:
         """The commit that the revision is now. A commit is itself, without a request."""
         if is_commit(self.revision):
             return self.revision
-        value, _ = self.client.get_json(f"{self._api}/revision/{quote(self.revision, safe='')}", self.asked)
+        value, _ = self.client.get_json(
+            f"{self._api}/revision/{quote(self.revision, safe='')}", self.asked
+        )
         return check_commit(value.get("sha") if isinstance(value, dict) else None, self.asked.what)
 
     def list_files(self, commit: str) -> Listing:
-        """All files of a commit. UnsafeNameError when the names in it could reach outside a folder."""
+        """All files of a commit. UnsafeNameError when the names in it could reach outside a
+        folder."""
         files: dict[str, RepoFile] = {}
         url: str | None = f"{self._api}/tree/{commit}?recursive=True"
         seen: set[str] = set()
@@ -51,16 +56,20 @@ class Repo:
                     raise MetadataError(f"{self.asked.what}: the hub lists {file.path!r} twice")
             url = self._next_page(url, link)
             if url in seen or len(seen) > MAX_PAGES or len(files) > _MAX_FILES:
-                raise MetadataError(f"{self.asked.what}: the hub's list of files does not end ({len(files)} so far)")
+                raise MetadataError(
+                    f"{self.asked.what}: the hub's list of files does not end ({len(files)} so far)"
+                )
         return files
 
     def _next_page(self, url: str, link: str | None) -> str | None:
         match = _NEXT.search(link or "")
         if match is None:
             return None
-        following = urljoin(url, match[1])
+        following = join(url, match[1])
         if origin(following) != origin(self.client.endpoint):
-            raise RedirectError(f"{self.asked.what}: the hub's list of files goes on at another server; refused")
+            raise RedirectError(
+                f"{self.asked.what}: the hub's list of files goes on at another server; refused"
+            )
         return following
 
     def locate(self, file: RepoFile, commit: str) -> str:
@@ -77,20 +86,28 @@ class Repo:
     def _locate(self, url: str, file: RepoFile, commit: str, asked: Asked) -> str:
         response = self.client.head(url, asked)
         headers, redirected = response.headers, 300 <= response.status_code < 400
-        if "X-Repo-Commit" not in headers and "text/html" in headers.get("Content-Type", "").lower():
+        if (
+            "X-Repo-Commit" not in headers
+            and "text/html" in headers.get("Content-Type", "").lower()
+        ):
             raise CaptivePortalError(web_page_instead(asked.what, url))
         if check_commit(headers.get("X-Repo-Commit"), asked.what) != commit:
             raise MetadataError(f"{asked.what}: the hub answers with another commit than {commit}")
         etag = clean_etag(headers.get("X-Linked-Etag") or headers.get("ETag"))
         if not is_etag(etag):
-            raise MetadataError(f"{asked.what}: the hub sends no usable etag; without one it cannot be verified")
-        size = headers.get("X-Linked-Size") or (None if redirected else headers.get("Content-Length"))
+            raise MetadataError(
+                f"{asked.what}: the hub sends no usable etag; without one it cannot be verified"
+            )
+        size = headers.get("X-Linked-Size") or (
+            None if redirected else headers.get("Content-Length")
+        )
         if size is None or not (size.isascii() and size.isdigit()):
             raise MetadataError(f"{asked.what}: the hub sends no size")
         if etag != file.etag or int(size[:20]) != file.size:
             raise Broken(
                 MetadataError(
-                    f"{asked.what}: the hub lists {file.size} bytes, etag {file.etag}, and then sends {size[:20]}, {etag}"
+                    f"{asked.what}: the hub lists {file.size} bytes, etag {file.etag}, and then"
+                    f" sends {size[:20]}, {etag}"
                 )
             )
-        return urljoin(response.url, headers["Location"]) if redirected else str(response.url)
+        return join(response.url, headers["Location"]) if redirected else str(response.url)

@@ -1,8 +1,9 @@
 """Which files of a repository llamaprobe needs.
 
-By default: the config, the tokenizer, the chat template, and the weights in safetensors once: `model.safetensors`, or
-the shards that its index names. Never a second copy of the weights in `original/`, never a format that can run code,
-never code, whatever the globs say: llamaprobe could do nothing with them.
+By default: the config, the tokenizer, the chat template, and the weights in safetensors once:
+`model.safetensors`, or the shards that its index names. Never a second copy of the weights in
+`original/`, never a format that can run code, never code, whatever the globs say: llamaprobe could
+do nothing with them.
 """
 
 import json
@@ -36,6 +37,7 @@ _SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
 _LAYER = re.compile(r"model\.layers\.([0-9]{1,9})\.")
 _EMBEDDINGS = "model.embed_tokens."
 
+
 def select(
     listing: Listing,
     index: bytes | None = None,
@@ -45,10 +47,12 @@ def select(
     layers: Collection[int] | None = None,
     head: bool = False,
 ) -> list[RepoFile]:
-    """The files to have, small ones first. `index` holds the bytes of the index file if `needs_index` says so.
+    """The files to have, small ones first. `index` holds the bytes of the index file if
+    `needs_index` says so.
 
-    With `layers` only the shards that hold those layers, with layer 0 the embeddings too, and with `head` the last
-    norm and the head; a model in one file comes whole. FormatError for an index that names what is not there.
+    With `layers` only the shards that hold those layers, with layer 0 the embeddings too, and with
+    `head` the last norm and the head; a model in one file comes whole. FormatError for an index
+    that names what is not there.
     """
     if include:
         chosen = {path for path in listing if _matches(path, include)}
@@ -83,14 +87,18 @@ def shards(index: bytes, layers: Collection[int] | None = None, head: bool = Fal
         if use:
             files.add(file)
     if missing := sorted(wanted - found):
-        raise ArgumentError(f"layers {missing[:5]}: the model has layers 0 to {max(found, default=-1)}")
+        raise ArgumentError(
+            f"layers {missing[:5]}: the model has layers 0 to {max(found, default=-1)}"
+        )
     return files
 
 
 def looks_complete(folder: Path, layers: Collection[int] | None, strict: bool) -> bool:
-    """A guess about a folder without a listing, as older clients leave it: config and weights are there.
+    """A guess about a folder without a listing, as older clients leave it: config and weights are
+    there.
 
-    `strict` wants a tokenizer too; when nobody can be asked, a model without one is better than none.
+    `strict` wants a tokenizer too; when nobody can be asked, a model without one is better than
+    none.
     """
     names = {"config.json"} | ({"tokenizer.json"} if strict else set())
     try:
@@ -104,14 +112,18 @@ def looks_complete(folder: Path, layers: Collection[int] | None, strict: bool) -
     return all((folder / name).exists() for name in names)
 
 
-def _weights(listing: Listing, index: bytes | None, layers: Collection[int] | None, head: bool) -> set[str]:
+def _weights(
+    listing: Listing, index: bytes | None, layers: Collection[int] | None, head: bool
+) -> set[str]:
     if SINGLE in listing:
         return {SINGLE}
     if index is None:
         return set()
     files = shards(index, layers, head)
     if missing := sorted(files - listing.keys()):
-        raise FormatError(f"{INDEX}: names {printable(repr(missing[0]), 120)}, which the repository does not have")
+        raise FormatError(
+            f"{INDEX}: names {printable(repr(missing[0]), 120)}, which the repository does not have"
+        )
     return files | {INDEX}
 
 
@@ -126,7 +138,8 @@ def _weight_map(index: bytes) -> dict[str, str]:
     for file in weight_map.values():
         if not isinstance(file, str) or not _SHARD.fullmatch(file) or len(file) > 255:
             raise FormatError(
-                f"{INDEX}: weight_map names {printable(repr(file), 120)}; it must be a .safetensors file beside it"
+                f"{INDEX}: weight_map names {printable(repr(file), 120)}; it must be a .safetensors"
+                f" file beside it"
             )
     return weight_map
 

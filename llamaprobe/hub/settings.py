@@ -1,14 +1,16 @@
 """What the environment says: where the hub is, where the cache is, how long to wait, and the token.
 
-The variables are those of the hub's own client, read at every call and not at import. A token lives in a `Token`,
-which shows itself as `Token(***)`: no traceback, log line or repr can give it away.
+The variables are those of the hub's own client, read at every call and not at import. A token lives
+in a `Token`, which shows itself as `Token(***)`: no traceback, log line or repr can give it away.
 """
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from .. import __version__
 from ..errors import ArgumentError
 from ..names import printable
 from .errors import TokenError
@@ -30,6 +32,7 @@ class Settings:
     """Seconds, as `read_timeout`: the longest silence of a server, not the longest transfer."""
     read_timeout: float
     show_progress: bool
+    user_agent: str
 
 
 class Token:
@@ -40,7 +43,10 @@ class Token:
     def __init__(self, value: str) -> None:
         value = value.strip()
         if not value or len(value) > _MAX_TOKEN or not all("!" <= char <= "~" for char in value):
-            raise TokenError("the token is empty, too long, or has characters that no token has; it is not shown here")
+            raise TokenError(
+                "the token is empty, too long, or has characters that no token has; it is not shown"
+                " here"
+            )
         self._value = value
 
     def header(self) -> str:
@@ -55,7 +61,8 @@ class Token:
 
 
 def read_settings(cache_dir: str | os.PathLike[str] | None = None) -> Settings:
-    """The settings of now; `cache_dir` wins over the environment. ArgumentError for a value that makes no sense."""
+    """The settings of now; `cache_dir` wins over the environment. ArgumentError for a value that
+    makes no sense."""
     return Settings(
         endpoint=_endpoint(),
         cache_dir=_cache_dir() if cache_dir is None else Path(cache_dir).expanduser(),
@@ -63,6 +70,7 @@ def read_settings(cache_dir: str | os.PathLike[str] | None = None) -> Settings:
         connect_timeout=_seconds("HF_HUB_ETAG_TIMEOUT"),
         read_timeout=_seconds("HF_HUB_DOWNLOAD_TIMEOUT"),
         show_progress=not _is_on("HF_HUB_DISABLE_PROGRESS_BARS"),
+        user_agent=_user_agent(),
     )
 
 
@@ -72,7 +80,8 @@ def hide(token: "str | bool | None | Token") -> "bool | None | Token":
 
 
 def read_token(token: "str | bool | None | Token") -> Token | None:
-    """The token to use. A string or Token is it; None looks for one; True insists that there is one; False uses none."""
+    """The token to use. A string or Token is it; None looks for one; True insists that there is
+    one; False uses none."""
     if token is False or (token is None and _is_on("HF_HUB_DISABLE_IMPLICIT_TOKEN")):
         return None
     if isinstance(token, str | Token):
@@ -106,9 +115,18 @@ def _endpoint() -> str:
         fine = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         fine = False
-    if not fine or "@" in parts.netloc or parts.query or parts.fragment or not endpoint.isprintable():
+    if (
+        not fine
+        or "@" in parts.netloc
+        or parts.query
+        or parts.fragment
+        or not endpoint.isprintable()
+    ):
         shown = printable(endpoint.rpartition("@")[2], 80)
-        raise ArgumentError(f"HF_ENDPOINT ends in {shown!r}; it must be like {DEFAULT_ENDPOINT}, without user or query")
+        raise ArgumentError(
+            f"HF_ENDPOINT ends in {shown!r}; it must be like {DEFAULT_ENDPOINT}, without user or"
+            f" query"
+        )
     return endpoint
 
 
@@ -136,6 +154,12 @@ def _token_file() -> str | None:
         return None
 
 
+def _user_agent() -> str:
+    if any(map(_is_on, ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK"))):
+        return "llamaprobe"
+    return f"llamaprobe/{__version__} python/{sys.version_info[0]}.{sys.version_info[1]}"
+
+
 def _is_on(*names: str) -> bool:
     """The first of the variables that is set at all decides."""
     value = next((os.environ[name] for name in names if os.environ.get(name)), "")
@@ -149,5 +173,7 @@ def _seconds(name: str) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 < seconds <= 3600:
-        raise ArgumentError(f"{name} is {printable(text, 40)!r}; it must be a number of seconds up to 3600")
+        raise ArgumentError(
+            f"{name} is {printable(text, 40)!r}; it must be a number of seconds up to 3600"
+        )
     return seconds

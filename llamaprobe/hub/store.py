@@ -1,7 +1,8 @@
 """What a place for files must offer, whatever its layout: the hub's cache, or a plain folder.
 
-A final name is a whole and verified file. Bytes are collected under `*.llamaprobe.incomplete`, always a prefix of the
-file, and renamed. Looking things up creates nothing and imports nothing heavy.
+A final name is a whole and verified file. Bytes are collected under `*.llamaprobe.incomplete`,
+always a prefix of the file, and renamed. Looking things up creates nothing and imports nothing
+heavy.
 """
 
 import contextlib
@@ -37,9 +38,12 @@ class Store(Protocol):
         """It is there under its final name, as far as can be told without reading it."""
 
     def adopt(self, file: RepoFile, check: Check) -> bool:
-        """Makes use of bytes that are there already, under another name or unproved. Call it locked."""
+        """Makes use of bytes that are there already, under another name or unproved. Call it
+        locked."""
 
-    def hold(self, file: RepoFile, pause: Pause, note: Note) -> contextlib.AbstractContextManager[None]:
+    def hold(
+        self, file: RepoFile, pause: Pause, note: Note
+    ) -> contextlib.AbstractContextManager[None]:
         """Keeps other processes from fetching the same file."""
 
     def incomplete(self, file: RepoFile) -> contextlib.AbstractContextManager[tuple[Folder, str]]:
@@ -65,7 +69,9 @@ def hold(
     locks: Folder, name: str, file: RepoFile, pause: Pause, note: Note
 ) -> contextlib.AbstractContextManager[None]:
     """The lock file `name`, with a word to the user if it takes time."""
-    return lock.hold(locks, name, pause, lambda: note(f"{file.path}: another process is fetching it; waiting"))
+    return lock.hold(
+        locks, name, pause, lambda: note(f"{file.path}: another process is fetching it; waiting")
+    )
 
 
 @contextlib.contextmanager

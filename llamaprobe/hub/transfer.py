@@ -1,9 +1,10 @@
-"""The bytes of one file, from where they are to a Partial: in order, tried again where that helps, as fast as they come.
+"""The bytes of one file, from where they are to a Partial: in order, tried again where that helps,
+as fast as they come.
 
-A source gives bytes from any place on. A small file is one stream. A large one is fetched in ranges by several
-connections at once, and handed on in order: the file on disk stays a prefix, so that a kill at any moment costs no
-more than what is in memory (a window of a few ranges). A server that ignores ranges is read from its beginning, and
-what we have already is skipped.
+A source gives bytes from any place on. A small file is one stream. A large one is fetched in ranges
+by several connections at once, and handed on in order: the file on disk stays a prefix, so that a
+kill at any moment costs no more than what is in memory (a window of a few ranges). A server that
+ignores ranges is read from its beginning, and what we have already is skipped.
 """
 
 import contextlib
@@ -11,13 +12,14 @@ import os
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import FileError
-from .client import MAX_TRIES, PIECE, Broken, Client, check_identity, next_wait, web_page_instead
+from .client import MAX_TRIES, PIECE, Client, check_identity
 from .errors import CaptivePortalError, ChecksumError, TransferError, shown_url
+from .failure import Broken, next_wait, web_page_instead
 from .listing import RepoFile
 from .names import clean_etag, is_etag
 from .partial import Partial, new_hash
@@ -33,7 +35,8 @@ PARALLEL_FROM = 32 << 20
 WINDOW = 4
 """Ranges of one file that are on their way or wait in memory for their turn."""
 ENOUGH = 64 << 10
-"""Bytes that a try must bring to count as one that got us further: a byte at a time is no way to fetch a model."""
+"""Bytes that a try must bring to count as one that got us further: a byte at a time is no way to
+fetch a model."""
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 
 Advance = Callable[[int], None]
@@ -49,8 +52,9 @@ class Source(Protocol):
     parallel: bool
     """Several ranges at once are welcome."""
 
-    def read(self, start: int, end: int) -> Iterator[bytes]:
-        """Exactly the bytes from `start` up to `end`, in pieces. Raises Broken, and NoRanges before the first one."""
+    def read(self, start: int, end: int) -> Generator[bytes, None, None]:
+        """Exactly the bytes from `start` up to `end`, in pieces. Raises Broken, and NoRanges before
+        the first one."""
 
 
 class HubSource:
@@ -64,7 +68,7 @@ class HubSource:
         self._url: str | None = None
         self._lock = threading.Lock()
 
-    def read(self, start: int, end: int) -> Iterator[bytes]:
+    def read(self, start: int, end: int) -> Generator[bytes, None, None]:
         asked, client = self._repo.about(self._file), self._repo.client
         url = self._locate()
         whole = start == 0 and end == self._file.size
@@ -92,28 +96,42 @@ class HubSource:
                 self._url = None
 
     def _check(self, response: "Response", start: int, end: int) -> int:
-        """How many bytes of the body to skip. Broken when it is not the part of the file that was asked for."""
+        """How many bytes of the body to skip. Broken when it is not the part of the file that was
+        asked for."""
         file, headers, where = self._file, response.headers, shown_url(response.url)
         length = headers.get("Content-Length")
         if response.status_code == 416:
-            raise Broken(TransferError(f"{file.path}: {where} has no bytes from {start} on"), restart=True)
+            raise Broken(
+                TransferError(f"{file.path}: {where} has no bytes from {start} on"), restart=True
+            )
         etag = clean_etag(headers.get("ETag")) if "X-Repo-Commit" in headers else ""
         if is_etag(etag) and etag != file.etag:
-            raise Broken(TransferError(f"{file.path}: the etag changed from {file.etag} to {etag}"), restart=True)
+            raise Broken(
+                TransferError(f"{file.path}: the etag changed from {file.etag} to {etag}"),
+                restart=True,
+            )
         if response.status_code == 206:
             match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
             told = tuple(map(int, match.groups())) if match else (-1, -1, -1)
             if (told[0], told[2]) != (start, file.size) or told[1] >= end:
                 raise Broken(
-                    TransferError(f"{file.path}: asked for bytes {start}-{end - 1}/{file.size}, {where} sends"
-                                  f" {told[0]}-{told[1]}/{told[2]}"),
+                    TransferError(
+                        f"{file.path}: asked for bytes {start}-{end - 1}/{file.size}, {where} sends"
+                        f" {told[0]}-{told[1]}/{told[2]}"
+                    ),
                     restart=True,
                 )
             return 0
-        if "text/html" in headers.get("Content-Type", "").lower() and not file.path.endswith((".html", ".htm")):
+        if "text/html" in headers.get("Content-Type", "").lower() and not file.path.endswith(
+            (".html", ".htm")
+        ):
             raise CaptivePortalError(web_page_instead(file.path, response.url))
         if length is not None and length != str(file.size):
-            raise Broken(TransferError(f"{file.path}: {where} announces {length[:20]} bytes, not {file.size}"))
+            raise Broken(
+                TransferError(
+                    f"{file.path}: {where} announces {length[:20]} bytes, not {file.size}"
+                )
+            )
         return start
 
 
@@ -126,7 +144,7 @@ class FileSource:
         self._fd = fd
         self._file = file
 
-    def read(self, start: int, end: int) -> Iterator[bytes]:
+    def read(self, start: int, end: int) -> Generator[bytes, None, None]:
         while start < end:
             try:
                 data = os.pread(self._fd, min(PIECE, end - start), start)
@@ -142,8 +160,16 @@ class FileSource:
         os.close(self._fd)
 
 
-def fetch(source: Source, file: RepoFile, partial: Partial, client: Client, ranges: Executor, advance: Advance) -> None:
-    """Fills and proves a partial file. A wrong hash is given one more chance, from the first byte."""
+def fetch(
+    source: Source,
+    file: RepoFile,
+    partial: Partial,
+    client: Client,
+    ranges: Executor,
+    advance: Advance,
+) -> None:
+    """Fills and proves a partial file. A wrong hash is given one more chance, from the first
+    byte."""
     advance(partial.take_up(client.check))
     for _ in range(2):
         _fill(source, file, partial, client, ranges, advance)
@@ -168,14 +194,22 @@ def read_remote(repo: Repo, file: RepoFile, commit: str) -> bytes:
     digest = new_hash(file)
     digest.update(data)
     if digest.hexdigest() != file.etag:
-        raise ChecksumError(f"{file.path}: all {file.size} bytes came, but their hash is not {file.etag}")
+        raise ChecksumError(
+            f"{file.path}: all {file.size} bytes came, but their hash is not {file.etag}"
+        )
     return data
 
 
 def _fill(
-    source: Source, file: RepoFile, partial: Partial, client: Client, ranges: Executor, advance: Advance
+    source: Source,
+    file: RepoFile,
+    partial: Partial,
+    client: Client,
+    ranges: Executor,
+    advance: Advance,
 ) -> None:
-    """Appends what is missing. Gives up after MAX_TRIES tries in a row that brought little, or as many restarts."""
+    """Appends what is missing. Gives up after MAX_TRIES tries in a row that brought little, or as
+    many restarts."""
     failures = restarts = 0
     while partial.length < file.size:
         before, failed = partial.length, None
@@ -201,13 +235,17 @@ def _fill(
         client.pause(next_wait(failures - 1, failed.wait))
 
 
-def _stream(source: Source, start: int, end: int, client: Client, ranges: Executor) -> Iterator[bytes]:
+def _stream(
+    source: Source, start: int, end: int, client: Client, ranges: Executor
+) -> Generator[bytes, None, None]:
     if source.parallel and end - start >= PARALLEL_FROM:
         return _in_parallel(source, start, end, client, ranges)
     return source.read(start, end)
 
 
-def _in_parallel(source: Source, start: int, end: int, client: Client, ranges: Executor) -> Iterator[bytes]:
+def _in_parallel(
+    source: Source, start: int, end: int, client: Client, ranges: Executor
+) -> Generator[bytes, None, None]:
     """As `source.read`, by several ranges at once. They are handed on in order."""
     window: deque[Future[list[bytes]]] = deque()
     try:
@@ -244,16 +282,28 @@ def _one_range(source: Source, start: int, end: int, client: Client) -> list[byt
     return pieces
 
 
-def _exactly(pieces: Iterator[bytes], skip: int, count: int, path: str) -> Iterator[bytes]:
-    """The `count` bytes after the first `skip`. Broken when there are fewer, or more."""
-    total = count
+def _exactly(
+    pieces: Iterator[bytes], skip: int, count: int, path: str
+) -> Generator[bytes, None, None]:
+    """The `count` bytes after the first `skip`. Broken when there are fewer, or more.
+
+    The last piece is held back until the end has come: what is too long must be refused however
+    the network cuts it.
+    """
+    total, last = count, b""
     for piece in pieces:
         if skip:
             skip, piece = max(0, skip - len(piece)), piece[skip:]
         if len(piece) > count:
-            raise Broken(TransferError(f"{path}: more bytes come than the {total} that were asked for"))
+            raise Broken(
+                TransferError(f"{path}: more bytes come than the {total} that were asked for")
+            )
         count -= len(piece)
-        if piece:
+        if count == 0:
+            last = last or piece
+        elif piece:
             yield piece
     if count:
         raise Broken(TransferError(f"{path}: the connection ended {count} bytes early"))
+    if last:
+        yield last

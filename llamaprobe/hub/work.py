@@ -6,7 +6,13 @@ The first error ends the others, quietly and soon; what they have fetched stays 
 import os
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_EXCEPTION,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +25,7 @@ from .partial import Partial
 from .progress import Progress
 from .repo import Repo
 from .store import Store
-from .transfer import FileSource, HubSource, fetch
+from .transfer import Advance, FileSource, HubSource, fetch
 
 N_FILES = 4
 """Files at once."""
@@ -46,7 +52,11 @@ class Work:
 
     def run(self, files: Sequence[RepoFile]) -> None:
         """Returns when all are there. The first error is raised, after all threads have ended."""
-        missing = [file for file in files if file.path not in self._fresh and (self.force or not self.store.has(file))]
+        missing = [
+            file
+            for file in files
+            if file.path not in self._fresh and (self.force or not self.store.has(file))
+        ]
         if not missing:
             return
         if not self.force:
@@ -75,7 +85,9 @@ class Work:
 
     def _one(self, file: RepoFile, ranges: Executor, progress: Progress) -> None:
         with self.store.hold(file, self.client.pause, progress.note):
-            if not self.force and (self.store.has(file) or self.store.adopt(file, self.client.check)):
+            if not self.force and (
+                self.store.has(file) or self.store.adopt(file, self.client.check)
+            ):
                 progress.have(file)
                 return
             self._fetch(file, ranges, progress)
@@ -89,16 +101,22 @@ class Work:
             partial = Partial(folder, name, file)
             try:
                 if not self._copy(file, partial, ranges, bar.advance):
-                    fetch(HubSource(self.repo, file, self.commit), file, partial, self.client, ranges, bar.advance)
+                    fetch(
+                        HubSource(self.repo, file, self.commit),
+                        file,
+                        partial,
+                        self.client,
+                        ranges,
+                        bar.advance,
+                    )
                 done = True
-            except ChecksumError:
-                folder.remove(name)
-                raise
             finally:
+                if not done and partial.length == 0:  # nothing to take up, or nothing to be trusted
+                    folder.remove(name)
                 partial.close()
                 bar.close(done)
 
-    def _copy(self, file: RepoFile, partial: Partial, ranges: Executor, advance) -> bool:  # noqa: ANN001
+    def _copy(self, file: RepoFile, partial: Partial, ranges: Executor, advance: Advance) -> bool:
         """The bytes are on this disk already: True if that was all."""
         fd = self.cache.open_blob(file) if self.cache is not None and not self.force else None
         if fd is None:
@@ -122,8 +140,10 @@ class Work:
         free = shutil.disk_usage(_existing(self.store.path)).free
         if need > max(0, free - _SPARE):
             raise DiskFullError(
-                f"{self.repo.repo_id}: {show_bytes(need)} are missing and {show_bytes(free)} are free at"
-                f" {self.store.path}; free some, choose another --cache-dir or --local-dir, or --force"
+                f"{self.repo.repo_id}: {show_bytes(need)} are missing and {show_bytes(free)} are"
+                f" free at"
+                f" {self.store.path}; free some, choose another --cache-dir or --local-dir, or"
+                f" --force"
             )
 
 
@@ -135,4 +155,6 @@ def _existing(path: Path) -> Path:
 
 def _first_error(futures: "list[Future[None]]") -> BaseException | None:
     errors = [future.exception() for future in futures if future.done() and not future.cancelled()]
-    return next((error for error in errors if error is not None and not isinstance(error, Stopped)), None)
+    return next(
+        (error for error in errors if error is not None and not isinstance(error, Stopped)), None
+    )
