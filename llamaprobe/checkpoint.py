@@ -230,9 +230,9 @@ def _links(folder: Path, fd: int, names: tuple[str, ...]) -> dict[str, Path]:
         for name in names
         if stat.S_ISLNK(os.lstat(name, dir_fd=fd).st_mode)
     }
-    root = _download_root(Path(os.path.realpath(folder))) if links else None
+    roots = _download_roots(Path(os.path.realpath(folder))) if links else []
     for name, target in links.items():
-        if root is not None and not target.is_relative_to(root):
+        if roots and not any(target.is_relative_to(root) for root in roots):
             raise FileError(
                 f"{folder / name}: is a link out of its download, to {printable(str(target))};"
                 " download it again"
@@ -240,11 +240,13 @@ def _links(folder: Path, fd: int, names: tuple[str, ...]) -> dict[str, Path]:
     return links
 
 
-def _download_root(folder: Path) -> Path | None:
-    """What a download fills: models--owner--name of a hub cache, or a folder with its own notes."""
-    if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
-        return folder.parent.parent
-    return folder if (folder / ".cache" / "huggingface").is_dir() else None
+def _download_roots(folder: Path) -> list[Path]:
+    """What a download fills: models--owner--name of a hub cache and the blobs that its models share
+    (huggingface_hub 2.4), or a folder with its own notes. None for a folder of the user's own."""
+    model = folder.parent.parent
+    if folder.parent.name == "snapshots" and model.name.startswith("models--"):
+        return [model, model.parent / "blobs"]
+    return [folder] if (folder / ".cache" / "huggingface").is_dir() else []
 
 
 def _base(file: _core.Safetensors) -> str:

@@ -335,5 +335,6 @@ def _describe_files(checkpoint: Checkpoint) -> Iterator[tuple[str, int, str | No
     """(path, bytes, sha256 where the hub cache names the file after it)."""
     for file in checkpoint.files:
         target = checkpoint.links.get(os.path.basename(file.path))
-        blob = target.name if target and target.parent.name == "blobs" else ""
+        folders = (target.parent.name, target.parent.parent.name) if target else ()
+        blob = target.name if target and "blobs" in folders else ""
         yield os.path.abspath(file.path), file.n_bytes, blob if _SHA256.fullmatch(blob) else None

@@ -301,12 +301,13 @@ def in_hub_cache(folder: Path, commit: str = "a" * 40) -> Path:
     return folder.rename(snapshot)
 
 
-def test_the_links_of_a_hub_cache_are_followed(random_checkpoint):
+@pytest.mark.parametrize("blobs", ["../../blobs", "../../../blobs/bb"])
+def test_the_links_of_a_hub_cache_are_followed(random_checkpoint, blobs: str):
     snapshot = in_hub_cache(random_checkpoint())
-    blob = snapshot.parents[1] / "blobs" / ("b" * 64)
-    blob.parent.mkdir()
+    blob = snapshot / blobs / ("b" * 64)
+    blob.parent.mkdir(parents=True)
     (snapshot / SINGLE).rename(blob)
-    (snapshot / SINGLE).symlink_to(f"../../blobs/{blob.name}")
+    (snapshot / SINGLE).symlink_to(f"{blobs}/{blob.name}")
     assert open_checkpoint(snapshot).links == {SINGLE: blob.resolve()}
     run = load(snapshot).run([1])
     assert run.weight_files == ((str(snapshot / SINGLE), blob.stat().st_size, "b" * 64),)
