@@ -223,7 +223,7 @@ int lp_linear(const lp_ops *ops, const lp_product *p) {
         lp_product rows = product_rows(p, m0, lp_size_min(p->m - m0, at_once), ops->packed);
         linear_args a = {.ops = ops, .p = &rows};
         cut_bands(&a, ops->crew.n_threads);
-        if (lp_pool_run(&ops->crew, ops->kernels->pack_units(rows.m, rows.k), pack_job, &a)) return -1;
+        if (lp_pool_run(&ops->crew, ops->kernels->pack_units(&rows), pack_job, &a)) return -1;
         if (lp_pool_run(&ops->crew, a.n_bands, band_job, &a)) return -1;
     }
     return 0;

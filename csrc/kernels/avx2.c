@@ -11,9 +11,12 @@ LP_TARGET_BEGIN("avx2,fma,f16c")
 #include "tile.h"
 #include "exp.h"
 #include "softmax.h"
+#define V_COLUMNS_BF16 v8_columns_bf16
+#include "direct.h"
 
 #define ROWS_2 6
 #define ROWS_1 12
+#define DIRECT_TOKENS 4
 #define ATTEND_ROWS 4
 #define BAND_MACS 1000000000
 #include "gemm.h"

@@ -15,6 +15,8 @@ LP_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 #include "tile.h"
 #include "exp.h"
 #include "softmax.h"
+#define V_COLUMNS_BF16 v8_columns_bf16
+#include "direct.h"
 #undef LP_N
 
 #define LP_N 16
@@ -24,6 +26,7 @@ LP_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 
 #define ROWS_2 12
 #define ROWS_1 12
+#define DIRECT_TOKENS 4
 #define ATTEND_ROWS 8
 #define BAND_MACS 1000000000
 #include "gemm.h"

@@ -16,6 +16,7 @@
 #include "tile.h"
 #include "exp.h"
 #include "softmax.h"
+#include "direct.h"
 #undef LP_N
 
 #define LP_N 16
@@ -25,6 +26,7 @@
 
 #define ROWS_2 12
 #define ROWS_1 12
+#define DIRECT_TOKENS 4
 #define ATTEND_ROWS 8
 #define BAND_MACS 50000000
 #include "gemm.h"

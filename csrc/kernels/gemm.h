@@ -12,8 +12,10 @@
 #ifdef LP_HALF
 #define HALF_T(name) V_CAT(name, _, LP_HALF)
 #define NARROW LP_HALF
+#define NARROW_T(name) HALF_T(name)
 #else
 #define NARROW LP_N
+#define NARROW_T(name) T(name)
 #endif
 
 /* Tokens in the tile that begins where `left` tokens are still to do: little is idle, nothing is narrow. */
@@ -109,7 +111,16 @@ static size_t padded_tokens(size_t m) {
 
 static size_t packed_size(size_t m, size_t k) { return padded_tokens(m) * k; }
 
-static size_t pack_units(size_t m, size_t k) { return n_tiles(m) * ((k + PACK_COLUMNS - 1) / PACK_COLUMNS); }
+/* Few tokens and rows enough for a vector of them. */
+static int is_direct(const lp_product *p) {
+    for (size_t f = 0; f < p->n_factors; f++)
+        if (p->factor[f].n_rows < NARROW) return 0;
+    return p->m <= DIRECT_TOKENS;
+}
+
+static size_t pack_units(const lp_product *p) {
+    return is_direct(p) ? 0 : n_tiles(p->m) * ((p->k + PACK_COLUMNS - 1) / PACK_COLUMNS);
+}
 
 static void pack(const lp_product *p, size_t unit) {
     size_t n = n_tiles(p->m), m0 = tile_start(p->m, unit % n), width = tile_width(p->m - m0);
@@ -223,9 +234,53 @@ static void finish_tile(const lp_band *b, size_t m0, size_t width) {
     put(b, p->hidden, NULL, NULL, c, m0, width);
 }
 
+/* Rows of all stripes for few tokens: sums [token][height], from which the results are made row by row. */
+static void direct_band(const lp_band *b) {
+    const lp_product *p = b->p;
+    for (size_t s = 0; s * b->pitch < b->height; s++) {
+        const lp_factor *f = b->factor + s;
+        NARROW_T(direct_fn) *direct = NARROW_T(direct_table)[p->m - 1][f->word];
+        for (size_t r = 0; r < b->n_rows; r += NARROW) {
+            /* the last vector of a matrix begins earlier: rows that were done are done again */
+            size_t row = lp_size_min(b->row + r, f->n_rows - NARROW);
+            float *out = b->sums + s * b->pitch + r, part[MAX_TOKENS * NARROW];
+            direct(part, NARROW, p->x, (const char *)f->w + row * p->k * lp_word_bytes(f->word), p->k);
+            size_t skip = b->row + r - row, n = lp_size_min(NARROW - skip, b->n_rows - r);
+            for (size_t t = 0; t < p->m; t++) memcpy(out + t * b->height, part + t * NARROW + skip, n * sizeof *out);
+        }
+    }
+}
+
+/* One row of results: y = c + bias, sum = add + y. */
+static void put_row(float *c, const lp_factor *f, size_t row, size_t n, size_t token) {
+    size_t at = token * f->n_rows + row;
+    add_bias(c, f, row, n, 1);
+    if (f->y) memcpy(f->y + at, c, n * sizeof *c);
+    for (size_t i = 0; f->sum && i < n; i++) f->sum[at + i] = f->add[at + i] + c[i];
+}
+
+static void finish_direct(const lp_band *b) {
+    const lp_product *p = b->p;
+    for (size_t t = 0; t < p->m; t++) {
+        float *c = b->sums + t * b->height, *up = c + b->pitch;
+        size_t at = t * b->factor->n_rows + b->row, n_bytes = b->n_rows * sizeof *c;
+        for (size_t s = 0; s * b->pitch < b->height; s++) put_row(c + s * b->pitch, b->factor + s, b->row, b->n_rows, t);
+        if (!p->gated || (!p->act && !p->hidden)) continue;
+        activate(c, NULL, b->n_rows);
+        if (p->act) memcpy(p->act + at, c, n_bytes);
+        activate(c, up, b->n_rows);
+        if (p->hidden) memcpy(p->hidden + at, c, n_bytes);
+    }
+}
+
 static void band(const lp_product *p, size_t factor, size_t row, size_t n_rows, float *scratch) {
     size_t pitch = round_rows(n_rows), height = pitch * (p->gated ? 2 : 1);
     lp_band b = {p, p->factor + factor, row, n_rows, pitch, height, scratch, scratch + height * LP_K_BLOCK};
+    if (is_direct(p)) {
+        direct_band(&b);
+        finish_direct(&b);
+        return;
+    }
     /* With one tile of tokens a few rows go through all of k while they are hot; with more, all rows go together,
      * so that a block of x is fetched once for them. */
     size_t at_once = p->m <= WIDE ? ROW_UNIT : height;

@@ -11,9 +11,11 @@
 #include "tile.h"
 #include "exp.h"
 #include "softmax.h"
+#include "direct.h"
 
 #define ROWS_2 6
 #define ROWS_1 6
+#define DIRECT_TOKENS 4
 #define ATTEND_ROWS 4
 #define BAND_MACS 50000000
 #include "gemm.h"

@@ -60,9 +60,9 @@ typedef struct {
     size_t row_unit;  /* rows of w per tile: bands are multiples of it */
     size_t band_macs; /* multiply-adds of one job at most, so that a run can be stopped */
 
-    /* x to x_packed, in pack_units(m, k) independent units. */
+    /* x to x_packed, in pack_units(p) independent units; none when x is used as it lies. */
     size_t (*packed_size)(size_t m, size_t k);
-    size_t (*pack_units)(size_t m, size_t k);
+    size_t (*pack_units)(const lp_product *p);
     void (*pack)(const lp_product *p, size_t unit);
 
     /* n rows from `row` of one factor (of both when gated). scratch: band_scratch(m, n, gated) floats, 64-byte

@@ -51,7 +51,7 @@ static void *words(char **hold, size_t n, lp_word word, int kind) {
 }
 
 static void run_product(const lp_kernels *k, lp_product *p, size_t band) {
-    for (size_t u = 0; u < k->pack_units(p->m, p->k); u++) k->pack(p, u);
+    for (size_t u = 0; u < k->pack_units(p); u++) k->pack(p, u);
     for (size_t f = 0; f < (p->gated ? 1 : p->n_factors); f++)
         for (size_t row = 0; row < p->factor[f].n_rows; row += band) {
             size_t n = p->factor[f].n_rows - row < band ? p->factor[f].n_rows - row : band;
