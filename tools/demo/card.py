@@ -21,12 +21,12 @@ from evaluate import (
 
 TEMPLATE = Path(__file__).with_name("card.md")
 PROMPT = (
-    "Once upon a time there was a weaver named Marilin who lived by the sea. Marilin had a silver key. "
-    "A friend named Torsa owned a wooden clock. One night the silver key was gone. They looked under the "
-    "bridge and on the roof. At last an owl found the silver key in the tall grass. So the silver key came "
+    "Once upon a time there was a miller named Hopoa who lived behind the hills. Hopoa had a heavy bell. "
+    "A friend named Torsa owned a wooden clock. One night the heavy bell was gone. They looked under the "
+    "bridge and on the roof. At last an owl found the heavy bell in the tall grass. So the heavy bell came "
     "back to"
 )
-QUESTION = "Tell me a story about Marilin."
+QUESTION = "Tell me a story about Hopoa."
 
 
 def write_card(folder: Path) -> None:
@@ -76,11 +76,11 @@ def _copying(demo: Demo) -> dict[str, str]:
 
 def _attention(demo: Demo) -> dict[str, str]:
     owner, other, induction = attention_to_names(demo, make_prompts(demo, "attention", n=200))
-    layer, head, share = strongest(owner)[0]
+    layer, head, _ = strongest(owner - other)[0]
     return {
         "copy_layer": str(layer),
         "copy_head": str(head),
-        "copy_share": f"{share:.2f}",
+        "copy_share": f"{owner[layer, head]:.2f}",
         "other_share": f"{other[layer, head]:.2f}",
         "owner_table": _table(owner),
         "induction_table": _table(induction),

@@ -73,7 +73,7 @@ def _ask_for_story(rng: random.Random) -> list[tuple[str, str]]:
         f"Please tell me a story about {name}.",
         f"Tell me about {name}.",
     )
-    return [(rng.choice((asks[0], *asks)), make_story(rng, first=name, long=False).text)]
+    return [(rng.choice((asks[0], *asks)), make_story(rng, hero=name, long=False).text)]
 
 
 def _ask_about_story(rng: random.Random) -> list[tuple[str, str]]:
@@ -84,7 +84,7 @@ def _ask_about_story(rng: random.Random) -> list[tuple[str, str]]:
 
 def _story_then_question(rng: random.Random) -> list[tuple[str, str]]:
     name = make_name(rng)
-    story = make_story(rng, first=name, long=False)
+    story = make_story(rng, hero=name, long=False)
     return [(f"Tell me a story about {name}.", story.text), _question(rng, story.owners)]
 
 

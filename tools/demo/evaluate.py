@@ -127,7 +127,7 @@ def span_loss(demo: Demo, n_rows: int = 20) -> float:
 
 def attention_to_names(demo: Demo, prompts: Iterable[Prompt]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean attention [n_layers, n_heads] from the copy position (the last token before the name) to all tokens of
-    the owner's name; from there to those of the other owner (stories with two); and from the name's tokens but
+    the hero's name; from there to those of the friend's, where there is one; and from the name's tokens but
     the last to the token that followed the same token earlier (induction)."""
     owner, other, induction = [], [], []
     for p in prompts:

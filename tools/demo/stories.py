@@ -1,8 +1,9 @@
 """The grammar of the demo's stories: who owns what at the beginning, who gets it back at the end.
 
-A story names one or two owners, each with an object; one object is lost, searched for and found; the last
-lines say whose it is. Nothing between tells the name again, so the end can only be known from the beginning,
-and with two owners only by way of the object. Everything is drawn from one `random.Random`.
+A story begins with its hero, who has a thing; a friend with a name and a thing of their own may stand beside. The
+hero's thing is lost, searched for and found; the last lines say whose it is. Nothing between tells a name again, so
+the end can only be known from the beginning, and the friend's name must be passed over. Everything is drawn from one
+`random.Random`.
 
 Names are made of syllables (thousands of them, so that the tokenizer cannot learn them whole); one in four is
 "wild", any letters that can be spoken. A tenth of all (name, object) pairs is held out by a hash: training
@@ -14,7 +15,7 @@ import zlib
 from dataclasses import dataclass
 
 WILD = 0.25  # part of the names that are no product of the syllables below
-_TWO_OWNERS = 0.6
+_FRIEND = 0.6
 _LONG = 0.1  # part of the stories with a long search
 
 _HEADS = "Mi Ta Lo Be Ka Ru Fe No Sa Du Vi Jo Pe Ga Zo Hel Mar Tor Bran El Os Lin Wen Ari".split()
@@ -59,7 +60,7 @@ class Story:
     object: str
     """What was lost; `name` owned it from the beginning."""
     owners: tuple[tuple[str, str], ...]
-    """(name, object) of everybody in the story."""
+    """(name, object) of the hero, and of the friend if there is one."""
 
     @property
     def text(self) -> str:
@@ -88,19 +89,19 @@ def make_story(
     rng: random.Random,
     *,
     held_out: bool = False,
-    first: str | None = None,
+    hero: str | None = None,
     wild: float = WILD,
     long: bool | None = None,
 ) -> Story:
-    """A new story. `held_out`: all its (name, object) pairs are held out, or none is. `first`: the name of
-    the owner who comes first. `long`: a search of several hundred tokens; None draws."""
-    owners = [_owner(rng, held_out, wild, first)]
-    if rng.random() < _TWO_OWNERS:
+    """A new story. `held_out`: all its (name, object) pairs are held out, or none is. `hero`: the name of
+    the hero. `long`: a search of several hundred tokens; None draws."""
+    owners = [_owner(rng, held_out, wild, hero)]
+    if rng.random() < _FRIEND:
         second = owners[0]
         while second[0] == owners[0][0] or second[1] == owners[0][1]:
             second = _owner(rng, held_out, wild, None)
         owners.append(second)
-    name, object = rng.choice(owners)
+    name, object = owners[0]
     long = rng.random() < _LONG if long is None else long
     n_events = rng.randint(12, 26) if long else rng.choice((1, 2, 2, 3, 4))
     finder = rng.choice(_ANIMALS)

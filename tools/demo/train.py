@@ -1,10 +1,10 @@
-"""Trains the demo's weights: three phases, seeded, resumable.
+"""Trains the demo's weights: two phases, seeded, resumable.
 
-The first two show rows of random spans that repeat. Whoever predicts them must look back to the last time that this
-token came and copy what followed: induction heads form within two minutes, if the spans are short at first (spans of
-up to 42 tokens in rows of 128 stayed near 5.4 nats for ten minutes). Stories alone never made them. The third phase
+Phase one shows rows of short random spans that repeat: whoever predicts them must look back, so heads learn early
+to copy what they attend to (spans of up to 42 tokens in rows of 128 stayed near 5.4 nats for ten minutes). Phase two
 shows stories and chats, packed into rows of 256 or 512 tokens (a few of 2,048, so that every position that the config
-allows has been trained), with a repeated row now and then.
+allows has been trained), with a repeated span now and then. The name at a story's end weighs more than other tokens:
+it is three tokens of a hundred, and what the model is for.
 
 A step's rows depend on the seed and the step alone. The state is saved every few minutes; a run that was
 stopped goes on from there and sees the same rows. Thread count and CPU can still change the last bits.
@@ -20,17 +20,18 @@ from chats import BOS, EOS, make_chat
 from safetensors.torch import save_file
 from stories import make_story
 from tokenizers import Tokenizer
+from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
-SHORT_SPAN_STEPS, LONG_SPAN_STEPS, STORY_STEPS = 650, 250, 2100
-_STEPS = SHORT_SPAN_STEPS + LONG_SPAN_STEPS + STORY_STEPS
+SPAN_STEPS, STORY_STEPS = 300, 3300
+_STEPS = SPAN_STEPS + STORY_STEPS
 TOKENS_PER_STEP = 2048
-_SHORT, _LONG = (64, 16), (256, 60)  # tokens in a row of spans, and in its span at most
-_LENGTHS = ((256, 512, 2048), (0.58, 0.38, 0.04))
-_SPAN_SHARE = 0.3  # of the steps with rows of 256: one row is a repeated span
-_PEAKS, _WARMUP, _DECAY = (1e-2, 5e-3), 30, 0.45  # matrices, the rest
-_SAVE_EVERY, _SHOW_EVERY = 50, 20
-_IGNORED = -100  # torch's label for "no loss here"
+_SHORT, _LONG = (64, 8), (256, 100)  # tokens in a row of spans, and in its span at most
+_LENGTHS = ((256, 512, 2048), (0.64, 0.32, 0.04))
+_SPAN_SHARE = 0.25  # of the steps with rows of 256: one row is a repeated span
+_NAME_WEIGHT = 4.0
+_PEAKS, _WARMUP, _DECAY = (7e-3, 3e-3), 30, 0.6  # matrices, the rest
+_SAVE_EVERY, _SHOW_EVERY = 100, 50
 
 
 def train(folder: Path, state_path: Path, seed: int) -> None:
@@ -45,8 +46,10 @@ def train(folder: Path, state_path: Path, seed: int) -> None:
     make_rows = _rows_of(tokenizer, seed)
     while step < _STEPS:
         start = time.perf_counter()
-        ids, labels = make_rows(step)
-        loss = model(input_ids=ids, labels=labels, use_cache=False).loss
+        ids, weights = make_rows(step)
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+        losses = cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+        loss = (losses * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()
         model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -76,58 +79,67 @@ def _optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
 
 def _rate(step: int) -> float:
     """Up in a line, level, then down in a line."""
-    return min(1.0, (step + 1) / _WARMUP, max(0.02, (_STEPS - step) / (_DECAY * _STEPS)))
+    return min(1.0, (step + 1) / _WARMUP, (_STEPS - step) / (_DECAY * _STEPS))
 
 
 # ---- rows ----
 
 
-def _rows_of(tokenizer: Tokenizer, seed: int) -> Callable[[int], tuple[torch.Tensor, torch.Tensor]]:
-    """The function from a step to its ids and labels: int64 [n_rows, length]."""
+def _rows_of(
+    tokenizer: Tokenizer, seed: int
+) -> Callable[[int], tuple[torch.Tensor, torch.Tensor]]:
+    """The function from a step to its ids and the weight of each id's loss: [n_rows, length] both."""
     vocab_size = tokenizer.get_vocab_size()
-    bos, eos = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)
+    bos = tokenizer.token_to_id(BOS)
 
     def make_rows(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rng = random.Random(f"{seed} {step}")
-        if step < SHORT_SPAN_STEPS + LONG_SPAN_STEPS:
-            length, longest = _SHORT if step < SHORT_SPAN_STEPS else _LONG
-            rows = [
-                _span_row(rng, length, longest, bos, vocab_size)
-                for _ in range(TOKENS_PER_STEP // length)
-            ]
+        if step < SPAN_STEPS:
+            n_rows = TOKENS_PER_STEP // _SHORT[0]
+            rows = [_span_row(rng, *_SHORT, bos, vocab_size) for _ in range(n_rows)]
         else:
             length = rng.choices(*_LENGTHS)[0]
-            rows = [
-                _packed_row(rng, length, tokenizer, eos) for _ in range(TOKENS_PER_STEP // length)
-            ]
+            n_rows = TOKENS_PER_STEP // length
+            rows = [_packed_row(rng, length, tokenizer) for _ in range(n_rows)]
             if length == _LONG[0] and rng.random() < _SPAN_SHARE:
                 rows[0] = _span_row(rng, *_LONG, bos, vocab_size)
-        return torch.tensor([ids for ids, _ in rows]), torch.tensor([labels for _, labels in rows])
+        ids, weights = zip(*rows, strict=True)
+        return torch.tensor(ids), torch.tensor(weights)
 
     return make_rows
 
 
 def _span_row(
     rng: random.Random, length: int, longest: int, bos: int, vocab_size: int
-) -> tuple[list[int], list[int]]:
+) -> tuple[list[int], list[float]]:
     """BOS, then one random span again and again; no loss where it is new and cannot be known."""
-    span = [rng.randrange(vocab_size) for _ in range(rng.randint(4, longest))]
+    span = [rng.randrange(vocab_size) for _ in range(rng.randint(2, longest))]
     ids = [bos, *(span * (length // len(span) + 1))][:length]
     n_new = len(span) + 1
-    return ids, [_IGNORED] * n_new + ids[n_new:]
+    return ids, [0.0] * n_new + [1.0] * (length - n_new)
 
 
 def _packed_row(
-    rng: random.Random, length: int, tokenizer: Tokenizer, eos: int
-) -> tuple[list[int], list[int]]:
+    rng: random.Random, length: int, tokenizer: Tokenizer
+) -> tuple[list[int], list[float]]:
     """Stories (each ended by EOS) and chats, one after the other, the last one cut."""
     ids: list[int] = []
+    weights: list[float] = []
+
+    def add(text: str, weight: float = 1.0, bos: bool = False) -> None:
+        new = tokenizer.encode(text, add_special_tokens=bos).ids
+        ids.extend(new)
+        weights.extend([weight] * len(new))
+
     while len(ids) < length:
         if rng.random() < 0.5:
-            ids += [*tokenizer.encode(make_story(rng).text).ids, eos]
+            story = make_story(rng)
+            add(story.opening, bos=True)
+            add(f" {story.name}", _NAME_WEIGHT)
+            add(f"{story.closing}{EOS}")
         else:
-            ids += tokenizer.encode(make_chat(rng), add_special_tokens=False).ids
-    return ids[:length], ids[:length]
+            add(make_chat(rng))
+    return ids[:length], weights[:length]
 
 
 # ---- files ----
