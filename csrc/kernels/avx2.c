@@ -9,6 +9,7 @@ LP_TARGET_BEGIN("avx2,fma,f16c")
 
 #define LP_N 8
 #include "tile.h"
+#include "stream.h"
 #include "exp.h"
 #include "softmax.h"
 #define V_COLUMNS_BF16 v8_columns_bf16

@@ -13,6 +13,7 @@ LP_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 #define LP_HALF 8
 #define LP_N LP_HALF
 #include "tile.h"
+#include "stream.h"
 #include "exp.h"
 #include "softmax.h"
 #define V_COLUMNS_BF16 v8_columns_bf16
@@ -21,6 +22,7 @@ LP_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 
 #define LP_N 16
 #include "tile.h"
+#include "stream.h"
 #include "exp.h"
 #include "softmax.h"
 

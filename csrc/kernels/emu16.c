@@ -14,6 +14,7 @@
 #define LP_HALF 8
 #define LP_N LP_HALF
 #include "tile.h"
+#include "stream.h"
 #include "exp.h"
 #include "softmax.h"
 #include "direct.h"
@@ -21,6 +22,7 @@
 
 #define LP_N 16
 #include "tile.h"
+#include "stream.h"
 #include "exp.h"
 #include "softmax.h"
 

@@ -58,6 +58,30 @@ NOINLINE void unpack_half(float *y, const float *add, float *sum, size_t stride,
 #define unpack_half unpack_1
 #endif
 
+/* One block of k for one tile of tokens; see stream.h. */
+typedef void stream_tile(float *c, const float *x, float *ring, int *half, const char *rows, const char *next, size_t k,
+                         size_t k0, size_t kc);
+#define STREAM(name, call, word, n_vec, n_rows)                                                                        \
+    NOINLINE void name(float *c, const float *x, float *ring, int *half, const char *rows, const char *next, size_t k, \
+                       size_t k0, size_t kc) {                                                                         \
+        call(c, x, ring, half, rows, next, k, k0, kc, word, n_vec, n_rows);                                            \
+    }
+#define STREAM_WORDS(name, call, n_vec, n_rows)                                                                        \
+    STREAM(name##_bf16, call, LP_WORD_BF16, n_vec, n_rows)                                                             \
+    STREAM(name##_f16, call, LP_WORD_F16, n_vec, n_rows)                                                               \
+    STREAM(name##_f32, call, LP_WORD_F32, n_vec, n_rows)
+
+STREAM_WORDS(stream_2, T(stream), 2, ROWS_2)
+#ifdef LP_HALF
+STREAM_WORDS(stream_1, HALF_T(stream), 2, ROWS_1)
+STREAM_WORDS(stream_half, HALF_T(stream), 1, ROWS_1)
+#else
+STREAM_WORDS(stream_1, T(stream), 1, ROWS_1)
+#define stream_half_bf16 stream_1_bf16
+#define stream_half_f16 stream_1_f16
+#define stream_half_f32 stream_1_f32
+#endif
+
 static void pack_tokens(float *out, const float *x, size_t stride, size_t width, size_t m, size_t k) {
     (width == WIDE ? pack_2 : width == LP_N ? pack_1 : pack_half)(out, x, stride, m, k);
 }
@@ -155,8 +179,8 @@ static const char *weights_at(const lp_band *b, size_t g, size_t k) {
     return row < f->n_rows ? (const char *)f->w + (row * b->p->k + k) * lp_word_bytes(f->word) : NULL;
 }
 
-static void widen_rows(const lp_band *b, size_t g, size_t k, size_t kc) {
-    for (size_t end = g + ROW_UNIT; g < end; g++) {
+static void widen_rows(const lp_band *b, size_t g, size_t n, size_t k, size_t kc) {
+    for (size_t end = g + n; g < end; g++) {
         float *out = b->wide + g * LP_K_BLOCK;
         if (g % b->pitch < b->n_rows)
             widen(out, weights_at(b, g, k), b->factor[g / b->pitch].word, kc);
@@ -176,7 +200,7 @@ static const char *weights_after(const lp_band *b, size_t g, size_t k, size_t n_
 static void add_block(const lp_band *b, size_t g, size_t n, size_t k, size_t kc) {
     const lp_product *p = b->p;
     size_t stride = p->k * lp_word_bytes(b->factor->word);
-    for (size_t i = 0; i < n; i += ROW_UNIT) widen_rows(b, g + i, k, kc);
+    widen_rows(b, g, n, k, kc);
     for (size_t m0 = 0, width; m0 < p->m; m0 += width) {
         width = tile_width(p->m - m0);
         size_t rows = width == WIDE ? ROWS_2 : ROWS_1;
@@ -185,6 +209,40 @@ static void add_block(const lp_band *b, size_t g, size_t n, size_t k, size_t kc)
         for (size_t i = g; i < g + n; i += rows)
             (width == WIDE ? gemm_2 : width == LP_N ? gemm_1 : gemm_half)(
                 c + i * width, x, b->wide + i * LP_K_BLOCK, kc, k == 0, m0 ? NULL : weights_after(b, i, k, n), stride);
+    }
+}
+
+/* Rows g .. g + n are all of the matrix, and their columns come in whole strips. */
+static int can_stream(const lp_band *b, size_t g, size_t n) {
+    return g < b->height && g % b->pitch + n <= b->n_rows && b->p->k % STRIP == 0;
+}
+
+/* All rows for the one tile of tokens, as many at a time as a tile takes. */
+static void stream_band(const lp_band *b) {
+    const lp_product *p = b->p;
+    size_t width = tile_width(p->m), n = width == WIDE ? ROWS_2 : ROWS_1, stride = p->k * lp_word_bytes(b->factor->word);
+    static stream_tile *const tiles[3][3] = {{stream_2_bf16, stream_2_f16, stream_2_f32},
+                                             {stream_1_bf16, stream_1_f16, stream_1_f32},
+                                             {stream_half_bf16, stream_half_f16, stream_half_f32}};
+    const char *in_ring = NULL; /* the rows whose first strip is in the ring */
+    int half = 0;
+    for (size_t g = 0; g < b->height; g += n) {
+        float *c = b->sums + g * width;
+        lp_word word = b->factor[g / b->pitch].word;
+        if (!can_stream(b, g, n)) {
+            for (size_t k = 0; k < p->k; k += LP_K_BLOCK) add_block(b, g, n, k, lp_size_min(p->k - k, LP_K_BLOCK));
+            in_ring = NULL;
+            continue;
+        }
+        const char *rows = weights_at(b, g, 0), *next = rows;
+        if (can_stream(b, g + n, n) && b->factor[(g + n) / b->pitch].word == word) next = weights_at(b, g + n, 0);
+        for (size_t i = 0; rows != in_ring && i < n * STRIP; i += PIECE)
+            T(widen_piece)(b->wide + (size_t)half * MAX_ROWS * STRIP + i,
+                           rows + i / STRIP * stride + i % STRIP * lp_word_bytes(word), word);
+        for (size_t k = 0; k < p->k; k += LP_K_BLOCK)
+            tiles[width == WIDE ? 0 : width == LP_N ? 1 : 2][word](c, p->x_packed + k * width, b->wide, &half, rows, next,
+                                                                   p->k, k, lp_size_min(p->k - k, LP_K_BLOCK));
+        in_ring = next;
     }
 }
 
@@ -281,11 +339,11 @@ static void band(const lp_product *p, size_t factor, size_t row, size_t n_rows, 
         finish_direct(&b);
         return;
     }
-    /* With one tile of tokens a few rows go through all of k while they are hot; with more, all rows go together,
-     * so that a block of x is fetched once for them. */
-    size_t at_once = p->m <= WIDE ? ROW_UNIT : height;
-    for (size_t g = 0; g < height; g += at_once)
-        for (size_t k = 0; k < p->k; k += LP_K_BLOCK) add_block(&b, g, at_once, k, lp_size_min(p->k - k, LP_K_BLOCK));
+    if (n_tiles(p->m) == 1) {
+        stream_band(&b);
+    } else { /* all rows go together, so that a block of x is fetched once for them */
+        for (size_t k = 0; k < p->k; k += LP_K_BLOCK) add_block(&b, 0, height, k, lp_size_min(p->k - k, LP_K_BLOCK));
+    }
     for (size_t m0 = 0, width; m0 < p->m; m0 += width) {
         width = tile_width(p->m - m0);
         finish_tile(&b, m0, width);

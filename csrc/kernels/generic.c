@@ -9,6 +9,7 @@
 
 #define LP_N 4
 #include "tile.h"
+#include "stream.h"
 #include "exp.h"
 #include "softmax.h"
 #include "direct.h"

@@ -16,6 +16,7 @@
 #define MAX_VECS 2
 
 /* One k: n_vec vectors of x times one number of each row of w. */
+#undef STEP
 #define STEP(i)                                                                                                        \
     do {                                                                                                               \
         VEC xs[MAX_VECS];                                                                                              \
@@ -119,5 +120,3 @@ INLINE void T(unpack)(float *y, const float *add, float *sum, size_t stride, con
         }
     }
 }
-
-#undef STEP

@@ -193,7 +193,7 @@ static void check_exp(const lp_kernels *k) {
 }
 
 static void check_row(const lp_kernels *k) {
-    static const size_t ns[] = {1, 7, 12, 17, 35, 49}, ks[] = {1, 31, 255, 256, 257, 600}, ms[] = {16, 17, 24, 31, 32, 40, 67};
+    static const size_t ns[] = {1, 7, 12, 17, 35, 49}, ks[] = {1, 31, 256, 257, 576, 600}, ms[] = {16, 17, 24, 31, 32, 40, 67};
     static const size_t lengths[] = {1, 2, 7, 8, 9, 16, 23, 31, 32, 33, 57, 100, 255, 257, 300};
     static const size_t dims[] = {2, 6, 32, 64, 80, 256, 258};
     for (size_t m = 1; m <= 13; m++)
@@ -203,8 +203,9 @@ static void check_row(const lp_kernels *k) {
     for (size_t m = 0; m < 7; m++)
         for (size_t i = 0; i < 6; i++) {
             check_linear(k, ms[m], 35, ks[i], LP_WORD_BF16, (int)(i % N_KINDS));
+            check_linear(k, ms[m], 49, 64 * (i + 1), (lp_word)(i % 3), (int)(m % N_KINDS));
             check_gated(k, ms[m], ns[i], ks[(m + i) % 6], (int)(i % N_KINDS));
-            check_gated(k, m + 1, ns[i], 300, (int)(i % N_KINDS));
+            check_gated(k, m + 1, ns[i], 300 + 20 * (m % 2), (int)(i % N_KINDS));
         }
     for (size_t i = 0; i < 15; i++)
         for (size_t d = 0; d < 7; d++) check_attention(k, lengths[i], dims[d], (int)((i + d) % N_KINDS));
