@@ -59,7 +59,10 @@ def layers(text: str) -> list[int]:
 
 
 def names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    found = [name.strip() for name in text.split(",") if name.strip()]
+    if not found:
+        raise argparse.ArgumentTypeError("names none; leave the option out for the default")
+    return found
 
 
 def tell_size(n_bytes: int, n_files: int, exact: bool) -> None:

@@ -40,9 +40,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         type=names,
         action="extend",
         metavar="P,P",
-        help="values to keep (default x,x_norm)",
+        help="values to keep, as x,q,pattern (default x,x_norm; all names: docs/points.md)",
     )
-    parser.add_argument("--layers", type=layers, metavar="0,3,5-7", help="default: all")
+    parser.add_argument("--layers", type=layers, metavar="0,3,5-7", help="their numbers (default all)")
     parser.add_argument(
         "--no-masks", action="store_true", help="leave out attention_mask and position_ids"
     )
@@ -57,7 +57,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if (args.prompt is None) == (args.ids is None):
-        args.usage_error("give a PROMPT, or --ids FILE")
+        args.usage_error("give a PROMPT or --ids FILE, one of the two")
     if args.ids is not None and args.chat:
         args.usage_error("--chat is for text")
     from .model import load

@@ -74,19 +74,23 @@ def save_run(
     the manifest when it is not known without.
 
     Nothing is written when a file of that name exists and `force` is not given, or when the disk
-    lacks the space. Raises ArgumentError, PointError (a point that this run does not hold) and
+    lacks the space. With `force` the files of the run that was there go, also those that this one
+    does not have. Raises ArgumentError, PointError (a point that this run does not hold) and
     FileError.
     """
     tables = run_tables(run, points=points, format=format, digits=digits, masks=masks)
     with hold_folder(folder) as path:
         check_new(path, [*tables, MANIFEST], force)
-        _check_kind(path / MANIFEST)
+        old = _old_files(path / MANIFEST)
         check_space(path, sum(table.n_bytes() for table in tables.values()))
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path / MANIFEST)  # from here on the folder is not complete
         with Writer(path) as writer:
             for name, table in tables.items():
                 writer.add(name, table)
+        for name in old - tables.keys():  # of the run that was there: they would look like this one's
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path / name)
         sync_folder(path)
         manifest = {
             "kind": "run",
@@ -210,17 +214,25 @@ def check_new(folder: Path, names: Iterable[str], force: bool) -> None:
     if found and not force:
         others = f" and {len(found) - 1} more of these files" if len(found) > 1 else ""
         raise FileError(
-            f"{folder / found[0]}: exists{others}; --force (force=True) replaces what is there"
+            f"{folder / found[0]}: exists{others}; choose another folder, or --force (force=True)"
+            " replaces what is there"
         )
 
 
-def _check_kind(manifest: Path) -> None:
-    """FileError when the folder holds exported weights: their manifest would be lost."""
+def _old_files(manifest: Path) -> set[str]:
+    """The files of the run that is in the folder. FileError when the folder holds exported weights:
+    their manifest would be lost."""
     if not manifest.is_file():
-        return
-    with contextlib.suppress(FormatError):  # a damaged one is worth nothing
-        if read_json(manifest).get("kind") == "weights":
-            raise FileError(f"{manifest}: is of exported weights; choose another folder")
+        return set()
+    try:
+        told = read_json(manifest)
+    except FormatError:  # a damaged one is worth nothing
+        return set()
+    if told.get("kind") == "weights":
+        raise FileError(f"{manifest}: is of exported weights; choose another folder")
+    files = told.get("files")
+    names = files if told.get("kind") == "run" and isinstance(files, dict) else ()
+    return {name for name in names if os.path.basename(name) == name and name not in ("", ".", "..")}
 
 
 def file_entry(table: Table, n_bytes: int, sha256: str) -> dict[str, Any]:

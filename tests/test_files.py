@@ -167,7 +167,7 @@ def test_what_exists_is_not_overwritten(model, tmp_path):
     run = model.run(IDS)
     (tmp_path / "out").mkdir()
     (tmp_path / "out/xnorm_layer1.csv").write_text("mine")
-    with pytest.raises(lp.FileError, match=r"xnorm_layer1\.csv: exists; --force"):
+    with pytest.raises(lp.FileError, match=r"xnorm_layer1\.csv: exists; .* --force"):
         run.save(tmp_path / "out")
     assert os.listdir(tmp_path / "out") == ["xnorm_layer1.csv"]
     run.save(tmp_path / "out", force=True)
@@ -404,3 +404,13 @@ def test_long_and_colliding_names_stay_apart():
 def test_printable():
     assert names.printable("a\x1b[31m\n\u202e\U000e0001é") == "a\\x1b[31m\\x0a\\u202e\\U000e0001é"
     assert names.printable("x" * 300, 10) == "xxxxxxx..."
+
+
+def test_force_leaves_no_file_of_the_run_before(random_checkpoint, tmp_path):
+    """A deeper model's files beside those of this one would be taken for this one's."""
+    deep = lp.load(random_checkpoint(num_hidden_layers=4)).run([1, 2], points=("x", "z"))
+    flat = lp.load(random_checkpoint(num_hidden_layers=2)).run([1, 2])
+    deep.save(tmp_path / "run")
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    paths = flat.save(tmp_path / "run", force=True)
+    assert set(os.listdir(tmp_path / "run")) - {path.name for path in paths} == {"notes.txt"}
