@@ -159,15 +159,21 @@ static int begin(lp_forward_state *f, lp_run *run, lp_error *err) {
     return 0;
 }
 
-int lp_forward_scratch(const lp_run *run, size_t *n_bytes) {
+static int measure(lp_forward_state *f, size_t *n_bytes, lp_error *err) {
+    if (!lay_out(f, NULL, n_bytes)) return 0;
+    return lp_fail(err, LP_ENOMEM, "the scratch of %zu tokens has more bytes than there are addresses",
+                   f->run->n_tokens);
+}
+
+int lp_forward_scratch(const lp_run *run, size_t *n_bytes, lp_error *err) {
     lp_forward_state f;
     lp_run copy = *run;
-    return begin(&f, &copy, NULL) || lay_out(&f, NULL, n_bytes) ? -1 : 0;
+    return begin(&f, &copy, err) || measure(&f, n_bytes, err) ? -1 : 0;
 }
 
 static int make_room(lp_forward_state *f, lp_error *err) {
     size_t n_bytes;
-    if (lay_out(f, NULL, &n_bytes)) return lp_fail(err, LP_ENOMEM, "%zu tokens overflow a size", f->run->n_tokens);
+    if (measure(f, &n_bytes, err)) return -1;
     int failed = n_bytes > WORTH_ASKING && n_bytes > lp_limits_memory() ? -1 : 0;
     if (!failed) failed = lp_block_make(&f->block, n_bytes, &f->run->crew);
     if (failed > 0) return lp_fail(err, LP_ECANCELED, "the run was stopped before its first step");

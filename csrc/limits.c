@@ -67,9 +67,25 @@ static size_t cgroup_number(const char *folder, const char *name) {
     return read_line(file, line, sizeof line) || sscanf(line, "%llu", &value) != 1 ? NONE : (size_t)value;
 }
 
+/* "key 123" of a cgroup's memory.stat; 0 when it is not there. */
+static size_t memory_stat(const char *folder, const char *key) {
+    char file[PATH_BYTES + 64], line[128];
+    size_t found = 0, n = strlen(key);
+    snprintf(file, sizeof file, "/sys/fs/cgroup%s/memory.stat", folder);
+    FILE *f = fopen(file, "re");
+    if (!f) return 0;
+    while (fgets(line, sizeof line, f))
+        if (!strncmp(line, key, n)) found = (size_t)strtoull(line + n, NULL, 10);
+    fclose(f);
+    return found;
+}
+
+/* The cache of files counts as used, a mapped model with it, but is given back when memory is asked for. */
 static size_t memory_left(const char *folder) {
     size_t max = cgroup_number(folder, "memory.max"), used = cgroup_number(folder, "memory.current");
     if (max == NONE || used == NONE) return NONE;
+    size_t cache = memory_stat(folder, "inactive_file ") + memory_stat(folder, "active_file ");
+    used -= lp_size_min(used, cache);
     return max > used ? max - used : 0;
 }
 

@@ -144,7 +144,8 @@ static void publish(size_t n, size_t n_invited, lp_job fn, void *arg) {
     if (n_invited && atomic_load(&pool.sleepers)) wake_all(&pool.step);
 }
 
-/* When poll_ns have passed since *last. */
+/* Polls at the start of a step (*last is 0), and then when POLL_NS have passed since *last. A run of many short
+ * steps is polled at each of them: how often it really looks is the poll's own business. */
 static int stop_asked(const lp_crew *crew, int64_t *last) {
     if (!crew->poll) return 0;
     int64_t now = now_ns();
@@ -154,7 +155,7 @@ static int stop_asked(const lp_crew *crew, int64_t *last) {
 }
 
 static int run_alone(const lp_crew *crew, size_t n, lp_job fn, void *arg) {
-    int64_t last = now_ns();
+    int64_t last = 0;
     for (size_t i = 0; i < n; i++) {
         if (stop_asked(crew, &last)) return -1;
         fn(arg, i, 0);
@@ -166,8 +167,9 @@ static int run_alone(const lp_crew *crew, size_t n, lp_job fn, void *arg) {
 static int run_together(const lp_crew *crew, size_t n, lp_job fn, void *arg) {
     size_t wanted = lp_size_min(lp_size_min(crew->n_threads, LP_MAX_THREADS), n) - 1;
     unsigned n_forks = pool.n_forks;
-    int64_t last = now_ns();
-    int stopped = 0;
+    int64_t last = 0;
+    int stopped = stop_asked(crew, &last); /* in a short step the owner may get no job to poll after */
+    if (stopped || pool.n_forks != n_forks) return -1;
     hire(wanted);
     publish(n, lp_size_min(wanted, pool.n_workers), fn, arg);
     for (size_t i; !stopped && take_job(&i);) {

@@ -15,7 +15,8 @@ typedef void (*lp_job)(void *arg, size_t i, size_t worker);
 
 typedef struct {
     size_t n_threads;       /* at most so many threads work, the caller among them */
-    int (*poll)(void *arg); /* called on the calling thread every 20 ms or so, between jobs; may be NULL */
+    int (*poll)(void *arg); /* called on the calling thread as a step starts, then every 20 ms or so between jobs; it
+                               is called often, so what it does should limit itself; may be NULL */
     void *poll_arg;
 } lp_crew;
 

@@ -77,6 +77,13 @@ def test_every_row_of_kernels_gives_the_recorded_bits(folder: Path, recorded: st
     assert (done.stdout.strip(), done.stderr) == (recorded, "")
 
 
+def test_a_row_that_is_not_there_is_refused_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    model = lp.load(folder)
+    monkeypatch.setenv("LLAMAPROBE_KERNELS", "foo")
+    with pytest.raises(lp.ArgumentError, match="LLAMAPROBE_KERNELS=foo: no such kernels"):
+        model.run([1, 2])
+
+
 def test_a_batch_changes_nothing(folder: Path, recorded: str):
     model = lp.load(folder)
     together = model.run(PROMPTS, points=POINTS)

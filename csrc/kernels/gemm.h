@@ -199,16 +199,17 @@ static const char *weights_after(const lp_band *b, size_t g, size_t k, size_t n_
 /* Rows g .. g + n and columns k .. k + kc for all tokens. */
 static void add_block(const lp_band *b, size_t g, size_t n, size_t k, size_t kc) {
     const lp_product *p = b->p;
-    size_t stride = p->k * lp_word_bytes(b->factor->word);
     widen_rows(b, g, n, k, kc);
     for (size_t m0 = 0, width; m0 < p->m; m0 += width) {
         width = tile_width(p->m - m0);
         size_t rows = width == WIDE ? ROWS_2 : ROWS_1;
         const float *x = p->x_packed + m0 * p->k + k * width;
         float *c = b->sums + m0 * b->height;
-        for (size_t i = g; i < g + n; i += rows)
+        for (size_t i = g; i < g + n; i += rows) {
+            size_t stride = p->k * lp_word_bytes(b->factor[i / b->pitch].word);
             (width == WIDE ? gemm_2 : width == LP_N ? gemm_1 : gemm_half)(
                 c + i * width, x, b->wide + i * LP_K_BLOCK, kc, k == 0, m0 ? NULL : weights_after(b, i, k, n), stride);
+        }
     }
 }
 
@@ -220,7 +221,7 @@ static int can_stream(const lp_band *b, size_t g, size_t n) {
 /* All rows for the one tile of tokens, as many at a time as a tile takes. */
 static void stream_band(const lp_band *b) {
     const lp_product *p = b->p;
-    size_t width = tile_width(p->m), n = width == WIDE ? ROWS_2 : ROWS_1, stride = p->k * lp_word_bytes(b->factor->word);
+    size_t width = tile_width(p->m), n = width == WIDE ? ROWS_2 : ROWS_1;
     static stream_tile *const tiles[3][3] = {{stream_2_bf16, stream_2_f16, stream_2_f32},
                                              {stream_1_bf16, stream_1_f16, stream_1_f32},
                                              {stream_half_bf16, stream_half_f16, stream_half_f32}};
@@ -228,7 +229,8 @@ static void stream_band(const lp_band *b) {
     int half = 0;
     for (size_t g = 0; g < b->height; g += n) {
         float *c = b->sums + g * width;
-        lp_word word = b->factor[g / b->pitch].word;
+        lp_word word = b->factor[g / b->pitch].word; /* gate and up may differ */
+        size_t stride = p->k * lp_word_bytes(word);
         if (!can_stream(b, g, n)) {
             for (size_t k = 0; k < p->k; k += LP_K_BLOCK) add_block(b, g, n, k, lp_size_min(p->k - k, LP_K_BLOCK));
             in_ring = NULL;

@@ -165,20 +165,20 @@ static void list_sizes(const call *c, size_t scratch, char *text, size_t size) {
 static int plan_memory(call *c) {
     size_t scratch, total, available = lp_limits_memory();
     char sizes[320];
-    int too_big = lp_forward_scratch(&c->run, &scratch);
-    total = too_big ? 0 : scratch;
-    for (size_t i = 0; i < c->n_captures && !too_big; i++) {
+    lp_error err;
+    if (lp_forward_scratch(&c->run, &scratch, &err)) {
+        lp_raise(c->state, &err);
+        return -1;
+    }
+    total = scratch;
+    for (size_t i = 0; i < c->n_captures; i++) {
         capture *to = &c->captures[i];
-        too_big = lp_run_size(&c->run, to->point, &to->n_floats) ||
-                  lp_size_mul3(&to->n_bytes, to->n_layers, to->n_floats, sizeof(float)) ||
-                  lp_size_add(&total, total, to->n_bytes) || to->n_bytes > PY_SSIZE_T_MAX;
+        int too_big = lp_run_size(&c->run, to->point, &to->n_floats) ||
+                      lp_size_mul3(&to->n_bytes, to->n_layers, to->n_floats, sizeof(float)) ||
+                      lp_size_add(&total, total, to->n_bytes) || to->n_bytes > PY_SSIZE_T_MAX;
         if (!too_big) continue;
         lp_raise_new(c->state, LP_ENOMEM, "%s of %zu layers for %zu tokens has more bytes than there are addresses",
                      lp_point_name(to->point), to->n_layers, c->run.n_tokens);
-    }
-    if (too_big) { /* what is raised already stays */
-        lp_raise_new(c->state, LP_ENOMEM, "the scratch of %zu tokens has more bytes than there are addresses",
-                     c->run.n_tokens);
         return -1;
     }
     if (total <= available) return 0;

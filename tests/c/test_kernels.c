@@ -83,7 +83,8 @@ static void check_linear(const lp_kernels *k, size_t m, size_t n, size_t kk, lp_
     free(wide), free(want), free(want_sum);
 }
 
-static void check_gated(const lp_kernels *k, size_t m, size_t n, size_t kk, int kind) {
+/* words: of gate and of up, which a checkpoint may hold in different dtypes */
+static void check_gated(const lp_kernels *k, size_t m, size_t n, size_t kk, int kind, const lp_word word[2]) {
     char *hold[2];
     lp_product p = {.m = m, .k = kk, .n_factors = 2, .gated = 1};
     p.x = floats(m * kk, kind), p.x_packed = floats(k->packed_size(m, kk), WILD);
@@ -91,10 +92,10 @@ static void check_gated(const lp_kernels *k, size_t m, size_t n, size_t kk, int 
     float *y[2] = {floats(m * n, WILD), floats(m * n, WILD)};
     for (int f = 0; f < 2; f++)
         p.factor[f] = (lp_factor){
-            .w = words(&hold[f], n * kk, LP_WORD_BF16, kind), .word = LP_WORD_BF16, .n_rows = n, .y = y[f]};
+            .w = words(&hold[f], n * kk, word[f], kind), .word = word[f], .n_rows = n, .y = y[f]};
     run_product(k, &p, 12);
     float *wide = floats(2 * n * kk, 0);
-    for (size_t i = 0; i < 2 * n * kk; i++) wide[i] = canonical_word(p.factor[i / (n * kk)].w, LP_WORD_BF16, i % (n * kk));
+    for (size_t i = 0; i < 2 * n * kk; i++) wide[i] = canonical_word(p.factor[i / (n * kk)].w, word[i / (n * kk)], i % (n * kk));
     int same = 1;
     for (size_t i = 0; i < m * n; i++) {
         float gate = canonical_dot(p.x + i / n * kk, 1, wide + i % n * kk, 1, kk);
@@ -204,8 +205,10 @@ static void check_row(const lp_kernels *k) {
         for (size_t i = 0; i < 6; i++) {
             check_linear(k, ms[m], 35, ks[i], LP_WORD_BF16, (int)(i % N_KINDS));
             check_linear(k, ms[m], 49, 64 * (i + 1), (lp_word)(i % 3), (int)(m % N_KINDS));
-            check_gated(k, ms[m], ns[i], ks[(m + i) % 6], (int)(i % N_KINDS));
-            check_gated(k, m + 1, ns[i], 300 + 20 * (m % 2), (int)(i % N_KINDS));
+            lp_word mixed[2] = {(lp_word)(i % 3), (lp_word)((i + m) % 3)};
+            check_gated(k, ms[m], ns[i], ks[(m + i) % 6], (int)(i % N_KINDS), mixed);
+            check_gated(k, m + 5, 24 + ns[i], 128, (int)(m % N_KINDS), mixed);
+            check_gated(k, m + 1, ns[i], 300 + 20 * (m % 2), (int)(i % N_KINDS), mixed);
         }
     for (size_t i = 0; i < 15; i++)
         for (size_t d = 0; d < 7; d++) check_attention(k, lengths[i], dims[d], (int)((i + d) % N_KINDS));

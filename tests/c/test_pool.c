@@ -57,6 +57,20 @@ static void check_stop(size_t n_threads) {
     CHECK(all_once(N, n_threads)); /* usable afterwards */
 }
 
+static int count_polls(void *arg) {
+    ++*(int *)arg;
+    return 0;
+}
+static void nothing(void *arg, size_t i, size_t worker) { (void)arg, (void)i, (void)worker; }
+
+/* A forward pass is thousands of short steps: each one polls, or nobody would ever ask. */
+static void check_short_steps(size_t n_threads) {
+    int polls = 0;
+    lp_crew crew = {n_threads, count_polls, &polls};
+    for (int i = 0; i < 100; i++) CHECK(lp_pool_run(&crew, 3, nothing, NULL) == 0);
+    CHECK(polls >= 100);
+}
+
 static void check_fork(void) {
     pid_t child = fork();
     if (child == 0) _exit(all_once(N, 4) && all_once(N, 2) ? 0 : 1);
@@ -72,6 +86,7 @@ int main(void) {
         CHECK(all_once(1, threads[i]));
         CHECK(all_once(N, threads[i]));
         check_stop(threads[i]);
+        check_short_steps(threads[i]);
     }
     pthread_t other[4];
     int ok[5] = {1, 1, 1, 1, 1};
