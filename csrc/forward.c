@@ -7,12 +7,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "limits.h" /* lp_limits_memory */
+#include "limits.h" /* lp_limits_fit */
 #include "memory.h" /* lp_block */
 #include "ops.h"    /* lp_embed, lp_linear, lp_attend ... */
 #include "size.h"   /* lp_size_add, lp_size_mul */
 
-#define WORTH_ASKING ((size_t)64 << 20) /* bytes from which on the system is asked what is left */
 #define BIT(point) (1u << (point))
 #define B(NAME) BIT(LP_##NAME)
 
@@ -174,7 +173,7 @@ int lp_forward_scratch(const lp_run *run, size_t *n_bytes, lp_error *err) {
 static int make_room(lp_forward_state *f, lp_error *err) {
     size_t n_bytes;
     if (measure(f, &n_bytes, err)) return -1;
-    int failed = n_bytes > WORTH_ASKING && n_bytes > lp_limits_memory() ? -1 : 0;
+    int failed = lp_limits_fit(n_bytes) ? 0 : -1;
     if (!failed) failed = lp_block_make(&f->block, n_bytes, &f->run->crew);
     if (failed > 0) return lp_fail(err, LP_ECANCELED, "the run was stopped before its first step");
     if (failed)

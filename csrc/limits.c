@@ -14,6 +14,7 @@
 
 #define PATH_BYTES 4096
 #define NONE ((size_t)-1)
+#define WORTH_ASKING ((size_t)64 << 20) /* bytes */
 
 /* The first line of a file; 0 when it could be read. */
 static int read_line(const char *path, char *line, int size) {
@@ -135,3 +136,5 @@ size_t lp_limits_memory(void) {
     least = lp_size_min(least, smallest_above(memory_left));
     return lp_size_min(least, address_space_left());
 }
+
+int lp_limits_fit(size_t n_bytes) { return n_bytes <= WORTH_ASKING || n_bytes <= lp_limits_memory(); }

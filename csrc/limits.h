@@ -11,4 +11,7 @@ size_t lp_limits_cores(void);
  * smallest of them. (size_t)-1 when the system says nothing. */
 size_t lp_limits_memory(void);
 
+/* Whether n_bytes can be had. Small sizes are not worth reading /proc for at every run: the allocation tells. */
+int lp_limits_fit(size_t n_bytes);
+
 #endif

@@ -123,22 +123,27 @@ def read_list(path: str) -> list[str]:
     return [line for line in lines if line]
 
 
+def _wanted(
+    args: argparse.Namespace, repo: str, several: bool, token: str | None
+) -> dict[str, Any]:
+    """What both a download and its plan are asked for."""
+    return {
+        "revision": args.revision,
+        "local_dir": _place(args, repo, several),
+        "cache_dir": args.cache_dir,
+        "token": token,
+        "include": args.include,
+        "exclude": args.exclude,
+        "layers": args.layers,
+        "head": args.head,
+    }
+
+
 def _download(args: argparse.Namespace, repo: str, several: bool, token: str | None) -> bool:
     from .hub import download
 
-    folder = download(
-        repo,
-        revision=args.revision,
-        local_dir=_place(args, repo, several),
-        cache_dir=args.cache_dir,
-        token=token,
-        include=args.include,
-        exclude=args.exclude,
-        force=args.force,
-        local_files_only=args.offline,
-        layers=args.layers,
-        head=args.head,
-    )
+    wanted = _wanted(args, repo, several, token)
+    folder = download(repo, **wanted, force=args.force, local_files_only=args.offline)
     print(folder, flush=True)
     return True
 
@@ -147,17 +152,7 @@ def _show_plan(args: argparse.Namespace, repo: str, several: bool, token: str | 
     from .atomic import show_bytes
     from .hub import plan
 
-    files = plan(
-        repo,
-        revision=args.revision,
-        local_dir=_place(args, repo, several),
-        cache_dir=args.cache_dir,
-        token=token,
-        include=args.include,
-        exclude=args.exclude,
-        layers=args.layers,
-        head=args.head,
-    )
+    files = plan(repo, **_wanted(args, repo, several, token))
     for file, here in files:
         print(f"{repo}\t{printable(file.path)}\t{file.size}\t{'here' if here else 'to fetch'}")
     missing = sum(file.size for file, here in files if not here)

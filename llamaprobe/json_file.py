@@ -42,10 +42,7 @@ def show(value: Any) -> str:
 
 
 def _parse(data: bytes) -> Any:
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as e:
-        raise ValueError(f"not UTF-8: byte {e.start} is 0x{data[e.start]:02x}") from None
+    text = decode(data)
     if text.startswith("\ufeff"):
         raise ValueError("starts with a byte order mark; save it as plain UTF-8")
     _check_depth(text)
@@ -104,19 +101,33 @@ def _refuse(name: str) -> NoReturn:
     raise ValueError(f"{name} is not valid JSON")
 
 
+def read_regular(path: str | os.PathLike[str], n_bytes: int) -> bytes:
+    """The first `n_bytes` of a regular file. FileError for anything else that has the name, the
+    system's own OSError, ValueError for a NUL in the path."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise FileError(f"{printable(os.fspath(path), MAX_PATH)}: not a regular file")
+        with open(fd, "rb", closefd=False) as file:
+            return file.read(n_bytes)
+    finally:
+        os.close(fd)
+
+
+def decode(data: bytes) -> str:
+    """UTF-8 bytes as text; ValueError says where they are none."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise ValueError(f"not UTF-8: byte {e.start} is 0x{data[e.start]:02x}") from None
+
+
 def _read(path: str, max_bytes: int, error: type[Error]) -> bytes:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise FileError(f"{printable(path, MAX_PATH)}: not a regular file")
-            with open(fd, "rb", closefd=False) as file:
-                data = file.read(max_bytes + 1)
-        finally:
-            os.close(fd)
+        data = read_regular(path, max_bytes + 1)
     except FileError:
         raise
-    except (OSError, ValueError) as e:  # ValueError: a NUL in the path
+    except (OSError, ValueError) as e:
         fact = getattr(e, "strerror", None) or e
         raise FileError(f"{printable(path, MAX_PATH)}: {fact}") from None
     if len(data) > max_bytes:

@@ -7,24 +7,19 @@ is used. No duplicate keys, no NaN, no UTF-16.
 """
 
 import json
-import os
-import stat
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from .errors import Error, FileError
+from .json_file import decode, read_regular
 from .names import printable
 
 
 def read_bytes(path: Path, limit: int, error: type[Error]) -> bytes | None:
     """All of a regular file, None if there is none. FileError; `error` if it is over `limit`."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with open(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise FileError(f"{path}: not a regular file")
-            data = file.read(limit + 1)
+        data = read_regular(path, limit + 1)
     except FileNotFoundError:
         return None
     except FileError:
@@ -53,14 +48,6 @@ def parse_json(data: bytes, path: Path, error: type[Error]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise error(f"{path}: holds a {type(value).__name__}; it must be a JSON object")
     return value
-
-
-def decode(data: bytes) -> str:
-    """UTF-8 bytes as text; ValueError says where they are none."""
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as e:
-        raise ValueError(f"not UTF-8: byte {e.start} is 0x{data[e.start]:02x}") from None
 
 
 def is_text(text: str) -> bool:

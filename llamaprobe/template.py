@@ -22,8 +22,9 @@ from typing import Any
 
 from . import _child
 from .errors import ArgumentError, TemplateError
+from .json_file import decode
 from .names import printable
-from .side_file import decode, is_text, read_bytes, read_json
+from .side_file import is_text, read_bytes, read_json
 
 DEFAULT_DATE = datetime.date(2024, 7, 26)  # what Llama 3's own templates fall back on
 MAX_CHARS = 1 << 22  # of the messages, and of the text that a template makes of them

@@ -163,7 +163,7 @@ static void list_sizes(const call *c, size_t scratch, char *text, size_t size) {
 
 /* All sizes, and whether they fit into memory. */
 static int plan_memory(call *c) {
-    size_t scratch, total, available = lp_limits_memory();
+    size_t scratch, total;
     char sizes[320];
     lp_error err;
     if (lp_forward_scratch(&c->run, &scratch, &err)) {
@@ -181,11 +181,11 @@ static int plan_memory(call *c) {
                      lp_point_name(to->point), to->n_layers, c->run.n_tokens);
         return -1;
     }
-    if (total <= available) return 0;
+    if (lp_limits_fit(total)) return 0;
     list_sizes(c, scratch, sizes, sizeof sizes);
     lp_raise_new(c->state, LP_ENOMEM,
                  "the run needs %zu bytes and %zu are free; ask for fewer points, layers or tokens (%s)", total,
-                 available, sizes);
+                 lp_limits_memory(), sizes);
     return -1;
 }
 
