@@ -10,6 +10,7 @@
 #include "limits.h" /* lp_limits_fit */
 #include "memory.h" /* lp_block */
 #include "ops.h"    /* lp_embed, lp_linear, lp_attend ... */
+#include "readahead.h" /* lp_readahead_start, advance, stop */
 #include "size.h"   /* lp_size_add, lp_size_mul */
 
 #define BIT(point) (1u << (point))
@@ -58,6 +59,7 @@ typedef struct {
     float *scratch[LP_N_POINTS];
     float *cos, *sin; /* [longest sequence, head_dim / 2] */
     lp_sequence *sequences;
+    lp_readahead *ahead;
     size_t longest;   /* tokens of the longest sequence */
     size_t last_layer; /* the last that is computed */
     uint32_t needed;  /* of the layer at work: a bit for each value that is asked for or leads to one that is */
@@ -192,6 +194,15 @@ static void number_sequences(lp_forward_state *f) {
     }
 }
 
+static void read_ahead(lp_forward_state *f) {
+    const lp_model *model = f->run->model;
+    int has_products = (needed_in_layer(f, f->last_layer) & ~(B(X) | B(X_RMS) | B(X_UNIT) | B(X_NORM))) != 0;
+    int with_head = asked_place(f->run, LP_LOGITS, 0) != NULL;
+    if (!lp_model_is_mapped(model)) return;
+    lp_readahead_rows(&model->embed, f->run->token_ids, f->run->n_tokens);
+    f->ahead = lp_readahead_start(model, f->last_layer + (size_t)has_products, with_head);
+}
+
 /* ---- the pass ------------------------------------------------------------------------------------------------ */
 
 /* Counts the steps for progress; what every step returns. */
@@ -259,6 +270,7 @@ static int layer_forward(lp_forward_state *f, size_t i) {
     float *x = x_place(f, i), *x_mid, *x_out, *copy;
     size_t n = f->run->n_tokens * f->config->d_model;
     f->needed = needed_in_layer(f, i);
+    lp_readahead_advance(f->ahead);
     if (norm(f, i, LP_X_RMS, x, &l->input_norm)) return -1;
     if (attention(f, l, i)) return -1;
     if (!needs(f, B(ATTN_OUT) | B(X_MID))) return 0;
@@ -306,9 +318,11 @@ int lp_forward(lp_run *run, lp_error *err) {
     if (!find_last_layer(&f)) return 0;
     if (make_room(&f, err)) goto done;
     number_sequences(&f);
+    read_ahead(&f);
     failed = pass(&f);
     if (failed) lp_fail(err, LP_ECANCELED, "the run was stopped at step %zu of %zu", run->steps_done, run->n_steps);
 done:
+    lp_readahead_stop(f.ahead);
     lp_block_free(&f.block);
     return failed;
 }

@@ -195,6 +195,12 @@ void lp_model_close(lp_model *model) {
     free(model);
 }
 
+int lp_model_is_mapped(const lp_model *model) {
+    for (size_t i = 0; i < model->n_files; i++)
+        if (!lp_safetensors_is_mapped(model->files[i])) return 0;
+    return 1;
+}
+
 int lp_model_check_unchanged(const lp_model *model, lp_error *err) {
     for (size_t i = 0; i < model->n_files; i++)
         if (lp_safetensors_check_unchanged(model->files[i], err)) return -1;

@@ -57,6 +57,8 @@ int lp_model_open(lp_model **out, const lp_config *config, const float *inv_freq
                   size_t n_files, lp_error *err);
 void lp_model_close(lp_model *model); /* NULL is legal */
 
+int lp_model_is_mapped(const lp_model *model); /* its weights are pages of files */
+
 /* LP_ECHANGED when a file of the model is not what it was at open. */
 int lp_model_check_unchanged(const lp_model *model, lp_error *err);
 

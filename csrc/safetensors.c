@@ -216,6 +216,8 @@ void lp_safetensors_metadata(const lp_safetensors *file, size_t i, const char **
     *value_len = pair->value_len;
 }
 
+int lp_safetensors_is_mapped(const lp_safetensors *file) { return file->map.kind == LP_MAP_MAPPED; }
+
 int lp_safetensors_check_unchanged(const lp_safetensors *file, lp_error *err) {
     return lp_map_check_unchanged(&file->map, err);
 }

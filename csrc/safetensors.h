@@ -74,6 +74,8 @@ size_t lp_safetensors_n_bytes(const lp_safetensors *file);
 /* Unknown keys inside tensor entries, which the format's reader ignores too: how many were passed over. */
 size_t lp_safetensors_n_ignored(const lp_safetensors *file);
 
+int lp_safetensors_is_mapped(const lp_safetensors *file); /* not read into memory, not borrowed */
+
 /* Compares (device, inode, size, mtime) of the open descriptor with what they were at open.
  * LP_ECHANGED when they differ. Nothing to check for a file that was read, or for bytes. */
 int lp_safetensors_check_unchanged(const lp_safetensors *file, lp_error *err);

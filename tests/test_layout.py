@@ -16,7 +16,7 @@ LEVELS = {
     **dict.fromkeys(("json", "pool", "text", "limits", "map", "sincos", "kernels"), 1),
     **dict.fromkeys(("memory", "safetensors", "ops", "points", "write", "read"), 2),
     "model": 3,
-    "run": 4,
+    **dict.fromkeys(("run", "readahead"), 4),
     "forward": 5,
     "python": 6,
 }

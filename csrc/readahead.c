@@ -1,0 +1,158 @@
+/* readahead.c - a thread that populates the map, layer by layer.
+ *
+ * A cold layer is read by MADV_POPULATE_READ: it waits for the disk instead of a worker, maps what it read, and
+ * fails where a touch would raise SIGBUS. With MADV_HUGEPAGE the page cache is filled by huge pages where the file
+ * system can: they are read twice as fast, and mapped at once in this process and the next. */
+#define _GNU_SOURCE
+#include "readahead.h"
+
+#include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "size.h" /* lp_size_min */
+
+#define PIECE ((size_t)2 << 20) /* bytes: what is looked at by two pages, and read by one call */
+#define MAX_MATRICES 7          /* of a layer */
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22 /* since Linux 5.14; an older one says EINVAL */
+#endif
+
+struct lp_readahead {
+    const lp_model *model;
+    size_t n_layers;
+    int with_head;
+    atomic_int stop;
+    sem_t turns; /* one for each layer that may be read */
+    pthread_t thread;
+    pid_t process; /* a forked child has no thread to wait for */
+};
+
+typedef struct {
+    char *data;
+    size_t n_bytes;
+} range;
+
+static uintptr_t page_bytes(void) { return (uintptr_t)sysconf(_SC_PAGESIZE); }
+
+/* The pages that hold these bytes. */
+static range pages_of(const void *data, size_t n_bytes) {
+    uintptr_t page = page_bytes(), start = (uintptr_t)data / page * page;
+    return (range){(char *)start, n_bytes + ((uintptr_t)data - start)};
+}
+
+static range pages_of_weight(const lp_weight *w) {
+    return pages_of(w->data, w->n_rows * w->n_cols * lp_word_bytes(w->word));
+}
+
+/* Where the system does not tell (a file of somebody else's) it says that all is resident. */
+static int is_cold_page(const char *page) {
+    unsigned char resident = 1;
+    return mincore((void *)page, 1, &resident) == 0 && !(resident & 1);
+}
+
+/* By its first page and its last. */
+static int is_cold(range r) {
+    uintptr_t page = page_bytes();
+    return is_cold_page(r.data) || is_cold_page(r.data + (r.n_bytes - 1) / page * page);
+}
+
+static range piece(range r, size_t at) { return (range){r.data + at, lp_size_min(PIECE, r.n_bytes - at)}; }
+
+/* Whether a piece of the range is cold: the first from *at, which is moved there. */
+static int find_cold(range r, size_t *at) {
+    for (; *at < r.n_bytes; *at += PIECE)
+        if (is_cold(piece(r, *at))) return 1;
+    return 0;
+}
+
+/* The matrices that a pass over `layer` reads; layer n_layers is the head. */
+static size_t matrices(const lp_readahead *a, size_t layer, range *out) {
+    if (layer == a->n_layers) {
+        if (a->with_head) *out = pages_of_weight(&a->model->head);
+        return a->with_head != 0;
+    }
+    const lp_layer *l = &a->model->layers[layer];
+    const lp_weight *read[MAX_MATRICES] = {&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
+    for (size_t i = 0; i < MAX_MATRICES; i++) out[i] = pages_of_weight(read[i]);
+    return MAX_MATRICES;
+}
+
+static void populate(lp_readahead *a, range r) {
+    for (size_t at = 0; !atomic_load(&a->stop) && find_cold(r, &at); at += PIECE) {
+        range p = piece(r, at);
+        madvise(p.data, p.n_bytes, MADV_HUGEPAGE);
+        if (madvise(p.data, p.n_bytes, MADV_POPULATE_READ)) madvise(p.data, p.n_bytes, MADV_WILLNEED);
+    }
+}
+
+static void *read_layers(void *arg) {
+    lp_readahead *a = arg;
+    range todo[MAX_MATRICES];
+    for (size_t layer = 0; layer <= a->n_layers; layer++) {
+        while (sem_wait(&a->turns)) continue; /* interrupted */
+        size_t n = matrices(a, layer, todo);
+        for (size_t i = 0; i < n; i++) populate(a, todo[i]);
+        if (atomic_load(&a->stop)) break;
+    }
+    return NULL;
+}
+
+static int any_cold(const lp_readahead *a) {
+    range todo[MAX_MATRICES];
+    for (size_t layer = 0; layer <= a->n_layers; layer++)
+        for (size_t i = 0, n = matrices(a, layer, todo), at; i < n; i++)
+            if (at = 0, find_cold(todo[i], &at)) return 1;
+    return 0;
+}
+
+/* Signals are for the caller's threads. */
+static int start_thread(lp_readahead *a) {
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int failed = pthread_create(&a->thread, NULL, read_layers, a);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return failed;
+}
+
+lp_readahead *lp_readahead_start(const lp_model *model, size_t n_layers, int with_head) {
+    lp_readahead what = {.model = model, .n_layers = n_layers, .with_head = with_head, .process = getpid()};
+    if (!any_cold(&what)) return NULL;
+    lp_readahead *a = malloc(sizeof *a);
+    if (!a) return NULL;
+    *a = what;
+    sem_init(&a->turns, 0, 1); /* the first layer; the pass allows the second when it begins with the first */
+    if (!start_thread(a)) return a;
+    sem_destroy(&a->turns);
+    free(a);
+    return NULL;
+}
+
+void lp_readahead_advance(lp_readahead *a) {
+    if (a) sem_post(&a->turns);
+}
+
+void lp_readahead_stop(lp_readahead *a) {
+    if (!a) return;
+    atomic_store(&a->stop, 1);
+    if (a->process == getpid()) {
+        sem_post(&a->turns);
+        pthread_join(a->thread, NULL);
+        sem_destroy(&a->turns);
+    }
+    free(a);
+}
+
+void lp_readahead_rows(const lp_weight *embed, const int32_t *token_ids, size_t n_tokens) {
+    size_t row_bytes = embed->n_cols * lp_word_bytes(embed->word);
+    for (size_t i = 0; i < n_tokens; i++) {
+        range r = pages_of((const char *)embed->data + (size_t)token_ids[i] * row_bytes, row_bytes);
+        if (is_cold(r)) madvise(r.data, r.n_bytes, MADV_WILLNEED);
+    }
+}

@@ -1,0 +1,130 @@
+/* test_readahead.c - what is cold is read a layer ahead, and no further. */
+#define _GNU_SOURCE
+#include "../../csrc/readahead.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../../csrc/map.h"
+#include "check.h"
+
+#define ROW 1024 /* bf16 words */
+#define ROWS 2048
+#define MATRIX ((size_t)ROW * ROWS * 2) /* 4 MiB */
+#define LAYER (7 * MATRIX)
+#define N_LAYERS 3
+#define FILE_BYTES (N_LAYERS * LAYER + 4 * MATRIX) /* the head, which is the embedding too, comes last */
+
+static lp_map map;
+static lp_layer layers[N_LAYERS];
+static lp_model model = {.config = {.n_layers = N_LAYERS}, .layers = layers};
+
+static lp_weight matrix_at(size_t offset, size_t n) {
+    return (lp_weight){map.bytes + offset, LP_WORD_BF16, n * ROWS, ROW};
+}
+
+static void set_weights(void) {
+    for (size_t i = 0; i < N_LAYERS; i++) {
+        lp_weight *w[] = {&layers[i].q,    &layers[i].k,  &layers[i].v,   &layers[i].o,
+                          &layers[i].gate, &layers[i].up, &layers[i].down};
+        for (size_t j = 0; j < 7; j++) *w[j] = matrix_at(i * LAYER + j * MATRIX, 1);
+    }
+    model.head = model.embed = matrix_at(N_LAYERS * LAYER, 4);
+}
+
+/* A file of real blocks, out of the page cache, mapped. -1 when the file system keeps it there. */
+static int make_cold_file(const char *path) {
+    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+    char *bytes = malloc(MATRIX);
+    lp_error err;
+    CHECK(fd >= 0 && bytes != NULL);
+    memset(bytes, 7, MATRIX);
+    for (size_t at = 0; at < FILE_BYTES; at += MATRIX) CHECK(write(fd, bytes, MATRIX) == (ssize_t)MATRIX);
+    free(bytes);
+    CHECK(fsync(fd) == 0);
+    posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    close(fd);
+    CHECK(lp_map_open(&map, AT_FDCWD, path, 1, &err) == 0);
+    set_weights();
+    unsigned char first = 1;
+    mincore((void *)map.bytes, 1, &first);
+    return first & 1 ? -1 : 0;
+}
+
+static size_t resident_pages(size_t offset, size_t n_bytes) {
+    static unsigned char page[FILE_BYTES / 4096];
+    size_t n = n_bytes / (size_t)sysconf(_SC_PAGESIZE), count = 0;
+    if (mincore((void *)(map.bytes + offset), n_bytes, page)) return 0;
+    for (size_t i = 0; i < n; i++) count += page[i] & 1;
+    return count;
+}
+
+static int becomes_resident(size_t offset, size_t n_bytes) {
+    struct timespec pause = {0, 5000000};
+    for (int i = 0; i < 4000; i++, nanosleep(&pause, NULL))
+        if (resident_pages(offset, n_bytes) == n_bytes / (size_t)sysconf(_SC_PAGESIZE)) return 1;
+    return 0;
+}
+
+static void test_layer_by_layer(void) {
+    lp_readahead *ahead = lp_readahead_start(&model, N_LAYERS, 0);
+    struct timespec pause = {0, 50000000};
+    CHECK(ahead != NULL);
+    CHECK(becomes_resident(0, LAYER)); /* nobody touches the map here */
+    nanosleep(&pause, NULL);
+    CHECK(resident_pages(2 * LAYER - MATRIX, MATRIX) == 0);
+    lp_readahead_advance(ahead); /* the pass is in the first layer */
+    CHECK(becomes_resident(LAYER, LAYER));
+    nanosleep(&pause, NULL);
+    CHECK(resident_pages(3 * LAYER - MATRIX, MATRIX) == 0);
+    lp_readahead_stop(ahead);
+    CHECK(lp_readahead_start(&model, 2, 0) == NULL); /* nothing of these is cold */
+}
+
+static void test_rows_alone(void) {
+    size_t row = ROW * 2, page = (size_t)sysconf(_SC_PAGESIZE), embed = N_LAYERS * LAYER;
+    const int32_t ids[] = {4 * ROWS - 1, 3 * ROWS};
+    lp_readahead_rows(&model.embed, ids, 2);
+    CHECK(becomes_resident(embed + ids[0] * row / page * page, page));
+    CHECK(becomes_resident(embed + ids[1] * row / page * page, page));
+    CHECK(resident_pages(embed, MATRIX) == 0);
+}
+
+static void test_stop_at_once(void) {
+    lp_readahead *ahead = lp_readahead_start(&model, N_LAYERS, 1);
+    CHECK(ahead != NULL);
+    lp_readahead_stop(ahead);
+    lp_readahead_advance(NULL);
+    lp_readahead_stop(NULL);
+}
+
+static void test_head(void) {
+    lp_readahead *ahead = lp_readahead_start(&model, N_LAYERS, 1);
+    CHECK(ahead != NULL);
+    for (int i = 0; i < N_LAYERS; i++) lp_readahead_advance(ahead);
+    CHECK(becomes_resident(0, FILE_BYTES));
+    lp_readahead_stop(ahead);
+    CHECK(lp_readahead_start(&model, N_LAYERS, 1) == NULL);
+}
+
+int main(void) {
+    char path[] = "readahead.XXXXXX";
+    int fd = mkstemp(path);
+    CHECK(fd >= 0);
+    close(fd);
+    int kept = make_cold_file(path);
+    if (kept) fprintf(stderr, "skipped: this file system keeps its files in memory\n");
+    if (!kept) {
+        test_layer_by_layer();
+        test_rows_alone();
+        test_stop_at_once();
+        test_head();
+    }
+    lp_map_close(&map);
+    unlink(path);
+    return CHECK_REPORT();
+}
