@@ -7,8 +7,9 @@
 #include "sincos.h" /* lp_sincos */
 #include "size.h"   /* lp_size_min, lp_size_mul */
 
-#define BAND_ROWS 48        /* rows of w in a job: the block of w and the sums stay in L2 */
-#define SMALL_BANDS 4       /* last jobs per thread that are one unit of rows, so that threads end together */
+#define SHARE 4             /* large jobs of a product, per thread: the first weights of each are waited for */
+#define LAST_BANDS 2        /* jobs of one band per thread after them, */
+#define LAST_UNITS 4        /* and then of one unit of rows, so that threads end together */
 #define FLOATS_A_JOB 32768  /* elements of a job that only passes over rows */
 
 /* The last of n sequences whose `field` (a size_t at that offset) is not above `value`. */
@@ -155,12 +156,14 @@ int lp_rope(const lp_ops *ops, float *out, const float *x, const float *cos, con
 
 /* ---- products ------------------------------------------------------------------------------------------------ */
 
+#define N_SIZES 3 /* of jobs: large, a band, a unit */
+
 typedef struct {
     const lp_ops *ops;
     const lp_product *p;
-    size_t n_bands;                 /* of all factors */
-    size_t rows;                    /* of a large band */
-    size_t n_large[3], n_small[3];  /* bands of each factor: large ones first, then single units */
+    size_t rows[N_SIZES];   /* of a job */
+    size_t n[3][N_SIZES];   /* jobs of each factor and size, one after the other */
+    size_t n_jobs;
 } linear_args;
 
 static void pack_job(void *arg, size_t i, size_t worker) {
@@ -169,28 +172,39 @@ static void pack_job(void *arg, size_t i, size_t worker) {
     a->ops->kernels->pack(a->p, i);
 }
 
-static void band_job(void *arg, size_t i, size_t worker) {
+static void bands_job(void *arg, size_t i, size_t worker) {
     const linear_args *a = arg;
-    const lp_kernels *k = a->ops->kernels;
-    size_t f = 0;
-    while (i >= a->n_large[f] + a->n_small[f]) i -= a->n_large[f] + a->n_small[f], f++;
-    int large = i < a->n_large[f];
-    size_t row = large ? i * a->rows : a->n_large[f] * a->rows + (i - a->n_large[f]) * k->row_unit;
-    size_t n = lp_size_min(large ? a->rows : k->row_unit, a->p->factor[f].n_rows - row);
-    k->band(a->p, f, row, n, a->ops->scratch + worker * a->ops->scratch_stride);
+    size_t f = 0, size = 0, row = 0;
+    while (i >= a->n[f][size]) {
+        i -= a->n[f][size];
+        row += a->n[f][size] * a->rows[size];
+        if (++size == N_SIZES) f++, size = 0, row = 0;
+    }
+    row += i * a->rows[size];
+    size_t n = lp_size_min(a->rows[size], a->p->factor[f].n_rows - row);
+    a->ops->kernels->bands(a->p, f, row, n, a->ops->scratch + worker * a->ops->scratch_stride);
 }
 
-/* Large bands of each factor; the last factor ends in single units. */
-static void cut_bands(linear_args *a, size_t n_threads) {
+/* Large jobs first; the last factor ends in small ones. */
+static void cut_rows(linear_args *a, size_t n_threads) {
     const lp_product *p = a->p;
-    size_t unit = a->ops->kernels->row_unit, n_factors = p->gated ? 1 : p->n_factors;
-    size_t macs_a_row = p->m * p->k * (p->gated ? 2 : 1), fits = a->ops->kernels->band_macs / macs_a_row / unit * unit;
-    a->rows = lp_size_min(p->gated ? BAND_ROWS / 2 : BAND_ROWS, fits < unit ? unit : fits);
+    const lp_kernels *k = a->ops->kernels;
+    size_t n_factors = p->gated ? 1 : p->n_factors, total = 0;
+    size_t fits = k->band_macs / (p->m * p->k * (p->gated ? 2 : 1)), band = k->band_rows / (p->gated ? 2 : 1);
+    for (size_t f = 0; f < n_factors; f++) total += p->factor[f].n_rows;
+    a->rows[2] = k->row_unit;
+    a->rows[1] = lp_size_min(band, fits < k->row_unit ? k->row_unit : fits / k->row_unit * k->row_unit);
+    a->rows[0] = lp_size_min(total / (SHARE * n_threads), fits) / band * band;
+    if (a->rows[0] < a->rows[1]) a->rows[0] = a->rows[1];
     for (size_t f = 0; f < n_factors; f++) {
-        size_t n_rows = p->factor[f].n_rows, end_rows = f + 1 < n_factors ? 0 : SMALL_BANDS * n_threads * unit;
-        a->n_large[f] = n_rows > end_rows ? (n_rows - end_rows) / a->rows : 0;
-        a->n_small[f] = (n_rows - a->n_large[f] * a->rows + unit - 1) / unit;
-        a->n_bands += a->n_large[f] + a->n_small[f];
+        size_t rest = p->factor[f].n_rows, last = f + 1 == n_factors ? n_threads : 0;
+        size_t keep[N_SIZES] = {last * (LAST_BANDS * a->rows[1] + LAST_UNITS * a->rows[2]), last * LAST_UNITS * a->rows[2], 0};
+        for (size_t i = 0; i < N_SIZES; i++) {
+            size_t round_up = i + 1 == N_SIZES ? a->rows[i] - 1 : 0;
+            a->n[f][i] = rest > keep[i] ? (rest - keep[i] + round_up) / a->rows[i] : 0;
+            rest -= lp_size_min(rest, a->n[f][i] * a->rows[i]);
+            a->n_jobs += a->n[f][i];
+        }
     }
 }
 
@@ -222,9 +236,9 @@ int lp_linear(const lp_ops *ops, const lp_product *p) {
     for (size_t m0 = 0; m0 < p->m; m0 += at_once) {
         lp_product rows = product_rows(p, m0, lp_size_min(p->m - m0, at_once), ops->packed);
         linear_args a = {.ops = ops, .p = &rows};
-        cut_bands(&a, ops->crew.n_threads);
+        cut_rows(&a, ops->crew.n_threads);
         if (lp_pool_run(&ops->crew, ops->kernels->pack_units(&rows), pack_job, &a)) return -1;
-        if (lp_pool_run(&ops->crew, a.n_bands, band_job, &a)) return -1;
+        if (lp_pool_run(&ops->crew, a.n_jobs, bands_job, &a)) return -1;
     }
     return 0;
 }
@@ -267,9 +281,7 @@ int lp_attend(const lp_ops *ops, const lp_attention *a) {
 /* ---- room ---------------------------------------------------------------------------------------------------- */
 
 size_t lp_ops_scratch(const lp_kernels *kernels, size_t m, size_t max_tokens, size_t head_dim) {
-    size_t most = kernels->band_scratch(m, BAND_ROWS, 0), gated = kernels->band_scratch(m, BAND_ROWS / 2, 1);
-    size_t attention = kernels->attend_scratch(max_tokens, head_dim);
-    if (most < gated) most = gated;
+    size_t most = kernels->band_scratch(m), attention = kernels->attend_scratch(max_tokens, head_dim);
     if (most < attention) most = attention;
     return (most + 15) / 16 * 16;
 }

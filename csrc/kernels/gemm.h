@@ -24,14 +24,14 @@ static size_t tile_width(size_t left) {
     return left > NARROW ? LP_N : NARROW;
 }
 
-NOINLINE void gemm_2(float *c, const float *x, const float *w, size_t kc, int first, const char *ahead, size_t stride) {
-    T(tile)(c, x, w, LP_K_BLOCK, 1, kc, 0, first, ahead, stride, 2, ROWS_2);
+NOINLINE void gemm_2(float *c, const float *x, const float *w, size_t kc, int first) {
+    T(tile)(c, x, w, LP_K_BLOCK, 1, kc, 0, first, 2, ROWS_2);
 }
-NOINLINE void gemm_1(float *c, const float *x, const float *w, size_t kc, int first, const char *ahead, size_t stride) {
+NOINLINE void gemm_1(float *c, const float *x, const float *w, size_t kc, int first) {
 #ifdef LP_HALF /* two halves: with one wide vector every product waits for a broadcast (Zen 4: 75 % of the peak) */
-    HALF_T(tile)(c, x, w, LP_K_BLOCK, 1, kc, 0, first, ahead, stride, 2, ROWS_1);
+    HALF_T(tile)(c, x, w, LP_K_BLOCK, 1, kc, 0, first, 2, ROWS_1);
 #else
-    T(tile)(c, x, w, LP_K_BLOCK, 1, kc, 0, first, ahead, stride, 1, ROWS_1);
+    T(tile)(c, x, w, LP_K_BLOCK, 1, kc, 0, first, 1, ROWS_1);
 #endif
 }
 NOINLINE void pack_2(float *out, const float *x, size_t stride, size_t m, size_t k) { T(pack)(out, x, stride, m, k, 2); }
@@ -41,9 +41,8 @@ NOINLINE void unpack_1(float *y, const float *add, float *sum, size_t stride, co
     T(unpack)(y, add, sum, stride, c, width, m, n);
 }
 #ifdef LP_HALF
-NOINLINE void gemm_half(float *c, const float *x, const float *w, size_t kc, int first, const char *ahead,
-                        size_t stride) {
-    HALF_T(tile)(c, x, w, LP_K_BLOCK, 1, kc, 0, first, ahead, stride, 1, ROWS_1);
+NOINLINE void gemm_half(float *c, const float *x, const float *w, size_t kc, int first) {
+    HALF_T(tile)(c, x, w, LP_K_BLOCK, 1, kc, 0, first, 1, ROWS_1);
 }
 NOINLINE void pack_half(float *out, const float *x, size_t stride, size_t m, size_t k) {
     HALF_T(pack)(out, x, stride, m, k, 1);
@@ -58,29 +57,41 @@ NOINLINE void unpack_half(float *y, const float *add, float *sum, size_t stride,
 #define unpack_half unpack_1
 #endif
 
-/* One block of k for one tile of tokens; see stream.h. */
+/* See stream.h. A product with one tile streams; the first tile of more widens the next block for them all. */
 typedef void stream_tile(float *c, const float *x, float *ring, int *half, const char *rows, const char *next, size_t k,
                          size_t k0, size_t kc);
+typedef void block_tile(float *c, const float *x, const float *w, size_t kc, int first, coming next);
+
 #define STREAM(name, call, word, n_vec, n_rows)                                                                        \
     NOINLINE void name(float *c, const float *x, float *ring, int *half, const char *rows, const char *next, size_t k, \
                        size_t k0, size_t kc) {                                                                         \
         call(c, x, ring, half, rows, next, k, k0, kc, word, n_vec, n_rows);                                            \
     }
-#define STREAM_WORDS(name, call, n_vec, n_rows)                                                                        \
-    STREAM(name##_bf16, call, LP_WORD_BF16, n_vec, n_rows)                                                             \
-    STREAM(name##_f16, call, LP_WORD_F16, n_vec, n_rows)                                                               \
-    STREAM(name##_f32, call, LP_WORD_F32, n_vec, n_rows)
+#define BLOCK(name, call, word, n_vec, n_rows)                                                                         \
+    NOINLINE void name(float *c, const float *x, const float *w, size_t kc, int first, coming next) {                  \
+        call(c, x, w, kc, first, next, word, n_vec, n_rows);                                                           \
+    }
+#define FOR_WORDS(define, name, call, n_vec, n_rows)                                                                   \
+    define(name##_bf16, call, LP_WORD_BF16, n_vec, n_rows)                                                             \
+    define(name##_f16, call, LP_WORD_F16, n_vec, n_rows)                                                               \
+    define(name##_f32, call, LP_WORD_F32, n_vec, n_rows)
+#define WORDS_OF(name) {name##_bf16, name##_f16, name##_f32}
 
-STREAM_WORDS(stream_2, T(stream), 2, ROWS_2)
+FOR_WORDS(STREAM, stream_2, T(stream), 2, ROWS_2)
+FOR_WORDS(BLOCK, block_2, T(block), 2, ROWS_2)
 #ifdef LP_HALF
-STREAM_WORDS(stream_1, HALF_T(stream), 2, ROWS_1)
-STREAM_WORDS(stream_half, HALF_T(stream), 1, ROWS_1)
+FOR_WORDS(STREAM, stream_1, HALF_T(stream), 2, ROWS_1)
+FOR_WORDS(STREAM, stream_half, HALF_T(stream), 1, ROWS_1)
+FOR_WORDS(BLOCK, block_1, HALF_T(block), 2, ROWS_1)
+static stream_tile *const stream_half[] = WORDS_OF(stream_half);
+static block_tile *const block_1[] = WORDS_OF(block_1);
 #else
-STREAM_WORDS(stream_1, T(stream), 1, ROWS_1)
-#define stream_half_bf16 stream_1_bf16
-#define stream_half_f16 stream_1_f16
-#define stream_half_f32 stream_1_f32
+FOR_WORDS(STREAM, stream_1, T(stream), 1, ROWS_1)
+#define stream_half stream_1
+#define block_1 block_2 /* never the first of several */
 #endif
+static stream_tile *const stream_2[] = WORDS_OF(stream_2), *const stream_1[] = WORDS_OF(stream_1);
+static block_tile *const block_2[] = WORDS_OF(block_2);
 
 static void pack_tokens(float *out, const float *x, size_t stride, size_t width, size_t m, size_t k) {
     (width == WIDE ? pack_2 : width == LP_N ? pack_1 : pack_half)(out, x, stride, m, k);
@@ -155,96 +166,124 @@ static void pack(const lp_product *p, size_t unit) {
 
 /* ---- the band ------------------------------------------------------------------------------------------------ */
 
-/* A band: `n_rows` rows of one factor, or of gate and of up, one stripe below the other in scratch. */
+#define BAND_ROWS 48 /* the widened blocks of a band and its sums stay in L2 */
+
+/* A band: `n_rows` rows of one factor, or of gate and of up, one stripe below the other in scratch. A job is bands
+ * one after the other. */
 typedef struct {
     const lp_product *p;
     const lp_factor *factor; /* of the first stripe */
-    size_t row, n_rows;
-    size_t pitch;  /* rows of a stripe in scratch: n_rows rounded up to ROW_UNIT */
-    size_t height; /* rows of all stripes in scratch */
-    float *wide;   /* [height][LP_K_BLOCK] */
-    float *sums;   /* [tile][height][tokens of the tile] */
+    size_t row, end;         /* of the band, and of the job */
+    size_t n_rows;
+    size_t pitch;   /* rows of a stripe in scratch: n_rows rounded up to ROW_UNIT */
+    size_t height;  /* rows of all stripes in scratch */
+    float *wide[2]; /* [height][LP_K_BLOCK]: the block at work, and the next; with one tile of tokens, strips */
+    float *sums;    /* [tile][height][tokens of the tile] */
+    int now;        /* which of `wide`, or which strip, is at work */
+    const char *ready; /* the weights that it holds; NULL: none yet */
 } lp_band;
 
 static size_t round_rows(size_t n) { return (n + ROW_UNIT - 1) / ROW_UNIT * ROW_UNIT; }
 
-static size_t band_scratch(size_t m, size_t n_rows, int gated) {
-    return round_rows(n_rows) * (gated ? 2 : 1) * (LP_K_BLOCK + padded_tokens(m));
+static size_t band_scratch(size_t m) { return BAND_ROWS * (2 * LP_K_BLOCK + padded_tokens(m)); }
+
+static void set_rows(lp_band *b, size_t row) {
+    size_t n_stripes = b->p->gated ? 2 : 1;
+    b->row = row;
+    b->n_rows = lp_size_min(b->end - row, BAND_ROWS / n_stripes);
+    b->pitch = round_rows(b->n_rows);
+    b->height = b->pitch * n_stripes;
 }
 
-/* Where row g of the scratch has its weights from column k on; NULL past the end of the matrix. */
+static const lp_factor *factor_of(const lp_band *b, size_t g) { return b->factor + g / b->pitch; }
+
+/* Where row g of the scratch has its weights from column k on. Columns past the last are those of the next band. */
 static const char *weights_at(const lp_band *b, size_t g, size_t k) {
-    const lp_factor *f = b->factor + g / b->pitch;
-    size_t row = b->row + g % b->pitch;
-    return row < f->n_rows ? (const char *)f->w + (row * b->p->k + k) * lp_word_bytes(f->word) : NULL;
+    const lp_factor *f = factor_of(b, g);
+    size_t row = b->row + g % b->pitch + (k < b->p->k ? 0 : b->n_rows), column = k < b->p->k ? k : k - b->p->k;
+    return (const char *)f->w + (row * b->p->k + column) * lp_word_bytes(f->word);
 }
 
+/* All rows of the scratch are rows of the matrix, and their columns come in whole strips. */
+static int is_whole(const lp_band *b) { return b->pitch == b->n_rows && b->p->k % STRIP == 0; }
+
+/* The job has a band of as many rows after this one. */
+static int has_next(const lp_band *b) { return b->row + 2 * b->n_rows <= b->end; }
+
+/* Rows g .. g + n and columns k .. k + kc. */
 static void widen_rows(const lp_band *b, size_t g, size_t n, size_t k, size_t kc) {
     for (size_t end = g + n; g < end; g++) {
-        float *out = b->wide + g * LP_K_BLOCK;
+        float *out = b->wide[b->now] + g * LP_K_BLOCK;
         if (g % b->pitch < b->n_rows)
-            widen(out, weights_at(b, g, k), b->factor[g / b->pitch].word, kc);
+            widen(out, weights_at(b, g, k), factor_of(b, g)->word, kc);
         else if (k == 0) /* rows past the end are computed too, and never read */
             memset(out, 0, LP_K_BLOCK * sizeof *out);
     }
 }
 
-/* The weights that will be wanted when row g is done with columns k .. k + 256. */
-static const char *weights_after(const lp_band *b, size_t g, size_t k, size_t n_at_once) {
-    if (k + LP_K_BLOCK < b->p->k) return weights_at(b, g, k + LP_K_BLOCK);
-    if (g + n_at_once < b->height) return weights_at(b, g + n_at_once, 0);
-    return weights_at(b, g, 0);
-}
-
-/* Rows g .. g + n and columns k .. k + kc for all tokens. */
-static void add_block(const lp_band *b, size_t g, size_t n, size_t k, size_t kc) {
+/* Rows g .. g + n of the block at column k for all tokens; meanwhile the first tile widens `n_next` columns of the
+ * block that follows it. */
+static void add_block(const lp_band *b, size_t g, size_t n, size_t k, size_t kc, size_t n_next) {
     const lp_product *p = b->p;
-    widen_rows(b, g, n, k, kc);
     for (size_t m0 = 0, width; m0 < p->m; m0 += width) {
         width = tile_width(p->m - m0);
         size_t rows = width == WIDE ? ROWS_2 : ROWS_1;
         const float *x = p->x_packed + m0 * p->k + k * width;
         float *c = b->sums + m0 * b->height;
         for (size_t i = g; i < g + n; i += rows) {
-            size_t stride = p->k * lp_word_bytes(b->factor[i / b->pitch].word);
-            (width == WIDE ? gemm_2 : width == LP_N ? gemm_1 : gemm_half)(
-                c + i * width, x, b->wide + i * LP_K_BLOCK, kc, k == 0, m0 ? NULL : weights_after(b, i, k, n), stride);
+            const float *w = b->wide[b->now] + i * LP_K_BLOCK;
+            lp_word word = factor_of(b, i)->word;
+            if (m0 || !n_next) {
+                (width == WIDE ? gemm_2 : width == LP_N ? gemm_1 : gemm_half)(c + i * width, x, w, kc, k == 0);
+                continue;
+            }
+            coming next = {b->wide[!b->now] + i * LP_K_BLOCK, LP_K_BLOCK, n_next, weights_at(b, i, k + kc),
+                           weights_at(b, i, k + kc + n_next), p->k * lp_word_bytes(word)};
+            (width == WIDE ? block_2 : block_1)[word](c + i * width, x, w, kc, k == 0, next);
         }
     }
 }
 
-/* Rows g .. g + n are all of the matrix, and their columns come in whole strips. */
-static int can_stream(const lp_band *b, size_t g, size_t n) {
-    return g < b->height && g % b->pitch + n <= b->n_rows && b->p->k % STRIP == 0;
+/* All rows together, so that a block of x is fetched once for them. */
+static void block_band(lp_band *b) {
+    size_t k_end = b->p->k;
+    for (size_t k = 0, kc; k < k_end; k += kc) {
+        kc = lp_size_min(k_end - k, LP_K_BLOCK);
+        size_t n_next = lp_size_min(k + kc < k_end ? k_end - k - kc : k_end, LP_K_BLOCK);
+        if (!is_whole(b) || n_next > kc || (k + kc == k_end && !has_next(b))) n_next = 0;
+        if (b->ready != weights_at(b, 0, k)) widen_rows(b, 0, b->height, k, kc);
+        add_block(b, 0, b->height, k, kc, n_next);
+        b->ready = n_next ? weights_at(b, 0, k + kc) : NULL;
+        b->now = n_next ? !b->now : b->now;
+    }
 }
 
-/* All rows for the one tile of tokens, as many at a time as a tile takes. */
-static void stream_band(const lp_band *b) {
+/* For the one tile of tokens, as many rows at a time as it takes. */
+static void stream_band(lp_band *b) {
     const lp_product *p = b->p;
     size_t width = tile_width(p->m), n = width == WIDE ? ROWS_2 : ROWS_1;
-    static stream_tile *const tiles[3][3] = {{stream_2_bf16, stream_2_f16, stream_2_f32},
-                                             {stream_1_bf16, stream_1_f16, stream_1_f32},
-                                             {stream_half_bf16, stream_half_f16, stream_half_f32}};
-    const char *in_ring = NULL; /* the rows whose first strip is in the ring */
-    int half = 0;
+    stream_tile *const *tiles = width == WIDE ? stream_2 : width == LP_N ? stream_1 : stream_half;
     for (size_t g = 0; g < b->height; g += n) {
+        lp_word word = factor_of(b, g)->word, next_word = factor_of(b, (g + n) % b->height)->word;
         float *c = b->sums + g * width;
-        lp_word word = b->factor[g / b->pitch].word; /* gate and up may differ */
-        size_t stride = p->k * lp_word_bytes(word);
-        if (!can_stream(b, g, n)) {
-            for (size_t k = 0; k < p->k; k += LP_K_BLOCK) add_block(b, g, n, k, lp_size_min(p->k - k, LP_K_BLOCK));
-            in_ring = NULL;
+        if (!is_whole(b)) {
+            for (size_t k = 0, kc; k < p->k; k += kc) {
+                kc = lp_size_min(p->k - k, LP_K_BLOCK);
+                widen_rows(b, g, n, k, kc);
+                add_block(b, g, n, k, kc, 0);
+            }
             continue;
         }
         const char *rows = weights_at(b, g, 0), *next = rows;
-        if (can_stream(b, g + n, n) && b->factor[(g + n) / b->pitch].word == word) next = weights_at(b, g + n, 0);
-        for (size_t i = 0; rows != in_ring && i < n * STRIP; i += PIECE)
-            T(widen_piece)(b->wide + (size_t)half * MAX_ROWS * STRIP + i,
-                           rows + i / STRIP * stride + i % STRIP * lp_word_bytes(word), word);
+        if (next_word == word && (g + n < b->height || has_next(b))) /* gate and up may differ */
+            next = g + n < b->height ? weights_at(b, g + n, 0) : weights_at(b, 0, p->k);
+        for (size_t i = 0; rows != b->ready && i < n * STRIP; i += PIECE)
+            T(widen_piece)(b->wide[0] + (size_t)b->now * MAX_ROWS * STRIP + i,
+                           rows + (i / STRIP * p->k + i % STRIP) * lp_word_bytes(word), word);
         for (size_t k = 0; k < p->k; k += LP_K_BLOCK)
-            tiles[width == WIDE ? 0 : width == LP_N ? 1 : 2][word](c, p->x_packed + k * width, b->wide, &half, rows, next,
-                                                                   p->k, k, lp_size_min(p->k - k, LP_K_BLOCK));
-        in_ring = next;
+            tiles[word](c, p->x_packed + k * width, b->wide[0], &b->now, rows, next, p->k, k,
+                        lp_size_min(p->k - k, LP_K_BLOCK));
+        b->ready = next;
     }
 }
 
@@ -333,21 +372,25 @@ static void finish_direct(const lp_band *b) {
     }
 }
 
-static void band(const lp_product *p, size_t factor, size_t row, size_t n_rows, float *scratch) {
-    size_t pitch = round_rows(n_rows), height = pitch * (p->gated ? 2 : 1);
-    lp_band b = {p, p->factor + factor, row, n_rows, pitch, height, scratch, scratch + height * LP_K_BLOCK};
-    if (is_direct(p)) {
-        direct_band(&b);
-        finish_direct(&b);
-        return;
+static void finish_tiles(const lp_band *b) {
+    for (size_t m0 = 0, width; m0 < b->p->m; m0 += width) {
+        width = tile_width(b->p->m - m0);
+        finish_tile(b, m0, width);
     }
-    if (n_tiles(p->m) == 1) {
-        stream_band(&b);
-    } else { /* all rows go together, so that a block of x is fetched once for them */
-        for (size_t k = 0; k < p->k; k += LP_K_BLOCK) add_block(&b, 0, height, k, lp_size_min(p->k - k, LP_K_BLOCK));
-    }
-    for (size_t m0 = 0, width; m0 < p->m; m0 += width) {
-        width = tile_width(p->m - m0);
-        finish_tile(&b, m0, width);
+}
+
+static void bands(const lp_product *p, size_t factor, size_t row, size_t n_rows, float *scratch) {
+    size_t block = BAND_ROWS * LP_K_BLOCK;
+    lp_band b = {.p = p, .factor = p->factor + factor, .end = row + n_rows, .wide = {scratch, scratch + block},
+                 .sums = scratch + 2 * block};
+    for (; row < b.end; row += b.n_rows) {
+        set_rows(&b, row);
+        if (is_direct(p)) {
+            direct_band(&b);
+            finish_direct(&b);
+            continue;
+        }
+        (n_tiles(p->m) == 1 ? stream_band : block_band)(&b);
+        finish_tiles(&b);
     }
 }

@@ -58,6 +58,7 @@ typedef struct {
 typedef struct {
     const char *name;
     size_t row_unit;  /* rows of w per tile: bands are multiples of it */
+    size_t band_rows;
     size_t band_macs; /* multiply-adds of one job at most, so that a run can be stopped */
 
     /* x to x_packed, in pack_units(p) independent units; none when x is used as it lies. */
@@ -65,10 +66,11 @@ typedef struct {
     size_t (*pack_units)(const lp_product *p);
     void (*pack)(const lp_product *p, size_t unit);
 
-    /* n rows from `row` of one factor (of both when gated). scratch: band_scratch(m, n, gated) floats, 64-byte
+    /* n rows from `row` of one factor (of both when gated), a band of band_rows after the other (half of them of
+     * each when gated): few large calls are faster than many small ones. scratch: band_scratch(m) floats, 64-byte
      * aligned. */
-    size_t (*band_scratch)(size_t m, size_t n_rows, int gated);
-    void (*band)(const lp_product *p, size_t factor, size_t row, size_t n_rows, float *scratch);
+    size_t (*band_scratch)(size_t m);
+    void (*bands)(const lp_product *p, size_t factor, size_t row, size_t n_rows, float *scratch);
 
     /* Queries q_tile * i and on of one head. scratch: attend_scratch(n_tokens, head_dim) floats. */
     size_t q_tile;

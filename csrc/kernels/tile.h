@@ -27,31 +27,21 @@
         }                                                                                                              \
     } while (0)
 
+/* Adds the sums to what c holds, or stores the first. */
+INLINE void T(keep)(float *c, VEC acc[MAX_ROWS][MAX_VECS], int first, const int n_vec, const int n_rows) {
+    UNROLL for (int r = 0; r < n_rows; r++) UNROLL for (int v = 0; v < n_vec; v++) {
+        float *to = c + (r * n_vec + v) * LP_N;
+        V(store)(to, first ? acc[r][v] : V(add)(V(load)(to), acc[r][v]));
+    }
+}
+
 /* Sums over kc columns and then `n_masked` more, of which column i counts for lanes (tokens) >= i only: the
- * diagonal of causal attention. While it computes it asks for the lines that come next: rows of 512 bytes at
- * `ahead`, `ahead_stride` bytes apart (NULL: none). */
+ * diagonal of causal attention. */
 INLINE void T(tile)(float *c, const float *x, const float *w, size_t row_stride, size_t k_stride, size_t kc,
-                    size_t n_masked, int first, const char *ahead, size_t ahead_stride, const int n_vec,
-                    const int n_rows) {
+                    size_t n_masked, int first, const int n_vec, const int n_rows) {
     VEC acc[MAX_ROWS][MAX_VECS];
     UNROLL for (int r = 0; r < n_rows; r++) UNROLL for (int v = 0; v < n_vec; v++) acc[r][v] = V(zero)();
     size_t k = 0;
-    if (ahead) {
-        /* 8 lines of each row in 256 columns: 32 columns per line of all rows, 3 lines per 96 / n_rows columns */
-        for (; k + 32 <= kc; k += 32, ahead += 64) {
-            const char *line = ahead;
-            for (int part = 0; part < n_rows / 3; part++, line += 3 * ahead_stride) {
-                __builtin_prefetch(line, 0, 2);
-                __builtin_prefetch(line + ahead_stride, 0, 2);
-                __builtin_prefetch(line + 2 * ahead_stride, 0, 2);
-                for (int i = 0; i < 96 / n_rows; i += 4) {
-                    UNROLL for (int u = 0; u < 4; u++) STEP(u);
-                    x += 4 * (size_t)n_vec * LP_N;
-                    w += 4 * k_stride;
-                }
-            }
-        }
-    }
     for (; k + 4 <= kc; k += 4) {
         UNROLL for (int u = 0; u < 4; u++) STEP(u);
         x += 4 * (size_t)n_vec * LP_N;
@@ -73,10 +63,7 @@ INLINE void T(tile)(float *c, const float *x, const float *w, size_t row_stride,
         x += (size_t)n_vec * LP_N;
         w += k_stride;
     }
-    UNROLL for (int r = 0; r < n_rows; r++) UNROLL for (int v = 0; v < n_vec; v++) {
-        float *to = c + (r * n_vec + v) * LP_N;
-        V(store)(to, first ? acc[r][v] : V(add)(V(load)(to), acc[r][v]));
-    }
+    T(keep)(c, acc, first, n_vec, n_rows);
 }
 
 /* Packs `m` (<= n_vec * N) rows of x, `stride` floats apart, into [k][n_vec * N]; lanes past m are 0. */

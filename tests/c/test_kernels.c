@@ -50,13 +50,14 @@ static void *words(char **hold, size_t n, lp_word word, int kind) {
     return w;
 }
 
-static void run_product(const lp_kernels *k, lp_product *p, size_t band) {
+/* In jobs of so many rows. */
+static void run_product(const lp_kernels *k, lp_product *p, size_t job) {
     for (size_t u = 0; u < k->pack_units(p); u++) k->pack(p, u);
     for (size_t f = 0; f < (p->gated ? 1 : p->n_factors); f++)
-        for (size_t row = 0; row < p->factor[f].n_rows; row += band) {
-            size_t n = p->factor[f].n_rows - row < band ? p->factor[f].n_rows - row : band;
-            float *scratch = floats(k->band_scratch(p->m, n, p->gated), WILD); /* what a run before may have left */
-            k->band(p, f, row, n, scratch);
+        for (size_t row = 0; row < p->factor[f].n_rows; row += job) {
+            size_t n = p->factor[f].n_rows - row < job ? p->factor[f].n_rows - row : job;
+            float *scratch = floats(k->band_scratch(p->m), WILD); /* what a run before may have left */
+            k->bands(p, f, row, n, scratch);
             free(scratch);
         }
 }
@@ -69,7 +70,7 @@ static void check_linear(const lp_kernels *k, size_t m, size_t n, size_t kk, lp_
     lp_product p = {.m = m, .k = kk, .x = x, .n_factors = 1};
     p.x_packed = floats(k->packed_size(m, kk), WILD);
     p.factor[0] = (lp_factor){.w = w, .word = word, .n_rows = n, .bias = bias, .y = y, .add = add, .sum = sum};
-    run_product(k, &p, 24);
+    run_product(k, &p, 12 * (1 + (m + n + kk) % 14));
     float *wide = floats(n * kk, 0), *want = floats(m * n, 0), *want_sum = floats(m * n, 0);
     for (size_t i = 0; i < n * kk; i++) wide[i] = canonical_word(w, word, i);
     for (size_t i = 0; i < m * n; i++) {
@@ -93,7 +94,7 @@ static void check_gated(const lp_kernels *k, size_t m, size_t n, size_t kk, int 
     for (int f = 0; f < 2; f++)
         p.factor[f] = (lp_factor){
             .w = words(&hold[f], n * kk, word[f], kind), .word = word[f], .n_rows = n, .y = y[f]};
-    run_product(k, &p, 12);
+    run_product(k, &p, 12 * (1 + (m + n + kk) % 7));
     float *wide = floats(2 * n * kk, 0);
     for (size_t i = 0; i < 2 * n * kk; i++) wide[i] = canonical_word(p.factor[i / (n * kk)].w, word[i / (n * kk)], i % (n * kk));
     int same = 1;
@@ -206,7 +207,9 @@ static void check_row(const lp_kernels *k) {
             check_linear(k, ms[m], 35, ks[i], LP_WORD_BF16, (int)(i % N_KINDS));
             check_linear(k, ms[m], 49, 64 * (i + 1), (lp_word)(i % 3), (int)(m % N_KINDS));
             lp_word mixed[2] = {(lp_word)(i % 3), (lp_word)((i + m) % 3)};
+            check_linear(k, ms[m], 100 + 31 * i, 64 * (m + 3), (lp_word)((i + m) % 3), (int)(i % N_KINDS));
             check_gated(k, ms[m], ns[i], ks[(m + i) % 6], (int)(i % N_KINDS), mixed);
+            check_gated(k, ms[m], 72 + ns[i], 576, (int)(i % N_KINDS), mixed);
             check_gated(k, m + 5, 24 + ns[i], 128, (int)(m % N_KINDS), mixed);
             check_gated(k, m + 1, ns[i], 300 + 20 * (m % 2), (int)(i % N_KINDS), mixed);
         }
