@@ -6,37 +6,37 @@
  * lane takes part up to its own key. ATTEND_ROWS is how many keys (or columns of v) a tile takes at once. */
 
 NOINLINE void qk_2(float *c, const float *q, const float *k, size_t stride, size_t kc, int first) {
-    T(tile)(c, q, k, stride, 1, kc, 0, first, 2, ATTEND_ROWS);
+    T(tile)(c, q, k, stride, 1, kc, 0, first, NULL, 2, ATTEND_ROWS);
 }
 NOINLINE void qk_1(float *c, const float *q, const float *k, size_t stride, size_t kc, int first) {
-    T(tile)(c, q, k, stride, 1, kc, 0, first, 1, ATTEND_ROWS);
+    T(tile)(c, q, k, stride, 1, kc, 0, first, NULL, 1, ATTEND_ROWS);
 }
 typedef void pv_tile(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked, int first);
 NOINLINE void pv_2(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked, int first) {
-    T(tile)(c, p, v, 1, stride, kc, n_masked, first, 2, ATTEND_ROWS);
+    T(tile)(c, p, v, 1, stride, kc, n_masked, first, NULL, 2, ATTEND_ROWS);
 }
 NOINLINE void pv_1(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked, int first) {
-    T(tile)(c, p, v, 1, stride, kc, n_masked, first, 1, ATTEND_ROWS);
+    T(tile)(c, p, v, 1, stride, kc, n_masked, first, NULL, 1, ATTEND_ROWS);
 }
 /* the last columns of a head whose size is no multiple of ATTEND_ROWS */
 NOINLINE void pv_2_column(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked,
                           int first) {
-    T(tile)(c, p, v, 1, stride, kc, n_masked, first, 2, 1);
+    T(tile)(c, p, v, 1, stride, kc, n_masked, first, NULL, 2, 1);
 }
 NOINLINE void pv_1_column(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked,
                           int first) {
-    T(tile)(c, p, v, 1, stride, kc, n_masked, first, 1, 1);
+    T(tile)(c, p, v, 1, stride, kc, n_masked, first, NULL, 1, 1);
 }
 #ifdef LP_HALF
 NOINLINE void qk_half(float *c, const float *q, const float *k, size_t stride, size_t kc, int first) {
-    HALF_T(tile)(c, q, k, stride, 1, kc, 0, first, 1, ATTEND_ROWS);
+    HALF_T(tile)(c, q, k, stride, 1, kc, 0, first, NULL, 1, ATTEND_ROWS);
 }
 NOINLINE void pv_half(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked, int first) {
-    HALF_T(tile)(c, p, v, 1, stride, kc, n_masked, first, 1, ATTEND_ROWS);
+    HALF_T(tile)(c, p, v, 1, stride, kc, n_masked, first, NULL, 1, ATTEND_ROWS);
 }
 NOINLINE void pv_half_column(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked,
                              int first) {
-    HALF_T(tile)(c, p, v, 1, stride, kc, n_masked, first, 1, 1);
+    HALF_T(tile)(c, p, v, 1, stride, kc, n_masked, first, NULL, 1, 1);
 }
 #define scale_scores_half HALF_T(scale_scores)
 #define softmax_half HALF_T(softmax)

@@ -24,14 +24,14 @@ static size_t tile_width(size_t left) {
     return left > NARROW ? LP_N : NARROW;
 }
 
-NOINLINE void gemm_2(float *c, const float *x, const float *w, size_t kc, int first) {
-    T(tile)(c, x, w, LP_K_BLOCK, 1, kc, 0, first, 2, ROWS_2);
+NOINLINE void gemm_2(float *c, const float *x, const float *w, size_t kc, int first, const char *soon) {
+    T(tile)(c, x, w, LP_K_BLOCK, 1, kc, 0, first, soon, 2, ROWS_2);
 }
 NOINLINE void gemm_1(float *c, const float *x, const float *w, size_t kc, int first) {
 #ifdef LP_HALF /* two halves: with one wide vector every product waits for a broadcast (Zen 4: 75 % of the peak) */
-    HALF_T(tile)(c, x, w, LP_K_BLOCK, 1, kc, 0, first, 2, ROWS_1);
+    HALF_T(tile)(c, x, w, LP_K_BLOCK, 1, kc, 0, first, NULL, 2, ROWS_1);
 #else
-    T(tile)(c, x, w, LP_K_BLOCK, 1, kc, 0, first, 1, ROWS_1);
+    T(tile)(c, x, w, LP_K_BLOCK, 1, kc, 0, first, NULL, 1, ROWS_1);
 #endif
 }
 NOINLINE void pack_2(float *out, const float *x, size_t stride, size_t m, size_t k) { T(pack)(out, x, stride, m, k, 2); }
@@ -42,7 +42,7 @@ NOINLINE void unpack_1(float *y, const float *add, float *sum, size_t stride, co
 }
 #ifdef LP_HALF
 NOINLINE void gemm_half(float *c, const float *x, const float *w, size_t kc, int first) {
-    HALF_T(tile)(c, x, w, LP_K_BLOCK, 1, kc, 0, first, 1, ROWS_1);
+    HALF_T(tile)(c, x, w, LP_K_BLOCK, 1, kc, 0, first, NULL, 1, ROWS_1);
 }
 NOINLINE void pack_half(float *out, const float *x, size_t stride, size_t m, size_t k) {
     HALF_T(pack)(out, x, stride, m, k, 1);
@@ -222,24 +222,26 @@ static void widen_rows(const lp_band *b, size_t g, size_t n, size_t k, size_t kc
 }
 
 /* Rows g .. g + n of the block at column k for all tokens; meanwhile the first tile widens `n_next` columns of the
- * block that follows it. */
+ * block that follows it, and the others ask for the x of the next tile: it comes from L3, and later than wanted. */
 static void add_block(const lp_band *b, size_t g, size_t n, size_t k, size_t kc, size_t n_next) {
     const lp_product *p = b->p;
     for (size_t m0 = 0, width; m0 < p->m; m0 += width) {
         width = tile_width(p->m - m0);
         size_t rows = width == WIDE ? ROWS_2 : ROWS_1;
-        const float *x = p->x_packed + m0 * p->k + k * width;
+        const float *x = p->x_packed + m0 * p->k + k * width, *next_x = x + width * p->k, *next_end = next_x + width * kc;
         float *c = b->sums + m0 * b->height;
-        for (size_t i = g; i < g + n; i += rows) {
+        for (size_t i = g; i < g + n; i += rows, next_x += SOON_LINES * 16) {
             const float *w = b->wide[b->now] + i * LP_K_BLOCK;
             lp_word word = factor_of(b, i)->word;
-            if (m0 || !n_next) {
-                (width == WIDE ? gemm_2 : width == LP_N ? gemm_1 : gemm_half)(c + i * width, x, w, kc, k == 0);
-                continue;
+            if (m0 == 0 && n_next) {
+                coming next = {b->wide[!b->now] + i * LP_K_BLOCK, LP_K_BLOCK, n_next, weights_at(b, i, k + kc),
+                               weights_at(b, i, k + kc + n_next), p->k * lp_word_bytes(word)};
+                (width == WIDE ? block_2 : block_1)[word](c + i * width, x, w, kc, k == 0, next);
+            } else if (width == WIDE) {
+                gemm_2(c + i * width, x, w, kc, k == 0, next_x < next_end ? (const char *)next_x : NULL);
+            } else {
+                (width == LP_N ? gemm_1 : gemm_half)(c + i * width, x, w, kc, k == 0);
             }
-            coming next = {b->wide[!b->now] + i * LP_K_BLOCK, LP_K_BLOCK, n_next, weights_at(b, i, k + kc),
-                           weights_at(b, i, k + kc + n_next), p->k * lp_word_bytes(word)};
-            (width == WIDE ? block_2 : block_1)[word](c + i * width, x, w, kc, k == 0, next);
         }
     }
 }

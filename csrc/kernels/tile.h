@@ -13,6 +13,7 @@
 #define T(name) V_CAT(name, _, LP_N)
 #define FMA_INTO V_CAT(V, LP_N, _FMA_INTO)
 #define MAX_ROWS 12
+#define SOON_LINES 128
 #define MAX_VECS 2
 
 /* One k: n_vec vectors of x times one number of each row of w. */
@@ -36,12 +37,19 @@ INLINE void T(keep)(float *c, VEC acc[MAX_ROWS][MAX_VECS], int first, const int 
 }
 
 /* Sums over kc columns and then `n_masked` more, of which column i counts for lanes (tokens) >= i only: the
- * diagonal of causal attention. */
+ * diagonal of causal attention. Meanwhile it asks for SOON_LINES lines from `soon` on, for 256 columns (NULL: none). */
 INLINE void T(tile)(float *c, const float *x, const float *w, size_t row_stride, size_t k_stride, size_t kc,
-                    size_t n_masked, int first, const int n_vec, const int n_rows) {
+                    size_t n_masked, int first, const char *soon, const int n_vec, const int n_rows) {
     VEC acc[MAX_ROWS][MAX_VECS];
     UNROLL for (int r = 0; r < n_rows; r++) UNROLL for (int v = 0; v < n_vec; v++) acc[r][v] = V(zero)();
     size_t k = 0;
+    for (; soon && k + 4 <= kc; k += 4, soon += 128) {
+        __builtin_prefetch(soon, 0, 2);
+        __builtin_prefetch(soon + 64, 0, 2);
+        UNROLL for (int u = 0; u < 4; u++) STEP(u);
+        x += 4 * (size_t)n_vec * LP_N;
+        w += 4 * k_stride;
+    }
     for (; k + 4 <= kc; k += 4) {
         UNROLL for (int u = 0; u < 4; u++) STEP(u);
         x += 4 * (size_t)n_vec * LP_N;
