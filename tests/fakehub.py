@@ -162,6 +162,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send_without_end(fault.status, fault.headers)
         elif fault.kind == "body":
             self.send(200, fault.body, fault.headers)
+        elif fault.kind == "silent":
+            self.fake.stopping.wait(60)
+            self.close_connection = True
         else:
             return False
         return True
@@ -271,7 +274,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.close_connection = True
         self.wfile.flush()
         if kind == "stall":
-            self.fake.stopping.wait(20)
+            self.fake.stopping.wait(60)
         elif kind == "reset":
             time.sleep(0.05)  # so that what was sent arrives before the reset destroys it
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

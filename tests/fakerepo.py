@@ -66,8 +66,8 @@ class Fault:
 
     kind: str
     """drop, reset, stall, no-length, ignore-range, wrong-start, wrong-total, flip, etag, status,
-    html, redirect, big-error, gzip, long, header (sets or, with None, removes headers), body (other
-    bytes)."""
+    html, redirect, silent (no answer at all), big-error, gzip, long, header (sets or, with None,
+    removes headers), body (other bytes)."""
     where: str = "cdn"
     """cdn, resolve or api."""
     path: str = "*"

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -68,6 +69,19 @@ def assert_final_names_are_true(cache: Path, files: dict[str, bytes]) -> None:
         assert path.read_bytes() == files[path.name]
 
 
+def wait_for(true: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if true():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it does not happen")
+
+
+def kept(tmp_path: Path, etag: str) -> int:
+    """Bytes of the unfinished file."""
+    return sum(path.stat().st_size for path in (tmp_path / "hf").rglob(f"{etag}*.incomplete"))
+
+
 def tell(process: subprocess.Popen[str], line: str) -> str:
     """What it answers to a line."""
     process.stdin.write(line + "\n")
@@ -111,15 +125,10 @@ def test_what_a_killed_process_fetched_is_not_fetched_again(hub: FakeHub, tmp_pa
     hub.add(REPO_ID, files)
     hub.fault("stall", method="GET", after=400_000)
     process = hub_process.start(ONE, REPO_ID, env=env(hub, tmp_path))
-    partial = None
-    for _ in range(600):
-        partial = next((tmp_path / "hf").rglob("*.incomplete"), None)
-        if partial is not None and partial.stat().st_size == 400_000:
-            break
-        time.sleep(0.05)
+    sha256 = hashlib.sha256(files["model.safetensors"]).hexdigest()
+    wait_for(lambda: kept(tmp_path, sha256) == 400_000)
     process.kill()
     process.communicate()
-    assert partial is not None and partial.stat().st_size == 400_000
     hub.forget()
     assert tree(download(REPO_ID)) == chosen(files)
     assert hub.sent() == 100_000
@@ -163,24 +172,75 @@ def test_room_is_checked_before(
     assert tree(download(REPO_ID, force=True)) == chosen(files)
 
 
-def test_control_c_ends_it_soon_and_it_can_go_on(hub: FakeHub, tmp_path: Path) -> None:
+MAIN = "import sys; from llamaprobe.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def interrupt(process: subprocess.Popen[str]) -> None:
+    """Ctrl-C ends it long before the silence of the server does."""
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and out == "" and "Traceback" not in err
+
+
+@pytest.mark.parametrize("where", ["api", "resolve", "cdn"])
+def test_control_c_while_there_is_no_answer(hub: FakeHub, tmp_path: Path, where: str) -> None:
+    hub.add(REPO_ID, small_model())
+    fault = hub.fault("silent", where=where, times=1000)
+    more = {"HF_HUB_DOWNLOAD_TIMEOUT": "600"}
+    process = hub_process.start(MAIN, "download", REPO_ID, env=env(hub, tmp_path, **more))
+    wait_for(lambda: fault.times < 1000)
+    interrupt(process)
+
+
+def test_control_c_while_a_name_is_looked_up(hub: FakeHub, tmp_path: Path) -> None:
+    code = """
+import socket, sys, threading
+def look_up(*_, **__):
+    print("asked", file=sys.stderr, flush=True)
+    threading.Event().wait(60)
+socket.getaddrinfo = look_up
+"""
+    more = {"HF_ENDPOINT": "http://hub.example"}
+    process = hub_process.start(code + MAIN, "download", REPO_ID, env=env(hub, tmp_path) | more)
+    assert process.stderr.readline() == "asked\n"
+    interrupt(process)
+
+
+def test_control_c_keeps_what_came(hub: FakeHub, tmp_path: Path) -> None:
     files = small_model(size=500_000)
     hub.add(REPO_ID, files)
     hub.fault("stall", method="GET", after=300_000)
-    code = "import sys; from llamaprobe.cli import main; sys.exit(main(sys.argv[1:]))"
-    process = hub_process.start(
-        code, "download", REPO_ID, env=env(hub, tmp_path, HF_HUB_DOWNLOAD_TIMEOUT="600")
-    )
-    for _ in range(600):
-        if hub.sent() >= 300_000:
-            break
-        time.sleep(0.05)
-    time.sleep(0.5)  # what was sent is now read as well
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=15)  # the server would stay silent for longer
-    assert process.returncode == 130 and out == "" and "Traceback" not in err
+    more = {"HF_HUB_DOWNLOAD_TIMEOUT": "600"}
+    process = hub_process.start(MAIN, "download", REPO_ID, env=env(hub, tmp_path, **more))
+    sha256 = hashlib.sha256(files["model.safetensors"]).hexdigest()
+    wait_for(lambda: kept(tmp_path, sha256) == 300_000)
+    interrupt(process)
+    assert kept(tmp_path, sha256) == 300_000
     assert not list((tmp_path / "hf").rglob("snapshots/*/model.safetensors"))
-    kept = sum(path.stat().st_size for path in (tmp_path / "hf").rglob("*.incomplete"))
     hub.forget()
-    assert kept > 0
-    assert tree(download(REPO_ID)) == chosen(files) and hub.sent() == 500_000 - kept
+    assert tree(download(REPO_ID)) == chosen(files) and hub.sent() == 200_000
+
+
+def test_control_c_in_a_program_that_goes_on(hub: FakeHub, tmp_path: Path) -> None:
+    """Nothing is held by those who still wait for an answer: the same process can begin again."""
+    files = small_model()
+    hub.add(REPO_ID, files)
+    code = """
+import sys
+from llamaprobe.hub import download
+try:
+    download(sys.argv[1], progress=False)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    print(download(sys.argv[1], progress=False))
+"""
+    fault = hub.fault("silent", times=1000)
+    more = {"HF_HUB_DOWNLOAD_TIMEOUT": "600"}
+    process = hub_process.start(code, REPO_ID, env=env(hub, tmp_path, **more))
+    wait_for(lambda: fault.times < 1000)
+    hub.faults.clear()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0 and err == ""
+    told, folder = out.splitlines()
+    assert told == "interrupted" and tree(Path(folder)) == chosen(files)

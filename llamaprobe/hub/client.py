@@ -8,8 +8,10 @@ here, hop by hop: once off the hub, the token does not come back; https does not
 nothing but http and https is spoken.
 
 Every wait is bounded: connecting, each silence while reading, the server's own wishes, the number
-of tries. `abort` ends them all. What requests raises is turned into our own errors outside of its
-`except`, so that no exception chain holds a request and its headers.
+of tries. `abort` and Ctrl-C end them all at once: what cannot be interrupted, such as looking up a
+name, is left to a thread of its own, which nobody waits for any more. What requests raises is
+turned into our own errors outside of its `except`, so that no exception chain holds a request and
+its headers.
 """
 
 import contextlib
@@ -17,6 +19,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import quote
@@ -82,6 +85,7 @@ class Client:
         self._hub = _session(_HubAuth(token, self._origin), settings.user_agent)
         self._cdn = _session(_NoAuth(), settings.user_agent)
         self._stop = threading.Event()
+        self._asked: set[Future[Response]] = set()
         self._live: set[Response] = set()
         self._lock = threading.Lock()
 
@@ -91,10 +95,12 @@ class Client:
         self._cdn.close()
 
     def abort(self) -> None:
-        """Makes every thread that reads or waits end soon, with Stopped."""
+        """Makes every thread that asks, reads or waits end at once, with Stopped."""
         self._stop.set()
         with self._lock:
-            live = list(self._live)
+            asked, live = list(self._asked), list(self._live)
+        for answer in asked:
+            answer.cancel()
         for response in live:
             with contextlib.suppress(Exception):  # one that has just ended has no socket any more
                 response.raw.shutdown()
@@ -233,10 +239,36 @@ class Client:
         return response
 
     def _once(self, method: str, url: str, headers: dict[str, str], trusted: bool) -> "Response":
-        self.check()
-        session, failure = self._hub if trusted else self._cdn, None
+        answer: Future[Response] = Future()
+        with self._lock:
+            self._asked.add(answer)
         try:
-            return session.request(
+            self.check()  # `abort` may have looked for those who ask just before
+            session = self._hub if trusted else self._cdn
+            threading.Thread(
+                target=self._ask, args=(answer, session, method, url, headers), daemon=True
+            ).start()
+            return answer.result()
+        except CancelledError:
+            pass
+        finally:
+            answer.cancel()  # Ctrl-C: whatever comes now is nobody's
+            with self._lock:
+                self._asked.discard(answer)
+        raise Stopped
+
+    def _ask(
+        self,
+        answer: "Future[Response]",
+        session: "Session",
+        method: str,
+        url: str,
+        headers: dict[str, str],
+    ) -> None:
+        """Fills in `answer`, unless nobody waits for it any more."""
+        response, failure = None, None
+        try:
+            response = session.request(
                 method,
                 url,
                 headers=headers,
@@ -246,7 +278,13 @@ class Client:
             )
         except Exception as error:  # what it is decides whether to try again
             failure = failure_of(error, url)
-        raise failure
+        if not answer.set_running_or_notify_cancel():
+            if response is not None:
+                response.close()
+        elif response is not None:
+            answer.set_result(response)
+        else:
+            answer.set_exception(failure)
 
     def _refuse(self, response: "Response", asked: Asked) -> None:
         """Raises what an answer of 4xx or 5xx means."""

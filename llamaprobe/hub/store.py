@@ -70,7 +70,7 @@ def hold(
 ) -> contextlib.AbstractContextManager[None]:
     """The lock file `name`, with a word to the user if it takes time."""
     return lock.hold(
-        locks, name, pause, lambda: note(f"{file.path}: another process is fetching it; waiting")
+        locks, name, pause, lambda: note(f"{file.path}: is being fetched elsewhere; waiting")
     )
 
 

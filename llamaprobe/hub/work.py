@@ -72,8 +72,8 @@ class Work:
 
     def _run(self, files: list[RepoFile], progress: Progress) -> None:
         with ThreadPoolExecutor(N_FILES) as pool, ThreadPoolExecutor(N_RANGES) as ranges:
-            futures = [pool.submit(self._one, file, ranges, progress) for file in files]
             try:
+                futures = [pool.submit(self._one, file, ranges, progress) for file in files]
                 wait(futures, return_when=FIRST_EXCEPTION)
                 failed = _first_error(futures)
                 if failed is not None:
