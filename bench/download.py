@@ -7,7 +7,8 @@ Three processes, so that nobody waits for another one's interpreter: the fake hu
 round a fresh one for each client, in turn, with an empty cache. The time is that of the call alone.
 llamaprobe hashes the file on the way and syncs it to the disk; huggingface_hub does neither. A
 second `snapshot` of the cached model, with nobody to ask, is timed too: what it costs until the
-folder is known, its imports (as bytecode) included.
+folder is known, its imports (as bytecode) included. So is `inspect` of a model that is not here, of
+30 shards and 723 tensors as a 70B model has them.
 """
 
 import json
@@ -21,12 +22,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 SERVER = """
-import os, sys
+import os, sys, tempfile
+from pathlib import Path
+import models
 from fakehub import FakeHub
 hub = FakeHub()
 block = os.urandom(1 << 20)
 files = {"config.json": b"{}", "tokenizer.json": b"{}"}
 hub.add("bench/model", files | {"model.safetensors": block * int(sys.argv[1])})
+config = models.make_config(num_hidden_layers=80, hidden_size=96)
+with tempfile.TemporaryDirectory() as folder:
+    shards = Path(folder, "shards")
+    models.write_checkpoint(shards, config, models.make_weights(config, 0, "BF16"), "BF16", 30)
+    hub.add("bench/shards", {path.name: path.read_bytes() for path in shards.iterdir()})
 print(hub.endpoint, flush=True)
 sys.stdin.read()
 """
@@ -57,6 +65,16 @@ from llamaprobe.hub import snapshot
 snapshot("bench/model")
 print(time.perf_counter() - start, time.process_time() - cpu)
 """
+
+INSPECT = """
+import time
+from llamaprobe.cli_inspect import describe_source
+start, cpu = time.perf_counter(), time.process_time()
+assert len(describe_source("bench/shards", "main")["tensors"]) == 723
+print(time.perf_counter() - start, time.process_time() - cpu)
+"""
+
+OTHERS = ("cached, again", "inspect")
 
 
 def run(code: str, home: str, endpoint: str, bytecode: str) -> tuple[float, float]:
@@ -90,7 +108,7 @@ def main() -> None:
         stdout=subprocess.PIPE,
         text=True,
     )
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in [*CLIENTS, "again"]}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in [*CLIENTS, *OTHERS]}
     bytecode = tempfile.TemporaryDirectory()
     try:
         endpoint = server.stdout.readline().strip()
@@ -100,7 +118,8 @@ def main() -> None:
                     seconds[name].append(run(code, home, endpoint, bytecode.name))
                     if name == "llamaprobe":
                         nobody = "http://127.0.0.1:9"
-                        seconds["again"].append(run(AGAIN, home, nobody, bytecode.name))
+                        seconds["cached, again"].append(run(AGAIN, home, nobody, bytecode.name))
+                        seconds["inspect"].append(run(INSPECT, home, endpoint, bytecode.name))
     finally:
         bytecode.cleanup()
         server.stdin.close()
@@ -109,8 +128,9 @@ def main() -> None:
         clock, cpu = (statistics.median(column) for column in zip(*seconds[name], strict=True))
         rate = megabytes * 1.048576 / clock
         print(f"{name:16} {clock:6.2f} s  {rate:6.0f} MB/s  {cpu:5.2f} s CPU", file=sys.stderr)
-    clock, cpu = (statistics.median(column) for column in zip(*seconds["again"], strict=True))
-    print(f"{'cached, again':16} {clock * 1e3:6.1f} ms {cpu * 1e3:17.1f} ms CPU", file=sys.stderr)
+    for name in OTHERS:
+        clock, cpu = (statistics.median(column) for column in zip(*seconds[name], strict=True))
+        print(f"{name:16} {clock * 1e3:6.1f} ms {cpu * 1e3:17.1f} ms CPU", file=sys.stderr)
     print(json.dumps({"megabytes": megabytes, "seconds": seconds}))
 
 

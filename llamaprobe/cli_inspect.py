@@ -1,7 +1,11 @@
-"""llamaprobe inspect: what a model or a safetensors file holds, without reading its data."""
+"""llamaprobe inspect: what a model or a safetensors file holds, without reading its data.
+
+Of a repo that is not in the cache the headers are read where they are; nothing is stored.
+"""
 
 import argparse
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "inspect",
         help="list tensors, config and parameter count",
         description="Lists the tensors (name, dtype, shape, bytes), the config and the number of "
-        "parameters, without reading the data.",
+        "parameters, without reading the data; those of a repo without downloading it.",
     )
     parser.add_argument("model", metavar="MODEL", help=f"{MODEL_HELP}, or one .safetensors file")
     parser.add_argument("--json", action="store_true", help="as JSON")
@@ -28,9 +32,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from .tensors import find_source
-
-    told = describe(find_source(args.model, args.revision))
+    told = describe_source(args.model, args.revision)
     if args.json:
         import json
 
@@ -38,6 +40,33 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(told)
     return 0
+
+
+def describe_source(source: str, revision: str) -> dict[str, Any]:
+    """`describe` of a file, a folder, the demo, or a repo: of its copy in the cache, else of what
+    the hub has."""
+    from .source import asking_the_hub, find_local
+
+    local = Path(source) if os.path.isfile(source) else find_local(source, revision)
+    if local is not None:
+        return describe(local)
+    with asking_the_hub(source):
+        return _describe_repo(source, revision)
+
+
+def _describe_repo(repo_id: str, revision: str) -> dict[str, Any]:
+    from .hub.fetch import find_cached
+
+    cached = find_cached(repo_id, revision=revision)
+    if cached is not None:
+        return describe(cached)
+    from .hub.remote import remote_headers
+
+    with remote_headers(repo_id, revision=revision) as headers:
+        told = describe(headers.folder) | {"path": headers.name}
+        if "cannot_run" in told:
+            told["cannot_run"] = headers.renamed(told["cannot_run"])
+        return told
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -4,8 +4,10 @@
 wins over a repo id; what looks like owner/name is a repo id; all else is told apart in the error.
 """
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import ArgumentError, FileError, HubError, UnsupportedError
@@ -20,38 +22,51 @@ _OTHER_FORMATS = (".gguf", ".bin", ".pt", ".pth", ".ckpt")
 def find_folder(source: object, revision: str, **hub: object) -> tuple[Path, str | None]:
     """The folder of a model, downloaded if need be, and its commit where one is known.
 
-    `hub`: what `hub.snapshot` takes besides. FileError (no such folder, or no folder at all),
-    UnsupportedError (a file of weights in another format), ArgumentError, HubError.
+    `hub`: what `hub.snapshot` takes besides. Raises as `find_local`, and HubError.
+    """
+    folder = find_local(source, revision)
+    if folder is None:
+        from .hub import snapshot
+
+        with asking_the_hub(str(source)):
+            folder = snapshot(str(source), revision=revision, **hub)
+    return folder, _commit(folder)
+
+
+def find_local(source: object, revision: str) -> Path | None:
+    """The folder of a model that is no repo's, None for a repo id.
+
+    FileError (no such folder, or no folder at all), UnsupportedError (a file of weights in another
+    format), ArgumentError.
     """
     if not isinstance(source, (str, os.PathLike)) or not isinstance(os.fspath(source), str):
         raise ArgumentError(f"a model is a folder or a repo id, not {printable(repr(source), 60)}")
     name = os.fspath(source)
     if source == "demo":
-        return _DEMO, None
+        return _DEMO
     if os.path.isdir(name):
         if revision != "main":
             raise ArgumentError(
                 f"{printable(name)} is a folder, which has no revision {printable(repr(revision))}"
             )
-        return Path(name), _commit(Path(name))
+        return Path(name)
     if os.path.lexists(name):
         raise _not_a_folder(name)
     if not isinstance(source, str) or not _REPO_ID.fullmatch(name):
         raise FileError(
             f"{printable(name)}: no such folder, and no repo id, which looks like owner/name"
         )
-    return _download(name, revision, hub)
+    return None
 
 
-def _download(name: str, revision: str, hub: dict[str, object]) -> tuple[Path, str | None]:
-    from .hub import snapshot
-
+@contextlib.contextmanager
+def asking_the_hub(name: str) -> Iterator[None]:
+    """Has the hub's errors say that there is no folder of that name either."""
     try:
-        folder = snapshot(name, revision=revision, **hub)
+        yield
     except HubError as e:
         e.args = (f"{e} (there is no folder {printable(name)} here either)", *e.args[1:])
         raise
-    return folder, _commit(folder)
 
 
 def _not_a_folder(name: str) -> FileError | UnsupportedError:

@@ -1,19 +1,13 @@
-"""llamaprobe download at the command line: options, output, exit codes; and inspecting what is not
-here."""
+"""llamaprobe download at the command line: options, output, exit codes."""
 
 import io
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from fakehub import FakeHub
 from hub_fixtures import NEEDED, REPO_ID, chosen, hub, small_model, tree  # noqa: F401
-from models import safetensors_bytes
 
 from llamaprobe.cli import main
-from llamaprobe.errors import FormatError
-from llamaprobe.hub.remote import inspect_remote
 
 
 def run(*arguments: object) -> int:
@@ -157,58 +151,3 @@ def test_a_token_comes_from_stdin_and_never_from_the_command_line(
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert run(REPO_ID, "--token-stdin") == 1
     assert hub.token not in "".join(capsys.readouterr())
-
-
-# ---- what is on the hub, without fetching it ----
-
-
-def shard(seed: int, names: list[str]) -> bytes:
-    rng = np.random.default_rng(seed)
-    return safetensors_bytes(
-        {name: rng.standard_normal((64, 128)).astype(np.float32) for name in names}, "BF16"
-    )
-
-
-def test_the_tensors_of_a_model_that_is_not_here(hub: FakeHub, tmp_path: Path) -> None:
-    first = shard(1, [f"model.layers.{n}.mlp.up_proj.weight" for n in range(30)])
-    second = shard(2, ["model.norm.weight", "lm_head.weight"])
-    weight_map = {f"model.layers.{n}.mlp.up_proj.weight": "model-1.safetensors" for n in range(30)}
-    weight_map |= dict.fromkeys(["model.norm.weight", "lm_head.weight"], "model-2.safetensors")
-    index = json.dumps({"weight_map": weight_map}).encode()
-    files = {
-        "model-1.safetensors": first,
-        "model-2.safetensors": second,
-        "model.safetensors.index.json": index,
-    }
-    hub.add("a/b", files | {"config.json": b'{"a": 1}'})
-    found = inspect_remote("a/b")
-    assert {tensor.name: tensor.file for tensor in found.tensors} == weight_map
-    assert {(t.dtype, t.shape, t.n_bytes) for t in found.tensors} == {("BF16", (64, 128), 16384)}
-    assert found.config == b'{"a": 1}' and found.files == {
-        name: len(files[name]) for name in sorted(files)[:2]
-    }
-    assert hub.sent() <= 2 * (64 << 10) and not (tmp_path / "hf").exists()
-
-
-def test_a_header_that_is_longer_than_the_first_request(
-    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("llamaprobe.hub.remote.FIRST_BYTES", 100)
-    hub.add("a/b", {"model.safetensors": shard(1, [f"t{n}" for n in range(50)])})
-    assert [t.name for t in inspect_remote("a/b").tensors] == [f"t{n}" for n in range(50)]
-
-
-@pytest.mark.parametrize(
-    "data", [b"", b"\0" * 7, b"\xff" * 100, b"\0" * 100, (50).to_bytes(8, "little") + b"{" * 92]
-)
-def test_a_remote_header_that_is_broken(hub: FakeHub, data: bytes) -> None:
-    hub.add("a/b", {"model.safetensors": data})
-    with pytest.raises(FormatError):
-        inspect_remote("a/b")
-
-
-def test_a_server_that_sends_no_parts(hub: FakeHub) -> None:
-    hub.add("a/b", {"model.safetensors": shard(1, ["t"]) + bytes(1 << 20)})
-    hub.fault("ignore-range", method="GET", times=100)
-    with pytest.raises(FormatError, match="download it instead"):
-        inspect_remote("a/b")

@@ -145,6 +145,13 @@ def snapshot(
     )
 
 
+def find_cached(repo_id: str, *, revision: str = "main") -> Path | None:
+    """The folder of a model in the cache if its config and weights are all there. Asks nobody.
+    OfflineError if it is not, and the hub may not be asked either."""
+    job = Job(repo_id, revision, None, None, Choice())
+    return job.offline("HF_HUB_OFFLINE is set") if job.settings.offline else job.here(strict=False)
+
+
 def plan(
     repo_id: str,
     *,

@@ -64,8 +64,13 @@ def select(
 
 
 def needs_index(listing: Listing, include: Collection[str] | None) -> bool:
-    """True if the weights are shards, so that only the index tells which."""
-    return not include and SINGLE not in listing and INDEX in listing
+    """True if the weights are shards, so that only the index tells which. FormatError for an index
+    that is too large to be read."""
+    if include or SINGLE in listing or INDEX not in listing:
+        return False
+    if listing[INDEX].size > MAX_INDEX:
+        raise FormatError(f"{INDEX}: has {listing[INDEX].size} bytes, over {MAX_INDEX}")
+    return True
 
 
 def shards(index: bytes, layers: Collection[int] | None = None, head: bool = False) -> set[str]:

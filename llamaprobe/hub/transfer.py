@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Protocol
 
-from ..errors import FileError
+from ..errors import FileError, FormatError
 from .client import MAX_TRIES, PIECE, Client, check_identity
 from .errors import CaptivePortalError, ChecksumError, TransferError, shown_url
 from .failure import Broken, next_wait, web_page_instead
@@ -24,6 +24,7 @@ from .listing import RepoFile
 from .names import clean_etag, is_etag
 from .partial import Partial, new_hash
 from .repo import Repo
+from .selection import MAX_INDEX
 
 if TYPE_CHECKING:
     from requests import Response
@@ -183,8 +184,10 @@ def fetch(
     raise failed
 
 
-def read_remote(repo: Repo, file: RepoFile, commit: str) -> bytes:
-    """All of a small file, verified, in memory."""
+def read_remote(repo: Repo, file: RepoFile, commit: str, limit: int = MAX_INDEX) -> bytes:
+    """All of a small file, verified, in memory. FormatError for one of over `limit` bytes."""
+    if file.size > limit:
+        raise FormatError(f"{repo.repo_id}: {file.path}: has {file.size} bytes, over {limit}")
     source, client = HubSource(repo, file, commit), repo.client
 
     def attempt() -> bytes:
