@@ -18,10 +18,12 @@ import http.server
 import json
 import re
 import socket
+import ssl
 import struct
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from fakerepo import FakeRepo, Fault, Seen, git_sha1, is_large
@@ -33,7 +35,14 @@ PIECE = 64 << 10
 class FakeHub:
     """Start it, add repositories, use `endpoint`, `close` it."""
 
-    def __init__(self, token: str = "hf_" + "S3cr3t" * 6, page_size: int = 1000) -> None:
+    def __init__(
+        self,
+        token: str = "hf_" + "S3cr3t" * 6,
+        page_size: int = 1000,
+        certificate: Path | None = None,
+    ) -> None:
+        """`certificate`: a file with a key too, for 127.0.0.1 and localhost; both then speak
+        https."""
         self.token = token
         self.page_size = page_size
         self.repos: dict[str, FakeRepo] = {}
@@ -46,10 +55,13 @@ class FakeHub:
         self._servers = [_Server(("127.0.0.1", 0), _Hub), _Server(("127.0.0.1", 0), _Cdn)]
         for server in self._servers:
             server.fake = self
-            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+            if certificate is not None:
+                server.speak_tls(certificate)
+            threading.Thread(target=server.serve_forever, args=(0.005,), daemon=True).start()
         hub, cdn = (server.server_address[1] for server in self._servers)
-        self.endpoint = f"http://127.0.0.1:{hub}"
-        self.cdn = f"http://localhost:{cdn}"
+        scheme = "http" if certificate is None else "https"
+        self.endpoint = f"{scheme}://127.0.0.1:{hub}"
+        self.cdn = f"{scheme}://localhost:{cdn}"
 
     def add(self, repo_id: str, files: Mapping[str, bytes], **options: object) -> FakeRepo:
         """A repository."""
@@ -97,6 +109,14 @@ class _Server(http.server.ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 64
     fake: FakeHub
+
+    def speak_tls(self, certificate: Path) -> None:
+        """The handshake is left to the thread of each connection."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        self.socket = context.wrap_socket(
+            self.socket, server_side=True, do_handshake_on_connect=False
+        )
 
     def handle_error(self, request, client_address) -> None:
         """A client that went away is no news."""

@@ -1,8 +1,13 @@
 """What the tests of the hub share: a fake hub, an environment that knows nothing but it, and a
 small model."""
 
+import contextlib
+import http.server
 import os
 import random
+import shutil
+import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,10 +21,18 @@ REPO_ID = "meta-llama/Llama-3.2-1B-Instruct"
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
     """A fake hub; the environment points at it, without a token, with an empty cache in
     tmp_path/hf."""
+    with running(FakeHub(), monkeypatch, tmp_path) as fake:
+        yield fake
+
+
+@contextlib.contextmanager
+def running(fake: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
+    """A fake hub with the environment of `hub`."""
     for name in list(os.environ):
-        if name.startswith(("HF_", "HUGGING", "TRANSFORMERS_")) or name.lower().endswith("_proxy"):
+        if name.startswith(("HF_", "HUGGING", "TRANSFORMERS_", "REQUESTS_", "CURL_")):
             monkeypatch.delenv(name)
-    fake = FakeHub()
+        elif name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
     monkeypatch.setenv("HF_ENDPOINT", fake.endpoint)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -27,6 +40,54 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
     monkeypatch.setattr("llamaprobe.hub.failure.FIRST_WAIT", 0.01)
     yield fake
     fake.close()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new certificate of 127.0.0.1 and localhost, signed by itself, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl to make a certificate with")
+    folder = tmp_path_factory.mktemp("tls")
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt"]
+    command += ["ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+    command += ["-addext", "keyUsage=critical,keyCertSign,digitalSignature"]
+    command += ["-keyout", str(folder / "key"), "-out", str(folder / "certificate")]
+    subprocess.run(command, check=True, capture_output=True)
+    both = folder / "both.pem"
+    both.write_bytes((folder / "key").read_bytes() + (folder / "certificate").read_bytes())
+    return both
+
+
+@pytest.fixture
+def https(certificate: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
+    """As `hub`, by https; its certificate is trusted."""
+    with running(FakeHub(certificate=certificate), monkeypatch, tmp_path) as fake:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate.parent / "certificate"))
+        yield fake
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """A third server, over plain http: its address, and what it is asked, headers by name and the
+    first line as "line"."""
+    asked: list[dict[str, str]] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append({**self.headers, "line": self.requestline})
+            self.send_error(404)
+
+        do_HEAD = do_CONNECT = do_GET
+
+        def log_message(self, *args: object) -> None:
+            """Quiet."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.005,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", asked
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture

@@ -16,7 +16,16 @@ import hub_process
 import pytest
 from fakehub import FakeHub
 from fakerepo import git_sha1
-from hub_fixtures import REPO_ID, chosen, hub, leftovers, small_model, tree  # noqa: F401
+from hub_fixtures import (  # noqa: F401
+    REPO_ID,
+    certificate,
+    chosen,
+    https,
+    hub,
+    leftovers,
+    small_model,
+    tree,
+)
 
 from llamaprobe.hub import DiskFullError, download, snapshot
 
@@ -54,6 +63,8 @@ for line in iter(sys.stdin.readline, ""):
 
 
 def env(hub: FakeHub, tmp_path: Path, **more: str) -> dict[str, str]:
+    if "REQUESTS_CA_BUNDLE" in os.environ:
+        more["REQUESTS_CA_BUNDLE"] = os.environ["REQUESTS_CA_BUNDLE"]
     return hub_process.environment(
         HF_ENDPOINT=hub.endpoint, HF_HOME=str(tmp_path / "hf"), HOME=str(tmp_path), **more
     )
@@ -206,7 +217,11 @@ socket.getaddrinfo = look_up
     interrupt(process)
 
 
-def test_control_c_keeps_what_came(hub: FakeHub, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["hub", "https"])
+def test_control_c_keeps_what_came(
+    scheme: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    hub = request.getfixturevalue(scheme)
     files = small_model(size=500_000)
     hub.add(REPO_ID, files)
     hub.fault("stall", method="GET", after=300_000)

@@ -2,46 +2,21 @@
 address or another name."""
 
 import contextlib
-import http.server
 import logging
 import os
 import pickle
 import socket
-import threading
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fakehub import FakeHub
-from hub_fixtures import REPO_ID, chosen, hub, small_model, tree  # noqa: F401
+from hub_fixtures import REPO_ID, chosen, elsewhere, hub, small_model, tree  # noqa: F401
 
 from llamaprobe.errors import ArgumentError, HubError
 from llamaprobe.hub import GatedError, RedirectError, ServerError, TokenError, download, plan
 from llamaprobe.hub.origin import check_redirect, may_carry_token, origin
 from llamaprobe.hub.settings import Token, read_token
-
-
-@pytest.fixture
-def elsewhere() -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """A third server: its address, and the headers of what it is asked."""
-    asked: list[dict[str, str]] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(dict(self.headers.items()))
-            self.send_error(404)
-
-        do_HEAD = do_CONNECT = do_GET
-
-        def log_message(self, *args: object) -> None:
-            """Quiet."""
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}", asked
-    server.shutdown()
-    server.server_close()
 
 
 def authorized(hub: FakeHub) -> set[str]:
