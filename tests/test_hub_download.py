@@ -140,6 +140,44 @@ def test_ranges_in_parallel_give_the_same_bytes(hub: FakeHub, ranges: int) -> No
     assert hub.sent() == 1_234_567
 
 
+@pytest.mark.parametrize("to", ["cache", "folder"])
+def test_bytes_are_on_the_disk_before_their_name_is(
+    hub: FakeHub, tmp_path: Path, to: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fsync of the file, rename, fsync of the folder; the ref comes after all of them."""
+    done: list[tuple[str, str]] = []
+    replace = os.replace
+
+    def path_of(fd: int) -> str:
+        return os.readlink(f"/proc/self/fd/{fd}")
+
+    def record_replace(name: str, new: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        replace(name, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+        done.append(("rename", f"{path_of(src_dir_fd)}/{name}"))
+        done.append(("to", f"{path_of(dst_dir_fd)}/{new}"))
+
+    monkeypatch.setattr("os.fsync", lambda fd: done.append(("sync", path_of(fd))))
+    monkeypatch.setattr("os.replace", record_replace)
+    repo = hub.add(REPO_ID, small_model())
+    root = tmp_path / "hf/hub/models--meta-llama--Llama-3.2-1B-Instruct"
+    if to == "folder":
+        root = tmp_path / "out"
+        download(REPO_ID, local_dir=root)
+        final = [root / path for path in NEEDED]
+        last = root / ".cache/huggingface/llamaprobe.json"
+    else:
+        folder = download(REPO_ID)
+        final = [(folder / path).resolve() for path in NEEDED]
+        last = root / "refs/main"
+        assert ("sync", str(root / "snapshots" / repo.commit)) in done
+    ends = []
+    for path in {*final, last}:
+        named = max(n for n, event in enumerate(done) if event == ("to", str(path)))
+        assert ("sync", done[named - 1][1]) in done[: named - 1]
+        ends.append(done.index(("sync", str(path.parent)), named) if path != last else named)
+    assert max(ends) == done.index(("to", str(last)), max(ends))
+
+
 # ---- a plain folder ----
 
 
