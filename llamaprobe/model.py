@@ -40,7 +40,7 @@ def load(
     local_files_only: bool = False,
     threads: int | None = None,
     mmap: bool = True,
-    layers: int | None = None,
+    layers: int | range | None = None,
 ) -> "Model":
     """Open a model.
 
@@ -52,8 +52,8 @@ def load(
         all cores that the process may use.
     mmap: False reads the weights into memory, so that nothing that happens to the files later
         does harm.
-    layers: open only the first so many; of a sharded model only their shards are needed. What the
-        truncated model computes there is what the whole one does; its `final_*` and `logits` are
+    layers: open only the first so many, said as 4 or range(4); of a sharded model only their shards
+        are needed, and those of embeddings, last norm and head. What the truncated model computes there is what the whole one does; its `final_*` and `logits` are
         those of no model that anybody trained.
 
     Raises FileError (no such folder, no weights), ConfigError, FormatError (broken or contradictory
@@ -62,7 +62,8 @@ def load(
     """
     if threads is not None:
         thread_count(threads)
-    part = {} if layers is None else {"layers": range(_at_least_one(layers)), "head": True}
+    n_layers = None if layers is None else _at_least_one(layers)
+    part = {} if n_layers is None else {"layers": range(n_layers), "head": True}
     folder, commit = find_folder(
         source,
         revision,
@@ -71,8 +72,8 @@ def load(
         local_files_only=local_files_only,
         **part,
     )
-    config = _first_layers(read_config(folder), layers)
-    checkpoint = open_checkpoint(folder, mmap=mmap, layers=layers)
+    config = _first_layers(read_config(folder), n_layers)
+    checkpoint = open_checkpoint(folder, mmap=mmap, layers=n_layers)
     return Model(_with_head(config, checkpoint), checkpoint, os.fspath(source), commit, threads)
 
 
@@ -289,11 +290,14 @@ def _bar(wanted: bool) -> Iterator[Callable[[int, int], None] | None]:
 # ---- opening ----
 
 
-def _at_least_one(layers: int) -> int:
+def _at_least_one(layers: int | range) -> int:
+    if isinstance(layers, range) and layers and layers == range(layers.stop):
+        return layers.stop
     if not isinstance(layers, bool) and hasattr(layers, "__index__") and layers.__index__() >= 1:
         return layers.__index__()
     raise ArgumentError(
-        f"layers is {printable(repr(layers), 60)}; it is how many of the first layers to open"
+        f"layers is {printable(repr(layers), 60)}; it is how many of the first layers to open,"
+        f" such as 4 or range(4)"
     )
 
 

@@ -87,7 +87,9 @@ def test_the_first_layers_alone(folder: Path, model: lp.Model):
     assert short.config.n_layers == 2 and run["x"].shape == (2, 5, 48)
     assert np.array_equal(run["x_out"], whole["x_out"][:2])
     assert short.n_params < model.n_params
-    for layers in (0, 4, -1, True, "2", 1.5):
+    assert np.array_equal(lp.load(folder, layers=range(2)).run(IDS)["x"], run["x"])
+    wrong_ranges = (range(0), range(1, 3), range(0, 3, 2), range(4))
+    for layers in (0, 4, -1, True, "2", 1.5, *wrong_ranges):
         with pytest.raises(lp.ArgumentError, match="how many of the first|the model has 3"):
             lp.load(folder, layers=layers)
 
