@@ -100,7 +100,8 @@ def run_download(args: argparse.Namespace) -> int:
             fine = action(args, repo, len(repos) > 1, token)
         except Error as error:
             fine = False
-            _say(f"llamaprobe: {error}")
+            named = repo in str(error) or len(repos) == 1
+            _say(f"llamaprobe: {error}" if named else f"llamaprobe: {repo}: {error}")
         if not fine:
             failed.append(repo)
     if failed and len(repos) > 1:
@@ -166,7 +167,13 @@ def _show_plan(args: argparse.Namespace, repo: str, several: bool, token: str | 
 def _check(args: argparse.Namespace, repo: str, several: bool, token: str | None) -> bool:
     from .hub.check import check
 
-    findings = check(repo, revision=args.revision, cache_dir=args.cache_dir, choice=_choice(args))
+    place = _place(args, repo, several)
+    findings = check(
+        repo if place is None else place,
+        revision=args.revision,
+        cache_dir=args.cache_dir,
+        choice=_choice(args),
+    )
     for finding in findings:
         print(f"{finding.state}\t{printable(finding.path)}")
     bad = [finding for finding in findings if finding.state in ("damaged", "missing")]

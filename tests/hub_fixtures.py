@@ -3,9 +3,11 @@ small model."""
 
 import contextlib
 import http.server
+import logging
 import os
 import random
 import shutil
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -14,21 +16,30 @@ from pathlib import Path
 import pytest
 from fakehub import FakeHub
 
+HOLDS_TOKEN = {"token", "elsewhere"}  # files that a test itself puts it into
 REPO_ID = "meta-llama/Llama-3.2-1B-Instruct"
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
+def hub(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> Iterator[FakeHub]:
     """A fake hub; the environment points at it, without a token, with an empty cache in
     tmp_path/hf. Nothing is synced to the disk in this process: it would take a third of the time.
     """
-    with running(FakeHub(), monkeypatch, tmp_path) as fake:
+    with running(FakeHub(), monkeypatch, tmp_path, caplog) as fake:
         yield fake
 
 
 @contextlib.contextmanager
-def running(fake: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
-    """A fake hub with the environment of `hub`."""
+def running(
+    fake: FakeHub,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> Iterator[FakeHub]:
+    """A fake hub with the environment of `hub`. In the end: no connection left this machine, and
+    the token is in no log and in no file that a download wrote."""
     for name in list(os.environ):
         if name.startswith(("HF_", "HUGGING", "TRANSFORMERS_", "REQUESTS_", "CURL_")):
             monkeypatch.delenv(name)
@@ -40,8 +51,22 @@ def running(fake: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> I
     monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "2")
     monkeypatch.setattr("llamaprobe.hub.failure.FIRST_WAIT", 0.01)
     monkeypatch.setattr("os.fsync", lambda fd: None)
+    called: set[str] = set()
+    connect = socket.socket.connect
+
+    def record_connect(self: socket.socket, address: tuple[str, int]) -> None:
+        called.add(str(address[0]))
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", record_connect)
+    caplog.set_level(logging.DEBUG)
     yield fake
     fake.close()
+    assert called <= {"127.0.0.1", "::1"}
+    assert fake.token not in caplog.text
+    for path in tmp_path.rglob("*"):
+        if path.is_file() and path.name not in HOLDS_TOKEN:
+            assert fake.token.encode() not in path.read_bytes()
 
 
 @pytest.fixture(scope="session")
@@ -62,9 +87,14 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def https(certificate: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
+def https(
+    certificate: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> Iterator[FakeHub]:
     """As `hub`, by https; its certificate is trusted."""
-    with running(FakeHub(certificate=certificate), monkeypatch, tmp_path) as fake:
+    with running(FakeHub(certificate=certificate), monkeypatch, tmp_path, caplog) as fake:
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate.parent / "certificate"))
         yield fake
 

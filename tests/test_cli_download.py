@@ -1,5 +1,6 @@
 """llamaprobe download at the command line: options, output, exit codes."""
 
+import hashlib
 import io
 from pathlib import Path
 
@@ -108,6 +109,31 @@ def test_check_verifies_without_asking(
     out, err = capsys.readouterr()
     assert "damaged\ttokenizer.json" in out and "1 of 6 files are damaged or missing" in err
     assert hub.seen == []
+
+
+def test_check_of_a_plain_folder(
+    hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    hub.add("a/b", small_model())
+    hub.add("a/c", small_model(1))
+    place = ["--local-dir", tmp_path / "all"]
+    assert run("a/b", "a/c", *place) == 0
+    (tmp_path / "all/a_c/config.json").write_bytes(b"x")
+    capsys.readouterr()
+    assert run("a/b", "a/c", *place, "--check") == 1
+    assert "1 of 2 failed: a/c" in capsys.readouterr().err
+    assert run("a/b", "--local-dir", tmp_path / "all/a_b", "--check") == 0
+
+
+def test_a_failure_among_several_names_its_model(
+    hub: FakeHub, capsys: pytest.CaptureFixture
+) -> None:
+    hub.add("a/b", small_model())
+    hub.add("a/c", small_model(1))
+    sha256 = hashlib.sha256(small_model(1)["model.safetensors"]).hexdigest()
+    hub.fault("flip", method="GET", path=f"/{sha256}", times=10)
+    assert run("a/b", "a/c") == 1
+    assert "llamaprobe: a/c: model.safetensors: all 300000 bytes came" in capsys.readouterr().err
 
 
 def test_include_exclude_and_layers_reach_the_download(hub: FakeHub, tmp_path: Path) -> None:

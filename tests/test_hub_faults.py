@@ -3,6 +3,7 @@ a final name."""
 
 import hashlib
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -291,6 +292,45 @@ def test_errors_tell_the_next_step(hub: FakeHub) -> None:
     hub.repos["a/gated"].gated = "forbidden"
     with pytest.raises(GatedError, match="account of this token has no access yet"):
         download("a/gated", token=hub.token)
+
+
+STEPS = {
+    "wrong hash": ({"kind": "flip", "method": "GET"}, ChecksumError, "run it again; if that does"),
+    "cut": ({"kind": "no-length", "method": "GET"}, TransferError, "run it again: it goes on where"),
+    "no hub": ({"kind": "body", "where": "api"}, MetadataError, "check HF_ENDPOINT and the proxy"),
+    "away": (
+        {"kind": "redirect", "where": "api", "location": "ftp://x"},
+        RedirectError,
+        "check HF_ENDPOINT, and log in",
+    ),
+    "login": (
+        {"kind": "html", "where": "api", "status": 200},
+        CaptivePortalError,
+        "log in to your network in a browser, or set HTTPS_PROXY",
+    ),
+    "out of order": ({"kind": "status", "where": "api"}, ServerError, "try again later"),
+    "too many": ({"kind": "status", "where": "api", "status": 429}, ServerError, "wait some min"),
+    "forbidden": ({"kind": "status", "where": "api", "status": 403}, TokenError, "check that the"),
+    "silent": (
+        {"kind": "silent", "where": "api"},
+        NetworkError,
+        "check the connection and HTTPS_PROXY, then run it again",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_what_goes_wrong_in_between_tells_the_next_step_too(
+    hub: FakeHub, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "0.2")
+    hub.add(REPO_ID, small_model())
+    fault, error, step = STEPS[case]
+    hub.fault(**fault, times=1000)
+    with pytest.raises(error, match=step) as caught:
+        download(REPO_ID)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value) and type(again) is error
 
 
 def test_server_text_is_cleaned_and_cut(hub: FakeHub) -> None:

@@ -308,8 +308,7 @@ class Client:
             if response.status_code in _REDIRECT:
                 where = shown_url(join(url, response.headers["Location"]))
                 raise RedirectError(
-                    f"{asked.what}: the hub sends us away, to {where}; is that a login page of your"
-                    f" network?"
+                    f"{asked.what}: the hub sends us away, to {where}, maybe a login page"
                 )
             if "text/html" in response.headers.get("Content-Type", "").lower():
                 raise CaptivePortalError(web_page_instead(asked.what, url))

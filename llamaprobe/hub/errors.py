@@ -1,7 +1,8 @@
 """What can go wrong between here and the hub, one class per next step, and the hub's own words for
 it.
 
-A message is one line: what was asked for, what is the matter, what to do. It never holds a token, a
+A message is one line: what was asked for, what is the matter, what to do. Where that is the same
+for all errors of a class, the class says it. A message never holds a token, a
 header, or the query of a signed address; what a server said is stripped of control characters and
 cut before it is shown.
 """
@@ -11,6 +12,15 @@ from urllib.parse import urlsplit
 
 from ..errors import HubError
 from ..names import printable
+
+
+class _SameStepError(HubError):
+    """An error whose message ends in the same next step, whatever is the matter."""
+
+    step = ""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what if self.step in what else f"{what}; {self.step}")
 
 
 class RepoNotFoundError(HubError):
@@ -54,24 +64,32 @@ class CaptivePortalError(HubError):
     """Something between here and the hub answered with a web page, such as a login form."""
 
 
-class RedirectError(HubError):
+class RedirectError(_SameStepError):
     """The server sends us where we do not go: another scheme, plain http, in circles."""
 
+    step = "check HF_ENDPOINT, and log in to your network if it asks for that"
 
-class MetadataError(HubError):
+
+class MetadataError(_SameStepError):
     """The hub's answer lacks a commit, an etag or a size, or contradicts itself."""
+
+    step = "check HF_ENDPOINT and the proxy, or try again later"
 
 
 class UnsafeNameError(HubError):
     """A name from the server that could reach outside the folder, or that two files share."""
 
 
-class TransferError(HubError):
+class TransferError(_SameStepError):
     """A file came too short, too long, or from the wrong place of it, again and again."""
 
+    step = "run it again: it goes on where it stopped"
 
-class ChecksumError(HubError):
+
+class ChecksumError(_SameStepError):
     """All bytes came and they are not the file that the hub promised."""
+
+    step = "run it again; if that does not help, the repository or a proxy is broken"
 
 
 class DiskFullError(HubError):

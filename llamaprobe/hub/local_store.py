@@ -183,12 +183,13 @@ def check_local_names(files: list[RepoFile]) -> None:
     for file in files:
         if file.path.split("/")[0].casefold() == _BOOKS[0]:
             raise UnsafeNameError(
-                f"file name {printable(repr(file.path), 120)}: .cache is for the bookkeeping"
+                f"file name {printable(repr(file.path), 120)}: .cache is for the bookkeeping;"
+                " leave it out with --exclude"
             )
         if len(file.path.rpartition("/")[2].encode()) > _MAX_NAME:
             raise UnsafeNameError(
                 f"file name {printable(repr(file.path), 120)}: over {_MAX_NAME} bytes, which leaves"
-                " none for its bookkeeping"
+                " none for its bookkeeping; leave it out with --exclude"
             )
 
 

@@ -87,7 +87,7 @@ def check_entry(path: object) -> str:
     if fault:
         raise UnsafeNameError(
             f"file name {printable(repr(path), 120)} from the server: {fault}; nothing is"
-            f" downloaded"
+            f" downloaded, and this repository is not to be trusted"
         )
     return str(path)
 
@@ -101,7 +101,8 @@ def check_chosen(paths: Iterable[str]) -> None:
         for segment in segments:
             if segment[-1] in ". " or _DEVICE.match(segment):
                 raise UnsafeNameError(
-                    f"file name {printable(repr(path), 120)}: not every system can hold {segment!r}"
+                    f"file name {printable(repr(path), 120)}: not every system can hold {segment!r};"
+                    f" leave it out with --exclude"
                 )
         if (other := files.setdefault(_fold(path), path)) is not path:
             raise _clash(path, other)

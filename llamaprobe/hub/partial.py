@@ -85,8 +85,7 @@ class Partial:
         if self._hash.hexdigest() != self._file.etag:
             raise ChecksumError(
                 f"{self._file.path}: all {size} bytes came, but their hash is"
-                f" {self._hash.hexdigest()} and not"
-                f" {self._file.etag}; nothing of it is kept"
+                f" {self._hash.hexdigest()} and not {self._file.etag}; nothing of it is kept"
             )
         try:
             os.fsync(self._fd)
