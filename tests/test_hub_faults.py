@@ -19,7 +19,7 @@ from hub_fixtures import (  # noqa: F401
     tree,
 )
 
-from llamaprobe.errors import HubError
+from llamaprobe.errors import FileError, HubError
 from llamaprobe.hub import (
     CaptivePortalError,
     ChecksumError,
@@ -296,7 +296,11 @@ def test_errors_tell_the_next_step(hub: FakeHub) -> None:
 
 STEPS = {
     "wrong hash": ({"kind": "flip", "method": "GET"}, ChecksumError, "run it again; if that does"),
-    "cut": ({"kind": "no-length", "method": "GET"}, TransferError, "run it again: it goes on where"),
+    "cut": (
+        {"kind": "no-length", "method": "GET"},
+        TransferError,
+        "run it again: it goes on where",
+    ),
     "no hub": ({"kind": "body", "where": "api"}, MetadataError, "check HF_ENDPOINT and the proxy"),
     "away": (
         {"kind": "redirect", "where": "api", "location": "ftp://x"},
@@ -504,6 +508,15 @@ def test_entries_with_impossible_facts(hub: FakeHub, change: dict) -> None:
     hub.add(REPO_ID, small_model(), extra_entries=[entry])
     with pytest.raises(MetadataError):
         download(REPO_ID)
+
+
+@pytest.mark.parametrize("place", ["local_dir", "cache_dir"])
+def test_a_file_where_the_folder_should_be(hub: FakeHub, tmp_path: Path, place: str) -> None:
+    hub.add(REPO_ID, small_model())
+    (tmp_path / "file").write_bytes(b"precious")
+    with pytest.raises(FileError, match="a file is in the way; remove it and run again"):
+        download(REPO_ID, **{place: tmp_path / "file"})
+    assert (tmp_path / "file").read_bytes() == b"precious"
 
 
 def test_links_in_the_way_are_not_followed(hub: FakeHub, tmp_path: Path) -> None:

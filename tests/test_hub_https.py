@@ -41,6 +41,21 @@ def test_a_certificate_that_nobody_trusts(https: FakeHub, monkeypatch: pytest.Mo
     assert https.seen == [] and pauses == []
 
 
+@pytest.mark.parametrize("content", [None, b"no certificate"])
+def test_a_bundle_that_is_none(
+    https: FakeHub, tmp_path: Path, content: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "ca.pem"
+    if content is not None:
+        bundle.write_bytes(content)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    pauses: list[float] = []
+    monkeypatch.setattr("llamaprobe.hub.client.Client.pause", lambda _, s: pauses.append(s))
+    with pytest.raises(NetworkError, match="REQUESTS_CA_BUNDLE .* correct the path, or unset it"):
+        download(REPO_ID)
+    assert https.seen == [] and pauses == []
+
+
 @pytest.mark.parametrize("where", ["api", "resolve", "cdn"])
 def test_a_redirect_to_plain_http_is_refused(
     https: FakeHub, tmp_path: Path, where: str, elsewhere: Elsewhere

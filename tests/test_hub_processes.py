@@ -81,7 +81,7 @@ def assert_final_names_are_true(cache: Path, files: dict[str, bytes]) -> None:
 
 
 def wait_for(true: Callable[[], bool]) -> None:
-    for _ in range(600):
+    for _ in range(1200):
         if true():
             return
         time.sleep(0.05)
@@ -154,6 +154,20 @@ def test_two_processes_do_the_work_once(hub: FakeHub, tmp_path: Path) -> None:
         assert process.returncode == 0, err
     assert hub.sent() == 5_000_000
     assert tree(snapshot(REPO_ID)) == chosen(files) and not leftovers(tmp_path)
+
+
+def test_four_files_at_once(hub: FakeHub, tmp_path: Path) -> None:
+    """As long as four are waited for, nobody asks for a fifth."""
+    different = {"special_tokens_map.json": b"1", "vocab.json": b"2", "merges.txt": b"3"}
+    hub.add(REPO_ID, small_model() | different)
+    fault = hub.fault("silent", where="resolve", times=100)
+    more = {"HF_HUB_DOWNLOAD_TIMEOUT": "600"}
+    process = hub_process.start(ONE, REPO_ID, env=env(hub, tmp_path, **more))
+    wait_for(lambda: fault.times <= 96)
+    time.sleep(0.2)
+    assert fault.times == 96
+    process.kill()
+    process.communicate()
 
 
 def test_a_full_disk_keeps_what_came(hub: FakeHub, tmp_path: Path) -> None:

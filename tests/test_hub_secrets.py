@@ -10,11 +10,21 @@ import traceback
 from pathlib import Path
 
 import pytest
+import requests
 from fakehub import FakeHub
 from hub_fixtures import REPO_ID, chosen, elsewhere, hub, small_model, tree  # noqa: F401
 
 from llamaprobe.errors import ArgumentError, HubError
-from llamaprobe.hub import GatedError, RedirectError, ServerError, TokenError, download, plan
+from llamaprobe.hub import (
+    GatedError,
+    NetworkError,
+    RedirectError,
+    ServerError,
+    TokenError,
+    download,
+    plan,
+)
+from llamaprobe.hub.failure import failure_of
 from llamaprobe.hub.origin import check_redirect, may_carry_token, origin
 from llamaprobe.hub.settings import Token, read_token
 
@@ -224,6 +234,13 @@ def test_proxies_are_honoured(
     with pytest.raises(HubError):
         download(REPO_ID)
     assert asked and asked[0]["Host"] == "hub.example"
+
+
+def test_a_socks_proxy_without_its_package() -> None:
+    missing = requests.exceptions.InvalidSchema("Missing dependencies for SOCKS support.")
+    error = failure_of(missing, "https://hub.example/x?sig=y")
+    assert isinstance(error, NetworkError)
+    assert str(error).startswith("https://hub.example/x: the proxy speaks SOCKS; pip install req")
 
 
 def everything_of(error: BaseException) -> str:

@@ -87,14 +87,24 @@ def failure_of(error: Exception, url: str) -> Exception:
         requests.exceptions.InvalidSchema,
         requests.exceptions.InvalidHeader,
     )
-    reason = _reason(error)
+    reason, told = _reason(error), str(error)
+    if "SOCKS" in told:
+        return NetworkError(
+            f"{shown_url(url)}: the proxy speaks SOCKS; pip install requests[socks], or set"
+            f" HTTPS_PROXY to another one"
+        )
     if isinstance(error, final) or (
         isinstance(error, ValueError) and not isinstance(error, OSError)
     ):
         return NetworkError(
             f"{shown_url(url)}: not an address that can be asked ({type(error).__name__})"
         )
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+    if "CA certificate bundle" in told or "NO_CERTIFICATE_OR_CRL_FOUND" in told:
+        return NetworkError(
+            f"{shown_url(url)}: the CA file that REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names is not"
+            f" there or holds no certificate; correct the path, or unset it"
+        )
+    if "CERTIFICATE_VERIFY_FAILED" in told:
         return NetworkError(
             f"{shown_url(url)}: its certificate is not trusted; behind a company proxy set"
             f" REQUESTS_CA_BUNDLE to its CA file"

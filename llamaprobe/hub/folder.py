@@ -180,7 +180,7 @@ def refused(error: OSError | ValueError, path: Path) -> FileError | HubError:
         )
         full.errno = error.errno
         return full
-    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+    if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EEXIST):
         return FileError(f"{path}: a link or a file is in the way; remove it and run again")
     return file_error(error, path)
 
