@@ -246,7 +246,7 @@ def _download_roots(folder: Path) -> list[Path]:
     model = folder.parent.parent
     if folder.parent.name == "snapshots" and model.name.startswith("models--"):
         return [model, model.parent / "blobs"]
-    return [folder] if (folder / ".cache" / "huggingface").is_dir() else []
+    return [folder] if os.path.isdir(folder / ".cache" / "huggingface") else []
 
 
 def _base(file: _core.Safetensors) -> str:

@@ -77,7 +77,7 @@ def describe(path: Path) -> dict[str, Any]:
 
     links: Mapping[str, Path] = {}
     told_config: dict[str, Any] = {}
-    if path.is_file():
+    if os.path.isfile(path):
         files = [_core.Safetensors(path)]
     else:
         checkpoint = open_checkpoint(path)
@@ -122,7 +122,7 @@ def _config(folder: Path) -> dict[str, Any]:
     from .config import read_config
     from .errors import UnsupportedError
 
-    if not (folder / "config.json").exists():
+    if not os.path.exists(folder / "config.json"):
         return {"config": None, "cannot_run": "there is no config.json"}
     try:
         config = asdict(read_config(folder))

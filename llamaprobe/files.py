@@ -222,7 +222,7 @@ def check_new(folder: Path, names: Iterable[str], force: bool) -> None:
 def _old_files(manifest: Path) -> set[str]:
     """The files of the run that is in the folder. FileError when the folder holds exported weights:
     their manifest would be lost."""
-    if not manifest.is_file():
+    if not os.path.isfile(manifest):
         return set()
     try:
         told = read_json(manifest)

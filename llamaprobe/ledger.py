@@ -119,7 +119,7 @@ class Ledger:
     def close(self) -> None:
         """Writes the manifest of all files that are there, and removes the journal."""
         there = {
-            name: entry for name, entry in self.entries.items() if (self.folder / name).exists()
+            name: entry for name, entry in self.entries.items() if os.path.exists(self.folder / name)
         }
         manifest = {
             "kind": "weights",

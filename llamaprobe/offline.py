@@ -7,6 +7,7 @@ head_dim all come from meta_layer{i}.json.
 """
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,6 @@ def attention(
 def load(folder: str | Path, stem: str) -> np.ndarray:
     """The array of a file without saying its format: `stem` with .csv, .txt or .npy."""
     for suffix in (".csv", ".txt", ".npy"):
-        if (Path(folder) / (stem + suffix)).exists():
+        if os.path.exists(Path(folder) / (stem + suffix)):
             return read(Path(folder) / (stem + suffix))
     raise FileError(f"{folder}: holds no {stem}.csv, .txt or .npy")

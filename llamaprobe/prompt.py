@@ -7,6 +7,7 @@ than one axis, ids outside the vocabulary, more tokens than the model has positi
 
 import datetime
 import operator
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class TokenizerSource:
 
     def pieces(self, ids: NDArray[np.int32]) -> list[str] | None:
         """The text of each token; None when the folder has no tokenizer."""
-        if self._tokenizer is None and not (self._folder / "tokenizer.json").exists():
+        if self._tokenizer is None and not os.path.exists(self._folder / "tokenizer.json"):
             return None
         return self.get().pieces(ids)
 

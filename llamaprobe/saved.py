@@ -34,9 +34,9 @@ class Saved:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self._at = str(self.folder / MANIFEST)
-        if not self.folder.is_dir():
+        if not os.path.isdir(self.folder):
             raise FileError(f"{self.folder}: no such folder")
-        if not (self.folder / MANIFEST).is_file():
+        if not os.path.isfile(self.folder / MANIFEST):
             raise FileError(
                 f"{self._at}: missing; the folder holds no saved run, or one that was not finished"
             )

@@ -60,7 +60,7 @@ def model_tensors(
     """Every tensor of a model, a folder, a repo or a file, in the order of the data, named for its
     file."""
     path = find_source(source) if isinstance(source, (str, os.PathLike)) else source.path
-    files = (_core.Safetensors(path),) if path.is_file() else open_checkpoint(path).files
+    files = (_core.Safetensors(path),) if os.path.isfile(path) else open_checkpoint(path).files
     listed = [(file, tensor) for file in files for tensor in file.tensors()]
     names = file_names((tensor[0] for _, tensor in listed), SUFFIXES[format])
     for file, (name, dtype, shape, _, _) in listed:

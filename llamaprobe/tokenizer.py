@@ -58,7 +58,7 @@ class Tokenizer:
         path = folder / "tokenizer.json"
         data = read_bytes(path, _MAX_FILE, TokenizerError)
         if data is None:
-            if not folder.is_dir():
+            if not os.path.isdir(folder):
                 raise FileError(f"{folder}: no such folder")
             raise TokenizerError(
                 f"{folder}: no tokenizer.json, so no text and no chat; token ids still work"

@@ -1,24 +1,19 @@
-"""Bad safetensors files, one row each: what is built, whether it opens, and what the refusal says.
-
-The numbers are those of the project's list of bad inputs. Every file is opened twice, mapped and
-read into memory. A refusal is one printable line that names the file.
-"""
+"""Bad inputs 01 to 49: safetensors files. Each is opened mapped and read, with the same outcome."""
 
 import json
 import os
-import re
 import socket
-import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import models
 import numpy as np
-import pytest
+from bad_inputs import BadInput, Refusal
 
-core = pytest.importorskip("llamaprobe._core", reason="the C core is not built")
-
-from llamaprobe.errors import FileChangedError, FileError, FormatError  # noqa: E402
+import llamaprobe as lp
+from llamaprobe import FileChangedError, FileError, FormatError, _core
 
 FILE = "model.safetensors"
 
@@ -163,48 +158,99 @@ CASES: list[tuple[str, str, bytes | Callable[[], bytes], list[str] | str]] = [
     ("44", "100,000 digits in a value to pass over", image('{"w":{"x":' + "9" * 100_000 + "}}"),
      "too large"),
 ]
+# What other formats begin with, under this name.
+CASES += [
+    ("63", "GGUF inside", b"GGUF" + bytes(100), "is it a safetensors file"),
+    ("63", "pickle inside", b"\x80\x02}q\0." + bytes(100), "is it a safetensors file"),
+]
 # 24 and 29: nothing but a whole number is one.
 WRONG = '1.0 1.5 1e0 "1" true false null -1 -0 [1] {} 01 0x1 NaN Infinity'.split()
 CASES += [("24", f"offset {text}", fields(offsets=f"[0,{text}]"), '"w"') for text in WRONG]
 CASES += [("29", f"dimension {text}", fields(shape=f"[{text}]"), '"w"') for text in WRONG]
 
 
-@pytest.mark.parametrize("mmap", [True, False], ids=["mapped", "read"])
-@pytest.mark.parametrize(
-    "built, outcome", [row[2:] for row in CASES], ids=[f"{row[0]} {row[1]}" for row in CASES]
-)
-def test_file(built, outcome, mmap, tmp_path):
-    path = tmp_path / FILE
-    path.write_bytes(built() if callable(built) else built)
-    if isinstance(outcome, list):
-        opened = core.Safetensors(path, mmap=mmap)
-        assert [row[0] for row in opened.tensors()] == outcome
-        return
-    with pytest.raises(FormatError) as caught:
-        core.Safetensors(path, mmap=mmap)
-    message = str(caught.value)
-    assert re.search(outcome, message)
-    assert FILE in message and message.isprintable() and len(message) < 512
+# ---- how they are tried ----
 
 
-@pytest.mark.parametrize("pad", range(8))
-def test_45_data_may_start_anywhere(pad, tmp_path):
-    values = np.array([1.5, -2.25, 3e-39, 65504], np.float32)
-    bits = (values.view(np.uint32) >> 16).astype(np.uint16)
+def written(built: bytes | Callable[[], bytes]) -> Callable[[Path], Path]:
+    def make(box: Path) -> Path:
+        (box / FILE).write_bytes(built() if callable(built) else built)
+        return box / FILE
+
+    return make
+
+
+def open_both(path: Path) -> list[str]:
+    """The names of the tensors, in the order of the data; or the refusal, in the same words."""
+    told: list[list[str] | str] = []
+    for mmap in (True, False):
+        try:
+            told.append([row[0] for row in _core.Safetensors(path, mmap=mmap).tensors()])
+        except (FormatError, FileError) as e:
+            refusal = e
+            told.append(str(e))
+    assert told[0] == told[1]
+    if isinstance(told[0], str):
+        raise refusal
+    return told[0]
+
+
+ROWS = [
+    BadInput(
+        number,
+        name,
+        written(built),
+        open_both,
+        outcome if isinstance(outcome, list) else Refusal(FormatError, outcome, FILE),
+    )
+    for number, name, built, outcome in CASES
+]
+
+# ---- 45 and 46: odd values ----
+
+VALUES = np.array([1.5, -2.25, 3e-39, 65504], np.float32)
+
+
+def odd_start(pad: int) -> bytes:
+    bits = (VALUES.view(np.uint32) >> 16).astype(np.uint16)
     header = {"f": entry(1, 17, "F32", [2, 2]), "b": entry(17, 25, "BF16", [4]), "x": entry(0, 1)}
-    data = b"x" + values.tobytes() + bits.tobytes()
-    (tmp_path / FILE).write_bytes(image(json.dumps(header) + " " * pad, data))
-    opened = core.Safetensors(tmp_path / FILE)
-    assert np.array_equal(opened.read("f"), values.reshape(2, 2))
-    assert np.array_equal(opened.read("b"), (bits.astype(np.uint32) << 16).view(np.float32))
-    assert bytes(opened.raw("x")) == b"x"
+    return image(json.dumps(header) + " " * pad, b"x" + VALUES.tobytes() + bits.tobytes())
 
 
-def test_46_nan_and_infinity_are_values(tmp_path):
-    values = np.array([np.nan, np.inf, -np.inf, -0.0], np.float32)
-    (tmp_path / FILE).write_bytes(image({"w": entry(0, 16, "F32", [4])}, values.tobytes()))
-    read = core.Safetensors(tmp_path / FILE).read("w")
-    assert np.array_equal(read, values, equal_nan=True) and np.signbit(read[3])
+def read_all(path: Path) -> list[Any]:
+    opened = _core.Safetensors(path)
+    return [opened.read("f").tolist(), opened.read("b").tolist(), bytes(opened.raw("x"))]
+
+
+CUT = (VALUES.view(np.uint32) & 0xFFFF0000).view(np.float32)  # what bf16 keeps
+ROWS += [
+    BadInput("45", f"data start {pad} bytes later", written(odd_start(pad)), read_all,
+             [VALUES.reshape(2, 2).tolist(), CUT.tolist(), b"x"])
+    for pad in range(8)
+]
+
+ODD = np.array([np.nan, np.inf, -np.inf, -0.0], np.float32)
+
+
+def nan_model(box: Path) -> Path:
+    config = models.make_config()
+    weights = models.make_weights(config, dtype="F32")
+    weights["model.layers.1.mlp.up_proj.weight"][7] = np.nan
+    return models.write_checkpoint(box, config, weights, "F32")
+
+
+def finite_layers(folder: Path) -> list[bool]:
+    run = lp.load(folder).run([1, 2, 3], points=("x", "logits"))
+    return [bool(np.isfinite(x).all()) for x in (*run["x"], run["logits"])]
+
+
+ROWS += [
+    BadInput("46", "NaN and infinity", written(image({"w": entry(0, 16, "F32", [4])}, ODD.tobytes())),
+             lambda path: repr(_core.Safetensors(path).read("w").tolist()), "[nan, inf, -inf, -0.0]"),
+    BadInput("46", "a model with NaN", nan_model, finite_layers, [True, True, False, False]),
+]
+
+# ---- 47: what is no regular file ----
 
 
 def make_socket(path: Path) -> None:
@@ -218,81 +264,118 @@ def make_socket(path: Path) -> None:
         os.chdir(before)
 
 
-NO_FILES = {
-    "folder": Path.mkdir,
-    "pipe": os.mkfifo,
-    "socket": make_socket,
-    "dangling link": lambda path: path.symlink_to("nowhere"),
-    "link to itself": lambda path: path.symlink_to(FILE),
-    "link to /dev/zero": lambda path: path.symlink_to("/dev/zero"),
-    "missing": lambda path: None,
+NO_FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "folder": (Path.mkdir, "is a folder"),
+    "pipe": (os.mkfifo, "is a named pipe"),
+    "socket": (make_socket, "cannot open"),
+    "dangling link": (lambda path: path.symlink_to("nowhere"), "No such file"),
+    "link to itself": (lambda path: path.symlink_to(FILE), "symbolic links"),
+    "link to /dev/zero": (lambda path: path.symlink_to("/dev/zero"), "is a character device"),
+    "missing": (lambda path: None, "No such file"),
 }
 
 
-@pytest.mark.parametrize("mmap", [True, False], ids=["mapped", "read"])
-@pytest.mark.parametrize("make", NO_FILES.values(), ids=NO_FILES.keys())
-def test_47_what_is_no_regular_file(make, mmap, tmp_path):
-    make(tmp_path / FILE)
-    with pytest.raises(FileError, match=FILE):
-        core.Safetensors(tmp_path / FILE, mmap=mmap)
+def placed(make: Callable[[Path], Any]) -> Callable[[Path], Path]:
+    return lambda box: make(box / FILE) or box / FILE
 
 
-def test_47_unreadable(tmp_path):
-    (tmp_path / FILE).write_bytes(ONE)
-    (tmp_path / FILE).chmod(0)
-    tmp_path.chmod(0o755)
-    folder, user = os.open(tmp_path, os.O_RDONLY), os.geteuid()
+def unreadable(box: Path) -> Path:
+    path = written(ONE)(box)
+    path.chmod(0)
+    box.chmod(0o755)
+    return path
+
+
+def open_as_nobody(path: Path) -> object:
+    """Root may read every file."""
+    folder, user = os.open(path.parent, os.O_RDONLY), os.geteuid()
     if user == 0:
-        os.seteuid(65534)  # root may read every file
+        os.seteuid(65534)
     try:
-        with pytest.raises(FileError, match=f"{FILE}: cannot open"):
-            core.Safetensors(FILE, dir_fd=folder)
+        return _core.Safetensors(FILE, dir_fd=folder)
     finally:
         os.seteuid(user)
         os.close(folder)
 
 
-@pytest.mark.parametrize("change", ["truncate", "append", "touch"])
-def test_48_a_file_that_changes(change, tmp_path):
-    path = tmp_path / FILE
-    path.write_bytes(ONE)
-    mapped, read = core.Safetensors(path), core.Safetensors(path, mmap=False)
-    mapped.check_unchanged()
-    if change == "touch":
-        os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
-    else:
-        os.truncate(path, len(ONE) + (1 if change == "append" else -1))
-    with pytest.raises(FileChangedError, match=FILE):
+ROWS += [
+    BadInput("47", name, placed(make), open_both, Refusal(FileError, fact, FILE))
+    for name, (make, fact) in NO_FILES.items()
+]
+ROWS.append(BadInput("47", "unreadable", unreadable, open_as_nobody,
+                     Refusal(FileError, "cannot open: Permission denied", FILE)))
+
+# ---- 48 and 49: files that change ----
+
+CHANGES: dict[str, Callable[[Path], Any]] = {
+    "truncated": lambda path: os.truncate(path, len(ONE) - 1),
+    "longer": lambda path: os.truncate(path, len(ONE) + 1),
+    "touched": lambda path: os.utime(path, ns=(0, path.stat().st_mtime_ns + 1)),
+}
+
+
+def change(how: Callable[[Path], Any]) -> Callable[[Path], None]:
+    def use(path: Path) -> None:
+        path.write_bytes(ONE)
+        mapped, read = _core.Safetensors(path), _core.Safetensors(path, mmap=False)
         mapped.check_unchanged()
-    read.check_unchanged()
-    assert bytes(read.raw("w")) == b"abcd"
+        how(path)
+        read.check_unchanged()
+        assert bytes(read.raw("w")) == b"abcd"
+        mapped.check_unchanged()
+
+    return use
 
 
-def test_49_a_file_that_is_replaced(tmp_path):
-    path = tmp_path / FILE
+def a_model(box: Path) -> Path:
+    config = models.make_config()
+    return models.write_checkpoint(box, config, models.make_weights(config))
+
+
+def run_after(how: Callable[[Path], Any], mmap: bool) -> Callable[[Path], bool]:
+    """Whether a run after the change gives what it gave before."""
+
+    def use(folder: Path) -> bool:
+        data = (folder / FILE).read_bytes()
+        try:
+            model = lp.load(folder, mmap=mmap)
+            before = model.run([1, 2])["x"]
+            how(folder / FILE)
+            return bool((model.run([1, 2])["x"] == before).all())
+        finally:
+            (folder / FILE).write_bytes(data)
+
+    return use
+
+
+def replace(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(image({"v": entry()}, b"efgh"))
+    os.replace(other, path)
+
+
+def replaced(path: Path) -> list[Any]:
     path.write_bytes(ONE)
-    opened = core.Safetensors(path)
-    (tmp_path / "new").write_bytes(image({"v": entry()}, b"efgh"))
-    os.replace(tmp_path / "new", path)
+    opened = _core.Safetensors(path)
+    replace(path)
     opened.check_unchanged()
-    assert bytes(opened.raw("w")) == b"abcd"
-    assert [row[0] for row in core.Safetensors(path).tensors()] == ["v"]
+    new = _core.Safetensors(path)
     path.unlink()
     opened.check_unchanged()
-    assert bytes(opened.raw("w")) == b"abcd"
+    path.write_bytes(b"")
+    return [bytes(opened.raw("w")), bytes(new.raw("v"))]
 
 
-def test_opening_leaves_no_descriptor_behind(tmp_path):
-    """Refusals of every kind close what they opened."""
-    for number, (_, _, built, _) in enumerate(CASES):
-        if not callable(built):
-            (tmp_path / str(number)).write_bytes(built)
-    before = len(os.listdir("/proc/self/fd"))
-    for path in tmp_path.iterdir():
-        assert stat.S_ISREG(path.stat().st_mode)
-        for mmap in (True, False):
-            try:
-                core.Safetensors(path, mmap=mmap)
-            except FormatError:
-                pass
-    assert len(os.listdir("/proc/self/fd")) == before
+TOLD = "written to since it was opened .* load it again"
+for name, how in CHANGES.items():
+    ROWS += [
+        BadInput("48", f"file {name}", written(ONE), change(how),
+                 Refusal(FileChangedError, TOLD, FILE)),
+        BadInput("48", f"model {name}", a_model, run_after(how, mmap=True),
+                 Refusal(FileChangedError, TOLD, FILE)),
+        BadInput("48", f"model in memory, {name}", a_model, run_after(how, mmap=False), True),
+    ]
+ROWS += [
+    BadInput("49", "file replaced", written(ONE), replaced, [b"abcd", b"efgh"]),
+    BadInput("49", "model replaced", a_model, run_after(replace, mmap=True), True),
+]

@@ -1,0 +1,94 @@
+"""Work in a forked child process, where it may crash, hang or eat memory."""
+
+import contextlib
+import os
+import pickle
+import resource
+import select
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+
+class Outcome(NamedTuple):
+    """What came of it: the value, or the class and message of the exception; what it printed."""
+
+    value: Any
+    error: type[BaseException] | None
+    message: str
+    stdout: str
+    stderr: str
+
+
+def in_child(work: Callable[[], Any], *, seconds: float = 60, memory: int = 1 << 30) -> Outcome:
+    """Does `work` in a child that may take so much wall time and so much more address space.
+
+    A crash and a hang are failures of the test that called. The value must be one that can be
+    pickled.
+    """
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        reply, send = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # other tests left threads
+            pid = os.fork()
+        if pid == 0:
+            _serve(work, memory, send, stdout.fileno(), stderr.fileno())
+        os.close(send)
+        data = _wait(pid, reply, seconds)
+        stdout.seek(0), stderr.seek(0)
+        printed = stdout.read().decode(), stderr.read().decode()
+    assert data, f"the child died without a word: {printed[1][-500:]}"
+    return Outcome(*pickle.loads(data), *printed)
+
+
+def _serve(work: Callable[[], Any], memory: int, send: int, stdout: int, stderr: int) -> NoReturn:
+    status = 3
+    try:
+        os.dup2(stdout, 1), os.dup2(stderr, 2)
+        sys.stdout = open(1, "w", closefd=False)  # pytest's own capture stays out of it
+        sys.stderr = open(2, "w", closefd=False)
+        told: tuple[Any, type[BaseException] | None, str]
+        try:
+            with less_memory(memory):
+                told = work(), None, ""
+        except BaseException as e:
+            told = None, type(e), str(e)
+        sys.stdout.flush(), sys.stderr.flush()
+        os.write(send, pickle.dumps(told))
+        status = 0
+    finally:
+        os._exit(status)
+
+
+@contextlib.contextmanager
+def less_memory(more: int) -> Iterator[None]:
+    """This process may take so many bytes of address space more than it has, for a while."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def _wait(pid: int, reply: int, seconds: float) -> bytes:
+    """All that the child sends; it is ended when its time is over."""
+    deadline, data = time.monotonic() + seconds, b""
+    try:
+        while select.select([reply], [], [], max(0, deadline - time.monotonic()))[0]:
+            if not (chunk := os.read(reply, 1 << 16)):
+                break
+            data += chunk
+        else:
+            os.kill(pid, signal.SIGKILL)
+    finally:
+        os.close(reply)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code == 0, f"the child ended with {code} within {seconds} s"
+    return data
