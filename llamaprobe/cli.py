@@ -23,8 +23,8 @@ _MAX_LINE = 2000
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     warnings.showwarning = _show_warning
-    args = _parser().parse_args(argv)
     try:
+        args = _parser().parse_args(argv)
         code = args.run(args)
         sys.stdout.flush()  # a full disk shows here
         return code

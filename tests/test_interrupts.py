@@ -1,0 +1,139 @@
+"""Ctrl-C at random moments of load, run, save and export: prompt, clean, and the next call works.
+
+Every command runs in a forked child of its own, so that fifty of them take no fifty interpreters.
+"""
+
+import os
+import random
+import signal
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import models
+import numpy as np
+import pytest
+
+from llamaprobe import cli
+
+N_MOMENTS = 50
+PROMPT = 60.0
+"""Seconds: far beyond what any machine should need, and far below for ever."""
+
+
+class Ended(NamedTuple):
+    code: int
+    stderr: str
+    seconds: float
+    """From the start, or from the signal where there was one."""
+
+
+def command(args: list[str], delay: float | None = None) -> Ended:
+    """Runs a command in a child and sends it SIGINT after `delay` seconds."""
+    with tempfile.TemporaryFile() as stderr, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # other tests left threads
+        ready, tell = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            _child(args, tell, stderr.fileno())
+        os.close(tell)
+        os.read(ready, 1)
+        os.close(ready)
+        start = time.monotonic()
+        if delay is not None:
+            time.sleep(delay)
+            os.kill(pid, signal.SIGINT)
+            start = time.monotonic()
+        code = os.waitstatus_to_exitcode(_wait(pid))
+        stderr.seek(0)
+        return Ended(code, stderr.read().decode(), time.monotonic() - start)
+
+
+def _child(args: list[str], tell: int, stderr: int) -> None:
+    code, done = 99, False
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1), os.dup2(stderr, 2)
+        cli.sys.stdout, cli.sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.write(tell, b"x")
+        code, done = cli.main(args), True
+    except KeyboardInterrupt:
+        code = code if done else 99  # the command itself is to catch it
+    finally:
+        os._exit(code)
+
+
+def _wait(pid: int) -> int:
+    """The child's status; one that does not end in time is killed, which is its status then."""
+    deadline = time.monotonic() + PROMPT
+    while time.monotonic() < deadline:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return status
+        time.sleep(0.001)
+    os.kill(pid, signal.SIGKILL)
+    return os.waitpid(pid, 0)[1]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
+
+
+@pytest.fixture(scope="module")
+def ids(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ids") / "ids.npy"
+    np.save(path, np.arange(400) % 97)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = models.make_config(hidden_size=128, intermediate_size=320, max_position_embeddings=512)
+    path = tmp_path_factory.mktemp("interrupted")
+    return models.write_checkpoint(path, config, models.make_weights(config))
+
+
+@pytest.fixture(scope="module")
+def many_tensors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file whose header takes a moment: 30,000 empty tensors."""
+    path = tmp_path_factory.mktemp("header") / "m.safetensors"
+    empty = np.zeros((0,), np.float32)
+    path.write_bytes(models.safetensors_bytes({f"tensor.{i}": empty for i in range(30_000)}, "F32"))
+    return path
+
+
+@pytest.mark.parametrize("what", ["load", "run", "save", "export"])
+def test_ctrl_c_at_random_moments(
+    what: str, folder: Path, many_tensors: Path, ids: Path, tmp_path: Path
+):
+    out = tmp_path / "out"
+    save = ["--out", str(out), "--force", "--points", "x,x_norm,q,k,gate"]
+    args = {
+        "load": ["inspect", str(many_tensors)],
+        "run": ["run", str(folder), "--ids", str(ids), "--points", "x,scores,logits"],
+        "save": ["run", str(folder), "--ids", str(ids), *save],
+        "export": ["weights", str(folder), "--out", str(out)],
+    }[what]
+    whole = command(args)
+    assert whole.code == 0, whole.stderr
+    expected = files(out)
+    moments, n_stopped = random.Random(what), 0
+    for _ in range(N_MOMENTS):
+        for path in out.iterdir() if out.exists() else ():
+            path.unlink()
+        ended = command(args, delay=moments.random() * whole.seconds)
+        assert ended.code in (0, 130) and ended.seconds < PROMPT, ended
+        if ended.code == 130:
+            n_stopped += 1
+            assert ended.stderr.splitlines()[-1] == "llamaprobe: interrupted"
+            assert "Traceback" not in ended.stderr
+        left = files(out)
+        assert {name: expected.get(name) for name in left if name[0] != "."} == {
+            name: data for name, data in left.items() if name[0] != "."
+        }, "a file under its final name is whole"
+        assert "manifest.json" not in left or left == expected
+    assert n_stopped >= N_MOMENTS // 5
+    assert command(args).code == 0
+    assert files(out) == expected
