@@ -12,7 +12,9 @@
 
 #include "size.h" /* lp_size_min */
 
-#define MAX_PREAD ((size_t)1 << 30) /* the kernel takes no more than 2^31 - 4096 bytes in one call */
+#define PIECE ((size_t)16 << 20) /* bytes of one call: a slow disk gives them within a moment */
+
+static const lp_map_reading no_limits = {.max_bytes = (size_t)-1};
 
 void lp_map_borrow(lp_map *map, const char *name, const unsigned char *bytes, size_t n_bytes) {
     *map = (lp_map){.bytes = bytes, .n_bytes = n_bytes, .kind = LP_MAP_BORROWED, .fd = -1};
@@ -52,13 +54,12 @@ static lp_file_id file_id(const struct stat *st) {
                         .nanoseconds = st->st_mtim.tv_nsec};
 }
 
-int lp_map_read(const lp_map *map, void *dst, size_t offset, size_t n, lp_error *err) {
-    if (map->fd < 0) {
-        memcpy(dst, map->bytes + offset, n);
-        return 0;
-    }
+static int read_pieces(const lp_map *map, void *dst, size_t offset, size_t n, const lp_map_reading *how,
+                       lp_error *err) {
     for (size_t done = 0; done < n;) {
-        size_t want = lp_size_min(n - done, MAX_PREAD);
+        size_t want = lp_size_min(n - done, PIECE);
+        if (how->poll && how->poll(how->poll_arg))
+            return lp_fail(err, LP_ECANCELED, "%s: stopped after %zu of %zu bytes", map->name, done, n);
         ssize_t got = pread(map->fd, (char *)dst + done, want, (off_t)(offset + done));
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) return fail_system(map, "read", err);
@@ -67,6 +68,12 @@ int lp_map_read(const lp_map *map, void *dst, size_t offset, size_t n, lp_error 
                            map->name, map->n_bytes, offset + done);
         done += (size_t)got;
     }
+    return 0;
+}
+
+int lp_map_read(const lp_map *map, void *dst, size_t offset, size_t n, lp_error *err) {
+    if (map->fd >= 0) return read_pieces(map, dst, offset, n, &no_limits, err);
+    memcpy(dst, map->bytes + offset, n);
     return 0;
 }
 
@@ -91,20 +98,24 @@ static int map_file(lp_map *map, lp_error *err) {
     return 0;
 }
 
-static int read_file(lp_map *map, lp_error *err) {
+static int read_file(lp_map *map, const lp_map_reading *how, lp_error *err) {
+    if (map->n_bytes > how->max_bytes)
+        return lp_fail(err, LP_ENOMEM, "%s: has %zu bytes and %zu are free; mapped (mmap=True) it takes none",
+                       map->name, map->n_bytes, how->max_bytes);
     unsigned char *bytes = malloc(map->n_bytes + 1);
     if (!bytes) return lp_fail(err, LP_ENOMEM, "%s: no memory to read its %zu bytes", map->name, map->n_bytes);
     map->bytes = bytes;
-    if (lp_map_read(map, bytes, 0, map->n_bytes, err) || lp_map_check_unchanged(map, err)) return -1;
+    if (read_pieces(map, bytes, 0, map->n_bytes, how, err) || lp_map_check_unchanged(map, err)) return -1;
     close(map->fd);
     map->fd = -1;
     return 0;
 }
 
-int lp_map_open(lp_map *map, int dir_fd, const char *path, int use_mmap, lp_error *err) {
+/* Maps the file when `how` is NULL. */
+static int open_file(lp_map *map, int dir_fd, const char *path, const lp_map_reading *how, lp_error *err) {
     struct stat st;
     lp_map_borrow(map, path, NULL, 0);
-    map->kind = use_mmap ? LP_MAP_MAPPED : LP_MAP_READ;
+    map->kind = how ? LP_MAP_READ : LP_MAP_MAPPED;
     do map->fd = openat(dir_fd, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     while (map->fd < 0 && errno == EINTR);
     if (map->fd < 0) return fail_system(map, "open", err);
@@ -118,9 +129,17 @@ int lp_map_open(lp_map *map, int dir_fd, const char *path, int use_mmap, lp_erro
     }
     map->n_bytes = (size_t)st.st_size;
     map->opened = file_id(&st);
-    if (use_mmap ? map_file(map, err) : read_file(map, err)) goto fail;
+    if (how ? read_file(map, how, err) : map_file(map, err)) goto fail;
     return 0;
 fail:
     lp_map_close(map);
     return -1;
+}
+
+int lp_map_open(lp_map *map, int dir_fd, const char *path, int use_mmap, lp_error *err) {
+    return open_file(map, dir_fd, path, use_mmap ? NULL : &no_limits, err);
+}
+
+int lp_map_copy(lp_map *map, int dir_fd, const char *path, const lp_map_reading *how, lp_error *err) {
+    return open_file(map, dir_fd, path, how, err);
 }

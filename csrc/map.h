@@ -34,6 +34,15 @@ typedef struct {
 /* `path` is relative to the descriptor dir_fd (or AT_FDCWD). LP_EIO, LP_ENOMEM; LP_ECHANGED when the file changed
  * while it was read. On failure the map is closed. */
 int lp_map_open(lp_map *map, int dir_fd, const char *path, int use_mmap, lp_error *err);
+/* What reading a whole file into memory may take, and who may stop it. */
+typedef struct {
+    size_t max_bytes;       /* a larger file is LP_ENOMEM before anything is allocated */
+    int (*poll)(void *arg); /* called between pieces of some MB; not 0 is LP_ECANCELED; may be NULL */
+    void *poll_arg;
+} lp_map_reading;
+
+/* lp_map_open without the map, within limits. */
+int lp_map_copy(lp_map *map, int dir_fd, const char *path, const lp_map_reading *how, lp_error *err);
 /* Bytes of the caller, who keeps them until the map is closed. */
 void lp_map_borrow(lp_map *map, const char *name, const unsigned char *bytes, size_t n_bytes);
 void lp_map_close(lp_map *map); /* closing twice is legal */

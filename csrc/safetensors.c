@@ -156,26 +156,30 @@ static lp_safetensors *make_file(const char *path, lp_error *err) {
     return file;
 }
 
-int lp_safetensors_open(lp_safetensors **out, int dir_fd, const char *path, int use_mmap, lp_error *err) {
-    lp_safetensors *file = *out = make_file(path, err);
-    if (!file) return -1;
-    if (lp_map_open(&file->map, dir_fd, path, use_mmap, err) || prove(file, err)) goto fail;
-    return 0;
-fail:
-    lp_safetensors_close(file);
+/* Proves what was opened; closes it and sets *out to NULL when that, or opening, failed. */
+static int finish(lp_safetensors **out, int failed, lp_error *err) {
+    if (!failed && !prove(*out, err)) return 0;
+    lp_safetensors_close(*out);
     *out = NULL;
     return -1;
 }
 
+int lp_safetensors_open(lp_safetensors **out, int dir_fd, const char *path, int use_mmap, lp_error *err) {
+    *out = make_file(path, err);
+    return *out ? finish(out, lp_map_open(&(*out)->map, dir_fd, path, use_mmap, err), err) : -1;
+}
+
+int lp_safetensors_copy(lp_safetensors **out, int dir_fd, const char *path, const lp_map_reading *how, lp_error *err) {
+    *out = make_file(path, err);
+    return *out ? finish(out, lp_map_copy(&(*out)->map, dir_fd, path, how, err), err) : -1;
+}
+
 int lp_safetensors_from_bytes(lp_safetensors **out, const char *name, const unsigned char *bytes, size_t n_bytes,
                               lp_error *err) {
-    lp_safetensors *file = *out = make_file(name, err);
-    if (!file) return -1;
-    lp_map_borrow(&file->map, name, bytes, n_bytes);
-    if (prove(file, err) == 0) return 0;
-    lp_safetensors_close(file);
-    *out = NULL;
-    return -1;
+    *out = make_file(name, err);
+    if (!*out) return -1;
+    lp_map_borrow(&(*out)->map, name, bytes, n_bytes);
+    return finish(out, 0, err);
 }
 
 void lp_safetensors_close(lp_safetensors *file) {

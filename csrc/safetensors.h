@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "error.h" /* lp_error */
+#include "map.h"   /* lp_map_reading */
 
 /* One line per dtype of the format: name, bits per element. Only BF16, F16 and F32 can be computed with. */
 #define LP_DTYPES(D)                                                                                                   \
@@ -51,6 +52,8 @@ typedef struct lp_safetensors lp_safetensors;
  * only. With use_mmap 0 the whole file is read into private memory instead of mapped. *out is NULL on failure.
  * LP_EIO: the system refused; LP_EFORMAT: a rule is broken; LP_ENOMEM. */
 int lp_safetensors_open(lp_safetensors **out, int dir_fd, const char *path, int use_mmap, lp_error *err);
+/* The same with use_mmap 0, within limits: see lp_map_copy. */
+int lp_safetensors_copy(lp_safetensors **out, int dir_fd, const char *path, const lp_map_reading *how, lp_error *err);
 void lp_safetensors_close(lp_safetensors *file); /* NULL is legal */
 
 /* The same proof on bytes in memory, which must outlive the result: for tests and fuzzers. `name` is what

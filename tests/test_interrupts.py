@@ -5,6 +5,7 @@ Every command runs in a forked child of its own, so that fifty of them take no f
 
 import os
 import random
+import resource
 import signal
 import tempfile
 import time
@@ -15,8 +16,10 @@ from typing import NamedTuple
 import models
 import numpy as np
 import pytest
+from bad_inputs import weights_file
+from bad_inputs.child import in_child
 
-from llamaprobe import cli
+from llamaprobe import _core, cli
 
 N_MOMENTS = 50
 PROMPT = 60.0
@@ -102,6 +105,25 @@ def many_tensors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     empty = np.zeros((0,), np.float32)
     path.write_bytes(models.safetensors_bytes({f"tensor.{i}": empty for i in range(30_000)}, "F32"))
     return path
+
+
+def test_reading_a_file_into_memory_stops_midway(tmp_path: Path):
+    """A file of 1 GB that is all hole: when the signal comes, not all of it has been read."""
+    path = tmp_path / "m.safetensors"
+    n_bytes = 1 << 30
+    path.write_bytes(weights_file.image({"w": weights_file.entry(0, n_bytes)}))
+    os.truncate(path, path.stat().st_size + n_bytes)
+
+    def work() -> int:
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        try:
+            _core.Safetensors(path, mmap=False)
+        except KeyboardInterrupt:
+            return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return n_bytes
+
+    assert in_child(work, memory=2 << 30).value < n_bytes
 
 
 @pytest.mark.parametrize("what", ["load", "run", "save", "export"])

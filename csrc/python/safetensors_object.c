@@ -10,6 +10,7 @@
 
 #include "../fpenv.h"           /* lp_fpenv_set */
 #include "../kernels/kernels.h" /* lp_kernels_get: widen */
+#include "../limits.h"          /* lp_limits_memory */
 #include "../size.h"            /* lp_size_mul */
 
 typedef struct {
@@ -22,6 +23,15 @@ static const lp_module_state *state_of(PyObject *self) { return PyType_GetModule
 
 lp_safetensors *lp_safetensors_of(PyObject *object) { return ((safetensors_object *)object)->file; }
 
+/* On the opening thread, without the GIL. Not 0: an exception is set. */
+static int poll_signals(void *thread) {
+    PyThreadState **saved = thread;
+    PyEval_RestoreThread(*saved);
+    int stop = PyErr_CheckSignals();
+    *saved = PyEval_SaveThread();
+    return stop;
+}
+
 /* Opens `path`; with a folder's descriptor the last part of it, relative to that folder and to nothing else. */
 static lp_safetensors *open_file(const lp_module_state *state, const char *path, PyObject *dir_fd, int use_mmap) {
     lp_error err;
@@ -33,9 +43,11 @@ static lp_safetensors *open_file(const lp_module_state *state, const char *path,
         if (fd < 0) return NULL;
         path = slash ? slash + 1 : path;
     }
-    Py_BEGIN_ALLOW_THREADS;
-    failed = lp_safetensors_open(&file, fd, path, use_mmap, &err);
-    Py_END_ALLOW_THREADS;
+    PyThreadState *thread = PyEval_SaveThread();
+    lp_map_reading how = {use_mmap ? 0 : lp_limits_memory(), poll_signals, &thread};
+    failed =
+        use_mmap ? lp_safetensors_open(&file, fd, path, 1, &err) : lp_safetensors_copy(&file, fd, path, &how, &err);
+    PyEval_RestoreThread(thread);
     return failed ? (lp_safetensors *)lp_raise(state, &err) : file;
 }
 

@@ -78,6 +78,8 @@ WHERE: dict[str, list[str]] = {
         "test_export_resume.py::test_a_file_of_somebody_else_is_not_overwritten",
     ],
     "91": [
+        "test_interrupts.py::test_ctrl_c_at_random_moments",
+        "test_interrupts.py::test_reading_a_file_into_memory_stops_midway",
         "test_hub_processes.py::test_control_c_ends_it_soon_and_it_can_go_on",
     ],
     "92": [

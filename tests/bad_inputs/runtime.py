@@ -77,7 +77,7 @@ ROWS += [
     BadInput("98", "maps of scores", model, run_in(256 * MB),
              Refusal(OutOfMemory, rf"the run needs \d+ bytes .*ask for fewer .*scores: {SCORES} bytes")),
     BadInput("98", "weights read into memory", LARGE, open_in(256 * MB, mmap=False),
-             Refusal(OutOfMemory, r"\d{10} bytes", FILE)),
+             Refusal(OutOfMemory, r"has 21\d{8} bytes and \d+ are free; mapped", FILE)),
     BadInput("98", "weights mapped", LARGE, open_in(256 * MB, mmap=True),
              Refusal(OutOfMemory, "cannot map .*Cannot allocate memory", FILE)),
     BadInput("98", "a header of 90 MB", sparse(b"{" + b" " * (90 * MB), 0), open_in(128 * MB, mmap=True),

@@ -272,6 +272,30 @@ static void test_interrupted_and_short_reads(void) {
     lp_map_close(&map);
 }
 
+/* Counts down; the poll that finds 1 says stop. */
+static int count_down(void *left) { return --*(int *)left == 0; }
+
+static void test_copies_within_limits(void) {
+    lp_map map;
+    int before = n_open_files(), left = 0;
+    lp_map_reading how = {.max_bytes = 5, .poll = count_down, .poll_arg = &left};
+    write_file("f", "hello");
+    CHECK(lp_map_copy(&map, dir_fd, "f", &how, &err) == 0 && memcmp(map.bytes, "hello", 5) == 0 && left == -1);
+    lp_map_close(&map);
+    how.max_bytes = 4;
+    malloc_fails = 1; /* and stays so: nothing is allocated */
+    CHECK(lp_map_copy(&map, dir_fd, "f", &how, &err) == -1 && err.status == LP_ENOMEM);
+    CHECK(strstr(err.msg, "has 5 bytes and 4 are free") && malloc_fails == 1);
+    malloc_fails = 0;
+    how.max_bytes = 5;
+    pread_most = 2;
+    left = 3;
+    CHECK(lp_map_copy(&map, dir_fd, "f", &how, &err) == -1 && err.status == LP_ECANCELED && !map.bytes);
+    CHECK(strstr(err.msg, "stopped after 4 of 5 bytes"));
+    pread_most = (size_t)-1;
+    CHECK(n_open_files() == before);
+}
+
 int main(void) {
     CHECK(mkdtemp(dir) != NULL);
     dir_fd = open(dir, O_RDONLY | O_DIRECTORY);
@@ -287,6 +311,7 @@ int main(void) {
     test_a_file_cut_under_the_map();
     test_failing_calls();
     test_interrupted_and_short_reads();
+    test_copies_within_limits();
     static const char *const left[] = {"f", "empty", "pipe", "socket", "dangling", "loop", "link", "secret"};
     for (size_t i = 0; i < sizeof left / sizeof *left; i++) unlinkat(dir_fd, left[i], 0);
     close(dir_fd);
