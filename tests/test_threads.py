@@ -5,6 +5,7 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -307,6 +308,35 @@ def test_a_child_process_computes_the_same(folder: Path, model: lp.Model, method
         child.join(120)
         assert child.exitcode == 0
     assert results == [expected] * 2
+
+
+def pool_digest(folder: str) -> str:
+    return digest(lp.load(folder), threads=2)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_pool_of_processes(folder: Path, model: lp.Model, method: str):
+    with multiprocessing.get_context(method).Pool(2) as processes:
+        results = processes.map_async(pool_digest, [str(folder)] * 6, chunksize=1).get(timeout=120)
+    assert results == [digest(model, threads=2)] * 6
+
+
+def test_a_fork_before_the_first_run(folder: Path):
+    """In an interpreter of its own: parent and child make their threads after the fork."""
+    script = f"""
+import os, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import test_threads
+import llamaprobe as lp
+model = lp.load({str(folder)!r})
+same = test_threads.in_fork(lambda: print(test_threads.digest(model, threads=3), flush=True) is None)
+print(test_threads.digest(model, threads=3))
+print(test_threads.in_fork(lambda: print(test_threads.digest(model, threads=3), flush=True) is None) + same)
+"""
+    env = os.environ | {"PYTHONPATH": str(Path(lp.__file__).parent.parent)}
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, timeout=120)
+    child, parent, again, code = told.stdout.split()
+    assert child == parent == again == digest(lp.load(folder)) and code == "0", told.stderr
 
 
 def in_fork(work: Callable[[], bool]) -> int:

@@ -1,0 +1,127 @@
+"""Resident memory stays flat over loads, runs and everything that fails on the way.
+
+LLAMAPROBE_LEAK_ROUNDS sets how many rounds; the figures of 1,000 are in docs/reliability.md.
+"""
+
+import contextlib
+import gc
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import models
+import pytest
+from bad_inputs import Refusal, config, index, prompt, weights_file
+
+import llamaprobe as lp
+
+ROUNDS = int(os.environ.get("LLAMAPROBE_LEAK_ROUNDS", "100"))
+ROOM = 4 << 20
+
+pytestmark = pytest.mark.skipif(
+    "asan" in os.environ.get("LD_PRELOAD", ""), reason="the sanitizer keeps freed memory"
+)
+
+
+def resident() -> int:
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def growth(once: Callable[[], object], rounds: int = ROUNDS) -> int:
+    """Bytes by which this process has grown over so many rounds, after some to warm up."""
+    for _ in range(max(20, rounds // 5)):
+        once()
+    before = resident()
+    for _ in range(rounds):
+        once()
+    grown = resident() - before
+    print(f"{grown / 1024:.0f} kB in {rounds} rounds")  # pytest -s shows it
+    return grown
+
+
+@pytest.mark.parametrize("mmap", [True, False], ids=["mapped", "read"])
+def test_loads_and_runs(random_checkpoint, mmap: bool):
+    folder = random_checkpoint(n_shards=3)
+
+    def once() -> None:
+        with lp.load(folder, mmap=mmap) as model:
+            model.run([[1, 2, 3], [4]], points=("x", "pattern", "logits"), threads=2)
+            model.weights["model.norm.weight"].raw.sum()
+
+    assert growth(once) < ROOM
+
+
+def test_saves_and_exports(random_checkpoint, tmp_path: Path):
+    folder = random_checkpoint(num_hidden_layers=1)
+
+    def once() -> None:
+        lp.load(folder).run([1, 2, 3]).save(tmp_path / "run", force=True)
+        lp.read_run(tmp_path / "run")["x"].sum()
+        lp.export_weights(folder, tmp_path / "weights", filter="*norm*", force=True, progress=False)
+
+    assert growth(once, ROUNDS // 5) < ROOM  # a round waits for the disk
+
+
+def test_interrupted_runs(random_checkpoint):
+    model = lp.load(random_checkpoint(max_position_embeddings=4096))
+
+    def once() -> None:
+        with every(0.002), contextlib.suppress(KeyboardInterrupt):
+            model.run([1] * 500, points=("x", "scores"), threads=2)
+
+    assert growth(once) < ROOM
+
+
+@contextlib.contextmanager
+def every(seconds: float) -> Iterator[None]:
+    """KeyboardInterrupt after so many seconds, unless the block ends before."""
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+CHEAP = [
+    row
+    for family in (weights_file, index, config, prompt)
+    for row in family.ROWS
+    if isinstance(row.outcome, Refusal) and row.number not in ("42", "66") and "MB" not in row.name
+]
+
+
+def test_every_refusal(tmp_path: Path):
+    """Each round tries another tenth of the bad inputs."""
+    made = []
+    for i, row in enumerate(CHEAP):
+        (box := tmp_path / str(i)).mkdir()
+        made.append((row, row.make(box)))
+    n = 0
+
+    def once() -> None:
+        nonlocal n
+        n += 1
+        for row, thing in made[n % 10 :: 10]:
+            with contextlib.suppress(lp.Error):
+                row.use(thing)
+
+    assert growth(once) < ROOM
+
+
+def test_broken_weights_of_a_sound_config(random_checkpoint):
+    """The files are open and half of the model is made when it is refused."""
+    folder = random_checkpoint()
+    weights = models.read_checkpoint(folder)
+    del weights["model.layers.2.mlp.down_proj.weight"]
+    (folder / "model.safetensors").write_bytes(models.safetensors_bytes(weights, "BF16"))
+
+    def once() -> None:
+        with pytest.raises(lp.FormatError):
+            lp.load(folder)
+
+    assert growth(once) < ROOM
