@@ -1,6 +1,7 @@
 # The front door for developers: `make help`. Users need none of this; pip builds the package by itself.
 #
-# PYTHON and CC choose the interpreter and the compiler. C tests are built apart from Python, into build/c-*.
+# PYTHON and CC choose the interpreter and the compiler. C tests are built apart from Python, into build/c-*; RUN is
+# what runs them where the CPU is another one.
 
 PYTHON ?= python3
 CC ?= cc
@@ -106,7 +107,7 @@ $(OUT)/%.o: %.c $(HEADERS)
 
 $(LIBRARY): $(CORE:%.c=$(OUT)/%.o)
 	@rm -f $@
-	ar -rcs $@ $^
+	$(AR) -rcs $@ $^
 
 # A test that defines __wrap_malloc wants the calls of malloc.
 $(OUT)/test_%: $(OUT)/tests/c/test_%.o $(LIBRARY)
@@ -121,11 +122,11 @@ $(OUT)/replay_%: $(OUT)/fuzz/fuzz_%.o $(OUT)/tests/c/replay.o $(LIBRARY)
 	$(CC) $(CFLAGS_ALL) $^ -lm -o $@
 
 $(OUT)/replay_%.passed: $(OUT)/replay_% $(wildcard fuzz/corpus/*/*)
-	$< $(wildcard fuzz/corpus/$*)
+	$(RUN) $< $(wildcard fuzz/corpus/$*)
 	@touch $@
 
 $(OUT)/%.passed: $(OUT)/%
-	$<
+	$(RUN) $<
 	@touch $@
 
 build/fuzz/fuzz_%: fuzz/fuzz_%.c $(CORE) $(HEADERS)

@@ -24,12 +24,12 @@ static inline void lp_fpenv_restore(lp_fpenv old) { _mm_setcsr(old); }
 typedef uint64_t lp_fpenv;
 
 static inline lp_fpenv lp_fpenv_set(void) {
-    lp_fpenv old, ours = 0; /* nearest even, FZ and DN clear */
+    lp_fpenv old, ours = 0; /* no traps, nearest even, FZ, FIZ, DN and AHP (another f16) clear */
     __asm__ volatile("mrs %0, fpcr" : "=r"(old));
-    __asm__ volatile("msr fpcr, %0" : : "r"(ours));
+    __asm__ volatile("msr fpcr, %0" : : "r"(ours) : "memory");
     return old;
 }
-static inline void lp_fpenv_restore(lp_fpenv old) { __asm__ volatile("msr fpcr, %0" : : "r"(old)); }
+static inline void lp_fpenv_restore(lp_fpenv old) { __asm__ volatile("msr fpcr, %0" : : "r"(old) : "memory"); }
 
 #else
 #include <fenv.h>

@@ -3,6 +3,7 @@
 
 #include "headers.h"
 
+#if defined(__x86_64__)
 LP_TARGET_BEGIN("avx2,fma,f16c")
 
 #include "verbs_avx2.h"
@@ -28,3 +29,4 @@ LP_TARGET_BEGIN("avx2,fma,f16c")
 #include "row.h"
 
 LP_TARGET_END
+#endif

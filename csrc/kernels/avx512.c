@@ -4,6 +4,7 @@
 
 #include "headers.h"
 
+#if defined(__x86_64__)
 LP_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 
 #define V8_REGISTERS "v"
@@ -39,3 +40,4 @@ LP_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 #include "row.h"
 
 LP_TARGET_END
+#endif

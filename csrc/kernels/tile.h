@@ -11,7 +11,7 @@
 #define VEC V_CAT(v, LP_N, )
 #define V(verb) V_CAT(VEC, _, verb)
 #define T(name) V_CAT(name, _, LP_N)
-#define FMA_INTO V_CAT(V, LP_N, _FMA_INTO)
+#define FMA_INTO V_CAT(V, LP_N, _FMA_INTO) /* (c, a, b): c += a * b, where all lanes of a are one number */
 #define MAX_ROWS 12
 #define SOON_LINES 128
 #define MAX_VECS 2
