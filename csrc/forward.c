@@ -151,6 +151,7 @@ static int begin(lp_forward_state *f, lp_run *run, lp_error *err) {
     f->run = run;
     f->config = &run->model->config;
     f->ops.crew = run->crew;
+    f->ops.profile = run->profile;
     f->ops.kernels = lp_kernels_get(err);
     if (!f->ops.kernels) return -1;
     for (size_t s = 0; s < run->n_seqs; s++) {
@@ -205,10 +206,16 @@ static void read_ahead(lp_forward_state *f) {
 
 /* ---- the pass ------------------------------------------------------------------------------------------------ */
 
-/* Counts the steps for progress; what every step returns. */
-static int step(lp_forward_state *f, int failed) {
-    f->run->steps_done++;
+/* Takes the time of an operation; hands on what it returned. */
+static int lap(lp_forward_state *f, lp_stage stage, int failed) {
+    lp_profile_lap(f->run->profile, stage);
     return failed;
+}
+
+/* Also counts it for progress. */
+static int step(lp_forward_state *f, lp_stage stage, int failed) {
+    f->run->steps_done++;
+    return lap(f, stage, failed);
 }
 
 static lp_words words(const lp_weight *w) { return (lp_words){w->data, w->word}; }
@@ -222,8 +229,9 @@ static void add_factor(lp_product *p, const lp_weight *w, const lp_weight *bias,
 static int norm(lp_forward_state *f, size_t layer, lp_point first, const float *x, const lp_weight *gain) {
     float *rms = place(f, first, layer), *unit = place(f, first + 1, layer), *out = place(f, first + 2, layer);
     if (!rms && !unit && !out) return 0;
-    return step(f, lp_rms_norm(&f->ops, rms, unit, out, x, words(gain), f->config->rms_norm_eps, f->run->n_tokens,
-                               f->config->d_model));
+    return step(f, LP_STAGE_NORM,
+                lp_rms_norm(&f->ops, rms, unit, out, x, words(gain), f->config->rms_norm_eps, f->run->n_tokens,
+                            f->config->d_model));
 }
 
 /* q, k, v = x_norm w^T;  q_rope, k_rope = rope(q, k);  z = softmax(q_rope k_rope^T * scale) v */
@@ -236,24 +244,25 @@ static int attention(lp_forward_state *f, const lp_layer *l, size_t i) {
     add_factor(&qkv, &l->q, &l->q_bias, q);
     add_factor(&qkv, &l->k, &l->k_bias, k);
     add_factor(&qkv, &l->v, &l->v_bias, v);
-    if (qkv.n_factors && step(f, lp_linear(&f->ops, &qkv))) return -1;
-    if (q_rope && step(f, lp_rope(&f->ops, q_rope, q, f->cos, f->sin, f->sequences, n_seqs, c->n_heads, c->head_dim)))
+    if (qkv.n_factors && step(f, LP_STAGE_QKV, lp_linear(&f->ops, &qkv))) return -1;
+    if (q_rope && step(f, LP_STAGE_ROPE,
+                       lp_rope(&f->ops, q_rope, q, f->cos, f->sin, f->sequences, n_seqs, c->n_heads, c->head_dim)))
         return -1;
-    if (k_rope &&
-        step(f, lp_rope(&f->ops, k_rope, k, f->cos, f->sin, f->sequences, n_seqs, c->n_kv_heads, c->head_dim)))
+    if (k_rope && step(f, LP_STAGE_ROPE,
+                       lp_rope(&f->ops, k_rope, k, f->cos, f->sin, f->sequences, n_seqs, c->n_kv_heads, c->head_dim)))
         return -1;
     if (!needs(f, B(SCORES) | B(PATTERN) | B(Z))) return 0;
     lp_attention a = {m, c->n_heads, c->n_kv_heads, c->head_dim, f->sequences, n_seqs, q_rope, k_rope, v,
                       place(f, LP_SCORES, i), place(f, LP_PATTERN, i), place(f, LP_Z, i)};
-    return step(f, lp_attend(&f->ops, &a));
+    return step(f, LP_STAGE_ATTENTION, lp_attend(&f->ops, &a));
 }
 
 /* y = in w^T + bias;  sum = x + y */
-static int add_linear(lp_forward_state *f, float *y, float *sum, const float *x, const float *in, const lp_weight *w,
-                      const lp_weight *bias) {
+static int add_linear(lp_forward_state *f, lp_stage stage, float *y, float *sum, const float *x, const float *in,
+                      const lp_weight *w, const lp_weight *bias) {
     lp_product p = {.m = f->run->n_tokens, .k = w->n_cols, .x = in, .n_factors = 1};
     p.factor[0] = (lp_factor){w->data, w->word, w->n_rows, bias->data, y, x, sum};
-    return step(f, lp_linear(&f->ops, &p));
+    return step(f, stage, lp_linear(&f->ops, &p));
 }
 
 /* gate, up = x_mid_norm w^T;  act = silu(gate);  hidden = act * up */
@@ -262,7 +271,7 @@ static int gated_mlp(lp_forward_state *f, const lp_layer *l, size_t i) {
                     .gated = 1, .act = place(f, LP_ACT, i), .hidden = place(f, LP_HIDDEN, i)};
     p.factor[0] = (lp_factor){l->gate.data, l->gate.word, l->gate.n_rows, l->gate_bias.data, place(f, LP_GATE, i), 0, 0};
     p.factor[1] = (lp_factor){l->up.data, l->up.word, l->up.n_rows, l->up_bias.data, place(f, LP_UP, i), 0, 0};
-    return step(f, lp_linear(&f->ops, &p));
+    return step(f, LP_STAGE_GATE_UP, lp_linear(&f->ops, &p));
 }
 
 static int layer_forward(lp_forward_state *f, size_t i) {
@@ -275,14 +284,17 @@ static int layer_forward(lp_forward_state *f, size_t i) {
     if (attention(f, l, i)) return -1;
     if (!needs(f, B(ATTN_OUT) | B(X_MID))) return 0;
     x_mid = place(f, LP_X_MID, i);
-    if (add_linear(f, place(f, LP_ATTN_OUT, i), x_mid, x, place(f, LP_Z, i), &l->o, &l->o_bias)) return -1;
+    if (add_linear(f, LP_STAGE_O_PROJ, place(f, LP_ATTN_OUT, i), x_mid, x, place(f, LP_Z, i), &l->o, &l->o_bias))
+        return -1;
     if (norm(f, i, LP_X_MID_RMS, x_mid, &l->post_norm)) return -1;
     if (needs(f, B(GATE) | B(UP) | B(ACT) | B(HIDDEN)) && gated_mlp(f, l, i)) return -1;
     if (!needs(f, B(MLP_OUT) | B(X_OUT))) return 0;
     x_out = i < f->last_layer ? x_place(f, i + 1) : place(f, LP_X_OUT, i);
-    if (add_linear(f, place(f, LP_MLP_OUT, i), x_out, x_mid, place(f, LP_HIDDEN, i), &l->down, &l->down_bias)) return -1;
+    if (add_linear(f, LP_STAGE_DOWN, place(f, LP_MLP_OUT, i), x_out, x_mid, place(f, LP_HIDDEN, i), &l->down,
+                   &l->down_bias))
+        return -1;
     copy = asked_place(f->run, LP_X_OUT, i); /* x of the next layer is the same value, and may have its own place */
-    return copy && copy != x_out ? lp_copy(&f->ops, copy, x_out, n) : 0;
+    return copy && copy != x_out ? lap(f, LP_STAGE_COPY, lp_copy(&f->ops, copy, x_out, n)) : 0;
 }
 
 /* final_norm = norm(x_out);  logits = final_norm head^T */
@@ -293,7 +305,7 @@ static int finish(lp_forward_state *f) {
     lp_product head = {.m = f->run->n_tokens, .k = f->config->d_model, .x = place(f, LP_FINAL_NORM, last)};
     lp_weight no_bias = {0};
     add_factor(&head, &model->head, &no_bias, place(f, LP_LOGITS, last));
-    return head.n_factors ? step(f, lp_linear(&f->ops, &head)) : 0;
+    return head.n_factors ? step(f, LP_STAGE_HEAD, lp_linear(&f->ops, &head)) : 0;
 }
 
 static int pass(lp_forward_state *f) {
@@ -301,8 +313,10 @@ static int pass(lp_forward_state *f) {
     const lp_config *c = f->config;
     f->run->n_steps = (f->last_layer + 1) * 9 + 3;
     f->run->steps_done = 0;
-    if (lp_rope_table(&f->ops, f->cos, f->sin, model->inv_freq, f->longest, c->head_dim / 2)) return -1;
-    if (step(f, lp_embed(&f->ops, x_place(f, 0), f->run->token_ids, words(&model->embed), f->run->n_tokens, c->d_model)))
+    if (lap(f, LP_STAGE_ROPE, lp_rope_table(&f->ops, f->cos, f->sin, model->inv_freq, f->longest, c->head_dim / 2)))
+        return -1;
+    if (step(f, LP_STAGE_EMBED,
+             lp_embed(&f->ops, x_place(f, 0), f->run->token_ids, words(&model->embed), f->run->n_tokens, c->d_model)))
         return -1;
     for (size_t i = 0; i <= f->last_layer; i++)
         if (layer_forward(f, i)) return -1;
@@ -317,6 +331,7 @@ int lp_forward(lp_run *run, lp_error *err) {
     if (lp_model_check_unchanged(run->model, err) || begin(&f, run, err)) return -1;
     if (!find_last_layer(&f)) return 0;
     if (make_room(&f, err)) goto done;
+    lp_profile_lap(run->profile, LP_STAGE_MEMORY);
     number_sequences(&f);
     read_ahead(&f);
     failed = pass(&f);

@@ -26,6 +26,11 @@ static const lp_sequence *find_sequence(const lp_sequence *s, size_t n, size_t f
     return s;
 }
 
+/* For the profile: a pass over n_arrays arrays of n floats, and weights. */
+static void count_values(const lp_ops *ops, int n_arrays, size_t n, size_t weight_bytes) {
+    lp_profile_count(ops->profile, 0, (double)weight_bytes, (double)n_arrays * (double)n * sizeof(float));
+}
+
 /* ---- passes over rows ---------------------------------------------------------------------------------------- */
 
 /* Rows of d floats in a job, and how many jobs m rows make. */
@@ -57,6 +62,7 @@ static void embed_job(void *arg, size_t i, size_t worker) {
 
 int lp_embed(const lp_ops *ops, float *out, const int32_t *ids, lp_words table, size_t m, size_t d) {
     embed_args a = {ops->kernels, out, ids, table, m, d};
+    count_values(ops, 1, m * d, lp_word_bytes(table.word) * m * d);
     return lp_pool_run(&ops->crew, n_jobs(m, d), embed_job, &a);
 }
 
@@ -83,6 +89,7 @@ static void norm_job(void *arg, size_t i, size_t worker) {
 int lp_rms_norm(const lp_ops *ops, float *rms, float *unit, float *out, const float *x, lp_words gain, double eps,
                 size_t m, size_t d) {
     norm_args a = {ops->kernels, rms, unit, out, x, gain, eps, m, d};
+    count_values(ops, 1 + (unit != NULL) + (out != NULL), m * d, lp_word_bytes(gain.word) * d);
     return lp_pool_run(&ops->crew, n_jobs(m, d), norm_job, &a);
 }
 
@@ -101,6 +108,7 @@ static void copy_job(void *arg, size_t i, size_t worker) {
 
 int lp_copy(const lp_ops *ops, float *out, const float *x, size_t n) {
     copy_args a = {out, x, n};
+    count_values(ops, 2, n, 0);
     return lp_pool_run(&ops->crew, n_jobs(n, 1), copy_job, &a);
 }
 
@@ -150,6 +158,7 @@ int lp_rope(const lp_ops *ops, float *out, const float *x, const float *cos, con
             const lp_sequence *sequences, size_t n_sequences, size_t n_heads, size_t head_dim) {
     const lp_sequence *last = sequences + n_sequences - 1;
     size_t m = last->start + last->n_tokens;
+    count_values(ops, 2, m * n_heads * head_dim, 0);
     rope_args a = {ops->kernels, out, x, cos, sin, sequences, n_sequences, m, n_heads, head_dim};
     return lp_pool_run(&ops->crew, n_jobs(m, n_heads * head_dim), rope_job, &a);
 }
@@ -231,13 +240,32 @@ static lp_product product_rows(const lp_product *p, size_t m0, size_t m, float *
     return q;
 }
 
+/* Every weight is read once, and meets every row of x. */
+static void count_product(const lp_ops *ops, const lp_product *p) {
+    double m = (double)p->m, k = (double)p->k;
+    count_values(ops, 1, p->m * p->k, 0);
+    for (size_t i = 0; i < p->n_factors; i++) {
+        const lp_factor *f = &p->factor[i];
+        double n_rows = (double)f->n_rows, n_weights = n_rows * (k + (f->bias != NULL));
+        lp_profile_count(ops->profile, 2 * m * k * n_rows, n_weights * (double)lp_word_bytes(f->word), 0);
+        count_values(ops, (f->y != NULL) + 2 * (f->sum != NULL), p->m * f->n_rows, 0);
+    }
+    count_values(ops, (p->act != NULL) + (p->hidden != NULL), p->m * p->factor[0].n_rows, 0);
+}
+
 int lp_linear(const lp_ops *ops, const lp_product *p) {
     size_t at_once = tokens_at_once(ops->kernels, p->k, p->gated);
     for (size_t m0 = 0; m0 < p->m; m0 += at_once) {
         lp_product rows = product_rows(p, m0, lp_size_min(p->m - m0, at_once), ops->packed);
         linear_args a = {.ops = ops, .p = &rows};
         cut_rows(&a, ops->crew.n_threads);
-        if (lp_pool_run(&ops->crew, ops->kernels->pack_units(&rows), pack_job, &a)) return -1;
+        size_t units = ops->kernels->pack_units(&rows);
+        if (lp_pool_run(&ops->crew, units, pack_job, &a)) return -1;
+        if (units) {
+            count_values(ops, 2, rows.m * rows.k, 0);
+            lp_profile_lap(ops->profile, LP_STAGE_PACK);
+        }
+        count_product(ops, &rows);
         if (lp_pool_run(&ops->crew, a.n_jobs, bands_job, &a)) return -1;
     }
     return 0;
@@ -271,10 +299,23 @@ static void attend_job(void *arg, size_t i, size_t worker) {
                     args->ops->scratch + worker * args->ops->scratch_stride);
 }
 
+/* A query meets the keys up to its own: T (T + 1) / 2 pairs, not T^2. */
+static void count_attention(const lp_ops *ops, const lp_attention *a) {
+    size_t q_width = a->n_heads * a->head_dim, kv_width = a->n_kv_heads * a->head_dim;
+    for (size_t i = 0; i < a->n_sequences; i++) {
+        size_t t = a->sequences[i].n_tokens;
+        double pairs = (double)t * ((double)t + 1) / 2, products = a->z ? 2 : 1;
+        lp_profile_count(ops->profile, products * 2 * pairs * (double)q_width, 0, 0);
+        count_values(ops, a->z ? 2 : 1, t * (q_width + kv_width), 0);
+        count_values(ops, (a->scores != NULL) + (a->pattern != NULL), a->n_heads * t * t, 0);
+    }
+}
+
 int lp_attend(const lp_ops *ops, const lp_attention *a) {
     const lp_sequence *last = a->sequences + a->n_sequences - 1;
     attend_args args = {ops, a, (float)(1 / sqrt((double)a->head_dim))};
     size_t tiles = last->first_tile + n_tiles(ops->kernels, last->n_tokens);
+    count_attention(ops, a);
     return lp_pool_run(&ops->crew, tiles * a->n_heads, attend_job, &args);
 }
 

@@ -10,6 +10,7 @@
 
 #include "kernels/kernels.h" /* lp_kernels, lp_product, lp_word */
 #include "pool.h"            /* lp_crew */
+#include "profile.h"         /* lp_profile */
 
 /* One sequence: its rows, and where its part of a map [n_heads, T, T] begins. */
 typedef struct {
@@ -25,6 +26,7 @@ typedef struct {
     float *scratch;        /* [n_threads][scratch_stride], 64-byte aligned */
     size_t scratch_stride; /* floats; a multiple of 16 */
     float *packed;         /* room for the packed x of the largest product */
+    lp_profile *profile;   /* NULL: nobody wants one */
 } lp_ops;
 
 /* A vector or matrix as it lies in the file. */

@@ -16,6 +16,7 @@
 #include "model.h"  /* lp_model */
 #include "points.h" /* lp_point, lp_width */
 #include "pool.h"   /* lp_crew */
+#include "profile.h" /* lp_profile */
 
 typedef struct {
     const lp_model *model;
@@ -25,6 +26,7 @@ typedef struct {
     float **places;           /* [LP_N_POINTS, n_layers]; NULL: not asked for; owned */
     lp_crew crew;             /* threads, and the poll that may stop the run */
     size_t n_steps, steps_done; /* for progress: read them from poll */
+    lp_profile *profile;        /* started by the caller, whose it is; NULL: nobody wants one */
 } lp_run;
 
 /* Checks the ids (LP_EARG names the position and both numbers) and the lengths of the sequences. The poll of the crew is NULL; set it

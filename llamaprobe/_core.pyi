@@ -57,6 +57,18 @@ class Model:
         The GIL is released while it computes. OutOfMemory before anything is made; ArgumentError,
         FileChangedError."""
 
+    def profile(
+        self,
+        token_ids: NDArray[np.int32],
+        seq_start: Sequence[int],
+        points: Sequence[tuple[int, Sequence[int]]],
+        *,
+        n_threads: int,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> tuple[list[NDArray[np.float32]], list[tuple[str, float, int, float, float, float]]]:
+        """What `run` gives, and (stage, seconds, laps, FLOP, bytes of weights, bytes of values) of every stage of
+        csrc/profile.h: what was really done, a multiply-add counted as two, what causal attention skips not at all."""
+
 def points() -> list[tuple[str, str, bool]]:
     """(name, width, per layer) of every capture point, in the order of computation.
     Widths: "one", "d_model", "heads", "kv", "map", "d_ff", "vocab"."""
@@ -72,6 +84,10 @@ def cores() -> int:
 
 def memory() -> int | None:
     """Bytes that can be had without swapping: free memory, cgroup and rlimits. None when the system says nothing."""
+
+def roof(n_threads: int) -> tuple[float, float]:
+    """(FLOP, bytes read from memory) per second that the machine can do now on so many threads, with the row in use.
+    Takes about a quarter of a second. OutOfMemory; ArgumentError."""
 
 # ---- numbers to text and back: csrc/python/text_functions.c ----
 

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from . import __version__, cli_inspect, cli_run, cli_verify, cli_weights
+from . import __version__, cli_bench, cli_inspect, cli_run, cli_verify, cli_weights
 from .errors import Error
 from .names import printable
 
@@ -55,14 +55,11 @@ def _parser() -> argparse.ArgumentParser:
     cli_inspect.add_parser(commands)
     cli_weights.add_parser(commands)
     cli_verify.add_parser(commands)
+    cli_bench.add_parser(commands)
     if find_spec(f"{__package__}.cli_download"):
         from .cli_download import add_download_parser, run_download
 
         add_download_parser(commands).set_defaults(run=run_download)
-    if find_spec(f"{__package__}.bench"):
-        from .bench import add_bench_parser, run_bench
-
-        add_bench_parser(commands).set_defaults(run=run_bench)
     return parser
 
 

@@ -45,6 +45,11 @@ def count(text: str) -> int:
     return int(text)
 
 
+def counts(text: str) -> list[int]:
+    """ "8,128" -> [8, 128]."""
+    return [count(part.strip()) for part in text.split(",")]
+
+
 def layers(text: str) -> list[int]:
     """ "0,3,5-7" -> [0, 3, 5, 6, 7]."""
     numbers: list[int] = []

@@ -1,6 +1,8 @@
-"""What this build can do on this CPU: kernel rows and threads."""
+"""What this build can do on this CPU: kernel rows, threads, its name and its roof."""
 
 import os
+import platform
+import re
 from typing import NamedTuple
 
 from . import _core
@@ -44,6 +46,41 @@ def thread_count(threads: int | None = None) -> int:
         raise ArgumentError(
             f"LLAMAPROBE_NUM_THREADS is {text[:40]!r}; it must be an integer of at least 1"
         ) from None
+
+
+class Roof(NamedTuple):
+    """What no run can beat."""
+
+    flops: float
+    """Per second, of the kernel row in use; a multiply-add is two."""
+    bytes: float
+    """Read per second from memory that no cache holds."""
+
+
+def roof(threads: int | None = None) -> Roof:
+    """Measure the roof, now and on as many threads as a run would use; takes about a quarter of a second.
+
+    Raises OutOfMemory, and what `kernels` and `thread_count` raise.
+    """
+    return Roof(*_core.roof(thread_count(threads)))
+
+
+def cpu_name() -> str:
+    """What the CPU calls itself, with family and model where that is vague ("AMD EPYC")."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            told = dict(re.findall(r"^([^:\n]*?)\s*:\s*(.*?)\s*$", file.read(), re.MULTILINE))
+    except OSError:
+        told = {}
+    name = told.get("model name") or platform.processor() or platform.machine()
+    numbers = [
+        f"{what} {told[key]}"
+        for what, key in (("family", "cpu family"), ("model", "model"))
+        + (("implementer", "CPU implementer"), ("part", "CPU part"))
+        if key in told
+    ]
+    vague = not re.search(r"\d\d", name) or "model name" not in told
+    return f"{name} ({', '.join(numbers)})" if vague and numbers else name
 
 
 def _at_least_one(count: int, name: str) -> int:

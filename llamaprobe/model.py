@@ -9,6 +9,7 @@ import dataclasses
 import datetime
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from .machine import thread_count
 from .names import printable
 from .points import Name, Point, all_points, check_layers, resolve
 from .points import shape as shape_of
+from .profile import Profile, Stage
 from .prompt import Prompt, TokenizerSource, is_batch, read_prompt
 from .run import Origin, Run
 from .source import find_folder
@@ -159,9 +161,7 @@ class Model:
         (an unknown point or layer), TokenizerError, TemplateError, OutOfMemory (before anything is
         computed), FileChangedError (the weights were written to since they were opened).
         """
-        core = self._core
-        if core is None:
-            raise self._closed()
+        core = self._open()
         captures = _captures(points, layers, self.config.n_layers)
         n_threads = thread_count(self._threads if threads is None else threads)
         batch = prompt if is_batch(prompt) else [prompt]
@@ -171,12 +171,37 @@ class Model:
             arrays = core.run(
                 np.concatenate([one.token_ids for one in prompts]),
                 starts,
-                [(point.number, numbers or (0,)) for point, numbers in captures.items()],
+                _numbers_of(captures),
                 n_threads=n_threads,
                 progress=report,
             )
         runs = [self._run(one, captures, arrays, starts, i) for i, one in enumerate(prompts)]
         return runs if batch is prompt else runs[0]
+
+    def profile(
+        self,
+        prompt: object,
+        *,
+        points: str | Sequence[Name] = ("x", "x_norm"),
+        layers: Iterable[int] | None = None,
+        threads: int | None = None,
+    ) -> Profile:
+        """Run one prompt as `run` does, drop its values and tell where the time went.
+
+        Raises what `run` raises.
+        """
+        core = self._open()
+        captures = _captures(points, layers, self.config.n_layers)
+        ids = self._read(prompt, None, True).token_ids
+        n_threads = thread_count(self._threads if threads is None else threads)
+        start = time.perf_counter()
+        with named(self.path):
+            arrays, stages = core.profile(
+                ids, [0, len(ids)], _numbers_of(captures), n_threads=n_threads
+            )
+        seconds = time.perf_counter() - start  # before the arrays go
+        del arrays
+        return Profile(seconds, tuple(Stage(*stage) for stage in stages))
 
     def close(self) -> None:
         """Let go of the files; closing twice is fine.
@@ -199,6 +224,11 @@ class Model:
             f" {c.n_heads} heads, {c.n_kv_heads} kv heads, vocabulary {c.vocab_size},"
             f" {self.n_params:,} parameters{closed}>"
         )
+
+    def _open(self) -> _core.Model:
+        if self._core is None:
+            raise self._closed()
+        return self._core
 
     def _closed(self) -> ArgumentError:
         return ArgumentError(f"the model {printable(self._origin.model)} is closed; load it again")
@@ -253,6 +283,11 @@ def _captures(
         numbers = () if not point.per_layer else chosen if layer is None else (layer,)
         captures[point] = tuple(dict.fromkeys(captures.get(point, ()) + numbers))
     return captures
+
+
+def _numbers_of(captures: dict[Point, tuple[int, ...]]) -> list[tuple[int, tuple[int, ...]]]:
+    """The captures as the core takes them; what is not per layer has one layer, 0."""
+    return [(point.number, numbers or (0,)) for point, numbers in captures.items()]
 
 
 def _of_sequence(

@@ -19,6 +19,8 @@
 /* How a weight lies in the file. Any alignment. */
 typedef enum { LP_WORD_BF16, LP_WORD_F16, LP_WORD_F32 } lp_word;
 
+#define LP_MOST_PEAK_SUMS 384 /* independent sums of multiply_add in any row */
+
 static inline size_t lp_word_bytes(lp_word word) { return word == LP_WORD_F32 ? 4 : 2; }
 
 /* One matrix of a product and where its results go. Results that nobody asked for are NULL. */
@@ -84,6 +86,11 @@ typedef struct {
     void (*rope)(float *out, const float *x, const float *cos, const float *sin, size_t n_heads, size_t head_dim);
     void (*widen)(float *out, const void *w, lp_word word, size_t n);
     void (*exp)(float *out, const float *x, size_t n); /* for tests: exp as softmax and silu use it */
+
+    /* For the roof. Every sum gets 0.5 * 0.25 in each round; every float is read (n is a multiple of 64). */
+    size_t peak_sums;
+    void (*multiply_add)(float *sums, size_t n_rounds);
+    float (*read_all)(const float *x, size_t n);
 } lp_kernels;
 
 /* The row in use: the best that the CPU has, or the one that LLAMAPROBE_KERNELS names. NULL: LP_EARG for a name

@@ -1,4 +1,6 @@
 /* row.h - the last include of a row's file: its table of functions. LP_ROW names it. */
+#include "peak.h"
+
 const lp_kernels V_CAT(lp_kernels_, LP_ROW, ) = {
     .name = LP_STRING_OF(LP_ROW),
     .row_unit = ROW_UNIT,
@@ -16,4 +18,7 @@ const lp_kernels V_CAT(lp_kernels_, LP_ROW, ) = {
     .rope = rope,
     .widen = widen,
     .exp = exp_row,
+    .peak_sums = PEAK_SUMS,
+    .multiply_add = multiply_add,
+    .read_all = read_all,
 };

@@ -3,6 +3,7 @@
 
 #include "../kernels/kernels.h" /* lp_kernels_count, lp_kernels_get */
 #include "../limits.h"          /* lp_limits_cores, lp_limits_memory */
+#include "../roof.h"            /* lp_roof_measure */
 #include "../run.h"             /* lp_point_name, lp_point_width */
 
 static PyObject *list_points(PyObject *module, PyObject *unused) {
@@ -51,11 +52,28 @@ static PyObject *memory(PyObject *module, PyObject *unused) {
     return PyLong_FromSize_t(n_bytes);
 }
 
+static PyObject *roof(PyObject *module, PyObject *args) {
+    Py_ssize_t n_threads;
+    lp_roof measured;
+    lp_error err;
+    int failed;
+    if (!PyArg_ParseTuple(args, "n:roof", &n_threads)) return NULL;
+    if (n_threads < 1)
+        return lp_raise_new(PyModule_GetState(module), LP_EARG, "n_threads is %zd, at least 1 is needed", n_threads);
+    lp_crew crew = {.n_threads = (size_t)n_threads};
+    Py_BEGIN_ALLOW_THREADS;
+    failed = lp_roof_measure(&measured, &crew, &err);
+    Py_END_ALLOW_THREADS;
+    return failed ? lp_raise(PyModule_GetState(module), &err) : Py_BuildValue("(dd)", measured.flops, measured.bytes);
+}
+
 PyMethodDef lp_functions[] = {
     {"points", list_points, METH_NOARGS, "(name, width, per layer) of every capture point, in order of computation."},
     {"kernels", list_kernels, METH_NOARGS, "(name, can this CPU run it) of every kernel row, best last."},
     {"kernel_in_use", kernel_in_use, METH_NOARGS, "Name of the kernel row in use."},
     {"cores", cores, METH_NOARGS, "Cores that this process may use: affinity and cgroup quota."},
     {"memory", memory, METH_NOARGS, "Bytes that can be had without swapping; None when the system does not say."},
+    {"roof", roof, METH_VARARGS,
+     "roof(n_threads): (FLOP, bytes read from memory) per second that the machine can do now."},
     {NULL, NULL, 0, NULL},
 };

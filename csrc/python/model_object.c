@@ -121,6 +121,9 @@ static void model_dealloc(PyObject *self) {
 static PyMethodDef methods[] = {
     {"run", (PyCFunction)(void (*)(void))lp_model_object_run, METH_VARARGS | METH_KEYWORDS,
      "run(token_ids, seq_start, points, *, n_threads, progress=None): one array per (point, layers)."},
+    {"profile", (PyCFunction)(void (*)(void))lp_model_object_profile, METH_VARARGS | METH_KEYWORDS,
+     "profile(...): as run, but a pair: the arrays, and (stage, seconds, laps, FLOP, bytes of weights, bytes of\n"
+     "values) for each stage."},
     {NULL, NULL, 0, NULL},
 };
 

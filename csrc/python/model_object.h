@@ -15,5 +15,7 @@ typedef struct {
 
 /* Model.run(token_ids, seq_start, points, *, n_threads, progress=None) */
 PyObject *lp_model_object_run(PyObject *self, PyObject *args, PyObject *kwargs);
+/* The same, and its time by stages: (arrays, [(stage, seconds, laps, FLOP, bytes of weights, bytes of values)]) */
+PyObject *lp_model_object_profile(PyObject *self, PyObject *args, PyObject *kwargs);
 
 #endif

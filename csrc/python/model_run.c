@@ -1,15 +1,16 @@
-/* model_run.c - Model.run: arguments in, arrays made, the GIL dropped, lp_forward, the arrays out.
+/* model_run.c - Model.run and Model.profile: arguments in, arrays made, the GIL dropped, lp_forward, the arrays out.
  *
  * What C reads while the GIL is dropped is a copy of ours: another thread may write to the caller's arrays after they
  * were checked. All sizes are known, summed and compared with free memory before the first byte is asked for. */
 #include "model_object.h"
 
 #include <stdio.h>
-#include <time.h>
 
+#include "../clock.h"   /* lp_clock_ns */
 #include "../forward.h" /* lp_forward */
 #include "../limits.h"  /* lp_limits_memory */
 #include "../pool.h"    /* LP_MAX_THREADS */
+#include "../profile.h" /* lp_profile_lap, lp_stage_name */
 #include "../run.h"     /* lp_run */
 #include "../size.h"    /* lp_size_add */
 
@@ -30,17 +31,12 @@ typedef struct {
     size_t *seq_start; /* [n_seqs + 1], ours */
     size_t n_seqs, n_captures;
     capture *captures;
-    PyObject *progress; /* borrowed; NULL: nobody wants to know */
+    PyObject *progress;  /* borrowed; NULL: nobody wants to know */
+    lp_profile *profile; /* the same */
     PyThreadState *thread;
     int64_t polled;
     float stand_in; /* what a place points to before it has its array */
 } call;
-
-static int64_t now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
 
 static int report(const call *c) {
     PyObject *result =
@@ -53,12 +49,12 @@ static int report(const call *c) {
 /* On the calling thread, without the GIL. Not 0: an exception is set and the run must stop. */
 static int poll_python(void *arg) {
     call *c = arg;
-    int64_t now = now_ns();
+    int64_t now = lp_clock_ns();
     if (now - c->polled < POLL_NS) return 0;
     PyEval_RestoreThread(c->thread);
     int stop = PyErr_CheckSignals() || (c->progress && report(c));
     c->thread = PyEval_SaveThread();
-    c->polled = now_ns(); /* a slow callback must not be called back to back */
+    c->polled = lp_clock_ns(); /* a slow callback must not be called back to back */
     return stop;
 }
 
@@ -209,9 +205,11 @@ static int compute(call *c) {
     lp_error err;
     c->run.crew.poll = poll_python;
     c->run.crew.poll_arg = c;
-    c->polled = now_ns();
+    c->polled = lp_clock_ns();
     c->thread = PyEval_SaveThread();
-    int failed = make_arrays(c, &err) || lp_forward(&c->run, &err);
+    int failed = make_arrays(c, &err);
+    lp_profile_lap(c->run.profile, LP_STAGE_MEMORY);
+    failed = failed || lp_forward(&c->run, &err);
     PyEval_RestoreThread(c->thread);
     if (failed) lp_raise(c->state, &err);
     return failed || PyErr_CheckSignals() || (c->progress && report(c)) ? -1 : 0;
@@ -243,17 +241,22 @@ static PyObject *run_call(call *c, const lp_model *model, PyObject *points, size
     lp_error err;
     const int32_t *ids = PyArray_DATA((PyArrayObject *)c->ids);
     if (lp_run_init(&c->run, model, ids, c->seq_start, c->n_seqs, n_threads, &err)) return lp_raise(c->state, &err);
+    c->run.profile = c->profile;
     PyObject *list = NULL;
-    if (!take_captures(c, points) && !mark_places(c) && !plan_memory(c) && !compute(c)) list = list_arrays(c);
+    int failed = take_captures(c, points) || mark_places(c) || plan_memory(c);
+    lp_profile_lap(c->run.profile, LP_STAGE_PLAN);
+    if (!failed && !compute(c)) list = list_arrays(c);
     lp_run_free(&c->run);
     return list;
 }
 
-PyObject *lp_model_object_run(PyObject *self, PyObject *args, PyObject *kwargs) {
+/* The arrays. With `profile` their time is taken. */
+static PyObject *run(PyObject *self, PyObject *args, PyObject *kwargs, lp_profile *profile) {
     static char *keys[] = {"token_ids", "seq_start", "points", "n_threads", "progress", NULL};
     PyObject *token_ids, *seq_start, *points, *progress = Py_None, *list = NULL;
     Py_ssize_t n_threads = 0;
-    call c = {.state = PyType_GetModuleState(Py_TYPE(self))};
+    call c = {.state = PyType_GetModuleState(Py_TYPE(self)), .profile = profile};
+    lp_profile_start(profile);
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$nO:run", keys, &token_ids, &seq_start, &points, &n_threads,
                                      &progress))
         return NULL;
@@ -264,4 +267,28 @@ PyObject *lp_model_object_run(PyObject *self, PyObject *args, PyObject *kwargs) 
         list = run_call(&c, ((lp_model_object *)self)->model, points, (size_t)n_threads);
     call_free(&c);
     return list;
+}
+
+PyObject *lp_model_object_run(PyObject *self, PyObject *args, PyObject *kwargs) {
+    return run(self, args, kwargs, NULL);
+}
+
+static PyObject *list_stages(const lp_profile *profile) {
+    PyObject *list = PyList_New(LP_N_STAGES);
+    for (int i = 0; list && i < LP_N_STAGES; i++) {
+        const lp_stage_work *s = &profile->stages[i];
+        PyObject *row = Py_BuildValue("(sdnddd)", lp_stage_name((lp_stage)i), (double)s->ns / 1e9,
+                                      (Py_ssize_t)s->n_laps, s->flops, s->weight_bytes, s->value_bytes);
+        if (!row || PyList_SetItem(list, i, row)) Py_CLEAR(list);
+    }
+    return list;
+}
+
+PyObject *lp_model_object_profile(PyObject *self, PyObject *args, PyObject *kwargs) {
+    lp_profile profile;
+    PyObject *arrays = run(self, args, kwargs, &profile), *stages = arrays ? list_stages(&profile) : NULL;
+    PyObject *both = stages ? PyTuple_Pack(2, arrays, stages) : NULL;
+    Py_XDECREF(arrays);
+    Py_XDECREF(stages);
+    return both;
 }

@@ -46,7 +46,7 @@ PyTypeObject *lp_model_type_new(PyObject *module);
 /* The file inside a Safetensors object; the object must be of that type. Never NULL. */
 lp_safetensors *lp_safetensors_of(PyObject *object);
 
-/* points(), kernels(), kernel_in_use(), cores(), memory(). */
+/* points(), kernels(), kernel_in_use(), cores(), memory(), roof(). */
 extern PyMethodDef lp_functions[];
 
 #endif

@@ -194,6 +194,19 @@ static void check_exp(const lp_kernels *k) {
     CHECK(y[1] == INFINITY && y[2] == 0 && isnan(y[3]) && y[4] == 1);
 }
 
+/* What the roof is measured with does what it says: else it measures something else. */
+static void check_peak(const lp_kernels *k) {
+    float sums[LP_MOST_PEAK_SUMS + 1], x[64 * 3 + 1], total = 0;
+    CHECK(k->peak_sums > 0 && k->peak_sums <= LP_MOST_PEAK_SUMS);
+    for (size_t i = 0; i <= k->peak_sums; i++) sums[i] = (float)i;
+    k->multiply_add(sums, 24);
+    for (size_t i = 0; i < k->peak_sums; i++) CHECK(sums[i] == (float)i + 3);
+    CHECK(sums[k->peak_sums] == (float)k->peak_sums);
+    for (size_t i = 0; i < 64 * 3 + 1; i++) x[i] = (float)(i + 1); /* integers: any order of adding is exact */
+    for (size_t i = 0; i < 64 * 3; i++) total += x[i];
+    CHECK(k->read_all(x, 64 * 3) == total);
+}
+
 static void check_row(const lp_kernels *k) {
     static const size_t ns[] = {1, 7, 12, 17, 35, 49}, ks[] = {1, 31, 256, 257, 576, 600}, ms[] = {16, 17, 24, 31, 32, 40, 67};
     static const size_t lengths[] = {1, 2, 7, 8, 9, 16, 23, 31, 32, 33, 57, 100, 255, 257, 300};
@@ -218,6 +231,7 @@ static void check_row(const lp_kernels *k) {
     for (size_t d = 1; d < 200; d += 3) check_norm(k, d, (int)(d % N_KINDS));
     for (size_t h = 2; h < 140; h += 6) check_rope(k, h % 5 + 1, h, (int)(h % N_KINDS));
     check_exp(k);
+    check_peak(k);
 }
 
 int main(void) {

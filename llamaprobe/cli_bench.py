@@ -1,0 +1,105 @@
+"""llamaprobe bench: where the time of a run goes, and how far that is from what the machine can
+do."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from .cli_options import MODEL_HELP, add_source_options, count, counts, layers, names
+
+if TYPE_CHECKING:
+    from .bench import Timing, Trial
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="time runs stage by stage, against the machine's roof",
+        description="Runs random token ids and shows the seconds of each stage, and the fraction of"
+        " the roof: the time in which this machine could multiply as much, or read as many weights,"
+        " at most. Both speeds are measured between the runs.",
+    )
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument(
+        "--tokens",
+        type=counts,
+        action="extend",
+        metavar="N,N",
+        help="how many tokens; each number is a measurement (default 128)",
+    )
+    parser.add_argument(
+        "--repeat", type=count, default=5, metavar="K", help="runs after the first (default 5)"
+    )
+    parser.add_argument(
+        "--points",
+        type=names,
+        action="extend",
+        metavar="P,P",
+        help="values to capture meanwhile (default x,x_norm)",
+    )
+    parser.add_argument("--layers", type=layers, metavar="0,3,5-7", help="their numbers (default all)")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    add_source_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from .bench import measure
+    from .machine import cpu_name
+    from .model import load
+
+    model = load(args.model, revision=args.revision, threads=args.threads)
+    points, cpu, told = args.points or ["x", "x_norm"], cpu_name(), []
+    for n_tokens in args.tokens or [128]:
+        timing = measure(
+            model,
+            n_tokens,
+            points=points,
+            layers=args.layers,
+            threads=args.threads,
+            repeat=args.repeat,
+        )
+        about = {"model": args.model, "cpu": cpu, "points": points, "layers": args.layers}
+        if not args.json:
+            _print(timing, **about)
+        told.append(about | timing.to_dict())
+    if args.json:
+        import json
+
+        print(json.dumps(told, indent=1, allow_nan=False))
+    return 0
+
+
+def _print(t: "Timing", model: str, cpu: str, points: list[str], layers: list[int] | None) -> None:
+    from .names import printable
+
+    where = "" if layers is None else f" of {len(layers)} layers"
+    print(f"{printable(model)}: {t.n_tokens} tokens, {', '.join(map(printable, points))}{where}")
+    print(f"{printable(cpu)}, {t.kernels}, {t.n_threads} threads")
+    _print_stages(t.median)
+    seconds, fractions = t.median.seconds, [trial.of_roof for trial in t.trials]
+    print(
+        f"a run: {seconds:.6f} s, the median of {len(t.trials)}; fastest {t.trials[0].seconds:.6f};"
+        f" first {t.first.seconds:.6f}, {t.first.seconds / seconds:.2f} times the median"
+    )
+    print(
+        f"of the roof: {t.median.of_roof:.1%}, all runs {min(fractions):.1%} to"
+        f" {max(fractions):.1%}; without products {t.median.profile.share_without_products:.1%}"
+    )
+    print(f"page faults: {t.median.faults}, {t.first.faults} in the first run", flush=True)
+
+
+def _print_stages(trial: "Trial") -> None:
+    """A line for each stage; the roof is that of the products or of reading their weights."""
+    roof = trial.roof
+    print(f"the roof: {roof.flops / 1e9:.1f} GFLOP/s, {roof.bytes / 1e9:.1f} GB/s")
+    print("stage         seconds   share  GFLOP/s     GB/s  of the roof")
+    for stage in trial.profile.stages:
+        if not stage.n_laps:
+            continue
+        line = f"{stage.name:<10} {stage.seconds:10.6f} {stage.seconds / trial.seconds:7.1%}"
+        moved = stage.weight_bytes + stage.value_bytes
+        if stage.seconds > 0 and moved:
+            rate = f"{stage.flops / stage.seconds / 1e9:9.1f}" if stage.flops else " " * 9
+            line += f"{rate} {moved / stage.seconds / 1e9:8.1f}"
+            line += f" {stage.at_roof(roof) / stage.seconds:12.1%}" if stage.flops else ""
+        print(line)
