@@ -1,4 +1,4 @@
-"""One array in one file, and back: csv, txt or npy.
+"""One array in one file, and back: csv, txt, npy or hex.
 
 Text begins with `# shape=[2, 3]`, with ` dtype=int64` behind it for what is not float32; the
 numbers follow in rows that all have the same length. Reading takes the shape from that line,
@@ -25,6 +25,7 @@ import numpy as np
 from . import _core
 from .atomic import atomic_open, checked_path, file_error
 from .errors import ArgumentError, FileError, FormatError
+from .hex_words import is_fixed_point, read_hex
 from .names import printable
 from .tables import (
     BLOCK,
@@ -38,7 +39,7 @@ from .tables import (
 
 _MAX_HEADER = 4096
 _MAX_RANK = 32
-_HEADER = re.compile(rb"#\s*shape=\[([0-9, ]*)\](?:\s+dtype=([A-Za-z0-9_.]+))?\s*")
+_HEADER = re.compile(rb"(#|//)\s*shape=\[([0-9, ]*)\](?:\s+dtype=([A-Za-z0-9_.]+))?\s*")
 _FLOATS = {
     "",
     "float32",
@@ -62,10 +63,10 @@ def write(
     """Write one array to `path`, atomically: what was there before is replaced by a whole file or
     not at all.
 
-    `format` is "csv", "txt" or "npy" (default: what the name ends in). `digits` None or "shortest"
+    `format` is "csv", "txt", "npy", "hex" or "q<m>.<n>" (default: what the name ends in). `digits` None or "shortest"
     writes the shortest decimal that reads back to the same bits, N writes `%.Ne` (0 to 25). Arrays
     of two or more axes have shape[0] rows, a vector is one row. float16 and bfloat16 become
-    float32, which holds them exactly; integers and bool are written exactly, float64 as float64.
+    float32, which holds them exactly; integers and bool are written exactly, float64 as float64; fixed point rounds to nearest even and saturates.
 
     Raises ArgumentError (format, digits, an array of complex numbers or objects) and FileError.
     """
@@ -81,14 +82,14 @@ def write(
 
 
 def read(path: str | os.PathLike[str], *, format: str | None = None) -> np.ndarray:
-    """The array that is in a csv, txt or npy file, in its original shape.
+    """The array that is in a csv, txt, npy or hex file, in its original shape.
 
-    Text gives float32, or the dtype that its first line names (float16 and bfloat16 are read as
-    float32). npy gives the dtype of the file.
+    Text gives float32, or the dtype that its first line names (float16, bfloat16 and fixed point
+    are read as float32). npy gives the dtype of the file.
 
     Raises FileError (missing, not a regular file), FormatError (no `# shape=` line, ragged rows,
     words, other numbers than the shape says: with line and column) and ArgumentError (a name that
-    ends in none of the three).
+    ends in none of the four).
     """
     style = check_format(format) if format is not None else _format_of(path)
     path = checked_path(path)
@@ -97,11 +98,9 @@ def read(path: str | os.PathLike[str], *, format: str | None = None) -> np.ndarr
         with open(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise FileError(f"{os.fspath(path)}: not a regular file")
-            return (
-                _read_npy(file, path)
-                if style == "npy"
-                else _read_text(file, path, SEPARATORS[style])
-            )
+            if style == "npy":
+                return _read_npy(file, path)
+            return _read_text(file, path, SEPARATORS.get(style))
     except FileError:
         raise
     except OSError as error:
@@ -113,18 +112,21 @@ def _format_of(path: str | os.PathLike[str]) -> str:
         if Path(os.fsdecode(path)).suffix.lower() == suffix:
             return format
     raise ArgumentError(
-        f"{os.fsdecode(path)}: the name ends in none of .csv, .txt, .npy; give format="
+        f"{os.fsdecode(path)}: the name ends in none of {', '.join(SUFFIXES.values())}; give format="
     )
 
 
 # ---- text ----
 
 
-def _read_text(file: Any, path: str | os.PathLike[str], sep: str) -> np.ndarray:
+def _read_text(file: Any, path: str | os.PathLike[str], sep: str | None) -> np.ndarray:
+    """`sep` None: the lines are hexadecimal words."""
     line = file.readline(_MAX_HEADER)
-    shape, dtype = _parse_header(line, path)
+    shape, dtype = _parse_header(line, path, "//" if sep is None else "#")
     data: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:
+        if sep is None:
+            return read_hex(data, len(line), shape, dtype, os.fspath(path))
         if dtype in _FLOATS:
             return _read_floats(data, len(line), shape, sep, path)
         return _read_others(data[len(line) :], np.dtype(dtype), shape, sep, path)
@@ -132,17 +134,21 @@ def _read_text(file: Any, path: str | os.PathLike[str], sep: str) -> np.ndarray:
         data.close()
 
 
-def _parse_header(line: bytes, path: str | os.PathLike[str]) -> tuple[tuple[int, ...], str]:
+def _parse_header(
+    line: bytes, path: str | os.PathLike[str], mark: str
+) -> tuple[tuple[int, ...], str]:
     match = _HEADER.fullmatch(line)
-    if not match:
-        raise FormatError(f"{os.fspath(path)}: line 1, column 1: there is no '# shape=[..]' line")
-    words = match[1].decode().replace(",", " ").split()
+    if not match or match[1] != mark.encode():
+        raise FormatError(
+            f"{os.fspath(path)}: line 1, column 1: there is no '{mark} shape=[..]' line"
+        )
+    words = match[2].decode().replace(",", " ").split()
     if len(words) > _MAX_RANK or any(len(word) > 15 for word in words):
         raise FormatError(
             f"{os.fspath(path)}: line 1: the shape has too many axes or an axis too long"
         )
-    dtype = (match[2] or b"").decode().removeprefix("torch.")
-    if dtype not in _FLOATS | _OTHERS:
+    dtype = (match[3] or b"").decode().removeprefix("torch.")
+    if dtype not in _FLOATS | _OTHERS and not (mark == "//" and is_fixed_point(dtype)):
         raise FormatError(f"{os.fspath(path)}: line 1: dtype={dtype} is unknown")
     return tuple(map(int, words)), dtype
 

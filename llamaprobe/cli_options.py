@@ -10,14 +10,19 @@ _LARGE = 100_000_000  # bytes: what is told before it is written
 
 def add_file_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--format", choices=("csv", "txt", "npy"), default="csv", help="of the files (default csv)"
+        "--format",
+        type=file_format,
+        default="csv",
+        metavar="F",
+        help="csv (default), txt, npy, hex (words for Verilog's $readmemh), or q<m>.<n> (the same "
+        "for fixed point of m + n bits)",
     )
     parser.add_argument(
         "--digits",
         type=digits,
         metavar="N",
-        help='"shortest" (default: the shortest decimal that reads back to the same bits), '
-        "or 0 to 25 for %%.Ne",
+        help='of csv and txt: "shortest" (default: the shortest decimal that reads back to the '
+        "same bits), or 0 to 25 for %%.Ne",
     )
     parser.add_argument("--force", action="store_true", help="replace files that exist")
 
@@ -29,6 +34,16 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=count, metavar="N", help="default: the cores that this process may use"
     )
+
+
+def file_format(text: str) -> str:
+    from .errors import ArgumentError
+    from .tables import check_format
+
+    try:
+        return check_format(text)
+    except ArgumentError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def digits(text: str) -> int | None:

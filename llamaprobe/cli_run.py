@@ -94,7 +94,8 @@ def _save(result: "Run", args: argparse.Namespace) -> int:
 
     how = {"format": args.format, "digits": args.digits, "masks": not args.no_masks}
     tables = run_tables(result, **how)
-    tell_size(sum(table.n_bytes() for table in tables.values()), len(tables), args.format == "npy")
+    exact = all(table.exact for table in tables.values())
+    tell_size(sum(table.n_bytes() for table in tables.values()), len(tables), exact)
     for path in save_run(result, args.out, force=args.force, hash_weights=args.hash_weights, **how):
         print(path)
     return 0

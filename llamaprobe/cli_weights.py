@@ -30,7 +30,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--dtype",
         choices=("float32", "raw"),
         default="float32",
-        help="raw: npy of the 16-bit words as uint16",
+        help="of npy and hex; raw: the words of 16-bit and 8-bit floats as they are",
     )
     add_file_options(parser)
     add_source_options(parser)

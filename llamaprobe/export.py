@@ -20,7 +20,7 @@ from .errors import ArgumentError, UnsupportedError
 from .files import MANIFEST, check_new
 from .ledger import Ledger
 from .names import printable
-from .tables import Table, check_digits, check_format
+from .tables import SEPARATORS, Table, check_digits, check_format
 from .tensors import TableMaker, Tensor, model_tensors
 from .writer import Writer
 
@@ -35,7 +35,7 @@ DTYPES = ("float32", "raw")
 
 @dataclass(frozen=True)
 class Planned:
-    """A file that an export would write: its size is exact for npy and an estimate for text."""
+    """A file that an export would write. Its size is an estimate for csv and txt, else exact."""
 
     tensor: Tensor
     table: Table
@@ -61,9 +61,10 @@ def export_weights(
 
     `model_or_path` is a Model, "demo", a repo id, a folder or one .safetensors file. `filter` and
     `exclude` are a glob, a regular expression ("re:...", found anywhere in the name), a predicate
-    on the name, or several of these. `format` is "csv", "txt" or "npy", `digits` None (the shortest
-    decimal that reads back to the same bits) or N for `%.Ne`. `dtype` "raw" (npy only) keeps 16-bit
-    floats as their words (uint16) and 8-bit floats as bytes (uint8). Files that an earlier call has
+    on the name, or several of these. `format` is "csv", "txt", "npy", "hex" (words for Verilog) or
+    "q<m>.<n>" (fixed point, rounded; the manifest counts saturated values); `digits` of csv and txt
+    None (the shortest decimal that reads back to the same bits) or N for `%.Ne`. `dtype` "raw" (npy
+    and hex) keeps 16-bit floats as their words and 8-bit floats as bytes (npy: uint16, uint8). Files that an earlier call has
     made whole are kept; others of these names are replaced only with `force`. `progress` shows a
     bar on stderr when that is a terminal; `on_start` is called with what is to be written.
 
@@ -117,8 +118,8 @@ def plan_weights(
     style, n_digits = check_format(format), check_digits(digits)
     if dtype not in DTYPES:
         raise ArgumentError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-    if dtype == "raw" and style != "npy":
-        raise ArgumentError(f"dtype 'raw' is for format 'npy'; {style} holds decimal numbers")
+    if dtype == "raw" and style not in ("npy", "hex"):
+        raise ArgumentError(f"dtype 'raw' is for format 'npy' or 'hex'; {style} holds numbers")
     chosen = choose(list(model_tensors(model_or_path, style)), filter, exclude)
     make = TableMaker(style, n_digits, dtype, threads or _core.cores())
     refused = [f"{printable(t.name)} ({t.dtype})" for t in chosen if not make.can(t)]
@@ -129,7 +130,7 @@ def plan_weights(
             "leave out with --exclude, or take --format npy --dtype raw for 8-bit floats"
         )
     tables = [(tensor, make(tensor)) for tensor in chosen]
-    return [Planned(tensor, table, table.n_bytes(), style == "npy") for tensor, table in tables]
+    return [Planned(tensor, table, table.n_bytes(), table.exact) for tensor, table in tables]
 
 
 def choose(tensors: list[Tensor], filter: Filter | None, exclude: Filter | None) -> list[Tensor]:
@@ -208,5 +209,5 @@ def _entry(planned: Planned, format: str, digits: int | str | None) -> dict[str,
         "dtype": table.dtype,
         "source_dtype": tensor.dtype,
         "weight_file": Path(tensor.weight_file).name,
-        "digits": n_digits if format != "npy" and n_digits >= 0 else None,
+        "digits": n_digits if format in SEPARATORS and n_digits >= 0 else None,
     }

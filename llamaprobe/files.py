@@ -27,7 +27,17 @@ from .atomic import atomic_open, check_space, file_error, hold_folder, sync_fold
 from .errors import FileError, FormatError
 from .json_file import read_object
 from .points import resolve
-from .tables import SHORTEST, SUFFIXES, Table, array_table, bytes_table, check_digits, check_format
+from .tables import (
+    SEPARATORS,
+    SHORTEST,
+    SUFFIXES,
+    Table,
+    array_table,
+    bytes_table,
+    check_digits,
+    check_format,
+    suffix_of,
+)
 from .writer import Writer
 
 if TYPE_CHECKING:
@@ -51,7 +61,7 @@ _MAX_JSON = 256 << 20
 def file_name(point: str, layer: int | None, format: str = "csv") -> str:
     """`x_layer0.csv`, `xnorm_layer0.csv`; without a layer `logits.csv`."""
     stem = _OLD_NAMES.get(point, point)
-    return (stem if layer is None else f"{stem}_layer{layer}") + SUFFIXES[format]
+    return (stem if layer is None else f"{stem}_layer{layer}") + suffix_of(format)
 
 
 def save_run(
@@ -68,9 +78,9 @@ def save_run(
     """Write the files of a run into `folder` (made if it is missing) and return their paths, the
     manifest last.
 
-    `points` are some of run.points (default all); `format` is "csv", "txt" or "npy"; `digits` None
-    is the shortest decimal that reads back to the same bits, N is `%.Ne`. `masks` adds
-    attention_mask and position_ids. `hash_weights` reads the weight files to put their sha256 into
+    `points` are some of run.points (default all); `format` is "csv", "txt", "npy", "hex" (words
+    for Verilog) or "q<m>.<n>" (fixed point, rounded); `digits` None is the shortest decimal that
+    reads back to the same bits, N is `%.Ne`. `masks` adds attention_mask and position_ids. `hash_weights` reads the weight files to put their sha256 into
     the manifest when it is not known without.
 
     Nothing is written when a file of that name exists and `force` is not given, or when the disk
@@ -96,7 +106,7 @@ def save_run(
             "kind": "run",
             "llamaprobe_version": run.meta.get("llamaprobe_version"),
             "format": format,
-            "digits": _told_digits(digits),
+            "digits": _told_digits(digits) if format in SEPARATORS else None,
             "model_numbers": model_numbers(run),
             "points": {point: list(run.layers_of(point)) for point in _points_of(run, points)},
             "files": {
@@ -139,7 +149,8 @@ def run_tables(
             ("position_ids", run.position_ids),
         ):
             row = np.asarray(values, np.int64)[None]
-            tables[name + SUFFIXES[style]] = array_table(row, style, tell_dtype=False)
+            plain = style if style in SUFFIXES else "hex"  # integers are not for fixed point
+            tables[name + suffix_of(style)] = array_table(row, plain, tell_dtype=False)
     for layer in sorted(
         {i for _, i in _values(run, names) if i is not None} or range(run.config.n_layers)
     ):
@@ -238,7 +249,7 @@ def _old_files(manifest: Path) -> set[str]:
 def file_entry(table: Table, n_bytes: int, sha256: str) -> dict[str, Any]:
     """What the manifest says of a file."""
     array = {"shape": list(table.shape), "dtype": table.dtype} if table.dtype else {}
-    return {**array, "bytes": n_bytes, "sha256": sha256}
+    return {**array, **table.counts, "bytes": n_bytes, "sha256": sha256}
 
 
 def _told_digits(digits: int | str | None) -> int | None:

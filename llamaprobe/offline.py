@@ -67,8 +67,8 @@ def attention(
 
 
 def load(folder: str | Path, stem: str) -> np.ndarray:
-    """The array of a file without saying its format: `stem` with .csv, .txt or .npy."""
-    for suffix in (".csv", ".txt", ".npy"):
+    """The array of a file without saying its format: `stem` with .csv, .txt, .npy or .hex."""
+    for suffix in (".csv", ".txt", ".npy", ".hex"):
         if os.path.exists(Path(folder) / (stem + suffix)):
             return read(Path(folder) / (stem + suffix))
-    raise FileError(f"{folder}: holds no {stem}.csv, .txt or .npy")
+    raise FileError(f"{folder}: holds no {stem}.csv, .txt, .npy or .hex")

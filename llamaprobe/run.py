@@ -159,9 +159,9 @@ class Run:
     ) -> list[Path]:
         """Write the values into `folder`, one file for each point and layer, and return the paths.
 
-        `points`: some of run.points, default all; `format`: "csv", "txt" or "npy"; `digits`: None
-        for the shortest decimal that reads back to the same float32, N for `%.Ne`; `force` replaces
-        files that exist. Raises ArgumentError, PointError, FileError.
+        `points`: some of run.points, default all; `format`: "csv", "txt", "npy", "hex" (words for
+        Verilog) or "q<m>.<n>" (fixed point, rounded); `digits`: None for the shortest decimal that
+        reads back to the same float32, N for `%.Ne`; `force` replaces files that exist. Raises ArgumentError, PointError, FileError.
         """
         from .files import save_run
 

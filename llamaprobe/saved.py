@@ -16,10 +16,10 @@ import numpy as np
 from . import _core
 from .array_file import read
 from .config import Config
-from .errors import FileError, FormatError
+from .errors import ArgumentError, FileError, FormatError
 from .files import MANIFEST, file_name, read_json
 from .names import printable
-from .tables import SUFFIXES
+from .tables import check_digits, check_format
 
 if TYPE_CHECKING:
     from .run import Run
@@ -49,8 +49,11 @@ class Saved:
         self.format: str = self._take(manifest, "format", str)
         self.digits: int | None = manifest.get("digits")
         self.weight_files = manifest.get("weight_files")
-        if self.format not in SUFFIXES or not (self.digits is None or type(self.digits) is int):
-            raise FormatError(f"{self._at}: format and digits are not those of a saved run")
+        try:
+            check_digits(self.digits)
+            check_format(self.format)
+        except ArgumentError as error:
+            raise FormatError(f"{self._at}: {error}") from error
         self.numbers: dict[str, Any] = self._take(manifest, "model_numbers", dict)
         self.points: dict[str, list[int]] = self._take(manifest, "points", dict)
         self._known = {name: (width, per_layer) for name, width, per_layer in _core.points()}

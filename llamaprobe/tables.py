@@ -1,9 +1,9 @@
 """One array as the bytes of a file: a header, then block after block.
 
 Text is `# shape=[..]`, then rows: "," between numbers in csv, " " in txt, the last number of a row
-followed by a newline. npy is NumPy's own format. A table never holds more than a block of what it
-makes, whatever the size of the array: float32 and 16-bit words go through the C formatter, other
-dtypes (integers, float64) through Python.
+followed by a newline. npy is NumPy's own format; hex and q<m>.<n> are the words of hex_words.py. A
+table never holds more than a block of what it makes, whatever the size of the array: float32 and
+16-bit words go through the C formatter, other dtypes (integers, float64) through Python.
 
 Refused: complex numbers and objects as text.
 """
@@ -11,15 +11,16 @@ Refused: complex numbers and objects as text.
 import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from . import _core
 from .errors import ArgumentError
+from .hex_words import FixedPoint, fixed_point, word_lines
 
-SUFFIXES = {"csv": ".csv", "txt": ".txt", "npy": ".npy"}
-SEPARATORS = {"csv": ",", "txt": " "}
+SUFFIXES = {"csv": ".csv", "txt": ".txt", "npy": ".npy", "hex": ".hex"}
+SEPARATORS = {"csv": ",", "txt": " "}  # the formats that --digits is about
 BLOCK = 1 << 18  # numbers formatted at a time
 SHORTEST = -1
 MAX_DIGITS = 25
@@ -40,10 +41,16 @@ class Table:
     n_elements: int
     encode: Encode
     element_bytes: int | None = None  # None: text, whose size is known when it is written
+    counts: dict[str, int] = field(default_factory=dict)  # what `encode` counts; for the manifest
+
+    @property
+    def exact(self) -> bool:
+        """Whether the size is known before the file is written."""
+        return self.element_bytes is not None
 
     def n_bytes(self) -> int:
         """Size of the file: exact for npy, estimated from a sample for text."""
-        if self.element_bytes is not None:
+        if self.element_bytes is not None:  # exact
             return len(self.header) + self.n_elements * self.element_bytes
         return len(self.header) + _sampled_bytes(self)
 
@@ -65,9 +72,14 @@ def _sampled_bytes(table: Table, n_samples: int = 16, run: int = 256) -> int:
 
 
 def check_format(format: str) -> str:
-    if format not in SUFFIXES:
-        raise ArgumentError(f"format {format!r} is not one of {', '.join(SUFFIXES)}")
+    if format not in SUFFIXES and fixed_point(format) is None:
+        raise ArgumentError(f"format {format!r} is not one of {', '.join(SUFFIXES)}, q<m>.<n>")
     return format
+
+
+def suffix_of(format: str) -> str:
+    """What the names of files of a format end in. Fixed point is words too: `.hex`."""
+    return SUFFIXES.get(format, SUFFIXES["hex"])
 
 
 def check_digits(digits: int | str | None) -> int:
@@ -122,13 +134,19 @@ def number_table(
     n_cols: int | None = None,
     tell_dtype: bool | None = None,
     n_threads: int = 1,
+    word_dtype: str | None = None,
 ) -> Table:
     """The table of numbers that are made as they are needed: `take(first, count)` gives a
     contiguous, aligned 1-D array of `dtype`. `n_cols` is how many a row of text has (default:
     shape[0] rows; a vector is one row). The first line names the dtype when `tell_dtype` says so,
-    by default when it is not float32."""
+    by default when it is not float32; in a hex file always, as `word_dtype` where the numbers are
+    the words of another one."""
     if format == "npy":
         return _npy_table(take, shape, dtype)
+    if format == "hex":
+        return _hex_table(take, shape, dtype, word_dtype or dtype.name)
+    if fixed := fixed_point(format):
+        return _fixed_table(take, shape, fixed, format)
     told = dtype.name if (dtype.name != "float32" if tell_dtype is None else tell_dtype) else None
     n_cols, sep = n_cols or row_length(shape), SEPARATORS[format]
     if dtype == np.float32:
@@ -198,6 +216,34 @@ def _npy_table(take: Take, shape: Sequence[int], dtype: np.dtype) -> Table:
     return Table(axes, dtype.name, header.getvalue(), math.prod(axes), encode, dtype.itemsize)
 
 
+def _hex_table(take: Take, shape: Sequence[int], dtype: np.dtype, name: str) -> Table:
+    words = np.dtype(f"u{dtype.itemsize}")
+
+    def encode(scratch: bytearray, first: int, count: int) -> Buffers:
+        return [word_lines(take(first, count).view(words), 2 * words.itemsize)]
+
+    return _line_table(shape, name, 2 * words.itemsize, encode, {})
+
+
+def _fixed_table(take: Take, shape: Sequence[int], fixed: FixedPoint, name: str) -> Table:
+    counts = {"saturated": 0, "nan": 0}
+
+    def encode(scratch: bytearray, first: int, count: int) -> Buffers:
+        words, n_saturated, n_nan = fixed.encode(take(first, count))
+        counts["saturated"] += n_saturated
+        counts["nan"] += n_nan
+        return [word_lines(words, fixed.n_digits)]
+
+    return _line_table(shape, name, fixed.n_digits, encode, counts)
+
+
+def _line_table(
+    shape: Sequence[int], name: str, n_digits: int, encode: Encode, counts: dict[str, int]
+) -> Table:
+    header = text_header(shape, name).replace(b"#", b"//", 1)
+    return Table(tuple(shape), name, header, math.prod(shape), encode, n_digits + 1, counts)
+
+
 def _float_encoder(take: Take, n_cols: int, sep: str, digits: int, n_threads: int) -> Encode:
     def encode(scratch: bytearray, first: int, count: int) -> Buffers:
         bounds = _core.format_floats(
@@ -233,7 +279,9 @@ def _python_encoder(take: Take, dtype: np.dtype, n_cols: int, sep: str, digits: 
 def text_values(values: np.ndarray, format: str, digits: int | None) -> np.ndarray:
     """What float32 values are after they were written in a format with so many digits and read
     back."""
-    if format == "npy" or digits is None:
+    if fixed := fixed_point(format):
+        return fixed.decode(fixed.encode(values)[0])
+    if format not in SEPARATORS or digits is None:
         return values
     back, scratch = np.empty(values.size, np.float32), bytearray(scratch_bytes())
     table = array_table(values.reshape(-1, 1), "csv", digits=digits)

@@ -3,7 +3,7 @@
 bf16, f16 and f32 become float32; integers, bool and float64 keep their dtype; with `raw` the 16-bit
 and 8-bit floats keep their words as unsigned integers. Numbers are copied out of the map a block at
 a time, so that a start at an odd address does no harm and memory stays small. Refused: floats of
-less than a byte, and as text complex numbers and 8-bit floats.
+less than a byte, 8-bit floats but as words, and complex numbers but as npy.
 """
 
 import os
@@ -18,7 +18,7 @@ from . import _core
 from .checkpoint import open_checkpoint
 from .names import file_names
 from .source import find_folder
-from .tables import SUFFIXES, Table, number_table, row_length, word_table
+from .tables import SEPARATORS, Table, number_table, row_length, suffix_of, word_table
 
 if TYPE_CHECKING:
     from .model import Model
@@ -31,6 +31,7 @@ _NATIVE = {
     },
     **{"F32": "<f4", "F64": "<f8", "C64": "<c8", "BOOL": "|b1"},
 }
+_HALF = {"BF16": "bfloat16", "F16": "float16"}
 _EIGHT_BIT = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 
 
@@ -62,7 +63,7 @@ def model_tensors(
     path = find_source(source) if isinstance(source, (str, os.PathLike)) else source.path
     files = (_core.Safetensors(path),) if os.path.isfile(path) else open_checkpoint(path).files
     listed = [(file, tensor) for file in files for tensor in file.tensors()]
-    names = file_names((tensor[0] for _, tensor in listed), SUFFIXES[format])
+    names = file_names((tensor[0] for _, tensor in listed), suffix_of(format))
     for file, (name, dtype, shape, _, _) in listed:
         yield Tensor(name, dtype, shape, file.raw(name), os.fspath(file.path), names[name])
 
@@ -81,14 +82,14 @@ class TableMaker:
 
     def can(self, tensor: Tensor) -> bool:
         """Whether the format holds every value of the tensor exactly."""
-        if tensor.dtype in ("BF16", "F16"):
+        if tensor.dtype in _HALF:
             return True
         if tensor.dtype in _EIGHT_BIT:
             return self.raw
         return tensor.dtype in _NATIVE and (self.format == "npy" or tensor.dtype != "C64")
 
     def __call__(self, tensor: Tensor) -> Table:
-        if tensor.dtype in ("BF16", "F16") and self.format != "npy":
+        if tensor.dtype in _HALF and self.format in SEPARATORS:
             if tensor.dtype not in self._spellings:
                 self._spellings[tensor.dtype] = _core.text_table(
                     tensor.dtype == "BF16", self.digits
@@ -104,6 +105,7 @@ class TableMaker:
             digits=self.digits,
             tell_dtype=True,
             n_threads=self.n_threads,
+            word_dtype=_HALF.get(tensor.dtype) if self.raw else None,
         )
 
 
@@ -122,7 +124,7 @@ def _numbers(tensor: Tensor, raw: bool) -> tuple[np.dtype, Callable[[int, int], 
     def stored_numbers(first: int, count: int) -> np.ndarray:
         return np.frombuffer(data[first * size : (first + count) * size].tobytes(), stored)
 
-    if raw or tensor.dtype not in ("BF16", "F16"):
+    if raw or tensor.dtype not in _HALF:
         return stored, stored_numbers
     if tensor.dtype == "F16":
         return np.dtype("<f4"), lambda first, count: stored_numbers(first, count).astype("<f4")

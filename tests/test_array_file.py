@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 import llamaprobe as lp
 
-FORMATS = ("csv", "txt", "npy")
+FORMATS = ("csv", "txt", "npy", "hex")
 
 
 def random_bits(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -63,6 +63,7 @@ def test_more_numbers_than_a_block_and_rows_that_cross_pieces(tmp_path, format):
         assert lp.read(tmp_path / f"a.{format}").tobytes() == array.tobytes()
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault
 @given(
     arrays.arrays(np.float32, arrays.array_shapes(max_dims=3, min_side=0)), st.sampled_from(FORMATS)
 )
