@@ -5,6 +5,7 @@ the manifest says; an array must have the shape that the manifest, its own first
 numbers of the model agree on.
 """
 
+import contextlib
 import os
 import re
 from functools import cached_property
@@ -78,9 +79,13 @@ class Saved:
 
     @cached_property
     def meta(self) -> dict[str, Any]:
-        """meta_layer{i}.json of the first layer that was saved: what is of the whole run stands in
-        each."""
-        return self.layer_meta(self.layers[0] if self.layers else 0)
+        """meta_layer{i}.json of the first layer of which it can be read: what is of the whole run
+        stands in each. Raises what stood in the way of the first."""
+        layers = self.layers or [0]
+        for layer in layers:
+            with contextlib.suppress(FileError, FormatError):
+                return self.layer_meta(layer)
+        return self.layer_meta(layers[0])
 
     def layer_meta(self, layer: int) -> dict[str, Any]:
         return read_json(self.folder / f"meta_layer{layer}.json")
@@ -153,6 +158,42 @@ class Saved:
             raise FormatError(f"{self.folder}: {key} is missing or no list of numbers")
         return values
 
+    def config(self) -> Config:
+        """The numbers of the model, as the files have them."""
+        meta, numbers = self.meta, self.numbers
+        inv_freq = np.array(self.real_list("inv_freq"), np.float32)
+        inv_freq.flags.writeable = False
+        heads, kv_heads, head_dim = map(self.size, ("num_heads", "num_kv_heads", "head_dim"))
+        if heads % kv_heads or 2 * inv_freq.size != head_dim:
+            raise FormatError(
+                f"{self.folder}: {heads} heads, {kv_heads} kv heads, head_dim {head_dim} and "
+                f"{inv_freq.size} inv_freq are of no model"
+            )
+        return Config(
+            n_layers=self.size("n_layers"),
+            n_heads=heads,
+            n_kv_heads=kv_heads,
+            head_dim=head_dim,
+            d_model=self.size("d_model"),
+            d_ff=self.size("d_ff"),
+            vocab_size=self.size("vocab_size"),
+            max_positions=self.size("max_positions"),
+            rms_norm_eps=self.real("rms_norm_eps"),
+            rope_theta=self.real("rope_theta"),
+            rope_scaling=_optional(meta, "rope_scaling", dict),
+            inv_freq=inv_freq,
+            attention_scale=self.real("attention_scale"),
+            attention_bias=meta.get("attention_bias") is True,
+            mlp_bias=numbers.get("mlp_bias") is True,
+            tied_head=numbers.get("tied_head") is True,
+            qk_norm=False,
+            bos_token_id=_optional(numbers, "bos_token_id", int),
+            eos_token_id=_eos(numbers.get("eos_token_id")),
+            dtype=_optional(numbers, "dtype", str),
+            path=str(self.folder),
+            raw={},
+        )
+
     def _take(self, manifest: dict[str, Any], key: str, kind: type) -> Any:
         if not isinstance(manifest.get(key), kind):
             raise FormatError(f"{self._at}: {key} is missing or of the wrong kind")
@@ -182,7 +223,7 @@ def read_run(folder: str | os.PathLike[str]) -> "Run":
         saved.token_ids, _optional(meta, "prompt", str), _optional(meta, "template_date", str)
     )
     origin = Origin(
-        config=_config(saved),
+        config=saved.config(),
         model=str(meta.get("model")),
         revision=_optional(meta, "revision", str),
         weight_files=_weight_files(saved),
@@ -204,37 +245,6 @@ class _SavedTokens:
 def _optional(meta: dict[str, Any], key: str, kind: type) -> Any:
     """A value that may be null; anything of another kind counts as null."""
     return meta[key] if isinstance(meta.get(key), kind) else None
-
-
-def _config(saved: Saved) -> Config:
-    """The numbers of the model, as the files have them."""
-    meta, numbers = saved.meta, saved.numbers
-    inv_freq = np.array(saved.real_list("inv_freq"), np.float32)
-    inv_freq.flags.writeable = False
-    return Config(
-        n_layers=saved.size("n_layers"),
-        n_heads=saved.size("num_heads"),
-        n_kv_heads=saved.size("num_kv_heads"),
-        head_dim=saved.size("head_dim"),
-        d_model=saved.size("d_model"),
-        d_ff=saved.size("d_ff"),
-        vocab_size=saved.size("vocab_size"),
-        max_positions=saved.size("max_positions"),
-        rms_norm_eps=saved.real("rms_norm_eps"),
-        rope_theta=saved.real("rope_theta"),
-        rope_scaling=_optional(meta, "rope_scaling", dict),
-        inv_freq=inv_freq,
-        attention_scale=saved.real("attention_scale"),
-        attention_bias=meta.get("attention_bias") is True,
-        mlp_bias=numbers.get("mlp_bias") is True,
-        tied_head=numbers.get("tied_head") is True,
-        qk_norm=False,
-        bos_token_id=_optional(numbers, "bos_token_id", int),
-        eos_token_id=_eos(numbers.get("eos_token_id")),
-        dtype=_optional(numbers, "dtype", str),
-        path=str(saved.folder),
-        raw={},
-    )
 
 
 def _eos(value: Any) -> Any:

@@ -7,6 +7,10 @@ within what float32 rounding explains, what the values saved before it and the w
 x_norm, ..., x of the next layer, logits. And the same tokens run again give the same bits, which is
 a promise of llamaprobe on every machine; files with fewer digits must hold what those bits are
 rounded to.
+
+A file that is missing or cannot be read is a fault, and the rest is checked all the same. Without
+the model what the files determine among themselves is checked: scores from q_rope and k_rope, x_mid
+from x and attn_out.
 """
 
 import os
@@ -17,17 +21,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import recompute as again
-from .errors import ArgumentError
+from .config import Config
+from .errors import ArgumentError, FileError, FormatError
 from .files import MANIFEST, hash_file
+from .hex_words import fixed_point
 from .recompute import U, Value, exact
 from .saved import Saved
 from .tables import text_values
-from .tensors import float_rows, model_tensors
+from .tensors import Tensor, float_rows, model_tensors
 
 if TYPE_CHECKING:
     from .model import Model
 
 BAR = 8.0  # standard deviations; honest runs stay below 5, whatever their digits
+_AGAIN = "the same tokens run again"
+_OTHER_SHA256 = f"its sha256 is not the one in {MANIFEST}"
 _FLOOR = 4e-37  # absolute: where exp(-gate) and denormals leave float32 behind
 
 
@@ -36,36 +44,68 @@ class Check:
     """What was found about a file, or about one capture point in all layers that were saved."""
 
     what: str
-    fault: str = ""  # in words; "" when all is well
+    fault: str = ""  # altered, missing or unreadable, in words; "" when all is well
     roundings: float | None = (
         None  # of a point: largest error, 1 being what float32 rounding is expected to leave
     )
+    note: str = ""  # what could not be checked, and why, though nothing is wrong with it
 
 
-def verify_run(folder: str | os.PathLike[str], model: "Model") -> Iterator[Check]:
+def verify_run(
+    folder: str | os.PathLike[str], model: "Model | None" = None
+) -> Iterator[Check]:
     """Checks a folder that `save_run` wrote against the model it was made with, one Check after the
     other: the files that are not what the manifest says, each point, and the run made again. All is
-    true when no Check has a `fault`.
+    true when no Check has a `fault`, and all was checked when none has a `note`. Without `model`
+    only what needs no weights is.
 
-    Raises FileError and FormatError when files cannot be read at all (missing, ragged, words in
-    them), and ArgumentError when `model` is another one than the files say.
+    Raises FileError and FormatError when there is no manifest or it makes no sense, and
+    ArgumentError when `model` is another one than the files say.
     """
     saved = Saved(folder)
     yield from _check_files(saved)
-    _check_model(saved, model)
-    yield from _check_values(saved, model)
-    yield from _check_bits(saved, model)
+    try:
+        config = saved.config() if model is None else model.config
+        saved.token_ids
+    except (FileError, FormatError) as error:
+        yield Check("values", f"none can be checked: {error}")
+        return
+    if model is not None:
+        _check_model(saved, model)
+    unreadable: set[_Where] = set()
+    yield from _check_values(saved, Recomputed(saved, config, model), unreadable)
+    if model is None:
+        yield Check(_AGAIN, note="not checked: needs the model")
+    else:
+        yield from _check_bits(saved, model, unreadable)
+
+
+def recorded_model(folder: str | os.PathLike[str]) -> tuple[str, str] | None:
+    """Name and revision of the model that a saved run was made with; None when its files do not
+    say. FileError, FormatError: as `verify_run`."""
+    saved = Saved(folder)
+    try:
+        name, revision = saved.meta.get("model"), saved.meta.get("revision")
+    except (FileError, FormatError):
+        return None
+    if not isinstance(name, str):
+        return None
+    has_none = name == "demo" or os.path.isdir(name) or not isinstance(revision, str)
+    return name, "main" if has_none else revision
 
 
 def _check_files(saved: Saved) -> Iterator[Check]:
-    wrong = [
-        name
-        for name, entry in saved.files.items()
-        if hash_file(saved.path(name)) != entry.get("sha256")
-    ]
-    for name in wrong:
-        yield Check(name, f"its sha256 is not the one in {MANIFEST}")
-    if not wrong:
+    n_wrong = 0
+    for name, entry in saved.files.items():
+        path = saved.path(name)
+        try:
+            fault = "" if hash_file(path) == entry.get("sha256") else _OTHER_SHA256
+        except FileError as error:
+            fault = str(error).removeprefix(f"{path}: ")
+        if fault:
+            n_wrong += 1
+            yield Check(name, fault)
+    if not n_wrong:
         yield Check(f"{len(saved.files)} files as in {MANIFEST}")
 
 
@@ -89,7 +129,10 @@ def _check_model(saved: Saved, model: "Model") -> None:
         "inv_freq": config.inv_freq.tolist(),
     }
     for layer in saved.layers or [0]:
-        meta = saved.layer_meta(layer)
+        try:
+            meta = saved.layer_meta(layer)
+        except (FileError, FormatError):  # its sha256 told
+            continue
         for key, value in same.items():
             if meta.get(key) != value:
                 raise ArgumentError(
@@ -102,43 +145,50 @@ def _check_model(saved: Saved, model: "Model") -> None:
 # ---- values ----
 
 
-class Recomputed:
-    """The values of one model and one prompt, layer by layer: saved ones where they were saved,
-    else computed from those before them. Holds one layer at a time."""
+class Undetermined(Exception):
+    """The files alone do not determine a value: it takes weights, and there is no model."""
 
-    def __init__(self, saved: Saved, model: "Model") -> None:
-        self.saved, self.config = saved, model.config
-        self._tensors = {tensor.name: tensor for tensor in model_tensors(model)}
+
+class Recomputed:
+    """The values of one model and one prompt, layer by layer: saved ones where they were saved and
+    can be read, else computed from those before them. Holds one layer at a time. Without a model,
+    what takes weights is Undetermined."""
+
+    def __init__(self, saved: Saved, config: Config, model: "Model | None") -> None:
+        self.saved, self.config = saved, config
+        self._tensors = {tensor.name: tensor for tensor in model_tensors(model)} if model else None
         self._saved = set(saved.values())
         self._layer = 0
         self._known: dict[str, Value] = {}
-        self._x: Value | None = None  # x_out of the layer before
+        self._x: Value | None = None  # x_out of the layer before, where it is determined
 
     def go_to(self, layer: int) -> None:
         """Moves on; what the next layer's x is determined by is computed first."""
         while self._layer < layer:
-            self._x = self.value("x_out")
+            try:
+                self._x = self.value("x_out")
+            except Undetermined:
+                self._x = None
             self._layer, self._known = self._layer + 1, {}
 
     def value(self, point: str) -> Value:
         """What later steps start from: the saved value, which is exact but for its digits, or the
         computed one."""
         if point not in self._known:
-            where = (
-                point,
-                None
-                if point in ("final_rms", "final_unit", "final_norm", "logits")
-                else self._layer,
-            )
-            self._known[point] = (
-                self.stored(*where) if where in self._saved else self.expected(point)
-            )
+            once = point in ("final_rms", "final_unit", "final_norm", "logits")
+            where = (point, None if once else self._layer)
+            try:
+                value = self.stored(*where) if where in self._saved else self.expected(point)
+            except (FileError, FormatError):  # which is told where the point itself is checked
+                self._saved.remove(where)
+                value = self.expected(point)
+            self._known[point] = value
         return self._known[point]
 
     def stored(self, point: str, layer: int | None) -> Value:
         value = exact(self.saved.value(point, layer))
         digits = self.saved.digits
-        if digits is None or self.saved.format == "npy":
+        if digits is None:
             return value
         finite = np.where(np.isfinite(value.v), value.v, 0)
         return Value(value.v, np.abs(finite) * (0.5 * 10.0**-digits + U) / np.sqrt(3))
@@ -148,6 +198,8 @@ class Recomputed:
         get, c = self.value, self.config
         match point:
             case "x":
+                if self._x is None and self._layer:
+                    raise Undetermined
                 return self._x if self._x is not None else exact(self._embedding())
             case "x_rms" | "x_mid_rms" | "final_rms":
                 return again.rms(get(_INPUT[point]), c.rms_norm_eps)
@@ -191,23 +243,29 @@ class Recomputed:
         return np.concatenate([row(i, i + 1) for i in self.saved.token_ids.tolist()])
 
     def _linear(self, x: Value, name: str) -> Value:
-        full = f"model.layers.{self._layer}.{name}"
-        bias = self._vector(f"{name}.bias") if f"{full}.bias" in self._tensors else None
-        return again.linear(
-            x, self._rows(f"{full}.weight"), self._tensors[f"{full}.weight"].shape[0], bias
-        )
+        weight = self._tensor(f"model.layers.{self._layer}.{name}.weight")
+        bias = self._vector(f"{name}.bias") if self._has_bias(name) else None
+        return again.linear(x, float_rows(weight), weight.shape[0], bias)
+
+    def _has_bias(self, name: str) -> bool:
+        return f"model.layers.{self._layer}.{name}.bias" in (self._tensors or {})
 
     def _heads(self, y: Value) -> Value:
         shape = (len(y.v), -1, self.config.head_dim)
         return Value(y.v.reshape(shape), y.s.reshape(shape))
 
     def _rows(self, name: str) -> Callable[[int, int], np.ndarray]:
-        return float_rows(self._tensors[name])
+        return float_rows(self._tensor(name))
 
     def _vector(self, name: str) -> np.ndarray:
         """A 1-D weight; of this layer unless it is the final norm's."""
         full = name if name == "model.norm.weight" else f"model.layers.{self._layer}.{name}"
-        return float_rows(self._tensors[full])(0, 1)[0].astype(np.float64)
+        return self._rows(full)(0, 1)[0].astype(np.float64)
+
+    def _tensor(self, name: str) -> Tensor:
+        if self._tensors is None:
+            raise Undetermined
+        return self._tensors[name]
 
 
 _INPUT = {
@@ -222,19 +280,47 @@ _WEIGHT = {
 }
 
 
-def _check_values(saved: Saved, model: "Model") -> Iterator[Check]:
-    """One Check per point: the worst of its layers."""
-    recomputed = Recomputed(saved, model)
-    worst: dict[str, Check] = {}
+_Where = tuple[str, int | None]  # (point, layer); None: not of a layer
+
+
+def _check_values(
+    saved: Saved, recomputed: Recomputed, unreadable: set[_Where]
+) -> Iterator[Check]:
+    """One Check per point, of all its layers. Values that cannot be read go into `unreadable`."""
+    found: dict[str, list[Check]] = {point: [] for point in saved.points}
     for point, layer in saved.values():
-        recomputed.go_to(model.config.n_layers - 1 if layer is None else layer)
-        check = _compare(point, layer, recomputed.stored(point, layer), recomputed.expected(point))
-        if point not in worst or (bool(check.fault), check.roundings) > (
-            bool(worst[point].fault),
-            worst[point].roundings,
-        ):
-            worst[point] = check
-    yield from (worst[point] for point in saved.points)
+        recomputed.go_to(recomputed.config.n_layers - 1 if layer is None else layer)
+        try:
+            stored = recomputed.stored(point, layer)
+        except (FileError, FormatError) as error:
+            unreadable.add((point, layer))
+            found[point].append(Check(point, f"{_of(layer)}cannot be checked: {error}"))
+            continue
+        try:
+            if fixed_point(saved.format):
+                found[point].append(Check(point, note="fixed point is compared with the run made again alone"))
+            else:
+                found[point].append(_compare(point, layer, stored, recomputed.expected(point)))
+        except Undetermined:
+            found[point].append(Check(point, note="needs the weights"))
+    yield from (_of_all_layers(point, checks) for point, checks in found.items())
+
+
+def _of(layer: int | None) -> str:
+    return "" if layer is None else f"of layer {layer} "
+
+
+def _of_all_layers(point: str, checks: list[Check]) -> Check:
+    """The worst of its layers: first what is altered, by how much, then what cannot be read."""
+    sizes = [check.roundings for check in checks if check.roundings is not None]
+    faults = sorted((c for c in checks if c.fault), key=lambda c: -(c.roundings or -1))
+    notes = [check.note for check in checks if check.note]
+    fault = faults[0].fault if faults else ""
+    if len(faults) > 1:
+        fault += f" (and {len(faults) - 1} more layers)"
+    where = f" in {len(notes)} of {len(checks)} layers" if len(notes) < len(checks) else ""
+    note = f"not checked{where}: {notes[0]}" if notes else ""
+    return Check(point, fault, max(sizes) if sizes else None, note)
 
 
 def _compare(point: str, layer: int | None, found: Value, wanted: Value) -> Check:
@@ -252,16 +338,19 @@ def _compare(point: str, layer: int | None, found: Value, wanted: Value) -> Chec
     i = np.unravel_index(np.argmax(share), share.shape)
     fault = ""
     if share[i] > 1:
-        where = "" if layer is None else f"of layer {layer} "
-        fault = f"{where}at {list(map(int, i))} is {found.v[i]:.9g} and should be {wanted.v[i]:.9g}"
+        at, is_, should = list(map(int, i)), found.v[i], wanted.v[i]
+        fault = f"{_of(layer)}at {at} is {is_:.9g} and should be {should:.9g}"
     return Check(point, fault, float(roundings.max()))
 
 
-def _check_bits(saved: Saved, model: "Model") -> Iterator[Check]:
-    """The run again: every saved value must have its bits, or be what they are rounded to."""
+def _check_bits(saved: Saved, model: "Model", unreadable: set[_Where]) -> Iterator[Check]:
+    """The run again: every saved value that can be read must have its bits, or be what they are
+    rounded to."""
     run: Any = model.run(saved.token_ids, points=tuple(saved.points), layers=saved.layers or None)
     n_different, first = 0, ""
     for point, layer in saved.values():
+        if (point, layer) in unreadable:
+            continue
         found = saved.value(point, layer)
         wanted = text_values(
             run[point] if layer is None else run[point, layer], saved.format, saved.digits
@@ -271,4 +360,5 @@ def _check_bits(saved: Saved, model: "Model") -> Iterator[Check]:
             first = f"{point} of layer {layer}" if layer is not None else point
         n_different += int(different.sum())
     fault = f"{n_different} values differ, the first in {first}" if n_different else ""
-    yield Check("the same tokens run again", fault)
+    note = f"{len(unreadable)} values could not be read" if unreadable else ""
+    yield Check(_AGAIN, fault, note=note)

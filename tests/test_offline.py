@@ -59,7 +59,7 @@ def test_a_layer_from_files_alone(random_checkpoint, tmp_path, config, run_forma
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(OSError, match=r"meta_layer0\.json"):
         offline.attention(tmp_path, tmp_path, 0)
-    with pytest.raises(lp.FileError, match=r"holds no a\.weight\.csv, \.txt or \.npy"):
+    with pytest.raises(lp.FileError, match=r"holds no a\.weight\.csv, \.txt, \.npy or \.hex"):
         offline.load(tmp_path, "a.weight")
 
 
@@ -238,6 +238,123 @@ def test_the_command(random_checkpoint, tmp_path, capsys):
     assert cli.main(["verify", str(tmp_path / "out"), "--model", str(folder)]) == 1
     told = capsys.readouterr().out
     assert "xnorm_layer2.csv" in told and re.search(r"x_norm .*of layer 2 at \[4, 7\] is", told)
-    (tmp_path / "out/xnorm_layer2.csv").write_text("# shape=[1, 8, 48]\nword\n")
-    assert cli.main(["verify", str(tmp_path / "out"), "--model", str(folder)]) == 1
-    assert capsys.readouterr().err.count("\n") == 1
+
+
+# ---- what is missing, and verify without a model ----
+
+
+def told(folder, capsys, *options):
+    """Exit code, {what: rest of its line}, and stderr of `llamaprobe verify`."""
+    code = cli.main(["verify", str(folder), *options])
+    out, err = capsys.readouterr()
+    lines = (re.match(r"(.{23}\S*)\s+(.*)", line) for line in out.splitlines()[1:])
+    return code, {line[1].strip(): line[2] for line in lines}, err
+
+
+def test_what_is_missing_is_told_and_the_rest_is_checked(random_checkpoint, tmp_path, capsys):
+    folder, out = random_checkpoint(), tmp_path / "out"
+    points = ["x", "x_norm", "q", "x_out", "logits"]
+    lp.load(folder).run(IDS, points=points).save(out)
+    for name in ("x_layer1.csv", "meta_layer0.json", "logits.csv"):
+        (out / name).unlink()
+    (out / "q_layer0.csv").write_text("# shape=[1, 8, 4, 16]\nword\n")
+    alter(out / "q_layer2.csv", 4, 7, 1)
+    alter(out / "x_out_layer2.csv", 0, 0, 1)
+    code, lines, _ = told(out, capsys, "--model", str(folder))
+    assert code == 1
+    missing = "No such file or directory"
+    assert lines["x_layer1.csv"] == lines["meta_layer0.json"] == lines["logits.csv"] == missing
+    assert lines["x"] == f"0  of layer 1 cannot be checked: {out}/x_layer1.csv: {missing}"
+    assert lines["logits"] == f"cannot be checked: {out}/logits.csv: {missing}"
+    assert re.fullmatch(r"[0-9.]+  ok", lines["x_norm"])
+    assert re.search(r"of layer 2 at \[4, 0, 7\] is .* \(and 1 more layers\)", lines["q"])
+    assert "of layer 2 at [0, 0] is" in lines["x_out"]
+    again = lines["the same tokens run again"]
+    assert again.startswith("2 values differ, the first in q of layer 2; 3 values could not be read")
+    for path in out.glob("meta_layer*.json"):
+        path.unlink()
+    code, lines, _ = told(out, capsys, "--model", str(folder))
+    assert code == 1 and lines["values"].startswith("none can be checked: ")
+    (out / "manifest.json").unlink()
+    assert cli.main(["verify", str(out), "--model", str(folder)]) == 1
+    assert re.fullmatch(r"llamaprobe: .*manifest\.json: missing.*\n", capsys.readouterr().err)
+
+
+def test_the_model_that_the_run_names_is_taken(random_checkpoint, tmp_path, capsys):
+    folder, out = random_checkpoint(), tmp_path / "out"
+    lp.load(folder).run(IDS).save(out)
+    code, lines, err = told(out, capsys)
+    assert (code, lines["the same tokens run again"]) == (0, "ok")
+    assert err == f"llamaprobe: the model is the one that the run names, {folder}\n"
+
+
+def test_without_a_model_what_the_files_determine_is_checked(random_checkpoint, tmp_path, capsys):
+    folder, out = random_checkpoint(), tmp_path / "out"
+    model = lp.load(folder)
+    points = [point.name for point in model.points()]
+    model.run(IDS, points=points).save(out)
+    shutil.rmtree(folder)
+    code, lines, err = told(out, capsys)
+    assert code == 0 and err.startswith("llamaprobe: no model, so only what needs no weights")
+    by_weights = {"x_norm", "x_mid_norm", "q", "k", "v", "attn_out", "gate", "up", "mlp_out"}
+    by_weights |= {"final_norm", "logits"}
+    for point in points:
+        if point == "x":
+            assert lines[point] == "0  not checked in 1 of 3 layers: needs the weights"
+        elif point in by_weights:
+            assert lines[point] == "not checked: needs the weights"
+        else:
+            assert re.fullmatch(r"[0-9.]+  ok", lines[point]), point
+    assert lines["the same tokens run again"] == "not checked: needs the model"
+    for point in set(points) - by_weights - {"scores", "pattern"}:
+        name = "final_rms.csv" if point == "final_rms" else f"{point}_layer1.csv"
+        name = "final_unit.csv" if point == "final_unit" else name
+        good = (out / name).read_text()
+        alter(out / name, 3, 0, 0)
+        mend_manifest(out)
+        code, lines, _ = told(out, capsys)
+        assert code == 1 and " is " in lines[point], point
+        (out / name).write_text(good)
+
+
+def alter_bit(path):
+    """One digit, or the lowest bit, of the number in the middle of a file of any format."""
+    if path.suffix == ".npy":
+        values = np.load(path)
+        values.reshape(-1).view(np.uint32)[values.size // 2] ^= 1
+        np.save(path, values)
+        return
+    data = bytearray(path.read_bytes())
+    at = len(data) // 2
+    while chr(data[at - 1]) not in ", \n":  # the end of a number
+        at += 1
+    at -= 2
+    data[at] = ord("7") if data[at] != ord("7") else ord("4")
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *({"format": name} for name in ("csv", "txt", "npy", "hex", "q6.10")),
+        {"digits": 3},
+        {"digits": 8},
+    ],
+)
+def test_one_altered_digit_is_found_in_every_format(random_checkpoint, tmp_path, how):
+    model = random_model(random_checkpoint)
+    points = ["x", "x_norm", "k_rope", "z", "mlp_out", "logits"]
+    out = tmp_path / "out"
+    model.run(IDS, points=points).save(out, **how)
+    assert faults(out, model) == []
+    for path in sorted(out.glob("*_layer1.[!j]*")) + list(out.glob("logits*")):
+        good = path.read_bytes()
+        before = lp.read(path)
+        alter_bit(path)
+        if np.array_equal(lp.read(path), before):
+            continue  # the last of nine digits need not change the float32
+        assert dict(faults(out, model))[path.name] == "its sha256 is not the one in manifest.json"
+        mend_manifest(out)
+        assert "the same tokens run again" in dict(faults(out, model)), path.name
+        path.write_bytes(good)
+        mend_manifest(out)
