@@ -4,17 +4,9 @@
  * copied out, put between quotes again with other escapes, read again, and must still be the same. */
 #include "../csrc/json.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void must(int condition, const char *what) {
-    if (condition) return;
-    fprintf(stderr, "broken promise: %s\n", what);
-    abort();
-}
+#include "promise.h" /* must */
 
 /* Quotes, backslashes and control characters need an escape; every third byte of the others that may have one gets
  * one as well. */
@@ -85,6 +77,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     must(skips == walks, "skipping and walking agree");
     must(skips == (skipped.status == LP_OK) && walks == (walked.status == LP_OK), "a failure says why");
     must(strcmp(skipped.msg, walked.msg) == 0, "and says the same");
-    for (const char *c = skipped.msg; *c; c++) must(*c >= 0x20 && *c < 0x7F, "a message is one printable line");
+    must_be_a_line(skipped.msg);
     return 0;
 }

@@ -5,20 +5,10 @@
 #include "../csrc/text_read.h"
 
 #include <math.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "../csrc/text.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void must(int condition, const char *what) {
-    if (condition) return;
-    fprintf(stderr, "broken promise: %s\n", what);
-    abort();
-}
+#include "../csrc/text.h" /* lp_text_rows_f32 */
+#include "promise.h"      /* must */
 
 /* A NaN is any NaN. */
 static int same(float a, float b) { return isnan(a) ? isnan(b) : memcmp(&a, &b, sizeof a) == 0; }
