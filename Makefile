@@ -109,10 +109,10 @@ $(LIBRARY): $(CORE:%.c=$(OUT)/%.o)
 	@rm -f $@
 	$(AR) -rcs $@ $^
 
-# A test that defines __wrap_malloc wants the calls of malloc.
+# A test that defines __wrap_malloc, itself or by faults.h, wants the calls of malloc.
 $(OUT)/test_%: $(OUT)/tests/c/test_%.o $(LIBRARY)
 	$(CC) $(CFLAGS_ALL) $^ -lm -o $@ \
-	  $(shell grep -o '__wrap_[a-z0-9_]*' tests/c/test_$*.c | sort -u | sed 's/__wrap_/-Wl,--wrap=/')
+	  $(shell cd tests/c && grep -oh '__wrap_[a-z0-9_]*' test_$*.c $$(grep -o 'faults\.h' test_$*.c) | sort -u | sed 's/__wrap_/-Wl,--wrap=/')
 
 $(OUT)/exhaustive_%: $(OUT)/tests/c/exhaustive_%.o $(LIBRARY)
 	$(CC) $(CFLAGS_ALL) $^ -lm -o $@

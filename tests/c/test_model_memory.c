@@ -1,0 +1,130 @@
+/* test_model_memory.c - each allocation of an open and of a run may fail: a clean error, nothing kept, and the model
+ * as good as before. A thread that cannot be made is no error: fewer threads give the same bits. */
+#define _GNU_SOURCE
+#include "../../csrc/forward.h"
+
+#include <fcntl.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "faults.h"
+#include "tiny_model.h"
+
+enum { N_TOKENS = 1200 }; /* so many that the scratch block is mapped and not taken from the heap */
+
+static const lp_config config = {.n_layers = 2,
+                                 .n_heads = 2,
+                                 .n_kv_heads = 1,
+                                 .head_dim = 8,
+                                 .d_model = 64,
+                                 .d_ff = 64,
+                                 .vocab_size = 11,
+                                 .max_positions = N_TOKENS,
+                                 .rms_norm_eps = 1e-5,
+                                 .attention_bias = 1};
+static const float inv_freq[] = {1, 0.1f, 0.01f, 0.001f};
+static int32_t ids[N_TOKENS];
+
+/* ---------------------------------------------------------------- opening */
+
+/* Opens the file and the model in it, both NULL when one of them fails. */
+static int open_both(lp_safetensors **file, lp_model **model, const char *path, int use_mmap, lp_error *err) {
+    *model = NULL;
+    if (lp_safetensors_open(file, AT_FDCWD, path, use_mmap, err)) return -1;
+    if (!lp_model_open(model, &config, inv_freq, file, 1, err)) return 0;
+    lp_safetensors_close(*file);
+    *file = NULL;
+    return -1;
+}
+
+static void test_open(const char *path, int use_mmap, int lasting) {
+    long n = 0;
+    for (int done = 0; !done && n < 100; n++) {
+        lp_safetensors *file;
+        lp_model *model;
+        lp_error err = {0};
+        fault_state before = faults;
+        faults = (fault_state){n, lasting, 0, 0, before.n_live, before.live_mapped};
+        int status = open_both(&file, &model, path, use_mmap, &err);
+        done = !faults.n_failed;
+        faults.after = -1;
+        CHECK(done ? status == 0 && model : status == -1 && !file && !model && err.status == LP_ENOMEM && *err.msg);
+        lp_model_close(model);
+        lp_safetensors_close(file);
+        CHECK(faults.n_live == before.n_live && faults.live_mapped == before.live_mapped);
+    }
+    CHECK(n == 9); /* file, its bytes or map, header, block; model, inv_freq, layers, files; then it opens */
+}
+
+/* ---------------------------------------------------------------- running */
+
+/* Runs n tokens and captures the logits; as it was before when it fails. */
+static int run_logits(float *logits, const lp_model *model, size_t n, size_t n_threads, lp_error *err) {
+    lp_run run;
+    size_t starts[2] = {0, n};
+    if (lp_run_init(&run, model, ids, starts, 1, n_threads, err)) return -1;
+    lp_run_set_place(&run, LP_LOGITS, 0, logits);
+    int status = lp_forward(&run, err);
+    lp_run_free(&run);
+    return status;
+}
+
+static void test_run(const lp_model *model, size_t n_tokens, size_t n_threads, int lasting, int n_wanted) {
+    size_t n_logits = n_tokens * config.vocab_size;
+    float *wanted = calloc(n_logits, sizeof *wanted), *logits = calloc(n_logits, sizeof *logits);
+    lp_error err;
+    int n_errors = 0;
+    CHECK(run_logits(wanted, model, n_tokens, 1, &err) == 0 && isfinite(wanted[0]) && wanted[0] != 0);
+    long n = 0;
+    for (int done = 0; !done && n < 100; n++) {
+        fault_state before = faults;
+        faults = (fault_state){n, lasting, 0, 0, before.n_live, before.live_mapped};
+        memset(logits, 0, n_logits * sizeof *logits);
+        int status = run_logits(logits, model, n_tokens, n_threads, &err);
+        done = !faults.n_failed;
+        faults.after = -1;
+        CHECK(!done || n_tokens < N_TOKENS || faults.n_bytes > (size_t)2 << 20); /* so it was mapped */
+        CHECK(status == 0 ? !memcmp(logits, wanted, n_logits * sizeof *logits) : !done && err.status == LP_ENOMEM);
+        CHECK(faults.n_live == before.n_live && faults.live_mapped == before.live_mapped);
+        n_errors += status != 0;
+        CHECK(run_logits(logits, model, n_tokens, 1, &err) == 0);
+        CHECK(!memcmp(logits, wanted, n_logits * sizeof *logits));
+    }
+    CHECK(n_errors == n_wanted);
+    free(wanted);
+    free(logits);
+}
+
+/* The pool keeps its threads, so a thread can fail to be made only when a run asks for more than ever before. */
+static void test_runs(const char *path) {
+    lp_safetensors *file;
+    lp_model *model;
+    lp_error err;
+    CHECK(open_both(&file, &model, path, 1, &err) == 0);
+    for (int lasting = 0; lasting < 2; lasting++) {
+        test_run(model, 5, 1, lasting, 2);        /* the table of places, the scratch block */
+        test_run(model, N_TOKENS, 1, lasting, 2); /* the same, mapped */
+        for (size_t more = 0; more < 2; more++) test_run(model, N_TOKENS, 2 + 2 * (size_t)lasting + more, lasting, 2);
+    }
+    lp_model_close(model);
+    lp_safetensors_close(file);
+}
+
+int main(void) {
+    char path[] = "/tmp/llamaprobe_test_XXXXXX";
+    int fd = mkstemp(path);
+    image bytes = make_tiny_model(&config, 5);
+    CHECK(fd >= 0 && write(fd, bytes.bytes, bytes.n_bytes) == (ssize_t)bytes.n_bytes);
+    free(bytes.bytes);
+    for (int i = 0; i < N_TOKENS; i++) ids[i] = i % (int32_t)config.vocab_size;
+    for (int lasting = 0; lasting < 2; lasting++)
+        for (int use_mmap = 0; use_mmap < 2; use_mmap++) test_open(path, use_mmap, lasting);
+    test_runs(path);
+    CHECK(faults.n_live == 0 && faults.live_mapped == 0);
+    close(fd);
+    unlink(path);
+    return CHECK_REPORT();
+}
