@@ -1,20 +1,23 @@
 """How fast numbers become text and text becomes numbers in memory, beside what people use instead.
 
-    python bench/text.py [threads] [rounds]
+    python bench/text.py [--threads 1] [--runs 9] [--csv FILE]
 
 In each round every way does the same job once, in turn, so a slow moment of the machine hits all of
 them; medians of millions of values per second are shown. polars takes part where it is installed,
-on as many threads. Writing files, hashes and disks are not in here.
+on as many threads. Files, hashes and disks are bench/export.py's.
 """
 
+import argparse
+import csv
 import io
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 
+import cpu
 import numpy as np
 
 from llamaprobe import _core
@@ -33,11 +36,19 @@ def rates(ways: dict[str, tuple[Job, int]], rounds: int) -> dict[str, float]:
     return {name: n / statistics.median(seconds[name]) / 1e6 for name, (_, n) in ways.items()}
 
 
-def show(title: str, result: dict[str, float]) -> None:
-    ours, *others = result.items()
-    print(f"{title}\n  {ours[0]:28} {ours[1]:9.1f} M/s")
-    for name, rate in others:
-        print(f"  {name:28} {rate:9.1f} M/s   {ours[1] / rate:6.1f} x")
+class Results:
+    """What is shown, and kept as rows: CPU, threads, job, way, M values/s, how much faster we are."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads, self.rows = threads, []
+
+    def show(self, title: str, result: dict[str, float]) -> None:
+        ours = next(iter(result.values()))
+        print(f"{title}, {self.threads} threads")
+        for name, rate in result.items():
+            print(f"  {name:28} {rate:9.1f} M/s   {ours / rate:6.1f} x")
+            row = [cpu.name(), self.threads, title, name, f"{rate:.4g}", f"{ours / rate:.4g}"]
+            self.rows.append(row)
 
 
 def part(values: np.ndarray) -> np.ndarray:
@@ -59,7 +70,8 @@ def write_csv(values: np.ndarray) -> tuple[Job, int]:
     return lambda: frame.write_csv(io.BytesIO(), include_header=False), values.size
 
 
-def bench_words(values: np.ndarray, out: bytearray, threads: int, rounds: int) -> None:
+def bench_words(values: np.ndarray, out: bytearray, rounds: int, results: Results) -> None:
+    threads = results.threads
     words = (values.view(np.uint32) >> 16).astype(np.uint16)
     table = _core.text_table(True, -1)
     n_cols = words.shape[1]
@@ -73,11 +85,11 @@ def bench_words(values: np.ndarray, out: bytearray, threads: int, rounds: int) -
     }
     if find_spec("polars"):
         ways["polars write_csv"] = write_csv((words.astype(np.uint32) << 16).view(np.float32))
-    show(f"bf16 weights to the shortest text, {threads} threads", rates(ways, rounds))
+    results.show("bf16 weights to the shortest text", rates(ways, rounds))
 
 
-def bench_floats(values: np.ndarray, out: bytearray, threads: int, rounds: int) -> None:
-    n_cols = values.shape[1]
+def bench_floats(values: np.ndarray, out: bytearray, rounds: int, results: Results) -> None:
+    n_cols, threads = values.shape[1], results.threads
 
     def ours(digits: int) -> tuple[Job, int]:
         return (
@@ -88,16 +100,17 @@ def bench_floats(values: np.ndarray, out: bytearray, threads: int, rounds: int) 
     ways = {"float32": ours(-1), "np.savetxt %.9g": savetxt(values, "%.9g")}
     if find_spec("polars"):
         ways["polars write_csv"] = write_csv(values)
-    show(f"float32 activations to the shortest text, {threads} threads", rates(ways, rounds))
+    results.show("float32 activations to the shortest text", rates(ways, rounds))
     for digits in (8, 16):
         ways = {
             f"float32 %.{digits}e": ours(digits),
             f"np.savetxt %.{digits}e": savetxt(values, f"%.{digits}e"),
         }
-        show(f"the same to %.{digits}e", rates(ways, rounds))
+        results.show(f"float32 activations to %.{digits}e", rates(ways, rounds))
 
 
-def bench_reading(values: np.ndarray, out: bytearray, threads: int, rounds: int) -> None:
+def bench_reading(values: np.ndarray, out: bytearray, rounds: int, results: Results) -> None:
+    threads = results.threads
     for digits in (-1, 16):
         pieces = _core.format_floats(out, values, 0, values.shape[1], ",", digits, threads)
         text = b"".join(out[start:stop] for start, stop in pieces)
@@ -111,19 +124,25 @@ def bench_reading(values: np.ndarray, out: bytearray, threads: int, rounds: int)
             ),
         }
         spelling = "the shortest text" if digits < 0 else "%.16e"
-        show(f"reading {spelling}, {threads} threads", rates(ways, rounds))
+        results.show(f"reading {spelling}", rates(ways, rounds))
         assert np.array_equal(back, values)
 
 
 def main() -> None:
-    threads = int(sys.argv[1]) if len(sys.argv) > 1 else 1
-    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 9
-    os.environ["POLARS_MAX_THREADS"] = str(threads)  # read when polars is imported
-    values = np.random.default_rng(0).standard_normal((2048, 1024), dtype=np.float32)
-    out = bytearray(_core.text_capacity(values.size))
-    bench_words(values * np.float32(0.02), out, threads, rounds)
-    bench_floats(values, out, threads, rounds)
-    bench_reading(values, out, threads, rounds)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--csv", type=Path)
+    args = parser.parse_args()
+    os.environ["POLARS_MAX_THREADS"] = str(args.threads)  # read when polars is imported
+    values = np.random.default_rng(0).standard_normal((8192, 1024), dtype=np.float32)
+    out, results = bytearray(_core.text_capacity(values.size)), Results(args.threads)
+    bench_words(values * np.float32(0.02), out, args.runs, results)
+    bench_floats(values, out, args.runs, results)
+    bench_reading(values, out, args.runs, results)
+    if args.csv:
+        with args.csv.open("a", newline="") as file:
+            csv.writer(file).writerows(results.rows)
 
 
 if __name__ == "__main__":
