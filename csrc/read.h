@@ -1,8 +1,8 @@
 /* read.h - a whole text of numbers to float32, by all threads.
  *
  * The text is cut behind line feeds into parts; their rows are counted first, so that every part knows where its
- * numbers go, and then read. A text of one long row is read by one thread. What a number and a row are is
- * text_read.h's business. */
+ * numbers go, and then read. Where there are fewer rows than threads, each row is cut at separators instead. What a
+ * number and a row are is text_read.h's business. */
 #ifndef LP_READ_H
 #define LP_READ_H
 

@@ -59,14 +59,16 @@ size_t lp_text_count_rows(const char *text, size_t n_bytes) {
 
 size_t lp_text_count_cols(const char *text, size_t n_bytes, char sep) {
     reader r = {text, text + n_bytes, sep};
-    const char *p = next_row(&r, text);
+    const char *p = next_row(&r, text), *end = next_line(&r, p);
     size_t n = p < r.end;
-    while (p < r.end && *p != '\n') {
-        if (sep != ' ' || !is_blank(&r, p)) {
-            n += *p++ == sep;
-        } else {
+    if (sep != ' ')
+        while (p < end) n += *p++ == sep;
+    while (p < end && *p != '\n') {
+        if (is_blank(&r, p)) {
             p = skip_blanks(&r, p);
             n += !at_line_end(&r, p); /* blanks at the end of a line separate nothing */
+        } else {
+            p++;
         }
     }
     return n;

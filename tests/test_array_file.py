@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 import llamaprobe as lp
+from llamaprobe import _core
 
 FORMATS = ("csv", "txt", "npy", "hex")
 
@@ -161,6 +162,37 @@ def test_a_fault_far_down_is_found_where_it_is(tmp_path):
     path.write_text("# shape=[20000, 30]\n" + "\n".join(rows) + "\n")
     with pytest.raises(lp.FormatError, match="line 17005, column 5: 'oops'"):
         lp.read(path)
+
+
+@pytest.mark.parametrize("sep", [",", " "])
+@pytest.mark.parametrize("n_rows", [1, 2, 4])
+def test_threads_do_not_change_what_is_read_of_long_rows(sep, n_rows):
+    """Rows of some 340 kB, which are cut into parts of 64 kB and more; whole, and with a byte in
+    them replaced where it may do harm: beside the cuts most of all."""
+    rng = np.random.default_rng(n_rows)
+    values = rng.standard_normal((n_rows, 30_000)).astype(np.float32)
+    rows = [sep.join(map(str, row.tolist())) for row in values]
+    good = ("# a comment\n" + "\n".join(rows) + "\r\n").encode()
+
+    def read(text: bytes, n_threads: int) -> tuple[object, bytes]:
+        back = np.zeros(values.size, np.float32)
+        fault = _core.parse_floats(back, text, 0, sep, n_threads)
+        return fault, b"" if fault else back.tobytes()
+
+    assert read(good, 1) == (None, values.tobytes())
+    n_faults = 0
+    for _ in range(150):
+        text = bytearray(good)
+        at = int(rng.integers(12, len(good)))
+        if rng.random() < 0.8:
+            n_parts = int(rng.integers(2, 7))
+            cut = good.find(sep.encode(), 12 + len(rows[0]) * int(rng.integers(1, n_parts)) // n_parts)
+            at = min(cut + int(rng.integers(-2, 4)), len(good) - 1)
+        text[at] = rng.choice(list(b"1,#\r \nx\t"))
+        expected = read(bytes(text), 1)
+        n_faults += expected[0] is not None
+        assert read(bytes(text), 2) == read(bytes(text), 5) == expected
+    assert 20 < n_faults < 150
 
 
 def npy(header: str, data: bytes) -> bytes:
