@@ -179,7 +179,6 @@ def test_wrong_usage_is_exit_2(command, folder, ids):
         ["run", folder, "x", "--threads", "0"],
         ["run", folder, "x", "--format", "xls"],
         ["weights", folder],
-        ["verify", "x"],
     ):
         code, told, errors = command(*args)
         assert (code, told) == (2, "") and "usage: llamaprobe" in errors, args
