@@ -4,7 +4,7 @@ do."""
 import argparse
 from typing import TYPE_CHECKING
 
-from .cli_options import MODEL_HELP, add_source_options, count, counts, layers, names
+from .cli_options import MODEL_HELP, add_capture_options, add_source_options, count, counts
 
 if TYPE_CHECKING:
     from .bench import Timing, Trial
@@ -29,14 +29,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--repeat", type=count, default=5, metavar="K", help="runs after the first (default 5)"
     )
-    parser.add_argument(
-        "--points",
-        type=names,
-        action="extend",
-        metavar="P,P",
-        help="values to capture meanwhile (default x,x_norm)",
-    )
-    parser.add_argument("--layers", type=layers, metavar="0,3,5-7", help="their numbers (default all)")
+    add_capture_options(parser)
     parser.add_argument("--json", action="store_true", help="as JSON")
     add_source_options(parser)
     parser.set_defaults(run=run)

@@ -27,6 +27,17 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace files that exist")
 
 
+def add_capture_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--points",
+        type=names,
+        action="extend",
+        metavar="P,P",
+        help="values to keep, as x,q,pattern (default x,x_norm; all names: docs/points.md)",
+    )
+    parser.add_argument("--layers", type=layers, metavar="0,3,5-7", help="their numbers (default all)")
+
+
 def add_source_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--revision", default="main", metavar="REV", help="branch, tag or commit of a repo"

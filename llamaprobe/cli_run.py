@@ -5,7 +5,13 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from .cli_options import MODEL_HELP, add_file_options, add_source_options, layers, names, tell_size
+from .cli_options import (
+    MODEL_HELP,
+    add_capture_options,
+    add_file_options,
+    add_source_options,
+    tell_size,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,14 +41,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--date", help="what the template takes for today: YYYY-MM-DD or today (default 2024-07-26)"
     )
     parser.add_argument("--out", metavar="DIR", help="where the files go")
-    parser.add_argument(
-        "--points",
-        type=names,
-        action="extend",
-        metavar="P,P",
-        help="values to keep, as x,q,pattern (default x,x_norm; all names: docs/points.md)",
-    )
-    parser.add_argument("--layers", type=layers, metavar="0,3,5-7", help="their numbers (default all)")
+    add_capture_options(parser)
     parser.add_argument(
         "--no-masks", action="store_true", help="leave out attention_mask and position_ids"
     )

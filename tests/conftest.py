@@ -86,3 +86,18 @@ def random_checkpoint(tmp_path: Path) -> Callable[..., Path]:
         return models.write_checkpoint(folder, keys, weights, dtype, n_shards, odd_start)
 
     return make
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """command(*args) -> (exit code, stdout, stderr) of `llamaprobe ARGS`."""
+    from llamaprobe import cli
+
+    def run(*args: Any) -> tuple[int, str, str]:
+        try:
+            code = cli.main([str(arg) for arg in args])
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return run

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import llamaprobe as lp
-from llamaprobe import cli
 from llamaprobe.bench import measure, random_ids
 from llamaprobe.machine import Roof, cpu_name, roof
 from llamaprobe.profile import Profile, Stage
@@ -173,20 +172,6 @@ def test_a_vague_name_gets_numbers(monkeypatch, tmp_path, told, name):
 
 
 # ---- the command ----
-
-
-@pytest.fixture
-def command(capsys):
-    """command(*args) -> (exit code, stdout, stderr)"""
-
-    def run(*args):
-        try:
-            code = cli.main([str(arg) for arg in args])
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def test_measure(random_checkpoint):

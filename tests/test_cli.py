@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import llamaprobe as lp
-from llamaprobe import cli, names
+from llamaprobe import names
 from llamaprobe.saved import read_run
 
 LP = [sys.executable, "-m", "llamaprobe"]
@@ -26,20 +26,6 @@ def ids(tmp_path):
     path = tmp_path / "ids.txt"
     path.write_text(IDS)
     return str(path)
-
-
-@pytest.fixture
-def command(capsys):
-    """command(*args) -> (exit code, stdout, stderr)"""
-
-    def run(*args):
-        try:
-            code = cli.main([str(arg) for arg in args])
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return run
 
 
 # ---- run ----
