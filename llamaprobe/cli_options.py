@@ -3,6 +3,10 @@ exit 2."""
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MODEL_HELP = 'a folder, a repo id such as meta-llama/Llama-3.2-1B-Instruct, or "demo"'
 _LARGE = 100_000_000  # bytes: what is told before it is written
@@ -107,3 +111,20 @@ def tell_size(n_bytes: int, n_files: int, exact: bool) -> None:
             file=sys.stderr,
             flush=True,
         )
+
+
+def tell_written(paths: "list[Path]", about: str) -> None:
+    """One line on stderr: how many files, how large, where, and what fixed point could not hold.
+    The last path is the manifest."""
+    from .atomic import show_bytes
+    from .files import read_json
+    from .names import printable
+
+    entries = read_json(paths[-1])["files"]
+    files = [entries[path.name] for path in paths[:-1]]
+    n_bytes = sum(entry["bytes"] for entry in files)
+    told = f"{len(files)} files, {show_bytes(n_bytes)}, in {printable(str(paths[-1].parent))}{about}"
+    for key, what in (("saturated", "saturated"), ("nan", "NaN became 0")):
+        if count := sum(entry.get(key, 0) for entry in files):
+            told += f"; {count} {what}"
+    print(f"llamaprobe: {told}", file=sys.stderr)

@@ -11,6 +11,7 @@ from .cli_options import (
     add_file_options,
     add_source_options,
     tell_size,
+    tell_written,
 )
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "run",
         help="run a prompt and write the values of every layer",
-        description="Runs a prompt. With --out the values become files, else a summary is shown.",
+        description="Runs a prompt. With --out the values become files, whose paths are printed, one a "
+        "line, the manifest last; else a summary is shown.",
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="text")
@@ -95,8 +97,10 @@ def _save(result: "Run", args: argparse.Namespace) -> int:
     tables = run_tables(result, **how)
     exact = all(table.exact for table in tables.values())
     tell_size(sum(table.n_bytes() for table in tables.values()), len(tables), exact)
-    for path in save_run(result, args.out, force=args.force, hash_weights=args.hash_weights, **how):
+    paths = save_run(result, args.out, force=args.force, hash_weights=args.hash_weights, **how)
+    for path in paths:
         print(path)
+    tell_written(paths, f": {len(result)} tokens, {', '.join(result.points)}")
     return 0
 
 

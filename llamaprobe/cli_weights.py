@@ -2,15 +2,21 @@
 
 import argparse
 
-from .cli_options import MODEL_HELP, add_file_options, add_source_options, tell_size
+from .cli_options import (
+    MODEL_HELP,
+    add_file_options,
+    add_source_options,
+    tell_size,
+    tell_written,
+)
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "weights",
         help="write the weights as text or npy, one file per tensor",
-        description="Writes one file per tensor and a manifest.json. "
-        "Goes on where an earlier call was stopped.",
+        description="Writes one file per tensor and a manifest.json, and prints their paths, one a "
+        "line. Goes on where an earlier call was stopped.",
     )
     parser.add_argument("model", metavar="MODEL", help=f"{MODEL_HELP}, or one .safetensors file")
     parser.add_argument("--out", metavar="DIR", help="where the files go")
@@ -50,9 +56,18 @@ def run(args: argparse.Namespace) -> int:
     }
     if args.list:
         return _list(plan_weights(source, **choice))
-    paths = export_weights(source, args.out, force=args.force, on_start=_tell, **choice)
+    todo: list = []
+    paths = export_weights(
+        source,
+        args.out,
+        force=args.force,
+        on_start=lambda planned: (todo.extend(planned), _tell(planned)),
+        **choice,
+    )
     for path in paths:
         print(path)
+    n_kept = len(paths) - 1 - len(todo)
+    tell_written(paths, f"; {n_kept} of them were whole already" if n_kept else "")
     return 0
 
 

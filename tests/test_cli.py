@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -34,7 +35,11 @@ def ids(tmp_path):
 def test_run_writes_the_files_and_prints_their_names(command, folder, ids, tmp_path):
     out = tmp_path / "out"
     code, told, errors = command("run", folder, "--ids", ids, "--out", out)
-    assert (code, errors) == (0, "")
+    assert code == 0
+    n_bytes = sum(path.stat().st_size for path in out.glob("*_*"))
+    assert errors == (
+        f"llamaprobe: 11 files, {n_bytes / 1000:.1f} kB, in {out}: 5 tokens, x, x_norm\n"
+    )
     assert told.splitlines() == [
         str(path) for path in map(out.joinpath, [os.path.basename(n) for n in told.split()])
     ]
@@ -165,6 +170,7 @@ def test_wrong_usage_is_exit_2(command, folder, ids):
         ["run", folder, "x", "--threads", "0"],
         ["run", folder, "x", "--format", "xls"],
         ["weights", folder],
+        ["verify"],
     ):
         code, told, errors = command(*args)
         assert (code, told) == (2, "") and "usage: llamaprobe" in errors, args
@@ -250,7 +256,7 @@ def test_weights(command, folder, tmp_path):
     code, told, errors = command(
         "weights", folder, "--out", tmp_path / "o", "--exclude", "re:layers", "--digits", "4"
     )
-    assert (code, errors) == (0, "")
+    assert code == 0 and re.fullmatch(rf"llamaprobe: 3 files, .* kB, in {tmp_path}/o\n", errors)
     names = [
         "lm_head.weight.csv",
         "model.embed_tokens.weight.csv",
@@ -258,6 +264,23 @@ def test_weights(command, folder, tmp_path):
         "manifest.json",
     ]
     assert sorted(told.split()) == sorted(str(tmp_path / "o" / name) for name in names)
+    again = command("weights", folder, "--out", tmp_path / "o", "--digits", "4")
+    assert again[0] == 0 and again[2].endswith("/o; 3 of them were whole already\n")
+
+
+def test_formats_for_hardware(command, folder, ids, tmp_path):
+    norm = ("weights", folder, "--filter", "model.norm.weight", "--format")
+    code, told, _ = command(*norm, "hex", "--dtype", "raw", "--list")
+    assert code == 0 and told.splitlines()[-1] == "1 files, 269 bytes"
+    code, _, errors = command(*norm, "q1.7", "--out", tmp_path / "o")
+    entry = json.loads((tmp_path / "o/manifest.json").read_text())["files"]["model.norm.weight.hex"]
+    assert code == 0 and entry["saturated"] > 0
+    assert errors.endswith(f"/o; {entry['saturated']} saturated\n")
+    run = ("run", folder, "--ids", ids, "--format", "q8.8", "--out", tmp_path / "run")
+    assert command(*run)[0] == 0
+    assert command("verify", tmp_path / "run", "--model", folder)[0] == 0
+    for wrong in ("xls", "q0.8", "q20.20", "q4"):
+        assert command("weights", folder, "--list", "--format", wrong)[0] == 2
 
 
 # ---- processes ----
