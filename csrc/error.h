@@ -8,6 +8,8 @@
 
 #include <stddef.h>
 
+#include "platform.h"
+
 typedef enum {
     LP_OK,
     LP_ENOMEM,       /* memory could not be had */

@@ -6,6 +6,8 @@
 
 #include <stddef.h>
 
+#include "platform.h"
+
 static inline int lp_size_add(size_t *sum, size_t a, size_t b) {
     return __builtin_add_overflow(a, b, sum) ? -1 : 0;
 }

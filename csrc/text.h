@@ -11,6 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "platform.h"
+
 #define LP_SHORTEST (-1)   /* digits: the shortest that reads back */
 #define LP_MAX_DIGITS 25   /* digits: 0 .. 25 means %.Ne; below is taken as LP_SHORTEST, above as 25 */
 #define LP_NUMBER_BYTES 40 /* no number is longer, whatever the digits */

@@ -14,6 +14,8 @@
 
 #include <stddef.h>
 
+#include "platform.h"
+
 typedef enum {
     LP_TEXT_WHOLE,     /* no fault */
     LP_TEXT_NO_NUMBER, /* something that is not a number, or nothing, stands where a number should */

@@ -12,6 +12,7 @@ CSRC = REPO / "csrc"
 # A file includes only files of a lower number. A folder has one number, and so have the parts of
 # one noun (text.c, text_digits.h); within these, files may include each other.
 LEVELS = {
+    "platform": -1,
     **dict.fromkeys(("error", "size", "half", "fpenv", "clock"), 0),
     **dict.fromkeys(("json", "pool", "text", "limits", "map", "sincos", "kernels", "profile"), 1),
     **dict.fromkeys(("memory", "safetensors", "ops", "points", "write", "read"), 2),
