@@ -3,6 +3,7 @@
 #include "check.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -71,6 +72,26 @@ static void check_short_steps(size_t n_threads) {
     CHECK(polls >= 100);
 }
 
+static int run_crews(void) {
+    static const size_t threads[] = {16, 2, 7, 3};
+    int ok = 1;
+    for (size_t i = 0; i < 400; i++) ok &= all_once(20 + i % 3, threads[i % 4]);
+    return ok;
+}
+
+/* On one core, to which a child pins itself before it has threads, workers come late: to a step that is over, or to one
+ * that invites fewer. Each job is done once all the same, by a worker whose number is that of a thread of its step. */
+static void check_late_workers(void) {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(sched_getcpu(), &one);
+    CHECK(run_crews());
+    pid_t child = fork();
+    if (child == 0) _exit(sched_setaffinity(0, sizeof one, &one) || run_crews() ? 0 : 1);
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
 static void check_fork(void) {
     pid_t child = fork();
     if (child == 0) _exit(all_once(N, 4) && all_once(N, 2) ? 0 : 1);
@@ -94,6 +115,7 @@ int main(void) {
     run_steps(&ok[4]);
     for (int i = 0; i < 4; i++) pthread_join(other[i], NULL);
     CHECK(ok[0] && ok[1] && ok[2] && ok[3] && ok[4]);
+    check_late_workers();
     check_fork();
     return CHECK_REPORT();
 }
