@@ -20,7 +20,7 @@ VARIANT := $(notdir $(CC))$(if $(SAN),-san-$(SAN))$(if $(COV),-cov)
 OUT := build/c-$(VARIANT)
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wvla -Werror
 CFLAGS_ALL := -std=c11 -O2 -g -ffp-contract=off -pthread $(WARNINGS) \
-  $(if $(SAN),-g1 -O1 -fsanitize=$(SANITIZERS) -fno-sanitize-recover=all -fno-omit-frame-pointer) \
+  $(if $(SAN),-g1 -O1 -DLP_NO_UNROLL= -fsanitize=$(SANITIZERS) -fno-sanitize-recover=all -fno-omit-frame-pointer) \
   $(if $(COV),--coverage) $(CFLAGS)
 
 CORE := $(wildcard csrc/*.c csrc/kernels/*.c)

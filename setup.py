@@ -34,6 +34,7 @@ compile_args = [
     *("-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Wvla"),
 ]
 link_args = ["-pthread"]
+define_macros = [("Py_LIMITED_API", "0x030b0000")] if LIMITED else []
 if on("WERROR"):
     compile_args += ["-Werror"]
 if on("DEBUG"):
@@ -42,6 +43,7 @@ if sanitizers := on("SANITIZE"):
     sanitizers = "address,undefined" if sanitizers == "1" else sanitizers
     flags = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
     compile_args += [*flags, "-O1", "-g1", "-fno-omit-frame-pointer"]  # -g takes minutes
+    define_macros += [("LP_NO_UNROLL", "")]  # and so do unrolled kernels
     link_args += flags
 if on("COVERAGE"):
     compile_args += ["--coverage", "-O1"]
@@ -68,7 +70,7 @@ core = Extension(
     sources=sorted(glob("csrc/**/*.c", recursive=True)),
     depends=sorted(glob("csrc/**/*.h", recursive=True)),
     include_dirs=[numpy.get_include()],  # never csrc: its error.h would hide the system's
-    define_macros=[("Py_LIMITED_API", "0x030b0000")] if LIMITED else [],
+    define_macros=define_macros,
     libraries=["m"],
     extra_compile_args=compile_args,
     extra_link_args=link_args,

@@ -1,0 +1,85 @@
+"""For test_allocation: opens, runs and looks while one allocation of Python's after the other fails.
+
+Arguments: the folder of a checkpoint. Every failure must be a MemoryError that leaves nothing
+behind, and what follows it must work. Prints how many calls failed.
+"""
+
+import os
+import sys
+
+import _testcapi
+import numpy as np
+
+import llamaprobe
+from llamaprobe import _core
+
+MOST = 2000  # allocations of one call; far more than any needs
+
+folder = sys.argv[1]
+path = os.path.join(folder, "model.safetensors")
+config = llamaprobe.load(folder).config
+names = "n_layers n_heads n_kv_heads head_dim d_model d_ff vocab_size max_positions rms_norm_eps"
+names += " attention_bias mlp_bias tied_head inv_freq"
+sizes = {name: getattr(config, name) for name in names.split()}
+ids = np.array([1, 2, 3], np.int32)
+points = [
+    (i, tuple(range(config.n_layers if per_layer else 1)))
+    for i, (_, _, per_layer) in enumerate(_core.points())
+]
+
+
+def open_file():
+    return _core.Safetensors(path)
+
+
+def open_model(files=(_core.Safetensors(path),)):
+    return _core.Model(files, **sizes)
+
+
+def run(model=open_model()):
+    return model.run(ids, [0, 3], points, n_threads=1)
+
+
+def look(file=open_file()):
+    name = file.tensors()[0][0]
+    return file.tensors(), file.metadata, file.raw(name), file.read(name), file.n_bytes
+
+
+def ask():
+    return _core.points(), _core.kernels(), _core.kernel_in_use(), _core.cores()
+
+
+def refuse(model=open_model()):
+    try:
+        model.run(ids, [0, 3], [(0, (99,))], n_threads=1)
+    except llamaprobe.ArgumentError:
+        return
+
+
+def fail_each(call):
+    """Lets the n-th allocation of the call fail, for each n until it ends well twenty times."""
+    call()
+    n_failed = n_well = 0
+    n_open = len(os.listdir("/proc/self/fd"))
+    for n in range(MOST):
+        _testcapi.set_nomemory(n, n + 1)
+        try:
+            call()
+            n_well += 1
+        except MemoryError:
+            n_failed += 1
+            n_well = 0
+        finally:
+            _testcapi.remove_mem_hooks()
+        still_open = len(os.listdir("/proc/self/fd")) - n_open
+        assert not still_open, f"{call.__name__}, allocation {n}: a file is left open"
+        if n_well == 20:
+            break
+    assert n_well == 20 and n_failed, (call.__name__, n_well, n_failed)
+    return n_failed
+
+
+wanted = [array.tobytes() for array in run()]
+calls = (open_file, open_model, run, look, ask, refuse)
+print(*(f"{call.__name__}={fail_each(call)}" for call in calls))
+assert [array.tobytes() for array in run()] == wanted
