@@ -16,9 +16,10 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
-#include <time.h>
+#include <time.h> /* nanosleep */
 #include <unistd.h>
 
+#include "clock.h" /* lp_clock_ns */
 #include "fpenv.h" /* lp_fpenv_set, lp_fpenv_restore */
 #include "size.h"  /* lp_size_min */
 
@@ -57,12 +58,6 @@ static struct {
 static pthread_mutex_t owner_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 
-static int64_t now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
 static inline void pause_cpu(void) {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
@@ -91,13 +86,13 @@ static int has_cores(size_t n) { return (long)n <= sysconf(_SC_NPROCESSORS_ONLN)
 
 /* Waits until *word is no longer `value`: a short spin by the clock, then sleep. */
 static void wait_change(atomic_uint *word, unsigned value) {
-    int64_t stop = now_ns() + (atomic_load_explicit(&pool.crowded, memory_order_relaxed) ? 0 : SPIN_NS);
+    int64_t stop = lp_clock_ns() + (atomic_load_explicit(&pool.crowded, memory_order_relaxed) ? 0 : SPIN_NS);
     do {
         for (int i = 0; i < 64; i++) {
             if (atomic_load_explicit(word, memory_order_acquire) != value) return;
             pause_cpu();
         }
-    } while (now_ns() < stop);
+    } while (lp_clock_ns() < stop);
     atomic_fetch_add(&pool.sleepers, 1);
     while (atomic_load(word) == value) sleep_while(word, value);
     atomic_fetch_sub(&pool.sleepers, 1);
@@ -194,7 +189,7 @@ static void publish(size_t n, size_t n_invited, lp_job fn, void *arg) {
  * steps is polled at each of them: how often it really looks is the poll's own business. */
 static int stop_asked(const lp_crew *crew, int64_t *last) {
     if (!crew->poll) return 0;
-    int64_t now = now_ns();
+    int64_t now = lp_clock_ns();
     if (now - *last < POLL_NS) return 0;
     *last = now;
     return crew->poll(crew->poll_arg);
