@@ -61,8 +61,8 @@ WHERE: dict[str, list[str]] = {
     "84": ["test_hub_processes.py::test_a_full_disk_keeps_what_came"],
     "85": ["test_hub_download.py::test_offline_with_and_without_files"],
     "86": [
-        "test_hub_faults.py::test_a_listing_with_a_name_that_is_never_honest",
-        "test_hub_faults.py::test_chosen_names_that_some_system_cannot_hold",
+        "test_hub_names.py::test_a_listing_with_a_name_that_is_never_honest",
+        "test_hub_names.py::test_chosen_names_that_some_system_cannot_hold",
     ],
     "87": ["test_hub_faults.py::test_pages_that_do_not_end"],
     "88": [
