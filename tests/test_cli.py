@@ -1,10 +1,13 @@
 """The command line: what it prints and where, one line for a mistake, and the exit codes."""
 
+import fcntl
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
+import termios
 
 import numpy as np
 import pytest
@@ -266,6 +269,16 @@ def test_weights(command, folder, tmp_path):
     assert sorted(told.split()) == sorted(str(tmp_path / "o" / name) for name in names)
     again = command("weights", folder, "--out", tmp_path / "o", "--digits", "4")
     assert again[0] == 0 and again[2].endswith("/o; 3 of them were whole already\n")
+
+
+def test_a_bar_in_bytes_on_a_terminal(folder, tmp_path):
+    screen, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 40, 100, 0, 0))
+    args = [*LP, "weights", folder, "--out", tmp_path / "o"]
+    subprocess.run(args, stdout=subprocess.DEVNULL, stderr=terminal, check=True)
+    os.close(terminal)
+    assert re.search(rb"0%\|.*/[0-9.]+k \[.*B/s\]", os.read(screen, 1 << 16))
+    os.close(screen)
 
 
 def test_formats_for_hardware(command, folder, ids, tmp_path):

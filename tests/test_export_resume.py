@@ -199,7 +199,7 @@ def test_memory_does_not_grow_with_the_tensor(tmp_path):
     }
     write_safetensors(tmp_path / "m.safetensors", tensors)
     script = f"""
-import threading, time
+import shutil, threading, time
 from llamaprobe.export import export_weights
 def anonymous():
     for line in open("/proc/self/status"):
@@ -212,13 +212,14 @@ def watch():
         peak[0] = max(peak[0], anonymous())
         time.sleep(0.005)
 thread = threading.Thread(target=watch); thread.start()
-for format in ("csv", "npy"):
+for format in ("csv", "hex", "q4.12", "npy"):
+    shutil.rmtree({str(tmp_path / "o")!r}, ignore_errors=True)
     export_weights({str(tmp_path / "m.safetensors")!r}, {str(tmp_path / "o")!r}, format=format)
 done.set(); thread.join()
 print(peak[0] - before)
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert float(run.stdout) < 60, "MB beyond the mapping"
+    assert float(run.stdout) < 100, "MB beyond the mapping"
     assert np.load(tmp_path / "o/v.npy", mmap_mode="r").shape == (n,)
 
 
