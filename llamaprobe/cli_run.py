@@ -28,8 +28,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "run",
         help="run a prompt and write the values of every layer",
-        description="Runs a prompt. With --out the values become files, whose paths are printed, one a "
-        "line, the manifest last; else a summary is shown.",
+        description="Runs a prompt. With --out the values become files, whose paths are printed, "
+        "one a line, the manifest last; else a summary is shown.",
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="text")

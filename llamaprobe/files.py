@@ -78,10 +78,10 @@ def save_run(
     """Write the files of a run into `folder` (made if it is missing) and return their paths, the
     manifest last.
 
-    `points` are some of run.points (default all); `format` is "csv", "txt", "npy", "hex" (words
-    for Verilog) or "q<m>.<n>" (fixed point, rounded); `digits` None is the shortest decimal that
-    reads back to the same bits, N is `%.Ne`. `masks` adds attention_mask and position_ids. `hash_weights` reads the weight files to put their sha256 into
-    the manifest when it is not known without.
+    `points` are some of run.points (default all); `format` is "csv", "txt", "npy", "hex" (words for
+    Verilog) or "q<m>.<n>" (fixed point, rounded); `digits` None is the shortest decimal that reads
+    back to the same bits, N is `%.Ne`. `masks` adds attention_mask and position_ids. `hash_weights`
+    reads the weight files to put their sha256 into the manifest when it is not known without.
 
     Nothing is written when a file of that name exists and `force` is not given, or when the disk
     lacks the space. With `force` the files of the run that was there go, also those that this one

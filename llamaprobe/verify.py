@@ -298,7 +298,7 @@ def _check_values(
             continue
         try:
             if fixed_point(saved.format):
-                found[point].append(Check(point, note="fixed point is compared with the run made again alone"))
+                found[point].append(Check(point, note="fixed point; see the run made again"))
             else:
                 found[point].append(_compare(point, layer, stored, recomputed.expected(point)))
         except Undetermined:
