@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "platform.h"
+
 /* S(NAME, name): the enum LP_STAGE_<NAME> and the name that Python sees, in order of computation. SwiGLU and the
  * residual adds are made on tiles of a product while these are in cache: they are in the time of gate_up, of o_proj and
  * of down. The softmax is in attention. */

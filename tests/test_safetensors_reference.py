@@ -320,7 +320,7 @@ def break_text(text: bytes, chance: random.Random) -> bytes:
     return text[:start] + chance.choice(words) + text[end:]
 
 
-@settings(max_examples=2500, deadline=None, database=None)
+@settings(max_examples=5000, deadline=None, database=None)
 @given(
     built=tensors(),
     n_breaks=st.integers(0, 2),
