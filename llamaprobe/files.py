@@ -220,7 +220,7 @@ def check_new(folder: Path, names: Iterable[str], force: bool) -> None:
     """FileError when one of the files exists and may not be replaced; a folder never may."""
     found = [name for name in names if os.path.lexists(folder / name)]
     for name in found:
-        if (folder / name).is_dir() and not (folder / name).is_symlink():
+        if os.path.isdir(folder / name) and not os.path.islink(folder / name):
             raise FileError(f"{folder / name}: is a folder where a file is to be written")
     if found and not force:
         others = f" and {len(found) - 1} more of these files" if len(found) > 1 else ""

@@ -277,6 +277,6 @@ def _special_tokens(folder: Path, config: dict[str, Any]) -> dict[str, str]:
 def _is_demo(folder: Path) -> bool:
     """The demo is a part of this package: its template is as much ours as this file."""
     try:
-        return _DEMO.is_dir() and os.path.samefile(folder, _DEMO)
+        return os.path.isdir(_DEMO) and os.path.samefile(folder, _DEMO)
     except OSError:
         return False

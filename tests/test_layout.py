@@ -214,6 +214,14 @@ def test_no_module_imports_itself_by_a_detour():
         visit(name, ())
 
 
+def test_asking_for_a_file_raises_nothing():
+    """Path.exists and its like raise PermissionError for a folder that may not be searched; those of
+    os.path do not, and what opens the file tells of it in words of ours."""
+    for path in PACKAGE:
+        found = re.search(r"\.(exists|is_file|is_dir|is_symlink)\(\)", path.read_text())
+        assert not found, f"{name_of(path)}: {found[0]}"
+
+
 # ---- all files ----
 
 

@@ -44,9 +44,9 @@ def check(
     """
     choice = choice or Choice()
     folder = Path(source)
-    if folder.is_dir():
+    if os.path.isdir(folder):
         folder = folder.resolve()
-        if (folder / ".cache" / "huggingface").is_dir():
+        if os.path.isdir(folder / ".cache" / "huggingface"):
             return _check_local(folder, choice)
         if folder.parent.name == "snapshots":
             return _check_snapshot(folder, choice)
@@ -56,7 +56,7 @@ def check(
     root = read_settings(cache_dir).cache_dir / repo_folder(check_repo_id(os.fspath(source)))
     commit = read_ref(root, check_revision(revision))
     snapshot = root / "snapshots" / commit if commit else None
-    if snapshot is None or not snapshot.is_dir():
+    if snapshot is None or not os.path.isdir(snapshot):
         raise OfflineError(f"{source} at {revision}: not in the cache at {root.parent}")
     return _check_snapshot(snapshot, choice)
 
@@ -69,7 +69,7 @@ def _check_snapshot(folder: Path, choice: Choice) -> list[Finding]:
         where = folder / path
         etag = (
             os.path.basename(os.readlink(where))
-            if where.is_symlink()
+            if os.path.islink(where)
             else listing[path].etag
             if path in listing
             else ""

@@ -7,6 +7,7 @@ do nothing with them.
 """
 
 import json
+import os
 import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -107,14 +108,14 @@ def looks_complete(folder: Path, layers: Collection[int] | None, strict: bool) -
     """
     names = {"config.json"} | ({"tokenizer.json"} if strict else set())
     try:
-        if (folder / SINGLE).exists():
+        if os.path.exists(folder / SINGLE):
             names.add(SINGLE)
         else:
             with open(folder / INDEX, "rb") as file:
                 names |= shards(file.read(MAX_INDEX), layers)
     except (OSError, FormatError):
         return False
-    return all((folder / name).exists() for name in names)
+    return all(os.path.exists(folder / name) for name in names)
 
 
 def _weights(
