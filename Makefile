@@ -21,7 +21,7 @@ OUT := build/c-$(VARIANT)
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wvla -Werror
 CFLAGS_ALL := -std=c11 -O2 -g -ffp-contract=off -pthread $(WARNINGS) \
   $(if $(SAN),-g1 -O1 -DLP_NO_UNROLL= -fsanitize=$(SANITIZERS) -fno-sanitize-recover=all -fno-omit-frame-pointer) \
-  $(if $(COV),--coverage) $(CFLAGS)
+  $(if $(COV),-g1 -O1 -DLP_NO_UNROLL= --coverage -fprofile-update=atomic) $(CFLAGS)
 
 CORE := $(wildcard csrc/*.c csrc/kernels/*.c)
 HEADERS := $(wildcard csrc/*.h csrc/kernels/*.h tests/c/*.h fuzz/*.h)
@@ -73,17 +73,22 @@ sanitize: ## C tests and Python tests under AddressSanitizer and UBSan
 	LLAMAPROBE_SANITIZE=1 $(PYTHON) setup.py -q build --build-base build/sanitize --build-lib build/sanitize/lib
 	PYTHONPATH=build/sanitize/lib $(ASAN_ENV) $(PYTHON) -P -m pytest -q -s $(PYTEST)
 
+# The tests in Python whose work is done in C, but for those that compare with torch.
+CORE_TESTS := $(patsubst %,tests/test_%.py,allocation array_file checkpoint core exact export files \
+  hostile_safetensors load model points safetensors_reference text threads vectors)
+
+sanitize-core: ## the same without the tests that hardly reach C: what CI does
+	$(MAKE) sanitize PYTEST="$(CORE_TESTS)"
+
 sanitize-threads: ## the C tests under ThreadSanitizer: the pool, and runs side by side
 	TSAN_OPTIONS=die_after_fork=0 $(MAKE) test-c SAN=thread
 
-coverage: ## which lines of the C core the tests reach, file by file
-	$(MAKE) test-c COV=1
+coverage: ## which lines of the C core the tests in C and in Python reach together
+	find build/c-$(notdir $(CC))-cov build/coverage -name '*.gcda' -delete 2>/dev/null || true
+	$(MAKE) test-c replay COV=1
 	LLAMAPROBE_COVERAGE=1 $(PYTHON) setup.py -q build --build-base build/coverage --build-lib build/coverage/lib
-	PYTHONPATH=build/coverage/lib $(PYTHON) -P -m pytest -q $(PYTEST)
-	@echo "--- tests in C";      cd build/c-$(notdir $(CC))-cov && find . -name '*.gcda' | $(GCOV_TABLE)
-	@echo "--- tests in Python"; cd build/coverage && find . -name '*.gcda' | $(GCOV_TABLE)
-GCOV_TABLE = xargs gcov -n 2>/dev/null | awk -F "'" '/^File .csrc/ {name = $$2} \
-  /^Lines/ && name {sub("Lines executed:", ""); printf "%-34s %s\n", name, $$0; name = ""}' | sort -u
+	PYTHONPATH=build/coverage/lib $(PYTHON) -P -m pytest -q $(or $(PYTEST),$(CORE_TESTS))
+	$(PYTHON) tools/coverage_table.py --least 95 build/c-$(notdir $(CC))-cov build/coverage
 
 exhaustive: $(EXHAUSTIVE:%=$(OUT)/%.passed) ## all 2^32 floats and the like: minutes to hours, before a release
 

@@ -46,7 +46,8 @@ if sanitizers := on("SANITIZE"):
     define_macros += [("LP_NO_UNROLL", "")]  # and so do unrolled kernels
     link_args += flags
 if on("COVERAGE"):
-    compile_args += ["--coverage", "-O1"]
+    compile_args += ["--coverage", "-fprofile-update=atomic", "-O1"]
+    define_macros += [("LP_NO_UNROLL", "")]
     link_args += ["--coverage"]
 
 
