@@ -64,14 +64,15 @@ format-check: ## fails where `make format` would change something
 
 # The whole suite with a core that stops at the first bad access. The interpreter is not built that way, so the
 # runtime is preloaded, leaks are CPython's own business, and its allocator steps aside. The variables are set for
-# pytest alone: a compiler under the preloaded runtime would be checked as well.
+# pytest alone: a compiler under the preloaded runtime would be checked as well. PYTHONSAFEPATH and the whole path
+# let the children of tests find this core too, and not the one in the checkout.
 ASAN_ENV = env LD_PRELOAD=$(shell $(CC) -print-file-name=libasan.so) PYTHONMALLOC=malloc \
   ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 
 sanitize: ## C tests and Python tests under AddressSanitizer and UBSan
 	$(MAKE) test-c replay SAN=1
 	LLAMAPROBE_SANITIZE=1 $(PYTHON) setup.py -q build --build-base build/sanitize --build-lib build/sanitize/lib
-	PYTHONPATH=build/sanitize/lib $(ASAN_ENV) $(PYTHON) -P -m pytest -q -s $(PYTEST)
+	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/sanitize/lib $(ASAN_ENV) $(PYTHON) -m pytest -q -s $(PYTEST)
 
 # The tests in Python whose work is done in C, but for those that compare with torch.
 CORE_TESTS := $(patsubst %,tests/test_%.py,allocation array_file checkpoint core exact export files \
@@ -84,10 +85,11 @@ sanitize-threads: ## the C tests under ThreadSanitizer: the pool, and runs side 
 	TSAN_OPTIONS=die_after_fork=0 $(MAKE) test-c SAN=thread
 
 coverage: ## which lines of the C core the tests in C and in Python reach together
-	find build/c-$(notdir $(CC))-cov build/coverage -name '*.gcda' -delete 2>/dev/null || true
+	rm -f build/c-$(notdir $(CC))-cov/*.passed # or the counts of runs before would be the counts
+	find build -path '*cov*' -name '*.gcda' -delete
 	$(MAKE) test-c replay COV=1
 	LLAMAPROBE_COVERAGE=1 $(PYTHON) setup.py -q build --build-base build/coverage --build-lib build/coverage/lib
-	PYTHONPATH=build/coverage/lib $(PYTHON) -P -m pytest -q $(or $(PYTEST),$(CORE_TESTS))
+	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/coverage/lib $(PYTHON) -m pytest -q $(or $(PYTEST),$(CORE_TESTS))
 	$(PYTHON) tools/coverage_table.py --least 95 build/c-$(notdir $(CC))-cov build/coverage
 
 exhaustive: $(EXHAUSTIVE:%=$(OUT)/%.passed) ## all 2^32 floats and the like: minutes to hours, before a release
