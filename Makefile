@@ -24,7 +24,8 @@ CFLAGS_ALL := -std=c11 -O2 -g -ffp-contract=off -pthread $(WARNINGS) \
   $(if $(COV),-g1 -O1 -DLP_NO_UNROLL= --coverage -fprofile-update=atomic) $(CFLAGS)
 
 CORE := $(wildcard csrc/*.c csrc/kernels/*.c)
-HEADERS := $(wildcard csrc/*.h csrc/kernels/*.h tests/c/*.h fuzz/*.h)
+HEADERS := $(wildcard csrc/*.h csrc/kernels/*.h)
+TEST_HEADERS := $(wildcard tests/c/*.h fuzz/*.h)
 C_FILES := $(wildcard csrc/*.[ch] csrc/*/*.[ch] tests/c/*.[ch] fuzz/*.[ch])
 LIBRARY := $(OUT)/libllamaprobe.a
 TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/test_*.c))
@@ -32,7 +33,7 @@ EXHAUSTIVE := $(patsubst tests/c/%.c,%,$(wildcard tests/c/exhaustive_*.c))
 FUZZ := $(patsubst fuzz/fuzz_%.c,%,$(wildcard fuzz/fuzz_*.c))
 REPLAY := $(foreach name,$(FUZZ),$(if $(wildcard fuzz/corpus/$(name)/*),$(name)))
 
-.PHONY: help build test test-c test-py layout bench format format-check sanitize sanitize-threads fuzz replay \
+.PHONY: help build test test-c test-rows test-aarch64 test-py layout bench format format-check sanitize sanitize-threads fuzz replay \
   coverage exhaustive wheel clean
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -49,6 +50,28 @@ test-py: build ## the tests of the package; PYTEST="-k checkpoint" narrows them
 	$(PYTHON) -m pytest -q $(PYTEST)
 
 test-c: $(TESTS:%=$(OUT)/%.passed) ## the tests of the C core without Python; SAN=1 under ASan and UBSan
+
+test-rows: $(OUT)/test_kernels $(OUT)/test_forward ## each row of kernels, here and on older CPUs under QEMU
+	$(OUT)/test_kernels
+	$(OUT)/test_forward
+	@if command -v qemu-x86_64 >/dev/null && [ "$$(uname -m)" = x86_64 ]; then $(MAKE) -s $(OLDER_CPUS); \
+	else echo "older CPUs not run: they need qemu-x86_64 and an x86-64 machine"; fi
+
+# MODEL.ROW: what dispatch must choose on such a CPU. Without FMA the C library's fmaf, which test_kernels compares
+# with, takes minutes under emulation; the row is the same code as here, and whole runs tell whether it works there.
+OLDER_CPUS := Nehalem.generic Haswell.avx2
+# features for operating systems, of which QEMU would warn
+NOT_EMULATED := -pcid,-x2apic,-tsc-deadline,-invpcid,-hle,-rtm
+EMULATED = qemu-x86_64 -cpu $(basename $@),$(NOT_EMULATED)
+.PHONY: $(OLDER_CPUS)
+$(OLDER_CPUS): $(OUT)/test_kernels $(OUT)/test_forward
+	@echo "--- CPU model $(basename $@)"
+	$(EMULATED) $(OUT)/test_forward $(subst .,,$(suffix $@))
+	$(if $(filter %.generic,$@),,$(EMULATED) $(OUT)/test_kernels $(subst .,,$(suffix $@)))
+
+test-aarch64: ## the C tests on an emulated AArch64: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user
+	$(MAKE) test-c replay CC=aarch64-linux-gnu-gcc AR=aarch64-linux-gnu-ar \
+	  RUN="env EMULATED=1 qemu-aarch64 -L /usr/aarch64-linux-gnu"
 
 layout: ## who includes whom, what may stand where, how long a file may be
 	$(PYTHON) -m pytest -q tests/test_layout.py
@@ -75,8 +98,8 @@ sanitize: ## C tests and Python tests under AddressSanitizer and UBSan
 	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/sanitize/lib $(ASAN_ENV) $(PYTHON) -m pytest -q -s $(PYTEST)
 
 # The tests in Python whose work is done in C, but for those that compare with torch.
-CORE_TESTS := $(patsubst %,tests/test_%.py,allocation array_file checkpoint core exact export files \
-  hostile_safetensors load model points safetensors_reference text threads vectors)
+CORE_TESTS := $(patsubst %,tests/test_%.py,allocation array_file bad_inputs checkpoint core exact export files hex \
+  limits load model points safetensors_reference text threads vectors)
 
 sanitize-core: ## the same without the tests that hardly reach C: what CI does
 	$(MAKE) sanitize PYTEST="$(CORE_TESTS)"
@@ -112,6 +135,8 @@ $(OUT)/%.o: %.c $(HEADERS)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) -c $< -o $@
 
+$(patsubst %.c,$(OUT)/%.o,$(wildcard tests/c/*.c fuzz/*.c)): $(TEST_HEADERS)
+
 $(LIBRARY): $(CORE:%.c=$(OUT)/%.o)
 	@rm -f $@
 	$(AR) -rcs $@ $^
@@ -139,7 +164,7 @@ $(OUT)/%.passed: $(OUT)/%
 # The core is compiled once for all targets. Unrolled kernels would take clang minutes each under sanitizers.
 FUZZ_CFLAGS := -std=c11 -O1 -g1 -DLP_NO_UNROLL= -ffp-contract=off -pthread -fno-sanitize-recover=all
 
-build/fuzz/%.o: %.c $(HEADERS)
+build/fuzz/%.o: %.c $(HEADERS) $(TEST_HEADERS)
 	@mkdir -p $(@D)
 	$(CLANG) $(FUZZ_CFLAGS) -fsanitize=fuzzer-no-link,address,undefined -c $< -o $@
 

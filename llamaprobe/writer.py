@@ -24,7 +24,7 @@ from .atomic import file_error, open_temporary
 from .tables import BLOCK, Table, scratch_bytes
 
 _N_SCRATCHES = 4
-_MAX_UNSYNCED = 16  # complete files that wait for fsync, each with an open descriptor
+_MAX_UNSYNCED = 16  # files that are not yet fsynced, each with an open descriptor
 
 
 @dataclass
@@ -73,9 +73,13 @@ class Writer:
         for _ in range(_N_SCRATCHES):
             self._scratches.put(bytearray(scratch_bytes()))
         stages = (self._write, self._hash, self._publish)
-        self._inboxes: list[queue.Queue[_Block | None]] = [
-            queue.Queue(_MAX_UNSYNCED) for _ in stages
+        # Simple queues alone: Ctrl-C inside queue.Queue may leave its lock held for ever.
+        self._inboxes: list[queue.SimpleQueue[_Block | None]] = [
+            queue.SimpleQueue() for _ in stages
         ]
+        self._slots: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(_MAX_UNSYNCED):
+            self._slots.put(None)
         self._threads = [
             threading.Thread(
                 target=self._stage, args=(i, work), name=f"llamaprobe{work.__name__}", daemon=True
@@ -112,6 +116,7 @@ class Writer:
         """Formats the whole table and sends it down the line. Raises what any stage has met so
         far."""
         path = self.folder / name
+        self._slots.get()
         try:
             fd, temporary = open_temporary(self.folder)
         except OSError as error:
@@ -150,7 +155,9 @@ class Writer:
                     self._failure = error
             if work == self._hash and block.scratch is not None:
                 self._scratches.put(block.scratch)
-            if onward is not None and (work == self._write or block.parts is None):
+            if onward is None:
+                self._slots.put(None)
+            elif work == self._write or block.parts is None:
                 onward.put(block)
         if onward is not None:
             onward.put(None)

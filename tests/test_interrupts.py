@@ -10,6 +10,7 @@ import resource
 import signal
 import tempfile
 import time
+import traceback
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -68,8 +69,10 @@ def _child(args: list[str], tell: int, stderr: int) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         cli._parser = parser
         code, done = cli.main(args), True
-    except KeyboardInterrupt:
-        code = code if done else 99  # the command itself is to catch it
+    except BaseException:
+        if not done:  # the command itself is to catch it
+            traceback.print_exc()
+            cli.sys.stderr.flush()
     finally:
         os._exit(code)
 

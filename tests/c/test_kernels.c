@@ -2,12 +2,14 @@
  *
  * Sizes are chosen around every edge: tiles of tokens, bands of rows, blocks of k; data are ordinary, denormal, or
  * sprinkled with inf, NaN and -0; weights begin at odd addresses. */
+#define _GNU_SOURCE /* setenv */
 #include "check.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "canonical.h"
+#include "rows.h"
 
 static uint64_t seed = 88172645463325252u;
 static uint32_t random_bits(void) {
@@ -84,6 +86,27 @@ static void check_linear(const lp_kernels *k, size_t m, size_t n, size_t kk, lp_
     free(wide), free(want), free(want_sum);
 }
 
+/* Sums that lie a hair beside the middle of two floats: rounded to float64 on the way they would be a tie, and half
+ * of them wrong. 8388609 * 16777214 is 2^47 - 2 and 8392705 * 16769026 is 2^47 + 2. */
+static void check_near_ties(const lp_kernels *k, size_t m) {
+    enum { N = 48 };
+    static const float a[] = {8388609, 8392705}, b[] = {16777214, 16769026};
+    float *x = floats(2 * m, 0), *y = floats(m * N, WILD), w[2 * N];
+    for (size_t t = 0; t < m; t++) x[2 * t] = 1, x[2 * t + 1] = a[t % 2] * 0x1p-35f;
+    for (size_t r = 0; r < N; r++) {
+        w[2 * r] = (r & 2 ? 1 + 0x1p-23f : 1) * (r & 4 ? -1 : 1);
+        w[2 * r + 1] = b[r % 2] * (r & 8 ? -0x1p-36f : 0x1p-36f);
+    }
+    lp_product p = {.m = m, .k = 2, .x = x, .n_factors = 1, .x_packed = floats(k->packed_size(m, 2), WILD)};
+    p.factor[0] = (lp_factor){.w = w, .word = LP_WORD_F32, .n_rows = N, .y = y};
+    run_product(k, &p, 24);
+    for (size_t i = 0; i < m * N; i++) {
+        float want = canonical_dot(x + i / N * 2, 1, w + i % N * 2, 1, 2);
+        CHECK(same_floats(&want, y + i, 1));
+    }
+    free(x), free(y), free(p.x_packed);
+}
+
 /* words: of gate and of up, which a checkpoint may hold in different dtypes */
 static void check_gated(const lp_kernels *k, size_t m, size_t n, size_t kk, int kind, const lp_word word[2]) {
     char *hold[2];
@@ -92,11 +115,11 @@ static void check_gated(const lp_kernels *k, size_t m, size_t n, size_t kk, int 
     p.act = floats(m * n, WILD), p.hidden = floats(m * n, WILD);
     float *y[2] = {floats(m * n, WILD), floats(m * n, WILD)};
     for (int f = 0; f < 2; f++)
-        p.factor[f] = (lp_factor){
-            .w = words(&hold[f], n * kk, word[f], kind), .word = word[f], .n_rows = n, .y = y[f]};
+        p.factor[f] = (lp_factor){.w = words(&hold[f], n * kk, word[f], kind), .word = word[f], .n_rows = n, .y = y[f]};
     run_product(k, &p, 12 * (1 + (m + n + kk) % 7));
     float *wide = floats(2 * n * kk, 0);
-    for (size_t i = 0; i < 2 * n * kk; i++) wide[i] = canonical_word(p.factor[i / (n * kk)].w, word[i / (n * kk)], i % (n * kk));
+    for (size_t i = 0; i < 2 * n * kk; i++)
+        wide[i] = canonical_word(p.factor[i / (n * kk)].w, word[i / (n * kk)], i % (n * kk));
     int same = 1;
     for (size_t i = 0; i < m * n; i++) {
         float gate = canonical_dot(p.x + i / n * kk, 1, wide + i % n * kk, 1, kk);
@@ -116,8 +139,9 @@ static void canonical_query(const lp_head *h, size_t m, float *scores, float *pa
     double lane[16] = {0};
     float most = -INFINITY;
     for (size_t t = 0; t < n; t++) {
-        scores[t] = t > m ? -INFINITY
-                          : canonical_dot(h->q + m * h->q_stride, 1, h->k + t * h->kv_stride, 1, h->head_dim) * h->scale;
+        scores[t] = t > m
+                        ? -INFINITY
+                        : canonical_dot(h->q + m * h->q_stride, 1, h->k + t * h->kv_stride, 1, h->head_dim) * h->scale;
         if (scores[t] > most) most = scores[t];
     }
     for (size_t t = 0; t <= m; t++) lane[t % 16] += pattern[t] = canonical_exp(scores[t] - most);
@@ -208,7 +232,8 @@ static void check_peak(const lp_kernels *k) {
 }
 
 static void check_row(const lp_kernels *k) {
-    static const size_t ns[] = {1, 7, 12, 17, 35, 49}, ks[] = {1, 31, 256, 257, 576, 600}, ms[] = {16, 17, 24, 31, 32, 40, 67};
+    static const size_t ns[] = {1, 7, 12, 17, 35, 49}, ks[] = {1, 31, 256, 257, 576, 600},
+                        ms[] = {16, 17, 24, 31, 32, 40, 67};
     static const size_t lengths[] = {1, 2, 7, 8, 9, 16, 23, 31, 32, 33, 57, 100, 255, 257, 300};
     static const size_t dims[] = {2, 6, 32, 64, 80, 256, 258};
     for (size_t m = 1; m <= 13; m++)
@@ -230,16 +255,12 @@ static void check_row(const lp_kernels *k) {
         for (size_t d = 0; d < 7; d++) check_attention(k, lengths[i], dims[d], (int)((i + d) % N_KINDS));
     for (size_t d = 1; d < 200; d += 3) check_norm(k, d, (int)(d % N_KINDS));
     for (size_t h = 2; h < 140; h += 6) check_rope(k, h % 5 + 1, h, (int)(h % N_KINDS));
+    check_near_ties(k, 2), check_near_ties(k, 33);
     check_exp(k);
     check_peak(k);
 }
 
-int main(void) {
-    for (size_t i = 0; i < lp_kernels_count(); i++) {
-        unsigned long before = check_n_passed;
-        if (lp_kernels_supported(i)) check_row(lp_kernels_at(i));
-        printf("row %-8s %lu checks%s\n", lp_kernels_name(i), check_n_passed - before,
-               lp_kernels_supported(i) ? "" : " (this CPU lacks it)");
-    }
+int main(int argc, char **argv) {
+    for_each_row(argc, argv, check_row);
     return CHECK_REPORT();
 }

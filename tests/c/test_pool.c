@@ -115,7 +115,11 @@ int main(void) {
     run_steps(&ok[4]);
     for (int i = 0; i < 4; i++) pthread_join(other[i], NULL);
     CHECK(ok[0] && ok[1] && ok[2] && ok[3] && ok[4]);
-    check_late_workers();
-    check_fork();
+    if (getenv("EMULATED")) {
+        puts("forks not run: user-mode QEMU 7 aborts when a forked child makes a thread");
+    } else {
+        check_late_workers();
+        check_fork();
+    }
     return CHECK_REPORT();
 }

@@ -116,8 +116,8 @@ int main(void) {
     int fd = mkstemp(path);
     CHECK(fd >= 0);
     close(fd);
-    int kept = make_cold_file(path);
-    if (kept) fprintf(stderr, "skipped: this file system keeps its files in memory\n");
+    int kept = make_cold_file(path) || getenv("EMULATED"); /* user-mode QEMU 7 takes no advice on memory */
+    if (kept) fprintf(stderr, "not run: this system keeps files in memory, or takes no advice on them\n");
     if (!kept) {
         test_layer_by_layer();
         test_rows_alone();

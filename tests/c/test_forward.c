@@ -1,0 +1,216 @@
+/* test_forward.c - whole runs of small models: every value of every point, hashed, is the recorded one, whatever row
+ * of kernels computes it, on however many threads, and whatever mode the caller's floating point is in.
+ *
+ * The hash is FNV-1a of 64 bits over the bytes of the floats, lowest first, in the order of csrc/points.h. The
+ * numbers were recorded when docs/arithmetic.md was final; another one is another arithmetic. */
+#define _GNU_SOURCE
+#include "check.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+
+#include "../../csrc/forward.h"
+#include "../../csrc/fpenv.h"
+#include "../../csrc/half.h"
+#include "rows.h"
+#include "tiny_model.h"
+
+enum { MOST_SEQS = 4, VOCAB = 97 };
+
+enum { IN_BF16, IN_F16, IN_F32, MIXED }; /* seeds of tiny_model.h */
+
+static const struct {
+    const char *name;
+    lp_config config;
+    uint64_t seed;
+    size_t lengths[MOST_SEQS]; /* of the prompts, which run together; 0: no more */
+    uint64_t recorded;
+} cases[] = {
+    /* n_layers, n_heads, n_kv_heads, head_dim, d_model, d_ff, vocab_size, max_positions, rms_norm_eps, attention_bias,
+     * mlp_bias, tied_head */
+    /* k of 300 and 530: sums in blocks, with ends that fit no vector */
+    {"ends", {2, 4, 2, 16, 300, 530, VOCAB, 64, 1e-5, 1, 1, 0}, IN_BF16, {10, 1, 21}, 0xe9c3f01431e2d465},
+    /* whole blocks, streamed: rows and columns in units of the tiles */
+    {"whole", {2, 3, 1, 32, 192, 384, 96, 64, 1e-6, 0, 0, 1}, IN_BF16, {16}, 0xe10789f881a6b6db},
+    {"blocks", {1, 2, 1, 32, 576, 320, 96, 64, 1e-6, 0, 0, 1}, IN_BF16, {50}, 0xabc56460242eb8a1},
+    {"f16", {2, 4, 4, 8, 64, 192, VOCAB, 64, 1e-5, 0, 0, 1}, IN_F16, {9, 33}, 0x53df724b8b8db077},
+    {"f32", {2, 4, 1, 16, 72, 100, VOCAB, 64, 1e-5, 0, 1, 0}, IN_F32, {7}, 0xa090c7cb9f3b7c89},
+    {"mixed", {2, 2, 1, 16, 64, 128, VOCAB, 64, 1e-5, 1, 0, 0}, MIXED, {12}, 0x3979ee77267aa440},
+    /* products without tiles: one token, and four of four prompts */
+    {"one", {2, 4, 2, 16, 300, 520, VOCAB, 64, 1e-5, 1, 0, 0}, IN_BF16, {1}, 0x6afd341e1f9a00b6},
+    {"four", {2, 4, 2, 16, 520, 264, VOCAB, 64, 1e-5, 0, 0, 0}, IN_F16, {1, 1, 1, 1}, 0x38cef108df053207},
+    /* more keys than a block has */
+    {"long", {1, 2, 1, 8, 24, 40, VOCAB, 300, 1e-5, 0, 0, 1}, IN_BF16, {270}, 0x2d4812a4b8147c26},
+};
+
+/* ---- the models ---------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    image bytes;
+    lp_safetensors *file;
+    lp_model *model;
+} small_model;
+
+static float random_number(uint64_t *state) { /* a multiple of 2^-15 in [-1, 1) */
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    return (float)((int32_t)(*state >> 32 & 0xffff) - 32768) * 0x1p-15f;
+}
+
+static void put_number(unsigned char *to, lp_dtype dtype, float x) {
+    uint16_t half = dtype == LP_BF16 ? lp_f32_to_bf16(x) : lp_f32_to_f16(x);
+    if (dtype == LP_F32)
+        memcpy(to, &x, sizeof x);
+    else
+        memcpy(to, &half, sizeof half);
+}
+
+/* Gains near 1; matrices that keep the size of values; an embedding with some rows of denormals. */
+static float weight(const lp_tensor *t, size_t i, float number) {
+    if (strstr(t->name, "norm")) return 1 + number / 8;
+    if (strstr(t->name, "bias")) return number / 4;
+    if (strstr(t->name, "embed")) return i / t->shape[1] % 8 == 3 ? number * 0x1p-128f : number;
+    for (uint64_t n = t->shape[1]; n > 3; n /= 4) number /= 2;
+    return 2 * number;
+}
+
+/* The same bytes on every machine: integers times powers of two, rounded by integer code. */
+static void fill(small_model *m) {
+    uint64_t state = 88172645463325252u;
+    for (size_t i = 0; i < lp_safetensors_count(m->file); i++) {
+        const lp_tensor *t = lp_safetensors_at(m->file, i);
+        for (size_t j = 0; j < t->n_elements; j++)
+            put_number(m->bytes.bytes + t->offset + j * lp_dtype_bits(t->dtype) / 8, t->dtype,
+                       weight(t, j, random_number(&state)));
+    }
+}
+
+static int open_model(small_model *m, size_t number, lp_error *err) {
+    const lp_config *config = &cases[number].config;
+    float inv_freq[16] = {1};
+    for (size_t i = 1; i < 16; i++) inv_freq[i] = inv_freq[i - 1] / 2;
+    *m = (small_model){.bytes = make_tiny_model(config, cases[number].seed)};
+    if (lp_safetensors_from_bytes(&m->file, "model", m->bytes.bytes, m->bytes.n_bytes, err)) return -1;
+    fill(m);
+    return lp_model_open(&m->model, config, inv_freq, &m->file, 1, err);
+}
+
+static void close_model(small_model *m) {
+    lp_model_close(m->model);
+    lp_safetensors_close(m->file);
+    free(m->bytes.bytes);
+}
+
+/* ---- the runs ------------------------------------------------------------------------------------------------ */
+
+static uint64_t hash_floats(uint64_t hash, const float *x, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        for (uint32_t bits = lp_f32_bits(x[i]), byte = 0; byte < 4; byte++)
+            hash = (hash ^ (bits >> (8 * byte) & 0xff)) * 0x100000001b3u;
+    return hash;
+}
+
+static int any_nan(const float *x, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (isnan(x[i])) return 1;
+    return 0;
+}
+
+/* A place for every value there is. */
+static void set_places(lp_run *run) {
+    for (int p = 0; p < LP_N_POINTS; p++) {
+        size_t n, n_layers = lp_point_per_layer((lp_point)p) ? run->model->config.n_layers : 1;
+        CHECK(lp_run_size(run, (lp_point)p, &n) == 0);
+        for (size_t i = 0; i < n_layers; i++) {
+            float *place = malloc(n * sizeof *place);
+            memset(place, 0xff, n * sizeof *place); /* NaN, where nothing gets written */
+            lp_run_set_place(run, (lp_point)p, i, place);
+        }
+    }
+}
+
+/* Hashes all values and frees them. */
+static uint64_t take_hash(lp_run *run) {
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (int p = 0; p < LP_N_POINTS; p++) {
+        size_t n;
+        CHECK(lp_run_size(run, (lp_point)p, &n) == 0);
+        for (size_t i = 0; i < run->model->config.n_layers; i++) {
+            float *place = run->places[(size_t)p * run->model->config.n_layers + i];
+            if (!place) continue;
+            CHECK(!any_nan(place, n));
+            hash = hash_floats(hash, place, n);
+            free(place);
+        }
+    }
+    return hash;
+}
+
+static uint64_t run_case(size_t number, const lp_model *model, size_t n_threads) {
+    int32_t ids[300];
+    size_t starts[MOST_SEQS + 1] = {0}, n_seqs = 0;
+    lp_error err = {LP_OK, ""};
+    lp_run run;
+    for (; n_seqs < MOST_SEQS && cases[number].lengths[n_seqs]; n_seqs++)
+        starts[n_seqs + 1] = starts[n_seqs] + cases[number].lengths[n_seqs];
+    for (size_t i = 0; i < starts[n_seqs]; i++) ids[i] = (int32_t)((3 + 7 * i) % model->config.vocab_size);
+    CHECK(lp_run_init(&run, model, ids, starts, n_seqs, n_threads, &err) == 0);
+    set_places(&run);
+    CHECK(lp_forward(&run, &err) == 0);
+    if (err.status) fprintf(stderr, "  %s\n", err.msg);
+    uint64_t hash = take_hash(&run);
+    lp_run_free(&run);
+    return hash;
+}
+
+/* Denormals are taken for 0 in this thread: what a library may have asked for before us. */
+static lp_fpenv flush_to_zero(void) {
+    lp_fpenv old = lp_fpenv_set();
+#if defined(__x86_64__)
+    _mm_setcsr(0x1f80 | 0x8040); /* FTZ, DAZ */
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)1 << 24) : "memory"); /* FZ */
+#endif
+    return old;
+}
+
+static int flushes(void) {
+    volatile float least = 0x1p-149f;
+    return least * 1.5f == 0;
+}
+
+static void check_case(size_t number, const char *row, const lp_model *model, size_t n_threads, int flush) {
+    lp_fpenv old = flush ? flush_to_zero() : lp_fpenv_set();
+    CHECK(flushes() == flush);
+    uint64_t hash = run_case(number, model, n_threads);
+    CHECK(flushes() == flush); /* the caller gets its mode back */
+    lp_fpenv_restore(old);
+    CHECK(hash == cases[number].recorded);
+    if (hash != cases[number].recorded)
+        fprintf(stderr, "  %s, %s, %zu threads%s: 0x%016" PRIx64 "\n", cases[number].name, row, n_threads,
+                flush ? ", flushing to zero" : "", hash);
+}
+
+static void check_row(const lp_kernels *row) {
+    if (row != lp_kernels_get(NULL)) setenv("LLAMAPROBE_KERNELS", row->name, 1);
+    CHECK(lp_kernels_get(NULL) == row);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        small_model m;
+        lp_error err = {LP_OK, ""};
+        CHECK(open_model(&m, i, &err) == 0);
+        if (err.status) fprintf(stderr, "  %s: %s\n", cases[i].name, err.msg);
+        if (!m.model) continue;
+        check_case(i, row->name, m.model, 1, 0);
+        check_case(i, row->name, m.model, 3, 0);
+        check_case(i, row->name, m.model, 2, 1);
+        close_model(&m);
+    }
+    unsetenv("LLAMAPROBE_KERNELS");
+}
+
+int main(int argc, char **argv) {
+    for_each_row(argc, argv, check_row);
+    return CHECK_REPORT();
+}
