@@ -7,11 +7,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "limits.h" /* lp_limits_fit */
-#include "memory.h" /* lp_block */
-#include "ops.h"    /* lp_embed, lp_linear, lp_attend ... */
+#include "limits.h"    /* lp_limits_fit */
+#include "memory.h"    /* lp_block */
+#include "ops.h"       /* lp_embed, lp_linear, lp_attend ... */
 #include "readahead.h" /* lp_readahead_start, advance, stop */
-#include "size.h"   /* lp_size_add, lp_size_mul */
+#include "size.h"      /* lp_size_add, lp_size_mul */
 
 #define BIT(point) (1u << (point))
 #define B(NAME) BIT(LP_##NAME)
@@ -47,8 +47,8 @@ static const uint32_t inputs[LP_N_POINTS] = {
 };
 
 /* Values that a later step reads from memory: they need a place even when nobody asked for them. */
-#define KEPT                                                                                                           \
-    (B(X) | B(X_NORM) | B(Q) | B(K) | B(V) | B(Q_ROPE) | B(K_ROPE) | B(Z) | B(X_MID) | B(X_MID_NORM) | B(HIDDEN) |      \
+#define KEPT                                                                                                       \
+    (B(X) | B(X_NORM) | B(Q) | B(K) | B(V) | B(Q_ROPE) | B(K_ROPE) | B(Z) | B(X_MID) | B(X_MID_NORM) | B(HIDDEN) | \
      B(X_OUT) | B(FINAL_NORM))
 
 typedef struct {
@@ -60,9 +60,9 @@ typedef struct {
     float *cos, *sin; /* [longest sequence, head_dim / 2] */
     lp_sequence *sequences;
     lp_readahead *ahead;
-    size_t longest;   /* tokens of the longest sequence */
+    size_t longest;    /* tokens of the longest sequence */
     size_t last_layer; /* the last that is computed */
-    uint32_t needed;  /* of the layer at work: a bit for each value that is asked for or leads to one that is */
+    uint32_t needed;   /* of the layer at work: a bit for each value that is asked for or leads to one that is */
 } lp_forward_state;
 
 static float *asked_place(const lp_run *run, lp_point point, size_t layer) {
@@ -134,7 +134,8 @@ static int lay_out(lp_forward_state *f, char *base, size_t *total) {
         if (base) f->scratch[p] = (float *)(base + at);
     }
     f->ops.scratch_stride = lp_ops_scratch(f->ops.kernels, m, f->longest, c->head_dim);
-    if (lp_size_mul3(&n_bytes, f->ops.scratch_stride, f->run->crew.n_threads, sizeof(float)) || lay(total, n_bytes, &at))
+    if (lp_size_mul3(&n_bytes, f->ops.scratch_stride, f->run->crew.n_threads, sizeof(float)) ||
+        lay(total, n_bytes, &at))
         return -1;
     if (base) f->ops.scratch = (float *)(base + at);
     if (lay(total, f->ops.kernels->packed_size(m, widest) * sizeof(float), &at)) return -1;
@@ -180,7 +181,8 @@ static int make_room(lp_forward_state *f, lp_error *err) {
     if (!failed) failed = lp_block_make(&f->block, n_bytes, &f->run->crew);
     if (failed > 0) return lp_fail(err, LP_ECANCELED, "the run was stopped before its first step");
     if (failed)
-        return lp_fail(err, LP_ENOMEM, "%zu tokens need %zu MB of scratch memory; use a shorter prompt or smaller batch",
+        return lp_fail(err, LP_ENOMEM,
+                       "%zu tokens need %zu MB of scratch memory; use a shorter prompt or smaller batch",
                        f->run->n_tokens, n_bytes >> 20);
     return lay_out(f, f->block.data, &n_bytes);
 }
@@ -223,7 +225,8 @@ static lp_words words(const lp_weight *w) { return (lp_words){w->data, w->word};
 /* Adds y = x w^T + bias to the product when someone wants y. */
 static void add_factor(lp_product *p, const lp_weight *w, const lp_weight *bias, float *y) {
     if (!y) return;
-    p->factor[p->n_factors++] = (lp_factor){.w = w->data, .word = w->word, .n_rows = w->n_rows, .bias = bias->data, .y = y};
+    p->factor[p->n_factors++] =
+        (lp_factor){.w = w->data, .word = w->word, .n_rows = w->n_rows, .bias = bias->data, .y = y};
 }
 
 static int norm(lp_forward_state *f, size_t layer, lp_point first, const float *x, const lp_weight *gain) {
@@ -252,8 +255,18 @@ static int attention(lp_forward_state *f, const lp_layer *l, size_t i) {
                        lp_rope(&f->ops, k_rope, k, f->cos, f->sin, f->sequences, n_seqs, c->n_kv_heads, c->head_dim)))
         return -1;
     if (!needs(f, B(SCORES) | B(PATTERN) | B(Z))) return 0;
-    lp_attention a = {m, c->n_heads, c->n_kv_heads, c->head_dim, f->sequences, n_seqs, q_rope, k_rope, v,
-                      place(f, LP_SCORES, i), place(f, LP_PATTERN, i), place(f, LP_Z, i)};
+    lp_attention a = {m,
+                      c->n_heads,
+                      c->n_kv_heads,
+                      c->head_dim,
+                      f->sequences,
+                      n_seqs,
+                      q_rope,
+                      k_rope,
+                      v,
+                      place(f, LP_SCORES, i),
+                      place(f, LP_PATTERN, i),
+                      place(f, LP_Z, i)};
     return step(f, LP_STAGE_ATTENTION, lp_attend(&f->ops, &a));
 }
 
@@ -267,9 +280,15 @@ static int add_linear(lp_forward_state *f, lp_stage stage, float *y, float *sum,
 
 /* gate, up = x_mid_norm w^T;  act = silu(gate);  hidden = act * up */
 static int gated_mlp(lp_forward_state *f, const lp_layer *l, size_t i) {
-    lp_product p = {.m = f->run->n_tokens, .k = f->config->d_model, .x = place(f, LP_X_MID_NORM, i), .n_factors = 2,
-                    .gated = 1, .act = place(f, LP_ACT, i), .hidden = place(f, LP_HIDDEN, i)};
-    p.factor[0] = (lp_factor){l->gate.data, l->gate.word, l->gate.n_rows, l->gate_bias.data, place(f, LP_GATE, i), 0, 0};
+    lp_product p = {.m = f->run->n_tokens,
+                    .k = f->config->d_model,
+                    .x = place(f, LP_X_MID_NORM, i),
+                    .n_factors = 2,
+                    .gated = 1,
+                    .act = place(f, LP_ACT, i),
+                    .hidden = place(f, LP_HIDDEN, i)};
+    p.factor[0] =
+        (lp_factor){l->gate.data, l->gate.word, l->gate.n_rows, l->gate_bias.data, place(f, LP_GATE, i), 0, 0};
     p.factor[1] = (lp_factor){l->up.data, l->up.word, l->up.n_rows, l->up_bias.data, place(f, LP_UP, i), 0, 0};
     return step(f, LP_STAGE_GATE_UP, lp_linear(&f->ops, &p));
 }

@@ -20,10 +20,12 @@ static int check_number(const char *name, size_t value, size_t most, lp_error *e
 }
 
 static int check_config(const lp_config *c, lp_error *err) {
-    if (check_number("n_layers", c->n_layers, MOST_LAYERS, err) || check_number("n_heads", c->n_heads, MOST_HEADS, err) ||
+    if (check_number("n_layers", c->n_layers, MOST_LAYERS, err) ||
+        check_number("n_heads", c->n_heads, MOST_HEADS, err) ||
         check_number("n_kv_heads", c->n_kv_heads, c->n_heads, err) ||
-        check_number("head_dim", c->head_dim, MOST_WIDTH, err) || check_number("d_model", c->d_model, MOST_WIDTH, err) ||
-        check_number("d_ff", c->d_ff, MOST_WIDTH, err) || check_number("vocab_size", c->vocab_size, MOST_VOCAB, err) ||
+        check_number("head_dim", c->head_dim, MOST_WIDTH, err) ||
+        check_number("d_model", c->d_model, MOST_WIDTH, err) || check_number("d_ff", c->d_ff, MOST_WIDTH, err) ||
+        check_number("vocab_size", c->vocab_size, MOST_VOCAB, err) ||
         check_number("max_positions", c->max_positions, MOST_POSITIONS, err) ||
         check_number("n_heads * head_dim", c->n_heads * c->head_dim, MOST_WIDTH, err))
         return -1;
@@ -57,10 +59,17 @@ static const lp_tensor *find_tensor(const lp_model *model, const char *name, con
 
 static int word_of(lp_dtype dtype, lp_word *word) {
     switch (dtype) {
-    case LP_BF16: *word = LP_WORD_BF16; return 0;
-    case LP_F16: *word = LP_WORD_F16; return 0;
-    case LP_F32: *word = LP_WORD_F32; return 0;
-    default: return -1;
+    case LP_BF16:
+        *word = LP_WORD_BF16;
+        return 0;
+    case LP_F16:
+        *word = LP_WORD_F16;
+        return 0;
+    case LP_F32:
+        *word = LP_WORD_F32;
+        return 0;
+    default:
+        return -1;
     }
 }
 

@@ -46,7 +46,7 @@ typedef struct {
     lp_weight embed; /* [vocab_size, d_model] */
     lp_weight head;  /* [vocab_size, d_model]; the same as embed when tied */
     lp_weight final_norm;
-    lp_layer *layers; /* [n_layers]; owned */
+    lp_layer *layers;             /* [n_layers]; owned */
     const lp_safetensors **files; /* [n_files]; the array is owned, the files are not */
     size_t n_files;
 } lp_model;

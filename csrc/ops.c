@@ -7,10 +7,10 @@
 #include "sincos.h" /* lp_sincos */
 #include "size.h"   /* lp_size_min, lp_size_mul */
 
-#define SHARE 4             /* large jobs of a product, per thread: the first weights of each are waited for */
-#define LAST_BANDS 2        /* jobs of one band per thread after them, */
-#define LAST_UNITS 4        /* and then of one unit of rows, so that threads end together */
-#define FLOATS_A_JOB 32768  /* elements of a job that only passes over rows */
+#define SHARE 4            /* large jobs of a product, per thread: the first weights of each are waited for */
+#define LAST_BANDS 2       /* jobs of one band per thread after them, */
+#define LAST_UNITS 4       /* and then of one unit of rows, so that threads end together */
+#define FLOATS_A_JOB 32768 /* elements of a job that only passes over rows */
 
 /* The last of n sequences whose `field` (a size_t at that offset) is not above `value`. */
 static const lp_sequence *find_sequence(const lp_sequence *s, size_t n, size_t field, size_t value) {
@@ -170,8 +170,8 @@ int lp_rope(const lp_ops *ops, float *out, const float *x, const float *cos, con
 typedef struct {
     const lp_ops *ops;
     const lp_product *p;
-    size_t rows[N_SIZES];   /* of a job */
-    size_t n[3][N_SIZES];   /* jobs of each factor and size, one after the other */
+    size_t rows[N_SIZES]; /* of a job */
+    size_t n[3][N_SIZES]; /* jobs of each factor and size, one after the other */
     size_t n_jobs;
 } linear_args;
 
@@ -207,7 +207,8 @@ static void cut_rows(linear_args *a, size_t n_threads) {
     if (a->rows[0] < a->rows[1]) a->rows[0] = a->rows[1];
     for (size_t f = 0; f < n_factors; f++) {
         size_t rest = p->factor[f].n_rows, last = f + 1 == n_factors ? n_threads : 0;
-        size_t keep[N_SIZES] = {last * (LAST_BANDS * a->rows[1] + LAST_UNITS * a->rows[2]), last * LAST_UNITS * a->rows[2], 0};
+        size_t keep[N_SIZES] = {last * (LAST_BANDS * a->rows[1] + LAST_UNITS * a->rows[2]),
+                                last * LAST_UNITS * a->rows[2], 0};
         for (size_t i = 0; i < N_SIZES; i++) {
             size_t round_up = i + 1 == N_SIZES ? a->rows[i] - 1 : 0;
             a->n[f][i] = rest > keep[i] ? (rest - keep[i] + round_up) / a->rows[i] : 0;
@@ -292,8 +293,17 @@ static void attend_job(void *arg, size_t i, size_t worker) {
     size_t q_stride = a->n_heads * a->head_dim, kv_stride = a->n_kv_heads * a->head_dim;
     size_t q_at = s->start * q_stride + head * a->head_dim, kv_at = s->start * kv_stride + kv_head * a->head_dim;
     size_t map_at = s->map_at + head * s->n_tokens * s->n_tokens;
-    lp_head h = {s->n_tokens, a->head_dim, a->q + q_at, a->k + kv_at, a->v ? a->v + kv_at : NULL, q_stride, kv_stride,
-                 a->z ? a->z + q_at : NULL, args->scale, a->scores ? a->scores + map_at : NULL, a->pattern ? a->pattern + map_at : NULL};
+    lp_head h = {s->n_tokens,
+                 a->head_dim,
+                 a->q + q_at,
+                 a->k + kv_at,
+                 a->v ? a->v + kv_at : NULL,
+                 q_stride,
+                 kv_stride,
+                 a->z ? a->z + q_at : NULL,
+                 args->scale,
+                 a->scores ? a->scores + map_at : NULL,
+                 a->pattern ? a->pattern + map_at : NULL};
     size_t from_end = tile - s->first_tile;
     kernels->attend(&h, n_tiles(kernels, s->n_tokens) - 1 - from_end,
                     args->ops->scratch + worker * args->ops->scratch_stride);

@@ -24,12 +24,14 @@ int lp_point_per_layer(lp_point point) { return points[point].per_layer; }
 
 static int check_sequences(const lp_run *run, lp_error *err) {
     size_t most = run->model->config.max_positions;
-    if (!run->n_seqs || run->seq_start[0]) return lp_fail(err, LP_EARG, "a run needs at least one sequence, from row 0");
+    if (!run->n_seqs || run->seq_start[0])
+        return lp_fail(err, LP_EARG, "a run needs at least one sequence, from row 0");
     for (size_t s = 0; s < run->n_seqs; s++) {
         size_t start = run->seq_start[s], end = run->seq_start[s + 1];
         if (end <= start) return lp_fail(err, LP_EARG, "sequence %zu is empty: a prompt needs at least one token", s);
         if (end - start > most)
-            return lp_fail(err, LP_EARG, "sequence %zu has %zu tokens, the model takes at most %zu", s, end - start, most);
+            return lp_fail(err, LP_EARG, "sequence %zu has %zu tokens, the model takes at most %zu", s, end - start,
+                           most);
     }
     if (run->n_tokens > MOST_TOKENS)
         return lp_fail(err, LP_EARG, "%zu tokens in one run, the most are %zu", run->n_tokens, MOST_TOKENS);
@@ -78,13 +80,25 @@ int lp_run_size(const lp_run *run, lp_point point, size_t *n_floats) {
     const lp_config *c = &run->model->config;
     size_t width = 1;
     switch (points[point].width) {
-    case LP_WIDTH_MAP: return map_size(run, n_floats);
-    case LP_WIDTH_ONE: break;
-    case LP_WIDTH_D_MODEL: width = c->d_model; break;
-    case LP_WIDTH_HEADS: width = c->n_heads * c->head_dim; break;
-    case LP_WIDTH_KV: width = c->n_kv_heads * c->head_dim; break;
-    case LP_WIDTH_D_FF: width = c->d_ff; break;
-    case LP_WIDTH_VOCAB: width = c->vocab_size; break;
+    case LP_WIDTH_MAP:
+        return map_size(run, n_floats);
+    case LP_WIDTH_ONE:
+        break;
+    case LP_WIDTH_D_MODEL:
+        width = c->d_model;
+        break;
+    case LP_WIDTH_HEADS:
+        width = c->n_heads * c->head_dim;
+        break;
+    case LP_WIDTH_KV:
+        width = c->n_kv_heads * c->head_dim;
+        break;
+    case LP_WIDTH_D_FF:
+        width = c->d_ff;
+        break;
+    case LP_WIDTH_VOCAB:
+        width = c->vocab_size;
+        break;
     }
     return lp_size_mul(n_floats, run->n_tokens, width);
 }

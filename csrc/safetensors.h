@@ -17,6 +17,7 @@
 #include "map.h"   /* lp_map_reading */
 
 /* One line per dtype of the format: name, bits per element. Only BF16, F16 and F32 can be computed with. */
+/* clang-format off */
 #define LP_DTYPES(D)                                                                                                   \
     D(BOOL, 8) D(F4, 4) D(F6_E2M3, 6) D(F6_E3M2, 6) D(U8, 8) D(I8, 8) D(F8_E5M2, 8) D(F8_E4M3, 8) D(F8_E8M0, 8)        \
     D(F8_E4M3FNUZ, 8) D(F8_E5M2FNUZ, 8) D(I16, 16) D(U16, 16) D(F16, 16) D(BF16, 16) D(I32, 32) D(U32, 32) D(F32, 32)  \
@@ -28,6 +29,7 @@ typedef enum {
 #undef LP_DTYPE_ENUM
     LP_N_DTYPES
 } lp_dtype;
+/* clang-format on */
 
 const char *lp_dtype_name(lp_dtype dtype); /* "BF16" */
 size_t lp_dtype_bits(lp_dtype dtype);      /* 16 */

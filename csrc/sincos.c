@@ -9,9 +9,9 @@ static const double piece[] = {0x1.921fb5p+0, 0x1.110b46p-26, 0x1.1a6263p-54, 0x
 #define TWO_OVER_PI 0x1.45f306dc9c883p-1
 
 /* 1/3!, 1/5!, ... and 1/2!, 1/4!, ...: the first term left out is below 2^-57 at pi/4. */
-static const double sine_terms[] = {1 / 6.0,         1 / 120.0,         1 / 5040.0,         1 / 362880.0,
+static const double sine_terms[] = {1 / 6.0,        1 / 120.0,        1 / 5040.0,         1 / 362880.0,
                                     1 / 39916800.0, 1 / 6227020800.0, 1 / 1307674368000.0};
-static const double cosine_terms[] = {1 / 2.0,       1 / 24.0,        1 / 720.0,        1 / 40320.0,
+static const double cosine_terms[] = {1 / 2.0,       1 / 24.0,        1 / 720.0,         1 / 40320.0,
                                       1 / 3628800.0, 1 / 479001600.0, 1 / 87178291200.0, 1 / 20922789888000.0};
 
 /* 1 - z (t0 - z (t1 - ...)) */
@@ -32,9 +32,17 @@ void lp_sincos(float angle, float *sine, float *cosine) {
     r -= n * piece[3];
     double z = r * r, s = r * alternating(sine_terms, 7, z), c = alternating(cosine_terms, 8, z);
     switch ((int)((long)n & 3)) {
-    case 0: *sine = (float)s, *cosine = (float)c; break;
-    case 1: *sine = (float)c, *cosine = (float)-s; break;
-    case 2: *sine = (float)-s, *cosine = (float)-c; break;
-    default: *sine = (float)-c, *cosine = (float)s; break;
+    case 0:
+        *sine = (float)s, *cosine = (float)c;
+        break;
+    case 1:
+        *sine = (float)c, *cosine = (float)-s;
+        break;
+    case 2:
+        *sine = (float)-s, *cosine = (float)-c;
+        break;
+    default:
+        *sine = (float)-c, *cosine = (float)s;
+        break;
     }
 }

@@ -8,9 +8,7 @@
 
 #include "platform.h"
 
-static inline int lp_size_add(size_t *sum, size_t a, size_t b) {
-    return __builtin_add_overflow(a, b, sum) ? -1 : 0;
-}
+static inline int lp_size_add(size_t *sum, size_t a, size_t b) { return __builtin_add_overflow(a, b, sum) ? -1 : 0; }
 
 static inline int lp_size_mul(size_t *product, size_t a, size_t b) {
     return __builtin_mul_overflow(a, b, product) ? -1 : 0;

@@ -78,9 +78,10 @@ static void dot_keys(const lp_queries *t) {
             stride = h->head_dim;
         }
         for (size_t d = 0; d < h->head_dim; d += LP_K_BLOCK)
-            (t->width == WIDE ? qk_2 : t->width == LP_N ? qk_1 : qk_half)(
-                t->s + key * t->width, t->q + d * t->width, k + d, stride, lp_size_min(h->head_dim - d, LP_K_BLOCK),
-                d == 0);
+            (t->width == WIDE   ? qk_2
+             : t->width == LP_N ? qk_1
+                                : qk_half)(t->s + key * t->width, t->q + d * t->width, k + d, stride,
+                                           lp_size_min(h->head_dim - d, LP_K_BLOCK), d == 0);
     }
 }
 
@@ -98,7 +99,8 @@ static void normalize(const lp_queries *t) {
     float most[WIDE];
     int half = t->width < LP_N;
     for (size_t v = 0; v < t->width; v += LP_N)
-        (half ? scale_scores_half : T(scale_scores))(most + v, t->s + v, t->width, t->n_keys, t->m0 + v, t->head->scale);
+        (half ? scale_scores_half : T(scale_scores))(most + v, t->s + v, t->width, t->n_keys, t->m0 + v,
+                                                     t->head->scale);
     put_map(t, t->head->scores, -INFINITY);
     if (!t->head->pattern && !t->head->z) return;
     for (size_t v = 0; v < t->width; v += LP_N)

@@ -67,8 +67,8 @@ INLINE const char *T(direct_blocks)(VEC *total, const float *x, size_t x_stride,
             FMA_INTO(acc[0][t], xk, c);
         }
     }
-    UNROLL for (int b = 0; b < n_blocks; b++) UNROLL for (int t = 0; t < n_tokens; t++)
-        total[t] = first && b == 0 ? acc[b][t] : V(add)(total[t], acc[b][t]);
+    UNROLL for (int b = 0; b < n_blocks; b++) UNROLL for (int t = 0; t < n_tokens; t++) total[t] =
+        first && b == 0 ? acc[b][t] : V(add)(total[t], acc[b][t]);
     return ahead;
 }
 
@@ -79,8 +79,8 @@ INLINE void T(direct)(float *out, size_t pitch, const float *x, const char *w, s
     const char *ahead = w + LP_N * stride;
     VEC total[MAX_TOKENS] = {V(zero)()};
     for (; at + 2 * LP_K_BLOCK <= k; at += 2 * LP_K_BLOCK)
-        ahead = T(direct_blocks)(total, x + at, k, w + at * bytes, stride, word, LP_K_BLOCK, at == 0, ahead, 2,
-                                 n_tokens);
+        ahead =
+            T(direct_blocks)(total, x + at, k, w + at * bytes, stride, word, LP_K_BLOCK, at == 0, ahead, 2, n_tokens);
     for (; at < k; at += LP_K_BLOCK)
         ahead = T(direct_blocks)(total, x + at, k, w + at * bytes, stride, word, lp_size_min(k - at, LP_K_BLOCK),
                                  at == 0, ahead, 1, n_tokens);
@@ -88,18 +88,21 @@ INLINE void T(direct)(float *out, size_t pitch, const float *x, const char *w, s
 }
 
 typedef void T(direct_fn)(float *out, size_t pitch, const float *x, const char *w, size_t k);
-#define DIRECT(n_tokens, name, word)                                                                                   \
-    NOINLINE void T(direct_##n_tokens##_##name)(float *out, size_t pitch, const float *x, const char *w, size_t k) {   \
-        T(direct)(out, pitch, x, w, k, word, n_tokens);                                                                \
+#define DIRECT(n_tokens, name, word)                                                                                 \
+    NOINLINE void T(direct_##n_tokens##_##name)(float *out, size_t pitch, const float *x, const char *w, size_t k) { \
+        T(direct)(out, pitch, x, w, k, word, n_tokens);                                                              \
     }
-#define DIRECT_ALL(n_tokens)                                                                                           \
+#define DIRECT_ALL(n_tokens) \
     DIRECT(n_tokens, bf16, LP_WORD_BF16) DIRECT(n_tokens, f16, LP_WORD_F16) DIRECT(n_tokens, f32, LP_WORD_F32)
-DIRECT_ALL(1) DIRECT_ALL(2) DIRECT_ALL(3) DIRECT_ALL(4)
+DIRECT_ALL(1)
+DIRECT_ALL(2)
+DIRECT_ALL(3)
+DIRECT_ALL(4)
 
 static T(direct_fn) *const T(direct_table)[MAX_TOKENS][3] = {
-#define DIRECT_ROW(n) {T(direct_##n##_bf16), T(direct_##n##_f16), T(direct_##n##_f32)}
-    DIRECT_ROW(1), DIRECT_ROW(2), DIRECT_ROW(3), DIRECT_ROW(4)
-};
+#define DIRECT_ROW(n) \
+    { T(direct_##n##_bf16), T(direct_##n##_f16), T(direct_##n##_f32) }
+    DIRECT_ROW(1), DIRECT_ROW(2), DIRECT_ROW(3), DIRECT_ROW(4)};
 
 #undef DIRECT
 #undef DIRECT_ALL

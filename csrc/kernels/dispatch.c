@@ -13,9 +13,7 @@ static int always(void) { return 1; }
 extern const lp_kernels lp_kernels_avx2, lp_kernels_avx512;
 
 /* __builtin_cpu_supports also asks whether the system saves the registers. F16C came before AVX2 on every chip. */
-static int has_avx2(void) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-}
+static int has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 static int has_avx512(void) {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");

@@ -34,8 +34,12 @@ NOINLINE void gemm_1(float *c, const float *x, const float *w, size_t kc, int fi
     T(tile)(c, x, w, LP_K_BLOCK, 1, kc, 0, first, NULL, 1, ROWS_1);
 #endif
 }
-NOINLINE void pack_2(float *out, const float *x, size_t stride, size_t m, size_t k) { T(pack)(out, x, stride, m, k, 2); }
-NOINLINE void pack_1(float *out, const float *x, size_t stride, size_t m, size_t k) { T(pack)(out, x, stride, m, k, 1); }
+NOINLINE void pack_2(float *out, const float *x, size_t stride, size_t m, size_t k) {
+    T(pack)(out, x, stride, m, k, 2);
+}
+NOINLINE void pack_1(float *out, const float *x, size_t stride, size_t m, size_t k) {
+    T(pack)(out, x, stride, m, k, 1);
+}
 NOINLINE void unpack_1(float *y, const float *add, float *sum, size_t stride, const float *c, size_t width, size_t m,
                        size_t n) {
     T(unpack)(y, add, sum, stride, c, width, m, n);
@@ -47,8 +51,8 @@ NOINLINE void gemm_half(float *c, const float *x, const float *w, size_t kc, int
 NOINLINE void pack_half(float *out, const float *x, size_t stride, size_t m, size_t k) {
     HALF_T(pack)(out, x, stride, m, k, 1);
 }
-NOINLINE void unpack_half(float *y, const float *add, float *sum, size_t stride, const float *c, size_t width,
-                          size_t m, size_t n) {
+NOINLINE void unpack_half(float *y, const float *add, float *sum, size_t stride, const float *c, size_t width, size_t m,
+                          size_t n) {
     HALF_T(unpack)(y, add, sum, stride, c, width, m, n);
 }
 #else
@@ -67,15 +71,15 @@ typedef void block_tile(float *c, const float *x, const float *w, size_t kc, int
                        size_t k0, size_t kc) {                                                                         \
         call(c, x, ring, half, rows, next, k, k0, kc, word, n_vec, n_rows);                                            \
     }
-#define BLOCK(name, call, word, n_vec, n_rows)                                                                         \
-    NOINLINE void name(float *c, const float *x, const float *w, size_t kc, int first, coming next) {                  \
-        call(c, x, w, kc, first, next, word, n_vec, n_rows);                                                           \
+#define BLOCK(name, call, word, n_vec, n_rows)                                                        \
+    NOINLINE void name(float *c, const float *x, const float *w, size_t kc, int first, coming next) { \
+        call(c, x, w, kc, first, next, word, n_vec, n_rows);                                          \
     }
-#define FOR_WORDS(define, name, call, n_vec, n_rows)                                                                   \
-    define(name##_bf16, call, LP_WORD_BF16, n_vec, n_rows)                                                             \
-    define(name##_f16, call, LP_WORD_F16, n_vec, n_rows)                                                               \
-    define(name##_f32, call, LP_WORD_F32, n_vec, n_rows)
-#define WORDS_OF(name) {name##_bf16, name##_f16, name##_f32}
+#define FOR_WORDS(define, name, call, n_vec, n_rows)                                                            \
+    define(name##_bf16, call, LP_WORD_BF16, n_vec, n_rows) define(name##_f16, call, LP_WORD_F16, n_vec, n_rows) \
+        define(name##_f32, call, LP_WORD_F32, n_vec, n_rows)
+#define WORDS_OF(name) \
+    { name##_bf16, name##_f16, name##_f32 }
 
 FOR_WORDS(STREAM, stream_2, T(stream), 2, ROWS_2)
 FOR_WORDS(BLOCK, block_2, T(block), 2, ROWS_2)
@@ -175,11 +179,11 @@ typedef struct {
     const lp_factor *factor; /* of the first stripe */
     size_t row, end;         /* of the band, and of the job */
     size_t n_rows;
-    size_t pitch;   /* rows of a stripe in scratch: n_rows rounded up to ROW_UNIT */
-    size_t height;  /* rows of all stripes in scratch */
-    float *wide[2]; /* [height][LP_K_BLOCK]: the block at work, and the next; with one tile of tokens, strips */
-    float *sums;    /* [tile][height][tokens of the tile] */
-    int now;        /* which of `wide`, or which strip, is at work */
+    size_t pitch;      /* rows of a stripe in scratch: n_rows rounded up to ROW_UNIT */
+    size_t height;     /* rows of all stripes in scratch */
+    float *wide[2];    /* [height][LP_K_BLOCK]: the block at work, and the next; with one tile of tokens, strips */
+    float *sums;       /* [tile][height][tokens of the tile] */
+    int now;           /* which of `wide`, or which strip, is at work */
     const char *ready; /* the weights that it holds; NULL: none yet */
 } lp_band;
 
@@ -228,14 +232,19 @@ static void add_block(const lp_band *b, size_t g, size_t n, size_t k, size_t kc,
     for (size_t m0 = 0, width; m0 < p->m; m0 += width) {
         width = tile_width(p->m - m0);
         size_t rows = width == WIDE ? ROWS_2 : ROWS_1;
-        const float *x = p->x_packed + m0 * p->k + k * width, *next_x = x + width * p->k, *next_end = next_x + width * kc;
+        const float *x = p->x_packed + m0 * p->k + k * width, *next_x = x + width * p->k,
+                    *next_end = next_x + width * kc;
         float *c = b->sums + m0 * b->height;
         for (size_t i = g; i < g + n; i += rows, next_x += SOON_LINES * 16) {
             const float *w = b->wide[b->now] + i * LP_K_BLOCK;
             lp_word word = factor_of(b, i)->word;
             if (m0 == 0 && n_next) {
-                coming next = {b->wide[!b->now] + i * LP_K_BLOCK, LP_K_BLOCK, n_next, weights_at(b, i, k + kc),
-                               weights_at(b, i, k + kc + n_next), p->k * lp_word_bytes(word)};
+                coming next = {b->wide[!b->now] + i * LP_K_BLOCK,
+                               LP_K_BLOCK,
+                               n_next,
+                               weights_at(b, i, k + kc),
+                               weights_at(b, i, k + kc + n_next),
+                               p->k * lp_word_bytes(word)};
                 (width == WIDE ? block_2 : block_1)[word](c + i * width, x, w, kc, k == 0, next);
             } else if (width == WIDE) {
                 gemm_2(c + i * width, x, w, kc, k == 0, next_x < next_end ? (const char *)next_x : NULL);
@@ -279,9 +288,9 @@ static void stream_band(lp_band *b) {
         const char *rows = weights_at(b, g, 0), *next = rows;
         if (next_word == word && (g + n < b->height || has_next(b))) /* gate and up may differ */
             next = g + n < b->height ? weights_at(b, g + n, 0) : weights_at(b, 0, p->k);
-        for (size_t i = 0; rows != b->ready && i < n * STRIP; i += PIECE)
-            T(widen_piece)(b->wide[0] + (size_t)b->now * MAX_ROWS * STRIP + i,
-                           rows + (i / STRIP * p->k + i % STRIP) * lp_word_bytes(word), word);
+        for (size_t i = 0; rows != b->ready && i < n * STRIP; i += PIECE) T(widen_piece)
+        (b->wide[0] + (size_t)b->now * MAX_ROWS * STRIP + i,
+         rows + (i / STRIP * p->k + i % STRIP) * lp_word_bytes(word), word);
         for (size_t k = 0; k < p->k; k += LP_K_BLOCK)
             tiles[word](c, p->x_packed + k * width, b->wide[0], &b->now, rows, next, p->k, k,
                         lp_size_min(p->k - k, LP_K_BLOCK));
@@ -365,7 +374,8 @@ static void finish_direct(const lp_band *b) {
     for (size_t t = 0; t < p->m; t++) {
         float *c = b->sums + t * b->height, *up = c + b->pitch;
         size_t at = t * b->factor->n_rows + b->row, n_bytes = b->n_rows * sizeof *c;
-        for (size_t s = 0; s * b->pitch < b->height; s++) put_row(c + s * b->pitch, b->factor + s, b->row, b->n_rows, t);
+        for (size_t s = 0; s * b->pitch < b->height; s++)
+            put_row(c + s * b->pitch, b->factor + s, b->row, b->n_rows, t);
         if (!p->gated || (!p->act && !p->hidden)) continue;
         activate(c, NULL, b->n_rows);
         if (p->act) memcpy(p->act + at, c, n_bytes);
@@ -383,7 +393,10 @@ static void finish_tiles(const lp_band *b) {
 
 static void bands(const lp_product *p, size_t factor, size_t row, size_t n_rows, float *scratch) {
     size_t block = BAND_ROWS * LP_K_BLOCK;
-    lp_band b = {.p = p, .factor = p->factor + factor, .end = row + n_rows, .wide = {scratch, scratch + block},
+    lp_band b = {.p = p,
+                 .factor = p->factor + factor,
+                 .end = row + n_rows,
+                 .wide = {scratch, scratch + block},
                  .sums = scratch + 2 * block};
     for (; row < b.end; row += b.n_rows) {
         set_rows(&b, row);

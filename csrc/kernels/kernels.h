@@ -51,7 +51,7 @@ typedef struct {
     size_t n_tokens, head_dim;
     const float *q, *k, *v; /* first token, the head's first element; q and k after RoPE */
     size_t q_stride, kv_stride;
-    float *z;       /* as q; v and z are NULL when only the maps are wanted */
+    float *z; /* as q; v and z are NULL when only the maps are wanted */
     float scale;
     float *scores;  /* [n_tokens, n_tokens] of this head, or NULL */
     float *pattern; /* the same */
@@ -59,7 +59,7 @@ typedef struct {
 
 typedef struct {
     const char *name;
-    size_t row_unit;  /* rows of w per tile: bands are multiples of it */
+    size_t row_unit; /* rows of w per tile: bands are multiples of it */
     size_t band_rows;
     size_t band_macs; /* multiply-adds of one job at most, so that a run can be stopped */
 

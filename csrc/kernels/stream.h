@@ -3,7 +3,8 @@
  * Included once per vector width, as tile.h. Widening first and multiplying then leaves the multipliers idle while
  * weights arrive: for a fifth of the time at 8 tokens, for a tenth at 128. Here a few rows at a time are widened
  * between the products of what was widened before, and lines that will be widened after them are asked for. */
-#define PIECE 32 /* columns widened at once: a line of the cache, which rows 4 KB apart would not leave there for long */
+#define PIECE \
+    32 /* columns widened at once: a line of the cache, which rows 4 KB apart would not leave there for long */
 #define STRIP 64 /* columns of a strip: with one tile of tokens, two strips of its rows live in L1 */
 
 /* What is widened meanwhile: n columns (a multiple of PIECE) of as many rows as are multiplied. */
@@ -36,7 +37,8 @@ INLINE void T(strip)(VEC acc[MAX_ROWS][MAX_VECS], const float *x, const float *w
             UNROLL for (int r = 0; r < 3; r++) {
                 size_t row = (size_t)(3 * part + r), at = row * next.from_stride + column * bytes;
                 T(widen_piece)(next.to + row * next.to_stride + column, next.from + at, word);
-                for (size_t line = 0; line < PIECE * bytes; line += 64) __builtin_prefetch(next.after + at + line, 0, 2);
+                for (size_t line = 0; line < PIECE * bytes; line += 64)
+                    __builtin_prefetch(next.after + at + line, 0, 2);
             }
             for (int i = 0; i < PIECE * 3 / n_rows; i += 4) {
                 UNROLL for (int u = 0; u < 4; u++) STEP(u);
@@ -73,8 +75,12 @@ INLINE void T(stream)(float *c, const float *x, float *ring, int *half, const ch
     VEC acc[MAX_ROWS][MAX_VECS];
     UNROLL for (int r = 0; r < n_rows; r++) UNROLL for (int v = 0; v < n_vec; v++) acc[r][v] = V(zero)();
     for (size_t strip = k0 + STRIP; strip <= k0 + kc; strip += STRIP, *half = !*half) {
-        coming what = {ring + (size_t)!*half * MAX_ROWS * STRIP, STRIP, STRIP, T(column_at)(rows, next, k, strip, bytes),
-                       T(column_at)(rows, next, k, strip + LP_K_BLOCK, bytes), k * bytes};
+        coming what = {ring + (size_t) !*half * MAX_ROWS * STRIP,
+                       STRIP,
+                       STRIP,
+                       T(column_at)(rows, next, k, strip, bytes),
+                       T(column_at)(rows, next, k, strip + LP_K_BLOCK, bytes),
+                       k * bytes};
         T(strip)(acc, x, ring + (size_t)*half * MAX_ROWS * STRIP, STRIP, what, word, n_vec, n_rows);
         x += STRIP * (size_t)n_vec * LP_N;
     }

@@ -27,9 +27,7 @@ INLINE v16 v16_max(v16 a, v16 b) { return _mm512_max_ps(a, b); }
 INLINE v16 v16_if_less(v16 a, v16 b, v16 x, v16 y) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x);
 }
-INLINE v16 v16_keep_from(size_t lane, v16 x, v16 y) {
-    return _mm512_mask_blend_ps((__mmask16)(0xffffu << lane), y, x);
-}
+INLINE v16 v16_keep_from(size_t lane, v16 x, v16 y) { return _mm512_mask_blend_ps((__mmask16)(0xffffu << lane), y, x); }
 
 INLINE v16 v16_scale2(v16 p, v16 biased, float bias) {
     __m512i n = _mm512_sub_epi32(_mm512_castps_si512(biased), _mm512_castps_si512(_mm512_set1_ps(bias)));

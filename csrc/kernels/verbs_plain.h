@@ -76,7 +76,8 @@ INLINE VN VERB(keep_from)(size_t lane, VN x, VN y) {
 INLINE VN VERB(scale2)(VN p, VN biased, float bias) {
     EACH {
         int32_t n = (int32_t)(lp_f32_bits(biased.f[i]) - lp_f32_bits(bias)), a = n >> 1, b = n - a;
-        float two_a = lp_f32_from_bits(((uint32_t)a + 127u) << 23), two_b = lp_f32_from_bits(((uint32_t)b + 127u) << 23);
+        float two_a = lp_f32_from_bits(((uint32_t)a + 127u) << 23),
+              two_b = lp_f32_from_bits(((uint32_t)b + 127u) << 23);
         p.f[i] = p.f[i] * two_a * two_b;
     }
     return p;
