@@ -57,7 +57,7 @@ static const lp_tensor *find_tensor(const lp_model *model, const char *name, con
     return NULL;
 }
 
-static int word_of(lp_dtype dtype, lp_word *word) {
+int lp_model_word(lp_dtype dtype, lp_word *word) {
     switch (dtype) {
     case LP_BF16:
         *word = LP_WORD_BF16;
@@ -101,7 +101,7 @@ static int get(finder *f, lp_weight *out, const char *name, int is_vector, size_
                          : lp_fail(f->err, LP_EFORMAT, "%s: tensor %s has shape %s, the config asks for [%zu, %zu]",
                                    lp_safetensors_path(file), full, shape, n_rows, n_cols);
     }
-    if (word_of(t->dtype, &out->word))
+    if (lp_model_word(t->dtype, &out->word))
         return lp_fail(f->err, LP_EUNSUPPORTED, "%s: tensor %s has dtype %s; only BF16, F16 and F32 can be run exactly",
                        lp_safetensors_path(file), full, lp_dtype_name(t->dtype));
     out->data = t->data;

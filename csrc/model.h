@@ -51,6 +51,9 @@ typedef struct {
     size_t n_files;
 } lp_model;
 
+/* How the kernels call a dtype; -1 for one that cannot be computed with. */
+int lp_model_word(lp_dtype dtype, lp_word *word);
+
 /* inv_freq has head_dim / 2 floats and is copied. LP_EARG: a number of the config is out of range; LP_EFORMAT: a
  * tensor is missing or has another shape; LP_EUNSUPPORTED: a dtype that cannot be computed with. */
 int lp_model_open(lp_model **out, const lp_config *config, const float *inv_freq, lp_safetensors *const *files,

@@ -11,6 +11,7 @@
 #include "../fpenv.h"           /* lp_fpenv_set */
 #include "../kernels/kernels.h" /* lp_kernels_get: widen */
 #include "../limits.h"          /* lp_limits_memory */
+#include "../model.h"           /* lp_model_word */
 #include "../size.h"            /* lp_size_mul */
 
 typedef struct {
@@ -127,22 +128,6 @@ static const lp_tensor *find(PyObject *self, PyObject *name) {
     return NULL;
 }
 
-static int word_of(lp_dtype dtype, lp_word *word) {
-    switch (dtype) {
-    case LP_BF16:
-        *word = LP_WORD_BF16;
-        return 0;
-    case LP_F16:
-        *word = LP_WORD_F16;
-        return 0;
-    case LP_F32:
-        *word = LP_WORD_F32;
-        return 0;
-    default:
-        return -1;
-    }
-}
-
 static PyObject *wrap_tensor(const lp_module_state *state, const lp_tensor *t, lp_block *block) {
     npy_intp shape[LP_MAX_RANK + 1];
     if (t->rank > NPY_MAXDIMS) {
@@ -170,7 +155,7 @@ static PyObject *read_tensor(PyObject *self, PyObject *name) {
     int failed;
     const lp_tensor *t = find(self, name);
     if (!t) return NULL;
-    if (word_of(t->dtype, &word))
+    if (lp_model_word(t->dtype, &word))
         return lp_raise_new(state, LP_EUNSUPPORTED,
                             "%s: a tensor of dtype %s has no float32 values here: its bytes "
                             "can be had with .raw",
