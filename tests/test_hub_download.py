@@ -146,6 +146,7 @@ def test_bytes_are_on_the_disk_before_their_name_is(
 ) -> None:
     """fsync of the file, rename, fsync of the folder; the ref comes after all of them."""
     done: list[tuple[str, str]] = []
+    came_from: dict[str, str] = {}  # each name that was given, and the temporary one before
     replace = os.replace
 
     def path_of(fd: int) -> str:
@@ -153,8 +154,9 @@ def test_bytes_are_on_the_disk_before_their_name_is(
 
     def record_replace(name: str, new: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
         replace(name, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
-        done.append(("rename", f"{path_of(src_dir_fd)}/{name}"))
-        done.append(("to", f"{path_of(dst_dir_fd)}/{new}"))
+        final = f"{path_of(dst_dir_fd)}/{new}"
+        came_from[final] = f"{path_of(src_dir_fd)}/{name}"
+        done.append(("to", final))  # other threads write to this list meanwhile
 
     monkeypatch.setattr("os.fsync", lambda fd: done.append(("sync", path_of(fd))))
     monkeypatch.setattr("os.replace", record_replace)
@@ -173,7 +175,7 @@ def test_bytes_are_on_the_disk_before_their_name_is(
     ends = []
     for path in {*final, last}:
         named = max(n for n, event in enumerate(done) if event == ("to", str(path)))
-        assert ("sync", done[named - 1][1]) in done[: named - 1]
+        assert ("sync", came_from[str(path)]) in done[:named]
         ends.append(done.index(("sync", str(path.parent)), named) if path != last else named)
     assert max(ends) == done.index(("to", str(last)), max(ends))
 
