@@ -17,7 +17,8 @@
 #include "size.h" /* lp_size_min */
 
 #define PIECE ((size_t)2 << 20) /* bytes: what is looked at by two pages, and read by one call */
-#define MAX_MATRICES 7          /* of a layer */
+#define LOOK ((size_t)16 << 20)
+#define MAX_MATRICES 7 /* of a layer */
 
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22 /* since Linux 5.14; an older one says EINVAL */
@@ -103,11 +104,13 @@ static void *read_layers(void *arg) {
     return NULL;
 }
 
+/* One look in LOOK bytes: a piece that is missed is read when it is touched. */
 static int any_cold(const lp_readahead *a) {
     range todo[MAX_MATRICES];
     for (size_t layer = 0; layer <= a->n_layers; layer++)
-        for (size_t i = 0, n = matrices(a, layer, todo), at; i < n; i++)
-            if (at = 0, find_cold(todo[i], &at)) return 1;
+        for (size_t i = 0, n = matrices(a, layer, todo); i < n; i++)
+            for (size_t at = 0; at < todo[i].n_bytes; at += LOOK)
+                if (is_cold_page(todo[i].data + at)) return 1;
     return 0;
 }
 

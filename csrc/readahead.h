@@ -1,8 +1,8 @@
 /* readahead.h - brings the weights of the next layer into memory while this one is computed.
  *
  * Only what lies cold on the disk is read, never further than one layer ahead, so that a model larger than the
- * memory streams through it; where all is in the page cache, looking costs about a microsecond per 8 MB and no
- * thread is started. All of it is advice: what cannot be read ahead is read when it is touched. */
+ * memory streams through it; where all is in the page cache, looking costs about a microsecond per 16 MB and
+ * no thread is started. All of it is advice: what cannot be read ahead is read when it is touched. */
 #ifndef LP_READAHEAD_H
 #define LP_READAHEAD_H
 
