@@ -85,10 +85,21 @@ static void dot_keys(const lp_queries *t) {
     }
 }
 
+NOINLINE void unpack_lines_1(float *y, size_t stride, const float *c, size_t width, size_t m, size_t n, float after,
+                             size_t end) {
+    T(unpack_lines)(y, stride, c, width, m, n, after, end);
+}
+
 /* Rows m0 .. m0 + m of a [n_tokens, n_tokens] map; `after` where the key comes after the last query. */
 static void put_map(const lp_queries *t, float *map, float after) {
     size_t n = t->head->n_tokens;
     if (!map) return;
+    if (((uintptr_t)map / sizeof *map | n | t->n_keys) % LINE == 0 && t->width >= LP_N) {
+        for (size_t v = 0; v < t->m; v += LP_N)
+            unpack_lines_1(map + (t->m0 + v) * n, n, t->s + v, t->width, lp_size_min(t->m - v, LP_N), t->n_keys, after,
+                           n);
+        return;
+    }
     unpack_tokens(map + t->m0 * n, NULL, NULL, n, t->s, t->width, t->m, t->n_keys);
     for (size_t i = 0; i < t->m; i++)
         for (size_t key = t->n_keys; key < n; key++) map[(t->m0 + i) * n + key] = after;

@@ -16,6 +16,8 @@ typedef struct {
 
 INLINE v8 v8_load(const float *p) { return _mm256_loadu_ps(p); }
 INLINE void v8_store(float *p, v8 a) { _mm256_storeu_ps(p, a); }
+INLINE void v8_stream(float *p, v8 a) { _mm256_stream_ps(p, a); }
+INLINE void v8_stream_end(void) { _mm_sfence(); }
 INLINE v8 v8_set1(float a) { return _mm256_set1_ps(a); }
 INLINE v8 v8_zero(void) { return _mm256_setzero_ps(); }
 INLINE v8 v8_add(v8 a, v8 b) { return _mm256_add_ps(a, b); }

@@ -16,6 +16,8 @@ typedef struct {
 
 INLINE v16 v16_load(const float *p) { return _mm512_loadu_ps(p); }
 INLINE void v16_store(float *p, v16 a) { _mm512_storeu_ps(p, a); }
+INLINE void v16_stream(float *p, v16 a) { _mm512_stream_ps(p, a); }
+INLINE void v16_stream_end(void) { _mm_sfence(); }
 INLINE v16 v16_set1(float a) { return _mm512_set1_ps(a); }
 INLINE v16 v16_zero(void) { return _mm512_setzero_ps(); }
 INLINE v16 v16_add(v16 a, v16 b) { return _mm512_add_ps(a, b); }

@@ -18,6 +18,8 @@ typedef struct {
 
 INLINE v8 v8_load(const float *p) { return (v8){vld1q_f32(p), vld1q_f32(p + 4)}; }
 INLINE void v8_store(float *p, v8 a) { vst1q_f32(p, a.lo), vst1q_f32(p + 4, a.hi); }
+INLINE void v8_stream(float *p, v8 a) { v8_store(p, a); }
+INLINE void v8_stream_end(void) {}
 INLINE v8 v8_set1(float a) { return (v8){vdupq_n_f32(a), vdupq_n_f32(a)}; }
 INLINE v8 v8_zero(void) { return v8_set1(0); }
 INLINE v8 v8_add(v8 a, v8 b) { return (v8){vaddq_f32(a.lo, b.lo), vaddq_f32(a.hi, b.hi)}; }

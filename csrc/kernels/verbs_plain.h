@@ -2,6 +2,7 @@
  *
  * Included once per N with LP_N defined; vN is N floats, vNd as many doubles. The bodies speak only in these.
  *   load store set1 zero add sub mul div   lane by lane, IEEE, rounded to nearest even
+ *   stream(p, a)           store past the caches to an aligned p; others see it after stream_end()
  *   fma(a, b, c)           a * b + c, rounded once
  *   max(a, b)              a > b ? a : b
  *   if_less(a, b, x, y)    a < b ? x : y
@@ -35,6 +36,8 @@ INLINE VN VERB(load)(const float *p) {
     return a;
 }
 INLINE void VERB(store)(float *p, VN a) { EACH p[i] = a.f[i]; }
+INLINE void VERB(stream)(float *p, VN a) { VERB(store)(p, a); }
+INLINE void VERB(stream_end)(void) {}
 INLINE VN VERB(set1)(float x) {
     VN a;
     EACH a.f[i] = x;

@@ -153,7 +153,8 @@ static void canonical_query(const lp_head *h, size_t m, float *scores, float *pa
 static void check_attention(const lp_kernels *k, size_t n, size_t head_dim, int kind) {
     size_t stride = 2 * head_dim + 3, size = n * stride;
     float *q = floats(size, kind), *key = floats(size, kind), *v = floats(size, kind), *z = floats(size, WILD);
-    float *scores = floats(n * n, WILD), *pattern = floats(n * n, WILD);
+    float *scores = floats(n * n, WILD), *maps = floats(n * n + 1, WILD);
+    float *pattern = maps + n / 16 % 2; /* begins on a line of the cache, or does not */
     lp_head h = {n, head_dim, q, key, v, stride, stride, z, 0.3f, scores, pattern};
     float *scratch = floats(k->attend_scratch(n, head_dim), WILD);
     for (size_t i = 0; i * k->q_tile < n; i++) k->attend(&h, i, scratch);
@@ -166,7 +167,7 @@ static void check_attention(const lp_kernels *k, size_t n, size_t head_dim, int 
     }
     CHECK(same);
     if (!same) fprintf(stderr, "  %s attention n=%zu head_dim=%zu kind=%d\n", k->name, n, head_dim, kind);
-    free(q), free(key), free(v), free(z), free(scores), free(pattern), free(scratch);
+    free(q), free(key), free(v), free(z), free(scores), free(maps), free(scratch);
     free(want_s), free(want_p), free(want_z);
 }
 
@@ -234,7 +235,7 @@ static void check_peak(const lp_kernels *k) {
 static void check_row(const lp_kernels *k) {
     static const size_t ns[] = {1, 7, 12, 17, 35, 49}, ks[] = {1, 31, 256, 257, 576, 600},
                         ms[] = {16, 17, 24, 31, 32, 40, 67};
-    static const size_t lengths[] = {1, 2, 7, 8, 9, 16, 23, 31, 32, 33, 57, 100, 255, 257, 300};
+    static const size_t lengths[] = {1, 2, 7, 8, 9, 16, 23, 31, 32, 33, 48, 57, 64, 96, 100, 255, 257, 272, 300};
     static const size_t dims[] = {2, 6, 32, 64, 80, 256, 258};
     for (size_t m = 1; m <= 13; m++)
         for (size_t n = 0; n < 6; n++)
@@ -251,7 +252,7 @@ static void check_row(const lp_kernels *k) {
             check_gated(k, m + 5, 24 + ns[i], 128, (int)(m % N_KINDS), mixed);
             check_gated(k, m + 1, ns[i], 300 + 20 * (m % 2), (int)(i % N_KINDS), mixed);
         }
-    for (size_t i = 0; i < 15; i++)
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
         for (size_t d = 0; d < 7; d++) check_attention(k, lengths[i], dims[d], (int)((i + d) % N_KINDS));
     for (size_t d = 1; d < 200; d += 3) check_norm(k, d, (int)(d % N_KINDS));
     for (size_t h = 2; h < 140; h += 6) check_rope(k, h % 5 + 1, h, (int)(h % N_KINDS));
