@@ -123,8 +123,8 @@ static void normalize(const lp_queries *t) {
  * tile's width divides 256 and m0 is a multiple of it. */
 static void mix_values(const lp_queries *t) {
     const lp_head *h = t->head;
-    int kind = t->width == WIDE ? 0 : t->width == LP_N ? 1 : 2;
-    pv_tile *const full[] = {pv_2, pv_1, pv_half}, *const column[] = {pv_2_column, pv_1_column, pv_half_column};
+    enum tile_kind kind = kind_of(t->width);
+    pv_tile *const full[] = {pv_half, pv_1, pv_2}, *const column[] = {pv_half_column, pv_1_column, pv_2_column};
     for (size_t d = 0, n; d < h->head_dim; d += n) {
         n = h->head_dim - d < ATTEND_ROWS ? 1 : ATTEND_ROWS;
         for (size_t key = 0; key <= t->m0; key += LP_K_BLOCK) {

@@ -15,6 +15,7 @@ LP_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 #define LP_N LP_HALF
 #include "tile.h"
 #include "stream.h"
+#include "lines.h"
 #include "exp.h"
 #include "softmax.h"
 #define V_COLUMNS_BF16 v8_columns_bf16
@@ -24,9 +25,11 @@ LP_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 #define LP_N 16
 #include "tile.h"
 #include "stream.h"
+#include "lines.h"
 #include "exp.h"
 #include "softmax.h"
 
+#define BF16_LINES
 #define ROWS_2 12
 #define ROWS_1 12
 #define DIRECT_TOKENS 4

@@ -21,6 +21,7 @@
 #define LP_N LP_HALF
 #include "tile.h"
 #include "stream.h"
+#include "lines.h"
 #include "exp.h"
 #include "softmax.h"
 #include "direct.h"
@@ -29,9 +30,11 @@
 #define LP_N 16
 #include "tile.h"
 #include "stream.h"
+#include "lines.h"
 #include "exp.h"
 #include "softmax.h"
 
+#define BF16_LINES
 #define ROWS_2 12
 #define ROWS_1 12
 #define DIRECT_TOKENS 4

@@ -7,15 +7,26 @@
     32 /* columns widened at once: a line of the cache, which rows 4 KB apart would not leave there for long */
 #define STRIP 64 /* columns of a strip: with one tile of tokens, two strips of its rows live in L1 */
 
+#ifndef LP_STREAM
+#define LP_STREAM
 /* What is widened meanwhile: n columns (a multiple of PIECE) of as many rows as are multiplied. */
-#ifndef LP_COMING
-#define LP_COMING
 typedef struct {
     float *to; /* row r at to + r * to_stride */
     size_t to_stride, n;
-    const char *from, *after; /* the weights, and those that will come after them; rows are from_stride bytes apart */
+    const char *from; /* the weights; rows are from_stride bytes apart */
     size_t from_stride;
+    const char *after; /* what will be wanted after them: as many bytes, and where those of the next piece lie */
+    size_t after_row, after_piece;
 } coming;
+
+/* Rows of w for the one tile of tokens, and those that follow them. */
+typedef struct {
+    float *ring; /* two strips of MAX_ROWS rows; see also lines.h */
+    int half;    /* the strip at work */
+    size_t k;    /* columns */
+    const char *rows, *next;
+    const char *ready; /* the rows whose first strip the ring holds; NULL: none */
+} row_stream;
 #endif
 
 /* A piece of one row. */
@@ -35,10 +46,11 @@ INLINE void T(strip)(VEC acc[MAX_ROWS][MAX_VECS], const float *x, const float *w
     for (size_t column = 0; column < next.n; column += PIECE) {
         for (int part = 0; part < n_rows / 3; part++) {
             UNROLL for (int r = 0; r < 3; r++) {
-                size_t row = (size_t)(3 * part + r), at = row * next.from_stride + column * bytes;
-                T(widen_piece)(next.to + row * next.to_stride + column, next.from + at, word);
-                for (size_t line = 0; line < PIECE * bytes; line += 64)
-                    __builtin_prefetch(next.after + at + line, 0, 2);
+                size_t row = (size_t)(3 * part + r);
+                const char *from = next.from + row * next.from_stride + column * bytes;
+                T(widen_piece)(next.to + row * next.to_stride + column, from, word);
+                const char *after = next.after + row * next.after_row + column / PIECE * next.after_piece;
+                for (size_t line = 0; line < PIECE * bytes; line += 64) __builtin_prefetch(after + line, 0, 2);
             }
             for (int i = 0; i < PIECE * 3 / n_rows; i += 4) {
                 UNROLL for (int u = 0; u < 4; u++) STEP(u);
@@ -62,27 +74,41 @@ INLINE void T(block)(float *c, const float *x, const float *w, size_t kc, int fi
     T(keep)(c, acc, first, n_vec, n_rows);
 }
 
-/* Where column `column` of a run of rows lies: past the end of these rows the next ones begin. */
-INLINE const char *T(column_at)(const char *rows, const char *next, size_t k, size_t column, size_t bytes) {
-    return column < k ? rows + column * bytes : next + (column - k) * bytes;
+/* Where column `column` of the rows lies: past their end the next ones begin. */
+INLINE const char *T(column_at)(const row_stream *s, size_t column, size_t bytes) {
+    return column < s->k ? s->rows + column * bytes : s->next + (column - s->k) * bytes;
 }
 
-/* Columns k0 .. k0 + kc (a multiple of STRIP) of n_rows rows, whose first strip is in ring half *half. `rows` and
- * `next` are the first bytes of these rows and of those that follow, each k columns long. */
-INLINE void T(stream)(float *c, const float *x, float *ring, int *half, const char *rows, const char *next, size_t k,
-                      size_t k0, size_t kc, lp_word word, const int n_vec, const int n_rows) {
-    size_t bytes = lp_word_bytes(word);
+/* The first strip of the rows. */
+INLINE void T(stream_begin)(const row_stream *s, lp_word word, const int n_rows) {
+    float *to = s->ring + (size_t)s->half * MAX_ROWS * STRIP;
+    for (size_t r = 0; r < (size_t)n_rows; r++)
+        for (size_t column = 0; column < STRIP; column += PIECE) {
+            const char *from = s->rows + (r * s->k + column) * lp_word_bytes(word);
+            T(widen_piece)(to + r * STRIP + column, from, word);
+        }
+}
+
+/* Columns k0 .. k0 + kc (a multiple of STRIP) of n_rows rows. The next rows are asked for in the order in which they
+ * lie, which the hardware goes along with: as many bytes as are read here. */
+INLINE void T(stream)(float *c, const float *x, row_stream *s, size_t k0, size_t kc, lp_word word, const int n_vec,
+                      const int n_rows) {
+    const size_t bytes = lp_word_bytes(word), half = MAX_ROWS * STRIP, piece = PIECE * bytes;
+    if (k0 == 0 && s->ready != s->rows) T(stream_begin)(s, word, n_rows);
     VEC acc[MAX_ROWS][MAX_VECS];
     UNROLL for (int r = 0; r < n_rows; r++) UNROLL for (int v = 0; v < n_vec; v++) acc[r][v] = V(zero)();
-    for (size_t strip = k0 + STRIP; strip <= k0 + kc; strip += STRIP, *half = !*half) {
-        coming what = {ring + (size_t) !*half * MAX_ROWS * STRIP,
-                       STRIP,
-                       STRIP,
-                       T(column_at)(rows, next, k, strip, bytes),
-                       T(column_at)(rows, next, k, strip + LP_K_BLOCK, bytes),
-                       k * bytes};
-        T(strip)(acc, x, ring + (size_t)*half * MAX_ROWS * STRIP, STRIP, what, word, n_vec, n_rows);
+    for (size_t k = k0; k < k0 + kc; k += STRIP, s->half = !s->half) {
+        coming next = {.to = s->ring + (size_t)!s->half * half,
+                       .to_stride = STRIP,
+                       .n = STRIP,
+                       .from = T(column_at)(s, k + STRIP, bytes),
+                       .from_stride = s->k * bytes,
+                       .after = s->next + k * (size_t)n_rows * bytes,
+                       .after_row = piece,
+                       .after_piece = (size_t)n_rows * piece};
+        T(strip)(acc, x, s->ring + (size_t)s->half * half, STRIP, next, word, n_vec, n_rows);
         x += STRIP * (size_t)n_vec * LP_N;
     }
     T(keep)(c, acc, k0 == 0, n_vec, n_rows);
+    if (k0 + kc == s->k) s->ready = s->next;
 }

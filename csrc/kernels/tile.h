@@ -16,17 +16,20 @@
 #define SOON_LINES 128
 #define MAX_VECS 2
 
-/* One k: n_vec vectors of x times one number of each row of w. */
+/* One k: n_vec vectors of x times one number of each row of w, WEIGHT(at): all lanes number `at` from w on. */
 #undef STEP
 #define STEP(i)                                                                                                       \
     do {                                                                                                              \
         VEC xs[MAX_VECS];                                                                                             \
         UNROLL for (int v = 0; v < n_vec; v++) xs[v] = V(load)(x + ((size_t)(i) * (size_t)n_vec + (size_t)v) * LP_N); \
         UNROLL for (int r = 0; r < n_rows; r++) {                                                                     \
-            VEC wr = V(set1)(w[(size_t)r * row_stride + (size_t)(i)*k_stride]);                                       \
+            VEC wr = WEIGHT((size_t)r * row_stride + (size_t)(i)*k_stride);                                           \
             UNROLL for (int v = 0; v < n_vec; v++) FMA_INTO(acc[r][v], wr, xs[v]);                                    \
         }                                                                                                             \
     } while (0)
+
+#undef WEIGHT
+#define WEIGHT(at) V(set1)(w[at])
 
 /* Adds the sums to what c holds, or stores the first. */
 INLINE void T(keep)(float *c, VEC acc[MAX_ROWS][MAX_VECS], int first, const int n_vec, const int n_rows) {

@@ -81,6 +81,22 @@ INLINE void v16_transpose(v16 r[16]) {
     }
 }
 
+/* One instruction: as two, a tile of 8 tokens would be more instructions than the front end brings. */
+INLINE v8 v8_set1_bf16(const char *p) {
+    v8 a;
+    __asm__("vpandd %1%{1to8%}, %2, %0"
+            : "=v"(a)
+            : "m"(*(const char(*)[4])(p - 2)), "v"(_mm256_set1_epi32((int)0xffff0000)));
+    return a;
+}
+INLINE v16 v16_set1_bf16(const char *p) {
+    v16 a;
+    __asm__("vpandd %1%{1to16%}, %2, %0"
+            : "=v"(a)
+            : "m"(*(const char(*)[4])(p - 2)), "v"(_mm512_set1_epi32((int)0xffff0000)));
+    return a;
+}
+
 /* As V8_FMA_INTO. */
 #define V16_FMA_INTO(c, a, b) __asm__("vfmadd231ps %2, %1, %0" : "+v"(c) : "v"(a), "v"(b))
 

@@ -37,10 +37,15 @@ static float *floats(size_t n, int kind) {
     return x;
 }
 
-/* n words at an odd address inside *hold */
+/* n words at the end of *hold, at every kind of address: where a line begins, odd, as files have them, at its end */
 static void *words(char **hold, size_t n, lp_word word, int kind) {
-    *hold = malloc(n * 4 + 8);
-    char *w = *hold + 1;
+    static const size_t offsets[] = {0, 1, 8, 62};
+    static size_t n_calls;
+    size_t offset = offsets[n_calls++ % 4];
+    void *block = NULL;
+    CHECK(posix_memalign(&block, 64, offset + n * lp_word_bytes(word) + (n == 0)) == 0);
+    *hold = block;
+    char *w = *hold + offset;
     for (size_t i = 0; i < n; i++) {
         float x = random_float(kind);
         uint16_t half = word == LP_WORD_BF16 ? lp_f32_to_bf16(x) : lp_f32_to_f16(x);

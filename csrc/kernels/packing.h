@@ -1,0 +1,59 @@
+/* packing.h - x of a product, packed for its tiles, and the way back: a unit is some columns of one tile. */
+NOINLINE void pack_2(float *out, const float *x, size_t stride, size_t m, size_t k) {
+    T(pack)(out, x, stride, m, k, 2);
+}
+NOINLINE void pack_1(float *out, const float *x, size_t stride, size_t m, size_t k) {
+    T(pack)(out, x, stride, m, k, 1);
+}
+NOINLINE void unpack_1(float *y, const float *add, float *sum, size_t stride, const float *c, size_t width, size_t m,
+                       size_t n) {
+    T(unpack)(y, add, sum, stride, c, width, m, n);
+}
+#ifdef LP_HALF
+NOINLINE void pack_half(float *out, const float *x, size_t stride, size_t m, size_t k) {
+    HALF_T(pack)(out, x, stride, m, k, 1);
+}
+NOINLINE void unpack_half(float *y, const float *add, float *sum, size_t stride, const float *c, size_t width, size_t m,
+                          size_t n) {
+    HALF_T(unpack)(y, add, sum, stride, c, width, m, n);
+}
+#else
+#define pack_half pack_1
+#define unpack_half unpack_1
+#endif
+
+static void pack_tokens(float *out, const float *x, size_t stride, size_t width, size_t m, size_t k) {
+    (width == WIDE ? pack_2 : width == LP_N ? pack_1 : pack_half)(out, x, stride, m, k);
+}
+
+/* Columns 0 .. width of c [n][width], m of them tokens. */
+static void unpack_tokens(float *y, const float *add, float *sum, size_t stride, const float *c, size_t width, size_t m,
+                          size_t n) {
+    for (size_t v = 0; v < m; v += LP_N) {
+        size_t at = v * stride;
+        (width < LP_N ? unpack_half : unpack_1)(y ? y + at : NULL, add ? add + at : NULL, sum ? sum + at : NULL, stride,
+                                                c + v, width, lp_size_min(m - v, LP_N), n);
+    }
+}
+
+#define PACK_COLUMNS 2048
+
+static size_t packed_size(size_t m, size_t k) { return padded_tokens(m) * k; }
+
+/* Few tokens and rows enough for a vector of them. */
+static int is_direct(const lp_product *p) {
+    for (size_t f = 0; f < p->n_factors; f++)
+        if (p->factor[f].n_rows < NARROW) return 0;
+    return p->m <= DIRECT_TOKENS;
+}
+
+static size_t pack_units(const lp_product *p) {
+    return is_direct(p) ? 0 : n_tiles(p->m) * ((p->k + PACK_COLUMNS - 1) / PACK_COLUMNS);
+}
+
+static void pack(const lp_product *p, size_t unit) {
+    size_t n = n_tiles(p->m), m0 = tile_start(p->m, unit % n), width = tile_width(p->m - m0);
+    size_t k0 = unit / n * PACK_COLUMNS, kc = lp_size_min(p->k - k0, PACK_COLUMNS);
+    pack_tokens(p->x_packed + m0 * p->k + k0 * width, p->x + m0 * p->k + k0, p->k, width, lp_size_min(p->m - m0, width),
+                kc);
+}

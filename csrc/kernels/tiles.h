@@ -1,0 +1,116 @@
+/* tiles.h - the functions that compute a tile of so many tokens, and which tiles some tokens are cut into.
+ *
+ * The including file sets LP_N, ROWS_2 and ROWS_1 (rows of w in a tile of two vectors and of one: as many sums as
+ * the registers hold), LP_HALF where a narrower vector serves a few tokens faster, and BF16_LINES where lines.h is
+ * included for both. */
+#define ROW_UNIT 12 /* a multiple of every tile's rows */
+#define WIDE (2 * LP_N)
+
+#ifdef LP_HALF
+#define HALF_T(name) V_CAT(name, _, LP_HALF)
+#define NARROW LP_HALF
+#define NARROW_T(name) HALF_T(name)
+#else
+#define NARROW LP_N
+#define NARROW_T(name) T(name)
+#endif
+
+/* Tokens in the tile that begins where `left` tokens are still to do: little is idle, nothing is narrow. */
+static size_t tile_width(size_t left) {
+    if (left > WIDE - NARROW) return WIDE;
+    return left > NARROW ? LP_N : NARROW;
+}
+
+enum tile_kind { HALF_TILE, ONE_TILE, WIDE_TILE };
+
+static enum tile_kind kind_of(size_t width) { return width == WIDE ? WIDE_TILE : width == LP_N ? ONE_TILE : HALF_TILE; }
+static size_t tile_rows(size_t width) { return width == WIDE ? ROWS_2 : ROWS_1; }
+
+static size_t n_tiles(size_t m) {
+    size_t left = m % WIDE, n = m / WIDE;
+    for (; left; n++) left -= lp_size_min(left, tile_width(left));
+    return n;
+}
+
+/* Only the tiles that end a product are not WIDE, and there are at most two of them. */
+static size_t tile_start(size_t m, size_t tile) {
+    size_t n_wide = m / WIDE;
+    return tile <= n_wide ? tile * WIDE : n_wide * WIDE + tile_width(m % WIDE);
+}
+
+static size_t padded_tokens(size_t m) {
+    size_t start = tile_start(m, n_tiles(m) - 1);
+    return start + tile_width(m - start);
+}
+
+NOINLINE void gemm_2(float *c, const float *x, const float *w, size_t kc, int first, const char *soon) {
+    T(tile)(c, x, w, LP_K_BLOCK, 1, kc, 0, first, soon, 2, ROWS_2);
+}
+NOINLINE void gemm_1(float *c, const float *x, const float *w, size_t kc, int first) {
+#ifdef LP_HALF /* two halves: with one wide vector every product waits for a broadcast (Zen 4: 75 % of the peak) */
+    HALF_T(tile)(c, x, w, LP_K_BLOCK, 1, kc, 0, first, NULL, 2, ROWS_1);
+#else
+    T(tile)(c, x, w, LP_K_BLOCK, 1, kc, 0, first, NULL, 1, ROWS_1);
+#endif
+}
+#ifdef LP_HALF
+NOINLINE void gemm_half(float *c, const float *x, const float *w, size_t kc, int first) {
+    HALF_T(tile)(c, x, w, LP_K_BLOCK, 1, kc, 0, first, NULL, 1, ROWS_1);
+}
+#else
+#define gemm_half gemm_1
+#endif
+
+/* See stream.h and lines.h. A product with one tile streams; the first tile of more widens the next block for all. */
+typedef void stream_tile(float *c, const float *x, row_stream *s, size_t k0, size_t kc);
+typedef void block_tile(float *c, const float *x, const float *w, size_t kc, int first, coming next);
+
+#define STREAM(name, call, word, n_vec, n_rows)                                         \
+    NOINLINE void name(float *c, const float *x, row_stream *s, size_t k0, size_t kc) { \
+        call(c, x, s, k0, kc, word, n_vec, n_rows);                                     \
+    }
+#define BLOCK(name, call, word, n_vec, n_rows)                                                        \
+    NOINLINE void name(float *c, const float *x, const float *w, size_t kc, int first, coming next) { \
+        call(c, x, w, kc, first, next, word, n_vec, n_rows);                                          \
+    }
+#define FOR_WORDS(define, name, call, n_vec, n_rows)                                                            \
+    define(name##_bf16, call, LP_WORD_BF16, n_vec, n_rows) define(name##_f16, call, LP_WORD_F16, n_vec, n_rows) \
+        define(name##_f32, call, LP_WORD_F32, n_vec, n_rows)
+#define WORDS_OF(name) \
+    { name##_bf16, name##_f16, name##_f32 }
+
+FOR_WORDS(STREAM, stream_2, T(stream), 2, ROWS_2)
+FOR_WORDS(BLOCK, block_2, T(block), 2, ROWS_2)
+#ifdef LP_HALF
+FOR_WORDS(STREAM, stream_1, HALF_T(stream), 2, ROWS_1)
+FOR_WORDS(STREAM, stream_half, HALF_T(stream), 1, ROWS_1)
+FOR_WORDS(BLOCK, block_1, HALF_T(block), 2, ROWS_1)
+static stream_tile *const stream_tiles[][3] = {WORDS_OF(stream_half), WORDS_OF(stream_1), WORDS_OF(stream_2)};
+static block_tile *const block_tiles[][3] = {{NULL}, WORDS_OF(block_1), WORDS_OF(block_2)}; /* two tiles are wider */
+#else
+FOR_WORDS(STREAM, stream_1, T(stream), 1, ROWS_1)
+static stream_tile *const stream_tiles[][3] = {WORDS_OF(stream_1), WORDS_OF(stream_1), WORDS_OF(stream_2)};
+static block_tile *const block_tiles[][3] = {{NULL}, {NULL}, WORDS_OF(block_2)};
+#endif
+
+/* bf16 that are broadcast as they lie. */
+#ifdef BF16_LINES
+#define LINES(name, call, n_vec, n_rows)                                                \
+    NOINLINE void name(float *c, const float *x, row_stream *s, size_t k0, size_t kc) { \
+        call(c, x, s, k0, kc, n_vec, n_rows);                                           \
+    }
+LINES(lines_2, T(lines), 2, ROWS_2)
+LINES(lines_1, HALF_T(lines), 2, ROWS_1)
+LINES(lines_half, HALF_T(lines), 1, ROWS_1)
+static stream_tile *const lines_tiles[] = {lines_half, lines_1, lines_2};
+#endif
+
+/* Which tile streams n rows of w from `row` on, k columns each. */
+static stream_tile *stream_tile_of(enum tile_kind kind, const lp_factor *f, size_t row, size_t n, size_t k) {
+#ifdef BF16_LINES
+    if (f->word == LP_WORD_BF16 && NARROW_T(lines_inside)(f->w, f->n_rows, row, n, k)) return lines_tiles[kind];
+#else
+    (void)row, (void)n, (void)k;
+#endif
+    return stream_tiles[kind][f->word];
+}
