@@ -13,29 +13,14 @@ INLINE void T(columns)(VEC *c, const char *w, size_t stride, lp_word word) {
         return;
     }
 #endif
-    UNROLL for (size_t r = 0; r < LP_N; r++) {
-        const char *row = w + r * stride;
-        if (word == LP_WORD_F32) {
-            float numbers[LP_N];
-            memcpy(numbers, row, sizeof numbers);
-            c[r] = V(load)(numbers);
-        } else {
-            c[r] = word == LP_WORD_BF16 ? V(widen_bf16)(row) : V(widen_f16)(row);
-        }
-    }
+    UNROLL for (size_t r = 0; r < LP_N; r++) c[r] = T(widen_words)(w + r * stride, word);
     V(transpose)(c);
 }
 
 /* The one column at w. */
 INLINE VEC T(column)(const char *w, size_t stride, lp_word word) {
     float c[LP_N];
-    for (size_t r = 0; r < LP_N; r++) {
-        const char *number = w + r * stride;
-        if (word == LP_WORD_F32)
-            memcpy(c + r, number, sizeof *c);
-        else
-            c[r] = word == LP_WORD_BF16 ? lp_bf16_float(number, 0) : lp_f16_float(number, 0);
-    }
+    for (size_t r = 0; r < LP_N; r++) c[r] = lp_weight_float(w + r * stride, word);
     return V(load)(c);
 }
 

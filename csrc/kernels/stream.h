@@ -31,12 +31,8 @@ typedef struct {
 
 /* A piece of one row. */
 INLINE void T(widen_piece)(float *out, const char *w, lp_word word) {
-    if (word == LP_WORD_F32) {
-        memcpy(out, w, PIECE * sizeof *out);
-        return;
-    }
     UNROLL for (size_t i = 0; i < PIECE; i += LP_N)
-        V(store)(out + i, word == LP_WORD_BF16 ? V(widen_bf16)(w + 2 * i) : V(widen_f16)(w + 2 * i));
+        V(store)(out + i, T(widen_words)(w + i * lp_word_bytes(word), word));
 }
 
 /* Products of next.n columns. */

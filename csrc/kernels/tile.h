@@ -16,6 +16,12 @@
 #define SOON_LINES 128
 #define MAX_VECS 2
 
+/* N words of any dtype to float32. */
+INLINE VEC T(widen_words)(const char *w, lp_word word) {
+    if (word == LP_WORD_F32) return V(widen_f32)(w);
+    return word == LP_WORD_BF16 ? V(widen_bf16)(w) : V(widen_f16)(w);
+}
+
 /* One k: n_vec vectors of x times one number of each row of w, WEIGHT(at): all lanes number `at` from w on. */
 #undef STEP
 #define STEP(i)                                                                                                       \

@@ -48,6 +48,8 @@ INLINE v8 v8_widen_bf16(const void *p) {
 }
 INLINE v8 v8_widen_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128(p)); }
 
+INLINE v8 v8_widen_f32(const void *p) { return _mm256_loadu_ps(p); }
+
 INLINE v8d v8d_zero(void) { return (v8d){_mm256_setzero_pd(), _mm256_setzero_pd()}; }
 INLINE v8d v8d_add(v8d a, v8d b) { return (v8d){_mm256_add_pd(a.lo, b.lo), _mm256_add_pd(a.hi, b.hi)}; }
 INLINE v8d v8d_from(v8 a) {

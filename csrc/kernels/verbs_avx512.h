@@ -45,6 +45,8 @@ INLINE v16 v16_widen_bf16(const void *p) {
 }
 INLINE v16 v16_widen_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
 
+INLINE v16 v16_widen_f32(const void *p) { return _mm512_loadu_ps(p); }
+
 INLINE v16d v16d_zero(void) { return (v16d){_mm512_setzero_pd(), _mm512_setzero_pd()}; }
 INLINE v16d v16d_add(v16d a, v16d b) { return (v16d){_mm512_add_pd(a.lo, b.lo), _mm512_add_pd(a.hi, b.hi)}; }
 INLINE v16d v16d_from(v16 a) {

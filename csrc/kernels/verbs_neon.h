@@ -64,6 +64,11 @@ INLINE v8 v8_widen_f16(const void *p) {
     return (v8){vcvt_f32_f16(vget_low_f16(words)), vcvt_high_f32_f16(words)};
 }
 
+INLINE v8 v8_widen_f32(const void *p) {
+    const char *from = p;
+    return (v8){vreinterpretq_f32_u8(lp_neon_bytes(from)), vreinterpretq_f32_u8(lp_neon_bytes(from + 16))};
+}
+
 INLINE v8d v8d_zero(void) {
     float64x2_t zero = vdupq_n_f64(0);
     return (v8d){{zero, zero, zero, zero}};

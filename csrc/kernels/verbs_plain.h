@@ -8,7 +8,7 @@
  *   if_less(a, b, x, y)    a < b ? x : y
  *   keep_from(lane, x, y)  lanes >= lane of x, the others of y; lane <= N
  *   scale2(p, t, bias)     p * 2^n, n = bits(t) - bits(bias), as two factors so that a denormal rounds once
- *   widen_bf16 widen_f16   N words at any address to float32
+ *   widen_bf16 widen_f16 widen_f32   N words at any address to float32
  *   set1_bf16(p)           the word at p; the two bytes before it are read too, and only lines.h needs it
  *   transpose(r)           r[i] lane j <-> r[j] lane i
  *   vNd: zero, add, from (exact), round (to float32)                                                             */
@@ -97,6 +97,11 @@ INLINE VN VERB(widen_f16)(const void *p) {
     return a;
 }
 INLINE VN VERB(set1_bf16)(const char *p) { return VERB(set1)(lp_bf16_float(p, 0)); }
+INLINE VN VERB(widen_f32)(const void *p) {
+    VN a;
+    memcpy(&a, p, sizeof a);
+    return a;
+}
 INLINE void VERB(transpose)(VN *r) {
     EACH for (int j = 0; j < i; j++) {
         float a = r[i].f[j];

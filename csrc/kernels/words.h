@@ -8,6 +8,7 @@
 
 #include "../half.h" /* lp_bf16_to_f32, lp_f16_to_f32 */
 #include "isa.h"     /* INLINE */
+#include "kernels.h" /* lp_word */
 
 INLINE uint16_t lp_word_at(const void *words, size_t i) {
     uint16_t w;
@@ -16,5 +17,12 @@ INLINE uint16_t lp_word_at(const void *words, size_t i) {
 }
 INLINE float lp_bf16_float(const void *words, size_t i) { return lp_bf16_to_f32(lp_word_at(words, i)); }
 INLINE float lp_f16_float(const void *words, size_t i) { return lp_f16_to_f32(lp_word_at(words, i)); }
+
+INLINE float lp_weight_float(const void *p, lp_word word) {
+    float x;
+    if (word != LP_WORD_F32) return word == LP_WORD_BF16 ? lp_bf16_float(p, 0) : lp_f16_float(p, 0);
+    memcpy(&x, p, sizeof x);
+    return x;
+}
 
 #endif
