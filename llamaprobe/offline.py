@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from .array_file import read
-from .errors import FileError
+from .errors import FileError, FormatError
+from .files import MANIFEST, read_json
 
 
 def attention(
@@ -67,8 +68,30 @@ def attention(
 
 
 def load(folder: str | Path, stem: str) -> np.ndarray:
-    """The array of a file without saying its format: `stem` with .csv, .txt, .npy or .hex."""
+    """The numbers of a file without saying its format: `stem` with .csv, .txt, .npy or .hex.
+
+    16-bit floats that were exported as words (npy, raw) become float32, which holds them exactly.
+    Raises FileError (there is no such file) and FormatError (words that nothing says the dtype of).
+    """
     for suffix in (".csv", ".txt", ".npy", ".hex"):
-        if os.path.exists(Path(folder) / (stem + suffix)):
-            return read(Path(folder) / (stem + suffix))
+        path = Path(folder) / (stem + suffix)
+        if os.path.exists(path):
+            values = read(path)
+            return values if values.dtype.kind == "f" else _widen(values, path)
     raise FileError(f"{folder}: holds no {stem}.csv, .txt, .npy or .hex")
+
+
+def _widen(words: np.ndarray, path: Path) -> np.ndarray:
+    """uint16 words as the float32 that they stand for; the manifest beside them says which kind."""
+    manifest = path.parent / MANIFEST
+    files = read_json(manifest).get("files") if os.path.exists(manifest) else None
+    entry = files.get(path.name) if isinstance(files, dict) else None
+    dtype = entry.get("source_dtype") if isinstance(entry, dict) else None
+    if words.dtype == np.uint16 and dtype == "BF16":  # the upper half of a float32
+        return (words.astype(np.uint32) << 16).view(np.float32)
+    if words.dtype == np.uint16 and dtype == "F16":
+        return words.view(np.float16).astype(np.float32)
+    raise FormatError(
+        f"{path}: holds {words.dtype}, not floats, and {MANIFEST} beside it does not say of which"
+        " dtype they are the words; export the weights as float32"
+    )

@@ -56,6 +56,27 @@ def test_a_layer_from_files_alone(random_checkpoint, tmp_path, config, run_forma
             assert np.linalg.norm(value[finite] - expected[finite]) <= 2e-6 * size, point
 
 
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+@pytest.mark.parametrize("format", ["npy", "hex"])
+def test_raw_words_are_the_floats_that_they_stand_for(random_checkpoint, tmp_path, dtype, format):
+    model = lp.load(random_checkpoint(dtype=dtype))
+    model.run(IDS).save(tmp_path / "run")
+    layer = {"filter": "*layers.1.self_attn*", "progress": False, "format": format}
+    export_weights(model, tmp_path / "raw", dtype="raw", **layer)
+    export_weights(model, tmp_path / "float", **layer)
+    raw, wide = (offline.attention(tmp_path / "run", tmp_path / name, 1) for name in ("raw", "float"))
+    assert all(raw[point].tobytes() == wide[point].tobytes() for point in wide)
+
+
+def test_words_of_which_nothing_is_known_are_refused(tmp_path):
+    np.save(tmp_path / "w.npy", np.zeros((2, 2), np.uint16))
+    for manifest in (None, {}, {"files": []}, {"files": {"w.npy": {"source_dtype": "F8_E5M2"}}}):
+        if manifest is not None:
+            (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(lp.FormatError, match=r"w\.npy: holds uint16.* export the weights as"):
+            offline.load(tmp_path, "w")
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(OSError, match=r"meta_layer0\.json"):
         offline.attention(tmp_path, tmp_path, 0)
