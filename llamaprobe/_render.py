@@ -59,7 +59,7 @@ def _environment(date: datetime.date):
     Source: transformers 5, utils/chat_template_utils.py.
     """
     import jinja2
-    from jinja2.ext import Extension, loopcontrols
+    from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     version = re.match(r"(\d+)\.(\d+)\.(\d+)", jinja2.__version__)
@@ -67,12 +67,26 @@ def _environment(date: datetime.date):
         raise ValueError(
             f"Jinja2 {jinja2.__version__} is not safe for templates; pip install -U 'Jinja2>=3.1.6'"
         )
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_generation_tag(), loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals.update(
+        raise_exception=_raise_exception,
+        strftime_now=lambda format: _strftime(date, format),
+        dict=_Dict(),
+        namespace=_namespace(),
+    )
+    return environment
+
+
+def _generation_tag():
+    """{% generation %} .. {% endgeneration %}: marks what the model wrote; here its body,
+    unchanged. (A class of a library that is imported late.)"""
+    import jinja2
+    from jinja2.ext import Extension
 
     class Generation(Extension):
-        """{% generation %} .. {% endgeneration %}: marks what the model wrote; here its body,
-        unchanged.
-        """
-
         tags = {"generation"}  # noqa: RUF012 - as Jinja has it
 
         def parse(self, parser):
@@ -83,36 +97,31 @@ def _environment(date: datetime.date):
         def _body(self, caller):
             return caller()
 
-    class Namespace(jinja2.utils.Namespace):
-        """Jinja's own, but no name may begin with an underscore."""
+    return Generation
 
-        def __init__(*args, **kwargs):
-            self, values = args[0], dict(*args[1:], **kwargs)
-            for name in values:
-                _check_name(name)
-            jinja2.utils.Namespace.__init__(self, values)
 
-        def __setitem__(self, name, value):
-            _check_name(name)
-            jinja2.utils.Namespace.__setitem__(self, name, value)
+def _namespace():
+    """Jinja's own, but no name may begin with an underscore."""
+    import jinja2
 
-    def _check_name(name):
+    def check(name):
         if isinstance(name, str) and name.startswith("_"):
             raise jinja2.exceptions.SecurityError(
                 f"a namespace takes no name with an underscore in front: {name!r}"
             )
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals.update(
-        raise_exception=_raise_exception,
-        strftime_now=lambda format: _strftime(date, format),
-        dict=_Dict(),
-        namespace=Namespace,
-    )
-    return environment
+    class Namespace(jinja2.utils.Namespace):
+        def __init__(*args, **kwargs):
+            self, values = args[0], dict(*args[1:], **kwargs)
+            for name in values:
+                check(name)
+            jinja2.utils.Namespace.__init__(self, values)
+
+        def __setitem__(self, name, value):
+            check(name)
+            jinja2.utils.Namespace.__setitem__(self, name, value)
+
+    return Namespace
 
 
 def _raise_exception(message):
