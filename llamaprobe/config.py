@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ConfigError, UnsupportedError
+from .errors import ConfigError, FileError, UnsupportedError
 from .json_file import MAX_PATH, read_object, show
 from .names import printable
 
@@ -30,6 +30,7 @@ _POSITIONS = 1 << 24  # beyond this a position is no exact float32
 
 _ROPE_TYPES = ("default", "linear", "llama3")
 _REQUIRED: Any = object()
+_SHOWN = 5  # so many names in a message
 
 
 class UnsupportedConfigError(ConfigError, UnsupportedError):
@@ -88,12 +89,28 @@ def read_config(path: str | os.PathLike[str]) -> Config:
     """
     file = os.fsdecode(path)
     if os.path.isdir(file):
-        file = os.path.join(file, "config.json")
+        folder, file = file, os.path.join(file, "config.json")
+        if not os.path.lexists(file):
+            raise _no_model(folder)
     raw = read_object(file, MAX_BYTES, ConfigError)
     config = _config(_Keys(printable(file, MAX_PATH), raw), file)
     for note in config.notes:
         warnings.warn(note, stacklevel=2)
     return config
+
+
+def _no_model(folder: str) -> FileError:
+    """For a folder without config.json: a few names of what is in it tell which folder it is."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        return FileError(f"{printable(folder, MAX_PATH)}: {error.strerror}")
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    held = ", ".join(printable(name, 60) for name in names[:_SHOWN]) or "nothing"
+    return FileError(
+        f"{printable(folder, MAX_PATH)}: has no config.json, so this is no model folder; it holds:"
+        f" {held}{more}"
+    )
 
 
 def inverse_frequencies(

@@ -217,7 +217,10 @@ def check_layers(layers: Iterable[int] | None, n_layers: int) -> tuple[int, ...]
     if layers is None:
         return tuple(range(n_layers))
     if isinstance(layers, (str, bytes)) or not isinstance(layers, Iterable):
-        raise PointError(f"layers is {printable(repr(layers))}; give a list of layer numbers")
+        example = f", such as [{layers}]" if isinstance(layers, int) else ""
+        raise PointError(
+            f"layers is {printable(repr(layers))}; give a list of layer numbers{example}"
+        )
     found = tuple(_layer(layer) for layer in layers)
     for i, layer in enumerate(found):
         if not 0 <= layer < n_layers:

@@ -15,6 +15,7 @@ from .names import printable
 
 _DEMO = Path(__file__).parent / "demo"
 _REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+")
+_URL = re.compile(r"https?://[^/]+/([^/?#]+/[^/?#]+)(?:[/?#].*)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _OTHER_FORMATS = (".gguf", ".bin", ".pt", ".pth", ".ckpt")
 
@@ -42,20 +43,17 @@ def find_local(source: object, revision: str) -> Path | None:
     if not isinstance(source, (str, os.PathLike)) or not isinstance(os.fspath(source), str):
         raise ArgumentError(f"a model is a folder or a repo id, not {printable(repr(source), 60)}")
     name = os.fspath(source)
-    if source == "demo":
-        return _DEMO
-    if os.path.isdir(name):
+    folder = _DEMO if source == "demo" else Path(name) if os.path.isdir(name) else None
+    if folder is not None:
         if revision != "main":
             raise ArgumentError(
                 f"{printable(name)} is a folder, which has no revision {printable(repr(revision))}"
             )
-        return Path(name)
+        return folder
     if os.path.lexists(name):
         raise _not_a_folder(name)
     if not isinstance(source, str) or not _REPO_ID.fullmatch(name):
-        raise FileError(
-            f"{printable(name)}: no such folder, and no repo id, which looks like owner/name"
-        )
+        raise _nothing(name)
     return None
 
 
@@ -67,6 +65,17 @@ def asking_the_hub(name: str) -> Iterator[None]:
     except HubError as e:
         e.args = (f"{e} (there is no folder {printable(name)} here either)", *e.args[1:])
         raise
+
+
+def _nothing(name: str) -> FileError:
+    """What is neither on the disk nor a repo id, and what may have been meant."""
+    told = f"{printable(name)}: no such folder, and no repo id, which looks like owner/name"
+    if name.startswith("~"):
+        told += f"; nobody put a folder in place of ~: give {printable(os.path.expanduser(name))}"
+    url = _URL.fullmatch(name)
+    if url and _REPO_ID.fullmatch(url[1]):
+        told += f"; of a URL give what names the model: {url[1]}"
+    return FileError(told)
 
 
 def _not_a_folder(name: str) -> FileError | UnsupportedError:

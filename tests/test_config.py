@@ -144,13 +144,20 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         "link": "No such file",
         "folder": "not a regular file",
         "nul\0": "null",
-        ".": "config.json: No such file",
+        ".": "no config.json, so this is no model folder; it holds: fifo, folder, link$",
     }.items():
         with pytest.raises(FileError, match=fact) as e:
             read_config(str(tmp_path / name))
         assert str(e.value).startswith(str(tmp_path)) and str(e.value).isprintable()
     with pytest.raises(FileError, match="not a regular file"):
         read_config("/dev/zero")
+    for i in range(9):
+        (tmp_path / f"a{i}").touch()
+    with pytest.raises(FileError, match="it holds: a0, a1, a2, a3, a4 and 7 more$"):
+        read_config(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileError, match="it holds: nothing$"):
+        read_config(tmp_path / "empty")
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
