@@ -25,6 +25,7 @@ import numpy as np
 from . import _core
 from .atomic import atomic_open, check_space, file_error, hold_folder, sync_folder
 from .errors import FileError, FormatError
+from .fingerprint import fingerprint
 from .json_file import read_object
 from .points import resolve
 from .tables import (
@@ -223,10 +224,11 @@ def check_new(folder: Path, names: Iterable[str], force: bool) -> None:
         if os.path.isdir(folder / name) and not os.path.islink(folder / name):
             raise FileError(f"{folder / name}: is a folder where a file is to be written")
     if found and not force:
-        others = f" and {len(found) - 1} more of these files" if len(found) > 1 else ""
+        n = len(found) - 1
+        others = f", as {'do' if n > 1 else 'does'} {n} more of these files" if n else ""
         raise FileError(
-            f"{folder / found[0]}: exists{others}; choose another folder, or --force (force=True)"
-            " replaces what is there"
+            f"{folder / found[0]}: exists{others}; choose another folder, or replace what is there"
+            " with force=True (--force)"
         )
 
 
@@ -263,8 +265,19 @@ def _weight_files(run: "Run", hash_them: bool) -> dict[str, Any]:
     for path, n_bytes, sha256 in run.weight_files:
         if sha256 is None and hash_them:
             sha256 = hash_file(path)
-        told[Path(path).name] = {"bytes": n_bytes, "sha256": sha256}
+        told[Path(path).name] = {
+            "bytes": n_bytes,
+            "sha256": sha256,
+            "fingerprint": _fingerprint(path),
+        }
     return told
+
+
+def _fingerprint(path: str) -> str | None:
+    """None when the file is gone, or when it is only known by name: of a run that was read back."""
+    with contextlib.suppress(FileError):
+        return fingerprint(path) if os.path.isabs(path) else None
+    return None
 
 
 def hash_file(path: str | os.PathLike[str]) -> str:

@@ -102,7 +102,8 @@ class Model:
         self._threads = threads
         tokenizer = TokenizerSource(checkpoint.folder)
         files = tuple(_describe_files(checkpoint))
-        self._origin = Origin(config, name, revision, files, tokenizer)
+        own = os.path.abspath(name) if checkpoint.folder == Path(name) else None
+        self._origin = Origin(config, name, revision, files, tokenizer, own)
 
     @property
     def weights(self) -> Weights:
@@ -276,6 +277,7 @@ def _captures(
     for name in names:
         point, layer = resolve(name)
         if layer is not None and layer not in chosen:
+            check_layers([layer], n_layers)
             raise PointError(
                 f"{printable(repr(name))} names layer {layer}, which is not among those asked for;"
                 f" this model has layers 0 to {n_layers - 1}"
@@ -331,8 +333,8 @@ def _at_least_one(layers: int | range) -> int:
     if not isinstance(layers, bool) and hasattr(layers, "__index__") and layers.__index__() >= 1:
         return layers.__index__()
     raise ArgumentError(
-        f"layers is {printable(repr(layers), 60)}; it is how many of the first layers to open,"
-        f" such as 4 or range(4)"
+        f"layers is {printable(repr(layers), 60)}; here it is how many of the first layers to open,"
+        f" such as 4 or range(4); which of them a run keeps is the layers of model.run"
     )
 
 

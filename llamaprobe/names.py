@@ -56,6 +56,11 @@ def printable(text: str, limit: int = 200) -> str:
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
 
 
+def counted(n: int, noun: str) -> str:
+    """ "1 file", "2 files"."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def _escape(char: str) -> str:
     code = ord(char)
     return (

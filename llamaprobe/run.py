@@ -28,6 +28,8 @@ class Origin:
     weight_files: tuple[tuple[str, int, str | None], ...]
     """(path, bytes, sha256 where it is known without reading the file)."""
     tokenizer: TokenizerSource
+    folder: str | None = None
+    """The absolute path of a folder of the user's own; None for the demo and a repo."""
 
 
 class Run:
@@ -93,6 +95,8 @@ class Run:
             "d_model": c.d_model,
             "num_heads": c.n_heads,
             "num_kv_heads": c.n_kv_heads,
+            "n_heads": c.n_heads,
+            "n_kv_heads": c.n_kv_heads,
             "head_dim": c.head_dim,
             "d_ff": c.d_ff,
             "rms_norm_eps": c.rms_norm_eps,
@@ -109,6 +113,7 @@ class Run:
             "prompt": self.prompt,
             "template_date": self.template_date,
             "model": self._origin.model,
+            "model_folder": self._origin.folder,
             "revision": self._origin.revision,
             "llamaprobe_version": __version__,
         }

@@ -228,6 +228,7 @@ def read_run(folder: str | os.PathLike[str]) -> "Run":
         revision=_optional(meta, "revision", str),
         weight_files=_weight_files(saved),
         tokenizer=_SavedTokens(_optional(meta, "tokens", list)),  # type: ignore[arg-type]
+        folder=_optional(meta, "model_folder", str),
     )
     return Run(prompt, values, origin)
 

@@ -15,6 +15,7 @@ import pytest
 import llamaprobe as lp
 from llamaprobe import atomic, names
 from llamaprobe.files import save_run
+from llamaprobe.fingerprint import fingerprint
 from llamaprobe.saved import read_run
 from llamaprobe.tables import Table, bytes_table
 from llamaprobe.writer import Writer
@@ -79,6 +80,8 @@ def test_meta_has_what_the_maths_takes(model, tmp_path):
     config = model.config
     assert meta["layer"] == 1 and meta["dtype"] == "float32"
     assert (meta["num_heads"], meta["num_kv_heads"], meta["head_dim"]) == (4, 2, 16)
+    assert (meta["n_heads"], meta["n_kv_heads"]) == (4, 2)
+    assert (meta["model"], meta["model_folder"]) == (str(model.path), str(model.path))
     assert (meta["d_model"], meta["d_ff"], meta["rope_theta"]) == (48, 80, 10000.0)
     assert meta["rms_norm_eps"] == meta["rmsnorm_eps"] == 1e-5
     assert meta["token_ids"] == IDS and meta["position_ids"] == list(range(5))
@@ -106,6 +109,7 @@ def test_the_manifest_is_true(model, tmp_path):
     assert manifest["files"]["xnorm_layer2.csv"]["dtype"] == "float32"
     weights = (model.path / "model.safetensors").read_bytes()
     told = {"bytes": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}
+    told["fingerprint"] = fingerprint(model.path / "model.safetensors")
     assert manifest["weight_files"] == {"model.safetensors": told}
 
 
@@ -167,12 +171,12 @@ def test_what_exists_is_not_overwritten(model, tmp_path):
     run = model.run(IDS)
     (tmp_path / "out").mkdir()
     (tmp_path / "out/xnorm_layer1.csv").write_text("mine")
-    with pytest.raises(lp.FileError, match=r"xnorm_layer1\.csv: exists; .* --force"):
+    with pytest.raises(lp.FileError, match=r"xnorm_layer1\.csv: exists; .*--force"):
         run.save(tmp_path / "out")
     assert os.listdir(tmp_path / "out") == ["xnorm_layer1.csv"]
     run.save(tmp_path / "out", force=True)
     assert lp.read(tmp_path / "out/xnorm_layer1.csv").shape == (1, 5, 48)
-    with pytest.raises(lp.FileError, match="and 11 more of these files"):
+    with pytest.raises(lp.FileError, match="exists, as do 11 more of these files"):
         run.save(tmp_path / "out")
     run.save(tmp_path / "out", force=True, points=["x"], format="npy")
     assert read_run(tmp_path / "out").points == ("x",)

@@ -111,7 +111,7 @@ def test_one_name_may_stand_alone_and_twice_counts_once(model: lp.Model):
         ((), "at least one"),
         (None, "at least one"),
         ((3,), "no name"),
-        (("blocks.3.attn.hook_z",), "layer 3, which is not among"),
+        (("blocks.3.attn.hook_z",), "no layer 3; the model has 0 to 2"),
         ((("x", -1),), "negative|layer -1"),
         (("hidden_states",), "final_norm"),
     ],
@@ -125,6 +125,18 @@ def test_unknown_points_name_what_is_near(model: lp.Model, points: Any, told: st
 def test_bad_layers(model: lp.Model, layers: Any):
     with pytest.raises(lp.PointError, match="layer"):
         model.run(IDS, layers=layers)
+
+
+def test_a_layer_that_the_model_has_but_nobody_asked_for(model: lp.Model):
+    with pytest.raises(lp.PointError, match="names layer 1, which is not among those asked for"):
+        model.run(IDS, points=("z", "blocks.1.attn.hook_z"), layers=[0, 2])
+
+
+def test_layers_of_a_run_and_of_load_are_told_apart(model: lp.Model):
+    with pytest.raises(lp.PointError, match=r"layers is 2; give a list of layer numbers, such as \[2\]"):
+        model.run(IDS, layers=2)
+    with pytest.raises(lp.ArgumentError, match=r"how many of the first layers.*which of them a run keeps"):
+        lp.load(model.path, layers=[2])
 
 
 def test_what_was_not_captured_is_told_from_what_does_not_exist(model: lp.Model):
