@@ -1,6 +1,7 @@
 """Measures runs of a model against the machine's roof, for `llamaprobe bench`."""
 
 import resource
+import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -46,17 +47,23 @@ class Timing(NamedTuple):
     """The others, the fastest first."""
 
     @property
+    def seconds(self) -> float:
+        """The median: of an even number of runs the mean of the two in the middle."""
+        return statistics.median(trial.seconds for trial in self.trials)
+
+    @property
     def median(self) -> Trial:
-        """The run in the middle by seconds; of an even number the faster of the two."""
+        """The run in the middle, whose stages are told; of an even number the faster of the two."""
         return self.trials[(len(self.trials) - 1) // 2]
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as plain data; the stages are the median run's."""
+        """All of it as plain data; "seconds" is the median, "median" the run in the middle."""
         median = self.median
         return {
             "n_tokens": self.n_tokens,
             "n_threads": self.n_threads,
             "kernels": self.kernels,
+            "seconds": self.seconds,
             "first": _trial_dict(self.first),
             "trials": [_trial_dict(trial) for trial in self.trials],
             "median": _trial_dict(median)

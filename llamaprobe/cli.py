@@ -1,4 +1,4 @@
-"""The command line: llamaprobe run | inspect | weights | verify | download | bench.
+"""The command line: llamaprobe run | points | inspect | weights | verify | download | bench.
 
 Results go to stdout and all else to stderr, so that output can be piped. A user's mistake is one
 line on stderr and exit code 1 (2 for wrong usage, 130 for Ctrl-C), never a traceback. What a
@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from . import __version__, cli_bench, cli_inspect, cli_run, cli_verify, cli_weights
+from . import __version__, cli_bench, cli_inspect, cli_points, cli_run, cli_verify, cli_weights
 from .errors import Error
 from .names import printable
 
@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"llamaprobe {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     cli_run.add_parser(commands)
+    cli_points.add_parser(commands)
     cli_inspect.add_parser(commands)
     cli_weights.add_parser(commands)
     cli_verify.add_parser(commands)

@@ -4,7 +4,16 @@ do."""
 import argparse
 from typing import TYPE_CHECKING
 
-from .cli_options import MODEL_HELP, add_capture_options, add_source_options, count, counts
+from .cli_options import (
+    MODEL_HELP,
+    add_capture_options,
+    add_source_options,
+    count,
+    counts,
+    location,
+    revision_of,
+)
+from .names import counted, printable
 
 if TYPE_CHECKING:
     from .bench import Timing, Trial
@@ -17,8 +26,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         description="Runs random token ids and shows the seconds of each stage, and the fraction of"
         " the roof: the time in which this machine could multiply as much, or read as many weights,"
         " at most. Both speeds are measured between the runs.",
+        epilog="Stages: plan (what is to be computed, and where it goes), memory (room for the"
+        " values), embed (the tokens' rows of the embedding), rope (sines and cosines), norm"
+        " (RMSNorm), pack (a product's input laid out for the kernels), qkv, attention, o_proj,"
+        " gate_up (with SwiGLU), down, copy (values that are kept in two places), head (logits)."
+        " Those without a roof, which multiply no matrix, together are the time without products.",
     )
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("model", metavar="MODEL", type=location, help=MODEL_HELP)
     parser.add_argument(
         "--tokens",
         type=counts,
@@ -32,7 +46,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add_capture_options(parser)
     parser.add_argument("--json", action="store_true", help="as JSON")
     add_source_options(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, usage_error=parser.error)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from .machine import cpu_name
     from .model import load
 
-    model = load(args.model, revision=args.revision, threads=args.threads)
+    model = load(args.model, revision=revision_of(args), threads=args.threads)
     points, cpu, told = args.points or ["x", "x_norm"], cpu_name(), []
     for n_tokens in args.tokens or [128]:
         timing = measure(
@@ -63,22 +77,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(t: "Timing", model: str, cpu: str, points: list[str], layers: list[int] | None) -> None:
-    from .names import printable
-
-    where = "" if layers is None else f" of {len(layers)} layers"
-    print(f"{printable(model)}: {t.n_tokens} tokens, {', '.join(map(printable, points))}{where}")
-    print(f"{printable(cpu)}, {t.kernels}, {t.n_threads} threads")
+    where = "" if layers is None else f" of {counted(len(layers), 'layer')}"
+    told = ", ".join(map(printable, points))
+    print(f"{printable(model)}: {counted(t.n_tokens, 'token')}, {told}{where}")
+    print(f"{printable(cpu)}, {t.kernels}, {counted(t.n_threads, 'thread')}")
     _print_stages(t.median)
-    seconds, fractions = t.median.seconds, [trial.of_roof for trial in t.trials]
+    fractions = [trial.of_roof for trial in t.trials]
     print(
-        f"a run: {seconds:.6f} s, the median of {len(t.trials)}; fastest {t.trials[0].seconds:.6f};"
-        f" first {t.first.seconds:.6f}, {t.first.seconds / seconds:.2f} times the median"
+        f"a run: {t.seconds:.6f} s, the median of {len(t.trials)}; fastest"
+        f" {t.trials[0].seconds:.6f}; first {t.first.seconds:.6f},"
+        f" {t.first.seconds / t.seconds:.2f} times the median"
     )
     print(
         f"of the roof: {t.median.of_roof:.1%}, all runs {min(fractions):.1%} to"
         f" {max(fractions):.1%}; without products {t.median.profile.share_without_products:.1%}"
     )
-    print(f"page faults: {t.median.faults}, {t.first.faults} in the first run", flush=True)
+    print(f"page faults: {t.median.faults} (in the first run {t.first.faults})", flush=True)
 
 
 def _print_stages(trial: "Trial") -> None:

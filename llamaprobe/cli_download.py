@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .cli_options import layers
+from .cli_options import layers, location
 from .errors import ArgumentError, Error, FileError
-from .names import printable
+from .names import counted, printable
 
 if TYPE_CHECKING:
     from .hub.fetch import Choice
@@ -32,26 +32,46 @@ def add_download_parser(subparsers: Any) -> argparse.ArgumentParser:
         " use `hf auth login`.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "repos", nargs="*", metavar="REPO", help="such as meta-llama/Llama-3.2-1B-Instruct"
-    )
+    _add_models(parser)
+    _add_places(parser)
+    _add_choice(parser)
+    _add_way(parser)
+    return parser
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    """Which models."""
+    example = "such as meta-llama/Llama-3.2-1B-Instruct"
+    parser.add_argument("repos", nargs="*", metavar="REPO", type=location, help=example)
     parser.add_argument(
         "--from",
         dest="lists",
         action="append",
         default=[],
+        type=location,
         metavar="FILE",
         help="a list, one per line",
     )
     parser.add_argument(
         "--revision", default="main", metavar="REV", help="branch, tag or commit (default main)"
     )
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    """Where they go."""
     parser.add_argument(
         "--local-dir",
+        type=location,
         metavar="DIR",
         help="a plain folder; of several models each has its own in it",
     )
-    parser.add_argument("--cache-dir", metavar="DIR", help="another cache than HF_HUB_CACHE")
+    parser.add_argument(
+        "--cache-dir", type=location, metavar="DIR", help="another cache than HF_HUB_CACHE"
+    )
+
+
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+    """Which of their files."""
     parser.add_argument(
         "--include", action="append", metavar="GLOB", help="these files instead of the default set"
     )
@@ -62,27 +82,19 @@ def add_download_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--head", action="store_true", help="with --layers: the last norm and the head too"
     )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="list names and sizes, fetch nothing"
-    )
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="verify what is on disk (REPO may be a folder), fetch nothing",
-    )
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="fetch again what is here; do not check the room on the disk",
-    )
-    parser.add_argument(
-        "--offline", action="store_true", help="ask nobody: fail unless it is all here"
-    )
-    parser.add_argument(
-        "--token-stdin", action="store_true", help="read the token from standard input"
-    )
+
+
+def _add_way(parser: argparse.ArgumentParser) -> None:
+    """What is done with them, and as whom."""
+    for option, told in (
+        ("--dry-run", "list names and sizes, fetch nothing"),
+        ("--check", "verify what is on disk (REPO may be a folder), fetch nothing"),
+        ("--force", "fetch again what is here; do not check the room on the disk"),
+        ("--offline", "ask nobody: fail unless it is all here"),
+        ("--token-stdin", "read the token from standard input"),
+    ):
+        parser.add_argument(option, action="store_true", help=told)
     parser.add_argument("--token", nargs="?", action=_RefuseToken, help=argparse.SUPPRESS)
-    return parser
 
 
 def run_download(args: argparse.Namespace) -> int:
@@ -158,7 +170,7 @@ def _show_plan(args: argparse.Namespace, repo: str, several: bool, token: str | 
         print(f"{repo}\t{printable(file.path)}\t{file.size}\t{'here' if here else 'to fetch'}")
     missing = sum(file.size for file, here in files if not here)
     _say(
-        f"{repo}: {len(files)} files, {show_bytes(sum(file.size for file, _ in files))},"
+        f"{repo}: {counted(len(files), 'file')}, {show_bytes(sum(file.size for file, _ in files))},"
         f" {show_bytes(missing)} to fetch"
     )
     return True
@@ -179,7 +191,7 @@ def _check(args: argparse.Namespace, repo: str, several: bool, token: str | None
     bad = [finding for finding in findings if finding.state in ("damaged", "missing")]
     if bad:
         _say(
-            f"{printable(repo)}: {len(bad)} of {len(findings)} files are damaged or missing;"
+            f"{printable(repo)}: {len(bad)} of {counted(len(findings), 'file')} damaged or missing;"
             f" download it again, damaged with --force"
         )
     return not bad

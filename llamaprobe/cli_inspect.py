@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .cli_options import MODEL_HELP
+from .cli_options import MODEL_HELP, add_revision, location, revision_of
 from .names import printable
 
 _HIDDEN = ("inv_freq", "raw", "notes", "path")  # of the config: long, or told elsewhere
@@ -23,16 +23,16 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         description="Lists the tensors (name, dtype, shape, bytes), the config and the number of "
         "parameters, without reading the data; those of a repo without downloading it.",
     )
-    parser.add_argument("model", metavar="MODEL", help=f"{MODEL_HELP}, or one .safetensors file")
-    parser.add_argument("--json", action="store_true", help="as JSON")
     parser.add_argument(
-        "--revision", default="main", metavar="REV", help="branch, tag or commit of a repo"
+        "model", metavar="MODEL", type=location, help=f"{MODEL_HELP}, or one .safetensors file"
     )
-    parser.set_defaults(run=run)
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    add_revision(parser)
+    parser.set_defaults(run=run, usage_error=parser.error)
 
 
 def run(args: argparse.Namespace) -> int:
-    told = describe_source(args.model, args.revision)
+    told = describe_source(args.model, revision_of(args))
     if args.json:
         import json
 
@@ -136,8 +136,10 @@ def _print(told: dict[str, Any]) -> None:
     for file in told["files"]:
         link = f" -> {printable(file['link_to'])}" if "link_to" in file else ""
         print(f"  {printable(file['name'])}  {file['bytes']:,} bytes{link}")
+        if file["metadata"]:
+            print("    metadata")
         for key, value in file["metadata"].items():
-            print(f"    {printable(key, 60)}: {printable(value)}")
+            print(f"      {printable(key, 60)}: {printable(value)}")
     if told.get("config"):
         print("config")
         for key, value in told["config"].items():

@@ -2,8 +2,11 @@
 exit 2."""
 
 import argparse
+import os
 import sys
 from typing import TYPE_CHECKING
+
+from .names import counted, printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,7 +19,6 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         type=file_format,
-        default="csv",
         metavar="F",
         help="csv (default), txt, npy, hex (words for Verilog's $readmemh), or q<m>.<n> (the same "
         "for fixed point of m + n bits)",
@@ -31,24 +33,53 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace files that exist")
 
 
+def format_of(args: argparse.Namespace) -> str:
+    """--format, csv by default. --digits where no decimals are written is wrong usage."""
+    style: str = args.format or "csv"
+    if args.digits is not None and style not in ("csv", "txt"):
+        args.usage_error(f"--digits is for csv and txt, not for {style}")
+    return style
+
+
 def add_capture_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--points",
         type=names,
         action="extend",
         metavar="P,P",
-        help="values to keep, as x,q,pattern (default x,x_norm; all names: docs/points.md)",
+        help="values to keep, as x,q,pattern (default x,x_norm; `llamaprobe points` lists them)",
     )
     parser.add_argument("--layers", type=layers, metavar="0,3,5-7", help="their numbers (default all)")
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--revision", default="main", metavar="REV", help="branch, tag or commit of a repo"
-    )
+    add_revision(parser)
     parser.add_argument(
         "--threads", type=count, metavar="N", help="default: the cores that this process may use"
     )
+
+
+def add_revision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--revision", metavar="REV", help="branch, tag or commit of a repo (default main)"
+    )
+
+
+def revision_of(args: argparse.Namespace) -> str:
+    """--revision, main by default. For what is no repo it is wrong usage."""
+    if args.revision is None:
+        return "main"
+    if args.model == "demo" or os.path.exists(args.model):
+        args.usage_error(f"--revision is for a repo, which {args.model} is not")
+    return str(args.revision)
+
+
+def location(text: str) -> str:
+    """A file, a folder or a model. An empty one, such as an unset variable of a shell gives, would
+    mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty")
+    return text
 
 
 def file_format(text: str) -> str:
@@ -85,11 +116,12 @@ def layers(text: str) -> list[int]:
     numbers: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not all(n.isascii() and n.isdigit() and len(n) <= 5 for n in (first, last or first)) or (
-            dash and not last
-        ):
+        ends = (first, last) if dash else (first,)
+        if not all(n.isascii() and n.isdigit() and len(n) <= 5 for n in ends):
             raise argparse.ArgumentTypeError(f"{text!r} is not a list of layers such as 0,3,5-7")
-        numbers += range(int(first), int(last or first) + 1)
+        if int(ends[-1]) < int(first):
+            raise argparse.ArgumentTypeError(f"{part.strip()!r} runs backwards: write {last}-{first}")
+        numbers += range(int(first), int(ends[-1]) + 1)
     return numbers
 
 
@@ -107,7 +139,7 @@ def tell_size(n_bytes: int, n_files: int, exact: bool) -> None:
     if n_bytes >= _LARGE:
         about = "" if exact else "about "
         print(
-            f"llamaprobe: writing {about}{show_bytes(n_bytes)} in {n_files} files",
+            f"llamaprobe: writing {about}{show_bytes(n_bytes)} in {counted(n_files, 'file')}",
             file=sys.stderr,
             flush=True,
         )
@@ -115,15 +147,15 @@ def tell_size(n_bytes: int, n_files: int, exact: bool) -> None:
 
 def tell_written(paths: "list[Path]", about: str) -> None:
     """One line on stderr: how many files, how large, where, and what fixed point could not hold.
-    The last path is the manifest."""
+    The last path is the manifest, which counts too."""
     from .atomic import show_bytes
     from .files import read_json
-    from .names import printable
 
     entries = read_json(paths[-1])["files"]
     files = [entries[path.name] for path in paths[:-1]]
-    n_bytes = sum(entry["bytes"] for entry in files)
-    told = f"{len(files)} files, {show_bytes(n_bytes)}, in {printable(str(paths[-1].parent))}{about}"
+    n_bytes = sum(entry["bytes"] for entry in files) + os.path.getsize(paths[-1])
+    told = f"{counted(len(paths), 'file')}, {show_bytes(n_bytes)}, in"
+    told += f" {printable(str(paths[-1].parent))}{about}"
     for key, what in (("saturated", "saturated"), ("nan", "NaN became 0")):
         if count := sum(entry.get(key, 0) for entry in files):
             told += f"; {count} {what}"

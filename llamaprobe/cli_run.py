@@ -10,9 +10,13 @@ from .cli_options import (
     add_capture_options,
     add_file_options,
     add_source_options,
+    format_of,
+    location,
+    revision_of,
     tell_size,
     tell_written,
 )
+from .names import counted, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,18 +35,22 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         description="Runs a prompt. With --out the values become files, whose paths are printed, "
         "one a line, the manifest last; else a summary is shown.",
     )
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("model", metavar="MODEL", type=location, help=MODEL_HELP)
     parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="text")
     parser.add_argument(
-        "--ids", metavar="FILE", help="token ids from a file (integers, or .npy) instead of text"
+        "--ids",
+        type=location,
+        metavar="FILE",
+        help="token ids from a file (integers, or .npy) instead of text",
     )
     parser.add_argument(
         "--chat", action="store_true", help="the prompt is a user's message: use the chat template"
     )
     parser.add_argument(
-        "--date", help="what the template takes for today: YYYY-MM-DD or today (default 2024-07-26)"
+        "--date",
+        help="what the chat template takes for today: YYYY-MM-DD or today (default 2024-07-26)",
     )
-    parser.add_argument("--out", metavar="DIR", help="where the files go")
+    parser.add_argument("--out", type=location, metavar="DIR", help="where the files go")
     add_capture_options(parser)
     parser.add_argument(
         "--no-masks", action="store_true", help="leave out attention_mask and position_ids"
@@ -57,19 +65,31 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if (args.prompt is None) == (args.ids is None):
-        args.usage_error("give a PROMPT or --ids FILE, one of the two")
-    if args.ids is not None and args.chat:
-        args.usage_error("--chat is for text")
+    _check_usage(args)
     from .model import load
 
     if args.out is not None:
         _check_out(args)
-    model = load(args.model, revision=args.revision, threads=args.threads)
+    model = load(args.model, revision=revision_of(args), threads=args.threads)
     if args.out is None:
         return _summary(model, args)
     result = _run(model, args, args.points or ["x", "x_norm"])
     return _save(result, args)
+
+
+def _check_usage(args: argparse.Namespace) -> None:
+    """No option is dropped silently."""
+    if (args.prompt is None) == (args.ids is None):
+        args.usage_error("give a PROMPT or --ids FILE, one of the two")
+    if args.ids is not None and args.chat:
+        args.usage_error("--chat is for text")
+    if args.date is not None and not args.chat:
+        args.usage_error("--date is for --chat")
+    of_files = ("format", "digits", "force", "no_masks", "hash_weights")
+    given = [name for name in of_files if getattr(args, name) not in (None, False)]
+    if given and args.out is None:
+        args.usage_error(f"--{given[0].replace('_', '-')} is for --out DIR")
+    format_of(args)
 
 
 def _run(model: "Model", args: argparse.Namespace, points: list[str]) -> "Run":
@@ -93,14 +113,14 @@ def _check_out(args: argparse.Namespace) -> None:
 def _save(result: "Run", args: argparse.Namespace) -> int:
     from .files import run_tables, save_run
 
-    how = {"format": args.format, "digits": args.digits, "masks": not args.no_masks}
+    how = {"format": format_of(args), "digits": args.digits, "masks": not args.no_masks}
     tables = run_tables(result, **how)
     exact = all(table.exact for table in tables.values())
     tell_size(sum(table.n_bytes() for table in tables.values()), len(tables), exact)
     paths = save_run(result, args.out, force=args.force, hash_weights=args.hash_weights, **how)
     for path in paths:
         print(path)
-    tell_written(paths, f": {len(result)} tokens, {', '.join(result.points)}")
+    tell_written(paths, f": {counted(len(result), 'token')}, {', '.join(result.points)}")
     return 0
 
 
@@ -112,7 +132,6 @@ def read_ids(path: str) -> "np.ndarray":
     from .array_file import read
     from .atomic import file_error
     from .errors import FormatError
-    from .names import printable
 
     if path.endswith(".npy"):
         return read(path).reshape(-1)
@@ -138,7 +157,7 @@ def _summary(model: "Model", args: argparse.Namespace) -> int:
     points = args.points or ["x", "x_norm", "logits"]
     result = _run(model, args, points)
     shown = [point for point in result.points if args.points or point != "logits"]
-    print(f"{len(result)} tokens: {_tokens(result)}")
+    print(f"{counted(len(result), 'token')}: {_tokens(result)}")
     for point in shown:
         print(f"{point:<12}float32 {list(result[point].shape)}")
     _print_sizes(result, [point for point in shown if result.layers_of(point)])
@@ -149,8 +168,6 @@ def _summary(model: "Model", args: argparse.Namespace) -> int:
 
 
 def _tokens(result: "Run") -> str:
-    from .names import printable
-
     pieces = result.tokens or [str(i) for i in result.token_ids.tolist()]
     return printable(" | ".join(pieces), 2000)
 
@@ -178,14 +195,14 @@ def _print_sizes(result: "Run", points: list[str]) -> None:
 def _print_next(model: "Model", result: "Run") -> None:
     import numpy as np
 
-    from .names import printable
     from .prompt import TokenizerSource
 
     logits = result["logits"][-1].astype(np.float64)
     likely = np.argsort(-logits, kind="stable")[:_N_NEXT]
     share = np.exp(logits - logits.max())
     share /= share.sum()
-    pieces = TokenizerSource(model.path).pieces(likely) or [""] * len(likely)
+    pieces = TokenizerSource(model.path).pieces(likely)
+    texts = [""] * len(likely) if pieces is None else [f"  {piece!r}" for piece in pieces]
     print("likeliest next tokens")
-    for token_id, piece in zip(likely.tolist(), pieces, strict=True):
-        print(f"{share[token_id]:7.3f}  {token_id:>6}  {printable(repr(piece), 80)}")
+    for token_id, text in zip(likely.tolist(), texts, strict=True):
+        print(f"{share[token_id]:#9.3g}  {token_id:>6}{printable(text, 82)}")

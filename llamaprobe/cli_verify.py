@@ -4,11 +4,14 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from .cli_options import MODEL_HELP, add_source_options
+from .cli_options import MODEL_HELP, add_source_options, location, revision_of
+from .names import counted, printable
 
 if TYPE_CHECKING:
     from .model import Model
     from .verify import Check
+
+_NO_MODEL = 3  # the exit code when nothing is wrong, but not all could be checked
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -16,27 +19,28 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "verify",
         help="check the files of a run against the model's weights",
         description="Checks the sha256 of every file of a saved run, recomputes every value from "
-        "the values before it and the weights, and runs the same tokens again. Exit 1 when "
-        "something was altered or is missing.",
+        "the values before it and the weights, and runs the same tokens again.",
+        epilog="Exit 0: all is as it should be; 1: something was altered, is missing or cannot be "
+        "read; 3: nothing is wrong, but the model was not found, so what needs its weights was not "
+        "checked; 2: wrong usage; 130: Ctrl-C.",
     )
-    parser.add_argument("folder", metavar="DIR", help="what `llamaprobe run --out` wrote")
+    parser.add_argument(
+        "folder", metavar="DIR", type=location, help="what `llamaprobe run --out` wrote"
+    )
     parser.add_argument(
         "--model",
+        type=location,
         help=f"{MODEL_HELP}; default: the one that the run names, if it is still here, else what "
         "needs no weights is checked",
     )
     add_source_options(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, usage_error=parser.error)
 
 
 def run(args: argparse.Namespace) -> int:
-    from .model import load
     from .verify import BAR, verify_run
 
-    if args.model is None:
-        model = _recorded_model(args)
-    else:
-        model = load(args.model, revision=args.revision, threads=args.threads)
+    model, others = _model(args)
     checks = []
     for check in verify_run(args.folder, model):
         if not checks:
@@ -48,10 +52,11 @@ def run(args: argparse.Namespace) -> int:
         checks.append(check)
     n_faults, n_left = sum(bool(c.fault) for c in checks), sum(bool(c.note) for c in checks)
     if n_faults:
-        print(f"altered or missing: {n_faults} of {len(checks)} checks failed")
+        why = "altered, missing or of another model" if others else "altered or missing"
+        print(f"{why}: {n_faults} of {counted(len(checks), 'check')} failed")
     if n_left:
-        print(f"left out, at least in part: {n_left} of {len(checks)} checks")
-    return 1 if n_faults else 0
+        print(f"left out, at least in part: {n_left} of {counted(len(checks), 'check')}")
+    return 1 if n_faults else _NO_MODEL if model is None else 0
 
 
 def _line(check: "Check") -> str:
@@ -60,23 +65,51 @@ def _line(check: "Check") -> str:
     return f"{check.what:<24}{size:>10}  {result}"
 
 
+def _model(args: argparse.Namespace) -> "tuple[Model | None, list[str]]":
+    """The model to check with, and its weight files that are not the run's."""
+    from .model import load
+    from .provenance import other_weights
+    from .saved import Saved
+
+    if args.model is None:
+        if args.revision is not None:
+            args.usage_error("--revision is for --model")
+        return _recorded_model(args), []
+    model = load(args.model, revision=revision_of(args), threads=args.threads)
+    others = other_weights(Saved(args.folder), model)
+    if others:
+        _tell(f"this is not the model that the run was made with, or it has changed: {_of(others)}")
+    return model, others
+
+
 def _recorded_model(args: argparse.Namespace) -> "Model | None":
-    """The model that the run names, when it opens without the network."""
+    """The model that the run names, when it opens without the network and is still the same."""
     from .errors import Error
     from .model import load
-    from .names import printable
-    from .verify import recorded_model
+    from .provenance import other_weights, recorded_models
+    from .saved import Saved
 
-    named, model, why = recorded_model(args.folder), None, "the run names none"
-    if named is not None:
-        name, revision = named
+    saved, why = Saved(args.folder), []
+    for name, revision in recorded_models(saved):
         try:
             model = load(name, revision=revision, local_files_only=True, threads=args.threads)
+            others = other_weights(saved, model)
         except Error as error:
-            why = str(error)
-    if model is None:
-        told = f"no model, so only what needs no weights is checked; give --model ({why})"
-    else:
-        told = f"the model is the one that the run names, {printable(name)}"
-    print(f"llamaprobe: {told}", file=sys.stderr)
-    return model
+            why.append(str(error))
+            continue
+        if not others:
+            _tell(f"the model is the one that the run names, {printable(name)}")
+            return model
+        why.append(f"{printable(name)} is another model now, or has changed: {_of(others)}")
+    told = "; ".join(why) or "the run names none"
+    _tell(f"no model, so only what needs no weights is checked; give --model ({told})")
+    return None
+
+
+def _of(files: list[str]) -> str:
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    return f"{printable(files[0])}{more}"
+
+
+def _tell(line: str) -> None:
+    print(f"llamaprobe: {line}", file=sys.stderr)

@@ -6,9 +6,13 @@ from .cli_options import (
     MODEL_HELP,
     add_file_options,
     add_source_options,
+    format_of,
+    location,
+    revision_of,
     tell_size,
     tell_written,
 )
+from .names import counted, printable
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -18,8 +22,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         description="Writes one file per tensor and a manifest.json, and prints their paths, one a "
         "line. Goes on where an earlier call was stopped.",
     )
-    parser.add_argument("model", metavar="MODEL", help=f"{MODEL_HELP}, or one .safetensors file")
-    parser.add_argument("--out", metavar="DIR", help="where the files go")
+    parser.add_argument(
+        "model", metavar="MODEL", type=location, help=f"{MODEL_HELP}, or one .safetensors file"
+    )
+    parser.add_argument("--out", type=location, metavar="DIR", help="where the files go")
     parser.add_argument(
         "--filter",
         action="append",
@@ -49,11 +55,9 @@ def run(args: argparse.Namespace) -> int:
 
     if not args.list and not args.out:
         args.usage_error("give --out DIR, or --list")
-    source = find_source(args.model, revision=args.revision)
-    choice = {
-        name: getattr(args, name)
-        for name in ("filter", "exclude", "format", "digits", "dtype", "threads")
-    }
+    choice = {name: getattr(args, name) for name in ("filter", "exclude", "digits", "dtype", "threads")}
+    choice["format"] = format_of(args)
+    source = find_source(args.model, revision=revision_of(args))
     if args.list:
         return _list(plan_weights(source, **choice))
     todo: list = []
@@ -64,10 +68,11 @@ def run(args: argparse.Namespace) -> int:
         on_start=lambda planned: (todo.extend(planned), _tell(planned)),
         **choice,
     )
-    for path in paths:
-        print(path)
+    for written in paths:
+        print(written)
     n_kept = len(paths) - 1 - len(todo)
-    tell_written(paths, f"; {n_kept} of them were whole already" if n_kept else "")
+    was = "was" if n_kept == 1 else "were"
+    tell_written(paths, f"; {n_kept} of them {was} whole already" if n_kept else "")
     return 0
 
 
@@ -76,8 +81,6 @@ def _tell(todo: list) -> None:
 
 
 def _list(plan: list) -> int:
-    from .names import printable
-
     width = max(len(p.tensor.file) for p in plan)
     for p in plan:
         size = f"{p.n_bytes:,}" if p.exact else f"~{p.n_bytes:,}"
@@ -91,5 +94,6 @@ def _list(plan: list) -> int:
             f"{p.tensor.file:<{width}}  {p.tensor.dtype:<5} {shape:>16} {size:>18} bytes{renamed}"
         )
     total = sum(p.n_bytes for p in plan)
-    print(f"{len(plan)} files, {'' if all(p.exact for p in plan) else 'estimated '}{total:,} bytes")
+    estimated = "" if all(p.exact for p in plan) else "estimated "
+    print(f"{counted(len(plan), 'file')}, {estimated}{total:,} bytes")
     return 0

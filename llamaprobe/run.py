@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from . import __version__, points
 from .config import Config
 from .errors import PointError
+from .names import counted
 from .prompt import Prompt, TokenizerSource
 
 
@@ -174,7 +175,7 @@ class Run:
 
     def __repr__(self) -> str:
         return (
-            f"<Run of {self._origin.model}: {len(self)} tokens, layers {_numbers(self.layers)},"
+            f"<Run of {self._origin.model}: {counted(len(self), 'token')}, layers {_numbers(self.layers)},"
             f" points {', '.join(self.points)}>"
         )
 

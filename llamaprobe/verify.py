@@ -25,6 +25,7 @@ from .config import Config
 from .errors import ArgumentError, FileError, FormatError
 from .files import MANIFEST, hash_file
 from .hex_words import fixed_point
+from .names import counted
 from .recompute import U, Value, exact
 from .saved import Saved
 from .tables import text_values
@@ -80,20 +81,6 @@ def verify_run(
         yield from _check_bits(saved, model, unreadable)
 
 
-def recorded_model(folder: str | os.PathLike[str]) -> tuple[str, str] | None:
-    """Name and revision of the model that a saved run was made with; None when its files do not
-    say. FileError, FormatError: as `verify_run`."""
-    saved = Saved(folder)
-    try:
-        name, revision = saved.meta.get("model"), saved.meta.get("revision")
-    except (FileError, FormatError):
-        return None
-    if not isinstance(name, str):
-        return None
-    has_none = name == "demo" or os.path.isdir(name) or not isinstance(revision, str)
-    return name, "main" if has_none else revision
-
-
 def _check_files(saved: Saved) -> Iterator[Check]:
     n_wrong = 0
     for name, entry in saved.files.items():
@@ -106,7 +93,7 @@ def _check_files(saved: Saved) -> Iterator[Check]:
             n_wrong += 1
             yield Check(name, fault)
     if not n_wrong:
-        yield Check(f"{len(saved.files)} files as in {MANIFEST}")
+        yield Check(f"{counted(len(saved.files), 'file')} as in {MANIFEST}")
 
 
 def _check_model(saved: Saved, model: "Model") -> None:
@@ -115,7 +102,7 @@ def _check_model(saved: Saved, model: "Model") -> None:
     if saved.token_ids.max() >= config.vocab_size:
         raise ArgumentError(
             f"{saved.folder}: token id {saved.token_ids.max()} is none of the model's "
-            f"{config.vocab_size}: give --model the one that the run was made with"
+            f"{config.vocab_size}: give the one that the run was made with (--model)"
         )
     same = {
         "d_model": config.d_model,
@@ -138,7 +125,7 @@ def _check_model(saved: Saved, model: "Model") -> None:
                 raise ArgumentError(
                     f"{saved.folder}/meta_layer{layer}.json: {key} is {str(meta.get(key))[:60]}, "
                     f"and the model has {str(value)[:60]}: "
-                    "give --model the one that the run was made with"
+                    "give the one that the run was made with (--model)"
                 )
 
 
@@ -317,7 +304,7 @@ def _of_all_layers(point: str, checks: list[Check]) -> Check:
     notes = [check.note for check in checks if check.note]
     fault = faults[0].fault if faults else ""
     if len(faults) > 1:
-        fault += f" (and {len(faults) - 1} more layers)"
+        fault += f" (and {counted(len(faults) - 1, 'more layer')})"
     where = f" in {len(notes)} of {len(checks)} layers" if len(notes) < len(checks) else ""
     note = f"not checked{where}: {notes[0]}" if notes else ""
     return Check(point, fault, max(sizes) if sizes else None, note)
@@ -359,6 +346,7 @@ def _check_bits(saved: Saved, model: "Model", unreadable: set[_Where]) -> Iterat
         if different.any() and not n_different:
             first = f"{point} of layer {layer}" if layer is not None else point
         n_different += int(different.sum())
-    fault = f"{n_different} values differ, the first in {first}" if n_different else ""
-    note = f"{len(unreadable)} values could not be read" if unreadable else ""
+    differ = "value differs" if n_different == 1 else "values differ, the first"
+    fault = f"{n_different} {differ} in {first}" if n_different else ""
+    note = f"{counted(len(unreadable), 'value')} could not be read" if unreadable else ""
     yield Check(_AGAIN, fault, note=note)

@@ -1,6 +1,7 @@
 """llamaprobe bench: stages that add up, operations counted as an independent formula counts them."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -180,6 +181,7 @@ def test_measure(random_checkpoint):
     assert (timing.n_tokens, timing.n_threads, len(timing.trials)) == (9, 1, 4)
     seconds = [trial.seconds for trial in timing.trials]
     assert seconds == sorted(seconds) and timing.median.seconds == seconds[1]
+    assert timing.seconds == pytest.approx((seconds[1] + seconds[2]) / 2)
     assert all(trial.faults >= 0 and trial.of_roof > 0 for trial in timing.trials)
 
 
@@ -197,7 +199,10 @@ def test_a_table_for_each_length(command):
     for stage in ("plan", "memory", "embed", "rope", "norm", "qkv", "attention", "down"):
         assert told.count(f"\n{stage} ") == 2
     assert told.count("\npack ") == 1  # one token is not packed
-    assert "\nhead " not in told and "times the median" in told and "page faults" in told
+    assert "\nhead " not in told and "times the median" in told and "demo: 1 token, x" in told
+    assert len(re.findall(r"^page faults: \d+ \(in the first run \d+\)$", told, re.MULTILINE)) == 2
+    epilog = command("bench", "--help")[1].partition("Stages: ")[2]
+    assert all(re.search(rf"\b{stage}\b", epilog) for stage in STAGES)
 
 
 def test_json(command):
@@ -207,6 +212,7 @@ def test_json(command):
     (one,) = json.loads(told)
     assert one["points"] == ["logits", "pattern"] and one["layers"] == [0] and one["cpu"] == cpu_name()
     assert len(one["trials"]) == 2 and one["n_tokens"] == 5
+    assert one["seconds"] == pytest.approx(np.mean([trial["seconds"] for trial in one["trials"]]))
     assert one["kernels"] in [kernel.name for kernel in lp.kernels() if kernel.in_use]
     median = one["median"]
     assert [stage["name"] for stage in median["stages"]] == STAGES

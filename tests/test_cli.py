@@ -39,9 +39,9 @@ def test_run_writes_the_files_and_prints_their_names(command, folder, ids, tmp_p
     out = tmp_path / "out"
     code, told, errors = command("run", folder, "--ids", ids, "--out", out)
     assert code == 0
-    n_bytes = sum(path.stat().st_size for path in out.glob("*_*"))
+    n_bytes = sum(path.stat().st_size for path in out.iterdir())
     assert errors == (
-        f"llamaprobe: 11 files, {n_bytes / 1000:.1f} kB, in {out}: 5 tokens, x, x_norm\n"
+        f"llamaprobe: 12 files, {n_bytes / 1000:.1f} kB, in {out}: 5 tokens, x, x_norm\n"
     )
     assert told.splitlines() == [
         str(path) for path in map(out.joinpath, [os.path.basename(n) for n in told.split()])
@@ -98,8 +98,8 @@ def test_run_without_out_is_a_summary(command, folder, ids):
     assert "x           float32 [3, 5, 48]\n" in told and "logits  " not in told
     size = np.sqrt(np.mean(run["x", 2].astype(np.float64) ** 2))
     assert f"    2{size:>14.6g}" in told
-    likeliest = told.split("likeliest next tokens\n")[1].split()[1]
-    assert int(likeliest) == run["logits"][-1].argmax()
+    share, likeliest = told.split("likeliest next tokens\n")[1].splitlines()[0].split()  # no text
+    assert int(likeliest) == run["logits"][-1].argmax() and re.fullmatch(r"0\.0*[1-9]\d\d", share)
     code, told, _ = command(
         "run", folder, "--ids", ids, "--points", "scores,final_norm", "--layers", "1"
     )
@@ -141,7 +141,14 @@ def test_a_mistake_is_one_line_and_exit_1(command, folder, ids, tmp_path):
         (["run", folder, "--ids", tmp_path / "missing"], "No such file"),
         (["run", tmp_path / "nowhere", "x"], "no such folder"),
         (["run", folder, "--ids", ids, "--points", "x_nrom"], "x_norm"),
-        (["run", folder, "--ids", ids, "--layers", "7"], "no layer 7"),
+        (["run", folder, "--ids", ids, "--layers", "7"], "no layer 7; the model has 0 to 2"),
+        (["run", folder, "--ids", ids, "--points", "k6"], "no layer 6; the model has 0 to 2"),
+        (["run", folder, "--ids", ids, "--points", "xnorm"], "near: x_norm"),
+        (["run", tmp_path, "x"], f"no model folder; it holds: empty, ids.txt, {folder.name}"),
+        (["run", "https://huggingface.co/org/name/tree/main", "x"], "names the model: org/name"),
+        (["run", "http://localhost/one", "x"], "no repo id, which looks like owner/name\n"),
+        (["run", "~/models/x", "x"], f"give {os.path.expanduser('~/models/x')}"),
+        (["points", folder / "model.safetensors"], "a file alone is no model"),
         (["run", folder, "--ids", ids, "--out", "/proc/nowhere"], "/proc/nowhere"),
         (["run", folder, "--ids", ids, "--out", tmp_path / "empty"], "is not a folder"),
         (["inspect", tmp_path / "nowhere"], "no such folder"),
@@ -170,6 +177,8 @@ def test_wrong_usage_is_exit_2(command, folder, ids):
         ["run", folder, "x", "--digits", "26"],
         ["run", folder, "x", "--digits", "two"],
         ["run", folder, "x", "--layers", "3-"],
+        ["run", folder, "x", "--layers", "-3"],
+        ["run", folder, "x", "--layers", "1--3"],
         ["run", folder, "x", "--threads", "0"],
         ["run", folder, "x", "--format", "xls"],
         ["weights", folder],
@@ -179,13 +188,83 @@ def test_wrong_usage_is_exit_2(command, folder, ids):
         assert (code, told) == (2, "") and "usage: llamaprobe" in errors, args
 
 
+def usage_error(command, *args):
+    """What is told behind the usage."""
+    code, told, errors = command(*args)
+    assert (code, told) == (2, ""), args
+    return errors.splitlines()[-1].partition(": error: ")[2]
+
+
+def test_no_option_is_dropped_silently(command, folder, ids, tmp_path):
+    run = ("run", folder, "--ids", ids)
+    for options in (["--format", "csv"], ["--digits", 5], ["--no-masks"], ["--hash-weights"], ["--force"]):
+        assert usage_error(command, *run, *options) == f"{options[0]} is for --out DIR"
+    assert usage_error(command, "run", folder, "x", "--date", "today") == "--date is for --chat"
+    for style in ("npy", "hex", "q4.4"):
+        options = ("--out", tmp_path / "o", "--format", style, "--digits", 5)
+        for args in (run, ("weights", folder)):
+            told = usage_error(command, *args, *options)
+            assert told == f"--digits is for csv and txt, not for {style}"
+    assert not (tmp_path / "o").exists()
+    for model in ("demo", folder, folder / "model.safetensors"):
+        for args in (["run", model, "x"], ["inspect", model], ["weights", model, "--list"], ["bench", model]):
+            told = usage_error(command, *args, "--revision", "main")
+            assert told == f"--revision is for a repo, which {model} is not"
+    assert usage_error(command, "verify", folder, "--revision", "main") == "--revision is for --model"
+    assert usage_error(command, "points", "--revision", "main") == "--revision is for MODEL"
+    assert usage_error(command, *run, "--layers", "0,3-1").endswith("'3-1' runs backwards: write 1-3")
+
+
+def test_an_empty_name_is_no_current_folder(command, folder, ids, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(os.listdir())
+    for args in (
+        ["run", folder, "--ids", ids, "--out", ""],
+        ["run", folder, "--ids", ""],
+        ["run", "", "x"],
+        ["weights", folder, "--out", ""],
+        ["weights", "", "--list"],
+        ["inspect", ""],
+        ["points", ""],
+        ["bench", ""],
+        ["verify", ""],
+        ["verify", folder, "--model", ""],
+        ["download", "org/name", "--local-dir", ""],
+        ["download", "org/name", "--cache-dir", ""],
+        ["download", "--from", ""],
+        ["download", ""],
+    ):
+        assert usage_error(command, *args).endswith("the name is empty")
+    assert sorted(os.listdir()) == before
+
+
 def test_help_and_version(command):
     assert command("--version")[:2] == (0, f"llamaprobe {lp.__version__}\n")
     code, told, _ = command("--help")
     assert code == 0
-    for name in ("run", "inspect", "weights", "verify", "download"):
+    for name in ("run", "points", "inspect", "weights", "verify", "bench", "download"):
         assert f"\n    {name} " in told
         assert command(name, "--help")[0] == 0
+    assert "; 3: nothing is wrong, but" in " ".join(command("verify", "--help")[1].split())
+    assert "`llamaprobe points` lists" in " ".join(command("run", "--help")[1].split())
+
+
+# ---- points ----
+
+
+def test_points_lists_all_of_them(command, folder):
+    code, told, errors = command("points")
+    points = lp.Model.points()
+    assert (code, errors) == (0, "") and len(told.splitlines()) == len(points)
+    for line, point in zip(told.splitlines(), points, strict=True):
+        assert line.split()[0] == point.name and point.shape in line and line.endswith(point.formula)
+    code, told, _ = command("points", folder)
+    lines = {line.split()[0]: line for line in told.splitlines()}
+    assert code == 0 and list(lines) == [point.name for point in points]
+    run = lp.load(folder).run([1, 40, 7, 96, 3], points=[*lines])
+    for name, line in lines.items():
+        shape = list(run[name, 1].shape if run.layers_of(name) else run[name].shape)
+        assert str(shape).replace("5", "T") in line, name  # 5 tokens; no size has a 5
 
 
 # ---- inspect ----
@@ -252,14 +331,14 @@ def test_weights(command, folder, tmp_path):
         "weights", folder, "--list", "--format", "npy", "--filter", "*.norm.*"
     )
     assert (code, errors) == (0, "")
-    assert told.splitlines()[-1] == "1 files, 320 bytes" and "~" not in told
+    assert told.splitlines()[-1] == "1 file, 320 bytes" and "~" not in told
     code, told, _ = command("weights", folder, "--list")
     assert told.splitlines()[-1].startswith("30 files, estimated ") and " ~" in told
     assert not (tmp_path / "o").exists()
     code, told, errors = command(
         "weights", folder, "--out", tmp_path / "o", "--exclude", "re:layers", "--digits", "4"
     )
-    assert code == 0 and re.fullmatch(rf"llamaprobe: 3 files, .* kB, in {tmp_path}/o\n", errors)
+    assert code == 0 and re.fullmatch(rf"llamaprobe: 4 files, .* kB, in {tmp_path}/o\n", errors)
     names = [
         "lm_head.weight.csv",
         "model.embed_tokens.weight.csv",
@@ -284,7 +363,7 @@ def test_a_bar_in_bytes_on_a_terminal(folder, tmp_path):
 def test_formats_for_hardware(command, folder, ids, tmp_path):
     norm = ("weights", folder, "--filter", "model.norm.weight", "--format")
     code, told, _ = command(*norm, "hex", "--dtype", "raw", "--list")
-    assert code == 0 and told.splitlines()[-1] == "1 files, 269 bytes"
+    assert code == 0 and told.splitlines()[-1] == "1 file, 269 bytes"
     code, _, errors = command(*norm, "q1.7", "--out", tmp_path / "o")
     entry = json.loads((tmp_path / "o/manifest.json").read_text())["files"]["model.norm.weight.hex"]
     assert code == 0 and entry["saturated"] > 0

@@ -107,7 +107,7 @@ def test_check_verifies_without_asking(
     (folder / "tokenizer.json").resolve().write_bytes(b"x")
     assert run(REPO_ID, "--check") == 1
     out, err = capsys.readouterr()
-    assert "damaged\ttokenizer.json" in out and "1 of 6 files are damaged or missing" in err
+    assert "damaged\ttokenizer.json" in out and "1 of 6 files damaged or missing" in err
     assert hub.seen == []
 
 

@@ -11,6 +11,9 @@ import pytest
 import llamaprobe as lp
 from llamaprobe import cli, offline
 from llamaprobe.export import export_weights
+from llamaprobe.fingerprint import fingerprint
+from llamaprobe.provenance import recorded_models
+from llamaprobe.saved import Saved
 from llamaprobe.verify import BAR, verify_run
 
 IDS = [1, 40, 7, 96, 3, 55, 2, 81]
@@ -236,7 +239,7 @@ def test_another_model_is_told(random_checkpoint, tmp_path):
     model.run(IDS).save(tmp_path / "out")
     assert "x" in dict(faults(tmp_path / "out", lp.load(random_checkpoint(seed=1))))
     for other in ({"hidden_size": 64}, {"rope_theta": 500.0}, {"vocab_size": 60}):
-        with pytest.raises(lp.ArgumentError, match="give --model the one"):
+        with pytest.raises(lp.ArgumentError, match="give the one that the run was made with"):
             faults(tmp_path / "out", random_model(random_checkpoint, **other))
 
 
@@ -288,7 +291,7 @@ def test_what_is_missing_is_told_and_the_rest_is_checked(random_checkpoint, tmp_
     assert lines["x"] == f"0  of layer 1 cannot be checked: {out}/x_layer1.csv: {missing}"
     assert lines["logits"] == f"cannot be checked: {out}/logits.csv: {missing}"
     assert re.fullmatch(r"[0-9.]+  ok", lines["x_norm"])
-    assert re.search(r"of layer 2 at \[4, 0, 7\] is .* \(and 1 more layers\)", lines["q"])
+    assert re.search(r"of layer 2 at \[4, 0, 7\] is .* \(and 1 more layer\)", lines["q"])
     assert "of layer 2 at [0, 0] is" in lines["x_out"]
     again = lines["the same tokens run again"]
     assert again.startswith("2 values differ, the first in q of layer 2; 3 values could not be read")
@@ -309,6 +312,74 @@ def test_the_model_that_the_run_names_is_taken(random_checkpoint, tmp_path, caps
     assert err == f"llamaprobe: the model is the one that the run names, {folder}\n"
 
 
+def test_the_model_is_found_from_any_folder(random_checkpoint, tmp_path, capsys, monkeypatch):
+    """Under the name that the user gave lies another model of the same shape in another folder."""
+    folder, other, out = random_checkpoint(), random_checkpoint(seed=1), tmp_path / "out"
+    monkeypatch.chdir(folder.parent)
+    lp.load(folder.name).run(IDS).save(out)
+    (tmp_path / "elsewhere").mkdir()
+    other.rename(tmp_path / "elsewhere" / folder.name)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, lines, err = told(out, capsys)
+    assert (code, lines["the same tokens run again"]) == (0, "ok")
+    assert err == f"llamaprobe: the model is the one that the run names, {folder}\n"
+    folder.rename(tmp_path / "moved")
+    code, lines, err = told(out, capsys)
+    assert code == 3 and lines["the same tokens run again"] == "not checked: needs the model"
+    assert f"{folder.name} is another model now, or has changed: model.safetensors" in err
+    assert f"({folder}: no such folder" in err
+    code, lines, err = told(out, capsys, "--model", folder.name)
+    assert code == 1 and "this is not the model that the run was made with" in err
+    assert told(out, capsys, "--model", str(tmp_path / "moved"))[::2] == (0, "")
+    alter(out / "x_layer1.csv", 2, 5, -1)
+    assert told(out, capsys)[0] == 1  # found without the model
+
+
+def test_a_path_named_like_the_demo_is_no_demo(random_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    random_checkpoint().rename("demo")
+    for source, places in (("./demo", [str(tmp_path / "demo")]), ("demo", ["demo"])):
+        out = lp.load(source).run(IDS, points="x").save(tmp_path / source.replace("/", "_"))[0].parent
+        assert [name for name, _ in recorded_models(Saved(out))] == places
+
+
+def test_the_manifest_is_old_or_a_strangers(random_checkpoint, tmp_path, capsys):
+    """Without a fingerprint the size decides; of what makes no sense nothing is believed."""
+    folder, out = random_checkpoint(), tmp_path / "out"
+    lp.load(folder).run(IDS).save(out)
+    manifest = json.loads((out / "manifest.json").read_text())
+    size = (folder / "model.safetensors").stat().st_size
+    for entry, code in (
+        ({"bytes": size}, 0),
+        ({"bytes": size, "sha256": None, "fingerprint": None}, 0),
+        ({"bytes": size + 1}, 3),
+        ({"bytes": size, "fingerprint": 7}, 3),
+        ("word", 3),
+    ):
+        manifest["weight_files"] = {"model.safetensors": entry}
+        (out / "manifest.json").write_text(json.dumps(manifest))
+        assert told(out, capsys)[0] == code, entry
+    manifest["weight_files"] = {"../other.safetensors": {}}
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    assert told(out, capsys)[0] == 3
+
+
+def test_a_fingerprint_has_samples_from_all_over_a_file(tmp_path):
+    path, data = tmp_path / "file", bytearray(3_000_000)
+    found = set()
+    for at in (None, 0, 1_480_000, 2_999_999):
+        if at is not None:
+            data[at] ^= 1
+        path.write_bytes(data)
+        found.add(fingerprint(path))
+    path.write_bytes(data[:-1])
+    assert len(found | {fingerprint(path)}) == 5
+    path.write_bytes(b"")
+    assert len(fingerprint(path)) == 64
+    with pytest.raises(lp.FileError, match="missing"):
+        fingerprint(tmp_path / "missing")
+
+
 def test_without_a_model_what_the_files_determine_is_checked(random_checkpoint, tmp_path, capsys):
     folder, out = random_checkpoint(), tmp_path / "out"
     model = lp.load(folder)
@@ -316,7 +387,7 @@ def test_without_a_model_what_the_files_determine_is_checked(random_checkpoint, 
     model.run(IDS, points=points).save(out)
     shutil.rmtree(folder)
     code, lines, err = told(out, capsys)
-    assert code == 0 and err.startswith("llamaprobe: no model, so only what needs no weights")
+    assert code == 3 and err.startswith("llamaprobe: no model, so only what needs no weights")
     by_weights = {"x_norm", "x_mid_norm", "q", "k", "v", "attn_out", "gate", "up", "mlp_out"}
     by_weights |= {"final_norm", "logits"}
     for point in points:
