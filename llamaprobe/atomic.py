@@ -5,8 +5,8 @@ only then renamed: whoever sees the final name sees all of it, also after a cras
 fsynced once at the end. Whatever the system refuses becomes a FileError that names the final path,
 and the temporary file is removed.
 
-Temporary names carry the process id, so that the next writer can tell what a killed one left
-behind.
+Temporary names carry the process id, and an open temporary file is locked, so that the next writer
+can tell what a killed one left behind: the number alone says nothing of a process in a container.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import stat
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -25,6 +26,8 @@ from .errors import FileError
 from .names import printable
 
 _TEMPORARY = re.compile(r"\.llamaprobe-([0-9]+)-[0-9]+\.part")
+_NOT_REPLACED = re.compile(r"/dev/[^/]+|/proc/.+")  # devices, and descriptors of processes
+_MAX_LINKS = 40  # as the system itself follows
 _counter = itertools.count()
 
 
@@ -43,12 +46,16 @@ def checked_path(path: str | os.PathLike[str]) -> Path:
 
 
 def open_temporary(folder: Path) -> tuple[int, Path]:
-    """A new empty file in `folder`, open for writing: (descriptor, path). Raises OSError."""
+    """A new empty file in `folder`, open for writing and locked: (descriptor, path). Rename it
+    before the descriptor is closed. Raises OSError."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
         path = folder / f".llamaprobe-{os.getpid()}-{next(_counter)}.part"
         with contextlib.suppress(FileExistsError):
-            return os.open(path, flags, 0o666), path
+            fd = os.open(path, flags, 0o666)
+            if _try_lock(fd) is not False and os.path.lexists(path):
+                return fd, path
+            os.close(fd)  # somebody took it for left behind before it was locked
 
 
 @contextlib.contextmanager
@@ -56,13 +63,14 @@ def atomic_open(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A binary file that appears at `path` when the block ends well, and leaves no trace when it
     does not.
 
-    What was at `path` is replaced; a symbolic link is replaced, not followed. A device or a pipe
-    (/dev/stdout) cannot be replaced and is written as it is. FileError names `path`.
+    What was at `path` is replaced; a symbolic link is replaced, not followed. A device, a pipe or a
+    descriptor (/dev/stdout, also when that is a file) cannot be replaced and is written as it is.
+    FileError names `path`.
     """
     final = checked_path(path)
     try:
-        if _is_special(final):
-            with open(final, "wb") as file:
+        if (special := _open_special(final)) is not None:
+            with open(special, "wb") as file:
                 yield file
             return
         fd, temporary = open_temporary(final.parent)
@@ -71,7 +79,7 @@ def atomic_open(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(fd)
-            os.replace(temporary, final)
+                os.replace(temporary, final)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
@@ -83,14 +91,36 @@ def atomic_open(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise file_error(error, final) from error
 
 
-def _is_special(path: Path) -> bool:
-    """Something at `path` that is neither a file nor a folder; a link counts as what it leads
-    to."""
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+def _open_special(path: Path) -> int | None:
+    """A descriptor of what is at `path`, open for writing, when it is no file that another one can
+    take the place of: a device, a pipe, a name below /proc. None for all else. Raises OSError.
+
+    A descriptor of this process is shared, not opened anew: that would begin at byte 0 again.
+    """
+    place = _last_link(path)
+    if match := re.fullmatch(rf"/proc/{os.getpid()}/fd/([0-9]+)", place):
+        return os.dup(int(match[1]))
+    if not _NOT_REPLACED.fullmatch(place):
+        try:
+            mode = os.stat(place).st_mode
+        except OSError:
+            return None
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            return None
+    return os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+
+
+def _last_link(path: Path) -> str:
+    """The absolute path at the end of a chain of links; below /proc its beginning: those lead to no
+    path."""
+    place = os.path.abspath(path)
+    for _ in range(_MAX_LINKS):
+        folder, name = os.path.split(place)
+        place = os.path.join(os.path.realpath(folder), name)
+        if place.startswith("/proc/") or not os.path.islink(place):
+            break
+        place = os.path.join(os.path.dirname(place), os.readlink(place))
+    return place
 
 
 def sync_folder(folder: Path) -> None:
@@ -111,38 +141,72 @@ def hold_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     syncs it at the end.
 
     FileError when it cannot be made, is not a folder, or another process is writing to it. The lock
-    is the kernel's: it is gone with its process. File systems without locks are used without.
+    is the kernel's: it is gone with its process. On a file system without locks a warning says
+    so. A folder that was made for this and is still empty after an error goes again.
     """
     path = checked_path(folder)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileExistsError as error:
-        raise FileError(f"{path}: exists and is not a folder; choose another --out") from error
-    except OSError as error:
-        raise file_error(error, path) from error
-    try:
-        if _lock(fd, path):
-            _remove_leftovers(path)
-        yield path
-        sync_folder(path)
+        with _locked_folder(path) as is_alone:
+            if is_alone:
+                _remove_leftovers(path)
+            yield path
+            sync_folder(path)
     except FileError:
         raise
     except OSError as error:
         raise file_error(error, error.filename or path) from error
+
+
+def _missing_folders(path: Path) -> list[Path]:
+    """The folders that `mkdir(parents=True)` would make, the lowest first."""
+    return [each for each in (path, *path.parents) if not os.path.lexists(each)]
+
+
+@contextlib.contextmanager
+def _locked_folder(path: Path) -> Iterator[bool]:
+    """Makes the folder and locks it, if the file system can: whether it is ours alone."""
+    made = _missing_folders(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise FileError(f"{path}: exists and is not a folder; choose another --out") from error
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        is_alone = _try_lock(fd)
+        if is_alone is False:
+            raise FileError(f"{path}: another llamaprobe is writing to this folder; wait for it")
+        if is_alone is None:
+            warnings.warn(
+                f"{path}: this file system has no locks; see to it that nobody else writes there",
+                stacklevel=4,
+            )
+        with _removed_on_error(made):
+            yield bool(is_alone)
     finally:
         os.close(fd)
 
 
-def _lock(fd: int, path: Path) -> bool:
+@contextlib.contextmanager
+def _removed_on_error(folders: list[Path]) -> Iterator[None]:
+    """Removes those of the folders that are empty when the block fails."""
+    try:
+        yield
+    except BaseException:
+        for folder in folders:
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+        raise
+
+
+def _try_lock(fd: int) -> bool | None:
+    """True: ours, until the descriptor is closed. False: somebody else's. None: there are no
+    locks."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise FileError(
-            f"{path}: another llamaprobe is writing to this folder; wait for it"
-        ) from error
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return None
     return True
 
 
@@ -151,7 +215,17 @@ def _remove_leftovers(folder: Path) -> None:
         match = _TEMPORARY.fullmatch(entry.name)
         if match and not _is_alive(int(match[1])):
             with contextlib.suppress(OSError):
-                os.unlink(entry.path)
+                _remove_unlocked(entry.path)
+
+
+def _remove_unlocked(path: str) -> None:
+    """Removes a temporary file that nobody has open. Raises OSError."""
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if _try_lock(fd) is not False:
+            os.unlink(path)
+    finally:
+        os.close(fd)
 
 
 def _is_alive(pid: int) -> bool:
@@ -164,13 +238,13 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def check_space(folder: Path, n_bytes: int) -> None:
-    """FileError when `n_bytes` more do not fit the disk of `folder`."""
+def check_space(folder: Path, n_bytes: int, way_out: str) -> None:
+    """FileError when `n_bytes` more do not fit the disk of `folder`; it ends in `way_out`."""
     free = shutil.disk_usage(folder).free
     if n_bytes > free:
         raise FileError(
             f"{folder}: about {show_bytes(n_bytes)} are to be written and {show_bytes(free)} are "
-            "free; ask for less, or for --format npy"
+            f"free; {way_out}"
         )
 
 

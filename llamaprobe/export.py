@@ -20,9 +20,9 @@ from .errors import ArgumentError, UnsupportedError
 from .files import MANIFEST, check_new
 from .ledger import Ledger
 from .names import printable
-from .tables import SEPARATORS, Table, check_digits, check_format
+from .tables import SEPARATORS, Table, check_digits, check_format, way_out
 from .tensors import TableMaker, Tensor, model_tensors
-from .writer import Writer
+from .writer import Writer, Written
 
 if TYPE_CHECKING:
     from .model import Model
@@ -63,8 +63,8 @@ def export_weights(
     `exclude` are a glob, a regular expression ("re:...", found anywhere in the name), a predicate
     on the name, or several of these. `format` is "csv", "txt", "npy", "hex" (words for Verilog) or
     "q<m>.<n>" (fixed point, rounded; the manifest counts saturated values); `digits` of csv and txt
-    None (the shortest decimal that reads back to the same bits) or N for `%.Ne`. `dtype` "raw" (npy
-    and hex) keeps 16-bit floats as their words and 8-bit floats as bytes (npy: uint16, uint8).
+    None (the shortest decimal that reads back to the same bits, a NaN to some NaN) or N for `%.Ne`.
+    `dtype` "raw" (npy and hex) keeps 16-bit floats as their words and 8-bit floats as bytes (npy: uint16, uint8).
     Files that an earlier call has made whole are kept; others of these names are replaced only with
     `force`. `progress` shows a bar on stderr when that is a terminal; `on_start` is called with
     what is to be written.
@@ -72,36 +72,34 @@ def export_weights(
     Raises ArgumentError (a filter that matches no tensor), UnsupportedError (a tensor that this
     format cannot hold exactly), FormatError, FileError (which names the file).
     """
-    plan = plan_weights(
-        model_or_path,
-        filter=filter,
-        exclude=exclude,
-        format=format,
-        digits=digits,
-        dtype=dtype,
-        threads=threads,
-    )
-    entries = {p.tensor.file: _entry(p, format, digits) for p in plan}
+    make = _table_maker(format, digits, dtype, threads)
+    tensors = list(model_tensors(model_or_path, make.format))
+    plan = _plan(choose(tensors, filter, exclude), make)
+    entries = {p.tensor.file: _entry(p, make) for p in plan}
     with hold_folder(out) as folder:
-        ledger = Ledger(folder, {p.tensor.weight_file for p in plan}, force)
+        ledger = Ledger(folder, {tensor.weight_file for tensor in tensors}, force)
         whole = ledger.whole_files(entries)
         todo = [p for p in plan if p.tensor.file not in whole]
         check_new(folder, [p.tensor.file for p in todo], force)
-        check_space(folder, sum(p.n_bytes for p in todo))
+        check_space(folder, sum(p.n_bytes for p in todo), way_out(format))
         if on_start is not None:
             on_start(todo)
-        with (
-            ledger.writing(),
-            _bar(plan, todo, progress) as on_bytes,
-            Writer(
-                folder, on_whole=lambda f: ledger.add(f, entries[f.path.name]), on_bytes=on_bytes
-            ) as writer,
-        ):
-            for planned in todo:
-                writer.add(planned.tensor.file, planned.table)
+        with ledger.writing(), _bar(plan, todo, progress) as on_bytes:
+            _write(folder, todo, lambda f: ledger.add(f, entries[f.path.name]), on_bytes)
         sync_folder(folder)
         ledger.close()
     return [folder / p.tensor.file for p in plan] + [folder / MANIFEST]
+
+
+def _write(
+    folder: Path,
+    todo: list[Planned],
+    on_whole: Callable[[Written], object],
+    on_bytes: Callable[[int], object] | None,
+) -> None:
+    with Writer(folder, on_whole=on_whole, on_bytes=on_bytes) as writer:
+        for planned in todo:
+            writer.add(planned.tensor.file, planned.table)
 
 
 def plan_weights(
@@ -116,18 +114,29 @@ def plan_weights(
 ) -> list[Planned]:
     """What `export_weights` would write, in the order of the data. The same arguments and
     errors."""
+    make = _table_maker(format, digits, dtype, threads)
+    return _plan(choose(list(model_tensors(model_or_path, make.format)), filter, exclude), make)
+
+
+def _table_maker(
+    format: str, digits: int | str | None, dtype: str, threads: int | None
+) -> TableMaker:
+    """ArgumentError for what does not go together."""
     style, n_digits = check_format(format), check_digits(digits)
     if dtype not in DTYPES:
         raise ArgumentError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     if dtype == "raw" and style not in ("npy", "hex"):
         raise ArgumentError(f"dtype 'raw' is for format 'npy' or 'hex'; {style} holds numbers")
-    chosen = choose(list(model_tensors(model_or_path, style)), filter, exclude)
-    make = TableMaker(style, n_digits, dtype, threads or _core.cores())
+    return TableMaker(style, n_digits, dtype, threads or _core.cores())
+
+
+def _plan(chosen: list[Tensor], make: TableMaker) -> list[Planned]:
+    """UnsupportedError for tensors that the format cannot hold exactly."""
     refused = [f"{printable(t.name)} ({t.dtype})" for t in chosen if not make.can(t)]
     if refused:
         more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
         raise UnsupportedError(
-            f"{', '.join(refused[:3])}{more}: cannot be written exactly as {style}; "
+            f"{', '.join(refused[:3])}{more}: cannot be written exactly as {make.format}; "
             "leave out with --exclude, or take --format npy --dtype raw for 8-bit floats"
         )
     tables = [(tensor, make(tensor)) for tensor in chosen]
@@ -199,16 +208,15 @@ def _bar(
         yield bar.update
 
 
-def _entry(planned: Planned, format: str, digits: int | str | None) -> dict[str, Any]:
+def _entry(planned: Planned, make: TableMaker) -> dict[str, Any]:
     """What decides the bytes of a file, beside the weights: part of its line in the journal and the
     manifest."""
     tensor, table = planned.tensor, planned.table
-    n_digits = check_digits(digits)
     return {
         "tensor": tensor.name,
         "shape": list(table.shape),
         "dtype": table.dtype,
         "source_dtype": tensor.dtype,
         "weight_file": Path(tensor.weight_file).name,
-        "digits": n_digits if format in SEPARATORS and n_digits >= 0 else None,
+        "digits": make.digits if make.format in SEPARATORS and make.digits >= 0 else None,
     }

@@ -16,7 +16,8 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,10 @@ import numpy as np
 
 from . import _core
 from .atomic import atomic_open, check_space, file_error, hold_folder, sync_folder
-from .errors import FileError, FormatError
+from .errors import FileError, FormatError, PointError
 from .fingerprint import fingerprint
 from .json_file import read_object
-from .points import resolve
+from .points import check_layers, resolve
 from .tables import (
     SEPARATORS,
     SHORTEST,
@@ -38,8 +39,9 @@ from .tables import (
     check_digits,
     check_format,
     suffix_of,
+    way_out,
 )
-from .writer import Writer
+from .writer import Writer, Written
 
 if TYPE_CHECKING:
     from .run import Run
@@ -56,6 +58,7 @@ NUMBERS = (
     "dtype",
 )
 _OLD_NAMES = {"x_norm": "xnorm"}  # as the files of older scripts are called
+_MASKS = ("attention_mask", "position_ids")
 _MAX_JSON = 256 << 20
 
 
@@ -70,98 +73,103 @@ def save_run(
     folder: str | os.PathLike[str],
     *,
     points: Sequence[str] | None = None,
+    layers: Iterable[int] | None = None,
     format: str = "csv",
     digits: int | str | None = None,
     force: bool = False,
     masks: bool = True,
     hash_weights: bool = False,
 ) -> list[Path]:
-    """Write the files of a run into `folder` (made if it is missing) and return their paths, the
-    manifest last.
-
-    `points` are some of run.points (default all); `format` is "csv", "txt", "npy", "hex" (words for
-    Verilog) or "q<m>.<n>" (fixed point, rounded); `digits` None is the shortest decimal that reads
-    back to the same bits, N is `%.Ne`. `masks` adds attention_mask and position_ids. `hash_weights`
-    reads the weight files to put their sha256 into the manifest when it is not known without.
-
-    Nothing is written when a file of that name exists and `force` is not given, or when the disk
-    lacks the space. With `force` the files of the run that was there go, also those that this one
-    does not have. Raises ArgumentError, PointError (a point that this run does not hold) and
-    FileError.
-    """
-    tables = run_tables(run, points=points, format=format, digits=digits, masks=masks)
+    """What `Run.save` does, and says."""
+    held = _selected(run, points, layers)
+    tables = _tables(run, held, check_format(format), check_digits(digits), masks)
     with hold_folder(folder) as path:
         check_new(path, [*tables, MANIFEST], force)
         old = _old_files(path / MANIFEST)
-        check_space(path, sum(table.n_bytes() for table in tables.values()))
+        check_space(path, sum(table.n_bytes() for table in tables.values()), way_out(format))
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path / MANIFEST)  # from here on the folder is not complete
         with Writer(path) as writer:
             for name, table in tables.items():
                 writer.add(name, table)
-        for name in old - tables.keys():  # of the run that was there: they would look like this one's
+        for name in old - tables.keys():  # they would look like those of this run
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path / name)
         sync_folder(path)
-        manifest = {
-            "kind": "run",
-            "llamaprobe_version": run.meta.get("llamaprobe_version"),
-            "format": format,
-            "digits": _told_digits(digits) if format in SEPARATORS else None,
-            "model_numbers": model_numbers(run),
-            "points": {point: list(run.layers_of(point)) for point in _points_of(run, points)},
-            "files": {
-                file.path.name: file_entry(file.table, file.n_bytes, file.sha256)
-                for file in writer.files
-            },
-            "weight_files": _weight_files(run, hash_weights),
-        }
+        manifest = _manifest(run, held, format, digits, writer.files, hash_weights)
         write_json(path / MANIFEST, manifest)
     return [file.path for file in writer.files] + [path / MANIFEST]
+
+
+def _manifest(
+    run: "Run",
+    held: Mapping[str, tuple[int, ...]],
+    format: str,
+    digits: int | str | None,
+    files: Iterable[Written],
+    hash_weights: bool,
+) -> dict[str, Any]:
+    return {
+        "kind": "run",
+        "llamaprobe_version": run.meta.get("llamaprobe_version"),
+        "format": format,
+        "digits": _told_digits(digits) if format in SEPARATORS else None,
+        "model_numbers": model_numbers(run),
+        "points": {point: list(layers) for point, layers in held.items()},
+        "files": {
+            file.path.name: file_entry(file.table, file.n_bytes, file.sha256) for file in files
+        },
+        "weight_files": _weight_files(run, hash_weights),
+    }
 
 
 def run_tables(
     run: "Run",
     *,
     points: Sequence[str] | None = None,
+    layers: Iterable[int] | None = None,
     format: str = "csv",
     digits: int | str | None = None,
     masks: bool = True,
 ) -> dict[str, Table]:
     """File name -> table of everything that `save_run` would write, but the manifest. Reads no more
     than samples."""
-    style, n_digits, n_threads = check_format(format), check_digits(digits), _core.cores()
-    names = _points_of(run, points)
+    held = _selected(run, points, layers)
+    return _tables(run, held, check_format(format), check_digits(digits), masks)
+
+
+def _tables(
+    run: "Run", held: Mapping[str, tuple[int, ...]], style: str, digits: int, masks: bool
+) -> dict[str, Table]:
     tables: dict[str, Table] = {}
-    for point, layer in _values(run, names):
-        value = run[point] if layer is None else run[point, layer]
-        shape = (1, *value.shape)
-        tables[file_name(point, layer, style)] = array_table(
-            value,
-            style,
-            digits=n_digits,
-            shape=shape,
-            n_cols=_row_length(point, value),
-            n_threads=n_threads,
-        )
+    for point, layers in held.items():
+        for layer in layers or [None]:
+            value = run[point] if layer is None else run[point, layer]
+            tables[file_name(point, layer, style)] = _value_table(point, value, style, digits)
     if masks:
-        for name, values in (
-            ("attention_mask", np.ones_like(run.token_ids)),
-            ("position_ids", run.position_ids),
+        for name, values in zip(
+            _MASKS, (np.ones_like(run.token_ids), run.position_ids), strict=True
         ):
             row = np.asarray(values, np.int64)[None]
             plain = style if style in SUFFIXES else "hex"  # integers are not for fixed point
             tables[name + suffix_of(style)] = array_table(row, plain, tell_dtype=False)
-    for layer in sorted(
-        {i for _, i in _values(run, names) if i is not None} or range(run.config.n_layers)
-    ):
-        shapes = {
-            p: list(tables[file_name(p, i, style)].shape)
-            for p, i in _values(run, names)
-            if i == layer
-        }
+    numbers = {i for layers in held.values() for i in layers}
+    for layer in sorted(numbers) or range(run.config.n_layers):
+        here = [point for point, layers in held.items() if layer in layers]
+        shapes = {point: list(tables[file_name(point, layer, style)].shape) for point in here}
         tables[f"meta_layer{layer}.json"] = bytes_table(_json_bytes(layer_meta(run, layer, shapes)))
     return tables
+
+
+def _value_table(point: str, value: np.ndarray, style: str, digits: int) -> Table:
+    return array_table(
+        value,
+        style,
+        digits=digits,
+        shape=(1, *value.shape),
+        n_cols=_row_length(point, value),
+        n_threads=_core.cores(),
+    )
 
 
 def layer_meta(run: "Run", layer: int, shapes: dict[str, list[int]]) -> dict[str, Any]:
@@ -196,18 +204,26 @@ def weight_names(run: "Run", layer: int) -> list[str]:
     return [f"model.layers.{layer}.{name}" for name in names]
 
 
-def _points_of(run: "Run", points: Sequence[str] | None) -> tuple[str, ...]:
-    """Names of the points to save. PointError for one that the run does not hold."""
+def _selected(
+    run: "Run", points: Sequence[str] | None, layers: Iterable[int] | None
+) -> dict[str, tuple[int, ...]]:
+    """Point -> layers to save of it, () for one that is not per layer. PointError for a point or a
+    layer that the run does not hold."""
     if points is None:
-        return run.points
-    for point in points:
-        run.layers_of(point)
-    return tuple(dict.fromkeys(resolve(point)[0].name for point in points))
-
-
-def _values(run: "Run", points: Iterable[str]) -> list[tuple[str, int | None]]:
-    """(point, layer) of every value to save; layer None: computed once."""
-    return [(point, layer) for point in points for layer in run.layers_of(point) or [None]]
+        names = run.points
+    else:
+        for point in points:
+            run.layers_of(point)
+        names = tuple(dict.fromkeys(resolve(point)[0].name for point in points))
+    held = {name: run.layers_of(name) for name in names}
+    if layers is None:
+        return held
+    wanted = check_layers(layers, run.config.n_layers)
+    for layer in wanted:
+        if not any(layer in numbers for numbers in held.values()):
+            raise PointError(f"layer {layer} was not captured of {', '.join(names)}")
+    chosen = {name: tuple(i for i in held[name] if i in wanted) for name in names}
+    return {name: numbers for name, numbers in chosen.items() if numbers or not held[name]}
 
 
 def _row_length(point: str, value: np.ndarray) -> int:
@@ -245,7 +261,17 @@ def _old_files(manifest: Path) -> set[str]:
         raise FileError(f"{manifest}: is of exported weights; choose another folder")
     files = told.get("files")
     names = files if told.get("kind") == "run" and isinstance(files, dict) else ()
-    return {name for name in names if os.path.basename(name) == name and name not in ("", ".", "..")}
+    is_ours = re.compile(_own_names())
+    return {name for name in names if is_ours.fullmatch(name)}
+
+
+def _own_names() -> str:
+    """A regular expression for the names that `save_run` gives, but that of the manifest: what
+    else a manifest lists is none of our business."""
+    layer, points = "_layer(?:0|[1-9][0-9]{0,8})", _core.points()
+    stems = [_OLD_NAMES.get(name, name) + (layer if deep else "") for name, _, deep in points]
+    endings = "|".join(map(re.escape, SUFFIXES.values()))
+    return rf"(?:{'|'.join([*stems, *_MASKS])})(?:{endings})|meta{layer}\.json"
 
 
 def file_entry(table: Table, n_bytes: int, sha256: str) -> dict[str, Any]:

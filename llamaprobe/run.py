@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,24 +154,58 @@ class Run:
     def __iter__(self) -> Any:
         raise TypeError("a Run is not a sequence; iterate over run.points or run.tokens")
 
+    def equals(self, other: "Run") -> bool:
+        """Whether both hold the same tokens, points and layers, and every value is the same bit for
+        bit (any NaN equals any NaN). `run.equals(lp.read_run(folder))` after `run.save(folder)`."""
+        return (
+            np.array_equal(self.token_ids, other.token_ids)
+            and self.points == other.points
+            and all(
+                self.layers_of(point) == other.layers_of(point)
+                and _same_bits(self[point], other[point])
+                for point in self.points
+            )
+        )
+
     def save(
         self,
         folder: str | os.PathLike[str],
         *,
         points: Sequence[str] | None = None,
+        layers: Iterable[int] | None = None,
         format: str = "csv",
-        digits: int | None = None,
+        digits: int | str | None = None,
         force: bool = False,
+        masks: bool = True,
+        hash_weights: bool = False,
     ) -> list[Path]:
-        """Write the values into `folder`, one file for each point and layer, and return the paths.
+        """Write the values into `folder` (made if it is missing), one file for each point and layer,
+        and return the paths, the manifest last.
 
-        `points`: some of run.points, default all; `format`: "csv", "txt", "npy", "hex" (words for
-        Verilog) or "q<m>.<n>" (fixed point, rounded); `digits`: None for the shortest decimal that
-        reads back to the same float32, N for `%.Ne`; `force` replaces files that exist. Raises ArgumentError, PointError, FileError.
+        points, layers: some of run.points and run.layers (default all). format: "csv", "txt",
+        "npy", "hex" (words for Verilog) or "q<m>.<n>" (fixed point, rounded). digits: of csv and
+        txt, None or "shortest" for the shortest decimal that reads back to the same float32 (a NaN
+        to some NaN), N for `%.Ne`. masks: attention_mask and position_ids too. hash_weights: read
+        the weight files to put their sha256 into the manifest where it is not known without.
+
+        Nothing is written when a file of that name exists and `force` is not given, or when the
+        disk lacks the space. With `force` the files of the run that was there go, also those that
+        this one does not have. Raises ArgumentError, PointError (a point or layer that this run
+        does not hold) and FileError.
         """
         from .files import save_run
 
-        return save_run(self, folder, points=points, format=format, digits=digits, force=force)
+        return save_run(
+            self,
+            folder,
+            points=points,
+            layers=layers,
+            format=format,
+            digits=digits,
+            force=force,
+            masks=masks,
+            hash_weights=hash_weights,
+        )
 
     def __repr__(self) -> str:
         return (
@@ -189,6 +223,12 @@ class Run:
                 f' ask for it with model.run(..., points=("{name}", ...))'
             )
         return name, *self._values[name]
+
+
+def _same_bits(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
+    if a.shape != b.shape:
+        return False
+    return bool(np.all((a.view(np.uint32) == b.view(np.uint32)) | (np.isnan(a) & np.isnan(b))))
 
 
 def _numbers(layers: Sequence[int]) -> str:

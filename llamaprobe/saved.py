@@ -202,8 +202,8 @@ class Saved:
 
 def read_run(folder: str | os.PathLike[str]) -> "Run":
     """The run that `run.save(folder)` wrote, equal to it bit for bit when it was saved with the
-    shortest digits or as npy: the same points, arrays, tokens, prompt and numbers of the model. The
-    model itself is not needed.
+    shortest digits or as npy (a NaN may be another NaN): the same points, arrays, tokens, prompt
+    and numbers of the model; `run.equals` compares. The model itself is not needed.
 
     Raises FileError (no manifest, a file is missing) and FormatError (a file that is not what was
     saved; line and column of text that is no number). Whether values were altered is what

@@ -82,6 +82,11 @@ def suffix_of(format: str) -> str:
     return SUFFIXES.get(format, SUFFIXES["hex"])
 
 
+def way_out(format: str) -> str:
+    """What to do when files of a format do not fit the disk."""
+    return "ask for less" + (", or for --format npy" if format in SEPARATORS else "")
+
+
 def check_digits(digits: int | str | None) -> int:
     """None or "shortest" -> -1; N -> N. ArgumentError for what is neither."""
     if digits is None or digits == "shortest":

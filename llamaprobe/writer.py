@@ -7,7 +7,8 @@ are being formatted. So a disk, a hash and a formatter that are each as fast as 
 together as slow as the slowest.
 
 The first failure stops the line: later work is passed through undone, temporary files are removed,
-and the caller gets the error, which names the file.
+and the caller gets the error, which names the file. The caller never leaves before the last stage
+has ended, however often Ctrl-C comes: descriptors and temporary files are the stages' until then.
 """
 
 import contextlib
@@ -80,6 +81,8 @@ class Writer:
         self._slots: queue.SimpleQueue[None] = queue.SimpleQueue()
         for _ in range(_MAX_UNSYNCED):
             self._slots.put(None)
+        self._has_ended = False  # set by the last stage, before it puts the one token into _end
+        self._end: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(
                 target=self._stage, args=(i, work), name=f"llamaprobe{work.__name__}", daemon=True
@@ -95,22 +98,31 @@ class Writer:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is not None and self._failure is None:
             self._failure = error
-        self._inboxes[0].put(None)
         try:
             self._join()
-        except BaseException as interrupt:  # Ctrl-C while the last files are fsynced
-            self._failure = self._failure or interrupt
-            self._join()
-            raise
         finally:
-            for file in self.files:
-                self._discard(file)
+            if self._has_ended:
+                for file in self.files:
+                    self._discard(file)
         if error is None:
             self._check()
 
     def _join(self) -> None:
-        for thread in self._threads:
-            thread.join()
+        """Waits until no stage works any more. Ctrl-C meanwhile stops the line, and is raised when
+        that has stopped.
+
+        Thread.join will not do: once it was interrupted, it takes a thread for ended that is not.
+        """
+        interrupt: BaseException | None = None
+        while not self._has_ended:
+            try:
+                self._inboxes[0].put(None)  # a second one is read by nobody
+                self._end.get()
+            except BaseException as error:
+                self._failure = self._failure or error
+                interrupt = interrupt or error
+        if interrupt is not None:
+            raise interrupt
 
     def add(self, name: str, table: Table) -> None:
         """Formats the whole table and sends it down the line. Raises what any stage has met so
@@ -142,25 +154,33 @@ class Writer:
         if self._failure is not None:
             raise self._failure
 
-    def _stage(self, i: int, work: Callable[[_Block], bool]) -> None:
+    def _stage(self, i: int, work: Callable[[_Block], None]) -> None:
         """Takes blocks until None comes; passes on those that the next stage needs to see."""
         onward = self._inboxes[i + 1] if i + 1 < len(self._inboxes) else None
-        while (block := self._inboxes[i].get()) is not None:
-            if self._failure is None:
-                try:
-                    work(block)
-                except OSError as error:
-                    self._failure = file_error(error, block.file.path)
-                except BaseException as error:  # the caller raises it
-                    self._failure = error
-            if work == self._hash and block.scratch is not None:
-                self._scratches.put(block.scratch)
+        try:
+            while (block := self._inboxes[i].get()) is not None:
+                self._try(work, block)
+                if work == self._hash and block.scratch is not None:
+                    self._scratches.put(block.scratch)
+                if onward is None:
+                    self._slots.put(None)
+                elif work == self._write or block.parts is None:
+                    onward.put(block)
+        finally:
             if onward is None:
-                self._slots.put(None)
-            elif work == self._write or block.parts is None:
-                onward.put(block)
-        if onward is not None:
-            onward.put(None)
+                self._has_ended = True
+            (onward or self._end).put(None)
+
+    def _try(self, work: Callable[[_Block], None], block: _Block) -> None:
+        """Does the work, unless something has failed already."""
+        if self._failure is not None:
+            return
+        try:
+            work(block)
+        except OSError as error:
+            self._failure = file_error(error, block.file.path)
+        except BaseException as error:  # the caller raises it
+            self._failure = error
 
     def _write(self, block: _Block) -> None:
         n_bytes = write_all(block.file.fd, block.parts or [])
@@ -176,21 +196,26 @@ class Writer:
         file = block.file
         file.sha256 = file.hasher.hexdigest()
         os.fsync(file.fd)
-        fd, file.fd = file.fd, -1
-        os.close(fd)
         if self._on_whole is not None:
             self._on_whole(file)
         os.replace(file.temporary, file.path)
+        _close(file)  # not before: an open one is locked, so nobody takes it for left behind
 
     def _discard(self, file: Written) -> None:
         """Removes what is left of a file that did not become whole; nothing is left of those that
         did."""
         with contextlib.suppress(OSError):
-            if file.fd >= 0:
-                os.close(file.fd)
+            _close(file)
         if self._failure is not None:
             with contextlib.suppress(OSError):
                 os.unlink(file.temporary)
+
+
+def _close(file: Written) -> None:
+    """Once: the number may be somebody else's afterwards."""
+    fd, file.fd = file.fd, -1
+    if fd >= 0:
+        os.close(fd)
 
 
 def write_all(fd: int, parts: list[memoryview]) -> int:

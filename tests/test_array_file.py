@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -266,6 +267,46 @@ def test_a_link_is_replaced_and_what_it_leads_to_is_not_touched(tmp_path):
     lp.write(tmp_path / "link.csv", np.ones(1, np.float32))
     assert (tmp_path / "precious.csv").read_text() == "mine"
     assert not (tmp_path / "link.csv").is_symlink() and lp.read(tmp_path / "link.csv") == 1
+
+
+@pytest.mark.parametrize("path", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "there/stdout"])
+def test_a_descriptor_is_written_to_and_its_link_stays(tmp_path, path):
+    """Standard output may be a file; it goes on where it was, also one that is appended to."""
+    (tmp_path / "there").symlink_to("links")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links/stdout").symlink_to("/proc/self/fd/1")
+    script = f"""
+import os, numpy as np, llamaprobe as lp
+os.write(1, b"before\\n")
+lp.write({str(tmp_path / path)!r}, np.ones(2, np.float32), format="csv")
+os.write(1, b"after\\n")
+"""
+    (tmp_path / "out").write_text("first\n")
+    with open(tmp_path / "out", "a") as out:
+        subprocess.run([sys.executable, "-c", script], stdout=out, check=True)
+    assert (tmp_path / "out").read_text() == "first\nbefore\n# shape=[2]\n1.0,1.0\nafter\n"
+    assert (tmp_path / "links/stdout").is_symlink()
+
+
+@pytest.mark.parametrize("target", ["/dev/null", "pipe"])
+def test_a_link_to_a_device_or_a_pipe_is_written_through(tmp_path, target):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    (tmp_path / "a.csv").symlink_to(target)
+    lp.write(tmp_path / "a.csv", np.ones(1, np.float32))
+    assert (tmp_path / "a.csv").is_symlink()
+    assert os.read(reader, 100) == (b"# shape=[1]\n1.0\n" if target == "pipe" else b"")
+    os.close(reader)
+
+
+def test_memory_that_is_a_file_system_below_dev_is_one_like_any_other():
+    """What is in /dev/shm is replaced when it is whole, not written over."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        path = Path(folder, "a.csv")
+        path.write_text("old")
+        before = path.stat().st_ino
+        lp.write(path, np.ones(1, np.float32))
+        assert path.stat().st_ino != before
 
 
 def test_a_file_too_large_for_the_system_leaves_the_old_one_as_it_was(tmp_path: Path):

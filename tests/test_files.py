@@ -2,23 +2,15 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 
 import llamaprobe as lp
 from llamaprobe import atomic, names
-from llamaprobe.files import save_run
 from llamaprobe.fingerprint import fingerprint
 from llamaprobe.saved import read_run
-from llamaprobe.tables import Table, bytes_table
-from llamaprobe.writer import Writer
 
 IDS = [1, 40, 7, 96, 3]
 
@@ -98,7 +90,7 @@ def test_meta_has_what_the_maths_takes(model, tmp_path):
 
 def test_the_manifest_is_true(model, tmp_path):
     out = tmp_path / "out"
-    save_run(model.run(IDS), out, hash_weights=True)
+    model.run(IDS).save(out, hash_weights=True)
     manifest = json.loads((out / "manifest.json").read_text())
     assert set(manifest["files"]) == set(os.listdir(out)) - {"manifest.json"}
     for name, entry in manifest["files"].items():
@@ -133,6 +125,7 @@ def test_a_saved_run_comes_back_bit_for_bit(random_checkpoint, tmp_path, format,
         assert back[point].shape == run[point].shape and back[point].dtype == np.float32
         assert back[point].tobytes() == run[point].tobytes()
     assert back.meta == run.meta and back.tokens == run.tokens and len(back) == len(run)
+    assert run.equals(back) and back.equals(run)
     back.save(tmp_path / "again", format=format)
     names = set(os.listdir(tmp_path / "out")) - {"manifest.json"}
     assert names == set(os.listdir(tmp_path / "again")) - {"manifest.json"}
@@ -165,6 +158,48 @@ def test_digits(model, tmp_path):
     run.save(tmp_path / "2", digits=2)
     rough = read_run(tmp_path / "2")["x"]
     assert np.allclose(rough, run["x"], rtol=0.006) and not np.array_equal(rough, run["x"])
+
+
+def test_equal_runs(model):
+    run = model.run(IDS)
+    assert run.equals(model.run(IDS))
+    others = [
+        model.run([*IDS[:-1], 4]),
+        model.run(IDS[:-1]),
+        model.run(IDS, layers=[0, 1]),
+        model.run(IDS, points=["x"]),
+    ]
+    assert not any(run.equals(other) or other.equals(run) for other in others)
+    again = model.run(IDS)
+    for value, same in [(np.nan, True), (-np.nan, True), (0.0, True), (-0.0, False)]:
+        run["x"][2, 1, 3], again["x"][2, 1, 3] = np.copysign(value, 1), value
+        assert run.equals(again) is same
+
+
+@pytest.mark.parametrize(
+    ("options", "files"),
+    [
+        ({"masks": False, "layers": [2, 0]}, {"x_layer0", "x_layer2", "scores_layer2", "logits"}),
+        ({"masks": False, "layers": range(1), "points": ["x", "scores"]}, {"x_layer0"}),
+        ({"points": ["logits"], "masks": True}, {"logits", "attention_mask", "position_ids"}),
+    ],
+)
+def test_some_of_a_run_is_saved(model, tmp_path, options, files):
+    run = model.run(IDS, points=["x", ("scores", 2), "logits"])
+    run.save(tmp_path / "out", format="npy", digits="shortest", **options)
+    assert {path.stem for path in (tmp_path / "out").glob("*.npy")} == files
+    back = read_run(tmp_path / "out")
+    for point in back.points:
+        for layer in back.layers_of(point):
+            assert back[point, layer].tobytes() == run[point, layer].tobytes()
+
+
+def test_a_layer_that_the_run_does_not_hold_is_refused(model, tmp_path):
+    run = model.run(IDS, layers=[0, 1])
+    for wrong in ([2], [0, 3], [], 1, [0, 0]):
+        with pytest.raises(lp.PointError, match="layer"):
+            run.save(tmp_path / "out", layers=wrong)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_exists_is_not_overwritten(model, tmp_path):
@@ -221,8 +256,16 @@ def test_wrong_arguments_write_nothing(model, tmp_path):
 def test_too_little_space_is_told_before_anything_is_written(model, tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(atomic.shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(lp.FileError, match=r"about .* kB are to be written and 1\.0 kB are free"):
-        model.run(IDS).save(tmp_path / "out")
+    run, told = model.run(IDS), r"about .* kB are to be written and 1\.0 kB are free; ask for less"
+    for format, more in [("csv", ", or for --format npy"), ("npy", ""), ("q4.12", "")]:
+        with pytest.raises(lp.FileError, match=told + more + "$"):
+            run.save(tmp_path / "deep/out", format=format)
+        with pytest.raises(lp.FileError, match=told + more + "$"):
+            lp.export_weights(model, tmp_path / "deep/out", format=format)
+    assert not (tmp_path / "deep").exists(), "no folder was made for nothing"
+    (tmp_path / "out").mkdir()
+    with pytest.raises(lp.FileError, match=told):
+        run.save(tmp_path / "out")
     assert os.listdir(tmp_path / "out") == []
 
 
@@ -273,100 +316,6 @@ def test_a_folder_without_its_files_is_refused(model, tmp_path):
         read_run(tmp_path / "out")
 
 
-# ---- whole or not there ----
-
-
-def test_atomic_open_leaves_no_trace_of_a_failure(tmp_path):
-    path = tmp_path / "a"
-    path.write_text("old")
-    with pytest.raises(ZeroDivisionError), atomic.atomic_open(path) as file:
-        file.write(b"half")
-        raise ZeroDivisionError
-    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a"]
-    with atomic.atomic_open(path) as file:
-        file.write(b"new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new" and os.listdir(tmp_path) == ["a"]
-
-
-def test_what_a_killed_writer_left_is_cleared_and_nothing_else(tmp_path):
-    process = multiprocessing.get_context("spawn").Process(target=os.getpid)
-    process.start()
-    process.join()
-    (tmp_path / f".llamaprobe-{process.pid}-0.part").write_text("left behind")
-    (tmp_path / f".llamaprobe-{os.getpid()}-987654.part").write_text("being written")
-    (tmp_path / ".llamaprobe-notes.part").write_text("somebody's")
-    with atomic.hold_folder(tmp_path):
-        pass
-    assert sorted(os.listdir(tmp_path)) == [
-        f".llamaprobe-{os.getpid()}-987654.part",
-        ".llamaprobe-notes.part",
-    ]
-
-
-def test_a_folder_has_one_writer_at_a_time(model, tmp_path):
-    run = model.run(IDS)
-    with atomic.hold_folder(tmp_path / "out"):
-        with pytest.raises(lp.FileError, match="another llamaprobe is writing"):
-            run.save(tmp_path / "out")
-        assert os.listdir(tmp_path / "out") == []
-    run.save(tmp_path / "out")
-
-
-def test_the_first_failure_of_a_writer_leaves_only_whole_files(tmp_path):
-    def encode(scratch, first, count):
-        raise ZeroDivisionError("here")
-
-    broken = Table((10,), "float32", b"# shape=[10]\n", 10, encode)
-    with pytest.raises(ZeroDivisionError), Writer(tmp_path) as writer:
-        writer.add("a.csv", bytes_table(b"whole"))
-        writer.add("b.csv", broken)
-    assert not [name for name in os.listdir(tmp_path) if name != "a.csv"]
-
-
-def test_a_writer_that_runs_out_of_file_size_names_the_file(tmp_path, random_checkpoint):
-    script = f"""
-import resource, sys, llamaprobe as lp
-run = lp.load({str(random_checkpoint())!r}).run([1, 2, 3] * 60, points=["x", "pattern"])
-resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-try:
-    run.save({str(tmp_path / "out")!r})
-except lp.FileError as error:
-    print(error)
-"""
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert run.stdout == f"{tmp_path}/out/pattern_layer0.csv: File too large\n"
-    left = os.listdir(tmp_path / "out")
-    assert "manifest.json" not in left and not [n for n in left if n.endswith(".part")]
-    assert all(lp.read(tmp_path / "out" / name).size for name in left)
-
-
-@pytest.mark.parametrize("delay", [0.0, 0.01, 0.03, 0.08])
-def test_a_killed_save_leaves_only_whole_files(tmp_path, random_checkpoint, delay):
-    script = f"""
-import llamaprobe as lp
-run = lp.load({str(random_checkpoint())!r}).run([1, 2, 3] * 60, points=["x", "q", "pattern"])
-print("ready", flush=True)
-for i in range(100):
-    run.save({str(tmp_path / "out")!r}, force=True)
-"""
-    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
-    assert child.stdout.readline() == b"ready\n"
-    time.sleep(delay)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    out = tmp_path / "out"
-    for path in out.glob("[!.]*") if out.exists() else []:
-        if path.suffix == ".csv":
-            assert lp.read(path).size
-        else:
-            json.loads(path.read_text())
-    if (out / "manifest.json").exists():
-        assert len(read_run(out)) == 180
-    lp.load(random_checkpoint()).run(IDS).save(out, force=True)
-    assert not list(out.glob(".llamaprobe*"))
-
-
 # ---- names ----
 
 
@@ -415,6 +364,11 @@ def test_force_leaves_no_file_of_the_run_before(random_checkpoint, tmp_path):
     deep = lp.load(random_checkpoint(num_hidden_layers=4)).run([1, 2], points=("x", "z"))
     flat = lp.load(random_checkpoint(num_hidden_layers=2)).run([1, 2])
     deep.save(tmp_path / "run")
-    (tmp_path / "run" / "notes.txt").write_text("mine")
+    mine = {"notes.txt", "x_layer01.csv", "y_layer0.csv", "logits_layer0.csv", "x.csv", "meta_layer.json"}
+    for name in mine:
+        (tmp_path / "run" / name).write_text("mine")
+    manifest = json.loads((tmp_path / "run/manifest.json").read_text())
+    manifest["files"] |= {name: {} for name in [*mine, "../run/x_layer0.csv", "", "."]}
+    (tmp_path / "run/manifest.json").write_text(json.dumps(manifest))
     paths = flat.save(tmp_path / "run", force=True)
-    assert set(os.listdir(tmp_path / "run")) - {path.name for path in paths} == {"notes.txt"}
+    assert set(os.listdir(tmp_path / "run")) - {path.name for path in paths} == mine

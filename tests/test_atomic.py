@@ -1,0 +1,190 @@
+"""Files that are whole or not there: temporary names, locks, Ctrl-C, kills and full disks."""
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import llamaprobe as lp
+from llamaprobe import atomic
+from llamaprobe.saved import read_run
+from llamaprobe.tables import Table, bytes_table
+from llamaprobe.writer import Writer
+
+IDS = [1, 40, 7, 96, 3]
+
+
+@pytest.fixture
+def model(random_checkpoint):
+    return lp.load(random_checkpoint())
+
+
+def test_atomic_open_leaves_no_trace_of_a_failure(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic.atomic_open(path) as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a"]
+    with atomic.atomic_open(path) as file:
+        file.write(b"new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new" and os.listdir(tmp_path) == ["a"]
+
+
+def test_what_a_killed_writer_left_is_cleared_and_nothing_else(tmp_path):
+    process = multiprocessing.get_context("spawn").Process(target=os.getpid)
+    process.start()
+    process.join()
+    (tmp_path / f".llamaprobe-{process.pid}-0.part").write_text("left behind")
+    (tmp_path / f".llamaprobe-{os.getpid()}-987654.part").write_text("being written")
+    (tmp_path / ".llamaprobe-notes.part").write_text("somebody's")
+    with atomic.hold_folder(tmp_path):
+        pass
+    assert sorted(os.listdir(tmp_path)) == [
+        f".llamaprobe-{os.getpid()}-987654.part",
+        ".llamaprobe-notes.part",
+    ]
+
+
+def test_what_another_container_writes_is_not_cleared(tmp_path):
+    """Its process has a number that is nobody's here; the file is locked all the same."""
+    fd, path = atomic.open_temporary(tmp_path)
+    foreign = tmp_path / ".llamaprobe-999999999-0.part"
+    path.rename(foreign)
+    with atomic.hold_folder(tmp_path):
+        assert foreign.exists()
+    os.close(fd)
+    with atomic.hold_folder(tmp_path):
+        assert not foreign.exists()
+
+
+def test_a_temporary_file_that_somebody_removed_at_once_is_made_again(tmp_path, monkeypatch):
+    removed, lock = [], atomic._try_lock
+
+    def remove_first(fd):
+        if not removed:
+            removed.extend(tmp_path.iterdir())
+            removed[0].unlink()
+        return lock(fd)
+
+    monkeypatch.setattr(atomic, "_try_lock", remove_first)
+    with atomic.atomic_open(tmp_path / "a") as file:
+        file.write(b"whole")
+    assert (tmp_path / "a").read_bytes() == b"whole" and removed
+
+
+def test_a_file_system_without_locks_is_told(model, tmp_path, monkeypatch):
+    def refuse(fd, operation):
+        raise OSError(errno.ENOTSUP, "no locks")
+
+    monkeypatch.setattr(atomic.fcntl, "flock", refuse)
+    with pytest.warns(UserWarning, match=r"out: this file system has no locks"):
+        model.run(IDS).save(tmp_path / "out")
+    assert read_run(tmp_path / "out")["x"].shape == (3, 5, 48)
+
+
+def test_a_folder_has_one_writer_at_a_time(model, tmp_path):
+    run = model.run(IDS)
+    with atomic.hold_folder(tmp_path / "out"):
+        with pytest.raises(lp.FileError, match="another llamaprobe is writing"):
+            run.save(tmp_path / "out")
+        assert os.listdir(tmp_path / "out") == []
+    run.save(tmp_path / "out")
+
+
+def test_the_first_failure_of_a_writer_leaves_only_whole_files(tmp_path):
+    def encode(scratch, first, count):
+        raise ZeroDivisionError("here")
+
+    broken = Table((10,), "float32", b"# shape=[10]\n", 10, encode)
+    with pytest.raises(ZeroDivisionError), Writer(tmp_path) as writer:
+        writer.add("a.csv", bytes_table(b"whole"))
+        writer.add("b.csv", broken)
+    assert not [name for name in os.listdir(tmp_path) if name != "a.csv"]
+
+
+def test_a_writer_that_runs_out_of_file_size_names_the_file(tmp_path, random_checkpoint):
+    script = f"""
+import resource, sys, llamaprobe as lp
+run = lp.load({str(random_checkpoint())!r}).run([1, 2, 3] * 60, points=["x", "pattern"])
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+try:
+    run.save({str(tmp_path / "out")!r})
+except lp.FileError as error:
+    print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout == f"{tmp_path}/out/pattern_layer0.csv: File too large\n"
+    left = os.listdir(tmp_path / "out")
+    assert "manifest.json" not in left and not [n for n in left if n.endswith(".part")]
+    assert all(lp.read(tmp_path / "out" / name).size for name in left)
+
+
+@pytest.mark.parametrize("n_signals", [1, 3])
+def test_ctrl_c_during_a_slow_fsync_closes_nobody_elses_file(tmp_path, n_signals):
+    """The caller leaves when the stages have ended, and no number is closed after that."""
+    script = f"""
+import os, signal, sys, threading, time
+import llamaprobe as lp
+from llamaprobe import atomic
+sync, started = os.fsync, threading.Event()
+def slow(fd):
+    started.set()
+    time.sleep(0.6)
+    sync(fd)
+os.fsync = slow
+def interrupt():
+    started.wait()
+    for _ in range({n_signals}):
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+run = lp.load("demo").run([1] * 9)
+threading.Thread(target=interrupt, daemon=True).start()
+try:
+    run.save({str(tmp_path / "out")!r})
+except KeyboardInterrupt:
+    print("interrupted", [t.name for t in threading.enumerate() if "_publish" in t.name])
+mine = [os.open(os.devnull, os.O_RDONLY) for _ in range(40)]
+time.sleep(1)
+for fd in mine:
+    os.fstat(fd)
+print(sorted(os.listdir({str(tmp_path / "out")!r})) if os.path.exists({str(tmp_path / "out")!r}) else [])
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    interrupted, left = run.stdout.splitlines()
+    assert interrupted.startswith("interrupted")
+    assert ".part" not in left and "manifest.json" not in left
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.01, 0.03, 0.08])
+def test_a_killed_save_leaves_only_whole_files(tmp_path, random_checkpoint, delay):
+    script = f"""
+import llamaprobe as lp
+run = lp.load({str(random_checkpoint())!r}).run([1, 2, 3] * 60, points=["x", "q", "pattern"])
+print("ready", flush=True)
+for i in range(100):
+    run.save({str(tmp_path / "out")!r}, force=True)
+"""
+    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert child.stdout.readline() == b"ready\n"
+    time.sleep(delay)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    out = tmp_path / "out"
+    for path in out.glob("[!.]*") if out.exists() else []:
+        if path.suffix == ".csv":
+            assert lp.read(path).size
+        else:
+            json.loads(path.read_text())
+    if (out / "manifest.json").exists():
+        assert len(read_run(out)) == 180
+    lp.load(random_checkpoint()).run(IDS).save(out, force=True)
+    assert not list(out.glob(".llamaprobe*"))
