@@ -7,8 +7,10 @@ for nothing. Only size and sha256 decide whether a file is whole.
 """
 
 import contextlib
+import functools
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,22 +20,26 @@ from . import __version__
 from .atomic import atomic_open, file_error
 from .errors import FileError
 from .files import MANIFEST, file_entry, hash_file, read_json, write_json
-from .writer import Written
+from .writer import Written, write_all
 
 JOURNAL = ".llamaprobe-export.jsonl"
+_SHARD = re.compile(r"(.+-)[0-9]+(-of-[0-9]+\.safetensors)")
 
 
 class Ledger:
     """The entries that are known of one folder, and the files that are whole by them.
 
-    Raises FileError when the folder holds another kind of manifest, or, without `force`, one of
-    other weights; FormatError for a damaged one.
+    `weight_files` are all files of the model, also when only tensors of some are exported: a
+    manifest that knows none of them is another model's. Raises FileError when the folder holds
+    another kind of manifest, or, without `force`, one of other weights; FormatError for a damaged
+    one.
     """
 
     def __init__(self, folder: Path, weight_files: Iterable[str], force: bool) -> None:
         self.folder, self.weight_files = folder, _fingerprints(weight_files)
         self.entries: dict[str, dict[str, Any]] = {}
         self._journal_fd = -1
+        self._hash_of = functools.cache(hash_file)  # read once, asked for twice
         if os.path.lexists(folder / MANIFEST):
             self._take_manifest(read_json(folder / MANIFEST), force)
         self._take_journal()
@@ -82,7 +88,7 @@ class Ledger:
                 and stat.S_ISREG(state.st_mode)
                 and state.st_size == entry.get("bytes")
             ):
-                return hash_file(path) == entry.get("sha256")
+                return self._hash_of(path) == entry.get("sha256")
         return False
 
     @contextlib.contextmanager
@@ -112,7 +118,7 @@ class Ledger:
         }
         line = _line({"file": file.path.name, "entry": self.entries[file.path.name]})
         try:
-            os.write(self._journal_fd, line)
+            write_all(self._journal_fd, [memoryview(line)])
         except OSError as error:
             raise file_error(error, self.folder / JOURNAL) from error
 
@@ -133,8 +139,9 @@ class Ledger:
 
 
 def _agree(old: Any, new: dict[str, Any]) -> bool:
-    """Whether the weight files that both know are the same."""
-    return isinstance(old, dict) and all(old[name] == new[name] for name in old.keys() & new.keys())
+    """Whether both know some weight file, and every one of these is the same."""
+    both = old.keys() & new.keys() if isinstance(old, dict) else set()
+    return bool(both) and all(old[name] == new[name] for name in both)
 
 
 def _objects(value: Any) -> dict[str, dict[str, Any]]:
@@ -157,9 +164,21 @@ def _parse_line(line: bytes) -> dict[str, Any]:
 
 
 def _fingerprints(paths: Iterable[str]) -> dict[str, Any]:
-    """By name, what tells one weight file from another without reading it."""
-    states = {Path(path).name: os.stat(path) for path in sorted(paths)}
+    """By name, what tells one weight file from another without reading it. With a shard come those
+    beside it: one after the other may be exported into one folder."""
+    with_siblings = {sibling for path in paths for sibling in _siblings(Path(path))}
+    states = {path.name: os.stat(path) for path in sorted(with_siblings)}
     return {
         name: {"bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
         for name, state in states.items()
     }
+
+
+def _siblings(path: Path) -> Iterator[Path]:
+    """The file itself, and the other shards of `model-00001-of-00004.safetensors`."""
+    yield path
+    if series := _SHARD.fullmatch(path.name):
+        for name in os.listdir(path.parent):
+            other = _SHARD.fullmatch(name)
+            if other and other.groups() == series.groups() and os.path.isfile(path.parent / name):
+                yield path.parent / name

@@ -13,7 +13,9 @@ import pytest
 from weight_files import same, write_safetensors
 
 import llamaprobe as lp
+from llamaprobe import ledger, writer
 from llamaprobe.export import export_weights
+from llamaprobe.files import hash_file
 from llamaprobe.ledger import JOURNAL
 
 LP = [sys.executable, "-m", "llamaprobe"]
@@ -70,6 +72,62 @@ def test_other_weights_in_the_same_folder(random_checkpoint, tmp_path):
     weights = lp.load(other).weights
     for name, entry in json.loads((tmp_path / "o/manifest.json").read_text())["files"].items():
         assert same(lp.read(tmp_path / "o" / name), np.asarray(weights[entry["tensor"]]))
+
+
+def test_weights_of_other_names_are_other_weights(random_checkpoint, tmp_path):
+    """Two models whose files have no name in common do not share a manifest by accident."""
+    folder = random_checkpoint()
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.safetensors").write_bytes(
+            (folder / "model.safetensors").read_bytes()
+        )
+    export_weights(tmp_path / "a.safetensors", tmp_path / "o", filter="*norm*")
+    with pytest.raises(lp.FileError, match="is of other weights"):
+        export_weights(tmp_path / "b.safetensors", tmp_path / "o", filter="lm_head*")
+    export_weights(tmp_path / "b.safetensors", tmp_path / "o", filter="lm_head*", force=True)
+
+
+def test_the_shards_of_one_model_share_a_manifest(random_checkpoint, tmp_path):
+    folder, out = random_checkpoint(n_shards=3), tmp_path / "o"
+    where = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    for shard in sorted(set(where.values())):
+        export_weights(folder, out, filter=lambda name, shard=shard: where[name] == shard)
+    assert len(json.loads((out / "manifest.json").read_text())["files"]) == len(where)
+
+
+def test_a_file_is_hashed_once_by_the_next_call(random_checkpoint, tmp_path, monkeypatch):
+    folder, out = random_checkpoint(), tmp_path / "o"
+    export_weights(folder, out)
+    manifest = json.loads((out / "manifest.json").read_text())
+    lines = [{"file": name, "entry": entry} for name, entry in manifest["files"].items()]
+    told = [{"weight_files": manifest["weight_files"]}, *lines]
+    (out / JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in told))
+    hashed = []
+    monkeypatch.setattr(
+        ledger, "hash_file", lambda path: hashed.append(path.name) or hash_file(path)
+    )
+    export_weights(folder, out)
+    assert sorted(hashed) == sorted(manifest["files"])
+
+
+def test_a_journal_is_written_whole_by_a_system_that_takes_a_few_bytes(
+    random_checkpoint, tmp_path, monkeypatch
+):
+    folder, out = random_checkpoint(), tmp_path / "o"
+    lines = []
+    monkeypatch.setattr(
+        writer.os, "writev", lambda fd, parts: os.write(fd, bytes(parts[0])[:7])
+    )
+    monkeypatch.setattr(os, "unlink", lambda path: lines.extend(read_lines(path)))
+    export_weights(folder, out, format="npy", filter="*norm*")
+    assert [line["file"] for line in lines[1:]] == list(
+        json.loads((out / "manifest.json").read_text())["files"]
+    )
+    assert len(lines) == 8
+
+
+def read_lines(path):
+    return [json.loads(line) for line in open(path)] if str(path).endswith(JOURNAL) else []
 
 
 def test_the_folders_of_runs_and_of_weights_are_kept_apart(random_checkpoint, tmp_path):
