@@ -12,7 +12,6 @@ is a character, counted from 1).
 """
 
 import math
-import mmap
 import os
 import re
 import stat
@@ -25,8 +24,10 @@ import numpy as np
 from . import _core
 from .atomic import atomic_open, checked_path, file_error
 from .errors import ArgumentError, FileError, FormatError
+from .file_bytes import FileBytes
 from .hex_words import is_fixed_point, read_hex
 from .names import printable
+from .shape import is_possible
 from .tables import (
     BLOCK,
     SEPARATORS,
@@ -36,6 +37,7 @@ from .tables import (
     check_format,
     scratch_bytes,
 )
+from .text_floats import read_rows
 
 _MAX_HEADER = 4096
 _MAX_RANK = 32
@@ -89,8 +91,8 @@ def read(path: str | os.PathLike[str], *, format: str | None = None) -> np.ndarr
     are read as float32). npy gives the dtype of the file.
 
     Raises FileError (missing, not a regular file), FormatError (no `# shape=` line, ragged rows,
-    words, other numbers than the shape says: with line and column) and ArgumentError (a name that
-    ends in none of the four).
+    words, other numbers than the shape says: with line and column), OutOfMemory (text is read whole)
+    and ArgumentError (a name that ends in none of the four).
     """
     style = check_format(format) if format is not None else _format_of(path)
     path = checked_path(path)
@@ -124,15 +126,12 @@ def _read_text(file: Any, path: str | os.PathLike[str], sep: str | None) -> np.n
     """`sep` None: the lines are hexadecimal words."""
     line = file.readline(_MAX_HEADER)
     shape, dtype = _parse_header(line, path, "//" if sep is None else "#")
-    data: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    try:
-        if sep is None:
-            return read_hex(data, len(line), shape, dtype, os.fspath(path))
-        if dtype in _FLOATS:
-            return _read_floats(data, len(line), shape, sep, path)
-        return _read_others(data[len(line) :], np.dtype(dtype), shape, sep, path)
-    finally:
-        data.close()
+    data = FileBytes(file.fileno(), path)
+    if sep is None:
+        return read_hex(data, len(line), shape, dtype, os.fspath(path))
+    if dtype in _FLOATS:
+        return _read_floats(data, len(line), shape, sep, path)
+    return _read_others(bytes(data[len(line) :]), np.dtype(dtype), shape, sep, path)
 
 
 def _parse_header(
@@ -151,17 +150,25 @@ def _parse_header(
     dtype = (match[3] or b"").decode().removeprefix("torch.")
     if dtype not in _FLOATS | _OTHERS and not (mark == "//" and is_fixed_point(dtype)):
         raise FormatError(f"{os.fspath(path)}: line 1: dtype={dtype} is unknown")
-    return tuple(map(int, words)), dtype
+    shape = tuple(map(int, words))
+    if not is_possible(shape, np.dtype(dtype).itemsize if dtype in _OTHERS else 4):
+        raise FormatError(
+            f"{os.fspath(path)}: line 1: shape={list(shape)} is larger than an array can be"
+        )
+    return shape, dtype
 
 
 def _read_floats(
-    data: mmap.mmap, start: int, shape: tuple[int, ...], sep: str, path: str | os.PathLike[str]
+    file: FileBytes, start: int, shape: tuple[int, ...], sep: str, path: str | os.PathLike[str]
 ) -> np.ndarray:
-    count, room = math.prod(shape), (len(data) - start + 1) // 2  # a digit and a separator each
+    count, room = math.prod(shape), (len(file) - start + 1) // 2  # a digit and a separator each
     values = np.empty(
         count if count <= room else 0, np.float32
     )  # no memory for what cannot be there
-    fault: Any = _core.parse_floats(values, data, start, sep, _core.cores())
+    if values.size == count and read_rows(file, start, values, sep):
+        return values.reshape(shape)
+    data = file[start:]
+    fault: Any = _core.parse_floats(values, data, 0, sep, _core.cores())
     if fault is None and values.size == count:
         return values.reshape(shape)
     fault = fault or {"problem": "count", "n_numbers": 0}
@@ -170,9 +177,8 @@ def _read_floats(
     # the line of the shape is line 1
     where = f"{os.fspath(path)}: line {fault['line'] + 1}, column {fault['column']}"
     if fault["problem"] == "word":
-        word = data[fault["offset"] : fault["offset"] + min(fault["n_bytes"], 80)].decode(
-            "utf-8", "backslashreplace"
-        )
+        word = bytes(data[fault["offset"] :][: min(fault["n_bytes"], 80)])
+        word = word.decode("utf-8", "backslashreplace")
         raise FormatError(f"{where}: {printable(word, 40)!r} is not a number")
     found = (
         f"only {fault['n_found']}" if fault["problem"] == "few" else f"more than {fault['n_cols']}"

@@ -98,8 +98,9 @@ def word_lines(words: np.ndarray, n_digits: int) -> bytes:
 
 
 def read_hex(data: Any, start: int, shape: tuple[int, ...], dtype: str, path: str) -> np.ndarray:
-    """The array whose words a file holds from byte `start` on, which is line 2: as float32 for
-    fixed point and floats of 16 bits, else as `dtype` ("" is float32). FormatError."""
+    """The array whose words a file (its bytes, or a FileBytes) holds from byte `start` on, which is
+    line 2: as float32 for fixed point and floats of 16 bits, else as `dtype` ("" is float32).
+    FormatError."""
     count, fixed = math.prod(shape), fixed_point(dtype)
     if fixed:
         words = _read_words(data, start, count, fixed.words, fixed.n_digits, path)

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .checkpoint import Checkpoint, Tensor, named
-from .errors import ArgumentError
+from .errors import ArgumentError, FormatError
 from .names import printable
+from .shape import is_possible
 
 # Bytes of an element, for the dtypes whose elements are whole bytes.
 _WORD_BYTES = {
@@ -20,6 +21,9 @@ _WORD_BYTES = {
     **dict.fromkeys(("I32", "U32", "F32"), 4),
     **dict.fromkeys(("C64", "F64", "I64", "U64"), 8),
 }
+
+
+_MAX_ELEMENT = 32  # bytes of NumPy's largest number: a weight may be asked for as any
 
 
 class WeightError(ArgumentError, KeyError):
@@ -56,8 +60,10 @@ class Weight:
         F16) in the tensor's shape, or a row of bytes for dtypes of less than a byte. Read-only and
         in place: the start may be unaligned, and the file must not shrink while this is in use.
 
-        Raises FileChangedError when the file was written to since it was opened.
+        Raises FileChangedError when the file was written to since it was opened, FormatError for a
+        shape that no array can have: one of no elements and two huge axes.
         """
+        self._check_shape()
         with named(self._folder):
             data = self._file.raw(self.name)
         size = _WORD_BYTES.get(self.dtype)
@@ -68,16 +74,24 @@ class Weight:
     ) -> NDArray[np.generic]:
         """A new float32 array of a BF16, F16 or F32 tensor, or of `dtype`.
 
-        Raises UnsupportedError for other dtypes, FileChangedError, OutOfMemory, and ValueError for
-        copy=False: there is no float32 array to share.
+        Raises UnsupportedError for other dtypes, FileChangedError, FormatError as `raw`,
+        OutOfMemory, and ValueError for copy=False: there is no float32 array to share.
         """
         if copy is False:
             raise ArgumentError(
                 f"{self.name}: making float32 of a weight is a copy; .raw looks at it in place"
             )
+        self._check_shape()
         with named(self._folder):
             values = self._file.read(self.name)
         return values if dtype is None else values.astype(dtype, copy=False)
+
+    def _check_shape(self) -> None:
+        if not is_possible(self.shape, _MAX_ELEMENT):
+            raise FormatError(
+                f"{self._file.path}: {printable(self.name)}: its shape {list(self.shape)} is larger"
+                " than an array can be"
+            )
 
     def __repr__(self) -> str:
         return f"Weight({printable(self.name)!r}, {self.dtype}, {list(self.shape)})"

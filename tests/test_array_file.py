@@ -127,6 +127,8 @@ FAULTS = {
     "no header": ("1,2\n3,4\n", "line 1, column 1: there is no '# shape"),
     "negative axis": ("# shape=[-1]\n1\n", "line 1, column 1"),
     "an axis too long": ("# shape=[9999999999999999999999]\n1\n", "line 1: the shape"),
+    "empty and huge": ("# shape=[0, 999999999999999, 9999]\n", "line 1: shape=.* is larger than"),
+    "empty, huge int8": ("# shape=[99999999999, 0, 999999999] dtype=int8\n", "line 1: shape=.* is"),
     "unknown dtype": ("# shape=[1] dtype=f99\n1\n", "line 1: dtype=f99 is unknown"),
     "short row": ("# shape=[2, 2]\n1,2\n3\n", "line 3, column 2: the row has only 1 numbers"),
     "long row": ("# shape=[2, 2]\n1,2\n3,4,5\n", "line 3, column 5: the row has more than 2"),
@@ -194,6 +196,95 @@ def test_threads_do_not_change_what_is_read_of_long_rows(sep, n_rows):
         n_faults += expected[0] is not None
         assert read(bytes(text), 2) == read(bytes(text), 5) == expected
     assert 20 < n_faults < 150
+
+
+def long_text(path: Path, n_rows: int = 300_000) -> tuple[np.ndarray, list[bytes]]:
+    """Some MB: enough for several pieces."""
+    values = random_bits((n_rows, 3), 9)
+    lp.write(path, values)
+    return values, path.read_bytes().splitlines()[1:]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("last", [b"", b"\n", b"\n\n"])
+def test_a_long_text_comes_back_however_its_lines_end(tmp_path, end, last):
+    path = tmp_path / "a.csv"
+    values, rows = long_text(path)
+    path.write_bytes(b"# shape=[300000, 3]\n" + end.join(rows) + last)
+    assert lp.read(path).tobytes() == values.tobytes()
+    path.write_bytes(b"# shape=[1, 900000]\n" + b",".join(rows) + last)
+    assert lp.read(path).tobytes() == values.tobytes()
+
+
+LONG = {
+    "a comment and a long row": (150_000, [b"# 1,2", b"1,2,3,4,5,6"], "150003, column 7: .*more"),
+    "a blank line and a long row": (5, [b"", b"1,2,3,4,5,6"], "line 8, column 7: the row has more"),
+    "a row too short": (299_000, [b"1,2"], "line 299002, column 4: the row has only 2"),
+    "a word": (200_000, [b"1,x,3"], "line 200002, column 3: 'x'"),
+    "a row too many": (100, [b"1,2,3", b"1,2,3"], "needs 900000 numbers, .* hold 900003"),
+    "a row too few": (100, [], "needs 900000 numbers, .* hold 899997"),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_fault_in_a_long_text_is_told_where_it_is(tmp_path, name):
+    """`row` of 300,000 is replaced; texts that hold as many lines or numbers as they should."""
+    row, lines, message = LONG[name]
+    path = tmp_path / "a.csv"
+    _, rows = long_text(path)
+    n_more = max(0, len(lines) - 1) if "too many" not in name else 0
+    rows[row : row + 1 + n_more] = lines
+    path.write_bytes(b"# shape=[300000, 3]\n" + b"\n".join(rows) + b"\n")
+    with pytest.raises(lp.FormatError, match=message):
+        lp.read(path)
+
+
+def test_comments_and_blank_lines_in_a_long_text_are_passed_over(tmp_path):
+    path = tmp_path / "a.csv"
+    values, rows = long_text(path)
+    rows[200_000:200_000] = [b"# a comment", b""]
+    path.write_bytes(b"# shape=[300000, 3]\n" + b"\n".join(rows))
+    assert lp.read(path).tobytes() == values.tobytes()
+
+
+@pytest.mark.parametrize("format", ["csv", "csv of int8", "hex"])
+def test_a_file_that_is_cut_short_while_it_is_read_is_an_error(tmp_path, format):
+    """It was read through a map once, which ended the process by SIGBUS."""
+    script = f"""
+import binascii, os, re, sys
+import numpy as np, llamaprobe as lp
+from llamaprobe import _core
+path = {str(tmp_path)!r} + "/a.{format[:3]}"
+lp.write(path, np.ones((1_000_000, 8), np.{"int8" if "int8" in format else "float32"}))
+def cut(work):
+    def cut_and_work(*args):
+        os.truncate(path, 5000)
+        return work(*args)
+    return cut_and_work
+_core.parse_floats, binascii.unhexlify = cut(_core.parse_floats), cut(binascii.unhexlify)
+os.preadv = cut(os.preadv)
+try:
+    lp.read(path)
+except lp.FormatError as error:
+    print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.endswith(": was cut short while it was read\n")
+
+
+def test_reading_a_long_text_takes_the_memory_of_its_numbers(tmp_path):
+    script = f"""
+import resource, numpy as np, llamaprobe as lp
+path = {str(tmp_path / "a.csv")!r}
+lp.write(path, np.full((4_000_000, 2), 1.2345678, np.float32))  # 80 MB, of 32 MB of numbers
+most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = most()
+array = lp.read(path)
+print((most() - before) / array.nbytes)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert float(run.stdout) < 1.5
 
 
 def npy(header: str, data: bytes) -> bytes:

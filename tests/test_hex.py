@@ -176,6 +176,7 @@ FAULTS = {
     "too few": ("// shape=[2] dtype=bfloat16\n3f80\n", "needs 2 words .* hold 1 words"),
     "too many": ("// shape=[1] dtype=bfloat16\n3f80\n3f80\n", "needs 1 words .* 1 words and 5 more"),
     "cut": ("// shape=[1] dtype=bfloat16\n3f80", "hold 0 words and 4 more bytes"),
+    "empty and huge": ("// shape=[0, 999999999999999, 9999]\n", "line 1: shape=.* is larger"),
     "huge": ("// shape=[99999999999] dtype=int64\n\n", "hold 0 words"),
     "bool": ("// shape=[2] dtype=bool\n01\n02\n", "line 3, column 1: a word of bool has 1 bits"),
     "fixed point": ("// shape=[2] dtype=q3.8\n7ff\n800\n", "line 3, column 1: a word of q3.8 has 11"),

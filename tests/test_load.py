@@ -8,10 +8,12 @@ from typing import Any
 import models
 import numpy as np
 import pytest
+from bad_inputs import weights_file
 
 import llamaprobe as lp
 from llamaprobe import source
-from llamaprobe.weights import WeightError
+from llamaprobe.checkpoint import open_checkpoint
+from llamaprobe.weights import WeightError, Weights
 
 IDS = [5, 1, 96, 5, 40]
 
@@ -50,6 +52,16 @@ def test_weights_follow_the_array_protocol(model: lp.Model):
     assert np.array(weight).flags.writeable and (np.array(weight) == weight).all()
     with pytest.raises(ValueError, match="copy"):
         np.array(weight, copy=False)
+
+
+def test_an_empty_weight_with_huge_axes_is_refused(tmp_path: Path):
+    """Legal in the file; as an array it is not, also not as one of nothing."""
+    huge = weights_file.entry(0, 0, "BF16", [0, 10**15, 10**15])
+    (tmp_path / "model.safetensors").write_bytes(weights_file.image({"w": huge}))
+    weight = Weights(open_checkpoint(tmp_path))["w"]
+    for look in (np.asarray, lambda weight: weight.raw):
+        with pytest.raises(lp.FormatError, match=r"model\.safetensors: w: its shape .* is larger"):
+            look(weight)
 
 
 def test_the_file_cannot_be_written_through_raw(model: lp.Model):
