@@ -21,7 +21,7 @@ from pathlib import Path
 from .folder import Folder
 from .listing import MAX_LISTING, Listing, RepoFile, parse, serialize
 from .names import is_commit
-from .store import INCOMPLETE, TAG, Check, Note, Pause, hold, looking
+from .store import TAG, Check, Note, Pause, hold, looking, unfinished_name
 
 _OURS = ".llamaprobe"
 # The hub's client keeps one copy for all repositories beside them, under a name of its own making.
@@ -59,24 +59,27 @@ class CacheStore:
             self._point(root, file)
         return True
 
+    def proves(self, file: RepoFile) -> bool:
+        return False  # a name here is a promise about the bytes: there is no more to be found out
+
     @contextlib.contextmanager
-    def hold(self, file: RepoFile, pause: Pause, note: Note) -> Iterator[None]:
+    def hold(self, file: RepoFile, pause: Pause, note: Note) -> Iterator[bool]:
         with (
             Folder.open(self._cache_dir, create=True) as cache,
             cache.inside(".locks", self._name, create=True) as locks,
-            hold(locks, f"{file.etag}.lock", file, pause, note),
+            hold(locks, f"{file.etag}.lock", file, pause, note) as is_locked,
         ):
-            yield
+            yield is_locked
 
     @contextlib.contextmanager
-    def incomplete(self, file: RepoFile) -> Iterator[tuple[Folder, str]]:
+    def incomplete(self, file: RepoFile, is_locked: bool = True) -> Iterator[tuple[Folder, str]]:
         with self._open(create=True) as root, root.inside("blobs", create=True) as blobs:
-            yield blobs, file.etag + INCOMPLETE
+            yield blobs, unfinished_name(blobs, file.etag, is_locked)
 
-    def publish(self, file: RepoFile) -> None:
+    def publish(self, file: RepoFile, name: str) -> None:
         with self._open(create=True) as root:
             with root.inside("blobs", create=True) as blobs:
-                blobs.replace(file.etag + INCOMPLETE, blobs, file.etag)
+                blobs.replace(name, blobs, file.etag)
                 blobs.sync()
             self._point(root, file)
 

@@ -8,7 +8,8 @@
     DIR/.cache/huggingface/llamaprobe/<commit>.json               the listing; theirs is in trees/
     DIR/.cache/huggingface/llamaprobe.json                        which repository this is
 
-A file that the user put there or changed is believed only after its hash was computed.
+A file that the user put there or changed is believed only after its hash was computed. Whether it
+was, the system's own time of change tells (ctime): the other one (mtime) comes along with a copy.
 """
 
 import base64
@@ -26,7 +27,7 @@ from .errors import UnsafeNameError
 from .folder import Folder
 from .listing import MAX_LISTING, Listing, RepoFile, parse, serialize
 from .partial import hash_matches
-from .store import INCOMPLETE, TAG, Check, Note, Pause, hold, looking
+from .store import TAG, Check, Note, Pause, hold, looking, unfinished_name
 
 _BOOKS = (".cache", "huggingface")
 _OURS = "llamaprobe"
@@ -53,7 +54,7 @@ class LocalStore:
             return (
                 told is not None
                 and told[:2] == (self._commit, file.etag)
-                and found.st_mtime - 1 <= told[2]
+                and _is_untouched(found, told[2])
             )
         return False
 
@@ -64,28 +65,33 @@ class LocalStore:
             self._write_metadata(root, file)
         return True
 
+    def proves(self, file: RepoFile) -> bool:
+        with looking(), Folder.open(self.path) as root:
+            return self._is_proved(root, file, lambda: None)
+        return False
+
     @contextlib.contextmanager
-    def hold(self, file: RepoFile, pause: Pause, note: Note) -> Iterator[None]:
+    def hold(self, file: RepoFile, pause: Pause, note: Note) -> Iterator[bool]:
         *folders, name = file.path.split("/")
         with self._open() as root, root.inside(*_DOWNLOAD, *folders, create=True) as locks:
-            with hold(locks, f"{name}.lock", file, pause, note):
-                yield
+            with hold(locks, f"{name}.lock", file, pause, note) as is_locked:
+                yield is_locked
 
     @contextlib.contextmanager
-    def incomplete(self, file: RepoFile) -> Iterator[tuple[Folder, str]]:
+    def incomplete(self, file: RepoFile, is_locked: bool = True) -> Iterator[tuple[Folder, str]]:
         *folders, _ = file.path.split("/")
         with self._open() as root, root.inside(*_DOWNLOAD, *folders, create=True) as folder:
-            yield folder, _incomplete_name(file)
+            yield folder, unfinished_name(folder, _stem(file), is_locked)
 
-    def publish(self, file: RepoFile) -> None:
-        *folders, name = file.path.split("/")
+    def publish(self, file: RepoFile, name: str) -> None:
+        *folders, final = file.path.split("/")
         with self._open() as root:
             with (
                 root.inside(*_DOWNLOAD, *folders) as download,
                 root.inside(*folders, create=True) as folder,
             ):
-                download.remove(f"{name}.metadata")  # what it says is about to be untrue
-                download.replace(_incomplete_name(file), folder, name)
+                download.remove(f"{final}.metadata")  # what it says is about to be untrue
+                download.replace(name, folder, final)
                 folder.sync()
             self._write_metadata(root, file)
 
@@ -135,7 +141,7 @@ class LocalStore:
             if found is None or not stat.S_ISREG(found.st_mode) or found.st_size != file.size:
                 return False
             told = self._metadata(root, file)
-            if told is not None and told[1] == file.etag and found.st_mtime - 1 <= told[2]:
+            if told is not None and told[1] == file.etag and _is_untouched(found, told[2]):
                 return True
             fd = folder.open_file(name, os.O_RDONLY)
             try:
@@ -193,7 +199,12 @@ def check_local_names(files: list[RepoFile]) -> None:
             )
 
 
-def _incomplete_name(file: RepoFile) -> str:
+def _is_untouched(found: os.stat_result, since: float) -> bool:
+    """Whether neither the bytes nor the name were changed later than a second after `since`."""
+    return max(found.st_mtime, found.st_ctime) - 1 <= since
+
+
+def _stem(file: RepoFile) -> str:
     name = file.path.rpartition("/")[2]
     short = base64.urlsafe_b64encode(hashlib.sha1(f"{name}.metadata".encode()).digest()).decode()
-    return f"{short}.{file.etag}{INCOMPLETE}"
+    return f"{short}.{file.etag}"

@@ -1,8 +1,8 @@
 """A lock that two processes can share and that dies with its process: flock on a file that stays.
 
-It is the lock that the hub's own client takes on the same file, so both wait for each other. A file
-system without locks is used without: a partial file is written at explicit offsets and proved by
-its hash, so the worst is that the work is done twice.
+It is the lock that the hub's own client takes on the same file, so both wait for each other. Where
+there are no locks, whoever holds this is told so, and must share nothing: the worst is then that
+the work is done twice.
 """
 
 import contextlib
@@ -20,19 +20,19 @@ _NOTE_AFTER = 20  # polls: a lock that is free again in a second is not worth a 
 @contextlib.contextmanager
 def hold(
     folder: Folder, name: str, pause: Callable[[float], None], note: Callable[[], None]
-) -> Iterator[None]:
-    """Waits for the lock file `name` and holds it. `pause` sleeps or raises; `note` is called once
-    if that takes long."""
+) -> Iterator[bool]:
+    """Waits for the lock file `name` and holds it; False when there is none to be had. `pause`
+    sleeps or raises; `note` is called once if that takes long."""
     n_polls = 0
     while True:
         fd = _open(folder, name)
         if fd is None:
-            yield
+            yield False
             return
         try:
             state = _try(fd)
             if state is not False and _is_current(folder, name, fd):
-                yield
+                yield state is True
                 return
         finally:
             os.close(fd)

@@ -4,7 +4,8 @@ hash of it.
 The hash runs along as bytes are appended. Taken up again after an interruption, the prefix is read
 once and hashed; what was written past it by a crash cannot be, because there is no past: appending
 is the only way to grow. Whether it all is the promised file is decided once, in `finish`, before
-anybody gives it a final name.
+anybody gives it a final name, and only while the name still is that of the file that was hashed.
+Bytes that are there are never written over: to start again is to make another file.
 """
 
 import hashlib
@@ -24,12 +25,15 @@ _BLOCK = 4 << 20
 
 
 class Partial:
-    """An open `.incomplete` file. Used by one thread."""
+    """An open `.incomplete` file in a folder that stays open. Used by one thread.
 
-    def __init__(self, folder: Folder, name: str, file: RepoFile) -> None:
+    `is_new`: the name must be free. FileError, DiskFullError.
+    """
+
+    def __init__(self, folder: Folder, name: str, file: RepoFile, is_new: bool = False) -> None:
         self._file = file
-        self._path = folder.path / name
-        self._fd = folder.open_file(name, os.O_RDWR | os.O_CREAT)
+        self._folder, self._name, self._path = folder, name, folder.path / name
+        self._fd = folder.open_file(name, os.O_RDWR | os.O_CREAT | (os.O_EXCL if is_new else 0))
         self._hash = new_hash(file)
         self.length = 0
 
@@ -39,14 +43,17 @@ class Partial:
 
     def take_up(self, check: Callable[[], None]) -> int:
         """Hashes what an earlier run has left, and returns how much that is. `check` may raise to
-        end it."""
+        end it. FileError."""
         size = os.fstat(self._fd).st_size
         if size > self._file.size:
             self.restart()
             return 0
         while self.length < size:
             check()
-            data = os.pread(self._fd, min(_BLOCK, size - self.length), self.length)
+            try:
+                data = os.pread(self._fd, min(_BLOCK, size - self.length), self.length)
+            except OSError as error:
+                raise refused(error, self._path) from error
             if not data:
                 break
             self._hash.update(data)
@@ -71,15 +78,22 @@ class Partial:
             view = view[n:]
 
     def restart(self) -> None:
-        """Forgets everything."""
-        os.ftruncate(self._fd, 0)
+        """Forgets everything, in a new file: the old one may be somebody else's by now. FileError,
+        DiskFullError."""
+        self._folder.remove(self._name)
+        fd = self._folder.open_file(self._name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        self._fd, old = fd, self._fd
+        os.close(old)
         self._hash = new_hash(self._file)
         self.length = 0
 
     def finish(self) -> None:
         """Proves it whole and makes it durable. ChecksumError, TransferError; DiskFullError,
         FileError."""
-        size = os.fstat(self._fd).st_size
+        found, named = os.fstat(self._fd), self._folder.stat(self._name)
+        if named is None or (named.st_dev, named.st_ino) != (found.st_dev, found.st_ino):
+            raise TransferError(f"{self._path}: was removed or replaced while it was written")
+        size = found.st_size
         if not self.length == size == self._file.size:
             raise TransferError(f"{self._file.path}: has {size} bytes, must have {self._file.size}")
         if self._hash.hexdigest() != self._file.etag:

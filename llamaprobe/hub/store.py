@@ -6,6 +6,11 @@ heavy.
 """
 
 import contextlib
+import os
+import re
+import secrets
+import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +20,7 @@ from .folder import Folder
 from .listing import Listing, RepoFile
 
 INCOMPLETE = ".llamaprobe.incomplete"
+_OLD = 86400.0  # seconds after which a private unfinished file is nobody's any more
 TAG = (
     b"Signature: 8a477f597d28d172789f06886806bc55\n"
     b"# Downloads that can be fetched again; backup programs may leave this folder out.\n"
@@ -41,16 +47,21 @@ class Store(Protocol):
         """Makes use of bytes that are there already, under another name or unproved. Call it
         locked."""
 
+    def proves(self, file: RepoFile) -> bool:
+        """It is there, although `has` cannot tell: reads all of it where that helps."""
+
     def hold(
         self, file: RepoFile, pause: Pause, note: Note
-    ) -> contextlib.AbstractContextManager[None]:
-        """Keeps other processes from fetching the same file."""
+    ) -> contextlib.AbstractContextManager[bool]:
+        """Keeps other processes from fetching the same file: whether that can be done here."""
 
-    def incomplete(self, file: RepoFile) -> contextlib.AbstractContextManager[tuple[Folder, str]]:
-        """Where the bytes are collected."""
+    def incomplete(
+        self, file: RepoFile, is_locked: bool = True
+    ) -> contextlib.AbstractContextManager[tuple[Folder, str]]:
+        """Where the bytes are collected: see `unfinished_name`."""
 
-    def publish(self, file: RepoFile) -> None:
-        """Gives the collected, verified bytes their final name."""
+    def publish(self, file: RepoFile, name: str) -> None:
+        """Gives the verified bytes, collected under `name`, their final one."""
 
     def read(self, file: RepoFile, limit: int) -> bytes | None:
         """A small file that `has` says is there."""
@@ -67,7 +78,7 @@ class Store(Protocol):
 
 def hold(
     locks: Folder, name: str, file: RepoFile, pause: Pause, note: Note
-) -> contextlib.AbstractContextManager[None]:
+) -> contextlib.AbstractContextManager[bool]:
     """The lock file `name`, with a word to the user if it takes time."""
     return lock.hold(
         locks, name, pause, lambda: note(f"{file.path}: is being fetched elsewhere; waiting")
@@ -79,3 +90,18 @@ def looking() -> Iterator[None]:
     """For questions about what is there: what cannot be opened is not there."""
     with contextlib.suppress(OSError):
         yield
+
+
+def unfinished_name(folder: Folder, stem: str, is_locked: bool) -> str:
+    """The name under which the bytes of a file are collected: one that is taken up the next time
+    when a lock keeps others off it, else one that nobody else has. Private ones that were left
+    behind long ago are removed."""
+    if is_locked:
+        return stem + INCOMPLETE
+    private = re.compile(rf"{re.escape(stem)}\.[0-9]+-[0-9a-f]+{re.escape(INCOMPLETE)}")
+    with looking():
+        for name in filter(private.fullmatch, os.listdir(folder.fd)):
+            found = folder.stat(name)
+            if found and stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime > _OLD:
+                folder.remove(name)
+    return f"{stem}.{os.getpid()}-{secrets.token_hex(6)}{INCOMPLETE}"

@@ -84,21 +84,24 @@ class Work:
                 raise
 
     def _one(self, file: RepoFile, ranges: Executor, progress: Progress) -> None:
-        with self.store.hold(file, self.client.pause, progress.note):
+        with self.store.hold(file, self.client.pause, progress.note) as is_locked:
             if not self.force and (
                 self.store.has(file) or self.store.adopt(file, self.client.check)
             ):
                 progress.have(file)
                 return
-            self._fetch(file, ranges, progress)
-            self.store.publish(file)
+            self._fetch(file, is_locked, ranges, progress)
 
-    def _fetch(self, file: RepoFile, ranges: Executor, progress: Progress) -> None:
+    def _fetch(
+        self, file: RepoFile, is_locked: bool, ranges: Executor, progress: Progress
+    ) -> None:
+        """All of a file, proved and under its final name. What comes is kept for the next time only
+        where it can be locked."""
         bar, done = progress.file(file), False
-        with self.store.incomplete(file) as (folder, name):
+        with self.store.incomplete(file, is_locked) as (folder, name):
             if self.force:
                 folder.remove(name)
-            partial = Partial(folder, name, file)
+            partial = Partial(folder, name, file, is_new=not is_locked)
             try:
                 if not self._copy(file, partial, ranges, bar.advance):
                     fetch(
@@ -109,9 +112,11 @@ class Work:
                         ranges,
                         bar.advance,
                     )
+                self.store.publish(file, name)
                 done = True
             finally:
-                if not done and partial.length == 0:  # nothing to take up, or nothing to be trusted
+                # nothing to take up, or nothing to be trusted, or nobody who finds it
+                if not done and (partial.length == 0 or not is_locked):
                     folder.remove(name)
                 partial.close()
                 bar.close(done)
