@@ -30,6 +30,9 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from . import hub as hub
+    from . import offline as offline
+    from . import reference as reference
     from .array_file import read as read
     from .array_file import write as write
     from .export import export_weights as export_weights
@@ -60,6 +63,8 @@ _LAZY = {
     "download": ("hub", "download"),
 }
 
+_MODULES = ("hub", "offline", "reference")
+
 __all__ = [
     "ArgumentError",
     "ConfigError",
@@ -79,6 +84,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _LAZY[name]
@@ -88,4 +95,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(_LAZY))
+    own = {name for name in globals() if name.startswith("__")}
+    return sorted({*own, *__all__, *_MODULES})

@@ -15,7 +15,6 @@ from .names import printable
 
 _DEMO = Path(__file__).parent / "demo"
 _REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+")
-_URL = re.compile(r"https?://[^/]+/([^/?#]+/[^/?#]+)(?:[/?#].*)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _OTHER_FORMATS = (".gguf", ".bin", ".pt", ".pth", ".ckpt")
 
@@ -72,9 +71,11 @@ def _nothing(name: str) -> FileError:
     told = f"{printable(name)}: no such folder, and no repo id, which looks like owner/name"
     if name.startswith("~"):
         told += f"; nobody put a folder in place of ~: give {printable(os.path.expanduser(name))}"
-    url = _URL.fullmatch(name)
-    if url and _REPO_ID.fullmatch(url[1]):
-        told += f"; of a URL give what names the model: {url[1]}"
+    from .hub.names import repo_in_url
+
+    inside = repo_in_url(name)
+    if inside:
+        told += f"; of a URL give what names the model: {inside}"
     return FileError(told)
 
 

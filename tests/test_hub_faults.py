@@ -4,6 +4,7 @@ a final name."""
 import hashlib
 import json
 import pickle
+import socket
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,55 @@ def test_the_servers_own_wait_is_obeyed(hub: FakeHub, monkeypatch: pytest.Monkey
     download(REPO_ID)
     assert 3 <= waits[0] <= 3.75 and 5 <= waits[1] <= 6.25
     assert failure.MAX_TOLD_WAIT <= waits[2] <= 1.25 * failure.MAX_TOLD_WAIT
+
+
+# ---- no network ----
+
+
+def test_a_name_that_cannot_be_looked_up_is_not_looked_up_for_long(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+
+    def look_up(host: str, *_: object, **__: object) -> None:
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setenv("HF_ENDPOINT", "https://nowhere.invalid")
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    for shown in (True, False):
+        with pytest.raises(NetworkError, match="Name or service not known; check the connection"):
+            download(REPO_ID, progress=shown)
+        told = capsys.readouterr().err
+        assert told.count("Name or service not known; trying again\n") == (1 if shown else 0)
+    assert asked == ["nowhere.invalid"] * 4
+
+
+def test_a_network_that_goes_away_for_a_while_is_waited_for(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a server has answered, names are looked up as often as all else is tried."""
+    files, look_up, fails = small_model(), socket.getaddrinfo, [3]
+
+    def sometimes(*args: object, **options: object) -> object:
+        if hub.requests("api") and fails[0]:
+            fails[0] -= 1
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return look_up(*args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", sometimes)
+    hub.add(REPO_ID, files)
+    assert tree(download(REPO_ID)) == chosen(files) and fails == [0]
+
+
+def test_trying_again_is_told_once_for_each_reason(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.add(REPO_ID, small_model())
+    hub.fault("status", where="api", status=503, times=3)
+    download(REPO_ID)
+    told = [line for line in capsys.readouterr().err.splitlines() if "trying again" in line]
+    assert len(told) == 1 and "503" in told[0]
 
 
 # ---- cut anywhere, taken up again ----

@@ -7,8 +7,33 @@ import pytest
 from fakehub import FakeHub
 from hub_fixtures import REPO_ID, hub, small_model, tree  # noqa: F401
 
-from llamaprobe.errors import FileError
+import llamaprobe as lp
+from llamaprobe.errors import ArgumentError, FileError
 from llamaprobe.hub import MetadataError, UnsafeNameError, download
+
+NOT_A_REPO = {
+    "demo": "demo comes with llamaprobe",
+    "https://huggingface.co/org/name": "give org/name$",
+    "HTTPS://hf.co/org/name/tree/main/sub?x=/a/b": "give org/name$",
+    "http://127.0.0.1:8080/mirror/org/name/": "give org/name$",
+    "https://huggingface.co/gpt2/resolve/main/config.json": "give gpt2$",
+    "https://somebody:secret@hub/org/name#x": "give org/name$",
+    "https://huggingface.co/": "must be owner/name",
+    "https://huggingface.co/org/hf_abcdefghijklmnopqrstuvw": "must be owner/name",
+}
+
+
+@pytest.mark.parametrize("name", NOT_A_REPO)
+def test_what_is_taken_for_a_repository_id(hub: FakeHub, name: str) -> None:
+    with pytest.raises(ArgumentError, match=NOT_A_REPO[name]):
+        download(name)
+    assert hub.seen == []
+
+
+def test_loading_an_address_tells_the_repository_too(hub: FakeHub) -> None:
+    with pytest.raises(FileError, match="no repo id, which looks like owner/name; give org/name"):
+        lp.load("https://huggingface.co/org/name")
+
 
 NEVER_HONEST = [
     *("../x.json", "a/../../x.json", "..", "/etc/x.json", "a\\..\\x.json", "..\\x.json"),

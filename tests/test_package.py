@@ -37,6 +37,20 @@ def test_public_names_are_there(name: str):
     assert getattr(llamaprobe, name).__doc__
 
 
+@pytest.mark.parametrize("module", ["hub", "offline", "reference"])
+def test_these_modules_need_no_import_of_their_own(module: str):
+    code = f"import llamaprobe as lp; print(lp.{module}.__name__)"
+    assert run_python(code).stdout == f"llamaprobe.{module}\n"
+
+
+def test_dir_shows_what_is_public():
+    code = (
+        "import llamaprobe as lp; lp.load; print(*(n for n in dir(lp) if n not in lp.__all__"
+        " and not n.startswith('__')))"
+    )
+    assert run_python(code).stdout == "hub offline reference\n"
+
+
 def test_all_is_complete_and_true():
     assert all(hasattr(llamaprobe, name) for name in llamaprobe.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

@@ -8,7 +8,7 @@ here, hop by hop: once off the hub, the token does not come back; https does not
 nothing but http and https is spoken.
 
 Every wait is bounded: connecting, each silence while reading, the server's own wishes, the number
-of tries. `abort` and Ctrl-C end them all at once: what cannot be interrupted, such as looking up a
+of tries, which is small while no server has answered and names cannot be looked up. `abort` and Ctrl-C end them all at once: what cannot be interrupted, such as looking up a
 name, is left to a thread of its own, which nobody waits for any more. What requests raises is
 turned into our own errors outside of its `except`, so that no exception chain holds a request and
 its headers.
@@ -24,6 +24,7 @@ from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
+from ..errors import HubError
 from .errors import (
     CaptivePortalError,
     MetadataError,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from requests import PreparedRequest, Response, Session
 
 MAX_TRIES = 5
+LOOKUP_TRIES = 2  # of a name that cannot be looked up, before any server has answered
 MAX_JSON = 32 << 20
 MAX_ERROR_BODY = 64 << 10
 MAX_HOPS = 5
@@ -77,13 +79,18 @@ class Asked(NamedTuple):
 class Client:
     """All that a download asks of the network. Its methods may be called from several threads."""
 
-    def __init__(self, settings: Settings, token: Token | None) -> None:
+    def __init__(
+        self, settings: Settings, token: Token | None, note: Callable[[str], None] | None = None
+    ) -> None:
+        """`note` tells the user, in one line, that a question is asked again, and why."""
         self.endpoint = settings.endpoint
         self.has_token = token is not None
         self._origin = origin(settings.endpoint)
         self._timeout = (settings.connect_timeout, settings.read_timeout)
         self._hub = _session(_HubAuth(token, self._origin), settings.user_agent)
         self._cdn = _session(_NoAuth(), settings.user_agent)
+        self._note, self._noted = note, set[str]()
+        self._has_answer = False
         self._stop = threading.Event()
         self._asked: set[Future[Response]] = set()
         self._live: set[Response] = set()
@@ -124,15 +131,26 @@ class Client:
     def patiently(self, attempt: Callable[[], _T]) -> _T:
         """What `attempt` returns, at the latest with the last of MAX_TRIES tries; else the error of
         its Broken."""
-        for n in range(MAX_TRIES):
+        n = 0
+        while True:
             self.check()
             try:
                 return attempt()
             except Broken as broken:
                 failed = broken
-            if n + 1 < MAX_TRIES:
-                self.pause(next_wait(n, failed.wait))
-        raise failed.error
+            n += 1
+            hopeless = failed.no_name and not self._has_answer
+            if n >= (LOOKUP_TRIES if hopeless else MAX_TRIES):
+                raise failed.error
+            self._tell(failed.error)
+            self.pause(next_wait(n - 1, failed.wait))
+
+    def _tell(self, error: HubError) -> None:
+        """That it is tried again, once for each reason."""
+        reason = str(error).split("; ")[0]
+        if self._note is not None and reason not in self._noted:
+            self._noted.add(reason)
+            self._note(f"{reason}; trying again")
 
     def get_json(self, url: str, asked: Asked) -> tuple[Any, str | None]:
         """The JSON at an address of the hub, and the Link header that comes with it."""
@@ -278,6 +296,7 @@ class Client:
             )
         except Exception as error:  # what it is decides whether to try again
             failure = failure_of(error, url)
+        self._has_answer = self._has_answer or response is not None
         if not answer.set_running_or_notify_cancel():
             if response is not None:
                 response.close()

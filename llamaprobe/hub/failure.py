@@ -9,7 +9,9 @@ import contextlib
 import json
 import random
 import re
+import socket
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from ..errors import HubError
@@ -25,7 +27,12 @@ class Broken(Exception):
     does."""
 
     def __init__(
-        self, error: HubError, wait: float | None = None, *, restart: bool = False
+        self,
+        error: HubError,
+        wait: float | None = None,
+        *,
+        restart: bool = False,
+        no_name: bool = False,
     ) -> None:
         super().__init__(str(error))
         self.error = error
@@ -33,6 +40,8 @@ class Broken(Exception):
         """Seconds that the server asked us to wait."""
         self.restart = restart
         """What came so far of this file is not to be trusted."""
+        self.no_name = no_name
+        """The name of the host could not be looked up: mostly there is no network at all."""
 
 
 def web_page_instead(what: str, url: str) -> str:
@@ -112,7 +121,8 @@ def failure_of(error: Exception, url: str) -> Exception:
     return Broken(
         NetworkError(
             f"{shown_url(url)}: {reason}; check the connection and HTTPS_PROXY, then run it again"
-        )
+        ),
+        no_name=any(isinstance(link, socket.gaierror) for link in _chain(error)),
     )
 
 
@@ -122,14 +132,20 @@ def _reason(error: BaseException) -> str:
 
     if isinstance(error, requests.exceptions.Timeout) or "timed out" in str(error):
         return "no answer in time"
+    for link in _chain(error):
+        if isinstance(link, OSError) and link.strerror:
+            return str(link.strerror)
+    return f"the connection broke ({type(error).__name__})"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it was made of, the outermost first."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
         seen.add(id(link))
-        if isinstance(link, OSError) and link.strerror:
-            return str(link.strerror)
+        yield link
         inner = getattr(link, "reason", None) or next(
             (a for a in link.args if isinstance(a, BaseException)), None
         )
         link = inner if isinstance(inner, BaseException) else link.__cause__ or link.__context__
-    return f"the connection broke ({type(error).__name__})"

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from ..errors import ArgumentError, Error, FileError
 from .cache_store import CacheStore, read_ref, repo_folder
@@ -94,14 +94,18 @@ def download(
     DiskFullError ...
     """
     token = hide(token)
-    choice = Choice(_globs(include), _globs(exclude), _layers(layers), head)
-    job = Job(repo_id, revision, local_dir, cache_dir, choice)
+    job = _job(repo_id, revision, local_dir, cache_dir, include, exclude, layers, head)
     if local_files_only or job.settings.offline:
         return job.offline(
             "local_files_only is set" if local_files_only else "HF_HUB_OFFLINE is set"
         )
     if is_commit(revision) and not force and (found := job.complete(revision)):
         return found
+    return _online_or_here(job, token, force, progress)
+
+
+def _online_or_here(job: "Job", token: bool | Token | None, force: bool, progress: bool) -> Path:
+    """What the hub has now; if it cannot be reached, what is here, with a warning."""
     failed: Error | None = None
     try:
         return job.online(token, force, progress)
@@ -111,64 +115,57 @@ def download(
         if found is None:
             raise
         failed = error
-    warnings.warn(f"{failed}; using what is on this disk, which may be older", stacklevel=2)
+    warnings.warn(f"{failed}; using what is on this disk, which may be older", stacklevel=3)
     return found
+
+
+class Wanted(TypedDict, total=False):
+    """What `download`, `snapshot` and `plan` take alike; `download` says what it means."""
+
+    revision: str
+    local_dir: str | os.PathLike[str] | None
+    cache_dir: str | os.PathLike[str] | None
+    include: str | Collection[str] | None
+    exclude: str | Collection[str] | None
+    layers: Iterable[int] | None
+    head: bool
 
 
 def snapshot(
     repo_id: str,
     *,
-    revision: str = "main",
     token: str | bool | Token | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
     progress: bool = True,
-    layers: Iterable[int] | None = None,
-    head: bool = False,
+    **wanted: Unpack[Wanted],
 ) -> Path:
     """The folder of a model for loading: from the cache without any request if it is complete
     there, else `download`.
 
     A branch that moved on the hub is not noticed here; `download` notices.
     """
-    token, layers = hide(token), _layers(layers)
-    job = Job(repo_id, revision, None, cache_dir, Choice(layers=layers, head=head))
-    return job.here() or download(
-        repo_id,
-        revision=revision,
-        token=token,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
-        progress=progress,
-        layers=layers,
-        head=head,
+    token = hide(token)
+    if wanted.get("layers") is not None:
+        wanted["layers"] = _layers(wanted["layers"])  # an iterator would be used up
+    return _job(repo_id, **wanted).here() or download(
+        repo_id, token=token, local_files_only=local_files_only, progress=progress, **wanted
     )
 
 
 def find_cached(repo_id: str, *, revision: str = "main") -> Path | None:
     """The folder of a model in the cache if its config and weights are all there. Asks nobody.
     OfflineError if it is not, and the hub may not be asked either."""
-    job = Job(repo_id, revision, None, None, Choice())
+    job = _job(repo_id, revision)
     return job.offline("HF_HUB_OFFLINE is set") if job.settings.offline else job.here(strict=False)
 
 
 def plan(
-    repo_id: str,
-    *,
-    revision: str = "main",
-    cache_dir: str | os.PathLike[str] | None = None,
-    local_dir: str | os.PathLike[str] | None = None,
-    token: str | bool | Token | None = None,
-    include: str | Collection[str] | None = None,
-    exclude: str | Collection[str] | None = None,
-    layers: Iterable[int] | None = None,
-    head: bool = False,
+    repo_id: str, *, token: str | bool | Token | None = None, **wanted: Unpack[Wanted]
 ) -> list[tuple[RepoFile, bool]]:
-    """What `download` would have in the end: (file, is it here already). Writes nothing. Errors as
-    `download`."""
+    """What `download` would have in the end: (file, is it here already). Writes nothing. Arguments
+    and errors as `download`."""
     token = hide(token)
-    choice = Choice(_globs(include), _globs(exclude), _layers(layers), head)
-    job = Job(repo_id, revision, local_dir, cache_dir, choice)
+    job = _job(repo_id, **wanted)
     job.check_online()
     from .transfer import read_remote
 
@@ -178,9 +175,24 @@ def plan(
         store = job.store(commit)
         listing = store.listing() or repo.list_files(commit)
         index = None
-        if needs_index(listing, choice.include):
+        if needs_index(listing, job.choice.include):
             index = _read(store, listing[INDEX]) or read_remote(repo, listing[INDEX], commit)
         return [(file, store.has(file)) for file in job.choose(listing, index)]
+
+
+def _job(
+    repo_id: str,
+    revision: str = "main",
+    local_dir: str | os.PathLike[str] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    include: str | Collection[str] | None = None,
+    exclude: str | Collection[str] | None = None,
+    layers: Iterable[int] | None = None,
+    head: bool = False,
+) -> "Job":
+    """ArgumentError for what makes no sense."""
+    choice = Choice(_globs(include), _globs(exclude), _layers(layers), head)
+    return Job(repo_id, revision, local_dir, cache_dir, choice)
 
 
 class Job:
@@ -269,11 +281,12 @@ class Job:
             )
 
     @contextlib.contextmanager
-    def client(self, token: bool | Token | None) -> "Iterator[Client]":
-        """A connection to the hub. TokenError for an explicit token that would go over plain
-        http."""
+    def client(self, token: bool | Token | None, progress: bool = True) -> "Iterator[Client]":
+        """A connection to the hub, which tells on stderr when it tries again. TokenError for an
+        explicit token that would go over plain http."""
         from .client import Client
         from .origin import may_carry_token
+        from .progress import say
 
         secret = read_token(token)
         if secret is not None and not may_carry_token(self.settings.endpoint):
@@ -282,7 +295,8 @@ class Job:
                     "HF_ENDPOINT is plain http to another machine; a token goes over https only"
                 )
             secret = None
-        client = Client(self.settings, secret)
+        shown = progress and self.settings.show_progress
+        client = Client(self.settings, secret, say if shown else None)
         try:
             yield client
         finally:
@@ -312,7 +326,7 @@ class Job:
         from .work import Work
 
         self._check_marker(force)
-        with self.client(token) as client:
+        with self.client(token, progress) as client:
             repo = self.repo(client)
             commit = self.commit = repo.resolve()
             store = self.store(commit)

@@ -23,6 +23,8 @@ _REPO = re.compile(rf"(?:{_PART}/)?{_PART}")
 _TOKEN_LIKE = re.compile(r"hf_[A-Za-z0-9]{16,}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_URL = re.compile(r"https?://[^/?#]+/([^?#]*)", re.IGNORECASE)
+_BELOW_REPO = {"tree", "blob", "resolve", "raw", "commits", "discussions"}
 _DRIVE = re.compile(r"[A-Za-z]:")
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECASE)
 _MAX_PATH = 1024
@@ -36,6 +38,10 @@ def check_repo_id(repo_id: str) -> str:
             "a repository id looks like a token; it is not sent. Set HF_TOKEN instead, and revoke"
             " it"
         )
+    if repo_id == "demo":
+        raise ArgumentError("demo comes with llamaprobe: there is nothing to download")
+    if isinstance(repo_id, str) and (inside := repo_in_url(repo_id)):
+        raise ArgumentError(f"this is an address, not a repository id; give {inside}")
     fine = isinstance(repo_id, str) and _REPO.fullmatch(repo_id) and not repo_id.endswith(".git")
     if not fine or "--" in repo_id or ".." in repo_id:
         raise ArgumentError(
@@ -44,6 +50,17 @@ def check_repo_id(repo_id: str) -> str:
             " at most 96 each, without '--', '..' or a '.git' at the end"
         )
     return repo_id
+
+
+def repo_in_url(text: str) -> str | None:
+    """The repository whose web page, or a page below it, an address is; None for all else."""
+    match = _URL.match(text)
+    if match is None:
+        return None
+    segments = [segment for segment in match[1].split("/") if segment]
+    below = [i for i, segment in enumerate(segments) if segment in _BELOW_REPO]
+    inside = "/".join(segments[: below[0] if below else None][-2:])
+    return inside if _REPO.fullmatch(inside) and not _TOKEN_LIKE.search(inside) else None
 
 
 def check_revision(revision: str) -> str:

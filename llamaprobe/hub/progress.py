@@ -14,6 +14,16 @@ from ..names import printable
 from .listing import RepoFile
 
 
+def say(line: str) -> None:
+    """One line for the user, between bars if there are any."""
+    if sys.stderr.isatty() and "tqdm" in sys.modules:
+        from tqdm import tqdm
+
+        tqdm.write(printable(line, 400), file=sys.stderr)
+    else:
+        print(printable(line, 400), file=sys.stderr, flush=True)
+
+
 class Progress:
     """One download's progress. `close` it."""
 
