@@ -67,9 +67,10 @@ def write(
 
     `format` is "csv", "txt", "npy", "hex" or "q<m>.<n>" (default: what the name ends in). `digits`
     None or "shortest" writes the shortest decimal that reads back to the same bits (a NaN to some
-    NaN: text has but one), N writes `%.Ne` (0 to 25). Arrays of two or more axes have shape[0] rows, a vector is one row. float16 and
-    bfloat16 become float32, which holds them exactly; integers and bool are written exactly,
-    float64 as float64; fixed point rounds to nearest even and saturates.
+    NaN: text has but one), N writes `%.Ne` (0 to 25). Arrays of two or more axes have shape[0]
+    rows, a vector is one row. float16 and bfloat16 become float32, which holds them exactly;
+    integers and bool are written exactly, float64 as float64; fixed point rounds to nearest even
+    and saturates.
 
     Raises ArgumentError (format, digits, an array of complex numbers or objects) and FileError.
     """

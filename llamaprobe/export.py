@@ -64,7 +64,8 @@ def export_weights(
     on the name, or several of these. `format` is "csv", "txt", "npy", "hex" (words for Verilog) or
     "q<m>.<n>" (fixed point, rounded; the manifest counts saturated values); `digits` of csv and txt
     None (the shortest decimal that reads back to the same bits, a NaN to some NaN) or N for `%.Ne`.
-    `dtype` "raw" (npy and hex) keeps 16-bit floats as their words and 8-bit floats as bytes (npy: uint16, uint8).
+    `dtype` "raw" (npy and hex) keeps 16-bit floats as their words and 8-bit floats as bytes (npy:
+    uint16, uint8).
     Files that an earlier call has made whole are kept; others of these names are replaced only with
     `force`. `progress` shows a bar on stderr when that is a terminal; `on_start` is called with
     what is to be written.

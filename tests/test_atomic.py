@@ -134,10 +134,11 @@ def test_ctrl_c_during_a_slow_fsync_closes_nobody_elses_file(tmp_path, n_signals
 import os, signal, sys, threading, time
 import llamaprobe as lp
 from llamaprobe import atomic
-sync, started = os.fsync, threading.Event()
+sync, started, sent = os.fsync, threading.Event(), threading.Event()
 def slow(fd):
     started.set()
-    time.sleep(0.6)
+    sent.wait(20)
+    time.sleep(0.3)
     sync(fd)
 os.fsync = slow
 def interrupt():
@@ -145,17 +146,19 @@ def interrupt():
     for _ in range({n_signals}):
         time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGINT)
-run = lp.load("demo").run([1] * 9)
+    sent.set()
+run = lp.load("demo").run([1] * 9, points=["x"], layers=[0, 1])
 threading.Thread(target=interrupt, daemon=True).start()
 try:
     run.save({str(tmp_path / "out")!r})
 except KeyboardInterrupt:
     print("interrupted", [t.name for t in threading.enumerate() if "_publish" in t.name])
-mine = [os.open(os.devnull, os.O_RDONLY) for _ in range(40)]
+mine = [os.open({str(tmp_path / "mine")!r}, os.O_RDWR | os.O_CREAT) for _ in range(40)]
 time.sleep(1)
 for fd in mine:
     os.fstat(fd)
-print(sorted(os.listdir({str(tmp_path / "out")!r})) if os.path.exists({str(tmp_path / "out")!r}) else [])
+out = {str(tmp_path / "out")!r}
+print(sorted(os.listdir(out)) if os.path.isdir(out) else [])
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

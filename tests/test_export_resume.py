@@ -13,7 +13,7 @@ import pytest
 from weight_files import same, write_safetensors
 
 import llamaprobe as lp
-from llamaprobe import ledger, writer
+from llamaprobe import ledger
 from llamaprobe.export import export_weights
 from llamaprobe.files import hash_file
 from llamaprobe.ledger import JOURNAL
@@ -115,9 +115,9 @@ def test_a_journal_is_written_whole_by_a_system_that_takes_a_few_bytes(
 ):
     folder, out = random_checkpoint(), tmp_path / "o"
     lines = []
-    monkeypatch.setattr(
-        writer.os, "writev", lambda fd, parts: os.write(fd, bytes(parts[0])[:7])
-    )
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, bytes(data)[:7]))
+    monkeypatch.setattr(os, "writev", lambda fd, parts: write(fd, bytes(parts[0])[:7]))
     monkeypatch.setattr(os, "unlink", lambda path: lines.extend(read_lines(path)))
     export_weights(folder, out, format="npy", filter="*norm*")
     assert [line["file"] for line in lines[1:]] == list(

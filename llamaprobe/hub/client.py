@@ -8,10 +8,10 @@ here, hop by hop: once off the hub, the token does not come back; https does not
 nothing but http and https is spoken.
 
 Every wait is bounded: connecting, each silence while reading, the server's own wishes, the number
-of tries, which is small while no server has answered and names cannot be looked up. `abort` and Ctrl-C end them all at once: what cannot be interrupted, such as looking up a
-name, is left to a thread of its own, which nobody waits for any more. What requests raises is
-turned into our own errors outside of its `except`, so that no exception chain holds a request and
-its headers.
+of tries, which is small while no server has answered and names cannot be looked up. `abort` and
+Ctrl-C end them all at once: what cannot be interrupted, such as looking up a name, is left to a
+thread of its own, which nobody waits for any more. What requests raises is turned into our own
+errors outside of its `except`, so that no exception chain holds a request and its headers.
 """
 
 import contextlib
