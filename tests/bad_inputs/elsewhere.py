@@ -84,7 +84,7 @@ WHERE: dict[str, list[str]] = {
     ],
     "92": [
         "test_cli.py::test_a_full_stdout_is_an_error",
-        "test_files.py::test_a_writer_that_runs_out_of_file_size_names_the_file",
+        "test_atomic.py::test_a_writer_that_runs_out_of_file_size_names_the_file",
         "test_export_resume.py::test_a_limit_on_file_size_names_the_file",
     ],
     "93": [
