@@ -75,7 +75,7 @@ def _nothing(name: str) -> FileError:
 
     inside = repo_in_url(name)
     if inside:
-        told += f"; of a URL give what names the model: {inside}"
+        told += f"; give {inside}"
     return FileError(told)
 
 
