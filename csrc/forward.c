@@ -4,7 +4,6 @@
  * next step reads it, in cache) nowhere. What no value asked for depends on is not computed. */
 #include "forward.h"
 
-#include <stdio.h>
 #include <string.h>
 
 #include "limits.h"    /* lp_limits_fit */
@@ -147,19 +146,17 @@ static int lay_out(lp_forward_state *f, char *base, size_t *total) {
     return 0;
 }
 
-static int begin(lp_forward_state *f, lp_run *run, lp_error *err) {
+static void begin(lp_forward_state *f, lp_run *run) {
     memset(f, 0, sizeof *f);
     f->run = run;
     f->config = &run->model->config;
     f->ops.crew = run->crew;
     f->ops.profile = run->profile;
-    f->ops.kernels = lp_kernels_get(err);
-    if (!f->ops.kernels) return -1;
+    f->ops.kernels = run->kernels;
     for (size_t s = 0; s < run->n_seqs; s++) {
         size_t n = run->seq_start[s + 1] - run->seq_start[s];
         if (n > f->longest) f->longest = n;
     }
-    return 0;
 }
 
 static int measure(lp_forward_state *f, size_t *n_bytes, lp_error *err) {
@@ -171,7 +168,8 @@ static int measure(lp_forward_state *f, size_t *n_bytes, lp_error *err) {
 int lp_forward_scratch(const lp_run *run, size_t *n_bytes, lp_error *err) {
     lp_forward_state f;
     lp_run copy = *run;
-    return begin(&f, &copy, err) || measure(&f, n_bytes, err) ? -1 : 0;
+    begin(&f, &copy);
+    return measure(&f, n_bytes, err);
 }
 
 static int make_room(lp_forward_state *f, lp_error *err) {
@@ -347,7 +345,8 @@ static int pass(lp_forward_state *f) {
 int lp_forward(lp_run *run, lp_error *err) {
     lp_forward_state f;
     int failed = -1;
-    if (lp_model_check_unchanged(run->model, err) || begin(&f, run, err)) return -1;
+    if (lp_model_check_unchanged(run->model, err)) return -1;
+    begin(&f, run);
     if (!find_last_layer(&f)) return 0;
     if (make_room(&f, err)) goto done;
     lp_profile_lap(run->profile, LP_STAGE_MEMORY);

@@ -10,8 +10,7 @@
  * then hold unfinished values). The model stays usable after any failure. */
 int lp_forward(lp_run *run, lp_error *err);
 
-/* Bytes of scratch that lp_forward will ask for, for messages and checks. LP_ENOMEM when that overflows; the
- * errors of lp_kernels_get. */
+/* Bytes of scratch that lp_forward will ask for, for messages and checks. LP_ENOMEM when that overflows. */
 int lp_forward_scratch(const lp_run *run, size_t *n_bytes, lp_error *err);
 
 #endif

@@ -4,11 +4,10 @@
 
 #include <unistd.h>
 
-#include "clock.h"           /* lp_clock_ns */
-#include "kernels/kernels.h" /* lp_kernels */
-#include "limits.h"          /* lp_limits_fit */
-#include "memory.h"          /* lp_block */
-#include "size.h"            /* lp_size_min */
+#include "clock.h"  /* lp_clock_ns */
+#include "limits.h" /* lp_limits_fit */
+#include "memory.h" /* lp_block */
+#include "size.h"   /* lp_size_min */
 
 #define N_TRIES 5
 #define TRY_NS 10000000 /* of multiply-adds */
@@ -70,14 +69,13 @@ static size_t read_size(void) {
 
 static int stopped(lp_error *err) { return lp_fail(err, LP_ECANCELED, "the measurement was stopped"); }
 
-int lp_roof_measure(lp_roof *roof, const lp_crew *crew, lp_error *err) {
-    roof_args a = {.kernels = lp_kernels_get(err)};
+int lp_roof_measure(lp_roof *roof, const lp_kernels *kernels, const lp_crew *crew, lp_error *err) {
+    roof_args a = {.kernels = kernels};
     lp_block block;
     size_t n_bytes = read_size();
     double flops = 0, bytes = 0;
     int failed = 0;
     *roof = (lp_roof){0, 0};
-    if (!a.kernels) return -1;
     failed = lp_limits_fit(n_bytes) ? lp_block_make(&block, n_bytes, crew) : -1;
     if (failed > 0) return stopped(err);
     if (failed) return lp_fail(err, LP_ENOMEM, "measuring the memory needs %zu MB that are free", n_bytes >> 20);

@@ -4,16 +4,17 @@
 #ifndef LP_ROOF_H
 #define LP_ROOF_H
 
-#include "error.h" /* lp_error */
-#include "pool.h"  /* lp_crew */
+#include "error.h"           /* lp_error */
+#include "kernels/kernels.h" /* lp_kernels */
+#include "pool.h"            /* lp_crew */
 
 typedef struct {
-    double flops; /* per second, of the row of kernels in use; a multiply-add is two */
+    double flops; /* per second, of the row of kernels; a multiply-add is two */
     double bytes; /* read per second */
 } lp_roof;
 
 /* Takes about a quarter of a second. LP_ENOMEM: no room for a stretch of memory that is larger than the caches;
- * LP_ECANCELED: poll said stop; the errors of lp_kernels_get. */
-int lp_roof_measure(lp_roof *roof, const lp_crew *crew, lp_error *err);
+ * LP_ECANCELED: poll said stop. */
+int lp_roof_measure(lp_roof *roof, const lp_kernels *kernels, const lp_crew *crew, lp_error *err);
 
 #endif

@@ -56,7 +56,7 @@ int lp_run_init(lp_run *run, const lp_model *model, const int32_t *token_ids, co
     run->n_seqs = n_seqs;
     run->n_tokens = seq_start[n_seqs];
     run->crew.n_threads = n_threads ? lp_size_min(n_threads, LP_MAX_THREADS) : 1;
-    if (check_sequences(run, err) || check_ids(run, err)) return -1;
+    if (check_sequences(run, err) || check_ids(run, err) || !(run->kernels = lp_kernels_get(err))) return -1;
     run->places = calloc(LP_N_POINTS * model->config.n_layers, sizeof *run->places);
     if (!run->places) return lp_fail(err, LP_ENOMEM, "no memory for a table of %d values", LP_N_POINTS);
     return 0;

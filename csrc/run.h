@@ -12,11 +12,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "error.h"   /* lp_error */
-#include "model.h"   /* lp_model */
-#include "points.h"  /* lp_point, lp_width */
-#include "pool.h"    /* lp_crew */
-#include "profile.h" /* lp_profile */
+#include "error.h"           /* lp_error */
+#include "kernels/kernels.h" /* lp_kernels */
+#include "model.h"           /* lp_model */
+#include "points.h"          /* lp_point, lp_width */
+#include "pool.h"            /* lp_crew */
+#include "profile.h"         /* lp_profile */
 
 typedef struct {
     const lp_model *model;
@@ -24,13 +25,15 @@ typedef struct {
     const int32_t *token_ids;   /* [n_tokens]; borrowed */
     const size_t *seq_start;    /* [n_seqs + 1], from 0 to n_tokens; borrowed */
     float **places;             /* [LP_N_POINTS, n_layers]; NULL: not asked for; owned */
+    const lp_kernels *kernels;  /* the row of all its steps */
     lp_crew crew;               /* threads, and the poll that may stop the run */
     size_t n_steps, steps_done; /* for progress: read them from poll */
     lp_profile *profile;        /* started by the caller, whose it is; NULL: nobody wants one */
 } lp_run;
 
-/* Checks the ids (LP_EARG names the position and both numbers) and the lengths of the sequences. The poll of the crew
- * is NULL; set it afterwards if need be. */
+/* Checks the ids (LP_EARG names the position and both numbers) and the lengths of the sequences, and chooses the row
+ * of kernels: the errors of lp_kernels_get, and like it only where nobody changes the environment meanwhile. The poll
+ * of the crew is NULL; set it afterwards if need be. */
 int lp_run_init(lp_run *run, const lp_model *model, const int32_t *token_ids, const size_t *seq_start, size_t n_seqs,
                 size_t n_threads, lp_error *err);
 void lp_run_free(lp_run *run); /* the arrays of the places are the caller's */

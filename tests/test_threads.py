@@ -288,6 +288,42 @@ def core_run(model: lp.Model, ids: list[int], report: Callable[[int, int], None]
     )
 
 
+# ---- interpreters of their own, which a fault of this kind ends ----
+
+
+def interpreter(script: str) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"PYTHONPATH": str(Path(lp.__file__).parent.parent)}
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, timeout=120)
+
+
+def test_the_environment_may_change_during_a_run():
+    """The environment moves in memory when it grows: whoever reads it meanwhile must hold the GIL."""
+    told = interpreter("""
+import itertools, os, sys, threading, time
+import numpy as np
+import llamaprobe as lp
+
+model, end = lp.load("demo")._core, time.monotonic() + 2
+
+def compute():
+    while time.monotonic() < end:
+        model.run(np.array([1], np.int32), [0, 1], [(0, (0,))], n_threads=1)
+
+thread = threading.Thread(target=compute)
+sys.setswitchinterval(1e-6)
+thread.start()
+for i in itertools.takewhile(lambda i: time.monotonic() < end, itertools.count()):
+    names = [f"VARIABLE_{i}_{k}" for k in range(1000)]
+    for name in names:
+        os.putenv(name, "x" * 50)
+    for name in names:
+        os.unsetenv(name)
+thread.join()
+print("done")
+""")
+    assert (told.returncode, told.stdout) == (0, "done\n"), told.stderr
+
+
 # ---- processes ----
 
 

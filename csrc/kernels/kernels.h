@@ -94,7 +94,8 @@ typedef struct {
 } lp_kernels;
 
 /* The row in use: the best that the CPU has, or the one that LLAMAPROBE_KERNELS names. NULL: LP_EARG for a name
- * that is not in this build, LP_EUNSUPPORTED for a row that the CPU lacks. */
+ * that is not in this build, LP_EUNSUPPORTED for a row that the CPU lacks. It reads the environment, which in Python
+ * other threads may move while they hold the GIL: call it with the GIL, before the work. */
 const lp_kernels *lp_kernels_get(lp_error *err);
 
 /* All rows of this build, best last. */

@@ -61,8 +61,10 @@ static PyObject *roof(PyObject *module, PyObject *args) {
     if (n_threads < 1)
         return lp_raise_new(PyModule_GetState(module), LP_EARG, "n_threads is %zd, at least 1 is needed", n_threads);
     lp_crew crew = {.n_threads = (size_t)n_threads};
+    const lp_kernels *row = lp_kernels_get(&err);
+    if (!row) return lp_raise(PyModule_GetState(module), &err);
     Py_BEGIN_ALLOW_THREADS;
-    failed = lp_roof_measure(&measured, &crew, &err);
+    failed = lp_roof_measure(&measured, row, &crew, &err);
     Py_END_ALLOW_THREADS;
     return failed ? lp_raise(PyModule_GetState(module), &err) : Py_BuildValue("(dd)", measured.flops, measured.bytes);
 }

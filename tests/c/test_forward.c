@@ -210,7 +210,30 @@ static void check_row(const lp_kernels *row) {
     unsetenv("LLAMAPROBE_KERNELS");
 }
 
+/* In Python other threads may change the environment while a run computes: only the beginning of a run reads it. */
+static void check_environment_is_read_once(void) {
+    small_model m;
+    lp_error err;
+    lp_run run;
+    const int32_t id = 3;
+    float *x = NULL;
+    CHECK(open_model(&m, 0, &err) == 0);
+    if (!m.model) return;
+    CHECK(lp_run_init(&run, m.model, &id, (const size_t[]){0, 1}, 1, 2, &err) == 0);
+    CHECK(run.kernels == lp_kernels_get(NULL));
+    setenv("LLAMAPROBE_KERNELS", "nothing", 1);
+    x = calloc(m.model->config.d_model, sizeof *x);
+    lp_run_set_place(&run, LP_X, 0, x);
+    CHECK(x && lp_forward(&run, &err) == 0);
+    lp_run_free(&run);
+    CHECK(lp_run_init(&run, m.model, &id, (const size_t[]){0, 1}, 1, 2, &err) == -1 && err.status == LP_EARG);
+    unsetenv("LLAMAPROBE_KERNELS");
+    free(x);
+    close_model(&m);
+}
+
 int main(int argc, char **argv) {
+    check_environment_is_read_once();
     for_each_row(argc, argv, check_row);
     return CHECK_REPORT();
 }

@@ -50,9 +50,9 @@ static void check_roof(void) {
     lp_roof roof;
     for (size_t n_threads = 1; n_threads <= 3; n_threads++) {
         lp_crew crew = {n_threads, NULL, NULL}, stopped = {n_threads, stop, NULL};
-        CHECK(lp_roof_measure(&roof, &crew, &err) == 0);
+        CHECK(lp_roof_measure(&roof, lp_kernels_get(NULL), &crew, &err) == 0);
         CHECK(roof.flops > 1e6 && roof.flops < 1e15 && roof.bytes > 1e6 && roof.bytes < 1e15);
-        CHECK(lp_roof_measure(&roof, &stopped, &err) == -1 && err.status == LP_ECANCELED);
+        CHECK(lp_roof_measure(&roof, lp_kernels_get(NULL), &stopped, &err) == -1 && err.status == LP_ECANCELED);
     }
 }
 
