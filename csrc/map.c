@@ -1,9 +1,10 @@
 /* map.c - opens one regular file and gives its bytes; see map.h. */
-#define _POSIX_C_SOURCE 200809L
+#define _POSIX_C_SOURCE 200809L /* strerror_r is the standard one */
 #include "map.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -33,9 +34,12 @@ void lp_map_close(lp_map *map) {
     map->fd = -1;
 }
 
+/* strerror is not for code that runs beside other threads. */
 static int fail_system(const lp_map *map, const char *what, lp_error *err) {
-    lp_status status = errno == ENOMEM ? LP_ENOMEM : LP_EIO;
-    return lp_fail(err, status, "%s: cannot %s: %s", map->name, what, strerror(errno));
+    char reason[128];
+    int number = errno;
+    if (strerror_r(number, reason, sizeof reason)) snprintf(reason, sizeof reason, "error %d", number);
+    return lp_fail(err, number == ENOMEM ? LP_ENOMEM : LP_EIO, "%s: cannot %s: %s", map->name, what, reason);
 }
 
 static const char *kind_of_file(mode_t mode) {
