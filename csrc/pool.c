@@ -32,6 +32,7 @@
 #define SPIN_NS 60000    /* how long a thread looks for a change before it sleeps */
 #define POLL_NS 20000000 /* how often the owner polls */
 #define CACHE_LINE 64
+#define FORKED 1 /* status of a step whose poll forked, in the child: what the workers did is lost */
 
 /* The gate: how many workers are inside, how many are invited, and whether it is open. LP_MAX_THREADS fits twice. */
 #define INSIDE 0xfffu
@@ -205,36 +206,49 @@ static int run_alone(const lp_crew *crew, size_t n, lp_job fn, void *arg) {
 }
 
 /* The lock is held. */
-static int run_together(const lp_crew *crew, size_t n, lp_job fn, void *arg) {
+static int run_step(const lp_crew *crew, size_t n, lp_job fn, void *arg) {
     size_t most = lp_size_min(crew->n_threads, LP_MAX_THREADS), wanted = lp_size_min(most, n) - 1;
     unsigned n_forks = pool.n_forks;
     int64_t last = 0;
     int stopped = stop_asked(crew, &last); /* in a short step the owner may get no job to poll after */
-    if (stopped || pool.n_forks != n_forks) return -1;
+    if (stopped || pool.n_forks != n_forks) return stopped ? -1 : FORKED;
     call_workers(most - 1);
     hire(wanted);
     publish(n, lp_size_min(wanted, pool.n_workers), fn, arg);
     for (size_t i; !stopped && take_job(&i);) {
         fn(arg, i, 0);
         stopped = stop_asked(crew, &last);
-        if (pool.n_forks != n_forks) return -1; /* poll forked and this is the child: nobody is inside */
+        if (pool.n_forks != n_forks) return stopped ? -1 : FORKED;
     }
-    if (stopped) atomic_store(&pool.next, n);
-    shut_and_wait();
     return stopped ? -1 : 0;
+}
+
+/* No further job starts, and those that have are waited for. In a forked child there are none, and no lock. */
+static void end_step(void *n_forks) {
+    if (pool.n_forks != *(const unsigned *)n_forks) return;
+    atomic_store(&pool.next, pool.n);
+    shut_and_wait();
+    pthread_mutex_unlock(&owner_lock);
+}
+
+/* The lock is held, and given back. A poll may end the thread (CPython does that to one that asks for the GIL while the
+ * interpreter ends): even then the step, which lives on this thread's stack, is ended first. */
+static int run_together(const lp_crew *crew, size_t n, lp_job fn, void *arg) {
+    unsigned n_forks = pool.n_forks;
+    int status;
+    pthread_cleanup_push(end_step, &n_forks);
+    status = run_step(crew, n, fn, arg);
+    pthread_cleanup_pop(1);
+    return status;
 }
 
 int lp_pool_run(const lp_crew *crew, size_t n, lp_job fn, void *arg) {
     lp_fpenv old = lp_fpenv_set();
-    unsigned n_forks = pool.n_forks;
-    int failed;
+    int status = FORKED;
     pthread_once(&fork_once, watch_forks);
-    if (n > 1 && crew->n_threads > 1 && pthread_mutex_trylock(&owner_lock) == 0) {
-        failed = run_together(crew, n, fn, arg);
-        if (pool.n_forks == n_forks) pthread_mutex_unlock(&owner_lock);
-    } else {
-        failed = run_alone(crew, n, fn, arg);
-    }
+    if (n > 1 && crew->n_threads > 1 && pthread_mutex_trylock(&owner_lock) == 0)
+        status = run_together(crew, n, fn, arg);
+    if (status == FORKED) status = run_alone(crew, n, fn, arg);
     lp_fpenv_restore(old);
-    return failed;
+    return status;
 }

@@ -21,7 +21,9 @@ typedef struct {
 } lp_crew;
 
 /* Runs jobs 0..n; returns 0 when all are done. When poll returns not 0 no further job starts and -1 is returned:
- * jobs that had started are finished, the others never ran. */
+ * jobs that had started are finished, the others never ran. poll may end the thread: the jobs that had started are
+ * finished first. It may fork: the child, which has no workers, does all jobs of the step anew: a job must be one
+ * that can be done twice. */
 int lp_pool_run(const lp_crew *crew, size_t n, lp_job fn, void *arg);
 
 #endif

@@ -324,6 +324,35 @@ print("done")
     assert (told.returncode, told.stdout) == (0, "done\n"), told.stderr
 
 
+@pytest.mark.parametrize("attempt", range(4))
+def test_the_interpreter_may_end_during_a_run(attempt: int):
+    """It ends a daemon thread that asks for the GIL, and with it the stack that workers read."""
+    told = interpreter("""
+import threading, time
+import llamaprobe as lp
+
+model = lp.load("demo")
+ids = [1] * model.config.max_positions
+
+def compute(depth):
+    if depth:
+        return list(map(compute, [depth - 1]))  # deep in the stack, as within a framework
+    while True:
+        model.run([ids] * 8, points=("z",), threads=2)
+
+class Late:
+    def __del__(self, sleep=time.sleep):
+        sleep(0.3)
+
+threading.Thread(target=compute, args=(200,), daemon=True).start()
+time.sleep(0.3)
+late = Late()
+late.itself = late  # goes in the last collection, when no other thread gets the GIL
+del late
+""")
+    assert (told.returncode, told.stderr) == (0, "")
+
+
 # ---- processes ----
 
 
@@ -405,7 +434,7 @@ def test_a_fork_while_another_thread_computes(slow: lp.Model):
 
 
 def test_a_fork_from_the_callback_of_a_run(slow: lp.Model):
-    """In the child the run goes no further; it raises, and the next one works."""
+    """When the callback raises in the child the run goes no further there, and the next one works."""
     expected = digest(slow, [1, 2, 3], threads=2)
     parent, codes = os.getpid(), []
 
@@ -427,3 +456,21 @@ def test_a_fork_from_the_callback_of_a_run(slow: lp.Model):
         if os.getpid() != parent:
             os._exit(3)
     assert codes in ([0], [])  # none: the machine was too fast for a poll
+
+
+def test_a_run_goes_on_in_a_child_that_its_callback_forked(slow: lp.Model):
+    expected = core_run(slow, LONG, lambda done, total: None)[0]
+    children: list[int] = []
+
+    def report(done: int, total: int) -> None:
+        if not children and done < total:
+            children.append(os.fork())
+
+    code = 2
+    try:
+        code = 0 if np.array_equal(core_run(slow, LONG, report)[0], expected) else 1
+    finally:
+        if children == [0]:
+            os._exit(code)
+    assert code == 0
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] in ([0], [])

@@ -1,4 +1,5 @@
-/* test_pool.c - every job runs once, whatever the threads; stops; forks; runs side by side. Fit for ThreadSanitizer. */
+/* test_pool.c - every job runs once, whatever the threads; stops; forks; threads that end; runs side by side. Fit for
+ * ThreadSanitizer. */
 #define _GNU_SOURCE
 #include "check.h"
 
@@ -100,6 +101,76 @@ static void check_fork(void) {
     CHECK(all_once(N, 4));
 }
 
+/* ---- polls that do not come back ---- */
+
+typedef struct {
+    int polls_left;
+    pid_t child;
+    atomic_int inside, by_workers;
+    int results[200];
+} step;
+
+static void slow_job(void *arg, size_t i, size_t worker) {
+    step *s = arg;
+    atomic_fetch_add(&s->inside, 1);
+    usleep(2000);
+    s->results[i] = (int)i + 1;
+    if (worker) atomic_fetch_add(&s->by_workers, 1);
+    atomic_fetch_sub(&s->inside, 1);
+}
+
+static int end_thread(void *arg) {
+    step *s = arg;
+    if (s->polls_left-- == 0) pthread_exit(NULL);
+    return 0;
+}
+
+static void *run_and_end(void *arg) {
+    lp_crew crew = {3, end_thread, arg};
+    lp_pool_run(&crew, 200, slow_job, arg);
+    return "came back";
+}
+
+/* As an interpreter that ends does with a thread that asks for its lock: the step is over before the thread is, and the
+ * pool is free for the next one. */
+static void check_ended_thread(int n_polls) {
+    static step ended, next;
+    lp_crew crew = {3, NULL, NULL};
+    pthread_t thread;
+    void *result = "not joined";
+    ended = (step){.polls_left = n_polls};
+    next = (step){.polls_left = 0};
+    CHECK(pthread_create(&thread, NULL, run_and_end, &ended) == 0);
+    CHECK(pthread_join(thread, &result) == 0 && result == NULL);
+    CHECK(ended.inside == 0 && ended.results[199] == 0);
+    usleep(10000);
+    CHECK(ended.inside == 0 && ended.results[199] == 0);
+    CHECK(lp_pool_run(&crew, 200, slow_job, &next) == 0 && next.by_workers > 0);
+}
+
+static int fork_in_poll(void *arg) {
+    step *s = arg;
+    if (s->polls_left-- == 0) s->child = fork();
+    return 0;
+}
+
+static int all_there(const step *s) {
+    for (int i = 0; i < 200; i++)
+        if (s->results[i] != i + 1) return 0;
+    return 1;
+}
+
+/* Parent and child both finish the step. */
+static void check_forked_poll(int n_polls) {
+    static step s;
+    lp_crew crew = {3, fork_in_poll, &s};
+    s = (step){.polls_left = n_polls, .child = -1};
+    int status = lp_pool_run(&crew, 200, slow_job, &s), ok = status == 0 && all_there(&s);
+    if (s.child == 0) _exit(ok && all_once(N, 3) ? 0 : 1);
+    CHECK(ok && s.child > 0);
+    CHECK(waitpid(s.child, &status, 0) == s.child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
 int main(void) {
     static const size_t threads[] = {1, 2, 3, 7, 16, 1};
     for (size_t i = 0; i < 6; i++) {
@@ -115,11 +186,13 @@ int main(void) {
     run_steps(&ok[4]);
     for (int i = 0; i < 4; i++) pthread_join(other[i], NULL);
     CHECK(ok[0] && ok[1] && ok[2] && ok[3] && ok[4]);
+    for (int i = 0; i < 3; i++) check_ended_thread(i);
     if (getenv("EMULATED")) {
         puts("forks not run: user-mode QEMU 7 aborts when a forked child makes a thread");
     } else {
         check_late_workers();
         check_fork();
+        for (int i = 0; i < 3; i++) check_forked_poll(i);
     }
     return CHECK_REPORT();
 }
