@@ -8,6 +8,7 @@
 
 #include <stddef.h>
 
+#include "pool.h"      /* lp_crew */
 #include "text_read.h" /* lp_text_fault */
 
 typedef struct {
@@ -22,8 +23,11 @@ typedef struct {
     lp_text_fault fault;   /* the first one; lines are counted from the start of the text */
 } lp_text_report;
 
-/* Reads the text, which must hold exactly n_numbers numbers in rows of one length, into dst [n_numbers]. Returns 0,
- * or -1 with the reason in the report: fault.problem, or, when that is LP_TEXT_WHOLE, another number of numbers. */
-int lp_read_text(float *dst, size_t n_numbers, const lp_number_text *source, size_t n_threads, lp_text_report *report);
+/* Reads the text, which must hold exactly n_numbers numbers in rows of one length, into dst [n_numbers]. Returns 0; 1
+ * when the poll of the crew said stop; or -1 with the reason in the report: fault.problem, or, when that is
+ * LP_TEXT_WHOLE, another number of numbers. A text that somebody changes meanwhile may give any of these, and numbers
+ * of before and after; 0 means that each number of dst was read. */
+int lp_read_text(float *dst, size_t n_numbers, const lp_number_text *source, const lp_crew *crew,
+                 lp_text_report *report);
 
 #endif

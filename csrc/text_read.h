@@ -21,7 +21,8 @@ typedef enum {
     LP_TEXT_NO_NUMBER, /* something that is not a number, or nothing, stands where a number should */
     LP_TEXT_FEW,       /* a row ends before its n_cols-th number */
     LP_TEXT_MANY,      /* a row goes on after its n_cols-th number */
-    LP_TEXT_EXTRA_ROW  /* there are more rows than n_rows */
+    LP_TEXT_EXTRA_ROW, /* there are more rows than n_rows */
+    LP_TEXT_CHANGED    /* read.h alone: the rows are no longer those that were counted */
 } lp_text_problem;
 
 /* Where reading stopped. */

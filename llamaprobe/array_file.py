@@ -23,7 +23,7 @@ import numpy as np
 
 from . import _core
 from .atomic import atomic_open, checked_path, file_error
-from .errors import ArgumentError, FileError, FormatError
+from .errors import ArgumentError, FileChangedError, FileError, FormatError
 from .file_bytes import FileBytes
 from .hex_words import is_fixed_point, read_hex
 from .names import printable
@@ -91,9 +91,10 @@ def read(path: str | os.PathLike[str], *, format: str | None = None) -> np.ndarr
     Text gives float32, or the dtype that its first line names (float16, bfloat16 and fixed point
     are read as float32). npy gives the dtype of the file.
 
-    Raises FileError (missing, not a regular file), FormatError (no `# shape=` line, ragged rows,
-    words, other numbers than the shape says: with line and column), OutOfMemory (text is read whole)
-    and ArgumentError (a name that ends in none of the four).
+    Raises FileError (missing, not a regular file), FileChangedError (written to meanwhile),
+    FormatError (no `# shape=` line, ragged rows, words, other numbers than the shape says: with
+    line and column), OutOfMemory (text is read whole) and ArgumentError (a name that ends in none
+    of the four). Ctrl-C stops it.
     """
     style = check_format(format) if format is not None else _format_of(path)
     path = checked_path(path)
@@ -173,6 +174,10 @@ def _read_floats(
     if fault is None and values.size == count:
         return values.reshape(shape)
     fault = fault or {"problem": "count", "n_numbers": 0}
+    if fault["problem"] == "changed":
+        raise FileChangedError(
+            f"{os.fspath(path)}: written to while it was read; read it again when it is whole"
+        )
     if fault["problem"] == "count":
         raise FormatError(_count_message(path, shape, fault["n_numbers"]))
     # the line of the shape is line 1

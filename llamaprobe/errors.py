@@ -44,7 +44,7 @@ class FileError(Error, OSError):
 
 
 class FileChangedError(FileError):
-    """A mapped file is no longer the one that was opened; load the model again."""
+    """A file is no longer the one that was opened: load the model again, or read the file again."""
 
 
 class OutOfMemory(Error, MemoryError):

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -165,6 +167,37 @@ def test_a_fault_far_down_is_found_where_it_is(tmp_path):
     path.write_text("# shape=[20000, 30]\n" + "\n".join(rows) + "\n")
     with pytest.raises(lp.FormatError, match="line 17005, column 5: 'oops'"):
         lp.read(path)
+
+
+def test_a_file_that_is_written_to_while_it_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "a.csv"
+    path.write_text("# shape=[2]\n1,2\n")
+    monkeypatch.setattr(_core, "parse_floats", lambda *args: {"problem": "changed"})
+    with pytest.raises(lp.FileChangedError, match="written to while it was read"):
+        lp.read(path)
+
+
+def test_a_text_that_changes_while_it_is_read():
+    """Rows become comments and rows again: what is called whole has no number that was not read."""
+    n_rows, end = 50_000, time.monotonic() + 2
+    text = bytearray(b"1.5,2.5,3.5,4.5\n" * n_rows)
+
+    def change() -> None:
+        while time.monotonic() < end:
+            for byte in b"#1":
+                for i in range(n_rows // 2, n_rows, 7):
+                    text[16 * i] = byte
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    faults = set()
+    while time.monotonic() < end:
+        values = np.full(4 * n_rows, -777, np.float32)
+        fault: dict | None = _core.parse_floats(values, text, 0, ",", 1)
+        faults.add(fault and fault["problem"])
+        assert fault or not (values == -777).any()
+    thread.join()
+    assert faults <= {None, "changed", "count"}
 
 
 @pytest.mark.parametrize("sep", [",", " "])

@@ -5,6 +5,7 @@
 #include "../limits.h"          /* lp_limits_cores, lp_limits_memory */
 #include "../roof.h"            /* lp_roof_measure */
 #include "../run.h"             /* lp_point_name, lp_point_width */
+#include "poll.h"               /* lp_poll_python */
 
 static PyObject *list_points(PyObject *module, PyObject *unused) {
     static const char *const widths[] = {
@@ -60,12 +61,13 @@ static PyObject *roof(PyObject *module, PyObject *args) {
     if (!PyArg_ParseTuple(args, "n:roof", &n_threads)) return NULL;
     if (n_threads < 1)
         return lp_raise_new(PyModule_GetState(module), LP_EARG, "n_threads is %zd, at least 1 is needed", n_threads);
-    lp_crew crew = {.n_threads = (size_t)n_threads};
+    lp_poll poll;
+    lp_crew crew = {(size_t)n_threads, lp_poll_python, &poll};
     const lp_kernels *row = lp_kernels_get(&err);
     if (!row) return lp_raise(PyModule_GetState(module), &err);
-    Py_BEGIN_ALLOW_THREADS;
+    lp_poll_begin(&poll, NULL, NULL);
     failed = lp_roof_measure(&measured, row, &crew, &err);
-    Py_END_ALLOW_THREADS;
+    lp_poll_end(&poll);
     return failed ? lp_raise(PyModule_GetState(module), &err) : Py_BuildValue("(dd)", measured.flops, measured.bytes);
 }
 

@@ -6,15 +6,13 @@
 
 #include <stdio.h>
 
-#include "../clock.h"   /* lp_clock_ns */
 #include "../forward.h" /* lp_forward */
 #include "../limits.h"  /* lp_limits_memory */
 #include "../pool.h"    /* LP_MAX_THREADS */
 #include "../profile.h" /* lp_profile_lap, lp_stage_name */
 #include "../run.h"     /* lp_run */
 #include "../size.h"    /* lp_size_add */
-
-#define POLL_NS 20000000 /* the GIL is asked for no more often than this */
+#include "poll.h"       /* lp_poll_python */
 
 /* One point at some layers: an array [n_layers, n_floats]. */
 typedef struct {
@@ -33,29 +31,17 @@ typedef struct {
     capture *captures;
     PyObject *progress;  /* borrowed; NULL: nobody wants to know */
     lp_profile *profile; /* the same */
-    PyThreadState *thread;
-    int64_t polled;
-    float stand_in; /* what a place points to before it has its array */
+    float stand_in;      /* what a place points to before it has its array */
 } call;
 
-static int report(const call *c) {
+static int report(void *arg) {
+    const call *c = arg;
+    if (!c->progress) return 0;
     PyObject *result =
         PyObject_CallFunction(c->progress, "nn", (Py_ssize_t)c->run.steps_done, (Py_ssize_t)c->run.n_steps);
     if (!result) return -1;
     Py_DECREF(result);
     return 0;
-}
-
-/* On the calling thread, without the GIL. Not 0: an exception is set and the run must stop. */
-static int poll_python(void *arg) {
-    call *c = arg;
-    int64_t now = lp_clock_ns();
-    if (now - c->polled < POLL_NS) return 0;
-    PyEval_RestoreThread(c->thread);
-    int stop = PyErr_CheckSignals() || (c->progress && report(c));
-    c->thread = PyEval_SaveThread();
-    c->polled = lp_clock_ns(); /* a slow callback must not be called back to back */
-    return stop;
 }
 
 /* A sequence of integers >= 0 as sizes, for PyMem_Free; NULL with an exception set. */
@@ -203,16 +189,16 @@ static int make_arrays(call *c, lp_error *err) {
 
 static int compute(call *c) {
     lp_error err;
-    c->run.crew.poll = poll_python;
-    c->run.crew.poll_arg = c;
-    c->polled = lp_clock_ns();
-    c->thread = PyEval_SaveThread();
+    lp_poll poll;
+    c->run.crew.poll = lp_poll_python;
+    c->run.crew.poll_arg = &poll;
+    lp_poll_begin(&poll, report, c);
     int failed = make_arrays(c, &err);
     lp_profile_lap(c->run.profile, LP_STAGE_MEMORY);
     failed = failed || lp_forward(&c->run, &err);
-    PyEval_RestoreThread(c->thread);
+    lp_poll_end(&poll);
     if (failed) lp_raise(c->state, &err);
-    return failed || PyErr_CheckSignals() || (c->progress && report(c)) ? -1 : 0;
+    return failed || PyErr_CheckSignals() || report(c) ? -1 : 0;
 }
 
 static PyObject *list_arrays(call *c) {

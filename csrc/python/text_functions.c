@@ -13,6 +13,7 @@
 #include "../size.h"  /* lp_size_mul */
 #include "../text.h"  /* lp_text_table */
 #include "../write.h" /* lp_write_stretch */
+#include "poll.h"     /* lp_poll_python */
 
 #define TABLE_NAME "llamaprobe text table"
 
@@ -40,34 +41,38 @@ static PyObject *piece_bounds(const size_t *lengths, size_t n_pieces) {
     return bounds;
 }
 
-/* The stretch that `values` holds, formatted into `out`. stretch->values and ->count are filled in here. */
+/* Sets values and count of the stretch from its buffer; ValueError when they are none, or `out` is too small. */
+static int take_values(lp_stretch *stretch, const Py_buffer *values, const Py_buffer *out) {
+    size_t item = stretch->table ? 2 : 4, n_bytes;
+    stretch->values = values->buf;
+    stretch->count = (size_t)values->len / item;
+    if (stretch->n_cols && (size_t)values->len % item == 0 && (stretch->table || (uintptr_t)values->buf % 4 == 0) &&
+        !lp_size_mul(&n_bytes, lp_write_pieces(stretch->count), LP_PIECE_BYTES) && n_bytes <= (size_t)out->len)
+        return 0;
+    PyErr_SetString(PyExc_ValueError, "values must be whole aligned numbers that fit the output buffer");
+    return -1;
+}
+
+/* The stretch, formatted into `out`, which is large enough. */
+static PyObject *format_pieces(const Py_buffer *out, const lp_stretch *stretch, size_t n_threads) {
+    size_t n_pieces = lp_write_pieces(stretch->count), *lengths = malloc((n_pieces + 1) * sizeof *lengths);
+    if (!lengths) return PyErr_NoMemory();
+    Py_BEGIN_ALLOW_THREADS;
+    lp_write_stretch(out->buf, lengths, stretch, n_threads);
+    Py_END_ALLOW_THREADS;
+    PyObject *bounds = piece_bounds(lengths, n_pieces);
+    free(lengths);
+    return bounds;
+}
+
+/* The stretch that `values` holds, formatted into `out`. */
 static PyObject *format_stretch(PyObject *out_object, PyObject *values_object, lp_stretch *stretch, size_t n_threads) {
     Py_buffer out = {0}, values = {0};
     PyObject *bounds = NULL;
-    size_t *lengths = NULL;
-    size_t item = stretch->table ? 2 : 4, n_pieces, n_bytes;
-
     if (PyObject_GetBuffer(out_object, &out, PyBUF_WRITABLE) < 0) return NULL;
-    if (PyObject_GetBuffer(values_object, &values, PyBUF_SIMPLE) < 0) goto fail;
-    stretch->values = values.buf;
-    stretch->count = (size_t)values.len / item;
-    n_pieces = lp_write_pieces(stretch->count);
-    if (stretch->n_cols == 0 || (size_t)values.len % item != 0 || (!stretch->table && (uintptr_t)values.buf % 4 != 0) ||
-        lp_size_mul(&n_bytes, n_pieces, LP_PIECE_BYTES) < 0 || n_bytes > (size_t)out.len) {
-        PyErr_SetString(PyExc_ValueError, "values must be whole aligned numbers that fit the output buffer");
-        goto fail;
-    }
-    lengths = malloc((n_pieces + 1) * sizeof *lengths);
-    if (!lengths) {
-        PyErr_NoMemory();
-        goto fail;
-    }
-    Py_BEGIN_ALLOW_THREADS;
-    lp_write_stretch(out.buf, lengths, stretch, n_threads);
-    Py_END_ALLOW_THREADS;
-    bounds = piece_bounds(lengths, n_pieces);
-fail:
-    free(lengths);
+    if (PyObject_GetBuffer(values_object, &values, PyBUF_SIMPLE) < 0) goto done;
+    if (!take_values(stretch, &values, &out)) bounds = format_pieces(&out, stretch, n_threads);
+done:
     if (values.obj) PyBuffer_Release(&values);
     PyBuffer_Release(&out);
     return bounds;
@@ -125,7 +130,10 @@ static PyObject *text_capacity(PyObject *self, PyObject *args) {
 /* ---- reading ------------------------------------------------------------------------------------------------- */
 
 static PyObject *told_fault(const lp_text_report *report, Py_ssize_t start) {
-    static const char *const problems[] = {"count", "word", "few", "many", "rows"}; /* by lp_text_problem */
+    static const char *const problems[] = {
+        [LP_TEXT_WHOLE] = "count", [LP_TEXT_NO_NUMBER] = "word", [LP_TEXT_FEW] = "few",
+        [LP_TEXT_MANY] = "many",   [LP_TEXT_EXTRA_ROW] = "rows", [LP_TEXT_CHANGED] = "changed",
+    };
     const lp_text_fault *f = &report->fault;
     return Py_BuildValue("{sssnsnsnsnsnsnsn}", "problem", problems[f->problem], "line", (Py_ssize_t)f->line, "column",
                          (Py_ssize_t)f->column, "offset", start + (Py_ssize_t)f->offset, "n_bytes",
@@ -133,34 +141,37 @@ static PyObject *told_fault(const lp_text_report *report, Py_ssize_t start) {
                          (Py_ssize_t)report->n_cols, "n_numbers", (Py_ssize_t)report->n_numbers);
 }
 
+/* None, or what is wrong; NULL when a signal handler raised. The buffers are checked. */
+static PyObject *parse(const Py_buffer *out, const Py_buffer *text, Py_ssize_t start, char sep, size_t n_threads) {
+    lp_number_text source = {(const char *)text->buf + start, (size_t)(text->len - start), sep};
+    lp_text_report report;
+    lp_poll poll;
+    lp_crew crew = {n_threads, lp_poll_python, &poll};
+    lp_poll_begin(&poll, NULL, NULL);
+    int status = lp_read_text(out->buf, (size_t)out->len / 4, &source, &crew, &report);
+    lp_poll_end(&poll);
+    if (status > 0) return NULL;
+    if (status < 0) return told_fault(&report, start);
+    Py_RETURN_NONE;
+}
+
 static PyObject *parse_floats(PyObject *self, PyObject *args) {
     PyObject *out_object, *text_object, *result = NULL;
     Py_ssize_t start, n_threads, sep_len;
     Py_buffer out = {0}, text = {0};
     const char *sep;
-    lp_text_report report;
-    int failed;
     (void)self;
     if (!PyArg_ParseTuple(args, "OOns#n", &out_object, &text_object, &start, &sep, &sep_len, &n_threads) ||
         check_style(sep_len, LP_SHORTEST, start, n_threads) < 0 ||
         PyObject_GetBuffer(out_object, &out, PyBUF_WRITABLE) < 0)
         return NULL;
-    if (PyObject_GetBuffer(text_object, &text, PyBUF_SIMPLE) < 0) goto fail;
+    if (PyObject_GetBuffer(text_object, &text, PyBUF_SIMPLE) < 0) goto done;
     if (start > text.len || out.len % 4 != 0 || (uintptr_t)out.buf % 4 != 0) {
         PyErr_SetString(PyExc_ValueError, "out holds aligned float32 and start lies in the text");
-        goto fail;
+        goto done;
     }
-    lp_number_text source = {(const char *)text.buf + start, (size_t)(text.len - start), sep[0]};
-    Py_BEGIN_ALLOW_THREADS;
-    failed = lp_read_text(out.buf, (size_t)out.len / 4, &source, (size_t)n_threads, &report);
-    Py_END_ALLOW_THREADS;
-    if (failed) {
-        result = told_fault(&report, start);
-    } else {
-        Py_INCREF(Py_None);
-        result = Py_None;
-    }
-fail:
+    result = parse(&out, &text, start, sep[0], (size_t)n_threads);
+done:
     if (text.obj) PyBuffer_Release(&text);
     PyBuffer_Release(&out);
     return result;
