@@ -20,19 +20,17 @@ static void touch(void *arg, size_t i, size_t worker) {
     for (size_t at = i * TOUCH; at < end; at += SMALL_PAGE) ((volatile char *)block->data)[at] = 0;
 }
 
-static int make_small(lp_block *block, size_t n_bytes) {
-    size_t rounded = (n_bytes + 63) / 64 * 64;
-    block->data = aligned_alloc(64, rounded);
+static int reserve_small(lp_block *block, size_t n_bytes) {
+    block->data = aligned_alloc(64, (n_bytes + 63) / 64 * 64);
     if (!block->data) return -1;
-    memset(block->data, 0, rounded);
     block->n_bytes = n_bytes;
     return 0;
 }
 
-int lp_block_make(lp_block *block, size_t n_bytes, const lp_crew *crew) {
+int lp_block_reserve(lp_block *block, size_t n_bytes) {
     memset(block, 0, sizeof *block);
     if (!n_bytes) return 0;
-    if (n_bytes < HUGE_PAGE) return make_small(block, n_bytes);
+    if (n_bytes < HUGE_PAGE) return reserve_small(block, n_bytes);
     size_t mapped;
     if (lp_size_add(&mapped, n_bytes, HUGE_PAGE)) return -1;
     char *base = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -42,6 +40,15 @@ int lp_block_make(lp_block *block, size_t n_bytes, const lp_crew *crew) {
     if (before) munmap(base, before);
     *block = (lp_block){base + before, n_bytes, mapped - before};
     madvise(block->data, block->mapped, MADV_HUGEPAGE); /* advice: without huge pages it is only slower */
+    return 0;
+}
+
+int lp_block_make(lp_block *block, size_t n_bytes, const lp_crew *crew) {
+    if (lp_block_reserve(block, n_bytes)) return -1;
+    if (!block->mapped) {
+        if (n_bytes) memset(block->data, 0, n_bytes);
+        return 0;
+    }
     if (!lp_pool_run(crew, (n_bytes + TOUCH - 1) / TOUCH, touch, block)) return 0;
     lp_block_free(block);
     return 1;

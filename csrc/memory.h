@@ -10,11 +10,14 @@
 #include "pool.h" /* lp_crew */
 
 typedef struct {
-    void *data; /* zeroed; 64-byte aligned at least */
+    void *data; /* 64-byte aligned at least; zeroed by lp_block_make */
     size_t n_bytes;
     size_t mapped; /* bytes of the mapping */
 } lp_block;
 
+/* A block that is neither zeroed nor touched, for who writes all of it, on all threads. 0, or -1 when the memory cannot
+ * be had. */
+int lp_block_reserve(lp_block *block, size_t n_bytes);
 /* 0; -1 when the memory cannot be had; 1 when the poll of the crew said stop: touching gigabytes takes a while.
  * block->data is NULL when it failed. n_bytes 0 gives a block without data. */
 int lp_block_make(lp_block *block, size_t n_bytes, const lp_crew *crew);

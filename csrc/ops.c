@@ -11,6 +11,7 @@
 #define LAST_BANDS 2       /* jobs of one band per thread after them, */
 #define LAST_UNITS 4       /* and then of one unit of rows, so that threads end together */
 #define FLOATS_A_JOB 32768 /* elements of a job that only passes over rows */
+#define FLOATS_A_PAGE ((size_t)1 << 19) /* elements of a huge page, which one thread is the first to touch */
 
 /* The last of n sequences whose `field` (a size_t at that offset) is not above `value`. */
 static const lp_sequence *find_sequence(const lp_sequence *s, size_t n, size_t field, size_t value) {
@@ -110,6 +111,27 @@ int lp_copy(const lp_ops *ops, float *out, const float *x, size_t n) {
     copy_args a = {out, x, n};
     count_values(ops, 2, n, 0);
     return lp_pool_run(&ops->crew, n_jobs(n, 1), copy_job, &a);
+}
+
+typedef struct {
+    const lp_kernels *kernels;
+    float *out;
+    lp_words w;
+    size_t n;
+} widen_args;
+
+static void widen_job(void *arg, size_t i, size_t worker) {
+    const widen_args *a = arg;
+    size_t at = i * FLOATS_A_PAGE;
+    (void)worker;
+    a->kernels->widen(a->out + at, (const char *)a->w.data + at * lp_word_bytes(a->w.word), a->w.word,
+                      lp_size_min(a->n - at, FLOATS_A_PAGE));
+}
+
+int lp_widen(const lp_ops *ops, float *out, lp_words w, size_t n) {
+    widen_args a = {ops->kernels, out, w, n};
+    count_values(ops, 1, n, lp_word_bytes(w.word) * n);
+    return lp_pool_run(&ops->crew, n / FLOATS_A_PAGE + (n % FLOATS_A_PAGE != 0), widen_job, &a);
 }
 
 /* ---- rotary embedding ---------------------------------------------------------------------------------------- */

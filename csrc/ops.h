@@ -64,6 +64,9 @@ int lp_rope(const lp_ops *ops, float *out, const float *x, const float *cos, con
 /* scores = q k^T / sqrt(head_dim), pattern = softmax(scores), z = pattern v */
 int lp_attend(const lp_ops *ops, const lp_attention *a);
 
+/* out[n] = the numbers of w, as float32 */
+int lp_widen(const lp_ops *ops, float *out, lp_words w, size_t n);
+
 /* A value that has two names and two places. */
 int lp_copy(const lp_ops *ops, float *out, const float *x, size_t n);
 

@@ -25,7 +25,8 @@ class Safetensors:
     def tensors(self) -> list[tuple[str, str, tuple[int, ...], int, int]]:
         """(name, dtype, shape, offset in the file, bytes) in the order of the data."""
     def read(self, name: str) -> NDArray[np.float32]:
-        """A float32 copy of a BF16, F16 or F32 tensor in its shape. ArgumentError, UnsupportedError."""
+        """A float32 copy of a BF16, F16 or F32 tensor in its shape, made by all cores; Ctrl-C stops it.
+        ArgumentError, UnsupportedError, OutOfMemory before anything is made."""
     def raw(self, name: str) -> NDArray[np.uint8]:
         """The bytes of a tensor, 1-D, read-only, in place (the array keeps the map alive)."""
     def check_unchanged(self) -> None:
@@ -110,4 +111,4 @@ def text_capacity(count: int) -> int:
 
 def parse_floats(out: Buffer, text: Buffer, start: int, sep: str, n_threads: int) -> dict[str, object] | None:
     """The numbers of a text from byte `start` on into float32 `out`, which they fill exactly. None, or what is wrong
-    and where."""
+    and where. Ctrl-C stops it."""

@@ -6,14 +6,14 @@ import os
 import numpy as np
 
 from .atomic import show_bytes
-from .errors import FormatError, OutOfMemory
+from .errors import FileChangedError, OutOfMemory
 
 
 class FileBytes:
     """A regular file as a sequence of bytes: `len` is its size when it was opened, a slice (step 1)
     is a memoryview of its own. `fd` stays the caller's; `path` is for messages.
 
-    A slice raises FormatError when the file has become shorter, OutOfMemory, OSError.
+    A slice raises FileChangedError when the file has become shorter, OutOfMemory, OSError.
     """
 
     def __init__(self, fd: int, path: str | os.PathLike[str]) -> None:
@@ -31,7 +31,7 @@ class FileBytes:
         except MemoryError:
             raise OutOfMemory(f"{self.path}: {show_bytes(n_bytes)} do not fit the memory") from None
         if self.read_into(data, start) < n_bytes:
-            raise FormatError(f"{self.path}: was cut short while it was read")
+            raise FileChangedError(f"{self.path}: was cut short while it was read; read it again")
         return data
 
     def read_into(self, buffer: memoryview, start: int) -> int:

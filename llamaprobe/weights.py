@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .checkpoint import Checkpoint, Tensor, named
-from .errors import ArgumentError, FormatError
+from .errors import ArgumentError, UnsupportedError
 from .names import printable
 from .shape import is_possible
 
@@ -60,8 +60,8 @@ class Weight:
         F16) in the tensor's shape, or a row of bytes for dtypes of less than a byte. Read-only and
         in place: the start may be unaligned, and the file must not shrink while this is in use.
 
-        Raises FileChangedError when the file was written to since it was opened, FormatError for a
-        shape that no array can have: one of no elements and two huge axes.
+        Raises FileChangedError when the file was written to since it was opened, UnsupportedError
+        when a tensor without elements has axes that no array has.
         """
         self._check_shape()
         with named(self._folder):
@@ -74,8 +74,8 @@ class Weight:
     ) -> NDArray[np.generic]:
         """A new float32 array of a BF16, F16 or F32 tensor, or of `dtype`.
 
-        Raises UnsupportedError for other dtypes, FileChangedError, FormatError as `raw`,
-        OutOfMemory, and ValueError for copy=False: there is no float32 array to share.
+        Raises FileChangedError, UnsupportedError as `raw` and for other dtypes, OutOfMemory, and
+        ArgumentError for copy=False: there is no float32 array to share.
         """
         if copy is False:
             raise ArgumentError(
@@ -88,9 +88,9 @@ class Weight:
 
     def _check_shape(self) -> None:
         if not is_possible(self.shape, _MAX_ELEMENT):
-            raise FormatError(
-                f"{self._file.path}: {printable(self.name)}: its shape {list(self.shape)} is larger"
-                " than an array can be"
+            raise UnsupportedError(
+                f"{self._file.path}: {printable(self.name)} has 0 elements and axes that are too long "
+                "for an array"
             )
 
     def __repr__(self) -> str:

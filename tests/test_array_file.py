@@ -303,7 +303,7 @@ except lp.FormatError as error:
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.endswith(": was cut short while it was read\n")
+    assert run.stdout.endswith(": was cut short while it was read; read it again\n")
 
 
 def test_reading_a_long_text_takes_the_memory_of_its_numbers(tmp_path):

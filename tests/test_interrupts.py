@@ -21,6 +21,7 @@ import pytest
 from bad_inputs import weights_file
 from bad_inputs.child import in_child
 
+import llamaprobe as lp
 from llamaprobe import _core, cli
 
 N_MOMENTS = 50
@@ -137,6 +138,60 @@ def test_reading_a_file_into_memory_stops_midway(tmp_path: Path):
         return n_bytes
 
     assert in_child(work, memory=2 << 30).value < n_bytes
+
+
+def hollow_tensor(path: Path, n_elements: int) -> _core.Safetensors:
+    """A file of one BF16 tensor that is all hole."""
+    n_bytes = 2 * n_elements
+    path.write_bytes(weights_file.image({"w": weights_file.entry(0, n_bytes, "BF16", [n_elements])}))
+    os.truncate(path, path.stat().st_size + n_bytes)
+    return _core.Safetensors(path)
+
+
+def test_widening_a_tensor_stops_midway(tmp_path: Path):
+    def work() -> int:
+        file = hollow_tensor(tmp_path / "m.safetensors", 1 << 28)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        with pytest.raises(KeyboardInterrupt):
+            file.read("w")
+        return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+
+    assert in_child(work, memory=3 << 30).value < 1 << 30  # 1.5 GB is all of it
+
+
+def test_widening_a_tensor_asks_for_room_first(tmp_path: Path):
+    def work() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(lp.OutOfMemory, match=r'copy of tensor "w" needs 4 x 268435456 bytes'):
+            hollow_tensor(tmp_path / "m.safetensors", 1 << 28).read("w")
+        return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+
+    assert in_child(work, memory=1 << 30).value < 1 << 26
+
+
+@pytest.mark.parametrize("n_rows", [1, 100, 1_000_000])
+@pytest.mark.parametrize("whole", [True, False])
+def test_reading_a_text_stops_midway(n_rows: int, whole: bool):
+    """Also when the text has another number of numbers, and its rows are looked at one by one."""
+    row = ",".join(["0.12345678"] * (8_000_000 // n_rows))
+    text = f"{row}\n".encode() * n_rows
+
+    def work() -> tuple[float, float]:
+        values = np.empty(8_000_000 - (not whole), np.float32)
+        start = time.process_time()
+        fault = _core.parse_floats(values, text, 0, ",", 1)
+        full, start = time.process_time() - start, time.process_time()
+        assert (fault is None) == whole
+        signal.signal(signal.SIGVTALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_VIRTUAL, full / 8)
+        with pytest.raises(KeyboardInterrupt):
+            _core.parse_floats(values, text, 0, ",", 1)
+        return full, time.process_time() - start
+
+    full, stopped = in_child(work).value
+    assert stopped < 0.6 * full or n_rows == 1 and not whole  # a fault in a row is one piece of work
 
 
 @pytest.mark.parametrize("what", ["load", "run", "save", "export"])

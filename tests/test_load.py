@@ -11,9 +11,9 @@ import pytest
 from bad_inputs import weights_file
 
 import llamaprobe as lp
-from llamaprobe import source
-from llamaprobe.checkpoint import open_checkpoint
-from llamaprobe.weights import WeightError, Weights
+from llamaprobe import _core, source
+from llamaprobe.checkpoint import Tensor
+from llamaprobe.weights import Weight, WeightError
 
 IDS = [5, 1, 96, 5, 40]
 
@@ -54,14 +54,25 @@ def test_weights_follow_the_array_protocol(model: lp.Model):
         np.array(weight, copy=False)
 
 
-def test_an_empty_weight_with_huge_axes_is_refused(tmp_path: Path):
-    """Legal in the file; as an array it is not, also not as one of nothing."""
-    huge = weights_file.entry(0, 0, "BF16", [0, 10**15, 10**15])
-    (tmp_path / "model.safetensors").write_bytes(weights_file.image({"w": huge}))
-    weight = Weights(open_checkpoint(tmp_path))["w"]
-    for look in (np.asarray, lambda weight: weight.raw):
-        with pytest.raises(lp.FormatError, match=r"model\.safetensors: w: its shape .* is larger"):
-            look(weight)
+@pytest.mark.parametrize("n_elements", [(1 << 19) - 1, 1 << 19, (1 << 20) + 1, (1 << 23) + 3])
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+def test_a_large_weight_is_made_by_all_threads(tmp_path: Path, dtype: str, n_elements: int):
+    values = np.arange(n_elements, dtype=np.float32) % 251 - 125  # exact in each dtype
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(models.safetensors_bytes({"w": values}, dtype))
+    assert np.array_equal(_core.Safetensors(path).read("w"), values)
+
+
+@pytest.mark.parametrize("shape", [[0, 2**62], [2**40, 0, 2**40], [3, 0, 2**61]])
+def test_a_tensor_without_elements_may_have_axes_that_no_array_has(tmp_path: Path, shape: list[int]):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(weights_file.image({"w": weights_file.entry(0, 0, "F32", shape)}))
+    file = _core.Safetensors(path)
+    assert file.tensors()[0][2] == tuple(shape) and file.raw("w").size == 0
+    weight = Weight("w", tmp_path, Tensor(file, "F32", tuple(shape), 0, 0))
+    for use in (lambda: file.read("w"), lambda: np.asarray(weight), lambda: weight.raw):
+        with pytest.raises(lp.UnsupportedError, match="w.* has 0 elements and axes that are too long"):
+            use()
 
 
 def test_the_file_cannot_be_written_through_raw(model: lp.Model):
