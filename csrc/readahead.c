@@ -84,10 +84,12 @@ static size_t matrices(const lp_readahead *a, size_t layer, range *out) {
     return MAX_MATRICES;
 }
 
+/* Advice makes what it is for a mapping of its own, of which a process has some 65,000: it is given for a matrix. */
 static void populate(lp_readahead *a, range r) {
-    for (size_t at = 0; !atomic_load(&a->stop) && find_cold(r, &at); at += PIECE) {
+    size_t at = 0;
+    if (find_cold(r, &at)) madvise(r.data, r.n_bytes, MADV_HUGEPAGE);
+    for (; !atomic_load(&a->stop) && find_cold(r, &at); at += PIECE) {
         range p = piece(r, at);
-        madvise(p.data, p.n_bytes, MADV_HUGEPAGE);
         if (madvise(p.data, p.n_bytes, MADV_POPULATE_READ)) madvise(p.data, p.n_bytes, MADV_WILLNEED);
     }
 }

@@ -111,6 +111,34 @@ static void test_head(void) {
     CHECK(lp_readahead_start(&model, N_LAYERS, 1) == NULL);
 }
 
+/* Mappings of the process that the map of the file consists of. */
+static size_t n_mappings(void) {
+    char line[512];
+    size_t n = 0;
+    FILE *f = fopen("/proc/self/maps", "r");
+    while (f && fgets(line, sizeof line, f)) {
+        unsigned long long start, end, from = (uintptr_t)map.bytes;
+        n += sscanf(line, "%llx-%llx", &start, &end) == 2 && start < from + FILE_BYTES && end > from;
+    }
+    if (f) fclose(f);
+    return n;
+}
+
+/* Cold and warm in turn, as after others have used a part of the memory: a process has some 65,000 mappings. */
+static void test_few_mappings(void) {
+    char *bytes = malloc(MATRIX / 2);
+    CHECK(bytes && n_mappings() == 1);
+    posix_fadvise(map.fd, 0, 0, POSIX_FADV_RANDOM); /* read what is asked for alone */
+    for (size_t at = MATRIX / 2; bytes && at < FILE_BYTES; at += MATRIX)
+        CHECK(pread(map.fd, bytes, MATRIX / 2, (off_t)at) == (ssize_t)(MATRIX / 2));
+    lp_readahead *ahead = lp_readahead_start(&model, 0, 1); /* the head alone: four matrices in one */
+    CHECK(ahead != NULL);
+    CHECK(becomes_resident(N_LAYERS * LAYER, 4 * MATRIX));
+    CHECK(n_mappings() <= 3);
+    lp_readahead_stop(ahead);
+    free(bytes);
+}
+
 int main(void) {
     char path[] = "readahead.XXXXXX";
     int fd = mkstemp(path);
@@ -123,6 +151,8 @@ int main(void) {
         test_rows_alone();
         test_stop_at_once();
         test_head();
+        lp_map_close(&map);
+        if (!make_cold_file(path)) test_few_mappings();
     }
     lp_map_close(&map);
     unlink(path);
