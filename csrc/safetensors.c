@@ -12,8 +12,6 @@
 #include "safetensors_header.h" /* lp_header */
 #include "size.h"               /* lp_size_min */
 
-_Static_assert(sizeof(size_t) == 8, "llamaprobe needs a 64-bit system: places in a file are sizes here");
-
 #define LENGTH_BYTES ((size_t)8) /* the file begins with the length of its header */
 #define MAX_HEADER ((size_t)100000000)
 
@@ -107,6 +105,14 @@ static int check_places(lp_header *h, const lp_map *map, size_t data_start, lp_e
 
 /* ---------------------------------------------------------------- the proof */
 
+/* What Git leaves in place of a large file where Git LFS is not installed: some lines of text. */
+static int is_lfs_pointer(const lp_map *map) {
+    static const char first[] = "version https://git-lfs";
+    char bytes[sizeof first - 1];
+    return map->n_bytes >= sizeof bytes && !lp_map_read(map, bytes, 0, sizeof bytes, NULL) &&
+           !memcmp(bytes, first, sizeof bytes);
+}
+
 static int read_length(const lp_map *map, size_t *n_header, lp_error *err) {
     unsigned char bytes[LENGTH_BYTES];
     uint64_t n = 0;
@@ -115,6 +121,11 @@ static int read_length(const lp_map *map, size_t *n_header, lp_error *err) {
                        map->name, map->n_bytes);
     if (lp_map_read(map, bytes, 0, LENGTH_BYTES, err)) return -1;
     for (size_t i = LENGTH_BYTES; i-- > 0;) n = n << 8 | bytes[i];
+    if (is_lfs_pointer(map))
+        return lp_fail(
+            err, LP_EFORMAT,
+            "%s: is a Git LFS pointer of %zu bytes and not the weights; `git lfs pull` in its folder fetches them",
+            map->name, map->n_bytes);
     if (n > MAX_HEADER)
         return lp_fail(err, LP_EFORMAT, "%s: header too large: %llu bytes, the limit is %zu; is it a safetensors file?",
                        map->name, (unsigned long long)n, MAX_HEADER);

@@ -161,6 +161,8 @@ CASES: list[tuple[str, str, bytes | Callable[[], bytes], list[str] | str]] = [
 # What other formats begin with, under this name.
 CASES += [
     ("63", "GGUF inside", b"GGUF" + bytes(100), "is it a safetensors file"),
+    ("63", "Git LFS pointer inside", b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64,
+     "Git LFS pointer of 118 bytes.*git lfs pull"),
     ("63", "pickle inside", b"\x80\x02}q\0." + bytes(100), "is it a safetensors file"),
 ]
 # 24 and 29: nothing but a whole number is one.
