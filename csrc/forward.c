@@ -110,10 +110,12 @@ static int find_last_layer(lp_forward_state *f) {
 
 /* ---- the scratch block --------------------------------------------------------------------------------------- */
 
-/* Lays n_bytes after what was laid before, on a line of its own; *at is where. */
-static int lay(size_t *total, size_t n_bytes, size_t *at) {
+/* Lays n items of so many bytes after what was laid before, on a line of their own; *at is where. */
+static int lay(size_t *total, size_t n, size_t item_bytes, size_t *at) {
+    size_t n_bytes;
     *at = *total;
-    if (lp_size_add(total, *total, n_bytes) || lp_size_add(total, *total, 63)) return -1;
+    if (lp_size_mul(&n_bytes, n, item_bytes) || lp_size_add(total, *total, n_bytes) || lp_size_add(total, *total, 63))
+        return -1;
     *total &= ~(size_t)63;
     return 0;
 }
@@ -121,29 +123,37 @@ static int lay(size_t *total, size_t n_bytes, size_t *at) {
 /* Measures the block, or (with base) sets the pointers into it. */
 static int lay_out(lp_forward_state *f, char *base, size_t *total) {
     const lp_config *c = f->config;
-    size_t n_bytes, at, m = f->run->n_tokens, widest = c->d_ff, half = c->head_dim / 2;
+    size_t n, at, m = f->run->n_tokens, widest = c->d_ff, half = c->head_dim / 2;
     *total = 0;
     if (widest < c->d_model) widest = c->d_model;
     if (widest < c->n_heads * c->head_dim) widest = c->n_heads * c->head_dim;
     for (int p = 0; p < LP_N_POINTS; p++) {
         if (!(KEPT & BIT(p))) continue;
-        if (lp_run_size(f->run, (lp_point)p, &n_bytes) || lp_size_mul(&n_bytes, n_bytes, sizeof(float)) ||
-            lay(total, n_bytes, &at))
-            return -1;
+        if (lp_run_size(f->run, (lp_point)p, &n) || lay(total, n, sizeof(float), &at)) return -1;
         if (base) f->scratch[p] = (float *)(base + at);
     }
     f->ops.scratch_stride = lp_ops_scratch(f->ops.kernels, m, f->longest, c->head_dim);
-    if (lp_size_mul3(&n_bytes, f->ops.scratch_stride, f->run->crew.n_threads, sizeof(float)) ||
-        lay(total, n_bytes, &at))
-        return -1;
+    if (lp_size_mul(&n, f->ops.scratch_stride, f->ops.crew.n_threads) || lay(total, n, sizeof(float), &at)) return -1;
     if (base) f->ops.scratch = (float *)(base + at);
-    if (lay(total, f->ops.kernels->packed_size(m, widest) * sizeof(float), &at)) return -1;
+    if (lay(total, f->ops.kernels->packed_size(m, widest), sizeof(float), &at)) return -1;
     if (base) f->ops.packed = (float *)(base + at);
-    if (lay(total, f->longest * half * 2 * sizeof(float), &at)) return -1;
-    if (base) f->cos = (float *)(base + at), f->sin = f->cos + f->longest * half;
-    if (lay(total, f->run->n_seqs * sizeof *f->sequences, &at)) return -1;
+    if (lp_size_mul3(&n, f->longest, half, 2) || lay(total, n, sizeof(float), &at)) return -1;
+    if (base) f->cos = (float *)(base + at), f->sin = f->cos + n / 2;
+    if (lay(total, f->run->n_seqs, sizeof *f->sequences, &at)) return -1;
     if (base) f->sequences = (lp_sequence *)(base + at);
     return 0;
+}
+
+/* How many jobs the largest step has: more threads would want scratch and do nothing. */
+static size_t most_jobs(const lp_forward_state *f) {
+    const lp_config *c = f->config;
+    size_t n_rows = c->d_model + 2 * c->d_ff + (c->n_heads + 2 * c->n_kv_heads) * c->head_dim, n_tiles = 0;
+    size_t q_tile = f->ops.kernels->q_tile;
+    if (asked_place(f->run, LP_LOGITS, 0)) n_rows += c->vocab_size;
+    for (size_t s = 0; s < f->run->n_seqs; s++)
+        n_tiles += (f->run->seq_start[s + 1] - f->run->seq_start[s] + q_tile - 1) / q_tile;
+    size_t of_products = n_rows / f->ops.kernels->row_unit + 1, of_attention = n_tiles * c->n_heads;
+    return of_products > of_attention ? of_products : of_attention;
 }
 
 static void begin(lp_forward_state *f, lp_run *run) {
@@ -153,6 +163,7 @@ static void begin(lp_forward_state *f, lp_run *run) {
     f->ops.crew = run->crew;
     f->ops.profile = run->profile;
     f->ops.kernels = run->kernels;
+    f->ops.crew.n_threads = lp_size_min(run->crew.n_threads, most_jobs(f));
     for (size_t s = 0; s < run->n_seqs; s++) {
         size_t n = run->seq_start[s + 1] - run->seq_start[s];
         if (n > f->longest) f->longest = n;

@@ -205,6 +205,7 @@ static void check_row(const lp_kernels *row) {
         check_case(i, row->name, m.model, 1, 0);
         check_case(i, row->name, m.model, 3, 0);
         check_case(i, row->name, m.model, 2, 1);
+        check_case(i, row->name, m.model, 1000, 0);
         close_model(&m);
     }
     unsetenv("LLAMAPROBE_KERNELS");
@@ -216,23 +217,44 @@ static void check_environment_is_read_once(void) {
     lp_error err;
     lp_run run;
     const int32_t id = 3;
+    const size_t starts[] = {0, 1};
     float *x = NULL;
     CHECK(open_model(&m, 0, &err) == 0);
     if (!m.model) return;
-    CHECK(lp_run_init(&run, m.model, &id, (const size_t[]){0, 1}, 1, 2, &err) == 0);
+    CHECK(lp_run_init(&run, m.model, &id, starts, 1, 2, &err) == 0);
     CHECK(run.kernels == lp_kernels_get(NULL));
     setenv("LLAMAPROBE_KERNELS", "nothing", 1);
     x = calloc(m.model->config.d_model, sizeof *x);
     lp_run_set_place(&run, LP_X, 0, x);
     CHECK(x && lp_forward(&run, &err) == 0);
     lp_run_free(&run);
-    CHECK(lp_run_init(&run, m.model, &id, (const size_t[]){0, 1}, 1, 2, &err) == -1 && err.status == LP_EARG);
+    CHECK(lp_run_init(&run, m.model, &id, starts, 1, 2, &err) == -1 && err.status == LP_EARG);
     unsetenv("LLAMAPROBE_KERNELS");
     free(x);
     close_model(&m);
 }
 
+/* A thread that has no job needs no scratch. */
+static void check_scratch_of_many_threads(void) {
+    static const size_t n_threads[] = {1, 60, 200, 1024};
+    size_t n_bytes[4] = {0};
+    small_model m;
+    lp_error err;
+    const int32_t ids[10] = {0};
+    const size_t starts[] = {0, 10};
+    CHECK(open_model(&m, 0, &err) == 0);
+    for (int i = 0; m.model && i < 4; i++) {
+        lp_run run;
+        CHECK(lp_run_init(&run, m.model, ids, starts, 1, n_threads[i], &err) == 0);
+        CHECK(lp_forward_scratch(&run, &n_bytes[i], &err) == 0);
+        lp_run_free(&run);
+    }
+    CHECK(n_bytes[0] < n_bytes[1] && n_bytes[1] < n_bytes[2] && n_bytes[2] == n_bytes[3]);
+    close_model(&m);
+}
+
 int main(int argc, char **argv) {
+    check_scratch_of_many_threads();
     check_environment_is_read_once();
     for_each_row(argc, argv, check_row);
     return CHECK_REPORT();
