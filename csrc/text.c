@@ -36,10 +36,9 @@ size_t lp_text_f32(char *dst, float value, int digits) {
     return length;
 }
 
-size_t lp_text_rows_f32(char *dst, const float *values, size_t n_rows, size_t n_cols, size_t row_stride, char sep,
-                        int digits) {
+size_t lp_text_rows_f32(char *dst, const float *values, size_t n_rows, size_t n_cols, char sep, int digits) {
     char *start = dst;
-    for (size_t i = 0; i < n_rows; i++, values += row_stride) {
+    for (size_t i = 0; i < n_rows; i++, values += n_cols) {
         dst = put_row(dst, values, n_cols, sep, digits);
         dst = end_row(dst, n_cols);
     }

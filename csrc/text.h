@@ -22,9 +22,8 @@
 size_t lp_text_f32(char *dst, float value, int digits);
 
 /* Rows of n_cols numbers with `sep` between and '\n' after each row. dst must hold n_rows * n_cols *
- * (LP_NUMBER_BYTES + 1) + n_rows bytes. Row i begins at values + i * row_stride. Returns the bytes written. */
-size_t lp_text_rows_f32(char *dst, const float *values, size_t n_rows, size_t n_cols, size_t row_stride, char sep,
-                        int digits);
+ * (LP_NUMBER_BYTES + 1) + n_rows bytes. Returns the bytes written. */
+size_t lp_text_rows_f32(char *dst, const float *values, size_t n_rows, size_t n_cols, char sep, int digits);
 
 /* The text of all 65,536 16-bit words of bf16 or f16: 1 to 2.5 MB, made in a few milliseconds, of which the words
  * of a typical tensor use a hundred kilobytes. Made once per export, then read by any number of threads. */

@@ -1,9 +1,9 @@
 /* text_digits.h - eight decimal digits at a time, in one 64-bit word; a part of text.c.
  *
- * In such a word the first digit is the lowest byte, which is the order of bytes in memory on a little-endian
- * machine; text_put8 swaps on the others. Halving does the work: a number below 10^8 is split into two lanes of
- * 32 bits that hold four digits each, these into four lanes of two digits, these into eight. A division of all
- * lanes is one multiplication, since no lane's product reaches into the next. */
+ * In such a word the first digit is the lowest byte, which is the order of bytes in memory (platform.h). Halving does
+ * the work: a number below 10^8 is split into two lanes of 32 bits that hold four digits each, these into four lanes of
+ * two digits, these into eight. A division of all lanes is one multiplication, since no lane's product reaches into the
+ * next. */
 #ifndef LP_TEXT_DIGITS_H
 #define LP_TEXT_DIGITS_H
 
@@ -11,15 +11,12 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "platform.h"
+
 #define TEXT_BLOCK 64 /* numbers that go through one step of the work before the next step begins */
 #define TEXT_ZEROS UINT64_C(0x3030303030303030) /* "00000000"; a digit | '0' is its character */
 
-static inline void text_put8(char *dst, uint64_t bytes) {
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    bytes = __builtin_bswap64(bytes);
-#endif
-    memcpy(dst, &bytes, 8);
-}
+static inline void text_put8(char *dst, uint64_t bytes) { memcpy(dst, &bytes, 8); }
 
 /* The digits of n < 10^8 as bytes 0 .. 9. Each step is q | (n - d * q) << lane, with one multiplication less. */
 static inline uint64_t text_digits8(uint32_t n) {
@@ -31,7 +28,6 @@ static inline uint64_t text_digits8(uint32_t n) {
     return (two << 8) - q * ((10 << 8) - 1);
 }
 
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 /* text_digits8 of a whole block. The lanes are array elements here, in loops that a compiler turns into vector
  * code: its 16-bit multiplications give the upper half of the product, which is the division. */
 static inline void text_digits8_block(uint64_t *digits, const uint32_t *n) {
@@ -53,11 +49,6 @@ static inline void text_digits8_block(uint64_t *digits, const uint32_t *n) {
     }
     memcpy(digits, one, sizeof one);
 }
-#else
-static inline void text_digits8_block(uint64_t *digits, const uint32_t *n) {
-    for (size_t i = 0; i < TEXT_BLOCK; i++) digits[i] = text_digits8(n[i]);
-}
-#endif
 
 /* text_digits8 of `count` numbers of a block; all TEXT_BLOCK places may be read and written. */
 static inline void text_digits8_all(uint64_t *digits, const uint32_t *n, size_t count) {

@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "platform.h"
 #include "text_read_exact.h"  /* read_decimal, read_compare_half */
 #include "text_read_tables.h" /* read_power */
 
@@ -27,9 +28,6 @@ static inline uint64_t read_load8(const char *p, const char *end) {
         memcpy(&bytes, p, 8);
     else if (p < end)
         memcpy(&bytes, p, (size_t)(end - p));
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    bytes = __builtin_bswap64(bytes);
-#endif
     return bytes;
 }
 

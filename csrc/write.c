@@ -18,7 +18,7 @@ static size_t format_rows(char *dst, const lp_stretch *s, size_t at, size_t n_ro
         const unsigned char *words = (const unsigned char *)s->values + 2 * at;
         return lp_text_rows_u16(dst, words, n_rows, n_cols, s->sep, s->table);
     }
-    return lp_text_rows_f32(dst, (const float *)s->values + at, n_rows, n_cols, n_cols, s->sep, s->digits);
+    return lp_text_rows_f32(dst, (const float *)s->values + at, n_rows, n_cols, s->sep, s->digits);
 }
 
 /* A part of one row: what ends it is '\n' only where the row ends. */

@@ -37,7 +37,7 @@ static void check_again(const float *values, size_t n_rows, size_t n_cols, char 
     float *back = malloc(n * sizeof *back + 1);
     lp_text_fault fault;
     must(text && back, "memory");
-    size_t length = lp_text_rows_f32(text, values, n_rows, n_cols, n_cols, sep, LP_SHORTEST);
+    size_t length = lp_text_rows_f32(text, values, n_rows, n_cols, sep, LP_SHORTEST);
     must(lp_text_read_rows(back, text, length, n_rows, n_cols, sep, &fault) == n_rows, "what was written can be read");
     for (size_t i = 0; i < n; i++) must(same(values[i], back[i]), "what was written reads as the same bits");
     free(text);

@@ -206,7 +206,7 @@ static void check_rows(uint32_t first, const scale *s) {
         memcpy(&values[0][i], &plus, 4);
         memcpy(&values[1][i], &minus, 4);
     }
-    size_t n_bytes = lp_text_rows_f32(text, values[0], 2, N_PER_CALL, N_PER_CALL, ',', LP_SHORTEST);
+    size_t n_bytes = lp_text_rows_f32(text, values[0], 2, N_PER_CALL, ',', LP_SHORTEST);
     lp_text_fault fault;
     size_t n_rows = lp_text_read_rows(back[0], text, n_bytes, 2, N_PER_CALL, ',', &fault);
     const char *p = text, *m = memchr(text, '\n', n_bytes);

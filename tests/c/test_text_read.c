@@ -168,7 +168,7 @@ static void test_written_rows(void) {
             values[i] = lp_f32_from_bits(random_below(0x7f800001) | random_below(2) << 31);
         for (int blank = 0; blank < 2; blank++) {
             char sep = blank ? ' ' : ',';
-            size_t n = lp_text_rows_f32(text, values, 40, 25, 25, sep, digits);
+            size_t n = lp_text_rows_f32(text, values, 40, 25, sep, digits);
             const char *p = at_page_end(text, n);
             CHECK(lp_text_count_rows(p, n) == 40 && lp_text_count_cols(p, n, sep) == 25);
             CHECK(lp_text_read_rows(back, p, n, 40, 25, sep, &fault) == 40 && fault.problem == LP_TEXT_WHOLE);
