@@ -61,6 +61,7 @@ typedef struct {
     lp_readahead *ahead;
     size_t longest;    /* tokens of the longest sequence */
     size_t last_layer; /* the last that is computed */
+    int counts;        /* the steps of the pass are counted and not done */
     uint32_t needed;   /* of the layer at work: a bit for each value that is asked for or leads to one that is */
 } lp_forward_state;
 
@@ -200,7 +201,7 @@ static void number_sequences(lp_forward_state *f) {
     size_t first_tile = 0, map_at = 0, q_tile = f->ops.kernels->q_tile;
     for (size_t s = 0; s < f->run->n_seqs; s++) {
         size_t start = f->run->seq_start[s], n = f->run->seq_start[s + 1] - start;
-        f->sequences[s] = (lp_sequence){start, n, first_tile, map_at};
+        f->sequences[s] = (lp_sequence){.start = start, .n_tokens = n, .first_tile = first_tile, .map_at = map_at};
         first_tile += (n + q_tile - 1) / q_tile;
         map_at += f->config->n_heads * n * n; /* used only when a map was asked for, and then its size was checked */
     }
@@ -217,74 +218,88 @@ static void read_ahead(lp_forward_state *f) {
 
 /* ---- the pass ------------------------------------------------------------------------------------------------ */
 
-/* Takes the time of an operation; hands on what it returned. */
-static int lap(lp_forward_state *f, lp_stage stage, int failed) {
+/* Does an operation as a step of the pass; what it returned. A pass that counts only counts it. */
+#define STEP(f, stage, operation) end_step(f, stage, (f)->counts ? 0 : (operation))
+
+static int end_step(lp_forward_state *f, lp_stage stage, int failed) {
+    if (f->counts) {
+        f->run->n_steps++;
+        return 0;
+    }
+    f->run->steps_done++;
     lp_profile_lap(f->run->profile, stage);
     return failed;
 }
 
-/* Also counts it for progress. */
-static int step(lp_forward_state *f, lp_stage stage, int failed) {
-    f->run->steps_done++;
-    return lap(f, stage, failed);
-}
-
 static lp_words words(const lp_weight *w) { return (lp_words){w->data, w->word}; }
 
-/* Adds y = x w^T + bias to the product when someone wants y. */
+/* y = x w^T + bias, of any x */
+static lp_factor factor(const lp_weight *w, const lp_weight *bias, float *y) {
+    return (lp_factor){.w = w->data, .word = w->word, .n_rows = w->n_rows, .bias = bias->data, .y = y};
+}
+
+/* The same, added to the product when someone wants y. */
 static void add_factor(lp_product *p, const lp_weight *w, const lp_weight *bias, float *y) {
-    if (!y) return;
-    p->factor[p->n_factors++] =
-        (lp_factor){.w = w->data, .word = w->word, .n_rows = w->n_rows, .bias = bias->data, .y = y};
+    if (y) p->factor[p->n_factors++] = factor(w, bias, y);
 }
 
 static int norm(lp_forward_state *f, size_t layer, lp_point first, const float *x, const lp_weight *gain) {
     float *rms = place(f, first, layer), *unit = place(f, first + 1, layer), *out = place(f, first + 2, layer);
     if (!rms && !unit && !out) return 0;
-    return step(f, LP_STAGE_NORM,
+    return STEP(f, LP_STAGE_NORM,
                 lp_rms_norm(&f->ops, rms, unit, out, x, words(gain), f->config->rms_norm_eps, f->run->n_tokens,
                             f->config->d_model));
 }
 
-/* q, k, v = x_norm w^T;  q_rope, k_rope = rope(q, k);  z = softmax(q_rope k_rope^T * scale) v */
-static int attention(lp_forward_state *f, const lp_layer *l, size_t i) {
+/* q, k, v = x_norm w^T */
+static int project(lp_forward_state *f, const lp_layer *l, size_t i) {
+    lp_product qkv = {.m = f->run->n_tokens, .k = f->config->d_model, .x = place(f, LP_X_NORM, i)};
+    add_factor(&qkv, &l->q, &l->q_bias, place(f, LP_Q, i));
+    add_factor(&qkv, &l->k, &l->k_bias, place(f, LP_K, i));
+    add_factor(&qkv, &l->v, &l->v_bias, place(f, LP_V, i));
+    return qkv.n_factors ? STEP(f, LP_STAGE_QKV, lp_linear(&f->ops, &qkv)) : 0;
+}
+
+/* out = rope(x) */
+static int rope(lp_forward_state *f, float *out, const float *x, size_t n_heads) {
+    if (!out) return 0;
+    return STEP(f, LP_STAGE_ROPE,
+                lp_rope(&f->ops, out, x, f->cos, f->sin, f->sequences, f->run->n_seqs, n_heads, f->config->head_dim));
+}
+
+/* z = softmax(q_rope k_rope^T * scale) v */
+static int attend(lp_forward_state *f, size_t i) {
     const lp_config *c = f->config;
-    size_t m = f->run->n_tokens, n_seqs = f->run->n_seqs;
-    float *q = place(f, LP_Q, i), *k = place(f, LP_K, i), *v = place(f, LP_V, i);
-    float *q_rope = place(f, LP_Q_ROPE, i), *k_rope = place(f, LP_K_ROPE, i);
-    lp_product qkv = {.m = m, .k = c->d_model, .x = place(f, LP_X_NORM, i)};
-    add_factor(&qkv, &l->q, &l->q_bias, q);
-    add_factor(&qkv, &l->k, &l->k_bias, k);
-    add_factor(&qkv, &l->v, &l->v_bias, v);
-    if (qkv.n_factors && step(f, LP_STAGE_QKV, lp_linear(&f->ops, &qkv))) return -1;
-    if (q_rope && step(f, LP_STAGE_ROPE,
-                       lp_rope(&f->ops, q_rope, q, f->cos, f->sin, f->sequences, n_seqs, c->n_heads, c->head_dim)))
-        return -1;
-    if (k_rope && step(f, LP_STAGE_ROPE,
-                       lp_rope(&f->ops, k_rope, k, f->cos, f->sin, f->sequences, n_seqs, c->n_kv_heads, c->head_dim)))
-        return -1;
-    if (!needs(f, B(SCORES) | B(PATTERN) | B(Z))) return 0;
-    lp_attention a = {m,
-                      c->n_heads,
-                      c->n_kv_heads,
-                      c->head_dim,
-                      f->sequences,
-                      n_seqs,
-                      q_rope,
-                      k_rope,
-                      v,
-                      place(f, LP_SCORES, i),
-                      place(f, LP_PATTERN, i),
-                      place(f, LP_Z, i)};
-    return step(f, LP_STAGE_ATTENTION, lp_attend(&f->ops, &a));
+    lp_attention a = {.n_tokens = f->run->n_tokens,
+                      .n_heads = c->n_heads,
+                      .n_kv_heads = c->n_kv_heads,
+                      .head_dim = c->head_dim,
+                      .sequences = f->sequences,
+                      .n_sequences = f->run->n_seqs,
+                      .q = place(f, LP_Q_ROPE, i),
+                      .k = place(f, LP_K_ROPE, i),
+                      .v = place(f, LP_V, i),
+                      .scores = place(f, LP_SCORES, i),
+                      .pattern = place(f, LP_PATTERN, i),
+                      .z = place(f, LP_Z, i)};
+    return STEP(f, LP_STAGE_ATTENTION, lp_attend(&f->ops, &a));
+}
+
+static int attention(lp_forward_state *f, const lp_layer *l, size_t i) {
+    if (project(f, l, i)) return -1;
+    if (rope(f, place(f, LP_Q_ROPE, i), place(f, LP_Q, i), f->config->n_heads)) return -1;
+    if (rope(f, place(f, LP_K_ROPE, i), place(f, LP_K, i), f->config->n_kv_heads)) return -1;
+    return needs(f, B(SCORES) | B(PATTERN) | B(Z)) ? attend(f, i) : 0;
 }
 
 /* y = in w^T + bias;  sum = x + y */
 static int add_linear(lp_forward_state *f, lp_stage stage, float *y, float *sum, const float *x, const float *in,
                       const lp_weight *w, const lp_weight *bias) {
     lp_product p = {.m = f->run->n_tokens, .k = w->n_cols, .x = in, .n_factors = 1};
-    p.factor[0] = (lp_factor){w->data, w->word, w->n_rows, bias->data, y, x, sum};
-    return step(f, stage, lp_linear(&f->ops, &p));
+    p.factor[0] = factor(w, bias, y);
+    p.factor[0].add = x;
+    p.factor[0].sum = sum;
+    return STEP(f, stage, lp_linear(&f->ops, &p));
 }
 
 /* gate, up = x_mid_norm w^T;  act = silu(gate);  hidden = act * up */
@@ -296,10 +311,9 @@ static int gated_mlp(lp_forward_state *f, const lp_layer *l, size_t i) {
                     .gated = 1,
                     .act = place(f, LP_ACT, i),
                     .hidden = place(f, LP_HIDDEN, i)};
-    p.factor[0] =
-        (lp_factor){l->gate.data, l->gate.word, l->gate.n_rows, l->gate_bias.data, place(f, LP_GATE, i), 0, 0};
-    p.factor[1] = (lp_factor){l->up.data, l->up.word, l->up.n_rows, l->up_bias.data, place(f, LP_UP, i), 0, 0};
-    return step(f, LP_STAGE_GATE_UP, lp_linear(&f->ops, &p));
+    p.factor[0] = factor(&l->gate, &l->gate_bias, place(f, LP_GATE, i));
+    p.factor[1] = factor(&l->up, &l->up_bias, place(f, LP_UP, i));
+    return STEP(f, LP_STAGE_GATE_UP, lp_linear(&f->ops, &p));
 }
 
 static int layer_forward(lp_forward_state *f, size_t i) {
@@ -322,7 +336,7 @@ static int layer_forward(lp_forward_state *f, size_t i) {
                    &l->down_bias))
         return -1;
     copy = asked_place(f->run, LP_X_OUT, i); /* x of the next layer is the same value, and may have its own place */
-    return copy && copy != x_out ? lap(f, LP_STAGE_COPY, lp_copy(&f->ops, copy, x_out, n)) : 0;
+    return copy && copy != x_out ? STEP(f, LP_STAGE_COPY, lp_copy(&f->ops, copy, x_out, n)) : 0;
 }
 
 /* final_norm = norm(x_out);  logits = final_norm head^T */
@@ -333,24 +347,28 @@ static int finish(lp_forward_state *f) {
     lp_product head = {.m = f->run->n_tokens, .k = f->config->d_model, .x = place(f, LP_FINAL_NORM, last)};
     lp_weight no_bias = {0};
     add_factor(&head, &model->head, &no_bias, place(f, LP_LOGITS, last));
-    return head.n_factors ? step(f, LP_STAGE_HEAD, lp_linear(&f->ops, &head)) : 0;
+    return head.n_factors ? STEP(f, LP_STAGE_HEAD, lp_linear(&f->ops, &head)) : 0;
 }
 
 static int pass(lp_forward_state *f) {
     const lp_model *model = f->run->model;
     const lp_config *c = f->config;
-    f->run->n_steps = (f->last_layer + 1) * 9 + 3;
-    f->run->steps_done = 0;
-    if (lap(f, LP_STAGE_ROPE, lp_rope_table(&f->ops, f->cos, f->sin, model->inv_freq, f->longest, c->head_dim / 2)))
+    if (STEP(f, LP_STAGE_ROPE, lp_rope_table(&f->ops, f->cos, f->sin, model->inv_freq, f->longest, c->head_dim / 2)))
         return -1;
-    if (step(f, LP_STAGE_EMBED,
+    if (STEP(f, LP_STAGE_EMBED,
              lp_embed(&f->ops, x_place(f, 0), f->run->token_ids, words(&model->embed), f->run->n_tokens, c->d_model)))
         return -1;
     for (size_t i = 0; i <= f->last_layer; i++)
         if (layer_forward(f, i)) return -1;
-    if (f->last_layer + 1 == c->n_layers && finish(f)) return -1;
-    f->run->steps_done = f->run->n_steps;
-    return 0;
+    return f->last_layer + 1 == c->n_layers ? finish(f) : 0;
+}
+
+/* By going through all of them, so that the number is right whatever the steps are. */
+static void count_steps(lp_forward_state *f) {
+    f->run->n_steps = f->run->steps_done = 0;
+    f->counts = 1;
+    pass(f);
+    f->counts = 0;
 }
 
 int lp_forward(lp_run *run, lp_error *err) {
@@ -362,6 +380,7 @@ int lp_forward(lp_run *run, lp_error *err) {
     if (make_room(&f, err)) goto done;
     lp_profile_lap(run->profile, LP_STAGE_MEMORY);
     number_sequences(&f);
+    count_steps(&f);
     read_ahead(&f);
     failed = pass(&f);
     if (failed) lp_fail(err, LP_ECANCELED, "the run was stopped at step %zu of %zu", run->steps_done, run->n_steps);

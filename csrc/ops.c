@@ -13,16 +13,26 @@
 #define FLOATS_A_JOB 32768 /* elements of a job that only passes over rows */
 #define FLOATS_A_PAGE ((size_t)1 << 19) /* elements of a huge page, which one thread is the first to touch */
 
-/* The last of n sequences whose `field` (a size_t at that offset) is not above `value`. */
-static const lp_sequence *find_sequence(const lp_sequence *s, size_t n, size_t field, size_t value) {
+/* The sequence of row t: the last of n that does not start after it. */
+static const lp_sequence *sequence_of_row(const lp_sequence *s, size_t n, size_t t) {
     while (n > 1) {
         size_t half = n / 2;
-        if (*(const size_t *)((const char *)(s + half) + field) <= value) {
-            s += half;
-            n -= half;
-        } else {
+        if (s[half].start <= t)
+            s += half, n -= half;
+        else
             n = half;
-        }
+    }
+    return s;
+}
+
+/* The same of a tile of queries. */
+static const lp_sequence *sequence_of_tile(const lp_sequence *s, size_t n, size_t tile) {
+    while (n > 1) {
+        size_t half = n / 2;
+        if (s[half].first_tile <= tile)
+            s += half, n -= half;
+        else
+            n = half;
     }
     return s;
 }
@@ -167,7 +177,7 @@ typedef struct {
 static void rope_job(void *arg, size_t i, size_t worker) {
     const rope_args *a = arg;
     size_t d = a->n_heads * a->head_dim, half = a->head_dim / 2, end, t = job_rows(i, a->m, d, &end);
-    const lp_sequence *s = find_sequence(a->sequences, a->n_sequences, offsetof(lp_sequence, start), t);
+    const lp_sequence *s = sequence_of_row(a->sequences, a->n_sequences, t);
     (void)worker;
     for (; t < end; t++) {
         if (t == s->start + s->n_tokens) s++;
@@ -311,21 +321,21 @@ static void attend_job(void *arg, size_t i, size_t worker) {
     const lp_attention *a = args->a;
     const lp_kernels *kernels = args->ops->kernels;
     size_t tile = i / a->n_heads, head = i % a->n_heads, kv_head = head / (a->n_heads / a->n_kv_heads);
-    const lp_sequence *s = find_sequence(a->sequences, a->n_sequences, offsetof(lp_sequence, first_tile), tile);
+    const lp_sequence *s = sequence_of_tile(a->sequences, a->n_sequences, tile);
     size_t q_stride = a->n_heads * a->head_dim, kv_stride = a->n_kv_heads * a->head_dim;
     size_t q_at = s->start * q_stride + head * a->head_dim, kv_at = s->start * kv_stride + kv_head * a->head_dim;
     size_t map_at = s->map_at + head * s->n_tokens * s->n_tokens;
-    lp_head h = {s->n_tokens,
-                 a->head_dim,
-                 a->q + q_at,
-                 a->k + kv_at,
-                 a->v ? a->v + kv_at : NULL,
-                 q_stride,
-                 kv_stride,
-                 a->z ? a->z + q_at : NULL,
-                 args->scale,
-                 a->scores ? a->scores + map_at : NULL,
-                 a->pattern ? a->pattern + map_at : NULL};
+    lp_head h = {.n_tokens = s->n_tokens,
+                 .head_dim = a->head_dim,
+                 .q = a->q + q_at,
+                 .k = a->k + kv_at,
+                 .v = a->v ? a->v + kv_at : NULL,
+                 .q_stride = q_stride,
+                 .kv_stride = kv_stride,
+                 .z = a->z ? a->z + q_at : NULL,
+                 .scale = args->scale,
+                 .scores = a->scores ? a->scores + map_at : NULL,
+                 .pattern = a->pattern ? a->pattern + map_at : NULL};
     size_t from_end = tile - s->first_tile;
     kernels->attend(&h, n_tiles(kernels, s->n_tokens) - 1 - from_end,
                     args->ops->scratch + worker * args->ops->scratch_stride);

@@ -160,6 +160,7 @@ static uint64_t run_case(size_t number, const lp_model *model, size_t n_threads)
     set_places(&run);
     CHECK(lp_forward(&run, &err) == 0);
     if (err.status) fprintf(stderr, "  %s\n", err.msg);
+    CHECK(run.n_steps > 0 && run.steps_done == run.n_steps);
     uint64_t hash = take_hash(&run);
     lp_run_free(&run);
     return hash;
