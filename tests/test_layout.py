@@ -13,9 +13,9 @@ CSRC = REPO / "csrc"
 # one noun (text.c, text_digits.h); within these, files may include each other.
 LEVELS = {
     "platform": -1,
-    **dict.fromkeys(("error", "size", "half", "fpenv", "clock"), 0),
-    **dict.fromkeys(("json", "pool", "text", "limits", "map", "sincos", "kernels", "profile"), 1),
-    **dict.fromkeys(("memory", "safetensors", "ops", "points", "write", "read"), 2),
+    **dict.fromkeys(("error", "size", "half", "fpenv", "clock", "proc"), 0),
+    **dict.fromkeys(("json", "pool", "text", "cgroup", "map", "sincos", "kernels", "profile"), 1),
+    **dict.fromkeys(("memory", "limits", "safetensors", "ops", "points", "write", "read"), 2),
     **dict.fromkeys(("model", "roof"), 3),
     **dict.fromkeys(("run", "readahead"), 4),
     "forward": 5,
