@@ -298,7 +298,7 @@ _core.parse_floats, binascii.unhexlify = cut(_core.parse_floats), cut(binascii.u
 os.preadv = cut(os.preadv)
 try:
     lp.read(path)
-except lp.FormatError as error:
+except lp.FileChangedError as error:
     print(error)
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
