@@ -7,6 +7,8 @@
 #define STRIP_LINES ((int)(STRIP * 2 / LINE_BYTES))
 #define RING_PITCH ((size_t)(STRIP_LINES + 1) * LINE_BYTES) /* line 0 is the last one of the strip before */
 
+_Static_assert(STRIP_LINES >= 2, "line 0 of a half is used up when the last line of the other one comes");
+
 /* Bytes of line 0 that belong to what lies before `rows`: all of them where rows begin with a line. k is a multiple
  * of STRIP, so it is the same for all rows of a matrix. */
 INLINE size_t T(skew)(const char *rows) { return ((uintptr_t)rows - 1) % LINE_BYTES + 1; }
