@@ -5,13 +5,15 @@ only then renamed: whoever sees the final name sees all of it, also after a cras
 fsynced once at the end. Whatever the system refuses becomes a FileError that names the final path,
 and the temporary file is removed.
 
-Temporary names carry the process id, and an open temporary file is locked, so that the next writer
-can tell what a killed one left behind: the number alone says nothing of a process in a container.
+An open temporary file is locked, so that the next writer can tell what was left behind, by a kill or
+by Ctrl-C at a bad moment. The process id only keeps names apart: it says nothing of a process in a
+container.
 """
 
 import contextlib
 import errno
 import fcntl
+import io
 import itertools
 import os
 import re
@@ -25,7 +27,7 @@ from typing import BinaryIO
 from .errors import FileError
 from .names import printable
 
-_TEMPORARY = re.compile(r"\.llamaprobe-([0-9]+)-[0-9]+\.part")
+_TEMPORARY = re.compile(r"\.llamaprobe-[0-9]+-[0-9]+\.part")
 _NOT_REPLACED = re.compile(r"/dev/[^/]+|/proc/.+")  # devices, and descriptors of processes
 _MAX_LINKS = 40  # as the system itself follows
 _counter = itertools.count()
@@ -45,17 +47,26 @@ def checked_path(path: str | os.PathLike[str]) -> Path:
     return Path(name)
 
 
-def open_temporary(folder: Path) -> tuple[int, Path]:
-    """A new empty file in `folder`, open for writing and locked: (descriptor, path). Rename it
-    before the descriptor is closed. Raises OSError."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+def open_temporary(folder: Path) -> tuple[io.FileIO, Path]:
+    """A new empty file in `folder`, open for writing and locked, and its path. Rename it before it
+    is closed. Raises OSError.
+
+    No bare descriptor: Ctrl-C between two lines would leave that open, and the file locked.
+    """
     while True:
         path = folder / f".llamaprobe-{os.getpid()}-{next(_counter)}.part"
         with contextlib.suppress(FileExistsError):
-            fd = os.open(path, flags, 0o666)
-            if _try_lock(fd) is not False and os.path.lexists(path):
-                return fd, path
-            os.close(fd)  # somebody took it for left behind before it was locked
+            file = open(path, "x+b", buffering=0)
+            if _try_lock(file.fileno()) is not False and _is_at(path, file.fileno()):
+                return file, path
+            file.close()  # somebody took it for left behind before it was locked
+
+
+def _is_at(path: Path, fd: int) -> bool:
+    """Whether a name still is that of an open file."""
+    with contextlib.suppress(OSError):
+        return os.path.samestat(os.lstat(path), os.fstat(fd))
+    return False
 
 
 @contextlib.contextmanager
@@ -73,12 +84,12 @@ def atomic_open(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             with open(special, "wb") as file:
                 yield file
             return
-        fd, temporary = open_temporary(final.parent)
+        raw, temporary = open_temporary(final.parent)
         try:
-            with open(fd, "wb") as file:
+            with io.BufferedWriter(raw) as file:
                 yield file
                 file.flush()
-                os.fsync(fd)
+                os.fsync(raw.fileno())
                 os.replace(temporary, final)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -212,8 +223,7 @@ def _try_lock(fd: int) -> bool | None:
 
 def _remove_leftovers(folder: Path) -> None:
     for entry in os.scandir(folder):
-        match = _TEMPORARY.fullmatch(entry.name)
-        if match and not _is_alive(int(match[1])):
+        if _TEMPORARY.fullmatch(entry.name):
             with contextlib.suppress(OSError):
                 _remove_unlocked(entry.path)
 
@@ -226,16 +236,6 @@ def _remove_unlocked(path: str) -> None:
             os.unlink(path)
     finally:
         os.close(fd)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def check_space(folder: Path, n_bytes: int, way_out: str) -> None:

@@ -13,6 +13,7 @@ has ended, however often Ctrl-C comes: descriptors and temporary files are the s
 
 import contextlib
 import hashlib
+import io
 import os
 import queue
 import threading
@@ -34,7 +35,7 @@ class Written:
 
     path: Path
     table: Table
-    fd: int
+    open: io.FileIO
     temporary: Path
     n_bytes: int = 0
     sha256: str = ""
@@ -91,8 +92,13 @@ class Writer:
         ]
 
     def __enter__(self) -> "Writer":
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:  # Ctrl-C, or there is no thread to be had: __exit__ is not called
+            for inbox in self._inboxes:
+                inbox.put(None)
+            raise
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -130,10 +136,10 @@ class Writer:
         path = self.folder / name
         self._slots.get()
         try:
-            fd, temporary = open_temporary(self.folder)
+            opened, temporary = open_temporary(self.folder)
         except OSError as error:
             raise file_error(error, path) from error
-        file = Written(path, table, fd, temporary)
+        file = Written(path, table, opened, temporary)
         self.files.append(file)
         self._send(_Block(file, [memoryview(table.header)], None))
         for first in range(0, table.n_elements, BLOCK):
@@ -159,13 +165,16 @@ class Writer:
         onward = self._inboxes[i + 1] if i + 1 < len(self._inboxes) else None
         try:
             while (block := self._inboxes[i].get()) is not None:
-                self._try(work, block)
-                if work == self._hash and block.scratch is not None:
-                    self._scratches.put(block.scratch)
-                if onward is None:
-                    self._slots.put(None)
-                elif work == self._write or block.parts is None:
-                    onward.put(block)
+                try:
+                    self._try(work, block)
+                    if work == self._hash and block.scratch is not None:
+                        self._scratches.put(block.scratch)
+                    if onward is None:
+                        self._slots.put(None)
+                    elif work == self._write or block.parts is None:
+                        onward.put(block)
+                except BaseException as error:  # no memory for a queue: a stage never ends early
+                    self._failure = self._failure or error
         finally:
             if onward is None:
                 self._has_ended = True
@@ -183,7 +192,7 @@ class Writer:
             self._failure = error
 
     def _write(self, block: _Block) -> None:
-        n_bytes = write_all(block.file.fd, block.parts or [])
+        n_bytes = write_all(block.file.open.fileno(), block.parts or [])
         block.file.n_bytes += n_bytes
         if self._on_bytes is not None and n_bytes:
             self._on_bytes(n_bytes)
@@ -195,27 +204,20 @@ class Writer:
     def _publish(self, block: _Block) -> None:
         file = block.file
         file.sha256 = file.hasher.hexdigest()
-        os.fsync(file.fd)
+        os.fsync(file.open.fileno())
         if self._on_whole is not None:
             self._on_whole(file)
         os.replace(file.temporary, file.path)
-        _close(file)  # not before: an open one is locked, so nobody takes it for left behind
+        file.open.close()  # not before: an open one is locked, so nobody takes it for left behind
 
     def _discard(self, file: Written) -> None:
         """Removes what is left of a file that did not become whole; nothing is left of those that
         did."""
         with contextlib.suppress(OSError):
-            _close(file)
+            file.open.close()
         if self._failure is not None:
             with contextlib.suppress(OSError):
                 os.unlink(file.temporary)
-
-
-def _close(file: Written) -> None:
-    """Once: the number may be somebody else's afterwards."""
-    fd, file.fd = file.fd, -1
-    if fd >= 0:
-        os.close(fd)
 
 
 def write_all(fd: int, parts: list[memoryview]) -> int:

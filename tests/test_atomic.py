@@ -1,20 +1,24 @@
 """Files that are whole or not there: temporary names, locks, Ctrl-C, kills and full disks."""
 
 import errno
+import gc
 import json
 import multiprocessing
 import os
+import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 
+import numpy as np
 import pytest
 
 import llamaprobe as lp
 from llamaprobe import atomic
 from llamaprobe.saved import read_run
-from llamaprobe.tables import Table, bytes_table
+from llamaprobe.tables import Table, array_table, bytes_table, scratch_bytes
 from llamaprobe.writer import Writer
 
 IDS = [1, 40, 7, 96, 3]
@@ -43,41 +47,93 @@ def test_what_a_killed_writer_left_is_cleared_and_nothing_else(tmp_path):
     process.start()
     process.join()
     (tmp_path / f".llamaprobe-{process.pid}-0.part").write_text("left behind")
-    (tmp_path / f".llamaprobe-{os.getpid()}-987654.part").write_text("being written")
+    (tmp_path / f".llamaprobe-{os.getpid()}-987654.part").write_text("left by Ctrl-C")
+    written, path = atomic.open_temporary(tmp_path)
     (tmp_path / ".llamaprobe-notes.part").write_text("somebody's")
-    with atomic.hold_folder(tmp_path):
-        pass
-    assert sorted(os.listdir(tmp_path)) == [
-        f".llamaprobe-{os.getpid()}-987654.part",
-        ".llamaprobe-notes.part",
-    ]
+    with written, atomic.hold_folder(tmp_path):
+        assert sorted(os.listdir(tmp_path)) == [path.name, ".llamaprobe-notes.part"]
 
 
 def test_what_another_container_writes_is_not_cleared(tmp_path):
     """Its process has a number that is nobody's here; the file is locked all the same."""
-    fd, path = atomic.open_temporary(tmp_path)
+    file, path = atomic.open_temporary(tmp_path)
     foreign = tmp_path / ".llamaprobe-999999999-0.part"
     path.rename(foreign)
     with atomic.hold_folder(tmp_path):
         assert foreign.exists()
-    os.close(fd)
+    file.close()
     with atomic.hold_folder(tmp_path):
         assert not foreign.exists()
 
 
-def test_a_temporary_file_that_somebody_removed_at_once_is_made_again(tmp_path, monkeypatch):
+@pytest.mark.parametrize("again", [False, True])
+def test_a_temporary_file_that_somebody_removed_at_once_is_made_again(tmp_path, monkeypatch, again):
+    """Also when another one has its name since: a process in a container may have our number."""
     removed, lock = [], atomic._try_lock
 
     def remove_first(fd):
         if not removed:
             removed.extend(tmp_path.iterdir())
             removed[0].unlink()
+            if again:
+                removed[0].write_text("somebody's")
         return lock(fd)
 
     monkeypatch.setattr(atomic, "_try_lock", remove_first)
     with atomic.atomic_open(tmp_path / "a") as file:
         file.write(b"whole")
     assert (tmp_path / "a").read_bytes() == b"whole" and removed
+
+
+def test_ctrl_c_in_between_leaves_no_descriptor(tmp_path, monkeypatch):
+    def interrupt(fd):
+        raise KeyboardInterrupt
+
+    n_open = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "_try_lock", interrupt)
+        try:
+            atomic.open_temporary(tmp_path)
+        except KeyboardInterrupt:
+            pass
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == n_open
+    with atomic.hold_folder(tmp_path):
+        assert os.listdir(tmp_path) == []
+
+
+def test_ctrl_c_while_the_threads_start_leaves_none(tmp_path, monkeypatch):
+    start = threading.Thread.start
+
+    def interrupted(self):
+        start(self)
+        if self.name == "llamaprobe_hash":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    writer = Writer(tmp_path)
+    with pytest.raises(KeyboardInterrupt), writer:
+        pass
+    for thread in writer._threads[:2]:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_a_stage_that_has_no_memory_is_an_error_and_goes_on(tmp_path):
+    class Full(queue.SimpleQueue):
+        def put(self, item):
+            if threading.current_thread().name == "llamaprobe_hash":
+                raise MemoryError
+            super().put(item)
+
+    writer = Writer(tmp_path)
+    writer._scratches = Full()
+    for _ in range(20):
+        writer._scratches.put(bytearray(scratch_bytes()))
+    with pytest.raises(MemoryError), writer:
+        for i in range(20):
+            writer.add(f"{i}.csv", array_table(np.ones(3, np.float32), "csv"))
+    assert not [name for name in os.listdir(tmp_path) if name.endswith(".part")]
 
 
 def test_a_file_system_without_locks_is_told(model, tmp_path, monkeypatch):
