@@ -109,7 +109,8 @@ def _open_special(path: Path) -> int | None:
     A descriptor of this process is shared, not opened anew: that would begin at byte 0 again.
     """
     place = _last_link(path)
-    if match := re.fullmatch(rf"/proc/{os.getpid()}/fd/([0-9]+)", place):
+    own = re.escape(os.path.realpath("/proc/self"))  # not getpid: /proc may be another container's
+    if match := re.fullmatch(rf"{own}(?:/task/[0-9]+)?/fd/([0-9]+)", place):
         return os.dup(int(match[1]))
     if not _NOT_REPLACED.fullmatch(place):
         try:

@@ -393,21 +393,34 @@ def test_a_link_is_replaced_and_what_it_leads_to_is_not_touched(tmp_path):
     assert not (tmp_path / "link.csv").is_symlink() and lp.read(tmp_path / "link.csv") == 1
 
 
-@pytest.mark.parametrize("path", ["/dev/fd/1", "/proc/self/fd/1", "there/stdout"])
-def test_a_descriptor_is_written_to_and_its_link_stays(tmp_path, path):
-    """Standard output may be a file; it goes on where it was, also one that is appended to. (A link
-    like /dev/stdout, not that itself: to replace it is what a fault here would do.)"""
+@pytest.mark.parametrize(
+    ("path", "pid"),
+    [
+        ("/dev/fd/1", "os.getpid()"),
+        ("/proc/self/fd/1", "os.getpid()"),
+        ("/proc/thread-self/fd/1", "os.getpid()"),
+        ("there/stdout", "os.getpid()"),
+        ("/dev/fd/1", "1"),
+    ],
+)
+def test_a_descriptor_is_written_to_and_its_link_stays(tmp_path, path, pid):
+    """Standard output may be a file; it goes on where it was, also one that is appended to, and also
+    where /proc has other numbers than getpid. (A link like /dev/stdout, not that itself: to replace
+    it is what a fault here would do.)"""
     (tmp_path / "there").symlink_to("links")
     (tmp_path / "links").mkdir()
     (tmp_path / "links/stdout").symlink_to("/proc/self/fd/1")
     script = f"""
 import os, numpy as np, llamaprobe as lp
 os.write(1, b"before\\n")
+pid = {pid}
+os.getpid = lambda: pid
 lp.write({str(tmp_path / path)!r}, np.ones(2, np.float32), format="csv")
 os.write(1, b"after\\n")
 """
     (tmp_path / "out").write_text("first\n")
-    with open(tmp_path / "out", "a") as out:
+    with open(tmp_path / "out", "r+") as out:
+        out.seek(0, os.SEEK_END)
         subprocess.run([sys.executable, "-c", script], stdout=out, check=True)
     assert (tmp_path / "out").read_text() == "first\nbefore\n# shape=[2]\n1.0,1.0\nafter\n"
     assert (tmp_path / "links/stdout").is_symlink()
