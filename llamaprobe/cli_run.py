@@ -86,7 +86,7 @@ def _check_usage(args: argparse.Namespace) -> None:
     if args.date is not None and not args.chat:
         args.usage_error("--date is for --chat")
     of_files = ("format", "digits", "force", "no_masks", "hash_weights")
-    given = [name for name in of_files if getattr(args, name) not in (None, False)]
+    given = [name for name in of_files if not any(getattr(args, name) is no for no in (None, False))]
     if given and args.out is None:
         args.usage_error(f"--{given[0].replace('_', '-')} is for --out DIR")
     format_of(args)

@@ -197,7 +197,7 @@ def usage_error(command, *args):
 
 def test_no_option_is_dropped_silently(command, folder, ids, tmp_path):
     run = ("run", folder, "--ids", ids)
-    for options in (["--format", "csv"], ["--digits", 5], ["--no-masks"], ["--hash-weights"], ["--force"]):
+    for options in (["--format", "csv"], ["--digits", 0], ["--no-masks"], ["--hash-weights"], ["--force"]):
         assert usage_error(command, *run, *options) == f"{options[0]} is for --out DIR"
     assert usage_error(command, "run", folder, "x", "--date", "today") == "--date is for --chat"
     for style in ("npy", "hex", "q4.4"):
