@@ -17,6 +17,9 @@ from .errors import FileError, FormatError
 from .files import MANIFEST, read_json
 
 
+_WORDS = (np.uint8, np.uint16)  # what raw floats are exported as
+
+
 def attention(
     run_folder: str | Path, weight_folder: str | Path, layer: int
 ) -> dict[str, np.ndarray]:
@@ -70,19 +73,21 @@ def attention(
 def load(folder: str | Path, stem: str) -> np.ndarray:
     """The numbers of a file without saying its format: `stem` with .csv, .txt, .npy or .hex.
 
-    16-bit floats that were exported as words (npy, raw) become float32, which holds them exactly.
-    Raises FileError (there is no such file) and FormatError (words that nothing says the dtype of).
+    16-bit floats that were exported as words (npy, raw) become float32, which holds them exactly;
+    integers stay what they are. Raises FileError (there is no such file) and FormatError (words that
+    nothing says the dtype of).
     """
     for suffix in (".csv", ".txt", ".npy", ".hex"):
         path = Path(folder) / (stem + suffix)
         if os.path.exists(path):
             values = read(path)
-            return values if values.dtype.kind == "f" else _widen(values, path)
+            return _widen(values, path) if values.dtype in _WORDS else values
     raise FileError(f"{folder}: holds no {stem}.csv, .txt, .npy or .hex")
 
 
 def _widen(words: np.ndarray, path: Path) -> np.ndarray:
-    """uint16 words as the float32 that they stand for; the manifest beside them says which kind."""
+    """uint16 words as the float32 that they stand for; the manifest beside them says which kind, or
+    that they are integers."""
     manifest = path.parent / MANIFEST
     files = read_json(manifest).get("files") if os.path.exists(manifest) else None
     entry = files.get(path.name) if isinstance(files, dict) else None
@@ -91,6 +96,8 @@ def _widen(words: np.ndarray, path: Path) -> np.ndarray:
         return (words.astype(np.uint32) << 16).view(np.float32)
     if words.dtype == np.uint16 and dtype == "F16":
         return words.view(np.float16).astype(np.float32)
+    if dtype in ("U8", "U16"):
+        return words
     raise FormatError(
         f"{path}: holds {words.dtype}, not floats, and {MANIFEST} beside it does not say of which"
         " dtype they are the words; export the weights as float32"

@@ -71,6 +71,16 @@ def test_raw_words_are_the_floats_that_they_stand_for(random_checkpoint, tmp_pat
     assert all(raw[point].tobytes() == wide[point].tobytes() for point in wide)
 
 
+@pytest.mark.parametrize("format", ["csv", "npy", "hex"])
+def test_integers_stay_integers(random_checkpoint, tmp_path, format):
+    lp.load(random_checkpoint()).run(IDS).save(tmp_path, format=format)
+    assert offline.load(tmp_path, "position_ids").tolist() == [list(range(len(IDS)))]
+    np.save(tmp_path / "w.npy", np.arange(3, dtype=np.uint16))
+    manifest = {"files": {"w.npy": {"source_dtype": "U16"}}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert offline.load(tmp_path, "w").dtype == np.uint16
+
+
 def test_words_of_which_nothing_is_known_are_refused(tmp_path):
     np.save(tmp_path / "w.npy", np.zeros((2, 2), np.uint16))
     for manifest in (None, {}, {"files": []}, {"files": {"w.npy": {"source_dtype": "F8_E5M2"}}}):
