@@ -67,16 +67,16 @@ def _line(check: "Check") -> str:
 
 def _model(args: argparse.Namespace) -> "tuple[Model | None, list[str]]":
     """The model to check with, and its weight files that are not the run's."""
-    from .model import load
-    from .provenance import other_weights
+    from .provenance import open_for, other_weights
     from .saved import Saved
 
     if args.model is None:
         if args.revision is not None:
             args.usage_error("--revision is for --model")
         return _recorded_model(args), []
-    model = load(args.model, revision=revision_of(args), threads=args.threads)
-    others = other_weights(Saved(args.folder), model)
+    saved = Saved(args.folder)
+    model = open_for(saved, args.model, revision=revision_of(args), threads=args.threads)
+    others = other_weights(saved, model)
     if others:
         _tell(f"this is not the model that the run was made with, or it has changed: {_of(others)}")
     return model, others
@@ -85,14 +85,14 @@ def _model(args: argparse.Namespace) -> "tuple[Model | None, list[str]]":
 def _recorded_model(args: argparse.Namespace) -> "Model | None":
     """The model that the run names, when it opens without the network and is still the same."""
     from .errors import Error
-    from .model import load
-    from .provenance import other_weights, recorded_models
+    from .provenance import open_for, other_weights, recorded_models
     from .saved import Saved
 
     saved, why = Saved(args.folder), []
     for name, revision in recorded_models(saved):
         try:
-            model = load(name, revision=revision, local_files_only=True, threads=args.threads)
+            where = {"revision": revision, "local_files_only": True}
+            model = open_for(saved, name, threads=args.threads, **where)
             others = other_weights(saved, model)
         except Error as error:
             why.append(str(error))

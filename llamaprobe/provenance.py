@@ -1,7 +1,7 @@
 """Which model a saved run was made with, where that may be found, and whether this is it."""
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import FileError, FormatError
 from .fingerprint import fingerprint
@@ -24,6 +24,23 @@ def recorded_models(saved: Saved) -> list[tuple[str, str]]:
         return [(path, "main") for path in dict.fromkeys((folder, os.path.abspath(name)))]
     has_none = name == "demo" or os.path.isdir(name) or not isinstance(revision, str)
     return [(name, "main" if has_none else revision)]
+
+
+def open_for(saved: Saved, name: str, **options: Any) -> "Model":
+    """`load`, and no more layers of it than the run's model had. Raises as `load`."""
+    from .hub.errors import OfflineError
+    from .model import load
+
+    n_layers = saved.numbers.get("n_layers")
+    part = {"layers": n_layers} if type(n_layers) is int and n_layers > 0 else {}
+    try:
+        model = load(name, **options)
+    except OfflineError:  # the shards of those layers may be here
+        return load(name, **part, **options)
+    if not part or n_layers >= model.config.n_layers:
+        return model
+    model.close()
+    return load(name, **part, **options)
 
 
 def other_weights(saved: Saved, model: "Model") -> list[str]:

@@ -104,6 +104,13 @@ def _check_model(saved: Saved, model: "Model") -> None:
             f"{saved.folder}: token id {saved.token_ids.max()} is none of the model's "
             f"{config.vocab_size}: give the one that the run was made with (--model)"
         )
+    n_layers = saved.numbers.get("n_layers", config.n_layers)
+    if n_layers != config.n_layers:
+        raise ArgumentError(
+            f"{saved.folder}: the model of the run had {str(n_layers)[:60]} layers, and this one has"
+            f" {config.n_layers}: give the one that the run was made with; layers= of load opens the"
+            f" first ones"
+        )
     same = {
         "d_model": config.d_model,
         "d_ff": config.d_ff,

@@ -345,6 +345,16 @@ def test_the_model_is_found_from_any_folder(random_checkpoint, tmp_path, capsys,
     assert told(out, capsys)[0] == 1  # found without the model
 
 
+def test_a_run_of_the_first_layers_is_checked_with_these(random_checkpoint, tmp_path, capsys):
+    folder, out = random_checkpoint(), tmp_path / "out"
+    lp.load(folder, layers=2).run(IDS, points=["x", "logits"]).save(out)
+    for options in ([], ["--model", str(folder)]):
+        code, lines, _ = told(out, capsys, *options)
+        assert (code, lines["the same tokens run again"]) == (0, "ok")
+    with pytest.raises(lp.ArgumentError, match="of the run had 2 layers, and this one has 3"):
+        list(verify_run(out, lp.load(folder)))
+
+
 def test_a_path_named_like_the_demo_is_no_demo(random_checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     random_checkpoint().rename("demo")
