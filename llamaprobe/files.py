@@ -26,7 +26,7 @@ import numpy as np
 from . import _core
 from .atomic import atomic_open, check_space, file_error, hold_folder, sync_folder
 from .errors import FileError, FormatError, PointError
-from .fingerprint import fingerprint
+from .fingerprint import REPLACED
 from .json_file import read_object
 from .points import check_layers, resolve
 from .tables import (
@@ -289,21 +289,12 @@ def _weight_files(run: "Run", hash_them: bool) -> dict[str, Any]:
     for."""
     told = {}
     for path, n_bytes, sha256 in run.weight_files:
-        if sha256 is None and hash_them:
+        mark = run.fingerprint_of(path)
+        is_here = os.path.isabs(path) and mark != REPLACED  # of a run read back: a name alone
+        if sha256 is None and hash_them and is_here:
             sha256 = hash_file(path)
-        told[Path(path).name] = {
-            "bytes": n_bytes,
-            "sha256": sha256,
-            "fingerprint": _fingerprint(path),
-        }
+        told[Path(path).name] = {"bytes": n_bytes, "sha256": sha256, "fingerprint": mark}
     return told
-
-
-def _fingerprint(path: str) -> str | None:
-    """None when the file is gone, or when it is only known by name: of a run that was read back."""
-    with contextlib.suppress(FileError):
-        return fingerprint(path) if os.path.isabs(path) else None
-    return None
 
 
 def hash_file(path: str | os.PathLike[str]) -> str:

@@ -6,11 +6,49 @@ file. It does not prove that a file is whole; that takes its sha256.
 
 import hashlib
 import os
+from collections.abc import Iterable
 
 from .atomic import file_error
+from .errors import FileError
 
 _N_SAMPLES = 64
 _SAMPLE = 16384  # bytes
+
+
+REPLACED = "replaced"  # in the place of a fingerprint: the file that was opened is gone
+
+
+class Fingerprints:
+    """Of files that are open: `of` reads a file then only when it still is the one of now."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._states = {path: _state(path) for path in paths}
+
+    def of(self, path: str) -> str | None:
+        """The fingerprint, or REPLACED."""
+        try:
+            found = fingerprint(path)
+        except FileError:
+            return REPLACED
+        return found if self._states[path] == _state(path) else REPLACED
+
+
+class ToldFingerprints:
+    """Those that the manifest of a run told; None for what it did not tell."""
+
+    def __init__(self, told: dict[str, str | None]) -> None:
+        self._told = told
+
+    def of(self, name: str) -> str | None:
+        return self._told[name]
+
+
+def _state(path: str) -> tuple[int, ...] | None:
+    try:
+        s = os.stat(path)
+    except OSError:
+        return None
+    return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns
 
 
 def fingerprint(path: str | os.PathLike[str]) -> str:

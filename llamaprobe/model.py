@@ -20,6 +20,7 @@ from . import _core
 from .checkpoint import Checkpoint, named, open_checkpoint
 from .config import Config, read_config
 from .errors import ArgumentError, PointError
+from .fingerprint import Fingerprints
 from .machine import thread_count
 from .names import printable
 from .points import Name, Point, all_points, check_layers, resolve
@@ -102,8 +103,9 @@ class Model:
         self._threads = threads
         tokenizer = TokenizerSource(checkpoint.folder)
         files = tuple(_describe_files(checkpoint))
+        marks = Fingerprints(path for path, *_ in files)
         own = os.path.abspath(name) if checkpoint.folder == Path(name) else None
-        self._origin = Origin(config, name, revision, files, tokenizer, own)
+        self._origin = Origin(config, name, revision, files, tokenizer, marks, own)
 
     @property
     def weights(self) -> Weights:

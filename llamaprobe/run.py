@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from . import __version__, points
 from .config import Config
 from .errors import PointError
+from .fingerprint import Fingerprints, ToldFingerprints
 from .names import counted
 from .prompt import Prompt, TokenizerSource
 
@@ -29,6 +30,8 @@ class Origin:
     weight_files: tuple[tuple[str, int, str | None], ...]
     """(path, bytes, sha256 where it is known without reading the file)."""
     tokenizer: TokenizerSource
+    fingerprints: Fingerprints | ToldFingerprints
+    """Of the weight files."""
     folder: str | None = None
     """The absolute path of a folder of the user's own; None for the demo and a repo."""
 
@@ -86,6 +89,10 @@ class Run:
     def weight_files(self) -> tuple[tuple[str, int, str | None], ...]:
         """(path, bytes, sha256 where it is known without reading the file) of the weights."""
         return self._origin.weight_files
+
+    def fingerprint_of(self, path: str) -> str | None:
+        """See fingerprint.py; `path` is one of those in `weight_files`."""
+        return self._origin.fingerprints.of(path)
 
     @property
     def meta(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from .array_file import read
 from .config import Config
 from .errors import ArgumentError, FileError, FormatError
 from .files import MANIFEST, file_name, read_json
+from .fingerprint import ToldFingerprints
 from .names import printable
 from .tables import check_digits, check_format
 
@@ -228,6 +229,7 @@ def read_run(folder: str | os.PathLike[str]) -> "Run":
         revision=_optional(meta, "revision", str),
         weight_files=_weight_files(saved),
         tokenizer=_SavedTokens(_optional(meta, "tokens", list)),  # type: ignore[arg-type]
+        fingerprints=ToldFingerprints(_fingerprints(saved)),
         folder=_optional(meta, "model_folder", str),
     )
     return Run(prompt, values, origin)
@@ -252,6 +254,15 @@ def _eos(value: Any) -> Any:
     if isinstance(value, list) and all(type(i) is int for i in value):
         return tuple(value)
     return value if type(value) is int else None
+
+
+def _fingerprints(saved: Saved) -> dict[str, str | None]:
+    told = saved.weight_files if isinstance(saved.weight_files, dict) else {}
+    return {
+        name: _optional(entry, "fingerprint", str)
+        for name, entry in told.items()
+        if isinstance(entry, dict)
+    }
 
 
 def _weight_files(saved: Saved) -> tuple[tuple[str, int, str | None], ...]:

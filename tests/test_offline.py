@@ -355,6 +355,26 @@ def test_a_run_of_the_first_layers_is_checked_with_these(random_checkpoint, tmp_
         list(verify_run(out, lp.load(folder)))
 
 
+def test_weights_that_were_replaced_before_the_save_are_not_those_of_the_run(
+    random_checkpoint, tmp_path, capsys
+):
+    folder, other, out = random_checkpoint(), random_checkpoint(seed=1), tmp_path / "out"
+    run = lp.load(folder).run(IDS)
+    (other / "model.safetensors").replace(folder / "model.safetensors")
+    run.save(out, hash_weights=True)
+    code, _, err = told(out, capsys)
+    assert code == 3 and "is another model now, or has changed: model.safetensors" in err
+    entry = json.loads((out / "manifest.json").read_text())["weight_files"]["model.safetensors"]
+    assert entry["sha256"] is None
+
+
+def test_a_run_that_was_read_back_knows_its_weights(random_checkpoint, tmp_path):
+    lp.load(random_checkpoint()).run(IDS).save(tmp_path / "a")
+    lp.read_run(tmp_path / "a").save(tmp_path / "b", hash_weights=True)
+    a, b = (json.loads((tmp_path / name / "manifest.json").read_text()) for name in "ab")
+    assert a["weight_files"] == b["weight_files"]
+
+
 def test_a_path_named_like_the_demo_is_no_demo(random_checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     random_checkpoint().rename("demo")
