@@ -63,7 +63,8 @@ class _Work:
         n_read = self._file.read_into(memoryview(buffer), self._at)
         is_last = self._at + n_read >= len(self._file)
         n_bytes = n_read if is_last else buffer.rfind(b"\n", 0, n_read) + 1
-        if n_bytes == 0 or not self._is_row(bytes(buffer[: buffer.find(b"\n", 0, n_bytes)])):
+        end = buffer.find(b"\n", 0, n_bytes)  # the last row may have none
+        if n_bytes == 0 or not self._is_row(bytes(buffer[: n_bytes if end < 0 else end])):
             self.is_plain = self.is_plain and is_last and n_read == 0
             return 0, 0, 0
         n_rows = int(np.count_nonzero(np.frombuffer(buffer, np.uint8, n_bytes) == ord("\n")))

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 import llamaprobe as lp
-from llamaprobe import _core
+from llamaprobe import _core, text_floats
+from llamaprobe.file_bytes import FileBytes
 
 FORMATS = ("csv", "txt", "npy", "hex")
 
@@ -270,6 +271,15 @@ def test_a_fault_in_a_long_text_is_told_where_it_is(tmp_path, name):
     path.write_bytes(b"# shape=[300000, 3]\n" + b"\n".join(rows) + b"\n")
     with pytest.raises(lp.FormatError, match=message):
         lp.read(path)
+
+
+def test_a_last_piece_that_is_one_row_without_an_end_is_read_in_pieces_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_floats, "_PIECE", 32)
+    path, values = tmp_path / "a.csv", np.empty(80, np.float32)
+    path.write_text("\n".join(["1.25,2.25,3.25,4.25"] * 20))
+    with open(path, "rb") as file:
+        assert text_floats.read_rows(FileBytes(file.fileno(), path), 0, values, ",")
+    assert values.reshape(20, 4).tolist() == [[1.25, 2.25, 3.25, 4.25]] * 20
 
 
 def test_comments_and_blank_lines_in_a_long_text_are_passed_over(tmp_path):
