@@ -60,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     if find_spec(f"{__package__}.cli_download"):
         from .cli_download import add_download_parser, run_download
 
-        add_download_parser(commands).set_defaults(run=run_download)
+        download = add_download_parser(commands)
+        download.set_defaults(run=run_download, usage_error=download.error)
     return parser
 
 

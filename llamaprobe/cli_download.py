@@ -99,6 +99,8 @@ def _add_way(parser: argparse.ArgumentParser) -> None:
 
 def run_download(args: argparse.Namespace) -> int:
     """0 if all went well, 1 if a model failed."""
+    if args.dry_run and args.offline:
+        args.usage_error("--dry-run asks the hub what there is, --offline asks nobody")
     repos = list(
         dict.fromkeys([*args.repos, *(repo for path in args.lists for repo in read_list(path))])
     )

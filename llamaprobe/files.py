@@ -215,6 +215,8 @@ def _selected(
         for point in points:
             run.layers_of(point)
         names = tuple(dict.fromkeys(resolve(point)[0].name for point in points))
+    if not names:
+        raise PointError("points is empty; leave it out to save all that the run holds")
     held = {name: run.layers_of(name) for name in names}
     if layers is None:
         return held

@@ -95,6 +95,11 @@ def test_a_dry_run_lists_and_fetches_nothing(
     assert hub.requests("cdn") == hub.requests("resolve") == [] and not (tmp_path / "hf").exists()
 
 
+def test_a_dry_run_cannot_ask_nobody(hub: FakeHub, capsys: pytest.CaptureFixture) -> None:
+    assert run(REPO_ID, "--dry-run", "--offline") == 2
+    assert "--offline asks nobody" in capsys.readouterr().err and hub.seen == []
+
+
 def test_check_verifies_without_asking(
     hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

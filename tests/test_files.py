@@ -199,6 +199,8 @@ def test_a_layer_that_the_run_does_not_hold_is_refused(model, tmp_path):
     for wrong in ([2], [0, 3], [], 1, [0, 0]):
         with pytest.raises(lp.PointError, match="layer"):
             run.save(tmp_path / "out", layers=wrong)
+    with pytest.raises(lp.PointError, match="points is empty"):
+        run.save(tmp_path / "out", points=[])
     assert not (tmp_path / "out").exists()
 
 
