@@ -56,8 +56,9 @@ def load(
     mmap: False reads the weights into memory, so that nothing that happens to the files later
         does harm.
     layers: open only the first so many, said as 4 or range(4); of a sharded model only their shards
-        are needed, and those of embeddings, last norm and head. What the truncated model computes there is what the whole one does; its `final_*` and `logits` are
-        those of no model that anybody trained.
+        are needed, and those of embeddings, last norm and head. What the truncated model computes
+        there is what the whole one does; its `final_*` and `logits` are those of no model that
+        anybody trained.
 
     Raises FileError (no such folder, no weights), ConfigError, FormatError (broken or contradictory
     files), UnsupportedError (well formed, but nothing that can be run exactly), HubError,

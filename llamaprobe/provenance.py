@@ -31,16 +31,16 @@ def open_for(saved: Saved, name: str, **options: Any) -> "Model":
     from .hub.errors import OfflineError
     from .model import load
 
-    n_layers = saved.numbers.get("n_layers")
-    part = {"layers": n_layers} if type(n_layers) is int and n_layers > 0 else {}
+    told = saved.numbers.get("n_layers")
+    n_layers = told if type(told) is int and told > 0 else None
     try:
         model = load(name, **options)
     except OfflineError:  # the shards of those layers may be here
-        return load(name, **part, **options)
-    if not part or n_layers >= model.config.n_layers:
+        return load(name, layers=n_layers, **options)
+    if n_layers is None or n_layers >= model.config.n_layers:
         return model
     model.close()
-    return load(name, **part, **options)
+    return load(name, layers=n_layers, **options)
 
 
 def other_weights(saved: Saved, model: "Model") -> list[str]:
