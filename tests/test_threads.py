@@ -324,6 +324,7 @@ print("done")
     assert (told.returncode, told.stdout) == (0, "done\n"), told.stderr
 
 
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="it cannot unwind a deep stack")
 @pytest.mark.parametrize("attempt", range(4))
 def test_the_interpreter_may_end_during_a_run(attempt: int):
     """It ends a daemon thread that asks for the GIL, and with it the stack that workers read."""
