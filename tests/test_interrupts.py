@@ -58,7 +58,7 @@ def command(args: list[str], delay: float | None = None) -> Ended:
 
 
 def _child(args: list[str], tell: int, stderr: int) -> None:
-    code, done, make_parser = 99, False, cli._parser
+    code, make_parser = 99, cli._parser
 
     def parser() -> argparse.ArgumentParser:
         os.write(tell, b"x")  # from here on the command catches Ctrl-C
@@ -69,11 +69,13 @@ def _child(args: list[str], tell: int, stderr: int) -> None:
         cli.sys.stdout, cli.sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         cli._parser = parser
-        code, done = cli.main(args), True
-    except BaseException:
-        if not done:  # the command itself is to catch it
+        code = cli.main(args)
+    except BaseException as error:
+        if error.__traceback__ and error.__traceback__.tb_next:  # the command itself is to catch it
             traceback.print_exc()
             cli.sys.stderr.flush()
+        elif code == 99:  # it came between the command's return and the next line
+            code = 0
     finally:
         os._exit(code)
 
