@@ -231,7 +231,7 @@ static void cut_rows(linear_args *a, size_t n_threads) {
     const lp_product *p = a->p;
     const lp_kernels *k = a->ops->kernels;
     size_t n_factors = p->gated ? 1 : p->n_factors, total = 0;
-    size_t fits = k->band_macs / (p->m * p->k * (p->gated ? 2 : 1)), band = k->band_rows / (p->gated ? 2 : 1);
+    size_t fits = k->band_macs / (p->m * p->k * (p->gated ? 2 : 1)), band = k->band_rows[p->gated];
     for (size_t f = 0; f < n_factors; f++) total += p->factor[f].n_rows;
     a->rows[2] = k->row_unit;
     a->rows[1] = lp_size_min(band, fits < k->row_unit ? k->row_unit : fits / k->row_unit * k->row_unit);

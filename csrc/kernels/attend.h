@@ -6,37 +6,37 @@
  * lane takes part up to its own key. ATTEND_ROWS is how many keys (or columns of v) a tile takes at once. */
 
 NOINLINE void qk_2(float *c, const float *q, const float *k, size_t stride, size_t kc, int first) {
-    T(tile)(c, q, k, stride, 1, kc, 0, first, NULL, 2, ATTEND_ROWS);
+    T(tile)(c, q, k, stride, 1, kc, 0, first, 2, ATTEND_ROWS);
 }
 NOINLINE void qk_1(float *c, const float *q, const float *k, size_t stride, size_t kc, int first) {
-    T(tile)(c, q, k, stride, 1, kc, 0, first, NULL, 1, ATTEND_ROWS);
+    T(tile)(c, q, k, stride, 1, kc, 0, first, 1, ATTEND_ROWS);
 }
 typedef void pv_tile(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked, int first);
 NOINLINE void pv_2(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked, int first) {
-    T(tile)(c, p, v, 1, stride, kc, n_masked, first, NULL, 2, ATTEND_ROWS);
+    T(tile)(c, p, v, 1, stride, kc, n_masked, first, 2, ATTEND_ROWS);
 }
 NOINLINE void pv_1(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked, int first) {
-    T(tile)(c, p, v, 1, stride, kc, n_masked, first, NULL, 1, ATTEND_ROWS);
+    T(tile)(c, p, v, 1, stride, kc, n_masked, first, 1, ATTEND_ROWS);
 }
 /* the last columns of a head whose size is no multiple of ATTEND_ROWS */
 NOINLINE void pv_2_column(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked,
                           int first) {
-    T(tile)(c, p, v, 1, stride, kc, n_masked, first, NULL, 2, 1);
+    T(tile)(c, p, v, 1, stride, kc, n_masked, first, 2, 1);
 }
 NOINLINE void pv_1_column(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked,
                           int first) {
-    T(tile)(c, p, v, 1, stride, kc, n_masked, first, NULL, 1, 1);
+    T(tile)(c, p, v, 1, stride, kc, n_masked, first, 1, 1);
 }
 #ifdef LP_HALF
 NOINLINE void qk_half(float *c, const float *q, const float *k, size_t stride, size_t kc, int first) {
-    HALF_T(tile)(c, q, k, stride, 1, kc, 0, first, NULL, 1, ATTEND_ROWS);
+    HALF_T(tile)(c, q, k, stride, 1, kc, 0, first, 1, ATTEND_ROWS);
 }
 NOINLINE void pv_half(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked, int first) {
-    HALF_T(tile)(c, p, v, 1, stride, kc, n_masked, first, NULL, 1, ATTEND_ROWS);
+    HALF_T(tile)(c, p, v, 1, stride, kc, n_masked, first, 1, ATTEND_ROWS);
 }
 NOINLINE void pv_half_column(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked,
                              int first) {
-    HALF_T(tile)(c, p, v, 1, stride, kc, n_masked, first, NULL, 1, 1);
+    HALF_T(tile)(c, p, v, 1, stride, kc, n_masked, first, 1, 1);
 }
 #define scale_scores_half HALF_T(scale_scores)
 #define softmax_half HALF_T(softmax)
@@ -85,24 +85,21 @@ static void dot_keys(const lp_queries *t) {
     }
 }
 
-NOINLINE void unpack_lines_1(float *y, size_t stride, const float *c, size_t width, size_t m, size_t n, float after,
-                             size_t end) {
-    T(unpack_lines)(y, stride, c, width, m, n, after, end);
-}
-
 /* Rows m0 .. m0 + m of a [n_tokens, n_tokens] map; `after` where the key comes after the last query. */
 static void put_map(const lp_queries *t, float *map, float after) {
     size_t n = t->head->n_tokens;
     if (!map) return;
-    if (((uintptr_t)map / sizeof *map | n | t->n_keys) % LINE == 0 && t->width >= LP_N) {
-        for (size_t v = 0; v < t->m; v += LP_N)
-            unpack_lines_1(map + (t->m0 + v) * n, n, t->s + v, t->width, lp_size_min(t->m - v, LP_N), t->n_keys, after,
-                           n);
+    map += t->m0 * n;
+    if (on_lines(map, NULL, n, t->n_keys, t->width)) {
+        unpack_to_memory(map, NULL, NULL, n, t->s, t->width, t->m, t->n_keys);
+        for (size_t i = 0; i < t->m; i++)
+            for (size_t key = t->n_keys; key < n; key += LP_N) V(stream)(map + i * n + key, V(set1)(after));
+        V(stream_end)();
         return;
     }
-    unpack_tokens(map + t->m0 * n, NULL, NULL, n, t->s, t->width, t->m, t->n_keys);
+    unpack_tokens(map, NULL, NULL, n, t->s, t->width, t->m, t->n_keys);
     for (size_t i = 0; i < t->m; i++)
-        for (size_t key = t->n_keys; key < n; key++) map[(t->m0 + i) * n + key] = after;
+        for (size_t key = t->n_keys; key < n; key++) map[i * n + key] = after;
 }
 
 /* scores to pattern, in place */

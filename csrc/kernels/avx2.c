@@ -8,8 +8,12 @@ LP_TARGET_BEGIN("avx2,fma,f16c")
 
 #include "verbs_avx2.h"
 
+#define STREAM_ASKS 1
+#define FAR_TOKENS 32
+#define GATED_ROWS 24
 #define LP_N 8
 #include "tile.h"
+#include "pieces.h"
 #include "stream.h"
 #include "exp.h"
 #include "softmax.h"

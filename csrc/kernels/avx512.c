@@ -1,5 +1,4 @@
-/* avx512.c - Intel Skylake-SP (2017) and AMD Zen 4 (2022) on: 32 registers of 16 lanes. For up to 8
- * tokens vectors of 8: no lane is idle, and some chips run two of them at a time. */
+/* avx512.c - AVX-512 where multiply-adds are 512 bits wide: Intel Skylake-SP (2017) and AMD Zen 5 (2024) on. */
 #include "kernels.h" /* lp_kernels */
 
 #include "headers.h"
@@ -11,36 +10,15 @@ LP_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 #include "verbs_avx2.h"
 #include "verbs_avx512.h"
 
-#define LP_HALF 8
-#define LP_N LP_HALF
-#include "tile.h"
-#include "stream.h"
-#include "lines.h"
-#include "exp.h"
-#include "softmax.h"
-#define V_COLUMNS_BF16 v8_columns_bf16
-#include "direct.h"
-#undef LP_N
-
-#define LP_N 16
-#include "tile.h"
-#include "stream.h"
-#include "lines.h"
-#include "exp.h"
-#include "softmax.h"
-
-#define BF16_LINES
-#define ROWS_2 12
-#define ROWS_1 12
-#define DIRECT_TOKENS 4
-#define ATTEND_ROWS 8
+#define V8_COLUMNS_BF16 v8_columns_bf16
+#define V16_COLUMNS_BF16 v16_columns_bf16
+#define DIRECT_WIDE
+#define STREAM_ASKS 2
+#define FAR_TOKENS 32
+#define GATED_ROWS 48
 #define BAND_MACS 1000000000
-#include "gemm.h"
-#include "attend.h"
-#include "rows.h"
-
 #define LP_ROW avx512
-#include "row.h"
+#include "lanes16.h"
 
 LP_TARGET_END
 #endif

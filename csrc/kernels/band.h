@@ -1,5 +1,8 @@
 /* band.h - some rows of w that are summed together: where their weights and their sums lie. */
 #define BAND_ROWS 48 /* the widened blocks of a band and its sums stay in L2 */
+/* A band of gate and up has GATED_ROWS of each: BAND_ROWS where L2 has room for twice as much, and whole lines of
+ * results past the caches are worth it. */
+#define MOST_ROWS (2 * GATED_ROWS > BAND_ROWS ? 2 * GATED_ROWS : BAND_ROWS)
 
 /* A band: `n_rows` rows of one factor, or of gate and of up, one stripe below the other in scratch. A job is bands
  * one after the other. */
@@ -19,12 +22,12 @@ typedef struct {
 
 static size_t round_rows(size_t n) { return (n + ROW_UNIT - 1) / ROW_UNIT * ROW_UNIT; }
 
-static size_t band_scratch(size_t m) { return BAND_ROWS * (2 * LP_K_BLOCK + padded_tokens(m)); }
+static size_t band_scratch(size_t m) { return MOST_ROWS * (2 * LP_K_BLOCK + padded_tokens(m)); }
 
 static void set_rows(lp_band *b, size_t row) {
     size_t n_stripes = b->p->gated ? 2 : 1;
     b->row = row;
-    b->n_rows = lp_size_min(b->end - row, BAND_ROWS / n_stripes);
+    b->n_rows = lp_size_min(b->end - row, b->p->gated ? GATED_ROWS : BAND_ROWS);
     b->pitch = round_rows(b->n_rows);
     b->height = b->pitch * n_stripes;
 }

@@ -3,7 +3,11 @@
  * Included once per vector width, as tile.h. N rows of w are turned to columns in registers as they are read and
  * multiplied at once; nothing is stored in between. Two blocks of k run side by side, because the sum of one block
  * is a chain that waits for itself; their sums are added in order. */
+#ifndef LP_DIRECT
+#define LP_DIRECT
 #define MAX_TOKENS 4
+typedef void direct_tile(float *out, size_t pitch, const float *x, const char *w, size_t k);
+#endif
 
 /* Columns k .. k + N of N rows that are `stride` bytes apart: c[j] lane r = row r, column j. */
 INLINE void T(columns)(VEC *c, const char *w, size_t stride, lp_word word) {
@@ -72,7 +76,6 @@ INLINE void T(direct)(float *out, size_t pitch, const float *x, const char *w, s
     UNROLL for (int t = 0; t < n_tokens; t++) V(store)(out + (size_t)t * pitch, total[t]);
 }
 
-typedef void T(direct_fn)(float *out, size_t pitch, const float *x, const char *w, size_t k);
 #define DIRECT(n_tokens, name, word)                                                                                 \
     NOINLINE void T(direct_##n_tokens##_##name)(float *out, size_t pitch, const float *x, const char *w, size_t k) { \
         T(direct)(out, pitch, x, w, k, word, n_tokens);                                                              \
@@ -84,7 +87,7 @@ DIRECT_ALL(2)
 DIRECT_ALL(3)
 DIRECT_ALL(4)
 
-static T(direct_fn) *const T(direct_table)[MAX_TOKENS][3] = {
+static direct_tile *const T(direct_table)[MAX_TOKENS][3] = {
 #define DIRECT_ROW(n) \
     { T(direct_##n##_bf16), T(direct_##n##_f16), T(direct_##n##_f32) }
     DIRECT_ROW(1), DIRECT_ROW(2), DIRECT_ROW(3), DIRECT_ROW(4)};

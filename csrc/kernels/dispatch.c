@@ -5,12 +5,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-extern const lp_kernels lp_kernels_generic, lp_kernels_emu16;
+extern const lp_kernels lp_kernels_generic, lp_kernels_emu16, lp_kernels_emu16_zen4;
 
 static int always(void) { return 1; }
+static int never(void) { return 0; }
 
 #if defined(__x86_64__)
-extern const lp_kernels lp_kernels_avx2, lp_kernels_avx512;
+#include <cpuid.h>
+
+extern const lp_kernels lp_kernels_avx2, lp_kernels_avx512, lp_kernels_zen4;
 
 /* __builtin_cpu_supports also asks whether the system saves the registers. F16C came before AVX2 on every chip. */
 static int has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
@@ -18,23 +21,29 @@ static int has_avx512(void) {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+
+/* AMD's family 25 has AVX-512 in Zen 4 only, where an instruction of 512 bits is two of 256. */
+static int is_zen4(void) {
+    unsigned a, b, c, d;
+    if (!has_avx512() || !__get_cpuid(0, &a, &b, &c, &d) || memcmp(&b, "Auth", 4) != 0) return 0;
+    return __get_cpuid(1, &a, &b, &c, &d) && (a >> 8 & 15) + (a >> 20 & 255) == 25;
+}
 #elif defined(__aarch64__)
 extern const lp_kernels lp_kernels_neon;
 #endif
 
-/* Best last; a row for tests is never chosen unless it is named. */
+/* `suits`: may be chosen when none is named. The last one that does is the best. */
 static const struct {
     const lp_kernels *row;
-    int (*supported)(void);
-    int for_tests;
+    int (*supported)(void), (*suits)(void);
 } rows[] = {
-    {&lp_kernels_emu16, always, 1},
-    {&lp_kernels_generic, always, 0},
+    {&lp_kernels_emu16_zen4, always, never}, /* for tests */
+    {&lp_kernels_emu16, always, never},      {&lp_kernels_generic, always, always},
 #if defined(__x86_64__)
-    {&lp_kernels_avx2, has_avx2, 0},
-    {&lp_kernels_avx512, has_avx512, 0},
+    {&lp_kernels_avx2, has_avx2, has_avx2},  {&lp_kernels_avx512, has_avx512, has_avx512},
+    {&lp_kernels_zen4, has_avx512, is_zen4},
 #elif defined(__aarch64__)
-    {&lp_kernels_neon, always, 0},
+    {&lp_kernels_neon, always, always},
 #endif
 };
 
@@ -47,7 +56,7 @@ int lp_kernels_supported(size_t i) { return rows[i].supported(); }
 
 static const lp_kernels *best_row(void) {
     size_t i = N_ROWS - 1;
-    while (rows[i].for_tests || !rows[i].supported()) i--;
+    while (!rows[i].suits()) i--;
     return rows[i].row;
 }
 

@@ -9,24 +9,31 @@ static void add_bias(float *c, const lp_factor *f, size_t row, size_t n, size_t 
     }
 }
 
-/* out = silu(out), or out *= by where `by` is given; n is a multiple of NARROW. */
+INLINE VEC activated(const float *a, const float *by) {
+    return by ? V(mul)(V(load)(a), V(load)(by)) : V(silu)(V(load)(a));
+}
+
+/* out = silu(out), or out *= by where `by` is given. */
 NOINLINE void activate(float *out, const float *by, size_t n) {
-    for (size_t i = 0; i < n; i += LP_N) {
-        size_t have = lp_size_min(n - i, LP_N);
-        float a[LP_N] = {0}, b[LP_N] = {0};
-        memcpy(a, out + i, have * sizeof *a);
-        if (by) memcpy(b, by + i, have * sizeof *b);
-        V(store)(a, by ? V(mul)(V(load)(a), V(load)(b)) : V(silu)(V(load)(a)));
-        memcpy(out + i, a, have * sizeof *a);
-    }
+    size_t i = 0, rest = n % LP_N;
+    for (; i + LP_N <= n; i += LP_N) V(store)(out + i, activated(out + i, by ? by + i : NULL));
+    if (!rest) return;
+    float a[LP_N] = {0}, b[LP_N] = {0};
+    memcpy(a, out + i, rest * sizeof *a);
+    if (by) memcpy(b, by + i, rest * sizeof *b);
+    V(store)(a, activated(a, by ? b : NULL));
+    memcpy(out + i, a, rest * sizeof *a);
 }
 
 /* Rows of the band for the tokens of one tile, from c [n_rows][width] to y [m, n_rows of the matrix]. */
 static void put(const lp_band *b, float *y, const float *add, float *sum, const float *c, size_t m0, size_t width) {
     size_t stride = b->factor->n_rows, at = m0 * stride + b->row;
     if (!y && !sum) return;
-    unpack_tokens(y ? y + at : NULL, add ? add + at : NULL, sum ? sum + at : NULL, stride, c, width,
-                  lp_size_min(b->p->m - m0, width), b->n_rows);
+    y = y ? y + at : NULL, add = add ? add + at : NULL, sum = sum ? sum + at : NULL;
+    /* results of many tokens are out of the caches before the next product reads them */
+    int far = b->p->m >= FAR_TOKENS && on_lines(y, sum, stride, b->n_rows, width);
+    (far ? unpack_to_memory : unpack_tokens)(y, add, sum, stride, c, width, lp_size_min(b->p->m - m0, width),
+                                             b->n_rows);
 }
 
 static void finish_tile(const lp_band *b, size_t m0, size_t width) {

@@ -59,18 +59,17 @@ typedef struct {
 
 typedef struct {
     const char *name;
-    size_t row_unit; /* rows of w per tile: bands are multiples of it */
-    size_t band_rows;
-    size_t band_macs; /* multiply-adds of one job at most, so that a run can be stopped */
+    size_t row_unit;     /* rows of w per tile: bands are multiples of it */
+    size_t band_rows[2]; /* of each factor: not gated, gated */
+    size_t band_macs;    /* multiply-adds of one job at most, so that a run can be stopped */
 
     /* x to x_packed, in pack_units(p) independent units; none when x is used as it lies. */
     size_t (*packed_size)(size_t m, size_t k);
     size_t (*pack_units)(const lp_product *p);
     void (*pack)(const lp_product *p, size_t unit);
 
-    /* n rows from `row` of one factor (of both when gated), a band of band_rows after the other (half of them of
-     * each when gated): few large calls are faster than many small ones. scratch: band_scratch(m) floats, 64-byte
-     * aligned. */
+    /* n rows from `row` of one factor (of both when gated), a band of band_rows after the other: few large calls are
+     * faster than many small ones. scratch: band_scratch(m) floats, 64-byte aligned. */
     size_t (*band_scratch)(size_t m);
     void (*bands)(const lp_product *p, size_t factor, size_t row, size_t n_rows, float *scratch);
 

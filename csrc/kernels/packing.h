@@ -36,6 +36,21 @@ static void unpack_tokens(float *y, const float *add, float *sum, size_t stride,
     }
 }
 
+/* The same past the caches, where all rows of y and sum begin and end with lines. */
+static int on_lines(const float *y, const float *sum, size_t stride, size_t n, size_t width) {
+    return (((uintptr_t)y | (uintptr_t)sum) / sizeof *y | stride | n) % LINE == 0 && width >= LP_N;
+}
+
+NOINLINE void unpack_to_memory(float *y, const float *add, float *sum, size_t stride, const float *c, size_t width,
+                               size_t m, size_t n) {
+    for (size_t v = 0; v < m; v += LP_N) {
+        size_t at = v * stride;
+        T(unpack_lines)
+        (y ? y + at : NULL, add ? add + at : NULL, sum ? sum + at : NULL, stride, c + v, width,
+         lp_size_min(m - v, LP_N), n);
+    }
+}
+
 #define PACK_COLUMNS 2048
 
 static size_t packed_size(size_t m, size_t k) { return padded_tokens(m) * k; }

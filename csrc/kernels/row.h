@@ -4,7 +4,7 @@
 const lp_kernels V_CAT(lp_kernels_, LP_ROW, ) = {
     .name = LP_STRING_OF(LP_ROW),
     .row_unit = ROW_UNIT,
-    .band_rows = BAND_ROWS,
+    .band_rows = {BAND_ROWS, GATED_ROWS},
     .band_macs = BAND_MACS,
     .packed_size = packed_size,
     .pack_units = pack_units,

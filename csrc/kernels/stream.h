@@ -1,11 +1,10 @@
 /* stream.h - the sums of tile.h, while the weights that come next are widened between the products.
  *
- * Included once per vector width, as tile.h. Widening first and multiplying then leaves the multipliers idle while
+ * Included once per vector width, after pieces.h. Widening first and multiplying then leaves the multipliers idle while
  * weights arrive: for a fifth of the time at 8 tokens, for a tenth at 128. Here a few rows at a time are widened
  * between the products of what was widened before, and lines that will be widened after them are asked for. */
-#define PIECE \
-    32 /* columns widened at once: a line of the cache, which rows 4 KB apart would not leave there for long */
-#define STRIP 64 /* columns of a strip: with one tile of tokens, two strips of its rows live in L1 */
+#define SOON_BYTES 192 /* how far ahead in a row lines are asked for a second time, to L1 */
+#define STRIP 64       /* columns of a strip: with one tile of tokens, two strips of its rows live in L1 */
 
 #ifndef LP_STREAM
 #define LP_STREAM
@@ -29,44 +28,43 @@ typedef struct {
 } row_stream;
 #endif
 
-/* A piece of one row. */
-INLINE void T(widen_piece)(float *out, const char *w, lp_word word) {
-    UNROLL for (size_t i = 0; i < PIECE; i += LP_N)
-        V(store)(out + i, T(widen_words)(w + i * lp_word_bytes(word), word));
-}
-
 /* Products of next.n columns. */
 INLINE void T(strip)(VEC acc[MAX_ROWS][MAX_VECS], const float *x, const float *w, const size_t row_stride, coming next,
                      lp_word word, const int n_vec, const int n_rows) {
-    const size_t k_stride = 1, bytes = lp_word_bytes(word);
+    const int paired = is_paired(word);
+    const size_t bytes = lp_word_bytes(word);
     for (size_t column = 0; column < next.n; column += PIECE) {
         for (int part = 0; part < n_rows / 3; part++) {
             UNROLL for (int r = 0; r < 3; r++) {
                 size_t row = (size_t)(3 * part + r);
                 const char *from = next.from + row * next.from_stride + column * bytes;
                 T(widen_piece)(next.to + row * next.to_stride + column, from, word);
+                if (STREAM_ASKS > 1) __builtin_prefetch(from + SOON_BYTES, 0, 3);
+                if (!next.after) continue;
                 const char *after = next.after + row * next.after_row + column / PIECE * next.after_piece;
                 for (size_t line = 0; line < PIECE * bytes; line += 64) __builtin_prefetch(after + line, 0, 2);
             }
-            for (int i = 0; i < PIECE * 3 / n_rows; i += 4) {
-                UNROLL for (int u = 0; u < 4; u++) STEP(u);
-                x += 4 * (size_t)n_vec * LP_N;
-                w += 4;
-            }
+            for (int i = 0; i < PIECE * 3 / n_rows; i += 4) FOUR_COLUMNS;
         }
+        END_OF_PIECE;
     }
 }
 
-/* A block of k of a tile, from rows of LP_K_BLOCK columns, while a block of as many rows is widened. */
+/* A block of k of a tile, from rows of LP_K_BLOCK columns, while a block of as many rows is widened. kc is a multiple
+ * of PIECE. */
 INLINE void T(block)(float *c, const float *x, const float *w, size_t kc, int first, coming next, lp_word word,
                      const int n_vec, const int n_rows) {
-    const size_t row_stride = LP_K_BLOCK, k_stride = 1;
+    const int paired = is_paired(word);
+    const size_t row_stride = LP_K_BLOCK;
     VEC acc[MAX_ROWS][MAX_VECS];
     UNROLL for (int r = 0; r < n_rows; r++) UNROLL for (int v = 0; v < n_vec; v++) acc[r][v] = V(zero)();
     T(strip)(acc, x, w, LP_K_BLOCK, next, word, n_vec, n_rows);
     x += next.n * (size_t)n_vec * LP_N;
     w += next.n;
-    for (size_t k = next.n; k < kc; k++, x += (size_t)n_vec * LP_N, w++) STEP(0);
+    for (size_t k = next.n; k < kc; k += PIECE) {
+        for (int i = 0; i < PIECE; i += 4) FOUR_COLUMNS;
+        END_OF_PIECE;
+    }
     T(keep)(c, acc, first, n_vec, n_rows);
 }
 

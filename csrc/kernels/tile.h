@@ -13,7 +13,6 @@
 #define T(name) V_CAT(name, _, LP_N)
 #define FMA_INTO V_CAT(V, LP_N, _FMA_INTO) /* (c, a, b): c += a * b, where all lanes of a are one number */
 #define MAX_ROWS 12
-#define SOON_LINES 128
 #define MAX_VECS 2
 
 /* N words of any dtype to float32. */
@@ -22,17 +21,19 @@ INLINE VEC T(widen_words)(const char *w, lp_word word) {
     return word == LP_WORD_BF16 ? V(widen_bf16)(w) : V(widen_f16)(w);
 }
 
-/* One k: n_vec vectors of x times one number of each row of w, WEIGHT(at): all lanes number `at` from w on. */
-#undef STEP
-#define STEP(i)                                                                                                       \
+/* One k, of which x has n_vec vectors at number i and each row of w one number at `at`, WEIGHT(at) in all lanes. */
+#undef STEP_AT
+#define STEP_AT(i, at)                                                                                                \
     do {                                                                                                              \
         VEC xs[MAX_VECS];                                                                                             \
         UNROLL for (int v = 0; v < n_vec; v++) xs[v] = V(load)(x + ((size_t)(i) * (size_t)n_vec + (size_t)v) * LP_N); \
         UNROLL for (int r = 0; r < n_rows; r++) {                                                                     \
-            VEC wr = WEIGHT((size_t)r * row_stride + (size_t)(i)*k_stride);                                           \
+            VEC wr = WEIGHT((size_t)r * row_stride + (at));                                                           \
             UNROLL for (int v = 0; v < n_vec; v++) FMA_INTO(acc[r][v], wr, xs[v]);                                    \
         }                                                                                                             \
     } while (0)
+#undef STEP
+#define STEP(i) STEP_AT(i, (size_t)(i)*k_stride)
 
 #undef WEIGHT
 #define WEIGHT(at) V(set1)(w[at])
@@ -46,19 +47,12 @@ INLINE void T(keep)(float *c, VEC acc[MAX_ROWS][MAX_VECS], int first, const int 
 }
 
 /* Sums over kc columns and then `n_masked` more, of which column i counts for lanes (tokens) >= i only: the
- * diagonal of causal attention. Meanwhile it asks for SOON_LINES lines from `soon` on, for 256 columns (NULL: none). */
+ * diagonal of causal attention. */
 INLINE void T(tile)(float *c, const float *x, const float *w, size_t row_stride, size_t k_stride, size_t kc,
-                    size_t n_masked, int first, const char *soon, const int n_vec, const int n_rows) {
+                    size_t n_masked, int first, const int n_vec, const int n_rows) {
     VEC acc[MAX_ROWS][MAX_VECS];
     UNROLL for (int r = 0; r < n_rows; r++) UNROLL for (int v = 0; v < n_vec; v++) acc[r][v] = V(zero)();
     size_t k = 0;
-    for (; soon && k + 4 <= kc; k += 4, soon += 128) {
-        __builtin_prefetch(soon, 0, 2);
-        __builtin_prefetch(soon + 64, 0, 2);
-        UNROLL for (int u = 0; u < 4; u++) STEP(u);
-        x += 4 * (size_t)n_vec * LP_N;
-        w += 4 * k_stride;
-    }
     for (; k + 4 <= kc; k += 4) {
         UNROLL for (int u = 0; u < 4; u++) STEP(u);
         x += 4 * (size_t)n_vec * LP_N;
@@ -125,19 +119,19 @@ INLINE void T(unpack)(float *y, const float *add, float *sum, size_t stride, con
     }
 }
 
-/* The way back to whole lines of memory that nobody reads soon: c [n][width] to rows of y, which begin on lines, n a
- * multiple of LINE; columns n .. end of the rows are `after`. Lines go past the caches: half the traffic. */
+/* The same to whole lines of memory that nobody reads soon: rows of y and sum begin on lines, n is a multiple of LINE.
+ * Lines go past the caches, which is half the traffic; V(stream_end) comes before anybody reads them. */
 #define LINE 16 /* floats */
-INLINE void T(unpack_lines)(float *y, size_t stride, const float *c, size_t width, size_t m, size_t n, float after,
-                            size_t end) {
+INLINE void T(unpack_lines)(float *y, const float *add, float *sum, size_t stride, const float *c, size_t width,
+                            size_t m, size_t n) {
     for (size_t i = 0; i < n; i += LINE) {
         VEC r[LINE];
         UNROLL for (size_t j = 0; j < LINE; j++) r[j] = V(load)(c + (i + j) * width);
         UNROLL for (size_t part = 0; part < LINE; part += LP_N) V(transpose)(r + part);
-        for (size_t t = 0; t < m; t++)
-            UNROLL for (size_t part = 0; part < LINE; part += LP_N) V(stream)(y + t * stride + i + part, r[part + t]);
+        for (size_t t = 0; t < m; t++) UNROLL for (size_t part = 0; part < LINE; part += LP_N) {
+                size_t at = t * stride + i + part;
+                if (y) V(stream)(y + at, r[part + t]);
+                if (sum) V(stream)(sum + at, V(add)(V(load)(add + at), r[part + t]));
+            }
     }
-    for (size_t t = 0; t < m; t++)
-        for (size_t i = n; i < end; i += LP_N) V(stream)(y + t * stride + i, V(set1)(after));
-    V(stream_end)();
 }

@@ -1,8 +1,10 @@
 /* tiles.h - the functions that compute a tile of so many tokens, and which tiles some tokens are cut into.
  *
  * The including file sets LP_N, ROWS_2 and ROWS_1 (rows of w in a tile of two vectors and of one: as many sums as
- * the registers hold), LP_HALF where a narrower vector serves a few tokens faster, and BF16_LINES where lines.h is
- * included for both. */
+ * the registers hold), LP_HALF where a narrower vector serves a few tokens faster, HALVES where it also serves more,
+ * BF16_LINES where lines.h is included for both, DIRECT_WIDE where direct.h is, STREAM_ASKS (1: a
+ * stream's weights are asked for once, for L2; 2: and again, for L1) and FAR_TOKENS: the results of so many tokens
+ * leave the caches. */
 #define ROW_UNIT 12 /* a multiple of every tile's rows */
 #define WIDE (2 * LP_N)
 
@@ -43,22 +45,34 @@ static size_t padded_tokens(size_t m) {
     return start + tile_width(m - start);
 }
 
-NOINLINE void gemm_2(float *c, const float *x, const float *w, size_t kc, int first, const char *soon) {
-    T(tile)(c, x, w, LP_K_BLOCK, 1, kc, 0, first, soon, 2, ROWS_2);
-}
-NOINLINE void gemm_1(float *c, const float *x, const float *w, size_t kc, int first) {
-#ifdef LP_HALF /* two halves: with one wide vector every product waits for a broadcast (Zen 4: 75 % of the peak) */
-    HALF_T(tile)(c, x, w, LP_K_BLOCK, 1, kc, 0, first, NULL, 2, ROWS_1);
+/* Over widened rows; see pieces.h. */
+typedef void gemm_tile(float *c, const float *x, const float *w, size_t kc, int first, asked a);
+#define GEMM(name, call, paired, n_vec, n_rows)                                                   \
+    NOINLINE void name(float *c, const float *x, const float *w, size_t kc, int first, asked a) { \
+        call(c, x, w, kc, first, a, paired, n_vec, n_rows);                                       \
+    }
+#define GEMM_BOTH(name, call, n_vec, n_rows) \
+    GEMM(name##_plain, call, 0, n_vec, n_rows) GEMM(name##_paired, call, 1, n_vec, n_rows)
+#define BOTH_OF(name) \
+    { name##_plain, name##_paired }
+
+/* Where the multipliers are 256 bits wide, a tile of 16 lanes is two halves: with one wide vector every product would
+ * wait for a broadcast (Zen 4: 75 % of the peak). */
+#if defined(LP_HALF) && defined(HALVES)
+#define ONE_T HALF_T
+#define ONE_VECS 2
 #else
-    T(tile)(c, x, w, LP_K_BLOCK, 1, kc, 0, first, NULL, 1, ROWS_1);
+#define ONE_T T
+#define ONE_VECS 1
 #endif
-}
+
+GEMM_BOTH(gemm_2, T(multiply), 2, ROWS_2)
+GEMM_BOTH(gemm_1, ONE_T(multiply), ONE_VECS, ROWS_1)
 #ifdef LP_HALF
-NOINLINE void gemm_half(float *c, const float *x, const float *w, size_t kc, int first) {
-    HALF_T(tile)(c, x, w, LP_K_BLOCK, 1, kc, 0, first, NULL, 1, ROWS_1);
-}
+GEMM_BOTH(gemm_half, HALF_T(multiply), 1, ROWS_1)
+static gemm_tile *const gemm_tiles[][2] = {BOTH_OF(gemm_half), BOTH_OF(gemm_1), BOTH_OF(gemm_2)};
 #else
-#define gemm_half gemm_1
+static gemm_tile *const gemm_tiles[][2] = {BOTH_OF(gemm_1), BOTH_OF(gemm_1), BOTH_OF(gemm_2)};
 #endif
 
 /* See stream.h and lines.h. A product with one tile streams; the first tile of more widens the next block for all. */
@@ -80,15 +94,14 @@ typedef void block_tile(float *c, const float *x, const float *w, size_t kc, int
     { name##_bf16, name##_f16, name##_f32 }
 
 FOR_WORDS(STREAM, stream_2, T(stream), 2, ROWS_2)
+FOR_WORDS(STREAM, stream_1, ONE_T(stream), ONE_VECS, ROWS_1)
 FOR_WORDS(BLOCK, block_2, T(block), 2, ROWS_2)
 #ifdef LP_HALF
-FOR_WORDS(STREAM, stream_1, HALF_T(stream), 2, ROWS_1)
 FOR_WORDS(STREAM, stream_half, HALF_T(stream), 1, ROWS_1)
-FOR_WORDS(BLOCK, block_1, HALF_T(block), 2, ROWS_1)
+FOR_WORDS(BLOCK, block_1, ONE_T(block), ONE_VECS, ROWS_1)
 static stream_tile *const stream_tiles[][3] = {WORDS_OF(stream_half), WORDS_OF(stream_1), WORDS_OF(stream_2)};
 static block_tile *const block_tiles[][3] = {{NULL}, WORDS_OF(block_1), WORDS_OF(block_2)}; /* two tiles are wider */
 #else
-FOR_WORDS(STREAM, stream_1, T(stream), 1, ROWS_1)
 static stream_tile *const stream_tiles[][3] = {WORDS_OF(stream_1), WORDS_OF(stream_1), WORDS_OF(stream_2)};
 static block_tile *const block_tiles[][3] = {{NULL}, {NULL}, WORDS_OF(block_2)};
 #endif
@@ -100,7 +113,7 @@ static block_tile *const block_tiles[][3] = {{NULL}, {NULL}, WORDS_OF(block_2)};
         call(c, x, s, k0, kc, n_vec, n_rows);                                           \
     }
 LINES(lines_2, T(lines), 2, ROWS_2)
-LINES(lines_1, HALF_T(lines), 2, ROWS_1)
+LINES(lines_1, ONE_T(lines), ONE_VECS, ROWS_1)
 LINES(lines_half, HALF_T(lines), 1, ROWS_1)
 static stream_tile *const lines_tiles[] = {lines_half, lines_1, lines_2};
 #endif
@@ -113,4 +126,21 @@ static stream_tile *stream_tile_of(enum tile_kind kind, const lp_factor *f, size
     (void)row, (void)n, (void)k;
 #endif
     return stream_tiles[kind][f->word];
+}
+
+/* For few tokens: rows of w in the vector that begins where `left` rows are still to do, and what multiplies them. */
+static size_t direct_lanes(size_t left) {
+#ifdef DIRECT_WIDE
+    if (left >= LP_N) return LP_N;
+#endif
+    (void)left;
+    return NARROW;
+}
+
+static direct_tile *direct_of(size_t lanes, size_t n_tokens, lp_word word) {
+#ifdef DIRECT_WIDE
+    if (lanes == LP_N) return T(direct_table)[n_tokens - 1][word];
+#endif
+    (void)lanes;
+    return NARROW_T(direct_table)[n_tokens - 1][word];
 }

@@ -46,6 +46,10 @@ INLINE v8 v8_widen_bf16(const void *p) {
     __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128(p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(words, 16));
 }
+INLINE v8 v8_even_bf16(const void *p) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(p), 16)); }
+INLINE v8 v8_odd_bf16(const void *p) {
+    return _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(p), _mm256_set1_epi32((int)0xffff0000)));
+}
 INLINE v8 v8_widen_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128(p)); }
 
 INLINE v8 v8_widen_f32(const void *p) { return _mm256_loadu_ps(p); }

@@ -43,6 +43,10 @@ INLINE v16 v16_widen_bf16(const void *p) {
     __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
 }
+INLINE v16 v16_even_bf16(const void *p) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16)); }
+INLINE v16 v16_odd_bf16(const void *p) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32((int)0xffff0000)));
+}
 INLINE v16 v16_widen_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
 
 INLINE v16 v16_widen_f32(const void *p) { return _mm512_loadu_ps(p); }
@@ -80,6 +84,30 @@ INLINE void v16_transpose(v16 r[16]) {
         r[4 + i] = _mm512_shuffle_f32x4(t[i], t[8 + i], 0xdd);
         r[8 + i] = _mm512_shuffle_f32x4(t[4 + i], t[12 + i], 0x88);
         r[12 + i] = _mm512_shuffle_f32x4(t[4 + i], t[12 + i], 0xdd);
+    }
+}
+
+/* Columns 0 .. 15 of 16 rows of bf16, `stride` bytes apart: c[j] lane r = row r, column j. */
+INLINE void v16_columns_bf16(v16 c[16], const char *w, size_t stride) {
+    UNROLL for (size_t half = 0; half < 2; half++, w += 16) { /* 8 columns; quarter q of r[i] is of row 4 q + i */
+        __m512i r[4], t[4], pair[4];
+        UNROLL for (size_t i = 0; i < 4; i++) {
+            __m128i quarter[4];
+            UNROLL for (size_t q = 0; q < 4; q++) quarter[q] =
+                _mm_loadu_si128((const void *)(w + (4 * q + i) * stride));
+            __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(quarter[0]), quarter[1], 1);
+            __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(quarter[2]), quarter[3], 1);
+            r[i] = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+        }
+        t[0] = _mm512_unpacklo_epi32(r[0], r[1]), t[1] = _mm512_unpackhi_epi32(r[0], r[1]);
+        t[2] = _mm512_unpacklo_epi32(r[2], r[3]), t[3] = _mm512_unpackhi_epi32(r[2], r[3]);
+        pair[0] = _mm512_unpacklo_epi64(t[0], t[2]), pair[1] = _mm512_unpackhi_epi64(t[0], t[2]);
+        pair[2] = _mm512_unpacklo_epi64(t[1], t[3]), pair[3] = _mm512_unpackhi_epi64(t[1], t[3]);
+        UNROLL for (size_t i = 0; i < 4; i++) {
+            c[8 * half + 2 * i] = _mm512_castsi512_ps(_mm512_slli_epi32(pair[i], 16));
+            c[8 * half + 2 * i + 1] =
+                _mm512_castsi512_ps(_mm512_and_si512(pair[i], _mm512_set1_epi32((int)0xffff0000)));
+        }
     }
 }
 

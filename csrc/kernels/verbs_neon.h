@@ -59,6 +59,18 @@ INLINE v8 v8_widen_bf16(const void *p) {
     uint16x8_t words = vreinterpretq_u16_u8(lp_neon_bytes(p));
     return (v8){lp_neon_upper(vshll_n_u16(vget_low_u16(words), 16)), lp_neon_upper(vshll_high_n_u16(words, 16))};
 }
+INLINE uint32x4_t lp_neon_pairs(const void *p, size_t i) {
+    return vreinterpretq_u32_u8(lp_neon_bytes((const char *)p + i));
+}
+INLINE v8 v8_even_bf16(const void *p) {
+    return (v8){lp_neon_upper(vshlq_n_u32(lp_neon_pairs(p, 0), 16)),
+                lp_neon_upper(vshlq_n_u32(lp_neon_pairs(p, 16), 16))};
+}
+INLINE v8 v8_odd_bf16(const void *p) {
+    uint32x4_t mask = vdupq_n_u32(0xffff0000);
+    return (v8){lp_neon_upper(vandq_u32(lp_neon_pairs(p, 0), mask)),
+                lp_neon_upper(vandq_u32(lp_neon_pairs(p, 16), mask))};
+}
 INLINE v8 v8_widen_f16(const void *p) {
     float16x8_t words = vreinterpretq_f16_u8(lp_neon_bytes(p));
     return (v8){vcvt_f32_f16(vget_low_f16(words)), vcvt_high_f32_f16(words)};

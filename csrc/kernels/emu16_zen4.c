@@ -1,0 +1,12 @@
+/* emu16_zen4.c - a row for tests: the body of zen4 in plain C. */
+#include "kernels.h" /* lp_kernels */
+
+#include "emu16.h"
+
+#define HALVES
+#define BF16_LINES
+#define STREAM_ASKS 1
+#define FAR_TOKENS 33
+#define GATED_ROWS 24
+#define LP_ROW emu16_zen4
+#include "lanes16.h"
