@@ -128,12 +128,13 @@ static stream_tile *stream_tile_of(enum tile_kind kind, const lp_factor *f, size
     return stream_tiles[kind][f->word];
 }
 
-/* For few tokens: rows of w in the vector that begins where `left` rows are still to do, and what multiplies them. */
-static size_t direct_lanes(size_t left) {
+/* For few tokens: rows of w in the vector that begins where `left` rows are still to do, and what multiplies them. The
+ * other words are turned to columns in more registers than there are. */
+static size_t direct_lanes(size_t left, lp_word word) {
 #ifdef DIRECT_WIDE
-    if (left >= LP_N) return LP_N;
+    if (left >= LP_N && word == LP_WORD_BF16) return LP_N;
 #endif
-    (void)left;
+    (void)left, (void)word;
     return NARROW;
 }
 

@@ -257,14 +257,13 @@ static void check_row(const lp_kernels *k) {
             check_gated(k, m + 5, 24 + ns[i], 128, (int)(m % N_KINDS), mixed);
             check_gated(k, m + 1, ns[i], 300 + 20 * (m % 2), (int)(i % N_KINDS), mixed);
         }
-    /* results that are whole lines, and tokens enough for three tiles */
-    for (size_t m = 3; m < 9; m++)
-        for (size_t i = 0; i < 3; i++) {
-            lp_word mixed[2] = {(lp_word)i, (lp_word)((i + m) % 3)};
-            check_linear(k, m < 7 ? ms[m] : 34 * m - 137, 96 + 32 * i, m % 2 ? 832 : 600, (lp_word)i,
-                         (int)(m % N_KINDS));
-            check_gated(k, m < 7 ? ms[m] : 34 * m - 137, 96 + 48 * i, m % 2 ? 576 : 832, (int)(m % N_KINDS), mixed);
-        }
+    /* results that are whole lines */
+    for (size_t i = 0; i < 6; i++) {
+        lp_word mixed[2] = {(lp_word)(i % 3), (lp_word)((i + i / 3) % 3)};
+        check_linear(k, ms[1 + i], i % 2 ? 64 : 96, 320, (lp_word)(i % 3), (int)(i % N_KINDS));
+        check_gated(k, ms[1 + i], i % 2 ? 48 : 96, 200, (int)(i % N_KINDS), mixed);
+    }
+    check_linear(k, 101, 48, 832, LP_WORD_BF16, ORDINARY); /* three tiles, which share what is asked for */
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
         for (size_t d = 0; d < 7; d++) check_attention(k, lengths[i], dims[d], (int)((i + d) % N_KINDS));
     for (size_t d = 1; d < 200; d += 3) check_norm(k, d, (int)(d % N_KINDS));
