@@ -1,7 +1,7 @@
 /* emu16.c - a row for tests: the body of avx512 (tiles, tails, order) in plain C. */
 #include "kernels.h" /* lp_kernels */
 
-#include "emu16.h"
+#include "emulated.h"
 
 #define DIRECT_WIDE
 #define STREAM_ASKS 2

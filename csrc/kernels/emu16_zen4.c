@@ -1,7 +1,7 @@
 /* emu16_zen4.c - a row for tests: the body of zen4 in plain C. */
 #include "kernels.h" /* lp_kernels */
 
-#include "emu16.h"
+#include "emulated.h"
 
 #define HALVES
 #define BF16_LINES
