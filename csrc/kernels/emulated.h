@@ -1,4 +1,4 @@
-/* emulated.h - the verbs of 16 and of 8 lanes in plain C, for rows that prove the bodies of AVX-512 on CPUs without it. */
+/* emulated.h - the verbs of 16 and of 8 lanes in plain C, for rows that prove the bodies of AVX-512 elsewhere. */
 #define LP_NO_UNROLL /* a row that proves bits need not be fast */
 #include "headers.h"
 

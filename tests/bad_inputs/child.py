@@ -1,6 +1,7 @@
 """Work in a forked child process, where it may crash, hang or eat memory."""
 
 import contextlib
+import gc
 import os
 import pickle
 import resource
@@ -48,6 +49,7 @@ def in_child(work: Callable[[], Any], *, seconds: float = 60, memory: int = 1 <<
 
 def _serve(work: Callable[[], Any], memory: int, send: int, stdout: int, stderr: int) -> NoReturn:
     status = 3
+    gc.freeze()  # garbage of other tests that goes here would be room beyond the limit
     try:
         os.dup2(stdout, 1), os.dup2(stderr, 2)
         sys.stdout = open(1, "w", closefd=False)  # pytest's own capture stays out of it
