@@ -32,13 +32,13 @@ static int is_zen4(void) {
 extern const lp_kernels lp_kernels_neon;
 #endif
 
-/* `suits`: may be chosen when none is named. The last one that does is the best. */
+/* `suits`: may be chosen when none is named, as rows for tests never are. The last one that does is the best. */
 static const struct {
     const lp_kernels *row;
     int (*supported)(void), (*suits)(void);
 } rows[] = {
-    {&lp_kernels_emu16_zen4, always, never}, /* for tests */
-    {&lp_kernels_emu16, always, never},      {&lp_kernels_generic, always, always},
+    {&lp_kernels_emu16_zen4, always, never}, {&lp_kernels_emu16, always, never},
+    {&lp_kernels_generic, always, always},
 #if defined(__x86_64__)
     {&lp_kernels_avx2, has_avx2, has_avx2},  {&lp_kernels_avx512, has_avx512, has_avx512},
     {&lp_kernels_zen4, has_avx512, is_zen4},
