@@ -290,6 +290,7 @@ int lp_linear(const lp_ops *ops, const lp_product *p) {
     size_t at_once = tokens_at_once(ops->kernels, p->k, p->gated);
     for (size_t m0 = 0; m0 < p->m; m0 += at_once) {
         lp_product rows = product_rows(p, m0, lp_size_min(p->m - m0, at_once), ops->packed);
+        rows.in_order = lp_kernels_in_order();
         linear_args a = {.ops = ops, .p = &rows};
         cut_rows(&a, ops->crew.n_threads);
         size_t units = ops->kernels->pack_units(&rows);

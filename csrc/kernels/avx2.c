@@ -8,7 +8,6 @@ LP_TARGET_BEGIN("avx2,fma,f16c")
 
 #include "verbs_avx2.h"
 
-#define STREAM_ASKS 1
 #define FAR_TOKENS 32
 #define GATED_ROWS 24
 #define LP_N 8

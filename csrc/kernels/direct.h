@@ -6,7 +6,7 @@
 #ifndef LP_DIRECT
 #define LP_DIRECT
 #define MAX_TOKENS 4
-typedef void direct_tile(float *out, size_t pitch, const float *x, const char *w, size_t k);
+typedef void direct_tile(float *out, size_t pitch, const float *x, const char *w, size_t k, int in_order);
 #endif
 
 /* Columns k .. k + N of N rows that are `stride` bytes apart: c[j] lane r = row r, column j. */
@@ -28,57 +28,67 @@ INLINE VEC T(column)(const char *w, size_t stride, lp_word word) {
     return V(load)(c);
 }
 
-/* total[t] = or += the sums of n_blocks blocks of kc columns from w and x on, for n_tokens rows of x. */
-INLINE const char *T(direct_blocks)(VEC *total, const float *x, size_t x_stride, const char *w, size_t stride,
-                                    lp_word word, size_t kc, int first, const char *ahead, const int n_blocks,
-                                    const int n_tokens) {
-    size_t bytes = lp_word_bytes(word), k = 0;
+/* Asks for as many lines as N columns of N rows are, after `n_done` such steps: of the rows that follow, in the order
+ * of memory, or else of these rows a pair of blocks after `column`, and past their end of the rows that follow. */
+INLINE void T(direct_ask)(const char *w, size_t k, size_t column, size_t n_done, size_t bytes, int in_order) {
+    const size_t n_lines = LP_N * LP_N * bytes / 64, stride = k * bytes;
+    if (in_order) {
+        const char *next = w + LP_N * stride + n_done * n_lines * 64;
+        for (size_t line = 0; line < n_lines; line++) __builtin_prefetch(next + line * 64, 0, 2);
+        return;
+    }
+    size_t soon = column + 2 * LP_K_BLOCK, row = column / LP_N * n_lines % LP_N;
+    if (soon >= k) soon += (LP_N - 1) * k; /* the next rows lie behind these without a gap */
+    const char *from = w + row * stride + soon * bytes;
+    for (size_t line = 0; line < n_lines; line++) __builtin_prefetch(from + line * stride, 0, 2);
+}
+
+/* total[t] = or += the sums of n_blocks blocks of kc columns from `at` on of N rows at w, for n_tokens rows of x. */
+INLINE void T(direct_blocks)(VEC *total, const float *x, const char *w, size_t n_columns, lp_word word, size_t at,
+                             size_t kc, int in_order, const int n_blocks, const int n_tokens) {
+    const size_t bytes = lp_word_bytes(word), stride = n_columns * bytes;
+    size_t k = 0;
     VEC acc[2][MAX_TOKENS];
     UNROLL for (int b = 0; b < n_blocks; b++) UNROLL for (int t = 0; t < n_tokens; t++) acc[b][t] = V(zero)();
     for (; k + LP_N <= kc; k += LP_N) {
         UNROLL for (int b = 0; b < n_blocks; b++) {
             VEC c[LP_N];
-            size_t at = k + (size_t)b * LP_K_BLOCK;
-            /* the rows that come next lie behind these without a gap: as many bytes ahead as are read here */
-            for (size_t line = 0; line < LP_N * LP_N * bytes; line += 64) __builtin_prefetch(ahead + line, 0, 2);
-            ahead += LP_N * LP_N * bytes;
-            T(columns)(c, w + at * bytes, stride, word);
+            size_t column = at + k + (size_t)b * LP_K_BLOCK, n_done = (at + n_blocks * k) / LP_N + (size_t)b;
+            T(direct_ask)(w, n_columns, column, n_done, bytes, in_order);
+            T(columns)(c, w + column * bytes, stride, word);
             UNROLL for (int j = 0; j < LP_N; j++) UNROLL for (int t = 0; t < n_tokens; t++) {
-                VEC xk = V(set1)(x[(size_t)t * x_stride + at + (size_t)j]);
+                VEC xk = V(set1)(x[(size_t)t * n_columns + column + (size_t)j]);
                 FMA_INTO(acc[b][t], xk, c[j]);
             }
         }
     }
     for (; k < kc; k++) { /* n_blocks is 1 here: blocks that run side by side are whole */
-        VEC c = T(column)(w + k * bytes, stride, word);
+        VEC c = T(column)(w + (at + k) * bytes, stride, word);
         UNROLL for (int t = 0; t < n_tokens; t++) {
-            VEC xk = V(set1)(x[(size_t)t * x_stride + k]);
+            VEC xk = V(set1)(x[(size_t)t * n_columns + at + k]);
             FMA_INTO(acc[0][t], xk, c);
         }
     }
     UNROLL for (int b = 0; b < n_blocks; b++) UNROLL for (int t = 0; t < n_tokens; t++) total[t] =
-        first && b == 0 ? acc[b][t] : V(add)(total[t], acc[b][t]);
-    return ahead;
+        at == 0 && b == 0 ? acc[b][t] : V(add)(total[t], acc[b][t]);
 }
 
 /* out [n_tokens][pitch], N numbers of each row: x w^T for N rows of w and all of k. */
-INLINE void T(direct)(float *out, size_t pitch, const float *x, const char *w, size_t k, lp_word word,
+INLINE void T(direct)(float *out, size_t pitch, const float *x, const char *w, size_t k, lp_word word, int in_order,
                       const int n_tokens) {
-    size_t bytes = lp_word_bytes(word), stride = k * bytes, at = 0;
-    const char *ahead = w + LP_N * stride;
+    size_t at = 0;
     VEC total[MAX_TOKENS] = {V(zero)()};
     for (; at + 2 * LP_K_BLOCK <= k; at += 2 * LP_K_BLOCK)
-        ahead =
-            T(direct_blocks)(total, x + at, k, w + at * bytes, stride, word, LP_K_BLOCK, at == 0, ahead, 2, n_tokens);
+        T(direct_blocks)(total, x, w, k, word, at, LP_K_BLOCK, in_order, 2, n_tokens);
     for (; at < k; at += LP_K_BLOCK)
-        ahead = T(direct_blocks)(total, x + at, k, w + at * bytes, stride, word, lp_size_min(k - at, LP_K_BLOCK),
-                                 at == 0, ahead, 1, n_tokens);
+        T(direct_blocks)(total, x, w, k, word, at, lp_size_min(k - at, LP_K_BLOCK), in_order, 1, n_tokens);
     UNROLL for (int t = 0; t < n_tokens; t++) V(store)(out + (size_t)t * pitch, total[t]);
 }
 
-#define DIRECT(n_tokens, name, word)                                                                                 \
-    NOINLINE void T(direct_##n_tokens##_##name)(float *out, size_t pitch, const float *x, const char *w, size_t k) { \
-        T(direct)(out, pitch, x, w, k, word, n_tokens);                                                              \
+#define DIRECT(n_tokens, name, word)                                                                               \
+    NOINLINE void T(direct_##n_tokens##_##name)(float *out, size_t pitch, const float *x, const char *w, size_t k, \
+                                                int in_order) {                                                    \
+        T(direct)(out, pitch, x, w, k, word, in_order, n_tokens);                                                  \
     }
 #define DIRECT_ALL(n_tokens) \
     DIRECT(n_tokens, bf16, LP_WORD_BF16) DIRECT(n_tokens, f16, LP_WORD_F16) DIRECT(n_tokens, f32, LP_WORD_F32)

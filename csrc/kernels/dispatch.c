@@ -1,6 +1,7 @@
 /* dispatch.c - asks the CPU once, picks the row, honours LLAMAPROBE_KERNELS. Nothing else asks the CPU. */
 #include "kernels.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,14 +23,24 @@ static int has_avx512(void) {
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
+static int is_made_by(const char ebx[4]) {
+    unsigned a, b, c, d;
+    return __get_cpuid(0, &a, &b, &c, &d) && memcmp(&b, ebx, 4) == 0;
+}
+
 /* AMD's family 25 has AVX-512 in Zen 4 only, where an instruction of 512 bits is two of 256. */
 static int is_zen4(void) {
     unsigned a, b, c, d;
-    if (!has_avx512() || !__get_cpuid(0, &a, &b, &c, &d) || memcmp(&b, "Auth", 4) != 0) return 0;
+    if (!has_avx512() || !is_made_by("Auth")) return 0;
     return __get_cpuid(1, &a, &b, &c, &d) && (a >> 8 & 15) + (a >> 20 & 255) == 25;
 }
+
+static int is_intel(void) { return is_made_by("Genu"); }
 #elif defined(__aarch64__)
 extern const lp_kernels lp_kernels_neon;
+#endif
+#if !defined(__x86_64__)
+static int is_intel(void) { return 0; }
 #endif
 
 /* `suits`: may be chosen when none is named, as rows for tests never are. The last one that does is the best. */
@@ -53,6 +64,13 @@ size_t lp_kernels_count(void) { return N_ROWS; }
 const lp_kernels *lp_kernels_at(size_t i) { return rows[i].row; }
 const char *lp_kernels_name(size_t i) { return rows[i].row->name; }
 int lp_kernels_supported(size_t i) { return rows[i].supported(); }
+
+int lp_kernels_in_order(void) {
+    static atomic_int known; /* 1: in order, 2: row by row; a virtual machine takes microseconds to ask the CPU */
+    int answer = atomic_load_explicit(&known, memory_order_relaxed);
+    if (!answer) atomic_store_explicit(&known, answer = is_intel() ? 2 : 1, memory_order_relaxed);
+    return answer == 1;
+}
 
 static const lp_kernels *best_row(void) {
     size_t i = N_ROWS - 1;

@@ -4,7 +4,6 @@
 #include "emulated.h"
 
 #define DIRECT_WIDE
-#define STREAM_ASKS 2
 #define FAR_TOKENS 32
 #define GATED_ROWS 48
 #define LP_ROW emu16

@@ -5,7 +5,6 @@
 
 #define HALVES
 #define BF16_LINES
-#define STREAM_ASKS 1
 #define FAR_TOKENS 33
 #define GATED_ROWS 24
 #define LP_ROW emu16_zen4

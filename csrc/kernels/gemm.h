@@ -139,7 +139,7 @@ static void direct_band(const lp_band *b) {
             size_t row = lp_size_min(b->row + r, f->n_rows - lanes);
             float *out = b->sums + s * b->pitch + r, part[MAX_TOKENS * LP_N];
             direct_of(lanes, p->m, f->word)(part, lanes, p->x, (const char *)f->w + row * p->k * lp_word_bytes(f->word),
-                                            p->k);
+                                            p->k, p->in_order);
             size_t skip = b->row + r - row, n = lp_size_min(lanes - skip, b->n_rows - r);
             for (size_t t = 0; t < p->m; t++) memcpy(out + t * b->height, part + t * lanes + skip, n * sizeof *out);
         }
@@ -152,7 +152,7 @@ static void bands(const lp_product *p, size_t factor, size_t row, size_t n_rows,
                  .factor = p->factor + factor,
                  .end = row + n_rows,
                  .wide = {scratch, scratch + block},
-                 .stream.ring = scratch,
+                 .stream = {.ring = scratch, .in_order = p->in_order},
                  .sums = scratch + 2 * block};
     for (; row < b.end; row += b.n_rows) {
         set_rows(&b, row);

@@ -7,7 +7,6 @@
 #include "verbs_plain.h"
 #define V4_FMA_INTO(c, a, b) ((c) = v4_fma(a, b, c))
 
-#define STREAM_ASKS 1
 #define FAR_TOKENS 32
 #define GATED_ROWS 24
 #define LP_N 4

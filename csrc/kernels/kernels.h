@@ -44,6 +44,7 @@ typedef struct {
     size_t n_factors;
     int gated;
     float *act, *hidden; /* [m, n_rows], or NULL */
+    int in_order;        /* lp_kernels_in_order() */
 } lp_product;
 
 /* Causal attention of one sequence. Rows of q, k, v, z are `stride` floats apart. */
@@ -96,6 +97,10 @@ typedef struct {
  * that is not in this build, LP_EUNSUPPORTED for a row that the CPU lacks. It reads the environment, which in Python
  * other threads may move while they hold the GIL: call it with the GIL, before the work. */
 const lp_kernels *lp_kernels_get(lp_error *err);
+
+/* How weights that are wanted soon are asked for: in the order in which they lie in memory, which AMD's prefetchers go
+ * along with, or row by row, not far ahead, as Intel's do better (docs/speed.md). The bits are the same. */
+int lp_kernels_in_order(void);
 
 /* All rows of this build, best last. */
 size_t lp_kernels_count(void);

@@ -1,7 +1,7 @@
 /* lanes16.h - the body of the rows with 32 registers of 16 lanes, once the verbs of v8 and v16 are there. For up to 8
  * tokens vectors of 8: no lane is idle.
  *
- * The row's file sets what tiles.h asks for and STREAM_ASKS, BAND_MACS and LP_ROW. */
+ * The row's file sets what tiles.h asks for, BAND_MACS and LP_ROW. */
 #define LP_HALF 8
 #define LP_N LP_HALF
 #include "tile.h"

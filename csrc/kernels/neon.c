@@ -6,7 +6,6 @@
 #if defined(__aarch64__)
 #include "verbs_neon.h"
 
-#define STREAM_ASKS 1
 #define FAR_TOKENS 32
 #define GATED_ROWS 24
 #define LP_N 8

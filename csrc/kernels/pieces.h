@@ -36,8 +36,10 @@ INLINE void T(widen_piece)(float *out, const char *w, lp_word word) {
     UNROLL for (size_t i = 0; i < PIECE; i += is_paired(word) ? 2 * LP_N : LP_N) {
         const char *from = w + i * lp_word_bytes(word);
         if (is_paired(word)) {
-            V(store)(out + i / 2, V(even_bf16)(from));
-            V(store)(out + i / 2 + PIECE / 2, V(odd_bf16)(from));
+            VEC even, odd;
+            V(split_bf16)(&even, &odd, from);
+            V(store)(out + i / 2, even);
+            V(store)(out + i / 2 + PIECE / 2, odd);
         } else {
             V(store)(out + i, T(widen_words)(from, word));
         }

@@ -3,7 +3,7 @@
  * Included once per vector width, after pieces.h. Widening first and multiplying then leaves the multipliers idle while
  * weights arrive: for a fifth of the time at 8 tokens, for a tenth at 128. Here a few rows at a time are widened
  * between the products of what was widened before, and lines that will be widened after them are asked for. */
-#define SOON_BYTES 192 /* how far ahead in a row lines are asked for a second time, to L1 */
+#define SOON_BYTES 512 /* how far ahead in a row lines are asked for, where they are not in the order of memory */
 #define STRIP 64       /* columns of a strip: with one tile of tokens, two strips of its rows live in L1 */
 
 #ifndef LP_STREAM
@@ -25,6 +25,7 @@ typedef struct {
     size_t k;    /* columns */
     const char *rows, *next;
     const char *ready; /* the rows whose first strip the ring holds; NULL: none */
+    int in_order;      /* as in lp_product */
 } row_stream;
 #endif
 
@@ -39,7 +40,6 @@ INLINE void T(strip)(VEC acc[MAX_ROWS][MAX_VECS], const float *x, const float *w
                 size_t row = (size_t)(3 * part + r);
                 const char *from = next.from + row * next.from_stride + column * bytes;
                 T(widen_piece)(next.to + row * next.to_stride + column, from, word);
-                if (STREAM_ASKS > 1) __builtin_prefetch(from + SOON_BYTES, 0, 3);
                 if (!next.after) continue;
                 const char *after = next.after + row * next.after_row + column / PIECE * next.after_piece;
                 for (size_t line = 0; line < PIECE * bytes; line += 64) __builtin_prefetch(after + line, 0, 2);
@@ -83,8 +83,8 @@ INLINE void T(stream_begin)(const row_stream *s, lp_word word, const int n_rows)
         }
 }
 
-/* Columns k0 .. k0 + kc (a multiple of STRIP) of n_rows rows. The next rows are asked for in the order in which they
- * lie, which the hardware goes along with: as many bytes as are read here. */
+/* Columns k0 .. k0 + kc (a multiple of STRIP) of n_rows rows; as many bytes are asked for as are read: of the next rows
+ * in the order in which they lie, or else of these rows, and of the next ones past their end. */
 INLINE void T(stream)(float *c, const float *x, row_stream *s, size_t k0, size_t kc, lp_word word, const int n_vec,
                       const int n_rows) {
     const size_t bytes = lp_word_bytes(word), half = MAX_ROWS * STRIP, piece = PIECE * bytes;
@@ -96,10 +96,11 @@ INLINE void T(stream)(float *c, const float *x, row_stream *s, size_t k0, size_t
                        .to_stride = STRIP,
                        .n = STRIP,
                        .from = T(column_at)(s, k + STRIP, bytes),
-                       .from_stride = s->k * bytes,
-                       .after = s->next + k * (size_t)n_rows * bytes,
-                       .after_row = piece,
-                       .after_piece = (size_t)n_rows * piece};
+                       .from_stride = s->k * bytes};
+        next.after =
+            s->in_order ? s->next + k * (size_t)n_rows * bytes : T(column_at)(s, k + STRIP + SOON_BYTES / bytes, bytes);
+        next.after_row = s->in_order ? piece : s->k * bytes;
+        next.after_piece = s->in_order ? (size_t)n_rows * piece : piece;
         T(strip)(acc, x, s->ring + (size_t)s->half * half, STRIP, next, word, n_vec, n_rows);
         x += STRIP * (size_t)n_vec * LP_N;
     }

@@ -2,9 +2,8 @@
  *
  * The including file sets LP_N, ROWS_2 and ROWS_1 (rows of w in a tile of two vectors and of one: as many sums as
  * the registers hold), LP_HALF where a narrower vector serves a few tokens faster, HALVES where it also serves more,
- * BF16_LINES where lines.h is included for both, DIRECT_WIDE where direct.h is, STREAM_ASKS (1: a
- * stream's weights are asked for once, for L2; 2: and again, for L1) and FAR_TOKENS: the results of so many tokens
- * leave the caches. */
+ * BF16_LINES where lines.h is included for both, DIRECT_WIDE where direct.h is, and FAR_TOKENS: the results of so
+ * many tokens leave the caches. */
 #define ROW_UNIT 12 /* a multiple of every tile's rows */
 #define WIDE (2 * LP_N)
 

@@ -43,9 +43,11 @@ INLINE v16 v16_widen_bf16(const void *p) {
     __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
 }
-INLINE v16 v16_even_bf16(const void *p) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16)); }
-INLINE v16 v16_odd_bf16(const void *p) {
-    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32((int)0xffff0000)));
+INLINE void v16_split_bf16(v16 *even, v16 *odd, const void *p) {
+    __m512i pairs = _mm512_loadu_si512(p);
+    __asm__("" : "+v"(pairs)); /* as v8_split_bf16 */
+    *even = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+    *odd = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000)));
 }
 INLINE v16 v16_widen_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
 

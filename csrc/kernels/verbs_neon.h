@@ -62,14 +62,10 @@ INLINE v8 v8_widen_bf16(const void *p) {
 INLINE uint32x4_t lp_neon_pairs(const void *p, size_t i) {
     return vreinterpretq_u32_u8(lp_neon_bytes((const char *)p + i));
 }
-INLINE v8 v8_even_bf16(const void *p) {
-    return (v8){lp_neon_upper(vshlq_n_u32(lp_neon_pairs(p, 0), 16)),
-                lp_neon_upper(vshlq_n_u32(lp_neon_pairs(p, 16), 16))};
-}
-INLINE v8 v8_odd_bf16(const void *p) {
-    uint32x4_t mask = vdupq_n_u32(0xffff0000);
-    return (v8){lp_neon_upper(vandq_u32(lp_neon_pairs(p, 0), mask)),
-                lp_neon_upper(vandq_u32(lp_neon_pairs(p, 16), mask))};
+INLINE void v8_split_bf16(v8 *even, v8 *odd, const void *p) {
+    uint32x4_t lo = lp_neon_pairs(p, 0), hi = lp_neon_pairs(p, 16), mask = vdupq_n_u32(0xffff0000);
+    *even = (v8){lp_neon_upper(vshlq_n_u32(lo, 16)), lp_neon_upper(vshlq_n_u32(hi, 16))};
+    *odd = (v8){lp_neon_upper(vandq_u32(lo, mask)), lp_neon_upper(vandq_u32(hi, mask))};
 }
 INLINE v8 v8_widen_f16(const void *p) {
     float16x8_t words = vreinterpretq_f16_u8(lp_neon_bytes(p));

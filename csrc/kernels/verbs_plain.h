@@ -9,7 +9,7 @@
  *   keep_from(lane, x, y)  lanes >= lane of x, the others of y; lane <= N
  *   scale2(p, t, bias)     p * 2^n, n = bits(t) - bits(bias), as two factors so that a denormal rounds once
  *   widen_bf16 widen_f16 widen_f32   N words at any address to float32
- *   even_bf16(p) odd_bf16(p)         words 0, 2, 4 .. and 1, 3, 5 .. of 2 N words at any address
+ *   split_bf16(even, odd, p)         words 0, 2, 4 .. and 1, 3, 5 .. of 2 N words at any address
  *   set1_bf16(p)           the word at p; the two bytes before it are read too, and only lines.h needs it
  *   transpose(r)           r[i] lane j <-> r[j] lane i
  *   vNd: zero, add, from (exact), round (to float32)                                                             */
@@ -92,15 +92,9 @@ INLINE VN VERB(widen_bf16)(const void *p) {
     EACH a.f[i] = lp_bf16_float(p, (size_t)i);
     return a;
 }
-INLINE VN VERB(even_bf16)(const void *p) {
-    VN a;
-    EACH a.f[i] = lp_bf16_float(p, 2 * (size_t)i);
-    return a;
-}
-INLINE VN VERB(odd_bf16)(const void *p) {
-    VN a;
-    EACH a.f[i] = lp_bf16_float(p, 2 * (size_t)i + 1);
-    return a;
+INLINE void VERB(split_bf16)(VN *even, VN *odd, const void *p) {
+    EACH even->f[i] = lp_bf16_float(p, 2 * (size_t)i);
+    EACH odd->f[i] = lp_bf16_float(p, 2 * (size_t)i + 1);
 }
 INLINE VN VERB(widen_f16)(const void *p) {
     VN a;

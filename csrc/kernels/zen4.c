@@ -14,7 +14,6 @@ LP_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 #define V8_COLUMNS_BF16 v8_columns_bf16
 #define HALVES
 #define BF16_LINES
-#define STREAM_ASKS 1
 #define FAR_TOKENS 33
 #define GATED_ROWS 24
 #define BAND_MACS 1000000000

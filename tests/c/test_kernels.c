@@ -57,8 +57,9 @@ static void *words(char **hold, size_t n, lp_word word, int kind) {
     return w;
 }
 
-/* In jobs of so many rows. */
+/* In jobs of so many rows; weights are asked for in either way. */
 static void run_product(const lp_kernels *k, lp_product *p, size_t job) {
+    p->in_order = (int)(job / 12 % 2);
     for (size_t u = 0; u < k->pack_units(p); u++) k->pack(p, u);
     for (size_t f = 0; f < (p->gated ? 1 : p->n_factors); f++)
         for (size_t row = 0; row < p->factor[f].n_rows; row += job) {
