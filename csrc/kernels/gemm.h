@@ -134,7 +134,7 @@ static void direct_band(const lp_band *b) {
     for (size_t s = 0; s * b->pitch < b->height; s++) {
         const lp_factor *f = b->factor + s;
         for (size_t r = 0, lanes; r < b->n_rows; r += lanes) {
-            lanes = direct_lanes(b->n_rows - r, f->word);
+            lanes = direct_lanes(b->n_rows - r, p->m, f->word);
             /* the last vector of a matrix begins earlier: rows that were done are done again */
             size_t row = lp_size_min(b->row + r, f->n_rows - lanes);
             float *out = b->sums + s * b->pitch + r, part[MAX_TOKENS * LP_N];

@@ -128,12 +128,13 @@ static stream_tile *stream_tile_of(enum tile_kind kind, const lp_factor *f, size
 }
 
 /* For few tokens: rows of w in the vector that begins where `left` rows are still to do, and what multiplies them. The
- * other words are turned to columns in more registers than there are. */
-static size_t direct_lanes(size_t left, lp_word word) {
+ * other words are turned to columns in more registers than there are; one token waits for RAM, and for fewer rows that
+ * are read side by side a little less. */
+static size_t direct_lanes(size_t left, size_t n_tokens, lp_word word) {
 #ifdef DIRECT_WIDE
-    if (left >= LP_N && word == LP_WORD_BF16) return LP_N;
+    if (left >= LP_N && n_tokens > 1 && word == LP_WORD_BF16) return LP_N;
 #endif
-    (void)left, (void)word;
+    (void)left, (void)n_tokens, (void)word;
     return NARROW;
 }
 
