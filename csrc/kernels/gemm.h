@@ -52,8 +52,8 @@ static asked block_asked(const lp_band *b, size_t g, size_t n, size_t k) {
 }
 
 /* Rows g .. g + n of the block at column k for all tokens; meanwhile the first tile widens `n_next` columns of the
- * block that follows it, and the others ask for the weights of the one after that, and for the x of the next tile: it
- * comes from L3, and later than wanted. */
+ * block that follows it, and the others ask for the weights of the one after that, and for the x of the next tile
+ * (after the last, of the first one of the next block): it comes from L3, and later than wanted. */
 static void add_block(const lp_band *b, size_t g, size_t n, size_t k, size_t kc, size_t n_next) {
     const lp_product *p = b->p;
     size_t n_wide = p->m / WIDE, n_asked = 0, g_asked = g;
@@ -61,8 +61,9 @@ static void add_block(const lp_band *b, size_t g, size_t n, size_t k, size_t kc,
     for (size_t m0 = 0, width; m0 < p->m; m0 += width) {
         width = tile_width(p->m - m0);
         size_t rows = tile_rows(width);
-        const float *x = p->x_packed + m0 * p->k + k * width, *next_x = x + width * p->k,
-                    *next_end = next_x + width * kc;
+        const float *x = p->x_packed + m0 * p->k + k * width, *next_x = x + width * p->k, *next_end;
+        if (m0 + width >= p->m) next_x = p->x_packed + (k + kc < p->k ? k + kc : 0) * tile_width(p->m);
+        next_end = next_x + width * kc;
         float *c = b->sums + m0 * b->height;
         for (size_t i = g; i < g + n; i += rows, next_x += LP_K_BLOCK * 8) {
             const float *w = b->wide[b->now] + i * LP_K_BLOCK;
