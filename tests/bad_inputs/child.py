@@ -1,6 +1,7 @@
 """Work in a forked child process, where it may crash, hang or eat memory."""
 
 import contextlib
+import ctypes
 import gc
 import os
 import pickle
@@ -14,6 +15,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
+
+
+LIBC = ctypes.CDLL(None)
+LIBC.malloc.restype, LIBC.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+LIBC.free.restype, LIBC.free.argtypes = None, [ctypes.c_void_p]
 
 
 class Outcome(NamedTuple):
@@ -72,11 +78,27 @@ def less_memory(more: int) -> Iterator[None]:
     """This process may take so many bytes of address space more than it has, for a while."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used, before[1]))
+    blocks = list(_free_blocks())
     resource.setrlimit(resource.RLIMIT_AS, (used + more, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
+        for block in blocks:
+            LIBC.free(block)
+
+
+def _free_blocks() -> Iterator[int]:
+    """Takes what earlier tests freed and malloc has kept: it would be room beyond the limit.
+
+    To be called while the address space may not grow. AddressSanitizer would end the process.
+    """
+    if hasattr(LIBC, "__asan_init"):
+        return
+    for n_bytes in (64 << 20, 8 << 20, 1 << 20):
+        while block := LIBC.malloc(n_bytes):
+            yield block
 
 
 def _wait(pid: int, reply: int, seconds: float) -> bytes:
