@@ -7,6 +7,7 @@
 #include "widen.h"
 #include "packing.h"
 #include "band.h"
+#include "asks.h"
 #include "finish.h"
 
 /* Rows g .. g + n and columns k .. k + kc. */
@@ -20,66 +21,47 @@ static void widen_rows(const lp_band *b, size_t g, size_t n, size_t k, size_t kc
     }
 }
 
-/* What the tile of rows i .. i + rows widens meanwhile: n columns of the next block. */
-static coming next_block(const lp_band *b, size_t i, size_t k, size_t n, int asks) {
-    lp_word word = factor_of(b, i)->word;
-    return (coming){.to = b->wide[!b->now] + i * LP_K_BLOCK,
-                    .to_stride = LP_K_BLOCK,
-                    .n = n,
-                    .from = weights_at(b, i, k),
-                    .from_stride = b->p->k * lp_word_bytes(word),
-                    .after = asks ? weights_at(b, i, k + n) : NULL,
-                    .after_row = b->p->k * lp_word_bytes(word),
-                    .after_piece = PIECE * lp_word_bytes(word)};
+/* Rows g .. g + n of a stripe for the first tokens, while the same rows of the next block are widened; the block after
+ * that is asked for here where the other tiles are too few. */
+static void first_rows(const lp_band *b, const k_block *at, size_t g, size_t n, size_t width) {
+    lp_word word = factor_of(b, g)->word;
+    block_tile *tile = block_tiles[kind_of(width)][word];
+    const float *x = b->p->x_packed + at->k * width;
+    size_t k = at->k + at->kc;
+    for (size_t i = g; i < g + n; i += tile_rows(width)) {
+        const char *from = weights_at(b, i, k);
+        next_block next = {.to = b->wide[!b->now] + i * LP_K_BLOCK,
+                           .from = from,
+                           .stride = b->p->k * lp_word_bytes(word),
+                           .n = at->n_next,
+                           .after = at->asks.n ? 0 : (size_t)(weights_at(b, i, k + at->n_next) - from)};
+        tile(b->sums + i * width, x, b->wide[b->now] + i * LP_K_BLOCK, at->kc, at->k == 0, &next);
+    }
 }
 
-/* How many rows of weights each of n_calls tiles asks for, so that they ask for all of them, evenly: weights that came
- * all at once would keep the core waiting, and everything else that comes from a cache. 0: too few tiles. */
-static size_t rows_asked(size_t height, size_t n_calls, lp_word word) {
-    size_t n = word == LP_WORD_F32 ? 4 : 8; /* a line for every four columns, at most */
-    if (n * n_calls < height) return 0;
-    while (n > 1 && n / 2 * n_calls >= height) n /= 2;
-    return n;
+/* Rows g .. g + n of a stripe for the tokens from m0 on. */
+static void rows_of_tile(const lp_band *b, k_block *at, size_t g, size_t n, size_t m0, size_t width) {
+    gemm_tile *tile = gemm_tiles[kind_of(width)][is_paired(factor_of(b, g)->word)];
+    const float *x = b->p->x_packed + m0 * b->p->k + at->k * width;
+    for (size_t i = g; i < g + n; i += tile_rows(width)) {
+        float *c = b->sums + m0 * b->height + i * width;
+        tile(c, x, b->wide[b->now] + i * LP_K_BLOCK, at->kc, at->k == 0, &at->asks.now);
+        ask_on(&at->asks, b);
+    }
 }
 
-/* A block of k of n rows from row g on. */
-static asked block_asked(const lp_band *b, size_t g, size_t n, size_t k) {
-    size_t bytes = lp_word_bytes(factor_of(b, g)->word);
-    return (asked){.w = weights_at(b, g, k),
-                   .w_step = 4 * n * bytes,
-                   .n_pieces = LP_K_BLOCK / PIECE / n,
-                   .pitch = b->p->k * bytes};
-}
-
-/* Rows g .. g + n of the block at column k for all tokens; meanwhile the first tile widens `n_next` columns of the
- * block that follows it, and the others ask for the weights of the one after that, and for the x of the next tile
- * (after the last, of the first one of the next block): it comes from L3, and later than wanted. */
-static void add_block(const lp_band *b, size_t g, size_t n, size_t k, size_t kc, size_t n_next) {
+/* Rows g .. g + n of a block for all tokens. */
+static void add_block(const lp_band *b, k_block at, size_t g, size_t n) {
     const lp_product *p = b->p;
-    size_t n_wide = p->m / WIDE, n_asked = 0, g_asked = g;
-    if (n_next == LP_K_BLOCK && n_wide) n_asked = rows_asked(n, (n_wide - 1) * (n / ROWS_2), factor_of(b, g)->word);
     for (size_t m0 = 0, width; m0 < p->m; m0 += width) {
         width = tile_width(p->m - m0);
-        size_t rows = tile_rows(width);
-        const float *x = p->x_packed + m0 * p->k + k * width, *next_x = x + width * p->k, *next_end;
-        if (m0 + width >= p->m) next_x = p->x_packed + (k + kc < p->k ? k + kc : 0) * tile_width(p->m);
-        next_end = next_x + width * kc;
-        float *c = b->sums + m0 * b->height;
-        for (size_t i = g; i < g + n; i += rows, next_x += LP_K_BLOCK * 8) {
-            const float *w = b->wide[b->now] + i * LP_K_BLOCK;
-            lp_word word = factor_of(b, i)->word;
-            if (m0 == 0 && n_next) {
-                coming next = next_block(b, i, k + kc, n_next, !n_asked);
-                block_tiles[kind_of(width)][word](c + i * width, x, w, kc, k == 0, next);
-                continue;
-            }
-            asked a = {0};
-            if (width == WIDE && n_asked && g_asked < g + n) {
-                a = block_asked(b, g_asked, n_asked, k + kc + n_next);
-                g_asked += n_asked;
-            }
-            if (width == WIDE && next_x < next_end) a.x = (const char *)next_x;
-            gemm_tiles[kind_of(width)][is_paired(word)](c + i * width, x, w, kc, k == 0, a);
+        ask_x(&at, p, m0, width);
+        for (size_t i = g, end; i < g + n; i = end) {
+            end = lp_size_min(g + n, (i / b->pitch + 1) * b->pitch); /* of the stripe */
+            if (m0 == 0 && at.n_next)
+                first_rows(b, &at, i, end - i, width);
+            else
+                rows_of_tile(b, &at, i, end - i, m0, width);
         }
     }
 }
@@ -92,7 +74,7 @@ static void block_band(lp_band *b) {
         size_t n_next = lp_size_min(k + kc < k_end ? k_end - k - kc : k_end, LP_K_BLOCK);
         if (!is_whole(b) || n_next > kc || (k + kc == k_end && !has_next(b))) n_next = 0;
         if (b->ready != weights_at(b, 0, k)) widen_rows(b, 0, b->height, k, kc);
-        add_block(b, 0, b->height, k, kc, n_next);
+        add_block(b, begin_block(b, k, kc, n_next), 0, b->height);
         b->ready = n_next ? weights_at(b, 0, k + kc) : NULL;
         b->now = n_next ? !b->now : b->now;
     }
@@ -124,7 +106,7 @@ static void stream_band(lp_band *b) {
         for (size_t k = 0, kc; k < k_end; k += kc) {
             kc = lp_size_min(k_end - k, LP_K_BLOCK);
             widen_rows(b, g, n, k, kc);
-            add_block(b, g, n, k, kc, 0);
+            add_block(b, begin_block(b, k, kc, 0), g, n);
         }
     }
 }

@@ -12,9 +12,11 @@ static inline int is_paired(lp_word word) { return word == LP_WORD_BF16; }
 /* Where column u of the next four lies: steps of four columns begin with an even one. */
 #define COLUMN(u) (paired ? (size_t)((u) / 2 + (u) % 2 * (PIECE / 2)) : (size_t)(u))
 
-/* What is asked for while a block is multiplied: four lines of x for every eight columns, and of weights as many
- * bytes as w_step says for every four; after n_pieces pieces they go on `pitch` bytes from where they began. NULL:
- * nothing. */
+#define X_STEP 256 /* bytes of x that are asked for with every eight columns */
+#define X_ASKED (LP_K_BLOCK / 8 * X_STEP)
+
+/* What is asked for while a block is multiplied: x, and of weights as many bytes as w_step says for every four
+ * columns; after n_pieces pieces they go on `pitch` bytes from where they began. NULL: nothing. */
 typedef struct {
     const char *x, *w;
     size_t w_step, n_pieces, pitch;
@@ -58,7 +60,7 @@ INLINE void T(multiply)(float *c, const float *x, const float *w, size_t kc, int
                         const int n_vec, const int n_rows) {
     const size_t row_stride = LP_K_BLOCK, k_stride = 1;
     const char *soon_x = a.x ? a.x : (const char *)x, *soon_w = a.w ? a.w : (const char *)x;
-    size_t x_step = a.x ? 256 : 0, k = 0, piece = 0;
+    size_t x_step = a.x ? X_STEP : 0, k = 0, piece = 0;
     VEC acc[MAX_ROWS][MAX_VECS];
     UNROLL for (int r = 0; r < n_rows; r++) UNROLL for (int v = 0; v < n_vec; v++) acc[r][v] = V(zero)();
     for (; k + PIECE <= kc; k += PIECE) {

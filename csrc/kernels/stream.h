@@ -5,18 +5,27 @@
  * between the products of what was widened before, and lines that will be widened after them are asked for. */
 #define SOON_BYTES 512 /* how far ahead in a row lines are asked for, where they are not in the order of memory */
 #define STRIP 64       /* columns of a strip: with one tile of tokens, two strips of its rows live in L1 */
+#define SOON_ROWS 2    /* how many rows ahead of what a block widens come into L1, out of L2 or further away */
 
 #ifndef LP_STREAM
 #define LP_STREAM
-/* What is widened meanwhile: n columns (a multiple of PIECE) of as many rows as are multiplied. */
+/* The strip that is widened meanwhile, of as many rows as are multiplied. */
 typedef struct {
-    float *to; /* row r at to + r * to_stride */
-    size_t to_stride, n;
-    const char *from; /* the weights; rows are from_stride bytes apart */
-    size_t from_stride;
+    float *to;        /* rows of STRIP */
+    const char *from; /* the weights; rows are `stride` bytes apart */
+    size_t stride;
     const char *after; /* what will be wanted after them: as many bytes, and where those of the next piece lie */
     size_t after_row, after_piece;
-} coming;
+} next_strip;
+
+/* The block that is widened meanwhile: n columns (a multiple of PIECE) of as many rows as are multiplied. */
+typedef struct {
+    float *to;        /* rows of LP_K_BLOCK */
+    const char *from; /* the weights; rows are `stride` bytes apart */
+    size_t stride, n;
+    size_t after;  /* how far behind a weight what will be wanted after it lies; 0: nothing will */
+    size_t column; /* of the piece that is widened now */
+} next_block;
 
 /* Rows of w for the one tile of tokens, and those that follow them. */
 typedef struct {
@@ -29,18 +38,16 @@ typedef struct {
 } row_stream;
 #endif
 
-/* Products of next.n columns. */
-INLINE void T(strip)(VEC acc[MAX_ROWS][MAX_VECS], const float *x, const float *w, const size_t row_stride, coming next,
-                     lp_word word, const int n_vec, const int n_rows) {
+/* Products of a strip. */
+INLINE void T(strip)(VEC acc[MAX_ROWS][MAX_VECS], const float *x, const float *w, next_strip next, lp_word word,
+                     const int n_vec, const int n_rows) {
     const int paired = is_paired(word);
-    const size_t bytes = lp_word_bytes(word);
-    for (size_t column = 0; column < next.n; column += PIECE) {
+    const size_t bytes = lp_word_bytes(word), row_stride = STRIP;
+    for (size_t column = 0; column < STRIP; column += PIECE) {
         for (int part = 0; part < n_rows / 3; part++) {
             UNROLL for (int r = 0; r < 3; r++) {
                 size_t row = (size_t)(3 * part + r);
-                const char *from = next.from + row * next.from_stride + column * bytes;
-                T(widen_piece)(next.to + row * next.to_stride + column, from, word);
-                if (!next.after) continue;
+                T(widen_piece)(next.to + row * STRIP + column, next.from + row * next.stride + column * bytes, word);
                 const char *after = next.after + row * next.after_row + column / PIECE * next.after_piece;
                 for (size_t line = 0; line < PIECE * bytes; line += 64) __builtin_prefetch(after + line, 0, 2);
             }
@@ -50,17 +57,34 @@ INLINE void T(strip)(VEC acc[MAX_ROWS][MAX_VECS], const float *x, const float *w
     }
 }
 
+/* The next piece, row after row: a line that two pieces share is still there for the second. */
+INLINE void T(widen_next)(next_block *next, lp_word word) {
+    const size_t bytes = lp_word_bytes(word), piece = PIECE * bytes;
+    T(widen_piece)(next->to, next->from, word);
+    for (size_t line = 0; line < piece; line += 64)
+        __builtin_prefetch(next->from + SOON_ROWS * next->stride + line, 0, 3);
+    if (next->after)
+        for (size_t line = 0; line < piece; line += 64) __builtin_prefetch(next->from + next->after + line, 0, 2);
+    next->to += PIECE, next->from += piece, next->column += PIECE;
+    if (next->column < next->n) return;
+    next->to += LP_K_BLOCK - next->n, next->from += next->stride - next->n * bytes, next->column = 0;
+}
+
 /* A block of k of a tile, from rows of LP_K_BLOCK columns, while a block of as many rows is widened. kc is a multiple
  * of PIECE. */
-INLINE void T(block)(float *c, const float *x, const float *w, size_t kc, int first, coming next, lp_word word,
+INLINE void T(block)(float *c, const float *x, const float *w, size_t kc, int first, next_block next, lp_word word,
                      const int n_vec, const int n_rows) {
     const int paired = is_paired(word);
     const size_t row_stride = LP_K_BLOCK;
     VEC acc[MAX_ROWS][MAX_VECS];
     UNROLL for (int r = 0; r < n_rows; r++) UNROLL for (int v = 0; v < n_vec; v++) acc[r][v] = V(zero)();
-    T(strip)(acc, x, w, LP_K_BLOCK, next, word, n_vec, n_rows);
-    x += next.n * (size_t)n_vec * LP_N;
-    w += next.n;
+    for (size_t k = 0; k < next.n; k += PIECE) {
+        for (int part = 0; part < n_rows / 3; part++) {
+            UNROLL for (int r = 0; r < 3; r++) T(widen_next)(&next, word);
+            for (int i = 0; i < PIECE * 3 / n_rows; i += 4) FOUR_COLUMNS;
+        }
+        END_OF_PIECE;
+    }
     for (size_t k = next.n; k < kc; k += PIECE) {
         for (int i = 0; i < PIECE; i += 4) FOUR_COLUMNS;
         END_OF_PIECE;
@@ -92,16 +116,13 @@ INLINE void T(stream)(float *c, const float *x, row_stream *s, size_t k0, size_t
     VEC acc[MAX_ROWS][MAX_VECS];
     UNROLL for (int r = 0; r < n_rows; r++) UNROLL for (int v = 0; v < n_vec; v++) acc[r][v] = V(zero)();
     for (size_t k = k0; k < k0 + kc; k += STRIP, s->half = !s->half) {
-        coming next = {.to = s->ring + (size_t)!s->half * half,
-                       .to_stride = STRIP,
-                       .n = STRIP,
-                       .from = T(column_at)(s, k + STRIP, bytes),
-                       .from_stride = s->k * bytes};
+        next_strip next = {
+            .to = s->ring + (size_t)!s->half * half, .from = T(column_at)(s, k + STRIP, bytes), .stride = s->k * bytes};
         next.after =
             s->in_order ? s->next + k * (size_t)n_rows * bytes : T(column_at)(s, k + STRIP + SOON_BYTES / bytes, bytes);
         next.after_row = s->in_order ? piece : s->k * bytes;
         next.after_piece = s->in_order ? (size_t)n_rows * piece : piece;
-        T(strip)(acc, x, s->ring + (size_t)s->half * half, STRIP, next, word, n_vec, n_rows);
+        T(strip)(acc, x, s->ring + (size_t)s->half * half, next, word, n_vec, n_rows);
         x += STRIP * (size_t)n_vec * LP_N;
     }
     T(keep)(c, acc, k0 == 0, n_vec, n_rows);

@@ -45,10 +45,10 @@ static size_t padded_tokens(size_t m) {
 }
 
 /* Over widened rows; see pieces.h. */
-typedef void gemm_tile(float *c, const float *x, const float *w, size_t kc, int first, asked a);
-#define GEMM(name, call, paired, n_vec, n_rows)                                                   \
-    NOINLINE void name(float *c, const float *x, const float *w, size_t kc, int first, asked a) { \
-        call(c, x, w, kc, first, a, paired, n_vec, n_rows);                                       \
+typedef void gemm_tile(float *c, const float *x, const float *w, size_t kc, int first, const asked *a);
+#define GEMM(name, call, paired, n_vec, n_rows)                                                          \
+    NOINLINE void name(float *c, const float *x, const float *w, size_t kc, int first, const asked *a) { \
+        call(c, x, w, kc, first, *a, paired, n_vec, n_rows);                                             \
     }
 #define GEMM_BOTH(name, call, n_vec, n_rows) \
     GEMM(name##_plain, call, 0, n_vec, n_rows) GEMM(name##_paired, call, 1, n_vec, n_rows)
@@ -76,15 +76,15 @@ static gemm_tile *const gemm_tiles[][2] = {BOTH_OF(gemm_1), BOTH_OF(gemm_1), BOT
 
 /* See stream.h and lines.h. A product with one tile streams; the first tile of more widens the next block for all. */
 typedef void stream_tile(float *c, const float *x, row_stream *s, size_t k0, size_t kc);
-typedef void block_tile(float *c, const float *x, const float *w, size_t kc, int first, coming next);
+typedef void block_tile(float *c, const float *x, const float *w, size_t kc, int first, const next_block *next);
 
 #define STREAM(name, call, word, n_vec, n_rows)                                         \
     NOINLINE void name(float *c, const float *x, row_stream *s, size_t k0, size_t kc) { \
         call(c, x, s, k0, kc, word, n_vec, n_rows);                                     \
     }
-#define BLOCK(name, call, word, n_vec, n_rows)                                                        \
-    NOINLINE void name(float *c, const float *x, const float *w, size_t kc, int first, coming next) { \
-        call(c, x, w, kc, first, next, word, n_vec, n_rows);                                          \
+#define BLOCK(name, call, word, n_vec, n_rows)                                                                   \
+    NOINLINE void name(float *c, const float *x, const float *w, size_t kc, int first, const next_block *next) { \
+        call(c, x, w, kc, first, *next, word, n_vec, n_rows);                                                    \
     }
 #define FOR_WORDS(define, name, call, n_vec, n_rows)                                                            \
     define(name##_bf16, call, LP_WORD_BF16, n_vec, n_rows) define(name##_f16, call, LP_WORD_F16, n_vec, n_rows) \
