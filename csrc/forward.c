@@ -124,8 +124,10 @@ static int lay(size_t *total, size_t n, size_t item_bytes, size_t *at) {
 /* Measures the block, or (with base) sets the pointers into it. */
 static int lay_out(lp_forward_state *f, char *base, size_t *total) {
     const lp_config *c = f->config;
-    size_t n, at, m = f->run->n_tokens, widest = c->d_ff, half = c->head_dim / 2;
+    size_t n, at, m = f->run->n_tokens, half = c->head_dim / 2;
+    size_t widest = lp_ops_packed_heads(c->n_kv_heads, c->head_dim);
     *total = 0;
+    if (widest < c->d_ff) widest = c->d_ff;
     if (widest < c->d_model) widest = c->d_model;
     if (widest < c->n_heads * c->head_dim) widest = c->n_heads * c->head_dim;
     for (int p = 0; p < LP_N_POINTS; p++) {

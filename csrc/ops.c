@@ -311,7 +311,31 @@ typedef struct {
     const lp_ops *ops;
     const lp_attention *a;
     float scale;
+    size_t n_tokens;            /* of all sequences */
+    size_t k_head, v_head;      /* floats of a packed head */
+    float *k_packed, *v_packed; /* as lp_head has them, [n_kv_heads] */
 } attend_args;
+
+/* Columns of v and those that fill up the last LP_V_COLUMNS. */
+static size_t v_columns(size_t head_dim) { return (head_dim + LP_V_COLUMNS - 1) / LP_V_COLUMNS * LP_V_COLUMNS; }
+
+size_t lp_ops_packed_heads(size_t n_kv_heads, size_t head_dim) { return n_kv_heads * (head_dim + v_columns(head_dim)); }
+
+static void pack_heads_job(void *arg, size_t i, size_t worker) {
+    const attend_args *args = arg;
+    const lp_attention *a = args->a;
+    size_t d = a->n_kv_heads * a->head_dim, end, first = job_rows(i, args->n_tokens, d, &end);
+    (void)worker;
+    for (size_t head = 0; head < a->n_kv_heads; head++) {
+        for (size_t t = first; t < end; t++) {
+            const float *k = a->k + t * d + head * a->head_dim, *v = a->v ? a->v + t * d + head * a->head_dim : NULL;
+            memcpy(args->k_packed + head * args->k_head + t * a->head_dim, k, a->head_dim * sizeof *k);
+            float *to = args->v_packed + head * args->v_head + t * LP_V_COLUMNS;
+            for (size_t c = 0; v && c < a->head_dim; c += LP_V_COLUMNS)
+                memcpy(to + c * args->n_tokens, v + c, lp_size_min(LP_V_COLUMNS, a->head_dim - c) * sizeof *v);
+        }
+    }
+}
 
 static size_t n_tiles(const lp_kernels *k, size_t n_tokens) { return (n_tokens + k->q_tile - 1) / k->q_tile; }
 
@@ -323,16 +347,15 @@ static void attend_job(void *arg, size_t i, size_t worker) {
     const lp_kernels *kernels = args->ops->kernels;
     size_t tile = i / a->n_heads, head = i % a->n_heads, kv_head = head / (a->n_heads / a->n_kv_heads);
     const lp_sequence *s = sequence_of_tile(a->sequences, a->n_sequences, tile);
-    size_t q_stride = a->n_heads * a->head_dim, kv_stride = a->n_kv_heads * a->head_dim;
-    size_t q_at = s->start * q_stride + head * a->head_dim, kv_at = s->start * kv_stride + kv_head * a->head_dim;
+    size_t q_stride = a->n_heads * a->head_dim, q_at = s->start * q_stride + head * a->head_dim;
     size_t map_at = s->map_at + head * s->n_tokens * s->n_tokens;
     lp_head h = {.n_tokens = s->n_tokens,
                  .head_dim = a->head_dim,
                  .q = a->q + q_at,
-                 .k = a->k + kv_at,
-                 .v = a->v ? a->v + kv_at : NULL,
+                 .k = args->k_packed + kv_head * args->k_head + s->start * a->head_dim,
+                 .v = args->v_packed + kv_head * args->v_head + s->start * LP_V_COLUMNS,
                  .q_stride = q_stride,
-                 .kv_stride = kv_stride,
+                 .v_stride = args->n_tokens * LP_V_COLUMNS,
                  .z = a->z ? a->z + q_at : NULL,
                  .scale = args->scale,
                  .scores = a->scores ? a->scores + map_at : NULL,
@@ -356,7 +379,16 @@ static void count_attention(const lp_ops *ops, const lp_attention *a) {
 
 int lp_attend(const lp_ops *ops, const lp_attention *a) {
     const lp_sequence *last = a->sequences + a->n_sequences - 1;
-    attend_args args = {ops, a, (float)(1 / sqrt((double)a->head_dim))};
+    size_t n_tokens = last->start + last->n_tokens;
+    attend_args args = {.ops = ops,
+                        .a = a,
+                        .scale = (float)(1 / sqrt((double)a->head_dim)),
+                        .n_tokens = n_tokens,
+                        .k_head = n_tokens * a->head_dim,
+                        .v_head = n_tokens * v_columns(a->head_dim),
+                        .k_packed = ops->packed,
+                        .v_packed = ops->packed + n_tokens * a->n_kv_heads * a->head_dim};
+    if (lp_pool_run(&ops->crew, n_jobs(n_tokens, a->n_kv_heads * a->head_dim), pack_heads_job, &args)) return -1;
     size_t tiles = last->first_tile + n_tiles(ops->kernels, last->n_tokens);
     count_attention(ops, a);
     return lp_pool_run(&ops->crew, tiles * a->n_heads, attend_job, &args);

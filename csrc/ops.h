@@ -25,7 +25,7 @@ typedef struct {
     lp_crew crew;
     float *scratch;        /* [n_threads][scratch_stride], 64-byte aligned */
     size_t scratch_stride; /* floats; a multiple of 16 */
-    float *packed;         /* room for the packed x of the largest product */
+    float *packed;         /* room for the packed x of the largest product, or k and v of all heads */
     lp_profile *profile;   /* NULL: nobody wants one */
 } lp_ops;
 
@@ -69,6 +69,9 @@ int lp_widen(const lp_ops *ops, float *out, lp_words w, size_t n);
 
 /* A value that has two names and two places. */
 int lp_copy(const lp_ops *ops, float *out, const float *x, size_t n);
+
+/* Floats of `packed` that attention needs for each token. */
+size_t lp_ops_packed_heads(size_t n_kv_heads, size_t head_dim);
 
 /* Floats of scratch that one thread needs for any operation on m rows of sequences of at most max_tokens. */
 size_t lp_ops_scratch(const lp_kernels *kernels, size_t m, size_t max_tokens, size_t head_dim);

@@ -1,9 +1,9 @@
 /* attend.h - causal attention of one head for a tile of queries; every row of kernels has this body.
  *
- * Vectors run along the queries, as in gemm.h, so k and v are used as they lie: a key is a row of numbers to
- * broadcast. Scores stay in scratch as [key][query of the tile]; the softmax runs down the keys with one query per
- * lane and needs no sum across lanes. Keys after the last query of the tile are never touched; on the diagonal a
- * lane takes part up to its own key. ATTEND_ROWS is how many keys (or columns of v) a tile takes at once. */
+ * Vectors run along the queries, as in gemm.h, so k and v need no turning: a key is a row of numbers to broadcast.
+ * Scores stay in scratch as [key][query of the tile]; the softmax runs down the keys with one query per lane and needs
+ * no sum across lanes. Keys after the last query of the tile are never touched; on the diagonal a lane takes part up to
+ * its own key. ATTEND_ROWS is how many keys (or columns of v) a tile takes at once. */
 
 NOINLINE void qk_2(float *c, const float *q, const float *k, size_t stride, size_t kc, int first) {
     T(tile)(c, q, k, stride, 1, kc, 0, first, 2, ATTEND_ROWS);
@@ -11,6 +11,7 @@ NOINLINE void qk_2(float *c, const float *q, const float *k, size_t stride, size
 NOINLINE void qk_1(float *c, const float *q, const float *k, size_t stride, size_t kc, int first) {
     T(tile)(c, q, k, stride, 1, kc, 0, first, 1, ATTEND_ROWS);
 }
+_Static_assert(LP_V_COLUMNS % ATTEND_ROWS == 0, "the columns of a tile lie side by side");
 typedef void pv_tile(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked, int first);
 NOINLINE void pv_2(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked, int first) {
     T(tile)(c, p, v, 1, stride, kc, n_masked, first, 2, ATTEND_ROWS);
@@ -68,19 +69,17 @@ static size_t attend_scratch(size_t n_tokens, size_t head_dim) {
 static void dot_keys(const lp_queries *t) {
     const lp_head *h = t->head;
     for (size_t key = 0; key < t->n_keys; key += ATTEND_ROWS) {
-        const float *k = h->k + key * h->kv_stride;
-        size_t stride = h->kv_stride, have = t->n_keys - key;
+        const float *k = h->k + key * h->head_dim;
+        size_t have = t->n_keys - key;
         if (have < ATTEND_ROWS) {
             memset(t->k_end, 0, ATTEND_ROWS * h->head_dim * sizeof *t->k_end);
-            for (size_t i = 0; i < have; i++)
-                memcpy(t->k_end + i * h->head_dim, k + i * stride, h->head_dim * sizeof *k);
+            memcpy(t->k_end, k, have * h->head_dim * sizeof *k);
             k = t->k_end;
-            stride = h->head_dim;
         }
         for (size_t d = 0; d < h->head_dim; d += LP_K_BLOCK)
             (t->width == WIDE   ? qk_2
              : t->width == LP_N ? qk_1
-                                : qk_half)(t->s + key * t->width, t->q + d * t->width, k + d, stride,
+                                : qk_half)(t->s + key * t->width, t->q + d * t->width, k + d, h->head_dim,
                                            lp_size_min(h->head_dim - d, LP_K_BLOCK), d == 0);
     }
 }
@@ -116,18 +115,19 @@ static void normalize(const lp_queries *t) {
     put_map(t, t->head->pattern, 0.0f);
 }
 
-/* z = pattern x v: blocks of 256 keys, counted from key 0. The diagonal lies inside the last block, because a
- * tile's width divides 256 and m0 is a multiple of it. */
+/* z = pattern x v: blocks of 256 keys, counted from key 0, each for all of z while the pattern is in L1. The diagonal
+ * lies inside the last block, because a tile's width divides 256 and m0 is a multiple of it. */
 static void mix_values(const lp_queries *t) {
     const lp_head *h = t->head;
     enum tile_kind kind = kind_of(t->width);
     pv_tile *const full[] = {pv_half, pv_1, pv_2}, *const column[] = {pv_half_column, pv_1_column, pv_2_column};
-    for (size_t d = 0, n; d < h->head_dim; d += n) {
-        n = h->head_dim - d < ATTEND_ROWS ? 1 : ATTEND_ROWS;
-        for (size_t key = 0; key <= t->m0; key += LP_K_BLOCK) {
-            size_t before = lp_size_min(t->m0 - key, LP_K_BLOCK), masked = before < LP_K_BLOCK ? t->m : 0;
-            (n == 1 ? column : full)[kind](t->z + d * t->width, t->s + key * t->width, h->v + key * h->kv_stride + d,
-                                           h->kv_stride, before, masked, key == 0);
+    for (size_t key = 0; key <= t->m0; key += LP_K_BLOCK) {
+        size_t before = lp_size_min(t->m0 - key, LP_K_BLOCK), masked = before < LP_K_BLOCK ? t->m : 0;
+        for (size_t d = 0, n; d < h->head_dim; d += n) {
+            n = h->head_dim - d < ATTEND_ROWS ? 1 : ATTEND_ROWS;
+            const float *v = h->v + d / LP_V_COLUMNS * h->v_stride + key * LP_V_COLUMNS + d % LP_V_COLUMNS;
+            (n == 1 ? column : full)[kind](t->z + d * t->width, t->s + key * t->width, v, LP_V_COLUMNS, before, masked,
+                                           key == 0);
         }
     }
 }
@@ -144,6 +144,9 @@ static void attend(const lp_head *h, size_t i, float *scratch) {
         normalize(&t);
         if (!h->z) continue;
         mix_values(&t);
-        unpack_tokens(h->z + m0 * h->q_stride, NULL, NULL, h->q_stride, z, width, m, h->head_dim);
+        float *out = h->z + m0 * h->q_stride;
+        int far = h->n_tokens >= FAR_TOKENS && on_lines(out, NULL, h->q_stride, h->head_dim, width);
+        (far ? unpack_to_memory : unpack_tokens)(out, NULL, NULL, h->q_stride, z, width, m, h->head_dim);
     }
+    V(stream_end)();
 }

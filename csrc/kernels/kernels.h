@@ -47,11 +47,16 @@ typedef struct {
     int in_order;        /* lp_kernels_in_order() */
 } lp_product;
 
-/* Causal attention of one sequence. Rows of q, k, v, z are `stride` floats apart. */
+#define LP_V_COLUMNS 8 /* of v that lie side by side: so many sums a tile reads one line after the other */
+
+/* Causal attention of one sequence. k and v lie together, head by head: rows that were as far apart as tokens are would
+ * fall into a few sets of the caches. q and k are after RoPE. */
 typedef struct {
     size_t n_tokens, head_dim;
-    const float *q, *k, *v; /* first token, the head's first element; q and k after RoPE */
-    size_t q_stride, kv_stride;
+    const float *q; /* rows q_stride floats apart */
+    const float *k; /* [n_tokens, head_dim] */
+    const float *v; /* column d of token t at [d / LP_V_COLUMNS * v_stride + t * LP_V_COLUMNS + d % LP_V_COLUMNS] */
+    size_t q_stride, v_stride;
     float *z; /* as q; v and z are NULL when only the maps are wanted */
     float scale;
     float *scores;  /* [n_tokens, n_tokens] of this head, or NULL */
