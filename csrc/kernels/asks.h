@@ -15,13 +15,10 @@ typedef struct {
     block_asks asks;
 } k_block;
 
-/* Rows of which one line is asked for with every four columns. */
-#define ROWS_A_LINE(word) (16 / lp_word_bytes(word))
-
 /* How many rows of weights each of n_calls tiles asks for, so that they ask for all of them, evenly: weights that came
  * all at once would keep the core waiting, and everything else that comes from a cache. 0: too few tiles. */
 static size_t rows_asked(size_t height, size_t n_calls, lp_word word) {
-    size_t n = 2 * ROWS_A_LINE(word);
+    size_t n = word == LP_WORD_F32 ? 4 : 8; /* a line for every four columns, at most */
     if (n * n_calls < height) return 0;
     while (n > 1 && n / 2 * n_calls >= height) n /= 2;
     return n;
@@ -31,15 +28,11 @@ static void ask_stripe(block_asks *a, const lp_band *b, size_t stripe) {
     size_t g = stripe * b->pitch;
     a->stripe = stripe;
     a->left = a->n && g < b->height ? b->pitch : 0;
-    a->now = (asked){.x = a->now.x};
-    if (!a->left) return;
-    lp_word word = factor_of(b, g)->word;
-    size_t bytes = lp_word_bytes(word), two = a->n > ROWS_A_LINE(word) ? 2 : 1;
-    a->now.w = weights_at(b, g, a->k);
-    a->now.w_step = 4 * a->n / two * bytes;
-    a->now.n_pieces = LP_K_BLOCK / PIECE * two / a->n;
-    a->now.pitch = b->p->k * bytes * two;
-    a->now.below = two == 2 ? b->p->k * bytes : 0;
+    size_t bytes = a->left ? lp_word_bytes(factor_of(b, g)->word) : 0;
+    a->now.w = a->left ? weights_at(b, g, a->k) : NULL;
+    a->now.w_step = 4 * a->n * bytes;
+    a->now.n_pieces = a->left ? LP_K_BLOCK / PIECE / a->n : 0;
+    a->now.pitch = b->p->k * bytes;
 }
 
 /* The x of the tile after the one at m0, or after the last of the first one of the next block: it comes from L3, and
@@ -57,17 +50,16 @@ static void ask_x(k_block *at, const lp_product *p, size_t m0, size_t width) {
 static void ask_on(block_asks *a, const lp_band *b) {
     if (a->now.x && (a->now.x += X_ASKED) >= a->x_end) a->now.x = NULL;
     if (!a->left) return;
-    a->now.w += a->n * (a->now.below ? a->now.below : a->now.pitch);
+    a->now.w += a->n * a->now.pitch;
     a->left -= lp_size_min(a->left, a->n);
     if (!a->left) ask_stripe(a, b, a->stripe + 1);
 }
 
 static k_block begin_block(const lp_band *b, size_t k, size_t kc, size_t n_next) {
-    size_t m = b->p->m, n_calls = 0;
+    size_t n_wide = b->p->m / WIDE;
     k_block at = {.k = k, .kc = kc, .n_next = n_next, .asks = {.k = k + kc + n_next}};
-    for (size_t m0 = tile_width(m); m0 < m; m0 += tile_width(m - m0))
-        n_calls += b->height / tile_rows(tile_width(m - m0));
-    if (n_next == LP_K_BLOCK) at.asks.n = rows_asked(b->height, n_calls, b->factor->word);
+    if (n_next == LP_K_BLOCK && n_wide)
+        at.asks.n = rows_asked(b->height, (n_wide - 1) * (b->height / ROWS_2), b->factor->word);
     ask_stripe(&at.asks, b, 0);
     return at;
 }

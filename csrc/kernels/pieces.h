@@ -15,12 +15,11 @@ static inline int is_paired(lp_word word) { return word == LP_WORD_BF16; }
 #define X_STEP 256 /* bytes of x that are asked for with every eight columns */
 #define X_ASKED (LP_K_BLOCK / 8 * X_STEP)
 
-/* What is asked for while a block is multiplied: x, and of a row of weights as many bytes as w_step says for every four
- * columns; after n_pieces pieces comes the row `pitch` bytes further on. With `below`, so does at the same time the row
- * that lies as far below it. NULL: nothing. */
+/* What is asked for while a block is multiplied: x, and of weights as many bytes as w_step says for every four
+ * columns; after n_pieces pieces they go on `pitch` bytes from where they began. NULL: nothing. */
 typedef struct {
     const char *x, *w;
-    size_t w_step, n_pieces, pitch, below;
+    size_t w_step, n_pieces, pitch;
 } asked;
 #endif
 
@@ -67,12 +66,10 @@ INLINE void T(multiply)(float *c, const float *x, const float *w, size_t kc, int
     for (; k + PIECE <= kc; k += PIECE) {
         for (size_t i = 0; i < PIECE / 8; i++, soon_w += 2 * a.w_step, soon_x += x_step) {
             __builtin_prefetch(soon_w, 0, 2);
-            if (a.below) __builtin_prefetch(soon_w + a.below, 0, 2);
             __builtin_prefetch(soon_x, 0, 2);
             __builtin_prefetch(soon_x + 64, 0, 2);
             FOUR_COLUMNS;
             __builtin_prefetch(soon_w + a.w_step, 0, 2);
-            if (a.below) __builtin_prefetch(soon_w + a.below + a.w_step, 0, 2);
             __builtin_prefetch(soon_x + 128, 0, 2);
             __builtin_prefetch(soon_x + 192, 0, 2);
             FOUR_COLUMNS;
