@@ -93,7 +93,6 @@ static void put_map(const lp_queries *t, float *map, float after) {
         unpack_to_memory(map, NULL, NULL, n, t->s, t->width, t->m, t->n_keys);
         for (size_t i = 0; i < t->m; i++)
             for (size_t key = t->n_keys; key < n; key += LP_N) V(stream)(map + i * n + key, V(set1)(after));
-        V(stream_end)();
         return;
     }
     unpack_tokens(map, NULL, NULL, n, t->s, t->width, t->m, t->n_keys);
@@ -144,9 +143,7 @@ static void attend(const lp_head *h, size_t i, float *scratch) {
         normalize(&t);
         if (!h->z) continue;
         mix_values(&t);
-        float *out = h->z + m0 * h->q_stride;
-        int far = h->n_tokens >= FAR_TOKENS && on_lines(out, NULL, h->q_stride, h->head_dim, width);
-        (far ? unpack_to_memory : unpack_tokens)(out, NULL, NULL, h->q_stride, z, width, m, h->head_dim);
+        put_tokens(h->n_tokens, h->z + m0 * h->q_stride, NULL, NULL, h->q_stride, z, width, m, h->head_dim);
     }
     V(stream_end)();
 }

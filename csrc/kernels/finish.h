@@ -30,10 +30,7 @@ static void put(const lp_band *b, float *y, const float *add, float *sum, const 
     size_t stride = b->factor->n_rows, at = m0 * stride + b->row;
     if (!y && !sum) return;
     y = y ? y + at : NULL, add = add ? add + at : NULL, sum = sum ? sum + at : NULL;
-    /* results of many tokens are out of the caches before the next product reads them */
-    int far = b->p->m >= FAR_TOKENS && on_lines(y, sum, stride, b->n_rows, width);
-    (far ? unpack_to_memory : unpack_tokens)(y, add, sum, stride, c, width, lp_size_min(b->p->m - m0, width),
-                                             b->n_rows);
+    put_tokens(b->p->m, y, add, sum, stride, c, width, lp_size_min(b->p->m - m0, width), b->n_rows);
 }
 
 static void finish_tile(const lp_band *b, size_t m0, size_t width) {

@@ -51,6 +51,13 @@ NOINLINE void unpack_to_memory(float *y, const float *add, float *sum, size_t st
     }
 }
 
+/* Results of n_tokens, m of them in this tile: those of many are out of the caches before anybody reads them. */
+static void put_tokens(size_t n_tokens, float *y, const float *add, float *sum, size_t stride, const float *c,
+                       size_t width, size_t m, size_t n) {
+    int far = n_tokens >= FAR_TOKENS && on_lines(y, sum, stride, n, width);
+    (far ? unpack_to_memory : unpack_tokens)(y, add, sum, stride, c, width, m, n);
+}
+
 #define PACK_COLUMNS 2048
 
 static size_t packed_size(size_t m, size_t k) { return padded_tokens(m) * k; }
