@@ -13,6 +13,7 @@ LP_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 #define V8_COLUMNS_BF16 v8_columns_bf16
 #define V16_COLUMNS_BF16 v16_columns_bf16
 #define DIRECT_WIDE
+#define SPREAD_BF16
 #define FAR_TOKENS 32
 #define GATED_ROWS 48
 #define BAND_MACS 1000000000

@@ -4,6 +4,7 @@
 #include "emulated.h"
 
 #define DIRECT_WIDE
+#define SPREAD_BF16
 #define FAR_TOKENS 32
 #define GATED_ROWS 48
 #define LP_ROW emu16

@@ -48,6 +48,17 @@ INLINE void T(widen_piece)(float *out, const char *w, lp_word word) {
     }
 }
 
+/* The same to where only such pieces went before, and zeros before them. */
+INLINE void T(spread_piece)(float *out, const char *w, lp_word word) {
+#ifdef SPREAD_BF16
+    if (is_paired(word)) {
+        UNROLL for (size_t i = 0; i < PIECE / 2; i += LP_N) V(spread_bf16)(out + i, out + PIECE / 2 + i, w + 4 * i);
+        return;
+    }
+#endif
+    T(widen_piece)(out, w, word);
+}
+
 /* A row of a block. */
 INLINE void T(widen_block)(float *out, const char *w, lp_word word, size_t n) {
     size_t i = 0, bytes = lp_word_bytes(word);

@@ -47,7 +47,7 @@ INLINE void T(strip)(VEC acc[MAX_ROWS][MAX_VECS], const float *x, const float *w
         for (int part = 0; part < n_rows / 3; part++) {
             UNROLL for (int r = 0; r < 3; r++) {
                 size_t row = (size_t)(3 * part + r);
-                T(widen_piece)(next.to + row * STRIP + column, next.from + row * next.stride + column * bytes, word);
+                T(spread_piece)(next.to + row * STRIP + column, next.from + row * next.stride + column * bytes, word);
                 const char *after = next.after + row * next.after_row + column / PIECE * next.after_piece;
                 for (size_t line = 0; line < PIECE * bytes; line += 64) __builtin_prefetch(after + line, 0, 2);
             }
@@ -97,9 +97,10 @@ INLINE const char *T(column_at)(const row_stream *s, size_t column, size_t bytes
     return column < s->k ? s->rows + column * bytes : s->next + (column - s->k) * bytes;
 }
 
-/* The first strip of the rows. */
+/* The first strip of the rows; the ring held something else before. */
 INLINE void T(stream_begin)(const row_stream *s, lp_word word, const int n_rows) {
     float *to = s->ring + (size_t)s->half * MAX_ROWS * STRIP;
+    if (is_paired(word)) memset(s->ring, 0, 2 * MAX_ROWS * STRIP * sizeof *s->ring);
     for (size_t r = 0; r < (size_t)n_rows; r++)
         for (size_t column = 0; column < STRIP; column += PIECE) {
             const char *from = s->rows + (r * s->k + column) * lp_word_bytes(word);

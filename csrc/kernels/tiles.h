@@ -2,8 +2,8 @@
  *
  * The including file sets LP_N, ROWS_2 and ROWS_1 (rows of w in a tile of two vectors and of one: as many sums as
  * the registers hold), LP_HALF where a narrower vector serves a few tokens faster, HALVES where it also serves more,
- * BF16_LINES where lines.h is included for both, DIRECT_WIDE where direct.h is, and FAR_TOKENS: the results of so
- * many tokens leave the caches. */
+ * BF16_LINES where lines.h is included for both, DIRECT_WIDE where direct.h is, SPREAD_BF16 where a masked store costs
+ * less than a shift and a mask, and FAR_TOKENS: the results of so many tokens leave the caches. */
 #define ROW_UNIT 12 /* a multiple of every tile's rows */
 #define WIDE (2 * LP_N)
 
@@ -16,9 +16,16 @@
 #define NARROW_T(name) T(name)
 #endif
 
+/* Where a wide vector is one multiply-add, idle lanes cost less than a second tile does. */
+#ifdef HALVES
+#define LEAST_WIDE (WIDE - NARROW + 1)
+#else
+#define LEAST_WIDE (LP_N + 1)
+#endif
+
 /* Tokens in the tile that begins where `left` tokens are still to do: little is idle, nothing is narrow. */
 static size_t tile_width(size_t left) {
-    if (left > WIDE - NARROW) return WIDE;
+    if (left >= LEAST_WIDE) return WIDE;
     return left > NARROW ? LP_N : NARROW;
 }
 

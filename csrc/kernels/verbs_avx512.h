@@ -49,6 +49,17 @@ INLINE void v16_split_bf16(v16 *even, v16 *odd, const void *p) {
     *even = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
     *odd = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000)));
 }
+/* Stores alone: a shift and a mask would take the place of multiply-adds. */
+INLINE void v16_spread_bf16(float *even, float *odd, const void *p) {
+    __m512i pairs = _mm512_loadu_si512(p);
+    _mm512_mask_storeu_epi16((char *)even + 2, 0x55555555, pairs);
+    _mm512_mask_storeu_epi16(odd, 0xaaaaaaaa, pairs);
+}
+INLINE void v8_spread_bf16(float *even, float *odd, const void *p) {
+    __m256i pairs = _mm256_loadu_si256(p);
+    _mm256_mask_storeu_epi16((char *)even + 2, 0x5555, pairs);
+    _mm256_mask_storeu_epi16(odd, 0xaaaa, pairs);
+}
 INLINE v16 v16_widen_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
 
 INLINE v16 v16_widen_f32(const void *p) { return _mm512_loadu_ps(p); }

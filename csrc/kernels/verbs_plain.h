@@ -10,6 +10,7 @@
  *   scale2(p, t, bias)     p * 2^n, n = bits(t) - bits(bias), as two factors so that a denormal rounds once
  *   widen_bf16 widen_f16 widen_f32   N words at any address to float32
  *   split_bf16(even, odd, p)         words 0, 2, 4 .. and 1, 3, 5 .. of 2 N words at any address
+ *   spread_bf16(even, odd, p)        the same to memory, to the high halves of floats whose low halves are 0 already
  *   set1_bf16(p)           the word at p; the two bytes before it are read too, and only lines.h needs it
  *   transpose(r)           r[i] lane j <-> r[j] lane i
  *   vNd: zero, add, from (exact), round (to float32)                                                             */
@@ -95,6 +96,13 @@ INLINE VN VERB(widen_bf16)(const void *p) {
 INLINE void VERB(split_bf16)(VN *even, VN *odd, const void *p) {
     EACH even->f[i] = lp_bf16_float(p, 2 * (size_t)i);
     EACH odd->f[i] = lp_bf16_float(p, 2 * (size_t)i + 1);
+}
+INLINE float VERB(high_half)(float old, float word) {
+    return lp_f32_from_bits(lp_f32_bits(word) | (lp_f32_bits(old) & 0xffff));
+}
+INLINE void VERB(spread_bf16)(float *even, float *odd, const void *p) {
+    EACH even[i] = VERB(high_half)(even[i], lp_bf16_float(p, 2 * (size_t)i));
+    EACH odd[i] = VERB(high_half)(odd[i], lp_bf16_float(p, 2 * (size_t)i + 1));
 }
 INLINE VN VERB(widen_f16)(const void *p) {
     VN a;
