@@ -40,7 +40,7 @@ static size_t n_tiles(size_t m) {
     return n;
 }
 
-/* Only the tiles that end a product are not WIDE, and there are at most two of them. */
+/* Only the tiles that end a product are not WIDE: one, or two where LEAST_WIDE leaves room for them. */
 static size_t tile_start(size_t m, size_t tile) {
     size_t n_wide = m / WIDE;
     return tile <= n_wide ? tile * WIDE : n_wide * WIDE + tile_width(m % WIDE);
@@ -104,11 +104,15 @@ FOR_WORDS(STREAM, stream_1, ONE_T(stream), ONE_VECS, ROWS_1)
 FOR_WORDS(BLOCK, block_2, T(block), 2, ROWS_2)
 #ifdef LP_HALF
 FOR_WORDS(STREAM, stream_half, HALF_T(stream), 1, ROWS_1)
-FOR_WORDS(BLOCK, block_1, ONE_T(block), ONE_VECS, ROWS_1)
 static stream_tile *const stream_tiles[][3] = {WORDS_OF(stream_half), WORDS_OF(stream_1), WORDS_OF(stream_2)};
-static block_tile *const block_tiles[][3] = {{NULL}, WORDS_OF(block_1), WORDS_OF(block_2)}; /* two tiles are wider */
 #else
 static stream_tile *const stream_tiles[][3] = {WORDS_OF(stream_1), WORDS_OF(stream_1), WORDS_OF(stream_2)};
+#endif
+/* The first of several tiles is never the narrowest. */
+#if LEAST_WIDE > LP_N + 1
+FOR_WORDS(BLOCK, block_1, ONE_T(block), ONE_VECS, ROWS_1)
+static block_tile *const block_tiles[][3] = {{NULL}, WORDS_OF(block_1), WORDS_OF(block_2)};
+#else
 static block_tile *const block_tiles[][3] = {{NULL}, {NULL}, WORDS_OF(block_2)};
 #endif
 
