@@ -97,10 +97,12 @@ INLINE const char *T(column_at)(const row_stream *s, size_t column, size_t bytes
     return column < s->k ? s->rows + column * bytes : s->next + (column - s->k) * bytes;
 }
 
-/* The first strip of the rows; the ring held something else before. */
+/* The first strip of the rows. */
 INLINE void T(stream_begin)(const row_stream *s, lp_word word, const int n_rows) {
     float *to = s->ring + (size_t)s->half * MAX_ROWS * STRIP;
+#ifdef SPREAD_BF16 /* the ring held something else before */
     if (is_paired(word)) memset(s->ring, 0, 2 * MAX_ROWS * STRIP * sizeof *s->ring);
+#endif
     for (size_t r = 0; r < (size_t)n_rows; r++)
         for (size_t column = 0; column < STRIP; column += PIECE) {
             const char *from = s->rows + (r * s->k + column) * lp_word_bytes(word);
