@@ -125,9 +125,8 @@ static int lay(size_t *total, size_t n, size_t item_bytes, size_t *at) {
 static int lay_out(lp_forward_state *f, char *base, size_t *total) {
     const lp_config *c = f->config;
     size_t n, at, m = f->run->n_tokens, half = c->head_dim / 2;
-    size_t widest = lp_ops_packed_heads(c->n_kv_heads, c->head_dim);
+    size_t heads = lp_ops_packed_heads(m, f->run->n_seqs, c->n_kv_heads, c->head_dim), widest = c->d_ff, packed;
     *total = 0;
-    if (widest < c->d_ff) widest = c->d_ff;
     if (widest < c->d_model) widest = c->d_model;
     if (widest < c->n_heads * c->head_dim) widest = c->n_heads * c->head_dim;
     for (int p = 0; p < LP_N_POINTS; p++) {
@@ -138,7 +137,8 @@ static int lay_out(lp_forward_state *f, char *base, size_t *total) {
     f->ops.scratch_stride = lp_ops_scratch(f->ops.kernels, m, f->longest, c->head_dim);
     if (lp_size_mul(&n, f->ops.scratch_stride, f->ops.crew.n_threads) || lay(total, n, sizeof(float), &at)) return -1;
     if (base) f->ops.scratch = (float *)(base + at);
-    if (lay(total, f->ops.kernels->packed_size(m, widest), sizeof(float), &at)) return -1;
+    packed = f->ops.kernels->packed_size(m, widest);
+    if (lay(total, packed > heads ? packed : heads, sizeof(float), &at)) return -1;
     if (base) f->ops.packed = (float *)(base + at);
     if (lp_size_mul3(&n, f->longest, half, 2) || lay(total, n, sizeof(float), &at)) return -1;
     if (base) f->cos = (float *)(base + at), f->sin = f->cos + n / 2;

@@ -316,10 +316,23 @@ typedef struct {
     float *k_packed, *v_packed; /* as lp_head has them, [n_kv_heads] */
 } attend_args;
 
-/* Columns of v and those that fill up the last LP_V_COLUMNS. */
-static size_t v_columns(size_t head_dim) { return (head_dim + LP_V_COLUMNS - 1) / LP_V_COLUMNS * LP_V_COLUMNS; }
+/* Columns of v and those that fill up the last panel. */
+static size_t v_columns(size_t head_dim) { return (head_dim + LP_PANEL - 1) / LP_PANEL * LP_PANEL; }
 
-size_t lp_ops_packed_heads(size_t n_kv_heads, size_t head_dim) { return n_kv_heads * (head_dim + v_columns(head_dim)); }
+/* Keys before those of sequence i that begins at token `start`: each sequence has panels of its own, and its last one
+ * may lack up to LP_PANEL - 1 keys. */
+static size_t first_key(size_t start, size_t i) { return (start + (LP_PANEL - 1) * i) / LP_PANEL * LP_PANEL; }
+
+size_t lp_ops_packed_heads(size_t n_tokens, size_t n_sequences, size_t n_kv_heads, size_t head_dim) {
+    return n_kv_heads * (first_key(n_tokens, n_sequences) * head_dim + n_tokens * v_columns(head_dim));
+}
+
+/* Where the key of token t begins in its head. */
+static size_t key_at(const lp_attention *a, size_t t) {
+    const lp_sequence *s = sequence_of_row(a->sequences, a->n_sequences, t);
+    size_t key = t - s->start, before = first_key(s->start, (size_t)(s - a->sequences));
+    return (before + key / LP_PANEL * LP_PANEL) * a->head_dim + key % LP_PANEL;
+}
 
 static void pack_heads_job(void *arg, size_t i, size_t worker) {
     const attend_args *args = arg;
@@ -329,10 +342,11 @@ static void pack_heads_job(void *arg, size_t i, size_t worker) {
     for (size_t head = 0; head < a->n_kv_heads; head++) {
         for (size_t t = first; t < end; t++) {
             const float *k = a->k + t * d + head * a->head_dim, *v = a->v ? a->v + t * d + head * a->head_dim : NULL;
-            memcpy(args->k_packed + head * args->k_head + t * a->head_dim, k, a->head_dim * sizeof *k);
-            float *to = args->v_packed + head * args->v_head + t * LP_V_COLUMNS;
-            for (size_t c = 0; v && c < a->head_dim; c += LP_V_COLUMNS)
-                memcpy(to + c * args->n_tokens, v + c, lp_size_min(LP_V_COLUMNS, a->head_dim - c) * sizeof *v);
+            float *to = args->k_packed + head * args->k_head + key_at(a, t);
+            for (size_t c = 0; c < a->head_dim; c++) to[c * LP_PANEL] = k[c];
+            to = args->v_packed + head * args->v_head + t * LP_PANEL;
+            for (size_t c = 0; v && c < a->head_dim; c += LP_PANEL)
+                memcpy(to + c * args->n_tokens, v + c, lp_size_min(LP_PANEL, a->head_dim - c) * sizeof *v);
         }
     }
 }
@@ -352,10 +366,10 @@ static void attend_job(void *arg, size_t i, size_t worker) {
     lp_head h = {.n_tokens = s->n_tokens,
                  .head_dim = a->head_dim,
                  .q = a->q + q_at,
-                 .k = args->k_packed + kv_head * args->k_head + s->start * a->head_dim,
-                 .v = args->v_packed + kv_head * args->v_head + s->start * LP_V_COLUMNS,
+                 .k = args->k_packed + kv_head * args->k_head + key_at(a, s->start),
+                 .v = args->v_packed + kv_head * args->v_head + s->start * LP_PANEL,
                  .q_stride = q_stride,
-                 .v_stride = args->n_tokens * LP_V_COLUMNS,
+                 .v_stride = args->n_tokens * LP_PANEL,
                  .z = a->z ? a->z + q_at : NULL,
                  .scale = args->scale,
                  .scores = a->scores ? a->scores + map_at : NULL,
@@ -379,15 +393,15 @@ static void count_attention(const lp_ops *ops, const lp_attention *a) {
 
 int lp_attend(const lp_ops *ops, const lp_attention *a) {
     const lp_sequence *last = a->sequences + a->n_sequences - 1;
-    size_t n_tokens = last->start + last->n_tokens;
+    size_t n_tokens = last->start + last->n_tokens, k_head = first_key(n_tokens, a->n_sequences) * a->head_dim;
     attend_args args = {.ops = ops,
                         .a = a,
                         .scale = (float)(1 / sqrt((double)a->head_dim)),
                         .n_tokens = n_tokens,
-                        .k_head = n_tokens * a->head_dim,
+                        .k_head = k_head,
                         .v_head = n_tokens * v_columns(a->head_dim),
                         .k_packed = ops->packed,
-                        .v_packed = ops->packed + n_tokens * a->n_kv_heads * a->head_dim};
+                        .v_packed = ops->packed + a->n_kv_heads * k_head};
     if (lp_pool_run(&ops->crew, n_jobs(n_tokens, a->n_kv_heads * a->head_dim), pack_heads_job, &args)) return -1;
     size_t tiles = last->first_tile + n_tiles(ops->kernels, last->n_tokens);
     count_attention(ops, a);

@@ -40,7 +40,7 @@ typedef struct {
     const lp_sequence *sequences;
     size_t n_sequences;
     const float *q, *k, *v;  /* [m, n_heads or n_kv_heads, head_dim], q and k after RoPE */
-    float *scores, *pattern; /* [n_heads, T, T] for each sequence, or NULL */
+    float *scores, *pattern; /* [n_heads, T, T] for each sequence, or NULL; the pattern is zeros before */
     float *z;                /* [m, n_heads, head_dim]; v and z are NULL when only the maps are wanted */
 } lp_attention;
 
@@ -70,8 +70,8 @@ int lp_widen(const lp_ops *ops, float *out, lp_words w, size_t n);
 /* A value that has two names and two places. */
 int lp_copy(const lp_ops *ops, float *out, const float *x, size_t n);
 
-/* Floats of `packed` that attention needs for each token. */
-size_t lp_ops_packed_heads(size_t n_kv_heads, size_t head_dim);
+/* Floats of `packed` that attention needs. */
+size_t lp_ops_packed_heads(size_t n_tokens, size_t n_sequences, size_t n_kv_heads, size_t head_dim);
 
 /* Floats of scratch that one thread needs for any operation on m rows of sequences of at most max_tokens. */
 size_t lp_ops_scratch(const lp_kernels *kernels, size_t m, size_t max_tokens, size_t head_dim);

@@ -84,11 +84,8 @@ static size_t matrices(const lp_readahead *a, size_t layer, range *out) {
     return MAX_MATRICES;
 }
 
-/* Advice makes what it is for a mapping of its own, of which a process has some 65,000: it is given for a matrix. */
 static void populate(lp_readahead *a, range r) {
-    size_t at = 0;
-    if (find_cold(r, &at)) madvise(r.data, r.n_bytes, MADV_HUGEPAGE);
-    for (; !atomic_load(&a->stop) && find_cold(r, &at); at += PIECE) {
+    for (size_t at = 0; !atomic_load(&a->stop) && find_cold(r, &at); at += PIECE) {
         range p = piece(r, at);
         if (madvise(p.data, p.n_bytes, MADV_POPULATE_READ)) madvise(p.data, p.n_bytes, MADV_WILLNEED);
     }
@@ -116,6 +113,15 @@ static int any_cold(const lp_readahead *a) {
     return 0;
 }
 
+/* Before the pass begins: it may overtake the thread, and what it touches first is read by huge pages, too. Advice makes
+ * what it is for a mapping of its own, of which a process has some 65,000: it is given for a matrix. */
+static void advise_huge(const lp_readahead *a) {
+    range todo[MAX_MATRICES];
+    for (size_t layer = 0; layer <= a->n_layers; layer++)
+        for (size_t i = 0, n = matrices(a, layer, todo); i < n; i++)
+            madvise(todo[i].data, todo[i].n_bytes, MADV_HUGEPAGE);
+}
+
 /* Signals are for the caller's threads. */
 static int start_thread(lp_readahead *a) {
     sigset_t all, old;
@@ -129,6 +135,7 @@ static int start_thread(lp_readahead *a) {
 lp_readahead *lp_readahead_start(const lp_model *model, size_t n_layers, int with_head) {
     lp_readahead what = {.model = model, .n_layers = n_layers, .with_head = with_head, .process = getpid()};
     if (!any_cold(&what)) return NULL;
+    advise_huge(&what);
     lp_readahead *a = malloc(sizeof *a);
     if (!a) return NULL;
     *a = what;

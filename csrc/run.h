@@ -2,7 +2,8 @@
  *
  * A run has n_tokens rows, cut into n_seqs sequences (a batch is more rows; there are no pad tokens). The caller
  * makes an array for every (point, layer) it wants and sets its place before the forward pass; the rest lives in
- * one scratch block that lp_forward makes. A value is written once, to its place.
+ * one scratch block that lp_forward makes. A value is written once, to its place. The places are zeros before:
+ * the pattern is not written where the key comes after the query.
  *
  * Shapes of a place: [n_tokens, width]. The maps (scores, pattern) hold [n_heads, T, T] for each sequence, one
  * sequence after the other. */

@@ -1,43 +1,42 @@
 /* attend.h - causal attention of one head for a tile of queries; every row of kernels has this body.
  *
- * Vectors run along the queries, as in gemm.h, so k and v need no turning: a key is a row of numbers to broadcast.
+ * Vectors run along the queries, as in gemm.h, so k and v are numbers to broadcast: k by panels of keys, v by
+ * panels of columns.
  * Scores stay in scratch as [key][query of the tile]; the softmax runs down the keys with one query per lane and needs
  * no sum across lanes. Keys after the last query of the tile are never touched; on the diagonal a lane takes part up to
  * its own key. ATTEND_ROWS is how many keys (or columns of v) a tile takes at once. */
 
-NOINLINE void qk_2(float *c, const float *q, const float *k, size_t stride, size_t kc, int first) {
-    T(tile)(c, q, k, stride, 1, kc, 0, first, 2, ATTEND_ROWS);
+_Static_assert(LP_PANEL % ATTEND_ROWS == 0, "what a tile takes at once lies side by side");
+NOINLINE void qk_2(float *c, const float *q, const float *k, size_t kc, int first) {
+    T(tile)(c, q, k, 1, LP_PANEL, kc, 0, first, 2, ATTEND_ROWS);
 }
-NOINLINE void qk_1(float *c, const float *q, const float *k, size_t stride, size_t kc, int first) {
-    T(tile)(c, q, k, stride, 1, kc, 0, first, 1, ATTEND_ROWS);
+NOINLINE void qk_1(float *c, const float *q, const float *k, size_t kc, int first) {
+    T(tile)(c, q, k, 1, LP_PANEL, kc, 0, first, 1, ATTEND_ROWS);
 }
-_Static_assert(LP_V_COLUMNS % ATTEND_ROWS == 0, "the columns of a tile lie side by side");
-typedef void pv_tile(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked, int first);
-NOINLINE void pv_2(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked, int first) {
-    T(tile)(c, p, v, 1, stride, kc, n_masked, first, 2, ATTEND_ROWS);
+
+typedef void pv_tile(float *c, const float *p, const float *v, size_t kc, size_t n_masked, int first);
+NOINLINE void pv_2(float *c, const float *p, const float *v, size_t kc, size_t n_masked, int first) {
+    T(tile)(c, p, v, 1, LP_PANEL, kc, n_masked, first, 2, ATTEND_ROWS);
 }
-NOINLINE void pv_1(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked, int first) {
-    T(tile)(c, p, v, 1, stride, kc, n_masked, first, 1, ATTEND_ROWS);
+NOINLINE void pv_1(float *c, const float *p, const float *v, size_t kc, size_t n_masked, int first) {
+    T(tile)(c, p, v, 1, LP_PANEL, kc, n_masked, first, 1, ATTEND_ROWS);
 }
 /* the last columns of a head whose size is no multiple of ATTEND_ROWS */
-NOINLINE void pv_2_column(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked,
-                          int first) {
-    T(tile)(c, p, v, 1, stride, kc, n_masked, first, 2, 1);
+NOINLINE void pv_2_column(float *c, const float *p, const float *v, size_t kc, size_t n_masked, int first) {
+    T(tile)(c, p, v, 1, LP_PANEL, kc, n_masked, first, 2, 1);
 }
-NOINLINE void pv_1_column(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked,
-                          int first) {
-    T(tile)(c, p, v, 1, stride, kc, n_masked, first, 1, 1);
+NOINLINE void pv_1_column(float *c, const float *p, const float *v, size_t kc, size_t n_masked, int first) {
+    T(tile)(c, p, v, 1, LP_PANEL, kc, n_masked, first, 1, 1);
 }
 #ifdef LP_HALF
-NOINLINE void qk_half(float *c, const float *q, const float *k, size_t stride, size_t kc, int first) {
-    HALF_T(tile)(c, q, k, stride, 1, kc, 0, first, 1, ATTEND_ROWS);
+NOINLINE void qk_half(float *c, const float *q, const float *k, size_t kc, int first) {
+    HALF_T(tile)(c, q, k, 1, LP_PANEL, kc, 0, first, 1, ATTEND_ROWS);
 }
-NOINLINE void pv_half(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked, int first) {
-    HALF_T(tile)(c, p, v, 1, stride, kc, n_masked, first, 1, ATTEND_ROWS);
+NOINLINE void pv_half(float *c, const float *p, const float *v, size_t kc, size_t n_masked, int first) {
+    HALF_T(tile)(c, p, v, 1, LP_PANEL, kc, n_masked, first, 1, ATTEND_ROWS);
 }
-NOINLINE void pv_half_column(float *c, const float *p, const float *v, size_t stride, size_t kc, size_t n_masked,
-                             int first) {
-    HALF_T(tile)(c, p, v, 1, stride, kc, n_masked, first, 1, 1);
+NOINLINE void pv_half_column(float *c, const float *p, const float *v, size_t kc, size_t n_masked, int first) {
+    HALF_T(tile)(c, p, v, 1, LP_PANEL, kc, n_masked, first, 1, 1);
 }
 #define scale_scores_half HALF_T(scale_scores)
 #define softmax_half HALF_T(softmax)
@@ -57,47 +56,43 @@ typedef struct {
     float *q;            /* [head_dim][width] */
     float *s;            /* [n_keys, rounded up][width]: scores, then pattern */
     float *z;            /* [head_dim][width] */
-    float *k_end;        /* [ATTEND_ROWS][head_dim]: the last keys, so that a tile never reads past them */
 } lp_queries;
 
 static size_t round_keys(size_t n) { return (n + ATTEND_ROWS - 1) / ATTEND_ROWS * ATTEND_ROWS; }
 
-static size_t attend_scratch(size_t n_tokens, size_t head_dim) {
-    return (round_keys(n_tokens) + 2 * head_dim) * WIDE + ATTEND_ROWS * head_dim;
-}
+static size_t attend_scratch(size_t n_tokens, size_t head_dim) { return (round_keys(n_tokens) + 2 * head_dim) * WIDE; }
 
 static void dot_keys(const lp_queries *t) {
     const lp_head *h = t->head;
     for (size_t key = 0; key < t->n_keys; key += ATTEND_ROWS) {
-        const float *k = h->k + key * h->head_dim;
-        size_t have = t->n_keys - key;
-        if (have < ATTEND_ROWS) {
-            memset(t->k_end, 0, ATTEND_ROWS * h->head_dim * sizeof *t->k_end);
-            memcpy(t->k_end, k, have * h->head_dim * sizeof *k);
-            k = t->k_end;
-        }
+        const float *k = h->k + key / LP_PANEL * h->head_dim * LP_PANEL + key % LP_PANEL;
         for (size_t d = 0; d < h->head_dim; d += LP_K_BLOCK)
             (t->width == WIDE   ? qk_2
              : t->width == LP_N ? qk_1
-                                : qk_half)(t->s + key * t->width, t->q + d * t->width, k + d, h->head_dim,
+                                : qk_half)(t->s + key * t->width, t->q + d * t->width, k + d * LP_PANEL,
                                            lp_size_min(h->head_dim - d, LP_K_BLOCK), d == 0);
     }
 }
 
-/* Rows m0 .. m0 + m of a [n_tokens, n_tokens] map; `after` where the key comes after the last query. */
-static void put_map(const lp_queries *t, float *map, float after) {
+/* Rows m0 .. m0 + m of a [n_tokens, n_tokens] map, up to the last key that a query sees. */
+static void put_map(const lp_queries *t, float *map) {
     size_t n = t->head->n_tokens;
     if (!map) return;
     map += t->m0 * n;
-    if (on_lines(map, NULL, n, t->n_keys, t->width)) {
-        unpack_to_memory(map, NULL, NULL, n, t->s, t->width, t->m, t->n_keys);
-        for (size_t i = 0; i < t->m; i++)
-            for (size_t key = t->n_keys; key < n; key += LP_N) V(stream)(map + i * n + key, V(set1)(after));
-        return;
+    int far = on_lines(map, NULL, n, t->n_keys, t->width);
+    (far ? unpack_to_memory : unpack_tokens)(map, NULL, NULL, n, t->s, t->width, t->m, t->n_keys);
+}
+
+/* -inf for the keys after them; in the pattern they are 0 already. */
+static void put_later_scores(const lp_queries *t) {
+    size_t n = t->head->n_tokens;
+    float *scores = t->head->scores + t->m0 * n;
+    int far = on_lines(scores, NULL, n, t->n_keys, t->width);
+    for (size_t i = 0; i < t->m; i++, scores += n) {
+        size_t key = t->n_keys;
+        for (; far && key < n; key += LP_N) V(stream)(scores + key, V(set1)(-INFINITY));
+        for (; key < n; key++) scores[key] = -INFINITY;
     }
-    unpack_tokens(map, NULL, NULL, n, t->s, t->width, t->m, t->n_keys);
-    for (size_t i = 0; i < t->m; i++)
-        for (size_t key = t->n_keys; key < n; key++) map[i * n + key] = after;
 }
 
 /* scores to pattern, in place */
@@ -107,11 +102,12 @@ static void normalize(const lp_queries *t) {
     for (size_t v = 0; v < t->width; v += LP_N)
         (half ? scale_scores_half : T(scale_scores))(most + v, t->s + v, t->width, t->n_keys, t->m0 + v,
                                                      t->head->scale);
-    put_map(t, t->head->scores, -INFINITY);
+    put_map(t, t->head->scores);
+    if (t->head->scores) put_later_scores(t);
     if (!t->head->pattern && !t->head->z) return;
     for (size_t v = 0; v < t->width; v += LP_N)
         (half ? softmax_half : T(softmax))(t->s + v, most + v, t->width, t->n_keys, t->m0 + v);
-    put_map(t, t->head->pattern, 0.0f);
+    put_map(t, t->head->pattern);
 }
 
 /* z = pattern x v: blocks of 256 keys, counted from key 0, each for all of z while the pattern is in L1. The diagonal
@@ -124,9 +120,8 @@ static void mix_values(const lp_queries *t) {
         size_t before = lp_size_min(t->m0 - key, LP_K_BLOCK), masked = before < LP_K_BLOCK ? t->m : 0;
         for (size_t d = 0, n; d < h->head_dim; d += n) {
             n = h->head_dim - d < ATTEND_ROWS ? 1 : ATTEND_ROWS;
-            const float *v = h->v + d / LP_V_COLUMNS * h->v_stride + key * LP_V_COLUMNS + d % LP_V_COLUMNS;
-            (n == 1 ? column : full)[kind](t->z + d * t->width, t->s + key * t->width, v, LP_V_COLUMNS, before, masked,
-                                           key == 0);
+            const float *v = h->v + d / LP_PANEL * h->v_stride + key * LP_PANEL + d % LP_PANEL;
+            (n == 1 ? column : full)[kind](t->z + d * t->width, t->s + key * t->width, v, before, masked, key == 0);
         }
     }
 }
@@ -136,8 +131,8 @@ static void attend(const lp_head *h, size_t i, float *scratch) {
     for (size_t m0 = i * WIDE, width; m0 < end; m0 += width) {
         width = tile_width(end - m0);
         size_t m = lp_size_min(end - m0, width), n_keys = m0 + m;
-        float *q = scratch, *z = q + h->head_dim * width, *k_end = z + h->head_dim * width;
-        lp_queries t = {h, m0, m, width, n_keys, q, k_end + ATTEND_ROWS * h->head_dim, z, k_end};
+        float *q = scratch, *z = q + h->head_dim * width, *s = z + h->head_dim * width;
+        lp_queries t = {h, m0, m, width, n_keys, q, s, z};
         pack_tokens(q, h->q + m0 * h->q_stride, h->q_stride, width, m, h->head_dim);
         dot_keys(&t);
         normalize(&t);

@@ -47,20 +47,21 @@ typedef struct {
     int in_order;        /* lp_kernels_in_order() */
 } lp_product;
 
-#define LP_V_COLUMNS 8 /* of v that lie side by side: so many sums a tile reads one line after the other */
+/* Keys, or columns of v, that lie side by side: a tile finds its numbers at fixed places, one line after the other. */
+#define LP_PANEL 8
 
 /* Causal attention of one sequence. k and v lie together, head by head: rows that were as far apart as tokens are would
  * fall into a few sets of the caches. q and k are after RoPE. */
 typedef struct {
     size_t n_tokens, head_dim;
     const float *q; /* rows q_stride floats apart */
-    const float *k; /* [n_tokens, head_dim] */
-    const float *v; /* column d of token t at [d / LP_V_COLUMNS * v_stride + t * LP_V_COLUMNS + d % LP_V_COLUMNS] */
+    const float *k; /* column d of token t at [(t / LP_PANEL * head_dim + d) * LP_PANEL + t % LP_PANEL] */
+    const float *v; /* column d of token t at [d / LP_PANEL * v_stride + t * LP_PANEL + d % LP_PANEL] */
     size_t q_stride, v_stride;
     float *z; /* as q; v and z are NULL when only the maps are wanted */
     float scale;
     float *scores;  /* [n_tokens, n_tokens] of this head, or NULL */
-    float *pattern; /* the same */
+    float *pattern; /* the same, zeros: keys after the query are not written */
 } lp_head;
 
 typedef struct {

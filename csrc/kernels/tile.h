@@ -64,12 +64,13 @@ INLINE void T(tile)(float *c, const float *x, const float *w, size_t row_stride,
         w += k_stride;
     }
     for (size_t i = 0; i < n_masked; i++) {
-        VEC old[MAX_ROWS][MAX_VECS];
-        UNROLL for (int r = 0; r < n_rows; r++) UNROLL for (int v = 0; v < n_vec; v++) old[r][v] = acc[r][v];
-        STEP(0);
         UNROLL for (int v = 0; v < n_vec; v++) {
+            VEC xs = V(load)(x + (size_t)v * LP_N);
             size_t lane = i > (size_t)v * LP_N ? lp_size_min(i - (size_t)v * LP_N, LP_N) : 0;
-            UNROLL for (int r = 0; r < n_rows; r++) acc[r][v] = V(keep_from)(lane, acc[r][v], old[r][v]);
+            UNROLL for (int r = 0; r < n_rows; r++) {
+                VEC sum = V(fma)(WEIGHT((size_t)r * row_stride), xs, acc[r][v]);
+                acc[r][v] = V(keep_from)(lane, sum, acc[r][v]);
+            }
         }
         x += (size_t)n_vec * LP_N;
         w += k_stride;

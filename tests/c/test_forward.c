@@ -125,7 +125,8 @@ static void set_places(lp_run *run) {
         CHECK(lp_run_size(run, (lp_point)p, &n) == 0);
         for (size_t i = 0; i < n_layers; i++) {
             float *place = malloc(n * sizeof *place);
-            memset(place, 0xff, n * sizeof *place); /* NaN, where nothing gets written */
+            /* zeros, as lp_head wants its pattern; NaN, where everything must be written */
+            memset(place, p == LP_PATTERN ? 0 : 0xff, n * sizeof *place);
             lp_run_set_place(run, (lp_point)p, i, place);
         }
     }

@@ -145,25 +145,30 @@ static void canonical_query(const lp_head *h, size_t m, float *scores, float *pa
     double lane[16] = {0};
     float most = -INFINITY;
     for (size_t t = 0; t < n; t++) {
-        scores[t] = t > m ? -INFINITY
-                          : canonical_dot(h->q + m * h->q_stride, 1, h->k + t * h->head_dim, 1, h->head_dim) * h->scale;
+        scores[t] =
+            t > m ? -INFINITY
+                  : canonical_dot(h->q + m * h->q_stride, 1,
+                                  h->k + t / LP_PANEL * LP_PANEL * h->head_dim + t % LP_PANEL, LP_PANEL, h->head_dim) *
+                        h->scale;
         if (scores[t] > most) most = scores[t];
     }
     for (size_t t = 0; t <= m; t++) lane[t % 16] += pattern[t] = canonical_exp(scores[t] - most);
     float sum = (float)canonical_lanes(lane);
     for (size_t t = 0; t < n; t++) pattern[t] = t > m ? 0 : pattern[t] / sum;
     for (size_t d = 0; d < h->head_dim; d++) {
-        const float *v = h->v + d / LP_V_COLUMNS * h->v_stride + d % LP_V_COLUMNS;
-        z[d] = canonical_dot(pattern, 1, v, LP_V_COLUMNS, m + 1);
+        const float *v = h->v + d / LP_PANEL * h->v_stride + d % LP_PANEL;
+        z[d] = canonical_dot(pattern, 1, v, LP_PANEL, m + 1);
     }
 }
 
 static void check_attention(const lp_kernels *k, size_t n, size_t head_dim, int kind) {
-    size_t stride = 2 * head_dim + 3, size = n * stride, v_stride = n * LP_V_COLUMNS + 5;
-    float *q = floats(size, kind), *key = floats(n * head_dim, kind), *z = floats(size, WILD);
-    float *v = floats((head_dim + LP_V_COLUMNS - 1) / LP_V_COLUMNS * v_stride, kind);
+    size_t stride = 2 * head_dim + 3, size = n * stride, v_stride = n * LP_PANEL + 5;
+    float *q = floats(size, kind), *key = floats((n + LP_PANEL - 1) / LP_PANEL * LP_PANEL * head_dim, kind),
+          *z = floats(size, WILD);
+    float *v = floats((head_dim + LP_PANEL - 1) / LP_PANEL * v_stride, kind);
     float *scores = floats(n * n, WILD), *maps = floats(n * n + 1, WILD);
     float *pattern = maps + n / 16 % 2; /* begins on a line of the cache, or does not */
+    memset(maps, 0, (n * n + 1) * sizeof *maps);
     lp_head h = {n, head_dim, q, key, v, stride, v_stride, z, 0.3f, scores, pattern};
     float *scratch = floats(k->attend_scratch(n, head_dim), WILD);
     for (size_t i = 0; i * k->q_tile < n; i++) k->attend(&h, i, scratch);

@@ -111,6 +111,33 @@ static void test_head(void) {
     CHECK(lp_readahead_start(&model, N_LAYERS, 1) == NULL);
 }
 
+/* Whether huge pages were asked for where the byte at `at` is mapped. */
+static int is_advised(const void *at) {
+    char line[512], *flags;
+    int inside = 0, advised = 0;
+    FILE *f = fopen("/proc/self/smaps", "r");
+    while (f && fgets(line, sizeof line, f)) {
+        unsigned long long start, end, here = (uintptr_t)at;
+        if (sscanf(line, "%llx-%llx ", &start, &end) == 2) inside = start <= here && here < end;
+        flags = strstr(line, "VmFlags:");
+        if (inside && flags) advised = strstr(flags, " hg") != NULL;
+    }
+    if (f) fclose(f);
+    return advised;
+}
+
+/* The pass may overtake the thread, so the last layer is advised before the first one is read. */
+static void test_huge_pages(void) {
+    void *any = mmap(NULL, MATRIX, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int known = madvise(any, MATRIX, MADV_HUGEPAGE) == 0;
+    lp_readahead *ahead = lp_readahead_start(&model, N_LAYERS, 0);
+    CHECK(ahead != NULL);
+    CHECK(!known || is_advised((const char *)layers[N_LAYERS - 1].down.data + MATRIX / 2));
+    CHECK(!is_advised((const char *)model.embed.data + MATRIX)); /* rows here and there are read */
+    lp_readahead_stop(ahead);
+    munmap(any, MATRIX);
+}
+
 /* Mappings of the process that the map of the file consists of. */
 static size_t n_mappings(void) {
     char line[512];
@@ -153,6 +180,8 @@ int main(void) {
         test_head();
         lp_map_close(&map);
         if (!make_cold_file(path)) test_few_mappings();
+        lp_map_close(&map);
+        if (!make_cold_file(path)) test_huge_pages();
     }
     lp_map_close(&map);
     unlink(path);
