@@ -58,7 +58,7 @@ static void put_tokens(size_t n_tokens, float *y, const float *add, float *sum, 
     (far ? unpack_to_memory : unpack_tokens)(y, add, sum, stride, c, width, m, n);
 }
 
-#define PACK_COLUMNS 2048
+#define PACK_COLUMNS 1024
 
 static size_t packed_size(size_t m, size_t k) { return padded_tokens(m) * k; }
 
