@@ -6,8 +6,7 @@
 
 #include <string.h>
 
-#include "limits.h"    /* lp_limits_fit */
-#include "memory.h"    /* lp_block */
+#include "memory.h"    /* lp_block, lp_memory_fits */
 #include "ops.h"       /* lp_embed, lp_linear, lp_attend ... */
 #include "readahead.h" /* lp_readahead_start, advance, stop */
 #include "size.h"      /* lp_size_add, lp_size_mul */
@@ -189,7 +188,7 @@ int lp_forward_scratch(const lp_run *run, size_t *n_bytes, lp_error *err) {
 static int make_room(lp_forward_state *f, lp_error *err) {
     size_t n_bytes;
     if (measure(f, &n_bytes, err)) return -1;
-    int failed = lp_limits_fit(n_bytes) ? 0 : -1;
+    int failed = lp_memory_fits(n_bytes) ? 0 : -1;
     if (!failed) failed = lp_block_make(&f->block, n_bytes, &f->run->crew);
     if (failed > 0) return lp_fail(err, LP_ECANCELED, "the run was stopped before its first step");
     if (failed)

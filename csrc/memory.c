@@ -1,23 +1,91 @@
-/* memory.c - anonymous maps for the big, aligned heap for the small. */
+/* memory.c - anonymous maps for the big, aligned heap for the small.
+ *
+ * Big blocks that are freed are kept for the next ones, up to KEPT_BYTES. A virtual machine gives free memory back to
+ * its host, and to have it again costs up to 5 ms for each huge page: a tenth of a run of 128 tokens (docs/speed.md).
+ * What is kept is marked with MADV_FREE: the system takes it whenever it is short of memory. */
 #define _GNU_SOURCE
 #include "memory.h"
 
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
-#include "size.h" /* lp_size_add, lp_size_min */
+#include "limits.h" /* lp_limits_fit */
+#include "size.h"   /* lp_size_add, lp_size_min */
 
 #define HUGE_PAGE ((size_t)2 << 20)
 #define TOUCH ((size_t)8 << 20) /* bytes that one job touches */
 #define SMALL_PAGE 4096
+#define KEPT_BYTES ((size_t)256 << 20)
+#define KEPT_BLOCKS 8
+
+/* Oldest first. The lock is only tried: in a forked child nobody may be left to open it. */
+static struct {
+    pthread_mutex_t lock;
+    lp_block blocks[KEPT_BLOCKS];
+    size_t n, n_bytes;
+} kept = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static lp_block remove_kept(size_t i) {
+    lp_block block = kept.blocks[i];
+    memmove(kept.blocks + i, kept.blocks + i + 1, (--kept.n - i) * sizeof block);
+    kept.n_bytes -= block.mapped;
+    return block;
+}
+
+static void drop_oldest(void) {
+    lp_block block = remove_kept(0);
+    munmap(block.data, block.mapped);
+}
+
+/* 1 when the block is kept. */
+static int keep(lp_block block) {
+    if (block.mapped > KEPT_BYTES || madvise(block.data, block.mapped, MADV_FREE)) return 0;
+    if (pthread_mutex_trylock(&kept.lock)) return 0;
+    while (kept.n == KEPT_BLOCKS || kept.n_bytes + block.mapped > KEPT_BYTES) drop_oldest();
+    kept.blocks[kept.n++] = block;
+    kept.n_bytes += block.mapped;
+    pthread_mutex_unlock(&kept.lock);
+    return 1;
+}
+
+/* 1 when there is a kept block of about as many bytes; it holds what it held. */
+static int take(lp_block *block, size_t n_bytes) {
+    size_t most = n_bytes + n_bytes / 4 + HUGE_PAGE, best = KEPT_BLOCKS;
+    if (n_bytes > KEPT_BYTES || pthread_mutex_trylock(&kept.lock)) return 0;
+    for (size_t i = 0; i < kept.n; i++) {
+        size_t mapped = kept.blocks[i].mapped;
+        if (mapped < n_bytes || mapped > most) continue;
+        if (best == KEPT_BLOCKS || mapped < kept.blocks[best].mapped) best = i;
+    }
+    if (best < KEPT_BLOCKS) *block = remove_kept(best), block->n_bytes = n_bytes;
+    pthread_mutex_unlock(&kept.lock);
+    return best < KEPT_BLOCKS;
+}
+
+int lp_memory_release(void) {
+    if (pthread_mutex_trylock(&kept.lock)) return 0;
+    int any = kept.n != 0;
+    while (kept.n) drop_oldest();
+    pthread_mutex_unlock(&kept.lock);
+    return any;
+}
+
+int lp_memory_fits(size_t n_bytes) { return lp_limits_fit(n_bytes) || (lp_memory_release() && lp_limits_fit(n_bytes)); }
 
 static void touch(void *arg, size_t i, size_t worker) {
     const lp_block *block = arg;
     size_t end = lp_size_min((i + 1) * TOUCH, block->n_bytes);
     (void)worker;
     for (size_t at = i * TOUCH; at < end; at += SMALL_PAGE) ((volatile char *)block->data)[at] = 0;
+}
+
+static void clear(void *arg, size_t i, size_t worker) {
+    const lp_block *block = arg;
+    (void)worker;
+    memset((char *)block->data + i * TOUCH, 0, lp_size_min(TOUCH, block->n_bytes - i * TOUCH));
 }
 
 static int reserve_small(lp_block *block, size_t n_bytes) {
@@ -27,13 +95,18 @@ static int reserve_small(lp_block *block, size_t n_bytes) {
     return 0;
 }
 
+static void *map_memory(size_t n_bytes) {
+    return mmap(NULL, n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+}
+
 int lp_block_reserve(lp_block *block, size_t n_bytes) {
     memset(block, 0, sizeof *block);
     if (!n_bytes) return 0;
     if (n_bytes < HUGE_PAGE) return reserve_small(block, n_bytes);
     size_t mapped;
     if (lp_size_add(&mapped, n_bytes, HUGE_PAGE)) return -1;
-    char *base = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char *base = map_memory(mapped);
+    if (base == MAP_FAILED && lp_memory_release()) base = map_memory(mapped);
     if (base == MAP_FAILED) return -1;
     /* unmap what lies before the first huge page: the block is freed from its own start */
     size_t before = (HUGE_PAGE - (uintptr_t)base % HUGE_PAGE) % HUGE_PAGE;
@@ -44,20 +117,21 @@ int lp_block_reserve(lp_block *block, size_t n_bytes) {
 }
 
 int lp_block_make(lp_block *block, size_t n_bytes, const lp_crew *crew) {
-    if (lp_block_reserve(block, n_bytes)) return -1;
+    int used = n_bytes >= HUGE_PAGE && take(block, n_bytes);
+    if (!used && lp_block_reserve(block, n_bytes)) return -1;
     if (!block->mapped) {
         if (n_bytes) memset(block->data, 0, n_bytes);
         return 0;
     }
-    if (!lp_pool_run(crew, (n_bytes + TOUCH - 1) / TOUCH, touch, block)) return 0;
+    if (!lp_pool_run(crew, (n_bytes + TOUCH - 1) / TOUCH, used ? clear : touch, block)) return 0;
     lp_block_free(block);
     return 1;
 }
 
 void lp_block_free(lp_block *block) {
-    if (block->mapped)
-        munmap(block->data, block->mapped);
-    else
+    if (!block->mapped)
         free(block->data);
+    else if (!keep(*block))
+        munmap(block->data, block->mapped);
     memset(block, 0, sizeof *block);
 }

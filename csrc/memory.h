@@ -1,7 +1,8 @@
 /* memory.h - big aligned arrays.
  *
  * A block of 2 MiB or more starts on a 2 MiB boundary, is advised to be made of huge pages and is touched first
- * by the pool's threads: first touch of 4 KiB pages on one thread costs seconds for gigabytes of captures. */
+ * by the pool's threads: first touch of 4 KiB pages on one thread costs seconds for gigabytes of captures. A freed one
+ * serves the next that is about as large. */
 #ifndef LP_MEMORY_H
 #define LP_MEMORY_H
 
@@ -22,5 +23,10 @@ int lp_block_reserve(lp_block *block, size_t n_bytes);
  * block->data is NULL when it failed. n_bytes 0 gives a block without data. */
 int lp_block_make(lp_block *block, size_t n_bytes, const lp_crew *crew);
 void lp_block_free(lp_block *block); /* an empty block is legal */
+
+/* Lets go of the freed blocks that are kept. 1 when there were any. */
+int lp_memory_release(void);
+/* Whether so many bytes can be had, if need be without those blocks. */
+int lp_memory_fits(size_t n_bytes);
 
 #endif

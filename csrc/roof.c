@@ -5,8 +5,7 @@
 #include <unistd.h>
 
 #include "clock.h"  /* lp_clock_ns */
-#include "limits.h" /* lp_limits_fit */
-#include "memory.h" /* lp_block */
+#include "memory.h" /* lp_block, lp_memory_fits */
 #include "size.h"   /* lp_size_min */
 
 #define N_TRIES 5
@@ -76,7 +75,7 @@ int lp_roof_measure(lp_roof *roof, const lp_kernels *kernels, const lp_crew *cre
     double flops = 0, bytes = 0;
     int failed = 0;
     *roof = (lp_roof){0, 0};
-    failed = lp_limits_fit(n_bytes) ? lp_block_make(&block, n_bytes, crew) : -1;
+    failed = lp_memory_fits(n_bytes) ? lp_block_make(&block, n_bytes, crew) : -1;
     if (failed > 0) return stopped(err);
     if (failed) return lp_fail(err, LP_ENOMEM, "measuring the memory needs %zu MB that are free", n_bytes >> 20);
     a.data = block.data;

@@ -15,9 +15,9 @@ LEVELS = {
     "platform": -1,
     **dict.fromkeys(("error", "size", "half", "fpenv", "clock", "proc"), 0),
     **dict.fromkeys(("json", "pool", "text", "cgroup", "map", "sincos", "kernels", "profile"), 1),
-    **dict.fromkeys(("memory", "limits", "safetensors", "ops", "points", "write", "read"), 2),
-    **dict.fromkeys(("model", "roof"), 3),
-    **dict.fromkeys(("run", "readahead"), 4),
+    **dict.fromkeys(("limits", "safetensors", "ops", "points", "write", "read"), 2),
+    **dict.fromkeys(("memory", "model"), 3),
+    **dict.fromkeys(("roof", "run", "readahead"), 4),
     "forward": 5,
     "python": 6,
 }

@@ -163,7 +163,7 @@ static int plan_memory(call *c) {
                      lp_point_name(to->point), to->n_layers, c->run.n_tokens);
         return -1;
     }
-    if (lp_limits_fit(total)) return 0;
+    if (lp_memory_fits(total)) return 0;
     list_sizes(c, scratch, sizes, sizeof sizes);
     lp_raise_new(c->state, LP_ENOMEM,
                  "the run needs %zu bytes and %zu are free; ask for fewer points, layers or tokens (%s)", total,

@@ -5,7 +5,7 @@
 #include "safetensors_object.h"
 
 #include "../kernels/kernels.h" /* lp_kernels_get */
-#include "../limits.h"          /* lp_limits_cores, lp_limits_fit */
+#include "../limits.h"          /* lp_limits_cores, lp_limits_memory */
 #include "../model.h"           /* lp_model_word */
 #include "../ops.h"             /* lp_widen */
 #include "../size.h"            /* lp_size_mul */
@@ -86,7 +86,7 @@ PyObject *lp_safetensors_object_read(PyObject *self, PyObject *name) {
     const lp_kernels *row = lp_kernels_get(&err);
     if (!row) return lp_raise(state_of(self), &err);
     if (take_shape(self, t, shape)) return NULL;
-    if (lp_size_mul(&n_bytes, t->n_elements, sizeof(float)) || !lp_limits_fit(n_bytes) ||
+    if (lp_size_mul(&n_bytes, t->n_elements, sizeof(float)) || !lp_memory_fits(n_bytes) ||
         lp_block_reserve(&block, n_bytes))
         return fail_memory(self, t);
     if (widen(row, &block, t, word)) {
