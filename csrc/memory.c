@@ -1,8 +1,9 @@
 /* memory.c - anonymous maps for the big, aligned heap for the small.
  *
- * Big blocks that are freed are kept for the next ones, up to KEPT_BYTES. A virtual machine gives free memory back to
- * its host, and to have it again costs up to 5 ms for each huge page: a tenth of a run of 128 tokens (docs/speed.md).
- * What is kept is marked with MADV_FREE: the system takes it whenever it is short of memory. */
+ * Big blocks that lp_block_make made are kept for the next ones when they are freed, up to KEPT_BYTES: a virtual
+ * machine gives free memory back to its host, and to have it again costs up to 5 ms for each huge page (docs/speed.md).
+ * They count as used memory. MADV_FREE would let the system take them, but what is written again counts as free ever
+ * after. */
 #define _GNU_SOURCE
 #include "memory.h"
 
@@ -11,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include "limits.h" /* lp_limits_fit */
 #include "size.h"   /* lp_size_add, lp_size_min */
@@ -35,29 +37,43 @@ static lp_block remove_kept(size_t i) {
     return block;
 }
 
-static void drop_oldest(void) {
-    lp_block block = remove_kept(0);
-    munmap(block.data, block.mapped);
+/* Removes the oldest blocks until there is room for a new one of n_bytes: how many they were. */
+static size_t make_room(lp_block *out, size_t n_bytes) {
+    size_t n = 0;
+    while (kept.n && (kept.n == KEPT_BLOCKS || kept.n_bytes + n_bytes > KEPT_BYTES)) out[n++] = remove_kept(0);
+    return n;
+}
+
+static void unmap(const lp_block *blocks, size_t n) {
+    for (size_t i = 0; i < n; i++) munmap(blocks[i].data, blocks[i].mapped);
+}
+
+/* Where a process may have so much and no more, others could want what is kept. */
+static int is_limited(void) {
+    struct rlimit space, data;
+    return getrlimit(RLIMIT_AS, &space) || space.rlim_cur != RLIM_INFINITY || getrlimit(RLIMIT_DATA, &data) ||
+           data.rlim_cur != RLIM_INFINITY;
 }
 
 /* 1 when the block is kept. */
 static int keep(lp_block block) {
-    if (block.mapped > KEPT_BYTES || madvise(block.data, block.mapped, MADV_FREE)) return 0;
-    if (pthread_mutex_trylock(&kept.lock)) return 0;
-    while (kept.n == KEPT_BLOCKS || kept.n_bytes + block.mapped > KEPT_BYTES) drop_oldest();
+    lp_block old[KEPT_BLOCKS];
+    if (block.mapped > KEPT_BYTES || is_limited() || pthread_mutex_trylock(&kept.lock)) return 0;
+    size_t n_old = make_room(old, block.mapped);
     kept.blocks[kept.n++] = block;
     kept.n_bytes += block.mapped;
     pthread_mutex_unlock(&kept.lock);
+    unmap(old, n_old);
     return 1;
 }
 
 /* 1 when there is a kept block of about as many bytes; it holds what it held. */
 static int take(lp_block *block, size_t n_bytes) {
-    size_t most = n_bytes + n_bytes / 4 + HUGE_PAGE, best = KEPT_BLOCKS;
+    size_t best = KEPT_BLOCKS;
     if (n_bytes > KEPT_BYTES || pthread_mutex_trylock(&kept.lock)) return 0;
     for (size_t i = 0; i < kept.n; i++) {
         size_t mapped = kept.blocks[i].mapped;
-        if (mapped < n_bytes || mapped > most) continue;
+        if (mapped < n_bytes || mapped > n_bytes + n_bytes / 4 + HUGE_PAGE) continue;
         if (best == KEPT_BLOCKS || mapped < kept.blocks[best].mapped) best = i;
     }
     if (best < KEPT_BLOCKS) *block = remove_kept(best), block->n_bytes = n_bytes;
@@ -65,15 +81,19 @@ static int take(lp_block *block, size_t n_bytes) {
     return best < KEPT_BLOCKS;
 }
 
-int lp_memory_release(void) {
-    if (pthread_mutex_trylock(&kept.lock)) return 0;
-    int any = kept.n != 0;
-    while (kept.n) drop_oldest();
+void lp_memory_release(void) {
+    lp_block old[KEPT_BLOCKS];
+    if (pthread_mutex_trylock(&kept.lock)) return;
+    size_t n = make_room(old, KEPT_BYTES + 1);
     pthread_mutex_unlock(&kept.lock);
-    return any;
+    unmap(old, n);
 }
 
-int lp_memory_fits(size_t n_bytes) { return lp_limits_fit(n_bytes) || (lp_memory_release() && lp_limits_fit(n_bytes)); }
+int lp_memory_fits(size_t n_bytes) {
+    if (lp_limits_fit(n_bytes)) return 1;
+    lp_memory_release();
+    return lp_limits_fit(n_bytes);
+}
 
 static void touch(void *arg, size_t i, size_t worker) {
     const lp_block *block = arg;
@@ -106,12 +126,15 @@ int lp_block_reserve(lp_block *block, size_t n_bytes) {
     size_t mapped;
     if (lp_size_add(&mapped, n_bytes, HUGE_PAGE)) return -1;
     char *base = map_memory(mapped);
-    if (base == MAP_FAILED && lp_memory_release()) base = map_memory(mapped);
+    if (base == MAP_FAILED) {
+        lp_memory_release();
+        base = map_memory(mapped);
+    }
     if (base == MAP_FAILED) return -1;
     /* unmap what lies before the first huge page: the block is freed from its own start */
     size_t before = (HUGE_PAGE - (uintptr_t)base % HUGE_PAGE) % HUGE_PAGE;
     if (before) munmap(base, before);
-    *block = (lp_block){base + before, n_bytes, mapped - before};
+    *block = (lp_block){.data = base + before, .n_bytes = n_bytes, .mapped = mapped - before};
     madvise(block->data, block->mapped, MADV_HUGEPAGE); /* advice: without huge pages it is only slower */
     return 0;
 }
@@ -119,6 +142,7 @@ int lp_block_reserve(lp_block *block, size_t n_bytes) {
 int lp_block_make(lp_block *block, size_t n_bytes, const lp_crew *crew) {
     int used = n_bytes >= HUGE_PAGE && take(block, n_bytes);
     if (!used && lp_block_reserve(block, n_bytes)) return -1;
+    block->made = 1;
     if (!block->mapped) {
         if (n_bytes) memset(block->data, 0, n_bytes);
         return 0;
@@ -131,7 +155,7 @@ int lp_block_make(lp_block *block, size_t n_bytes, const lp_crew *crew) {
 void lp_block_free(lp_block *block) {
     if (!block->mapped)
         free(block->data);
-    else if (!keep(*block))
+    else if (!block->made || !keep(*block))
         munmap(block->data, block->mapped);
     memset(block, 0, sizeof *block);
 }

@@ -2,7 +2,7 @@
  *
  * A block of 2 MiB or more starts on a 2 MiB boundary, is advised to be made of huge pages and is touched first
  * by the pool's threads: first touch of 4 KiB pages on one thread costs seconds for gigabytes of captures. A freed one
- * serves the next that is about as large. */
+ * serves the next that is about as large, while a model is open. */
 #ifndef LP_MEMORY_H
 #define LP_MEMORY_H
 
@@ -14,6 +14,7 @@ typedef struct {
     void *data; /* 64-byte aligned at least; zeroed by lp_block_make */
     size_t n_bytes;
     size_t mapped; /* bytes of the mapping */
+    int made;      /* by lp_block_make, which takes its like again */
 } lp_block;
 
 /* A block that is neither zeroed nor touched, for who writes all of it, on all threads. 0, or -1 when the memory cannot
@@ -24,8 +25,8 @@ int lp_block_reserve(lp_block *block, size_t n_bytes);
 int lp_block_make(lp_block *block, size_t n_bytes, const lp_crew *crew);
 void lp_block_free(lp_block *block); /* an empty block is legal */
 
-/* Lets go of the freed blocks that are kept. 1 when there were any. */
-int lp_memory_release(void);
+/* Lets go of the freed blocks that are kept. */
+void lp_memory_release(void);
 /* Whether so many bytes can be had, if need be without those blocks. */
 int lp_memory_fits(size_t n_bytes);
 

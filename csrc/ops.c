@@ -387,7 +387,8 @@ static void count_attention(const lp_ops *ops, const lp_attention *a) {
         double pairs = (double)t * ((double)t + 1) / 2, products = a->z ? 2 : 1;
         lp_profile_count(ops->profile, products * 2 * pairs * (double)q_width, 0, 0);
         count_values(ops, a->z ? 2 : 1, t * (q_width + kv_width), 0);
-        count_values(ops, (a->scores != NULL) + (a->pattern != NULL), a->n_heads * t * t, 0);
+        if (a->scores) count_values(ops, 1, a->n_heads * t * t, 0);
+        if (a->pattern) count_values(ops, 1, a->n_heads * (t * (t + 1) / 2), 0); /* its zeros are there already */
     }
 }
 

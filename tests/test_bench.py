@@ -83,7 +83,7 @@ def test_bytes(random_checkpoint, dtype):
         "rope": c.n_layers * 2 * m * (q + kv),
         "norm": (2 * c.n_layers + 1) * 2 * m * c.d_model,
         "qkv": c.n_layers * m * (c.d_model + q + 2 * kv),
-        "attention": c.n_layers * (2 * m * (q + kv) + c.n_heads * m * m),
+        "attention": c.n_layers * (2 * m * (q + kv) + c.n_heads * m * (m + 1) // 2),
         "o_proj": c.n_layers * m * (q + 2 * c.d_model),
         "gate_up": c.n_layers * m * (c.d_model + c.d_ff),
         "down": c.n_layers * m * (c.d_ff + 2 * c.d_model),

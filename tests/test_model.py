@@ -214,6 +214,20 @@ def test_a_batch_gives_the_same_bits_as_its_prompts_alone(model: lp.Model):
             assert np.array_equal(run[name], alone[name]), name
 
 
+def test_many_short_prompts_whose_keys_fill_most_of_the_scratch(random_checkpoint):
+    """Each prompt's keys begin a panel of their own: eight times the room for prompts of one token."""
+    folder = random_checkpoint(
+        num_attention_heads=8, num_key_value_heads=8, head_dim=16, hidden_size=64, intermediate_size=32
+    )
+    model = lp.load(folder)
+    prompts = [list(range(i, i + (9 if i % 3 == 2 else 1))) for i in range(60)]
+    runs = model.run(prompts, points=["scores", "pattern", "z", "x_out"])
+    for run, prompt in zip(runs, prompts, strict=True):
+        alone = model.run(prompt, points=["scores", "pattern", "z", "x_out"])
+        for name in ("scores", "pattern", "z", "x_out"):
+            assert np.array_equal(run[name], alone[name]), name
+
+
 def test_the_runs_of_a_batch_share_their_arrays(model: lp.Model):
     one, other = model.run([IDS, IDS], points=("x", "pattern", "logits"))
     for name in one.points:

@@ -3,7 +3,8 @@
  * Vectors run along the queries, as in gemm.h, so k and v are numbers to broadcast: k by panels of keys, v by
  * panels of columns.
  * Scores stay in scratch as [key][query of the tile]; the softmax runs down the keys with one query per lane and needs
- * no sum across lanes. Keys after the last query of the tile are never touched; on the diagonal a lane takes part up to
+ * no sum across lanes. Of keys after the last query of the tile at most those up to
+ * ATTEND_ROWS are multiplied, and dropped; on the diagonal a lane takes part up to
  * its own key. ATTEND_ROWS is how many keys (or columns of v) a tile takes at once. */
 
 _Static_assert(LP_PANEL % ATTEND_ROWS == 0, "what a tile takes at once lies side by side");

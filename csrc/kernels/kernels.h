@@ -51,7 +51,8 @@ typedef struct {
 #define LP_PANEL 8
 
 /* Causal attention of one sequence. k and v lie together, head by head: rows that were as far apart as tokens are would
- * fall into a few sets of the caches. q and k are after RoPE. */
+ * fall into a few sets of the caches. q and k are after RoPE. The last panel of k is whole: what follows the last key
+ * in it is read, and may be anything. */
 typedef struct {
     size_t n_tokens, head_dim;
     const float *q; /* rows q_stride floats apart */

@@ -113,6 +113,7 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 static void model_dealloc(PyObject *self) {
     lp_model_object *object = (lp_model_object *)self;
     lp_model_close(object->model); /* before the files that it points into */
+    lp_memory_release();
     Py_XDECREF(object->files);
     lp_object_free(self);
 }

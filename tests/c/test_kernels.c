@@ -272,6 +272,8 @@ static void check_row(const lp_kernels *k) {
         check_linear(k, ms[1 + i], i % 2 ? 64 : 96, 320, (lp_word)(i % 3), (int)(i % N_KINDS));
         check_gated(k, ms[1 + i], i % 2 ? 48 : 96, 200, (int)(i % N_KINDS), mixed);
     }
+    for (size_t i = 0; i < 2; i++)
+        check_linear(k, 9 + 31 * i, 13, 1100 + 1012 * i, LP_WORD_BF16, ORDINARY); /* units of x */
     check_linear(k, 101, 48, 832, LP_WORD_BF16, ORDINARY); /* three tiles, which share what is asked for */
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
         for (size_t d = 0; d < 7; d++) check_attention(k, lengths[i], dims[d], (int)((i + d) % N_KINDS));

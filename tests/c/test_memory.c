@@ -2,6 +2,7 @@
 #define _DEFAULT_SOURCE
 #include "../../csrc/memory.h"
 
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,56 +40,108 @@ static void check_reserve(size_t n_bytes) {
     lp_block_free(&block);
 }
 
-/* A freed block serves the next that is about as large, zeroed; no others, and not more than is said in memory.c. */
+static int is_zero(const lp_block *block) {
+    const unsigned char *bytes = block->data;
+    return bytes[0] == 0 && !memcmp(bytes, bytes + 1, block->n_bytes - 1);
+}
+
+static int is_mapped(void *at) {
+    unsigned char page;
+    return mincore(at, 4096, &page) == 0;
+}
+
+/* A freed block serves the next that is about as large, zeroed, and no other. */
 static void check_kept(void) {
     lp_crew crew = {2, NULL, NULL};
-    lp_block a, b, many[12];
+    lp_block a, b;
     CHECK(lp_block_make(&a, 20 * HUGE_PAGE, &crew) == 0);
     void *first = a.data;
     memset(first, 0xA5, a.n_bytes);
     lp_block_free(&a);
+    CHECK(is_mapped(first));
     CHECK(lp_block_make(&b, 40 * HUGE_PAGE, &crew) == 0 && b.data != first);
     CHECK(lp_block_make(&a, 19 * HUGE_PAGE + 5, &crew) == 0 && a.data == first && a.n_bytes == 19 * HUGE_PAGE + 5);
-    unsigned char *bytes = a.data;
-    CHECK(bytes[0] == 0 && !memcmp(bytes, bytes + 1, a.n_bytes - 1));
+    CHECK(is_zero(&a));
     lp_block_free(&a), lp_block_free(&b);
     CHECK(lp_block_make(&a, 8 * HUGE_PAGE, &crew) == 0); /* neither is: too much would lie idle */
     CHECK(a.mapped < 16 * HUGE_PAGE);
     lp_block_free(&a);
-    for (int i = 0; i < 12; i++) CHECK(lp_block_make(&many[i], 30 * HUGE_PAGE, &crew) == 0);
-    for (int i = 0; i < 12; i++) memset(many[i].data, 0xA5, many[i].n_bytes), lp_block_free(&many[i]);
-    for (int i = 0; i < 12; i++) {
-        CHECK(lp_block_make(&many[i], 30 * HUGE_PAGE, &crew) == 0);
-        bytes = many[i].data;
-        CHECK(bytes[0] == 0 && !memcmp(bytes, bytes + 1, many[i].n_bytes - 1));
+    lp_memory_release();
+    CHECK(!is_mapped(first));
+    CHECK(lp_block_reserve(&a, 20 * HUGE_PAGE) == 0);
+    first = a.data;
+    lp_block_free(&a);
+    CHECK(!is_mapped(first)); /* nobody reserves its like again */
+}
+
+/* Not more is kept than memory.c says, the newest of it. */
+static void check_most_kept(void) {
+    enum { N = 12, PAGES = 20 };
+    lp_crew crew = {2, NULL, NULL};
+    lp_block block[N];
+    void *at[N];
+    size_t n_kept = 0;
+    for (int i = 0; i < N; i++) CHECK(lp_block_make(&block[i], PAGES * HUGE_PAGE, &crew) == 0);
+    for (int i = 0; i < N; i++) at[i] = block[i].data;
+    for (int i = 0; i < N; i++) lp_block_free(&block[i]);
+    for (int i = 0; i < N; i++) n_kept += (size_t)is_mapped(at[i]);
+    CHECK(n_kept >= 4 && n_kept * PAGES * HUGE_PAGE <= (size_t)256 << 20);
+    CHECK(is_mapped(at[N - 1]) && !is_mapped(at[0]));
+    lp_memory_release();
+    for (int i = 0; i < N; i++) CHECK(!is_mapped(at[i]));
+}
+
+static size_t mapped_bytes(void) {
+    unsigned long long pages = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    CHECK(f && fscanf(f, "%llu", &pages) == 1);
+    if (f) fclose(f);
+    return (size_t)pages * 4096;
+}
+
+/* What is kept is given back before it stands in the way of a larger block, and nothing is kept under a limit. */
+static void check_given_back(void) {
+    lp_crew crew = {1, NULL, NULL};
+    struct rlimit old = {0}, limit;
+    lp_block a;
+    for (int ask = 0; ask < 2; ask++) { /* the second time mmap itself fails at first */
+        CHECK(getrlimit(RLIMIT_AS, &old) == 0 && lp_block_make(&a, 100 * HUGE_PAGE, &crew) == 0);
+        lp_block_free(&a);
+        limit = old;
+        limit.rlim_cur = (rlim_t)(mapped_bytes() + 60 * HUGE_PAGE); /* 160 without what is kept */
+        CHECK(setrlimit(RLIMIT_AS, &limit) == 0);
+        if (!ask) CHECK(lp_memory_fits(140 * HUGE_PAGE) && !lp_memory_fits(200 * HUGE_PAGE));
+        CHECK(lp_block_make(&a, 140 * HUGE_PAGE, &crew) == 0);
+        void *at = a.data;
+        lp_block_free(&a);
+        CHECK(!is_mapped(at));
+        CHECK(setrlimit(RLIMIT_AS, &old) == 0);
     }
-    for (int i = 0; i < 12; i++) lp_block_free(&many[i]);
     CHECK(lp_memory_fits(0) && !lp_memory_fits(SIZE_MAX));
 }
 
-/* What is kept is given back before it stands in the way of a larger block. */
-static void check_given_back(void) {
+static void *make_and_free(void *seed) {
     lp_crew crew = {1, NULL, NULL};
-    struct rlimit old, limit;
-    lp_block a;
-    unsigned long long pages = 0;
-    CHECK(lp_block_make(&a, 100 * HUGE_PAGE, &crew) == 0);
-    lp_block_free(&a);
-    FILE *f = fopen("/proc/self/statm", "r");
-    CHECK(f && fscanf(f, "%llu", &pages) == 1 && getrlimit(RLIMIT_AS, &old) == 0);
-    if (f) fclose(f);
-    limit = old;
-    limit.rlim_cur = (rlim_t)pages * 4096 + 60 * HUGE_PAGE; /* 60 without the 100 that are kept, 160 with them */
-    if (setrlimit(RLIMIT_AS, &limit)) return;
-    CHECK(lp_memory_fits(140 * HUGE_PAGE));
-    CHECK(!lp_memory_fits(200 * HUGE_PAGE));
-    CHECK(lp_block_make(&a, 140 * HUGE_PAGE, &crew) == 0);
-    lp_block_free(&a);
-    CHECK(lp_block_make(&a, 110 * HUGE_PAGE, &crew) == 0);
-    lp_block_free(&a);
-    CHECK(lp_block_make(&a, 150 * HUGE_PAGE, &crew) == 0); /* mmap fails at first */
-    lp_block_free(&a);
-    setrlimit(RLIMIT_AS, &old);
+    for (size_t i = 0; i < 40; i++) {
+        lp_block a;
+        int failed = lp_block_make(&a, (1 + (i * 7 + (uintptr_t)seed) % 4) * HUGE_PAGE, &crew);
+        if (failed || !is_zero(&a)) return seed;
+        memset(a.data, 0xA5, a.n_bytes);
+        if (i % 16 == 15) lp_memory_release();
+        lp_block_free(&a);
+    }
+    return NULL;
+}
+
+/* Threads share what is kept, but no block at work. */
+static void check_threads(void) {
+    enum { N = 4 };
+    static char seeds[N];
+    pthread_t thread[N];
+    void *wrong;
+    for (int i = 0; i < N; i++) CHECK(pthread_create(&thread[i], NULL, make_and_free, seeds + i) == 0);
+    for (int i = 0; i < N; i++) CHECK(pthread_join(thread[i], &wrong) == 0 && !wrong);
+    lp_memory_release();
 }
 
 int main(void) {
@@ -96,6 +149,8 @@ int main(void) {
     lp_crew crew = {2, NULL, NULL};
     lp_block block;
     check_kept();
+    check_most_kept();
+    check_threads();
     if (!getenv("EMULATED")) check_given_back(); /* under QEMU /proc tells of another process */
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (size_t n_threads = 1; n_threads < 4; n_threads++) check_block(sizes[i], n_threads);
