@@ -139,7 +139,7 @@ static void make_places(attempt *a, lp_run *run) {
             must(!lp_run_size(run, (lp_point)p, &n), "the values of a small model can be counted");
             float *place = malloc(n * sizeof *place);
             must(place != NULL, "memory");
-            memset(place, a->fill, n * sizeof *place);
+            memset(place, p == LP_PATTERN ? 0 : a->fill, n * sizeof *place); /* a pattern begins with zeros */
             a->values[p * n_layers + i] = place;
             lp_run_set_place(run, (lp_point)p, i, place);
         }
