@@ -2,7 +2,7 @@
  *
  * A block of 2 MiB or more starts on a 2 MiB boundary, is advised to be made of huge pages and is touched first
  * by the pool's threads: first touch of 4 KiB pages on one thread costs seconds for gigabytes of captures. A freed one
- * serves the next that is about as large, while a model is open. */
+ * serves the next that is about as large, until the memory is released. */
 #ifndef LP_MEMORY_H
 #define LP_MEMORY_H
 

@@ -1,11 +1,10 @@
 /* attend.h - causal attention of one head for a tile of queries; every row of kernels has this body.
  *
- * Vectors run along the queries, as in gemm.h, so k and v are numbers to broadcast: k by panels of keys, v by
- * panels of columns.
- * Scores stay in scratch as [key][query of the tile]; the softmax runs down the keys with one query per lane and needs
- * no sum across lanes. Of keys after the last query of the tile at most those up to
- * ATTEND_ROWS are multiplied, and dropped; on the diagonal a lane takes part up to
- * its own key. ATTEND_ROWS is how many keys (or columns of v) a tile takes at once. */
+ * Vectors run along the queries, as in gemm.h, so k and v are numbers to broadcast, k by panels of keys and v by panels
+ * of columns. Scores stay in scratch as [key][query of the tile]; the softmax runs down the keys with one query per
+ * lane and needs no sum across lanes. ATTEND_ROWS is how many keys (or columns of v) a tile takes at once: of keys
+ * after the last query only those that fill up the last tile are multiplied, and nobody reads their scores. On the
+ * diagonal a lane takes part up to its own key. */
 
 _Static_assert(LP_PANEL % ATTEND_ROWS == 0, "what a tile takes at once lies side by side");
 NOINLINE void qk_2(float *c, const float *q, const float *k, size_t kc, int first) {

@@ -113,7 +113,7 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 static void model_dealloc(PyObject *self) {
     lp_model_object *object = (lp_model_object *)self;
     lp_model_close(object->model); /* before the files that it points into */
-    lp_memory_release();
+    lp_memory_release();           /* what its runs left; those that are dropped later leave theirs to the next model */
     Py_XDECREF(object->files);
     lp_object_free(self);
 }
