@@ -1,27 +1,32 @@
 /* memory.c - anonymous maps for the big, aligned heap for the small.
  *
- * Big blocks that lp_block_make made are kept for the next ones when they are freed, up to KEPT_BYTES: a virtual
- * machine gives free memory back to its host, and to have it again costs up to 5 ms for each huge page (docs/speed.md).
- * They count as used memory. MADV_FREE would let the system take them, but what is written again counts as free ever
- * after. */
+ * Big blocks that lp_block_make made are kept for the next ones when they are freed, up to KEPT_BYTES and to one part
+ * in KEPT_SHARE of what the system has: a virtual machine gives free memory back to its host, and to have it again
+ * costs up to 5 ms for each huge page (docs/speed.md). They count as used memory. MADV_FREE would let the system take
+ * them, but what is written again counts as free ever after. */
 #define _GNU_SOURCE
 #include "memory.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 
-#include "limits.h" /* lp_limits_fit */
+#include "limits.h" /* lp_limits_fit, lp_limits_memory */
 #include "size.h"   /* lp_size_add, lp_size_min */
 
 #define HUGE_PAGE ((size_t)2 << 20)
 #define TOUCH ((size_t)8 << 20) /* bytes that one job touches */
 #define SMALL_PAGE 4096
-#define KEPT_BYTES ((size_t)256 << 20)
-#define KEPT_BLOCKS 8
+#define KEPT_BYTES ((size_t)1 << 30)
+#define KEPT_BLOCKS 32
+#define KEPT_SHARE 16
+#define FREELY_KEPT ((size_t)64 << 20)
+
+static atomic_size_t n_keepers;
 
 /* Oldest first. The lock is only tried: in a forked child nobody may be left to open it. */
 static struct {
@@ -37,10 +42,10 @@ static lp_block remove_kept(size_t i) {
     return block;
 }
 
-/* Removes the oldest blocks until there is room for a new one of n_bytes: how many they were. */
-static size_t make_room(lp_block *out, size_t n_bytes) {
+/* Removes the oldest blocks until, with a new one of n_bytes, at most `most` bytes are kept: how many they were. */
+static size_t make_room(lp_block *out, size_t n_bytes, size_t most) {
     size_t n = 0;
-    while (kept.n && (kept.n == KEPT_BLOCKS || kept.n_bytes + n_bytes > KEPT_BYTES)) out[n++] = remove_kept(0);
+    while (kept.n && (kept.n == KEPT_BLOCKS || kept.n_bytes + n_bytes > most)) out[n++] = remove_kept(0);
     return n;
 }
 
@@ -55,16 +60,26 @@ static int is_limited(void) {
            data.rlim_cur != RLIM_INFINITY;
 }
 
+/* Little is not worth asking the system how much it has. */
+static size_t most_kept(size_t wanted) {
+    return wanted <= FREELY_KEPT ? FREELY_KEPT : lp_size_min(KEPT_BYTES, lp_limits_memory() / KEPT_SHARE);
+}
+
 /* 1 when the block is kept. */
 static int keep(lp_block block) {
     lp_block old[KEPT_BLOCKS];
-    if (block.mapped > KEPT_BYTES || is_limited() || pthread_mutex_trylock(&kept.lock)) return 0;
-    size_t n_old = make_room(old, block.mapped);
-    kept.blocks[kept.n++] = block;
-    kept.n_bytes += block.mapped;
+    size_t n_old = 0;
+    if (!n_keepers || is_limited() || pthread_mutex_trylock(&kept.lock)) return 0;
+    size_t most = most_kept(kept.n_bytes + block.mapped);
+    int fits = block.mapped <= most;
+    if (fits) {
+        n_old = make_room(old, block.mapped, most);
+        kept.blocks[kept.n++] = block;
+        kept.n_bytes += block.mapped;
+    }
     pthread_mutex_unlock(&kept.lock);
     unmap(old, n_old);
-    return 1;
+    return fits;
 }
 
 /* 1 when there is a kept block of about as many bytes; it holds what it held. */
@@ -84,9 +99,16 @@ static int take(lp_block *block, size_t n_bytes) {
 void lp_memory_release(void) {
     lp_block old[KEPT_BLOCKS];
     if (pthread_mutex_trylock(&kept.lock)) return;
-    size_t n = make_room(old, KEPT_BYTES + 1);
+    size_t n = make_room(old, 1, 0);
     pthread_mutex_unlock(&kept.lock);
     unmap(old, n);
+}
+
+void lp_memory_keep_begin(void) { n_keepers++; }
+
+void lp_memory_keep_end(void) {
+    n_keepers--;
+    lp_memory_release();
 }
 
 int lp_memory_fits(size_t n_bytes) {

@@ -1,8 +1,8 @@
 /* memory.h - big aligned arrays.
  *
  * A block of 2 MiB or more starts on a 2 MiB boundary, is advised to be made of huge pages and is touched first
- * by the pool's threads: first touch of 4 KiB pages on one thread costs seconds for gigabytes of captures. A freed one
- * serves the next that is about as large, until the memory is released. */
+ * by the pool's threads: first touch of 4 KiB pages on one thread costs seconds for gigabytes of captures. Where blocks
+ * are kept, a freed one serves the next that is about as large. */
 #ifndef LP_MEMORY_H
 #define LP_MEMORY_H
 
@@ -25,6 +25,9 @@ int lp_block_reserve(lp_block *block, size_t n_bytes);
 int lp_block_make(lp_block *block, size_t n_bytes, const lp_crew *crew);
 void lp_block_free(lp_block *block); /* an empty block is legal */
 
+/* Between them freed blocks are kept; for each begin, one end, which lets go of all. */
+void lp_memory_keep_begin(void);
+void lp_memory_keep_end(void);
 /* Lets go of the freed blocks that are kept. */
 void lp_memory_release(void);
 /* Whether so many bytes can be had, if need be without those blocks. */

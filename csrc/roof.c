@@ -84,6 +84,7 @@ int lp_roof_measure(lp_roof *roof, const lp_kernels *kernels, const lp_crew *cre
         if (flops > roof->flops) roof->flops = flops;
         if (bytes > roof->bytes) roof->bytes = bytes;
     }
+    block.made = 0; /* not to be kept: no run makes its like */
     lp_block_free(&block);
     return failed ? stopped(err) : 0;
 }

@@ -8,6 +8,8 @@ import gc
 import os
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -125,3 +127,36 @@ def test_broken_weights_of_a_sound_config(random_checkpoint):
             lp.load(folder)
 
     assert growth(once) < ROOM
+
+
+RUNS_AND_MODELS = """
+import gc, resource
+import llamaprobe as lp
+
+def resident():
+    gc.collect()
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+def run(model):
+    return model.run([[1] * 200] * 16, points=("x", "pattern"), threads=2)
+
+with lp.load("demo") as model:
+    run(model)
+    kept = resident()
+before = resident()
+model = lp.load("demo")
+later = run(model)
+model.close()
+held = resident()
+del later
+print(kept - before, held - before, resident() - before)
+"""
+
+
+def test_what_runs_leave_is_kept_until_the_last_model_is_closed():
+    command = [sys.executable, "-c", RUNS_AND_MODELS]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    kept, held, left = map(int, output.split())
+    assert kept > ROOM and held > ROOM
+    assert left < ROOM

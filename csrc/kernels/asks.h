@@ -57,7 +57,7 @@ static void ask_on(block_asks *a, const lp_band *b) {
 }
 
 static k_block begin_block(const lp_band *b, size_t k, size_t kc, size_t n_next) {
-    size_t n_wide = b->p->m / WIDE;
+    size_t n_wide = b->p->m > WIDEST ? b->p->m / WIDE : 0;
     k_block at = {.k = k, .kc = kc, .n_next = n_next, .asks = {.k = k + kc + n_next}};
     if (n_next == LP_K_BLOCK && n_wide)
         at.asks.n = rows_asked(b->height, (n_wide - 1) * (b->height / ROWS_2), b->factor->word);

@@ -74,13 +74,13 @@ static void dot_keys(const lp_queries *t) {
     }
 }
 
-/* Rows m0 .. m0 + m of a [n_tokens, n_tokens] map, up to the last key that a query sees. */
-static void put_map(const lp_queries *t, float *map) {
+/* Keys key .. end of rows m0 .. m0 + m of a [n_tokens, n_tokens] map. */
+static void put_keys(const lp_queries *t, float *map, size_t key, size_t end) {
     size_t n = t->head->n_tokens;
-    if (!map) return;
-    map += t->m0 * n;
-    int far = on_lines(map, NULL, n, t->n_keys, t->width);
-    (far ? unpack_to_memory : unpack_tokens)(map, NULL, NULL, n, t->s, t->width, t->m, t->n_keys);
+    if (!map || key >= end) return;
+    map += t->m0 * n + key;
+    int far = on_lines(map, NULL, n, end - key, t->width);
+    (far ? unpack_to_memory : unpack_tokens)(map, NULL, NULL, n, t->s + key * t->width, t->width, t->m, end - key);
 }
 
 /* -inf for the keys after them; in the pattern they are 0 already. */
@@ -102,12 +102,17 @@ static void normalize(const lp_queries *t) {
     for (size_t v = 0; v < t->width; v += LP_N)
         (half ? scale_scores_half : T(scale_scores))(most + v, t->s + v, t->width, t->n_keys, t->m0 + v,
                                                      t->head->scale);
-    put_map(t, t->head->scores);
+    put_keys(t, t->head->scores, 0, t->n_keys);
     if (t->head->scores) put_later_scores(t);
     if (!t->head->pattern && !t->head->z) return;
     for (size_t v = 0; v < t->width; v += LP_N)
         (half ? softmax_half : T(softmax))(t->s + v, most + v, t->width, t->n_keys, t->m0 + v);
-    put_map(t, t->head->pattern);
+}
+
+/* How many of n keys are put before each tile of columns, so that all are: whole lines. */
+static size_t put_share(size_t n, size_t head_dim) {
+    size_t n_tiles = head_dim / ATTEND_ROWS + head_dim % ATTEND_ROWS;
+    return (n + n_tiles * LINE - 1) / (n_tiles * LINE) * LINE;
 }
 
 /* z = pattern x v: blocks of 256 keys, counted from key 0, each for all of z while the pattern is in L1. The diagonal
@@ -118,8 +123,10 @@ static void mix_values(const lp_queries *t) {
     pv_tile *const full[] = {pv_half, pv_1, pv_2}, *const column[] = {pv_half_column, pv_1_column, pv_2_column};
     for (size_t key = 0; key <= t->m0; key += LP_K_BLOCK) {
         size_t before = lp_size_min(t->m0 - key, LP_K_BLOCK), masked = before < LP_K_BLOCK ? t->m : 0;
-        for (size_t d = 0, n; d < h->head_dim; d += n) {
+        size_t end = key + before + masked, share = put_share(before + masked, h->head_dim), put = key;
+        for (size_t d = 0, n; d < h->head_dim; d += n, put += share) {
             n = h->head_dim - d < ATTEND_ROWS ? 1 : ATTEND_ROWS;
+            put_keys(t, h->pattern, put, lp_size_min(put + share, end));
             const float *v = h->v + d / LP_PANEL * h->v_stride + key * LP_PANEL + d % LP_PANEL;
             (n == 1 ? column : full)[kind](t->z + d * t->width, t->s + key * t->width, v, before, masked, key == 0);
         }
@@ -136,7 +143,10 @@ static void attend(const lp_head *h, size_t i, float *scratch) {
         pack_tokens(q, h->q + m0 * h->q_stride, h->q_stride, width, m, h->head_dim);
         dot_keys(&t);
         normalize(&t);
-        if (!h->z) continue;
+        if (!h->z) {
+            put_keys(&t, h->pattern, 0, n_keys);
+            continue;
+        }
         mix_values(&t);
         put_tokens(h->n_tokens, h->z + m0 * h->q_stride, NULL, NULL, h->q_stride, z, width, m, h->head_dim);
     }

@@ -14,6 +14,7 @@ LP_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 #define V16_COLUMNS_BF16 v16_columns_bf16
 #define DIRECT_WIDE
 #define SPREAD_BF16
+#define ROWS_4 6
 #define FAR_TOKENS 32
 #define GATED_ROWS 48
 #define BAND_MACS 1000000000

@@ -5,6 +5,7 @@
 
 #define DIRECT_WIDE
 #define SPREAD_BF16
+#define ROWS_4 6
 #define FAR_TOKENS 32
 #define GATED_ROWS 48
 #define LP_ROW emu16

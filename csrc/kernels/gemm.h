@@ -144,7 +144,7 @@ static void bands(const lp_product *p, size_t factor, size_t row, size_t n_rows,
             finish_direct(&b);
             continue;
         }
-        (n_tiles(p->m) == 1 ? stream_band : block_band)(&b);
+        (n_tiles(p->m) == 1 && p->m <= WIDE ? stream_band : block_band)(&b);
         finish_tiles(&b);
     }
     V(stream_end)();

@@ -1,29 +1,19 @@
 /* packing.h - x of a product, packed for its tiles, and the way back: a unit is some columns of one tile. */
-NOINLINE void pack_2(float *out, const float *x, size_t stride, size_t m, size_t k) {
-    T(pack)(out, x, stride, m, k, 2);
-}
-NOINLINE void pack_1(float *out, const float *x, size_t stride, size_t m, size_t k) {
-    T(pack)(out, x, stride, m, k, 1);
-}
 NOINLINE void unpack_1(float *y, const float *add, float *sum, size_t stride, const float *c, size_t width, size_t m,
                        size_t n) {
     T(unpack)(y, add, sum, stride, c, width, m, n);
 }
 #ifdef LP_HALF
-NOINLINE void pack_half(float *out, const float *x, size_t stride, size_t m, size_t k) {
-    HALF_T(pack)(out, x, stride, m, k, 1);
-}
 NOINLINE void unpack_half(float *y, const float *add, float *sum, size_t stride, const float *c, size_t width, size_t m,
                           size_t n) {
     HALF_T(unpack)(y, add, sum, stride, c, width, m, n);
 }
 #else
-#define pack_half pack_1
 #define unpack_half unpack_1
 #endif
 
 static void pack_tokens(float *out, const float *x, size_t stride, size_t width, size_t m, size_t k) {
-    (width == WIDE ? pack_2 : width == LP_N ? pack_1 : pack_half)(out, x, stride, m, k);
+    (width < LP_N ? NARROW_T(pack) : T(pack))(out, x, stride, width, m, k);
 }
 
 /* Columns 0 .. width of c [n][width], m of them tokens. */

@@ -13,7 +13,7 @@
 #define T(name) V_CAT(name, _, LP_N)
 #define FMA_INTO V_CAT(V, LP_N, _FMA_INTO) /* (c, a, b): c += a * b, where all lanes of a are one number */
 #define MAX_ROWS 12
-#define MAX_VECS 2
+#define MAX_VECS 4
 
 /* N words of any dtype to float32. */
 INLINE VEC T(widen_words)(const char *w, lp_word word) {
@@ -78,9 +78,8 @@ INLINE void T(tile)(float *c, const float *x, const float *w, size_t row_stride,
     T(keep)(c, acc, first, n_vec, n_rows);
 }
 
-/* Packs `m` (<= n_vec * N) rows of x, `stride` floats apart, into [k][n_vec * N]; lanes past m are 0. */
-INLINE void T(pack)(float *out, const float *x, size_t stride, size_t m, size_t k, const int n_vec) {
-    size_t width = (size_t)n_vec * LP_N;
+/* Packs `m` (<= width) rows of x, `stride` floats apart, into [k][width], a multiple of N; lanes past m are 0. */
+NOINLINE void T(pack)(float *out, const float *x, size_t stride, size_t width, size_t m, size_t k) {
     for (size_t v = 0; v < width; v += LP_N) {
         size_t have = m > v ? lp_size_min(m - v, LP_N) : 0, i = 0;
         for (; i + LP_N <= k; i += LP_N) {
@@ -121,18 +120,30 @@ INLINE void T(unpack)(float *y, const float *add, float *sum, size_t stride, con
 }
 
 /* The same to whole lines of memory that nobody reads soon: rows of y and sum begin on lines, n is a multiple of LINE.
- * Lines go past the caches, which is half the traffic; V(stream_end) comes before anybody reads them. */
+ * Lines go past the caches, which is half the traffic, those of a row one after the other, because memory takes two
+ * neighbours at once; V(stream_end) comes before anybody reads them. */
 #define LINE 16 /* floats */
+#define FAR_SPAN 64
+INLINE void T(stream_rows)(float *y, const float *add, float *sum, size_t stride, const float *rows, size_t m,
+                           size_t n) {
+    for (size_t t = 0; t < m; t++, rows += FAR_SPAN) {
+        for (size_t i = 0; y && i < n; i += LP_N) V(stream)(y + t * stride + i, V(load)(rows + i));
+        for (size_t i = t * stride, end = i + n; sum && i < end; i += LP_N)
+            V(stream)(sum + i, V(add)(V(load)(add + i), V(load)(rows + i - t * stride)));
+    }
+}
+
 INLINE void T(unpack_lines)(float *y, const float *add, float *sum, size_t stride, const float *c, size_t width,
                             size_t m, size_t n) {
-    for (size_t i = 0; i < n; i += LINE) {
-        VEC r[LINE];
-        UNROLL for (size_t j = 0; j < LINE; j++) r[j] = V(load)(c + (i + j) * width);
-        UNROLL for (size_t part = 0; part < LINE; part += LP_N) V(transpose)(r + part);
-        for (size_t t = 0; t < m; t++) UNROLL for (size_t part = 0; part < LINE; part += LP_N) {
-                size_t at = t * stride + i + part;
-                if (y) V(stream)(y + at, r[part + t]);
-                if (sum) V(stream)(sum + at, V(add)(V(load)(add + at), r[part + t]));
-            }
+    _Alignas(64) float rows[LP_N * FAR_SPAN];
+    for (size_t i = 0, span; i < n; i += span) {
+        span = lp_size_min(n - i, FAR_SPAN);
+        for (size_t j = 0; j < span; j += LP_N) {
+            VEC r[LP_N];
+            UNROLL for (size_t l = 0; l < LP_N; l++) r[l] = V(load)(c + (i + j + l) * width);
+            V(transpose)(r);
+            UNROLL for (size_t l = 0; l < LP_N; l++) V(store)(rows + l * FAR_SPAN + j, r[l]);
+        }
+        T(stream_rows)(y ? y + i : NULL, add ? add + i : NULL, sum ? sum + i : NULL, stride, rows, m, span);
     }
 }

@@ -1,11 +1,17 @@
 /* tiles.h - the functions that compute a tile of so many tokens, and which tiles some tokens are cut into.
  *
  * The including file sets LP_N, ROWS_2 and ROWS_1 (rows of w in a tile of two vectors and of one: as many sums as
- * the registers hold), LP_HALF where a narrower vector serves a few tokens faster, HALVES where it also serves more,
- * BF16_LINES where lines.h is included for both, DIRECT_WIDE where direct.h is, SPREAD_BF16 where a masked store costs
- * less than a shift and a mask, and FAR_TOKENS: the results of so many tokens leave the caches. */
+ * the registers hold), ROWS_4 where a tile of four vectors serves the last tokens, LP_HALF where a narrower vector
+ * serves a few tokens faster, HALVES where it also serves more, BF16_LINES where lines.h is included for both,
+ * DIRECT_WIDE where direct.h is, SPREAD_BF16 where a masked store costs less than a shift and a mask, and FAR_TOKENS:
+ * the results of so many tokens leave the caches. */
 #define ROW_UNIT 12 /* a multiple of every tile's rows */
 #define WIDE (2 * LP_N)
+#ifdef ROWS_4
+#define WIDEST (4 * LP_N)
+#else
+#define WIDEST WIDE
+#endif
 
 #ifdef LP_HALF
 #define HALF_T(name) V_CAT(name, _, LP_HALF)
@@ -23,33 +29,43 @@
 #define LEAST_WIDE (LP_N + 1)
 #endif
 
-/* Tokens in the tile that begins where `left` tokens are still to do: little is idle, nothing is narrow. */
+/* Tokens in the tile that begins where `left` tokens are still to do: little is idle, nothing is narrow, and the last
+ * ones share what is widened. */
 static size_t tile_width(size_t left) {
+    if (left > WIDE + LP_N && left <= WIDEST) return WIDEST;
     if (left >= LEAST_WIDE) return WIDE;
     return left > NARROW ? LP_N : NARROW;
 }
 
-enum tile_kind { HALF_TILE, ONE_TILE, WIDE_TILE };
+enum tile_kind { HALF_TILE, ONE_TILE, WIDE_TILE, WIDEST_TILE };
 
-static enum tile_kind kind_of(size_t width) { return width == WIDE ? WIDE_TILE : width == LP_N ? ONE_TILE : HALF_TILE; }
-static size_t tile_rows(size_t width) { return width == WIDE ? ROWS_2 : ROWS_1; }
+static enum tile_kind kind_of(size_t width) {
+    if (width > WIDE) return WIDEST_TILE;
+    return width == WIDE ? WIDE_TILE : width == LP_N ? ONE_TILE : HALF_TILE;
+}
+static size_t tile_rows(size_t width) {
+#ifdef ROWS_4
+    if (width > WIDE) return ROWS_4;
+#endif
+    return width == WIDE ? ROWS_2 : ROWS_1;
+}
+
+/* The tiles before the last WIDEST tokens are all WIDE. */
+static size_t n_leading(size_t m) { return m > WIDEST ? (m - WIDEST + WIDE - 1) / WIDE : 0; }
+
+static size_t tile_start(size_t m, size_t tile) {
+    size_t n = lp_size_min(tile, n_leading(m)), start = n * WIDE;
+    for (; n < tile; n++) start += tile_width(m - start);
+    return start;
+}
 
 static size_t n_tiles(size_t m) {
-    size_t left = m % WIDE, n = m / WIDE;
-    for (; left; n++) left -= lp_size_min(left, tile_width(left));
+    size_t n = n_leading(m), start = n * WIDE;
+    for (; start < m; n++) start += tile_width(m - start);
     return n;
 }
 
-/* Only the tiles that end a product are not WIDE: one, or two where LEAST_WIDE leaves room for them. */
-static size_t tile_start(size_t m, size_t tile) {
-    size_t n_wide = m / WIDE;
-    return tile <= n_wide ? tile * WIDE : n_wide * WIDE + tile_width(m % WIDE);
-}
-
-static size_t padded_tokens(size_t m) {
-    size_t start = tile_start(m, n_tiles(m) - 1);
-    return start + tile_width(m - start);
-}
+static size_t padded_tokens(size_t m) { return tile_start(m, n_tiles(m)); }
 
 /* Over widened rows; see pieces.h. */
 typedef void gemm_tile(float *c, const float *x, const float *w, size_t kc, int first, const asked *a);
@@ -72,11 +88,18 @@ typedef void gemm_tile(float *c, const float *x, const float *w, size_t kc, int 
 #define ONE_VECS 1
 #endif
 
+#ifdef ROWS_4
+GEMM_BOTH(gemm_widest, T(multiply), 4, ROWS_4)
+#define IF_WIDEST(...) __VA_ARGS__
+#else
+#define IF_WIDEST(...)
+#endif
 GEMM_BOTH(gemm_2, T(multiply), 2, ROWS_2)
 GEMM_BOTH(gemm_1, ONE_T(multiply), ONE_VECS, ROWS_1)
 #ifdef LP_HALF
 GEMM_BOTH(gemm_half, HALF_T(multiply), 1, ROWS_1)
-static gemm_tile *const gemm_tiles[][2] = {BOTH_OF(gemm_half), BOTH_OF(gemm_1), BOTH_OF(gemm_2)};
+static gemm_tile *const gemm_tiles[][2] = {BOTH_OF(gemm_half), BOTH_OF(gemm_1), BOTH_OF(gemm_2),
+                                           IF_WIDEST(BOTH_OF(gemm_widest))};
 #else
 static gemm_tile *const gemm_tiles[][2] = {BOTH_OF(gemm_1), BOTH_OF(gemm_1), BOTH_OF(gemm_2)};
 #endif
@@ -102,6 +125,9 @@ typedef void block_tile(float *c, const float *x, const float *w, size_t kc, int
 FOR_WORDS(STREAM, stream_2, T(stream), 2, ROWS_2)
 FOR_WORDS(STREAM, stream_1, ONE_T(stream), ONE_VECS, ROWS_1)
 FOR_WORDS(BLOCK, block_2, T(block), 2, ROWS_2)
+#ifdef ROWS_4
+FOR_WORDS(BLOCK, block_widest, T(block), 4, ROWS_4)
+#endif
 #ifdef LP_HALF
 FOR_WORDS(STREAM, stream_half, HALF_T(stream), 1, ROWS_1)
 static stream_tile *const stream_tiles[][3] = {WORDS_OF(stream_half), WORDS_OF(stream_1), WORDS_OF(stream_2)};
@@ -111,9 +137,10 @@ static stream_tile *const stream_tiles[][3] = {WORDS_OF(stream_1), WORDS_OF(stre
 /* The first of several tiles is never the narrowest. */
 #if LEAST_WIDE > LP_N + 1
 FOR_WORDS(BLOCK, block_1, ONE_T(block), ONE_VECS, ROWS_1)
-static block_tile *const block_tiles[][3] = {{NULL}, WORDS_OF(block_1), WORDS_OF(block_2)};
+static block_tile *const block_tiles[][3] = {
+    {NULL}, WORDS_OF(block_1), WORDS_OF(block_2), IF_WIDEST(WORDS_OF(block_widest))};
 #else
-static block_tile *const block_tiles[][3] = {{NULL}, {NULL}, WORDS_OF(block_2)};
+static block_tile *const block_tiles[][3] = {{NULL}, {NULL}, WORDS_OF(block_2), IF_WIDEST(WORDS_OF(block_widest))};
 #endif
 
 /* bf16 that are broadcast as they lie. */

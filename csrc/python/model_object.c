@@ -68,6 +68,7 @@ static PyObject *model_object_new(PyTypeObject *type, lp_model *model, PyObject 
         return NULL;
     }
     Py_INCREF(files);
+    lp_memory_keep_begin(); /* for its runs */
     ((lp_model_object *)self)->model = model;
     ((lp_model_object *)self)->files = files;
     return self;
@@ -113,7 +114,7 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 static void model_dealloc(PyObject *self) {
     lp_model_object *object = (lp_model_object *)self;
     lp_model_close(object->model); /* before the files that it points into */
-    lp_memory_release();           /* what its runs left; those that are dropped later leave theirs to the next model */
+    lp_memory_keep_end();
     Py_XDECREF(object->files);
     lp_object_free(self);
 }

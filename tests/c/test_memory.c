@@ -1,6 +1,7 @@
 /* test_memory.c - blocks are zeroed, aligned, and can be written to their last byte; making one can be stopped. */
 #define _DEFAULT_SOURCE
 #include "../../csrc/memory.h"
+#include "../../csrc/limits.h" /* lp_limits_memory */
 
 #include <pthread.h>
 #include <stdint.h>
@@ -76,19 +77,41 @@ static void check_kept(void) {
 
 /* Not more is kept than memory.c says, the newest of it. */
 static void check_most_kept(void) {
-    enum { N = 12, PAGES = 20 };
+    enum { N = 40, PAGES = 4 };
     lp_crew crew = {2, NULL, NULL};
     lp_block block[N];
     void *at[N];
-    size_t n_kept = 0;
+    size_t n_kept = 0, share = lp_limits_memory() / 16, least = (size_t)64 << 20;
     for (int i = 0; i < N; i++) CHECK(lp_block_make(&block[i], PAGES * HUGE_PAGE, &crew) == 0);
     for (int i = 0; i < N; i++) at[i] = block[i].data;
     for (int i = 0; i < N; i++) lp_block_free(&block[i]);
     for (int i = 0; i < N; i++) n_kept += (size_t)is_mapped(at[i]);
-    CHECK(n_kept >= 4 && n_kept * PAGES * HUGE_PAGE <= (size_t)256 << 20);
+    CHECK(n_kept >= 4 && n_kept <= 32 && n_kept * PAGES * HUGE_PAGE <= (share > least ? share : least));
     CHECK(is_mapped(at[N - 1]) && !is_mapped(at[0]));
     lp_memory_release();
     for (int i = 0; i < N; i++) CHECK(!is_mapped(at[i]));
+}
+
+/* Nothing before somebody asks for it, and nothing when the last who did is gone. */
+static void check_keepers(void) {
+    lp_crew crew = {1, NULL, NULL};
+    lp_block a;
+    for (int n = 0; n < 3; n++) {
+        for (int i = 0; i < n; i++) lp_memory_keep_begin();
+        CHECK(lp_block_make(&a, 20 * HUGE_PAGE, &crew) == 0);
+        void *at = a.data;
+        lp_block_free(&a);
+        CHECK(is_mapped(at) == (n > 0));
+        for (int i = 0; i < n; i++) lp_memory_keep_end();
+        CHECK(!is_mapped(at));
+    }
+    CHECK(lp_block_make(&a, 20 * HUGE_PAGE, &crew) == 0);
+    void *at = a.data;
+    lp_memory_keep_begin();
+    a.made = 0; /* nobody will make its like again */
+    lp_block_free(&a);
+    CHECK(!is_mapped(at));
+    lp_memory_keep_end();
 }
 
 static size_t mapped_bytes(void) {
@@ -148,6 +171,8 @@ int main(void) {
     static const size_t sizes[] = {1, 64, 65, HUGE_PAGE - 1, HUGE_PAGE, HUGE_PAGE + 1, 20 * HUGE_PAGE + 4097};
     lp_crew crew = {2, NULL, NULL};
     lp_block block;
+    check_keepers();
+    lp_memory_keep_begin();
     check_kept();
     check_most_kept();
     check_threads();
@@ -166,5 +191,6 @@ int main(void) {
         crew.poll_arg = &polls_left;
         CHECK(lp_block_make(&block, 20 * HUGE_PAGE, &crew) == 1 && !block.data);
     }
+    lp_memory_keep_end();
     return CHECK_REPORT();
 }
