@@ -255,7 +255,7 @@ static void check_row(const lp_kernels *k) {
         for (size_t n = 0; n < 6; n++)
             for (size_t i = 0; i < 6; i++)
                 check_linear(k, m, ns[n], ks[i], (lp_word)((m + n + i) % 3), (int)((m + i) % N_KINDS));
-    for (size_t m = 0; m < 7; m++)
+    for (size_t m = 0; m < sizeof ms / sizeof *ms; m++)
         for (size_t i = 0; i < 6; i++) {
             check_linear(k, ms[m], 35, ks[i], LP_WORD_BF16, (int)(i % N_KINDS));
             check_linear(k, ms[m], 49, 64 * (i + 1), (lp_word)(i % 3), (int)(m % N_KINDS));
@@ -267,7 +267,7 @@ static void check_row(const lp_kernels *k) {
             check_gated(k, m + 1, ns[i], 300 + 20 * (m % 2), (int)(i % N_KINDS), mixed);
         }
     /* results that are whole lines */
-    for (size_t i = 0; i < 6; i++) {
+    for (size_t i = 0; i + 1 < sizeof ms / sizeof *ms; i++) {
         lp_word mixed[2] = {(lp_word)(i % 3), (lp_word)((i + i / 3) % 3)};
         check_linear(k, ms[1 + i], i % 2 ? 64 : 96, 320, (lp_word)(i % 3), (int)(i % N_KINDS));
         check_gated(k, ms[1 + i], i % 2 ? 48 : 96, 200, (int)(i % N_KINDS), mixed);
