@@ -1,9 +1,9 @@
 /* memory.c - anonymous maps for the big, aligned heap for the small.
  *
  * Big blocks that lp_block_make made are kept for the next ones when they are freed, up to KEPT_BYTES and to one part
- * in KEPT_SHARE of what the system has: a virtual machine gives free memory back to its host, and to have it again
- * costs up to 5 ms for each huge page (docs/speed.md). They count as used memory. MADV_FREE would let the system take
- * them, but what is written again counts as free ever after. */
+ * in KEPT_SHARE of what the system has left, but FREELY_KEPT always: a virtual machine gives free memory back to its
+ * host, and to have it again costs up to 5 ms for each huge page (docs/speed.md). They count as used memory. MADV_FREE
+ * would let the system take them, but what is written again counts as free ever after. */
 #define _GNU_SOURCE
 #include "memory.h"
 
@@ -32,7 +32,8 @@ static atomic_size_t n_keepers;
 static struct {
     pthread_mutex_t lock;
     lp_block blocks[KEPT_BLOCKS];
-    size_t n, n_bytes;
+    size_t n;
+    atomic_size_t n_bytes;
 } kept = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static lp_block remove_kept(size_t i) {
@@ -60,26 +61,25 @@ static int is_limited(void) {
            data.rlim_cur != RLIM_INFINITY;
 }
 
-/* Little is not worth asking the system how much it has. */
+/* How much may be kept, of so much that is wanted: little is not worth asking the system how much it has. */
 static size_t most_kept(size_t wanted) {
-    return wanted <= FREELY_KEPT ? FREELY_KEPT : lp_size_min(KEPT_BYTES, lp_limits_memory() / KEPT_SHARE);
+    if (wanted <= FREELY_KEPT) return FREELY_KEPT;
+    size_t share = lp_limits_memory() / KEPT_SHARE;
+    return share < FREELY_KEPT ? FREELY_KEPT : lp_size_min(KEPT_BYTES, share);
 }
 
 /* 1 when the block is kept. */
 static int keep(lp_block block) {
     lp_block old[KEPT_BLOCKS];
-    size_t n_old = 0;
-    if (!n_keepers || is_limited() || pthread_mutex_trylock(&kept.lock)) return 0;
-    size_t most = most_kept(kept.n_bytes + block.mapped);
-    int fits = block.mapped <= most;
-    if (fits) {
-        n_old = make_room(old, block.mapped, most);
-        kept.blocks[kept.n++] = block;
-        kept.n_bytes += block.mapped;
-    }
+    if (!n_keepers || is_limited()) return 0;
+    size_t most = most_kept(kept.n_bytes + block.mapped); /* before the lock: it takes long */
+    if (block.mapped > most || pthread_mutex_trylock(&kept.lock)) return 0;
+    size_t n_old = make_room(old, block.mapped, most);
+    kept.blocks[kept.n++] = block;
+    kept.n_bytes += block.mapped;
     pthread_mutex_unlock(&kept.lock);
     unmap(old, n_old);
-    return fits;
+    return 1;
 }
 
 /* 1 when there is a kept block of about as many bytes; it holds what it held. */

@@ -16,7 +16,7 @@ typedef struct {
     float *wide[2];    /* [height][LP_K_BLOCK]: the block at work, and the next */
     int now;           /* which of them is at work */
     const char *ready; /* the weights that it holds; NULL: none yet */
-    row_stream stream; /* instead of blocks, with one tile of tokens */
+    row_stream stream; /* instead of blocks, where is_streamed() */
     float *sums;       /* [tile][height][tokens of the tile] */
 } lp_band;
 

@@ -80,8 +80,8 @@ static void block_band(lp_band *b) {
     }
 }
 
-/* Rows g .. g + n for the one tile of tokens, and beforehand the first weights of the rows that follow, where those
- * are in the band or in the next one and are streamed in the same way. */
+/* Rows g .. g + n for the one tile of a streamed product, and beforehand the first weights of the rows that follow,
+ * where those are in the band or in the next one and are streamed in the same way. */
 static void stream_rows(lp_band *b, size_t g, size_t n) {
     const lp_product *p = b->p;
     size_t width = tile_width(p->m), next_g = (g + n) % b->height, k = next_g ? 0 : p->k;
@@ -95,7 +95,7 @@ static void stream_rows(lp_band *b, size_t g, size_t n) {
         tile(b->sums + g * width, p->x_packed + k0 * width, s, k0, lp_size_min(p->k - k0, LP_K_BLOCK));
 }
 
-/* For the one tile of tokens, as many rows at a time as it takes. */
+/* For the one tile of a streamed product, as many rows at a time as it takes. */
 static void stream_band(lp_band *b) {
     size_t n = tile_rows(tile_width(b->p->m)), k_end = b->p->k;
     for (size_t g = 0; g < b->height; g += n) {
@@ -144,7 +144,7 @@ static void bands(const lp_product *p, size_t factor, size_t row, size_t n_rows,
             finish_direct(&b);
             continue;
         }
-        (n_tiles(p->m) == 1 && p->m <= WIDE ? stream_band : block_band)(&b);
+        (is_streamed(p->m) ? stream_band : block_band)(&b);
         finish_tiles(&b);
     }
     V(stream_end)();

@@ -4,7 +4,7 @@
  * weights arrive: for a fifth of the time at 8 tokens, for a tenth at 128. Here a few rows at a time are widened
  * between the products of what was widened before, and lines that will be widened after them are asked for. */
 #define SOON_BYTES 512 /* how far ahead in a row lines are asked for, where they are not in the order of memory */
-#define STRIP 64       /* columns of a strip: with one tile of tokens, two strips of its rows live in L1 */
+#define STRIP 64       /* columns of a strip: of a streamed product, two strips of its rows live in L1 */
 #define SOON_ROWS 2    /* how many rows ahead of what a block widens come into L1, out of L2 or further away */
 
 #ifndef LP_STREAM
@@ -27,7 +27,7 @@ typedef struct {
     size_t column; /* of the piece that is widened now */
 } next_block;
 
-/* Rows of w for the one tile of tokens, and those that follow them. */
+/* Rows of w for the one tile of a streamed product, and those that follow them. */
 typedef struct {
     float *ring; /* two strips of MAX_ROWS rows; see also lines.h */
     int half;    /* the strip at work */

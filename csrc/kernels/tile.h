@@ -128,8 +128,8 @@ INLINE void T(stream_rows)(float *y, const float *add, float *sum, size_t stride
                            size_t n) {
     for (size_t t = 0; t < m; t++, rows += FAR_SPAN) {
         for (size_t i = 0; y && i < n; i += LP_N) V(stream)(y + t * stride + i, V(load)(rows + i));
-        for (size_t i = t * stride, end = i + n; sum && i < end; i += LP_N)
-            V(stream)(sum + i, V(add)(V(load)(add + i), V(load)(rows + i - t * stride)));
+        for (size_t i = 0, at = t * stride; sum && i < n; i += LP_N)
+            V(stream)(sum + at + i, V(add)(V(load)(add + at + i), V(load)(rows + i)));
     }
 }
 

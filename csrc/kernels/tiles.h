@@ -65,6 +65,8 @@ static size_t n_tiles(size_t m) {
     return n;
 }
 
+static int is_streamed(size_t m) { return m <= WIDE && n_tiles(m) == 1; }
+
 static size_t padded_tokens(size_t m) { return tile_start(m, n_tiles(m)); }
 
 /* Over widened rows; see pieces.h. */
@@ -101,10 +103,12 @@ GEMM_BOTH(gemm_half, HALF_T(multiply), 1, ROWS_1)
 static gemm_tile *const gemm_tiles[][2] = {BOTH_OF(gemm_half), BOTH_OF(gemm_1), BOTH_OF(gemm_2),
                                            IF_WIDEST(BOTH_OF(gemm_widest))};
 #else
-static gemm_tile *const gemm_tiles[][2] = {BOTH_OF(gemm_1), BOTH_OF(gemm_1), BOTH_OF(gemm_2)};
+static gemm_tile *const gemm_tiles[][2] = {BOTH_OF(gemm_1), BOTH_OF(gemm_1), BOTH_OF(gemm_2),
+                                           IF_WIDEST(BOTH_OF(gemm_widest))};
 #endif
 
-/* See stream.h and lines.h. A product with one tile streams; the first tile of more widens the next block for all. */
+/* See stream.h and lines.h. A product with one tile of WIDE tokens at most streams; otherwise the first tile widens the
+ * next block for all. */
 typedef void stream_tile(float *c, const float *x, row_stream *s, size_t k0, size_t kc);
 typedef void block_tile(float *c, const float *x, const float *w, size_t kc, int first, const next_block *next);
 

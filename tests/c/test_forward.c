@@ -10,6 +10,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "../../csrc/memory.h" /* lp_memory_keep_begin */
 #include "../../csrc/forward.h"
 #include "../../csrc/fpenv.h"
 #include "../../csrc/half.h"
@@ -256,8 +257,10 @@ static void check_scratch_of_many_threads(void) {
 }
 
 int main(int argc, char **argv) {
+    lp_memory_keep_begin(); /* as an open model in Python */
     check_scratch_of_many_threads();
     check_environment_is_read_once();
     for_each_row(argc, argv, check_row);
+    lp_memory_keep_end();
     return CHECK_REPORT();
 }

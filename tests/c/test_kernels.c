@@ -170,6 +170,7 @@ static void check_attention(const lp_kernels *k, size_t n, size_t head_dim, int 
     float *pattern = maps + n / 16 % 2; /* begins on a line of the cache, or does not */
     memset(maps, 0, (n * n + 1) * sizeof *maps);
     lp_head h = {n, head_dim, q, key, v, stride, v_stride, z, 0.3f, scores, pattern};
+    const lp_head whole = h;
     float *scratch = floats(k->attend_scratch(n, head_dim), WILD);
     for (size_t i = 0; i * k->q_tile < n; i++) k->attend(&h, i, scratch);
     float *want_s = floats(n, 0), *want_p = floats(n, 0), *want_z = floats(head_dim, 0);
@@ -178,6 +179,13 @@ static void check_attention(const lp_kernels *k, size_t n, size_t head_dim, int 
         canonical_query(&h, m, want_s, want_p, want_z);
         same &= same_floats(want_s, scores + m * n, n) && same_floats(want_p, pattern + m * n, n) &&
                 same_floats(want_z, z + m * stride, head_dim);
+    }
+    memset(maps, 0, (n * n + 1) * sizeof *maps);
+    h.v = h.z = h.scores = NULL; /* the pattern alone */
+    for (size_t i = 0; i * k->q_tile < n; i++) k->attend(&h, i, scratch);
+    for (size_t m = 0; m < n; m++) {
+        canonical_query(&whole, m, want_s, want_p, want_z);
+        same &= same_floats(want_p, pattern + m * n, n);
     }
     CHECK(same);
     if (!same) fprintf(stderr, "  %s attention n=%zu head_dim=%zu kind=%d\n", k->name, n, head_dim, kind);
@@ -249,7 +257,7 @@ static void check_peak(const lp_kernels *k) {
 static void check_row(const lp_kernels *k) {
     static const size_t ns[] = {1, 7, 12, 17, 35, 49}, ks[] = {1, 31, 256, 257, 576, 600},
                         ms[] = {16, 17, 24, 31, 32, 40, 67, 49, 64, 113};
-    static const size_t lengths[] = {1, 2, 7, 8, 9, 16, 23, 31, 32, 33, 48, 57, 64, 96, 100, 255, 257, 272, 300};
+    static const size_t lengths[] = {1, 2, 7, 8, 9, 16, 23, 31, 32, 33, 48, 57, 64, 96, 100, 255, 257, 272, 288, 300};
     static const size_t dims[] = {2, 6, 32, 64, 80, 256, 258};
     for (size_t m = 1; m <= 13; m++)
         for (size_t n = 0; n < 6; n++)

@@ -76,20 +76,20 @@ static void check_kept(void) {
 }
 
 /* Not more is kept than memory.c says, the newest of it. */
-static void check_most_kept(void) {
-    enum { N = 40, PAGES = 4 };
+static void check_most_kept(int n, size_t n_bytes, size_t most) {
+    enum { MOST = 36 };
     lp_crew crew = {2, NULL, NULL};
-    lp_block block[N];
-    void *at[N];
-    size_t n_kept = 0, share = lp_limits_memory() / 16, least = (size_t)64 << 20;
-    for (int i = 0; i < N; i++) CHECK(lp_block_make(&block[i], PAGES * HUGE_PAGE, &crew) == 0);
-    for (int i = 0; i < N; i++) at[i] = block[i].data;
-    for (int i = 0; i < N; i++) lp_block_free(&block[i]);
-    for (int i = 0; i < N; i++) n_kept += (size_t)is_mapped(at[i]);
-    CHECK(n_kept >= 4 && n_kept <= 32 && n_kept * PAGES * HUGE_PAGE <= (share > least ? share : least));
-    CHECK(is_mapped(at[N - 1]) && !is_mapped(at[0]));
+    lp_block block[MOST];
+    void *at[MOST];
+    size_t n_kept = 0;
+    for (int i = 0; i < n; i++) CHECK(lp_block_make(&block[i], n_bytes, &crew) == 0);
+    for (int i = 0; i < n; i++) at[i] = block[i].data;
+    for (int i = 0; i < n; i++) lp_block_free(&block[i]);
+    for (int i = 0; i < n; i++) n_kept += (size_t)is_mapped(at[i]);
+    CHECK(n_kept >= 3 && n_kept <= 32 && n_kept * n_bytes <= most);
+    CHECK(is_mapped(at[n - 1]) && !is_mapped(at[0]));
     lp_memory_release();
-    for (int i = 0; i < N; i++) CHECK(!is_mapped(at[i]));
+    for (int i = 0; i < n; i++) CHECK(!is_mapped(at[i]));
 }
 
 /* Nothing before somebody asks for it, and nothing when the last who did is gone. */
@@ -128,13 +128,13 @@ static void check_given_back(void) {
     struct rlimit old = {0}, limit;
     lp_block a;
     for (int ask = 0; ask < 2; ask++) { /* the second time mmap itself fails at first */
-        CHECK(getrlimit(RLIMIT_AS, &old) == 0 && lp_block_make(&a, 100 * HUGE_PAGE, &crew) == 0);
+        CHECK(getrlimit(RLIMIT_AS, &old) == 0 && lp_block_make(&a, 28 * HUGE_PAGE, &crew) == 0);
         lp_block_free(&a);
         limit = old;
-        limit.rlim_cur = (rlim_t)(mapped_bytes() + 60 * HUGE_PAGE); /* 160 without what is kept */
+        limit.rlim_cur = (rlim_t)(mapped_bytes() + 24 * HUGE_PAGE); /* 52 without what is kept */
         CHECK(setrlimit(RLIMIT_AS, &limit) == 0);
-        if (!ask) CHECK(lp_memory_fits(140 * HUGE_PAGE) && !lp_memory_fits(200 * HUGE_PAGE));
-        CHECK(lp_block_make(&a, 140 * HUGE_PAGE, &crew) == 0);
+        if (!ask) CHECK(lp_memory_fits(40 * HUGE_PAGE) && !lp_memory_fits(60 * HUGE_PAGE));
+        CHECK(lp_block_make(&a, 40 * HUGE_PAGE, &crew) == 0);
         void *at = a.data;
         lp_block_free(&a);
         CHECK(!is_mapped(at));
@@ -174,7 +174,10 @@ int main(void) {
     check_keepers();
     lp_memory_keep_begin();
     check_kept();
-    check_most_kept();
+    size_t share = lp_limits_memory() / 16, most = (size_t)64 << 20;
+    if (share > most) most = share < (size_t)1 << 30 ? share : (size_t)1 << 30;
+    check_most_kept(36, HUGE_PAGE, most);                       /* 32 blocks */
+    check_most_kept(5, most / 4 / HUGE_PAGE * HUGE_PAGE, most); /* so many bytes */
     check_threads();
     if (!getenv("EMULATED")) check_given_back(); /* under QEMU /proc tells of another process */
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)

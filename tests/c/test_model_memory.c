@@ -119,6 +119,7 @@ static void test_runs(const char *path) {
 }
 
 int main(void) {
+    lp_memory_keep_begin(); /* as an open model in Python */
     char path[] = "/tmp/llamaprobe_test_XXXXXX";
     int fd = mkstemp(path);
     image bytes = make_tiny_model(&config, 5);
@@ -132,5 +133,6 @@ int main(void) {
     CHECK(faults.n_live == 0 && faults.live_mapped == 0);
     close(fd);
     unlink(path);
+    lp_memory_keep_end();
     return CHECK_REPORT();
 }
