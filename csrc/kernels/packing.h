@@ -1,17 +1,4 @@
 /* packing.h - x of a product, packed for its tiles, and the way back: a unit is some columns of one tile. */
-NOINLINE void unpack_1(float *y, const float *add, float *sum, size_t stride, const float *c, size_t width, size_t m,
-                       size_t n) {
-    T(unpack)(y, add, sum, stride, c, width, m, n);
-}
-#ifdef LP_HALF
-NOINLINE void unpack_half(float *y, const float *add, float *sum, size_t stride, const float *c, size_t width, size_t m,
-                          size_t n) {
-    HALF_T(unpack)(y, add, sum, stride, c, width, m, n);
-}
-#else
-#define unpack_half unpack_1
-#endif
-
 static void pack_tokens(float *out, const float *x, size_t stride, size_t width, size_t m, size_t k) {
     (width < LP_N ? NARROW_T(pack) : T(pack))(out, x, stride, width, m, k);
 }
@@ -21,8 +8,8 @@ static void unpack_tokens(float *y, const float *add, float *sum, size_t stride,
                           size_t n) {
     for (size_t v = 0; v < m; v += LP_N) {
         size_t at = v * stride;
-        (width < LP_N ? unpack_half : unpack_1)(y ? y + at : NULL, add ? add + at : NULL, sum ? sum + at : NULL, stride,
-                                                c + v, width, lp_size_min(m - v, LP_N), n);
+        (width < LP_N ? NARROW_T(unpack) : T(unpack))(y ? y + at : NULL, add ? add + at : NULL, sum ? sum + at : NULL,
+                                                      stride, c + v, width, lp_size_min(m - v, LP_N), n);
     }
 }
 

@@ -95,8 +95,8 @@ NOINLINE void T(pack)(float *out, const float *x, size_t stride, size_t width, s
 
 /* The way back: c [n][width], of which columns v .. v + N are `m` tokens, to rows of y, `stride` floats apart.
  * With `add`, also sum = add + y, which lie as y does; y may be NULL then. */
-INLINE void T(unpack)(float *y, const float *add, float *sum, size_t stride, const float *c, size_t width, size_t m,
-                      size_t n) {
+NOINLINE void T(unpack)(float *y, const float *add, float *sum, size_t stride, const float *c, size_t width, size_t m,
+                        size_t n) {
     for (size_t i = 0; i < n; i += LP_N) {
         VEC r[LP_N];
         size_t have = lp_size_min(n - i, LP_N);
