@@ -3,7 +3,7 @@
 Stricter than `json.loads`: plain UTF-8 (no BOM, no UTF-16), no duplicate keys, no NaN, Infinity or
 1e400, no integer outside int64, no lone surrogate, bounded in bytes and in depth. Only regular
 files are read: a FIFO or a device is refused, not waited for. Also here: how a value from such a
-file is shown in a message.
+file is shown in a message, and what stands in the place of a file that was never fetched.
 """
 
 import json
@@ -30,10 +30,34 @@ def parse_object(data: bytes, name: str, error: type[Error]) -> dict[str, Any]:
     try:
         value = _parse(data)
     except (ValueError, RecursionError) as e:
-        raise error(f"{printable(name, MAX_PATH)}: {printable(str(e))}") from None
+        fact = describe_wrong_content(data) or printable(str(e))
+        raise error(f"{printable(name, MAX_PATH)}: {fact}") from None
     if type(value) is not dict:
         raise error(f"{printable(name, MAX_PATH)}: holds {show(value)}; it must be a JSON object")
     return value
+
+
+# What Git leaves in place of a large file where Git LFS is not installed.
+_LFS_POINTER = b"version https://git-lfs"
+# How a web page begins; an XML declaration, a doctype and comments may come first.
+_WEB_PAGE = re.compile(
+    rb"(?:<\?xml[^>]*>|<!--.*?-->|\s)*<(?:!doctype\s+html|html|head|body)[\s>]",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def describe_wrong_content(data: bytes) -> str | None:
+    """What is there instead of the file, when `data`, or its first kilobyte, shows that it was
+    never fetched: "is a Git LFS pointer ...", "is a web page ..."; None for all else. The file's
+    name stands before it in a message."""
+    start = data[:1024].removeprefix(b"\xef\xbb\xbf")
+    if start.startswith(_LFS_POINTER):
+        return (
+            "is a Git LFS pointer and not the file itself; `git lfs pull` in its folder fetches it"
+        )
+    if _WEB_PAGE.match(start):
+        return "is a web page and not the file itself; download the file again"
+    return None
 
 
 def show(value: Any) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import Error, FileError
-from .json_file import decode, read_regular
+from .json_file import decode, describe_wrong_content, read_regular
 from .names import printable
 
 
@@ -44,7 +44,8 @@ def parse_json(data: bytes, path: Path, error: type[Error]) -> dict[str, Any]:
     except RecursionError:
         raise error(f"{path}: nested too deeply") from None
     except ValueError as e:
-        raise error(f"{path}: {printable(str(e))}") from None
+        fact = describe_wrong_content(data) or printable(str(e))
+        raise error(f"{path}: {fact}") from None
     if not isinstance(value, dict):
         raise error(f"{path}: holds a {type(value).__name__}; it must be a JSON object")
     return value

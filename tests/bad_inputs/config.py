@@ -70,6 +70,18 @@ BROKEN = {
     "100,000 levels": (b"[" * 100000, "more than 64 levels"),
     "levels behind a cut string": (b'{"a": "' + b'\\"' * 50000 + b"[" * 100, "not valid JSON"),
     "a long text": (b'"' + b"x" * 10000 + b'"', "it must be a JSON object"),
+    "Git LFS pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 7\n",
+        r"is a Git LFS pointer and not the file itself; `git lfs pull` in its folder fetches it$",
+    ),
+    "web page": (
+        b"<!DOCTYPE html>\n<html><body>Sign in</body></html>",
+        "is a web page and not the file itself; download the file again$",
+    ),
+    "web page behind a comment": (
+        b'\xef\xbb\xbf\r\n<?xml version="1.0"?><!-- a\nb -->\n<HTML lang="en">', "is a web page"
+    ),
+    "a tag that begins no page": (b"<htmlx>{}</htmlx>", "not valid JSON"),
     "200 MB": (b" " * (200 << 20), f"over {MAX_BYTES} bytes"),
 }
 
