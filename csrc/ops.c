@@ -310,7 +310,6 @@ int lp_linear(const lp_ops *ops, const lp_product *p) {
 typedef struct {
     const lp_ops *ops;
     const lp_attention *a;
-    float scale;
     size_t n_tokens;            /* of all sequences */
     size_t k_head, v_head;      /* floats of a packed head */
     float *k_packed, *v_packed; /* as lp_head has them, [n_kv_heads] */
@@ -371,7 +370,7 @@ static void attend_job(void *arg, size_t i, size_t worker) {
                  .q_stride = q_stride,
                  .v_stride = args->n_tokens * LP_PANEL,
                  .z = a->z ? a->z + q_at : NULL,
-                 .scale = args->scale,
+                 .scale = (float)(1 / sqrt((double)a->head_dim)), /* here: a job rounds as the pool says */
                  .scores = a->scores ? a->scores + map_at : NULL,
                  .pattern = a->pattern ? a->pattern + map_at : NULL};
     size_t from_end = tile - s->first_tile;
@@ -397,7 +396,6 @@ int lp_attend(const lp_ops *ops, const lp_attention *a) {
     size_t n_tokens = last->start + last->n_tokens, k_head = first_key(n_tokens, a->n_sequences) * a->head_dim;
     attend_args args = {.ops = ops,
                         .a = a,
-                        .scale = (float)(1 / sqrt((double)a->head_dim)),
                         .n_tokens = n_tokens,
                         .k_head = k_head,
                         .v_head = n_tokens * v_columns(a->head_dim),

@@ -68,6 +68,11 @@ class Checkpoint:
     """Where those of the files lead that are symbolic links."""
 
     @property
+    def first_file(self) -> str:
+        """The name of the first file: what a message names where a tensor is in none."""
+        return _base(self.files[0])
+
+    @property
     def n_bytes(self) -> int:
         """Of all tensors together."""
         return sum(tensor.n_bytes for tensor in self.tensors.values())

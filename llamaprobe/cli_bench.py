@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from .cli_options import (
     MODEL_HELP,
     add_capture_options,
+    add_ignore,
     add_source_options,
     count,
     counts,
@@ -46,6 +47,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add_capture_options(parser)
     parser.add_argument("--json", action="store_true", help="as JSON")
     add_source_options(parser)
+    add_ignore(parser)
     parser.set_defaults(run=run, usage_error=parser.error)
 
 
@@ -54,7 +56,9 @@ def run(args: argparse.Namespace) -> int:
     from .machine import cpu_name
     from .model import load
 
-    model = load(args.model, revision=revision_of(args), threads=args.threads)
+    model = load(
+        args.model, revision=revision_of(args), threads=args.threads, ignore=args.ignore
+    )
     points, cpu, told = args.points or ["x", "x_norm"], cpu_name(), []
     for n_tokens in args.tokens or [128]:
         timing = measure(

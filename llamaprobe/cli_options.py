@@ -59,6 +59,18 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_ignore(parser: argparse.ArgumentParser) -> None:
+    """For commands that open a model to run it."""
+    parser.add_argument(
+        "--ignore",
+        type=location,
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="pass over the tensors of these names, which no operation uses; may be repeated",
+    )
+
+
 def add_revision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--revision", metavar="REV", help="branch, tag or commit of a repo (default main)"

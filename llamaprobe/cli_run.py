@@ -9,6 +9,7 @@ from .cli_options import (
     MODEL_HELP,
     add_capture_options,
     add_file_options,
+    add_ignore,
     add_source_options,
     format_of,
     location,
@@ -61,6 +62,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--progress", action="store_true", help="show a bar on stderr")
     add_file_options(parser)
     add_source_options(parser)
+    add_ignore(parser)
     parser.set_defaults(run=run, usage_error=parser.error)
 
 
@@ -70,7 +72,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out is not None:
         _check_out(args)
-    model = load(args.model, revision=revision_of(args), threads=args.threads)
+    model = load(
+        args.model, revision=revision_of(args), threads=args.threads, ignore=args.ignore
+    )
     if args.out is None:
         return _summary(model, args)
     result = _run(model, args, args.points or ["x", "x_norm"])

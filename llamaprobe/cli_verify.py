@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from .cli_options import MODEL_HELP, add_source_options, location, revision_of
+from .cli_options import MODEL_HELP, add_ignore, add_source_options, location, revision_of
 from .names import counted, printable
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "needs no weights is checked",
     )
     add_source_options(parser)
+    add_ignore(parser)
     parser.set_defaults(run=run, usage_error=parser.error)
 
 
@@ -41,6 +42,9 @@ def run(args: argparse.Namespace) -> int:
     from .verify import BAR, verify_run
 
     model, others = _model(args)
+    if model is not None and model.ignore:
+        globs = ", ".join(map(printable, model.ignore))
+        _tell(f"passed over, as --ignore or the run says: tensors that match {globs}")
     checks = []
     for check in verify_run(args.folder, model):
         if not checks:
@@ -75,7 +79,8 @@ def _model(args: argparse.Namespace) -> "tuple[Model | None, list[str]]":
             args.usage_error("--revision is for --model")
         return _recorded_model(args), []
     saved = Saved(args.folder)
-    model = open_for(saved, args.model, revision=revision_of(args), threads=args.threads)
+    options = {"revision": revision_of(args), "threads": args.threads, "ignore": args.ignore}
+    model = open_for(saved, args.model, **options)
     others = other_weights(saved, model)
     if others:
         _tell(f"this is not the model that the run was made with, or it has changed: {_of(others)}")
@@ -91,7 +96,7 @@ def _recorded_model(args: argparse.Namespace) -> "Model | None":
     saved, why = Saved(args.folder), []
     for name, revision in recorded_models(saved):
         try:
-            where = {"revision": revision, "local_files_only": True}
+            where = {"revision": revision, "local_files_only": True, "ignore": args.ignore}
             model = open_for(saved, name, threads=args.threads, **where)
             others = other_weights(saved, model)
         except Error as error:

@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from . import _core
 from .atomic import check_space, hold_folder, sync_folder
-from .errors import ArgumentError, UnsupportedError
+from .config import MAX_BYTES
+from .errors import ArgumentError, ConfigError, Error, UnsupportedError
 from .files import MANIFEST, check_new
+from .json_file import read_object
 from .ledger import Ledger
 from .names import printable
 from .tables import SEPARATORS, Table, check_digits, check_format, way_out
+from .tensor_names import EMBEDDING, HEAD
 from .tensors import TableMaker, Tensor, model_tensors
 from .writer import Writer, Written
 
@@ -70,8 +73,12 @@ def export_weights(
     `force`. `progress` shows a bar on stderr when that is a terminal; `on_start` is called with
     what is to be written.
 
-    Raises ArgumentError (a filter that matches no tensor), UnsupportedError (a tensor that this
-    format cannot hold exactly), FormatError, FileError (which names the file).
+    Of a Model what it opened is written, also after a chdir; of one that opened the first layers
+    what their files hold.
+
+    Raises ArgumentError (a filter that matches no tensor, a closed Model), UnsupportedError (a
+    tensor that this format cannot hold exactly), FormatError, FileError (which names the file),
+    FileChangedError (the files of a Model were replaced or written to since it was opened).
     """
     make = _table_maker(format, digits, dtype, threads)
     tensors = list(model_tensors(model_or_path, make.format))
@@ -79,6 +86,8 @@ def export_weights(
     entries = {p.tensor.file: _entry(p, make) for p in plan}
     with hold_folder(out) as folder:
         ledger = Ledger(folder, {tensor.weight_file for tensor in tensors}, force)
+        if not isinstance(model_or_path, (str, os.PathLike)):  # the journal knows files by path
+            model_or_path._origin.fingerprints.check_in_place()
         whole = ledger.whole_files(entries)
         todo = [p for p in plan if p.tensor.file not in whole]
         check_new(folder, [p.tensor.file for p in todo], force)
@@ -152,7 +161,8 @@ def choose(tensors: list[Tensor], filter: Filter | None, exclude: Filter | None)
         if not any(test(tensor.name) for tensor in tensors):
             example = printable(tensors[0].name) if tensors else "no tensor at all"
             raise ArgumentError(
-                f"filter {told} matches none of {len(tensors)} tensors; the first is {example}"
+                f"filter {told} matches none of {len(tensors)} tensors"
+                + (_tied_head(tensors, test) or f"; the first is {example}")
             )
     chosen = [
         tensor
@@ -163,6 +173,21 @@ def choose(tensors: list[Tensor], filter: Filter | None, exclude: Filter | None)
     if not chosen:
         raise ArgumentError(f"no tensor of {len(tensors)} is left by --filter and --exclude")
     return chosen
+
+
+def _tied_head(tensors: list[Tensor], test: Callable[[str], bool]) -> str:
+    """Where the head is, for a filter that looks for it in a file that has none; else ""."""
+    if not any(tensor.name == EMBEDDING for tensor in tensors) or not test(HEAD):
+        return ""
+    try:
+        config = read_object(
+            os.path.join(os.path.dirname(tensors[0].weight_file), "config.json"),
+            MAX_BYTES,
+            ConfigError,
+        )
+    except Error:  # weights alone do not say
+        return f"; if the head is tied, it is {EMBEDDING}"
+    return f"; the head is tied: {EMBEDDING}" if config.get("tie_word_embeddings") is True else ""
 
 
 def _predicates(filters: Filter | None) -> list[tuple[str, Callable[[str], bool]]]:

@@ -41,6 +41,7 @@ from .tables import (
     suffix_of,
     way_out,
 )
+from .tensor_names import layer_tensors
 from .writer import Writer, Written
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ def _manifest(
         "format": format,
         "digits": _told_digits(digits) if format in SEPARATORS else None,
         "model_numbers": model_numbers(run),
+        "ignore": run.meta["ignore"],
+        "unused_tensors": run.meta["unused_tensors"],
         "points": {point: list(layers) for point, layers in held.items()},
         "files": {
             file.path.name: file_entry(file.table, file.n_bytes, file.sha256) for file in files
@@ -192,16 +195,7 @@ def model_numbers(run: "Run") -> dict[str, Any]:
 
 def weight_names(run: "Run", layer: int) -> list[str]:
     """The tensors of one layer by their Hugging Face names."""
-    attention = [f"self_attn.{name}_proj" for name in "qkvo"]
-    mlp = [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
-    names = ["input_layernorm.weight", "post_attention_layernorm.weight"]
-    for group, bias in ((attention, run.config.attention_bias), (mlp, run.config.mlp_bias)):
-        names += [
-            f"{name}.{kind}"
-            for name in group
-            for kind in (("weight", "bias") if bias else ("weight",))
-        ]
-    return [f"model.layers.{layer}.{name}" for name in names]
+    return layer_tensors(run.config, layer)
 
 
 def _selected(

@@ -9,7 +9,9 @@ import os
 from collections.abc import Iterable
 
 from .atomic import file_error
-from .errors import FileError
+from .errors import FileChangedError, FileError
+from .json_file import MAX_PATH
+from .names import printable
 
 _N_SAMPLES = 64
 _SAMPLE = 16384  # bytes
@@ -19,7 +21,7 @@ REPLACED = "replaced"  # in the place of a fingerprint: the file that was opened
 
 
 class Fingerprints:
-    """Of files that are open: `of` reads a file then only when it still is the one of now."""
+    """Of files that are open: `of` re-reads a file only if its stat is unchanged since then."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         self._states = {path: _state(path) for path in paths}
@@ -31,6 +33,15 @@ class Fingerprints:
         except FileError:
             return REPLACED
         return found if self._states[path] == _state(path) else REPLACED
+
+    def check_in_place(self) -> None:
+        """FileChangedError when one of the files is not what its path names any more."""
+        for path, state in self._states.items():
+            if _state(path) != state:
+                raise FileChangedError(
+                    f"{printable(path, MAX_PATH)}: was replaced or changed since the model was"
+                    " opened; load it again"
+                )
 
 
 class ToldFingerprints:

@@ -10,7 +10,9 @@ import datetime
 import os
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +21,9 @@ from numpy.typing import NDArray
 from . import _core
 from .checkpoint import Checkpoint, named, open_checkpoint
 from .config import Config, read_config
-from .errors import ArgumentError, PointError
+from .errors import ArgumentError, PointError, UnsupportedError
 from .fingerprint import Fingerprints
+from .json_file import MAX_PATH
 from .machine import thread_count
 from .names import printable
 from .points import Name, Point, all_points, check_layers, resolve
@@ -29,6 +32,7 @@ from .profile import Profile, Stage
 from .prompt import Prompt, TokenizerSource, is_batch, read_prompt
 from .run import Origin, Run
 from .source import find_folder
+from .tensor_names import check_complete, find_unused, read_globs
 from .weights import Weights
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -44,6 +48,7 @@ def load(
     threads: int | None = None,
     mmap: bool = True,
     layers: int | range | None = None,
+    ignore: str | Iterable[str] = (),
 ) -> "Model":
     """Open a model.
 
@@ -59,6 +64,13 @@ def load(
         are needed, and those of embeddings, last norm and head. What the truncated model computes
         there is what the whole one does; its `final_*` and `logits` are those of no model that
         anybody trained.
+    ignore: globs over names of tensors that no operation uses and that are to be passed over, such
+        as "*.q_norm.weight". Without one, such a tensor in a part that is run (a bias whose flag is
+        not set, `lm_head.bias`, a part of a LoRA) is an error, because the file is then of another
+        model than config.json says; elsewhere (layers beyond num_hidden_layers, a vision tower) it
+        is a warning and stands in `Model.unused`.
+
+    The folder is made absolute: a later `os.chdir` changes nothing.
 
     Raises FileError (no such folder, no weights), ConfigError, FormatError (broken or contradictory
     files), UnsupportedError (well formed, but nothing that can be run exactly), HubError,
@@ -67,6 +79,7 @@ def load(
     if threads is not None:
         thread_count(threads)
     n_layers = None if layers is None else _at_least_one(layers)
+    globs = read_globs(ignore)
     part = {} if n_layers is None else {"layers": range(n_layers), "head": True}
     folder, commit = find_folder(
         source,
@@ -76,9 +89,44 @@ def load(
         local_files_only=local_files_only,
         **part,
     )
-    config = _first_layers(read_config(folder), n_layers)
-    checkpoint = open_checkpoint(folder, mmap=mmap, layers=n_layers)
-    return Model(_with_head(config, checkpoint), checkpoint, os.fspath(source), commit, threads)
+    is_own = isinstance(source, os.PathLike) or (source != "demo" and os.path.isdir(source))
+    return open_model(
+        Opening(os.fspath(source), folder.absolute(), is_own, commit, threads, mmap, n_layers, globs)
+    )
+
+
+@dataclass(frozen=True)
+class Opening:
+    """All that it takes to open a model again, from another folder and in another process."""
+
+    name: str
+    """As it was requested: "demo", a folder, a repo id."""
+    folder: Path
+    """Absolute."""
+    is_own: bool
+    """Whether the folder is one of the user's own: neither the demo's nor a repo's."""
+    commit: str | None
+    """Of a repo."""
+    threads: int | None
+    mmap: bool
+    layers: int | None
+    ignore: tuple[str, ...]
+
+
+def open_model(opening: Opening) -> "Model":
+    """`load`, when the folder is known. Raises as `load`."""
+    whole = read_config(opening.folder)
+    config = _first_layers(whole, opening.layers)
+    checkpoint = open_checkpoint(opening.folder, mmap=opening.mmap, layers=opening.layers)
+    config = _with_head(config, checkpoint)
+    where = printable(str(checkpoint.folder), MAX_PATH)
+    check_complete(config, checkpoint.tensors, f"{where}: {checkpoint.first_file}")
+    unused = find_unused(config, checkpoint.tensors, opening.ignore, whole.n_layers)
+    if unused.refused:
+        raise UnsupportedError(f"{where}: {unused.refusal(config)}")
+    if unused.others:
+        warnings.warn(f"{where}: {unused.warning(config)}", stacklevel=3)
+    return Model(config, checkpoint, opening, unused.passed_over)
 
 
 class Model:
@@ -88,25 +136,34 @@ class Model:
     """
 
     def __init__(
-        self,
-        config: Config,
-        checkpoint: Checkpoint,
-        name: str,
-        revision: str | None,
-        threads: int | None,
+        self, config: Config, checkpoint: Checkpoint, opening: Opening, unused: tuple[str, ...]
     ) -> None:
         self.config = config
         """Every number of the model that is not a weight."""
         self.path: Path = checkpoint.folder
-        """The folder that it was opened from."""
+        """The folder that it was opened from, absolute."""
+        self.ignore: tuple[str, ...] = opening.ignore
+        """The globs that `load` was given."""
+        self.unused: tuple[str, ...] = unused
+        """Names of tensors in the opened files that no operation uses: those that `load` warned
+        about, and those that `ignore` matches. Leftover buffers of rotary embeddings and layers
+        that `load(layers=)` left out are not among them."""
         self._core: _core.Model | None = _open_core(config, checkpoint)
         self._checkpoint: Checkpoint | None = checkpoint
-        self._threads = threads
-        tokenizer = TokenizerSource(checkpoint.folder)
+        self._opening = opening
+        self._threads = opening.threads
         files = tuple(_describe_files(checkpoint))
-        marks = Fingerprints(path for path, *_ in files)
-        own = os.path.abspath(name) if checkpoint.folder == Path(name) else None
-        self._origin = Origin(config, name, revision, files, tokenizer, marks, own)
+        self._origin = Origin(
+            config,
+            opening.name,
+            opening.commit,
+            files,
+            TokenizerSource(checkpoint.folder),
+            Fingerprints(path for path, *_ in files),
+            str(checkpoint.folder) if opening.is_own else None,
+            opening.ignore,
+            unused,
+        )
 
     @property
     def weights(self) -> Weights:
@@ -116,7 +173,7 @@ class Model:
         """
         if self._checkpoint is None:
             raise self._closed()
-        return Weights(self._checkpoint)
+        return Weights(self._checkpoint, self.config.tied_head)
 
     @property
     def n_params(self) -> int:
@@ -381,4 +438,4 @@ def _describe_files(checkpoint: Checkpoint) -> Iterator[tuple[str, int, str | No
         target = checkpoint.links.get(os.path.basename(file.path))
         folders = (target.parent.name, target.parent.parent.name) if target else ()
         blob = target.name if target and "blobs" in folders else ""
-        yield os.path.abspath(file.path), file.n_bytes, blob if _SHA256.fullmatch(blob) else None
+        yield file.path, file.n_bytes, blob if _SHA256.fullmatch(blob) else None

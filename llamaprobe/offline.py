@@ -15,7 +15,7 @@ import numpy as np
 from .array_file import read
 from .errors import FileError, FormatError
 from .files import MANIFEST, read_json
-
+from .tensor_names import EMBEDDING, HEAD
 
 _WORDS = (np.uint8, np.uint16)  # what raw floats are exported as
 
@@ -82,7 +82,8 @@ def load(folder: str | Path, stem: str) -> np.ndarray:
         if os.path.exists(path):
             values = read(path)
             return _widen(values, path) if values.dtype in _WORDS else values
-    raise FileError(f"{folder}: holds no {stem}.csv, .txt, .npy or .hex")
+    tied = f"; if the head is tied, it is {EMBEDDING}" if stem == HEAD else ""
+    raise FileError(f"{folder}: holds no {stem}.csv, .txt, .npy or .hex{tied}")
 
 
 def _widen(words: np.ndarray, path: Path) -> np.ndarray:

@@ -1,10 +1,12 @@
 """Which model a saved run was made with, where that may be found, and whether this is it."""
 
+import contextlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import FileError, FormatError
-from .fingerprint import fingerprint
+from .errors import ArgumentError, Error, FileError, FormatError, UnsupportedError
+from .fingerprint import REPLACED
 from .saved import Saved
 
 if TYPE_CHECKING:
@@ -27,7 +29,16 @@ def recorded_models(saved: Saved) -> list[tuple[str, str]]:
 
 
 def open_for(saved: Saved, name: str, **options: Any) -> "Model":
-    """`load`, and no more layers of it than the run's model had. Raises as `load`."""
+    """`load`, no more layers of it than the run's model had, and with the `ignore` of the run unless
+    `options` have one. Raises as `load`."""
+    recorded = () if options.get("ignore") else _ignored(saved)
+    if recorded:
+        with contextlib.suppress(ArgumentError):  # another model may not have what they match
+            return _open(saved, name, options | {"ignore": recorded})
+    return _open(saved, name, options)
+
+
+def _open(saved: Saved, name: str, options: dict[str, Any]) -> "Model":
     from .hub.errors import OfflineError
     from .model import load
 
@@ -35,25 +46,42 @@ def open_for(saved: Saved, name: str, **options: Any) -> "Model":
     n_layers = told if type(told) is int and told > 0 else None
     try:
         model = load(name, **options)
-    except OfflineError:  # the shards of those layers may be here
-        return load(name, layers=n_layers, **options)
+    except (OfflineError, FileError, FormatError, UnsupportedError):
+        # The files of those layers may be here, or be all that can be run.
+        if n_layers is None:
+            raise
+        with contextlib.suppress(Error):
+            return load(name, layers=n_layers, **options)
+        raise
     if n_layers is None or n_layers >= model.config.n_layers:
         return model
     model.close()
     return load(name, layers=n_layers, **options)
 
 
+def _ignored(saved: Saved) -> tuple[str, ...]:
+    """The globs of the run; () when the files do not say."""
+    try:
+        return saved.strings("ignore")
+    except (FileError, FormatError):
+        return ()
+
+
 def other_weights(saved: Saved, model: "Model") -> list[str]:
     """Weight files of the run that `model` does not have as they were then, by size and
-    fingerprint: it is another model, or was changed. FileError."""
+    fingerprint: it is another model, or was changed."""
     told = saved.weight_files if isinstance(saved.weight_files, dict) else {}
-    here = {weight.path.name: weight.path for weight in model.weights.values()}
-    return [name for name, entry in told.items() if not _is_file(here.get(name), entry)]
+    here = {Path(path).name: (path, n_bytes) for path, n_bytes, _ in model._origin.weight_files}
+    return [
+        name
+        for name, entry in told.items()
+        if name not in here or not _is_file(model, *here[name], entry)
+    ]
 
 
-def _is_file(path: os.PathLike[str] | None, entry: object) -> bool:
-    """Whether a file is the one of an entry, as far as the entry says."""
-    if path is None or not isinstance(entry, dict):
+def _is_file(model: "Model", path: str, n_bytes: int, entry: object) -> bool:
+    """Whether a file of an open model is the one of an entry, as far as the entry says."""
+    if not isinstance(entry, dict) or entry.get("bytes") not in (None, n_bytes):
         return False
-    same_size = entry.get("bytes") in (None, os.stat(path).st_size)
-    return same_size and entry.get("fingerprint") in (None, fingerprint(path))
+    told = entry.get("fingerprint")
+    return told is None or (told != REPLACED and told == model._origin.fingerprints.of(path))

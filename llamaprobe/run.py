@@ -34,6 +34,10 @@ class Origin:
     """Of the weight files."""
     folder: str | None = None
     """The absolute path of a folder of the user's own; None for the demo and a repo."""
+    ignore: tuple[str, ...] = ()
+    """The globs of `load(ignore=)`."""
+    unused: tuple[str, ...] = ()
+    """Tensors of the weight files that no operation uses, see `Model.unused`."""
 
 
 class Run:
@@ -123,6 +127,8 @@ class Run:
             "model": self._origin.model,
             "model_folder": self._origin.folder,
             "revision": self._origin.revision,
+            "ignore": list(self._origin.ignore),
+            "unused_tensors": list(self._origin.unused),
             "llamaprobe_version": __version__,
         }
 

@@ -159,6 +159,11 @@ class Saved:
             raise FormatError(f"{self.folder}: {key} is missing or no list of numbers")
         return values
 
+    def strings(self, key: str) -> tuple[str, ...]:
+        """A list of strings of the meta; empty where there is none, as in older runs."""
+        found = self.meta.get(key)
+        return tuple(s for s in found if isinstance(s, str)) if isinstance(found, list) else ()
+
     def config(self) -> Config:
         """The numbers of the model, as the files have them."""
         meta, numbers = self.meta, self.numbers
@@ -231,6 +236,8 @@ def read_run(folder: str | os.PathLike[str]) -> "Run":
         tokenizer=_SavedTokens(_optional(meta, "tokens", list)),  # type: ignore[arg-type]
         fingerprints=ToldFingerprints(_fingerprints(saved)),
         folder=_optional(meta, "model_folder", str),
+        ignore=saved.strings("ignore"),
+        unused=saved.strings("unused_tensors"),
     )
     return Run(prompt, values, origin)
 

@@ -50,7 +50,7 @@ class Tensor:
 def find_source(source: str | os.PathLike[str], revision: str = "main") -> Path:
     """A file as it is, else the folder of a model: itself, the demo's, or a repo's, downloaded if
     need be."""
-    if os.path.isfile(source):
+    if isinstance(source, (str, os.PathLike)) and os.path.isfile(source):
         return Path(source)
     return find_folder(source, revision)[0]
 
@@ -59,13 +59,22 @@ def model_tensors(
     source: "Model | str | os.PathLike[str]", format: str = "csv"
 ) -> Iterator[Tensor]:
     """Every tensor of a model, a folder, a repo or a file, in the order of the data, named for its
-    file."""
-    path = find_source(source) if isinstance(source, (str, os.PathLike)) else source.path
-    files = (_core.Safetensors(path),) if os.path.isfile(path) else open_checkpoint(path).files
+    file. Of an open model they are those of the files that it opened, whatever their paths name
+    now. ArgumentError when that is closed; FileChangedError."""
+    files = _files(source)
     listed = [(file, tensor) for file in files for tensor in file.tensors()]
     names = file_names((tensor[0] for _, tensor in listed), suffix_of(format))
     for file, (name, dtype, shape, _, _) in listed:
         yield Tensor(name, dtype, shape, file.raw(name), os.fspath(file.path), names[name])
+
+
+def _files(source: "Model | str | os.PathLike[str]") -> tuple[_core.Safetensors, ...]:
+    from .model import Model
+
+    if isinstance(source, Model):
+        return source.weights._checkpoint.files
+    path = find_source(source).absolute()
+    return (_core.Safetensors(path),) if os.path.isfile(path) else open_checkpoint(path).files
 
 
 class TableMaker:

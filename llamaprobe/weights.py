@@ -9,8 +9,10 @@ from numpy.typing import DTypeLike, NDArray
 
 from .checkpoint import Checkpoint, Tensor, named
 from .errors import ArgumentError, UnsupportedError
+from .json_file import MAX_PATH
 from .names import printable
 from .shape import is_possible
+from .tensor_names import EMBEDDING, HEAD
 
 # Bytes of an element, for the dtypes whose elements are whole bytes.
 _WORD_BYTES = {
@@ -100,16 +102,22 @@ class Weight:
 class Weights(Mapping[str, Weight]):
     """Tensor name -> Weight, file by file in the order of the data; also what no run needs."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, tied_head: bool = False) -> None:
         self._checkpoint = checkpoint
+        self._tied_head = tied_head
 
     def __getitem__(self, name: str) -> Weight:
         tensor = self._checkpoint.tensors.get(name) if isinstance(name, str) else None
         if tensor is None:
+            where = printable(str(self._checkpoint.folder), MAX_PATH)
+            if name == HEAD and self._tied_head:
+                raise WeightError(
+                    f"{where}: there is no tensor {HEAD}: the head is tied: {EMBEDDING}"
+                )
             near = difflib.get_close_matches(str(name), self._checkpoint.tensors, 3, 0.6)
             hint = f"; near: {', '.join(map(printable, near))}" if near else ""
             raise WeightError(
-                f"{self._checkpoint.folder}: there is no tensor {printable(repr(name))}{hint}"
+                f"{where}: there is no tensor {printable(repr(name))}{hint}"
             )
         return Weight(name, self._checkpoint.folder, tensor)
 
@@ -120,4 +128,4 @@ class Weights(Mapping[str, Weight]):
         return len(self._checkpoint.tensors)
 
     def __repr__(self) -> str:
-        return f"<{len(self)} weights of {self._checkpoint.folder}>"
+        return f"<{len(self)} weights of {printable(str(self._checkpoint.folder), MAX_PATH)}>"

@@ -224,7 +224,7 @@ def test_demo_is_always_the_built_in_one(
     folder.rename(folder.parent / "demo")
     monkeypatch.chdir(folder.parent)
     assert lp.load("demo").path == Path(source.__file__).parent / "demo"
-    assert lp.load("./demo").path == Path("demo")
+    assert lp.load("./demo").path == folder.parent / "demo"
 
 
 def test_a_bad_thread_count_is_told_at_load(folder: Path):

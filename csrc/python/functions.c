@@ -1,6 +1,7 @@
 /* functions.c - the functions of the module: what this build and this machine have. */
 #include "module.h"
 
+#include "../fpenv.h"           /* lp_fpenv_set, lp_fpenv_restore */
 #include "../kernels/kernels.h" /* lp_kernels_count, lp_kernels_get */
 #include "../limits.h"          /* lp_limits_cores, lp_limits_memory */
 #include "../roof.h"            /* lp_roof_measure */
@@ -71,6 +72,17 @@ static PyObject *roof(PyObject *module, PyObject *args) {
     return failed ? lp_raise(PyModule_GetState(module), &err) : Py_BuildValue("(dd)", measured.flops, measured.bytes);
 }
 
+/* Numbers that are read and computed in Python: NumPy's arithmetic and Python's float() round as the thread does. */
+static PyObject *call_rounded(PyObject *module, PyObject *args) {
+    PyObject *function, *arg;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "OO:call_rounded", &function, &arg)) return NULL;
+    lp_fpenv old = lp_fpenv_set();
+    PyObject *value = PyObject_CallFunctionObjArgs(function, arg, NULL);
+    lp_fpenv_restore(old);
+    return value;
+}
+
 PyMethodDef lp_functions[] = {
     {"points", list_points, METH_NOARGS, "(name, width, per layer) of every capture point, in order of computation."},
     {"kernels", list_kernels, METH_NOARGS, "(name, can this CPU run it) of every kernel row, best last."},
@@ -79,5 +91,8 @@ PyMethodDef lp_functions[] = {
     {"memory", memory, METH_NOARGS, "Bytes that can be had without swapping; None when the system does not say."},
     {"roof", roof, METH_VARARGS,
      "roof(n_threads): (FLOP, bytes read from memory) per second that the machine can do now."},
+    {"call_rounded", call_rounded, METH_VARARGS,
+     "call_rounded(function, arg): function(arg), rounding to nearest even and keeping denormals, whatever the mode of\n"
+     "the calling thread, which it has again afterwards."},
     {NULL, NULL, 0, NULL},
 };
