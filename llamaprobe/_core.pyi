@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from os import PathLike
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 class Safetensors:
     """One open safetensors file, its header proved. The map lives until the last array and model that use it."""
@@ -89,6 +93,10 @@ def memory() -> int | None:
 def roof(n_threads: int) -> tuple[float, float]:
     """(FLOP, bytes read from memory) per second that the machine can do now on so many threads, with the row in use.
     Takes about a quarter of a second. OutOfMemory; ArgumentError."""
+
+def call_rounded(function: Callable[[_T], _R], arg: _T) -> _R:
+    """function(arg), rounding to nearest even and keeping denormals, whatever the mode of the calling thread, which it
+    has again afterwards. Raises what the function raises."""
 
 # ---- numbers to text and back: csrc/python/text_functions.c ----
 

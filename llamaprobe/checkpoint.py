@@ -5,8 +5,9 @@ index comes from a stranger: it may name plain files of its own folder and nothi
 says of a tensor must be true of the shard. Files are opened relative to the folder, mapped and
 proved in C.
 
-In a folder that a download made, a link must stay inside that download; in a folder of the user's
-own it is followed, and `Checkpoint.links` tells where it leads.
+In a folder that a download made, a link must stay inside that download, or go through a blob of its
+cache that the owner has moved; in a folder of the user's own it is followed, and `Checkpoint.links`
+tells where it leads.
 """
 
 import contextlib
@@ -21,16 +22,20 @@ from typing import NamedTuple
 
 from . import _core
 from .errors import Error, FileError, FormatError, UnsupportedError
-from .json_file import read_object, show
-from .names import printable
+from .json_file import MAX_PATH, read_object, show
+from .names import counted, printable
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_ADAPTER = "adapter_model.safetensors"
 
 _MAX_INDEX = 64 << 20
 _MAX_NAME = 255
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
 _LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # what a cache calls a blob
+_SERIES = re.compile(r".+-[0-9]+-of-[0-9]+\.safetensors")
+_MAX_LINKS = 40  # as many as the system follows
 _SHOWN = 5  # so many names in a message
 
 # What else holds the weights of a Llama, and why that is no use here.
@@ -94,7 +99,7 @@ def open_checkpoint(
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except (OSError, ValueError) as e:  # ValueError: a NUL in the path
-        raise FileError(f"{printable(str(folder))}: {getattr(e, 'strerror', None) or e}") from None
+        raise FileError(f"{_shown(folder)}: {getattr(e, 'strerror', None) or e}") from None
     try:
         return _open(folder, fd, mmap, layers)
     finally:
@@ -107,7 +112,7 @@ def named(folder: Path) -> Iterator[None]:
     try:
         yield
     except (FileError, FormatError, UnsupportedError) as e:
-        raise type(e)(f"{printable(str(folder))}: {e}") from None
+        raise type(e)(f"{_shown(folder)}: {e}") from None
 
 
 def _open(folder: Path, fd: int, mmap: bool, layers: int | None) -> Checkpoint:
@@ -136,10 +141,18 @@ def _nothing_found(folder: Path, fd: int) -> Error:
     names = sorted(os.listdir(fd))
     for name in names:
         if why := _OTHERS.get(os.path.splitext(name)[1].lower()):
-            return UnsupportedError(f"{folder}: holds {printable(name, 80)}, which is {why}")
+            return UnsupportedError(f"{_shown(folder)}: holds {printable(name, 80)}, which is {why}")
     others = [name for name in names if name.endswith(".safetensors")]
+    shards = [name for name in others if _SERIES.fullmatch(name)]
+    if shards:
+        return FileError(
+            f"{_shown(folder)}: holds {counted(len(shards), 'shard')}, {_list(shards)}, but {INDEX}"
+            " is missing; it comes with them, download it too"
+        )
     found = f"; there is {_list(others)}, under a name that no model has" if others else ""
-    return FileError(f"{folder}: neither {SINGLE} nor {INDEX}{found}")
+    if _ADAPTER in others:
+        found = f"; there is {_ADAPTER}, which is no model; merge it into the one that it is for"
+    return FileError(f"{_shown(folder)}: neither {SINGLE} nor {INDEX}{found}")
 
 
 # ---- the index ----
@@ -172,11 +185,11 @@ def _read_index(folder: Path, fd: int) -> _Index:
     index = read_object(str(path), _MAX_INDEX, FormatError)
     found = index.get("weight_map")
     if type(found) is not dict or not found:
-        raise FormatError(f"{path}: weight_map is {show(found)}; it must map tensors to files")
+        raise FormatError(f"{_shown(path)}: weight_map is {show(found)}; it must map tensors to files")
     for tensor, name in found.items():
         if type(name) is not str or not _NAME.fullmatch(name) or len(name) > _MAX_NAME:
             raise FormatError(
-                f"{path}: weight_map of {show(tensor)} is {show(name)}; it must be the name of a"
+                f"{_shown(path)}: weight_map of {show(tensor)} is {show(name)}; it must be the name of a"
                 " .safetensors file in the same folder: letters, digits, '.', '_' and '-'"
             )
     metadata = index.get("metadata")
@@ -187,7 +200,7 @@ def _check_present(folder: Path, fd: int, names: tuple[str, ...]) -> None:
     missing = [name for name in names if not _exists(fd, name)]
     if missing:
         raise FileError(
-            f"{folder}: {len(missing)} of {len(names)} shards are missing: {_list(missing)};"
+            f"{_shown(folder)}: {len(missing)} of {len(names)} shards are missing: {_list(missing)};"
             " download them again"
         )
 
@@ -198,7 +211,7 @@ def _tensors(folder: Path, files: tuple[_core.Safetensors, ...]) -> dict[str, Te
         for name, dtype, shape, offset, n_bytes in file.tensors():
             if name in tensors:
                 raise FormatError(
-                    f"{folder}: tensor {show(name)} is in two files,"
+                    f"{_shown(folder)}: tensor {show(name)} is in two files,"
                     f" {_base(tensors[name].file)} and {_base(file)}"
                 )
             tensors[name] = Tensor(file, dtype, shape, offset, n_bytes)
@@ -207,7 +220,7 @@ def _tensors(folder: Path, files: tuple[_core.Safetensors, ...]) -> dict[str, Te
 
 def _check_map(index: _Index, tensors: Mapping[str, Tensor]) -> None:
     for name, file in index.weight_map.items():
-        told = f"{index.path}: says that {file} has a tensor {show(name)}"
+        told = f"{_shown(index.path)}: says that {file} has a tensor {show(name)}"
         if name not in tensors:
             raise FormatError(f"{told}, which no shard has")
         if (found := _base(tensors[name].file)) != file:
@@ -219,7 +232,7 @@ def _check_total(index: _Index, tensors: Mapping[str, Tensor]) -> None:
     n_bytes = sum(tensor.n_bytes for tensor in tensors.values())
     if index.total_size is not None and index.total_size != n_bytes:
         warnings.warn(
-            f"{index.path}: total_size is {show(index.total_size)}, but the tensors have"
+            f"{_shown(index.path)}: total_size is {show(index.total_size)}, but the tensors have"
             f" {n_bytes} bytes",
             stacklevel=5,
         )
@@ -235,23 +248,52 @@ def _links(folder: Path, fd: int, names: tuple[str, ...]) -> dict[str, Path]:
         for name in names
         if stat.S_ISLNK(os.lstat(name, dir_fd=fd).st_mode)
     }
-    roots = _download_roots(Path(os.path.realpath(folder))) if links else []
+    roots, blobs = _download_roots(folder) if links else ([], [])
     for name, target in links.items():
-        if roots and not any(target.is_relative_to(root) for root in roots):
+        if not roots or any(target.is_relative_to(root) for root in roots):
+            continue
+        if not _passes_a_blob(folder / name, blobs):
             raise FileError(
-                f"{folder / name}: is a link out of its download, to {printable(str(target))};"
+                f"{_shown(folder / name)}: is a link out of its download, to {_shown(target)};"
                 " download it again"
             )
     return links
 
 
-def _download_roots(folder: Path) -> list[Path]:
-    """What a download fills: models--owner--name of a hub cache and the blobs that its models share
-    (huggingface_hub 2.4), or a folder with its own notes. None for a folder of the user's own."""
-    model = folder.parent.parent
-    if folder.parent.name == "snapshots" and model.name.startswith("models--"):
-        return [model, model.parent / "blobs"]
-    return [folder] if os.path.isdir(folder / ".cache" / "huggingface") else []
+def _download_roots(folder: Path) -> tuple[list[Path], list[Path]]:
+    """What a download fills, and in it the folders of blobs: models--owner--name of a hub cache,
+    its blobs, and those that its models share (huggingface_hub 2.4); or a folder with its own
+    notes. Both are empty for a folder of the user's own. The cache is its owner's: its blobs or
+    snapshots may be links to another disk."""
+    real = Path(os.path.realpath(folder))
+    caches = {
+        here.parent.parent
+        for here in (real, folder)
+        if here.parent.name == "snapshots" and here.parent.parent.name.startswith("models--")
+    }
+    if not caches:
+        return ([real] if os.path.isdir(folder / ".cache" / "huggingface") else []), []
+    places = [place for cache in caches for place in (cache / "blobs", cache.parent / "blobs")]
+    blobs = [Path(os.path.realpath(place)) for place in places]
+    return [real, *(Path(os.path.realpath(cache)) for cache in caches), *blobs], blobs
+
+
+def _passes_a_blob(link: Path, blobs: list[Path]) -> bool:
+    """Whether a chain of links goes through a blob that is named by its hash. Then it is the cache's
+    owner who has put that blob on another disk: what was downloaded can only name it."""
+    for _ in range(_MAX_LINKS):
+        at = Path(os.path.realpath(link.parent))
+        if _HASH.fullmatch(link.name) and any(place in (at, at.parent) for place in blobs):
+            return True
+        try:
+            link = at / os.readlink(at / link.name)
+        except OSError:
+            return False
+    return False
+
+
+def _shown(path: Path) -> str:
+    return printable(str(path), MAX_PATH)
 
 
 def _base(file: _core.Safetensors) -> str:

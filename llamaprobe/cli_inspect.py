@@ -8,12 +8,15 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .cli_options import MODEL_HELP, add_revision, location, revision_of
-from .names import printable
+from .names import counted, printable
 
-_HIDDEN = ("inv_freq", "raw", "notes", "path")  # of the config: long, or told elsewhere
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint
+
+_HIDDEN = ("inv_freq", "raw", "notes", "path", "sha256")  # of the config: long, or told elsewhere
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -81,7 +84,7 @@ def describe(path: Path) -> dict[str, Any]:
         files = [_core.Safetensors(path)]
     else:
         checkpoint = open_checkpoint(path)
-        files, links, told_config = list(checkpoint.files), checkpoint.links, _config(path)
+        files, links, told_config = list(checkpoint.files), checkpoint.links, _config(checkpoint)
     tensors: list[dict[str, Any]] = [
         {
             "name": name,
@@ -114,21 +117,32 @@ def _file(file: Any, links: Mapping[str, Path]) -> dict[str, Any]:
     return told
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    """The numbers of config.json, or why llamaprobe cannot run this model. A broken config is an
-    error."""
-    from dataclasses import asdict
+def _config(checkpoint: "Checkpoint") -> dict[str, Any]:
+    """The numbers of config.json and the tensors that a run of it would not use, or why llamaprobe
+    cannot run this model. A broken config is an error."""
+    from dataclasses import asdict, replace
 
     from .config import read_config
-    from .errors import UnsupportedError
+    from .errors import FormatError, UnsupportedError
+    from .tensor_names import HEAD, check_complete, find_unused
 
-    if not os.path.exists(folder / "config.json"):
+    if not os.path.exists(checkpoint.folder / "config.json"):
         return {"config": None, "cannot_run": "there is no config.json"}
     try:
-        config = asdict(read_config(folder))
+        config = read_config(checkpoint.folder)
     except UnsupportedError as error:
         return {"config": None, "cannot_run": str(error)}
-    return {"config": {key: value for key, value in config.items() if key not in _HIDDEN}}
+    tied = config.tied_head and HEAD not in checkpoint.tensors
+    config = replace(config, tied_head=tied)
+    unused = find_unused(config, checkpoint.tensors)
+    why = unused.refusal(config)
+    try:
+        check_complete(config, checkpoint.tensors, checkpoint.first_file)
+    except FormatError as error:
+        why = str(error)
+    numbers = {key: value for key, value in asdict(config).items() if key not in _HIDDEN}
+    told: dict[str, Any] = {"config": numbers} | ({"cannot_run": why} if why else {})
+    return told | {"unused": [*unused.refused, *unused.others]}
 
 
 def _print(told: dict[str, Any]) -> None:
@@ -144,8 +158,12 @@ def _print(told: dict[str, Any]) -> None:
         print("config")
         for key, value in told["config"].items():
             print(f"  {key:<16} {printable(str(value))}")
-    elif "cannot_run" in told:
+    if "cannot_run" in told:
         print(f"cannot be run: {printable(told['cannot_run'], 500)}")
+    if told.get("unused"):
+        print(f"{counted(len(told['unused']), 'tensor')} that a run does not use")
+        for name in told["unused"]:
+            print(f"  {printable(name)}")
     width = min(80, max((len(printable(t["name"])) for t in told["tensors"]), default=0))
     print(f"{len(told['tensors'])} tensors")
     for tensor in told["tensors"]:

@@ -3,11 +3,13 @@
 Both styles are read: `rope_theta` and `rope_scaling` on the top level (transformers 4), or both
 inside `rope_parameters` (transformers 5). config.json comes from a stranger: types are exact
 (2048.0 and true are no integers), every number has a range, keys that contradict each other are an
-error. What would need other maths than a plain Llama's is refused by name, never approximated; keys
-that do not touch the maths are ignored. Nothing that decides a value is guessed: the only defaults
+error. What would need other maths than a plain Llama's is refused by name, never approximated; a
+key of another architecture, which transformers ignores in a Llama, is a warning; keys that do not
+touch the maths are ignored. Numbers do not depend on the caller's rounding mode. Nothing that decides a value is guessed: the only defaults
 are those that the Llama class has always had (no biases, untied head, n_kv_heads = n_heads, SiLU).
 """
 
+import hashlib
 import math
 import os
 import re
@@ -18,8 +20,9 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from . import _core
 from .errors import ConfigError, FileError, UnsupportedError
-from .json_file import MAX_PATH, read_object, show
+from .json_file import MAX_PATH, parse_object, read_file, show
 from .names import printable
 
 MAX_BYTES = 4 << 20  # real ones have 1 to 10 KB
@@ -27,10 +30,31 @@ _SIZE = 65536
 _VOCAB = 1 << 21
 _COUNT = 1024
 _POSITIONS = 1 << 24  # beyond this a position is no exact float32
+_MAX_ANGLE = 1 << 26  # radians; beyond it csrc/sincos.c has no sine and cosine
 
 _ROPE_TYPES = ("default", "linear", "llama3")
 _REQUIRED: Any = object()
 _SHOWN = 5  # so many names in a message
+
+# Keys by which models that are no plain Llama say that they compute something else. In a Llama
+# transformers 5 reads none of them.
+_FOREIGN = (
+    *("use_bidirectional_attention", "rope_interleaved", "no_rope_layers", "no_rope_layer_interval"),
+    *("qk_norm", "use_qk_norm", "bias", "use_bias", "qkv_bias", "clip_qkv", "alibi"),
+    *("logit_scale", "logits_scaling", "embedding_multiplier", "residual_multiplier", "scale_emb"),
+    *("attention_multiplier", "query_pre_attn_scalar", "scale_depth", "attention_chunk_size"),
+    *("attn_logit_softcapping", "final_logit_softcapping", "attn_temperature_tuning"),
+    *("parallel_attn", "use_parallel_residual", "pruned_heads"),
+)
+_WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+_ROPE_KEYS = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": (
+        *("factor", "low_freq_factor", "high_freq_factor"),
+        "original_max_position_embeddings",
+    ),
+}
 
 
 class UnsupportedConfigError(ConfigError, UnsupportedError):
@@ -50,7 +74,8 @@ class Config:
     d_ff: int
     vocab_size: int
     max_positions: int
-    """Longest sequence that a run accepts."""
+    """Longest sequence that a run accepts: max_position_embeddings, or fewer where later positions
+    turn by more than 2^26 radians, of which no sine is computed (`notes` says so)."""
     rms_norm_eps: float
     rope_theta: float
     rope_scaling: dict[str, Any] | None
@@ -74,14 +99,16 @@ class Config:
     """config.json as parsed."""
     notes: tuple[str, ...] = ()
     """What was told as a warning when the file was read."""
+    sha256: str = field(default="", repr=False)
+    """Of config.json; "" when the numbers come from elsewhere."""
 
 
 def read_config(path: str | os.PathLike[str]) -> Config:
     """Read and check the config of a model: a folder that holds config.json, or that file.
 
-    A key that is ignored although its author meant something by it (`auto_map`), or a value that
-    the file leaves to history (`rope_theta`), is told once per call through `warnings` and kept in
-    `Config.notes`.
+    A key that is ignored although its author meant something by it (`auto_map`, `logit_scale`), or
+    a value that the file leaves to history (`rope_theta`), is told once per call through `warnings`
+    and kept in `Config.notes`. The rounding mode of the calling thread does not matter.
 
     Raises FileError (missing, unreadable, no regular file), ConfigError (broken JSON, a key that is
     missing, of the wrong type, out of range or contradicted by another), UnsupportedConfigError
@@ -92,11 +119,16 @@ def read_config(path: str | os.PathLike[str]) -> Config:
         folder, file = file, os.path.join(file, "config.json")
         if not os.path.lexists(file):
             raise _no_model(folder)
-    raw = read_object(file, MAX_BYTES, ConfigError)
-    config = _config(_Keys(printable(file, MAX_PATH), raw), file)
+    config: Config = _core.call_rounded(_read, file)
     for note in config.notes:
         warnings.warn(note, stacklevel=2)
     return config
+
+
+def _read(file: str) -> Config:
+    data = read_file(file, MAX_BYTES, ConfigError)
+    raw = parse_object(data, file, ConfigError)
+    return _config(_Keys(printable(file, MAX_PATH), raw), file, hashlib.sha256(data).hexdigest())
 
 
 def _no_model(folder: str) -> FileError:
@@ -206,13 +238,14 @@ class _Keys:
         return found
 
 
-def _config(keys: _Keys, file: str) -> Config:
+def _config(keys: _Keys, file: str, sha256: str) -> Config:
     _check_family(keys)
     _check_extras(keys)
     d_model = keys.integer("hidden_size", 1, _SIZE)
     n_heads, n_kv_heads, head_dim = _heads(keys, d_model)
     scaling, theta, notes = _rope(keys)
     inv_freq = _inv_freq(keys, theta, head_dim, scaling)
+    max_positions, limits = _positions(keys, inv_freq, theta, scaling)
     return Config(
         n_layers=keys.integer("num_hidden_layers", 1, _COUNT),
         n_heads=n_heads,
@@ -221,7 +254,7 @@ def _config(keys: _Keys, file: str) -> Config:
         d_model=d_model,
         d_ff=keys.integer("intermediate_size", 1, 16 * _SIZE),
         vocab_size=keys.integer("vocab_size", 1, _VOCAB),
-        max_positions=keys.integer("max_position_embeddings", 1, _POSITIONS),
+        max_positions=max_positions,
         rms_norm_eps=keys.number("rms_norm_eps"),
         rope_theta=theta,
         rope_scaling=scaling,
@@ -236,7 +269,8 @@ def _config(keys: _Keys, file: str) -> Config:
         dtype=keys.text("dtype") or keys.text("torch_dtype"),
         path=file,
         raw=keys.values,
-        notes=(*notes, *_auto_map_notes(keys)),
+        notes=(*notes, *limits, *_ignored_notes(keys)),
+        sha256=sha256,
     )
 
 
@@ -261,6 +295,14 @@ def _check_extras(keys: _Keys) -> None:
     windowed = keys.values.get("use_sliding_window") is not False
     if keys.values.get("sliding_window") is not None and windowed:
         keys.refuse("sliding_window", "only attention over all earlier tokens can be run")
+    if keys.values.get("is_causal", True) is not True:  # null too: eager attention takes it so
+        keys.refuse("is_causal", "only attention over earlier tokens can be run")
+    if keys.values.get("per_layer_config"):
+        keys.refuse("per_layer_config", "only layers that are all alike can be run")
+    if keys.values.get("attribute_map"):
+        keys.refuse("attribute_map", "keys can only be read under their own names")
+    if keys.values.get("transformers_weights") not in (None, *_WEIGHT_FILES):
+        keys.refuse("transformers_weights", "only model.safetensors or its shards can be run")
     kinds = keys.value("layer_types", (list,), "a list of strings", [])
     if any(kind != "full_attention" for kind in kinds):
         keys.refuse("layer_types", 'only "full_attention" can be run')
@@ -375,10 +417,53 @@ def _eos(keys: _Keys) -> int | tuple[int, ...] | None:
     return tuple(ids)
 
 
-def _auto_map_notes(keys: _Keys) -> list[str]:
-    if keys.values.get("auto_map") is None:
-        return []
-    return [f"{keys.path}: auto_map is ignored: code that comes with a model is never run"]
+def _positions(
+    keys: _Keys, inv_freq: NDArray[np.float32], theta: float, scaling: dict[str, Any] | None
+) -> tuple[int, list[str]]:
+    """The positions that a run may have, and a note where the rotation leaves fewer than the file
+    says."""
+    said: int = keys.integer("max_position_embeddings", 1, _POSITIONS)
+    fastest = float(inv_freq.max())
+    usable = int(_MAX_ANGLE / fastest) + 1
+    if usable >= said:
+        return said, []
+    last = f"{(said - 1) * fastest:.4g} radians at position {said - 1}"
+    fact = (
+        f"{keys.path}: rope_theta {theta:g} with {show(scaling)} turns by {fastest:.4g} radians per"
+        f" position, {last}; sines are computed up to {_MAX_ANGLE}"
+    )
+    if usable == 1:
+        raise UnsupportedConfigError(f"{fact}, so that no prompt of two tokens can be run")
+    return usable, [f"{fact}, so that a prompt may have {usable} tokens at most"]
+
+
+def _ignored_notes(keys: _Keys) -> list[str]:
+    notes = []
+    if keys.values.get("auto_map") is not None:
+        notes = [f"{keys.path}: auto_map is ignored: code that comes with a model is never run"]
+    found = [f"{key} ({show(keys.values[key])})" for key in _FOREIGN if _is_meant(keys, key)]
+    for name in ("rope_parameters", "rope_scaling"):
+        block = keys.block(name)
+        known = _ROPE_KEYS[block.get("rope_type") or block.get("type") or "default"]
+        named = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *known}
+        found += [f"{name}.{printable(k, 60)}" for k, v in block.items() if k not in named and v]
+    if found:
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        notes.append(
+            f"{keys.path}: {', '.join(found[:_SHOWN])}{more}: ignored, as transformers does in a"
+            " Llama; the values are those of a model without"
+        )
+    return notes
+
+
+def _is_meant(keys: _Keys, key: str) -> bool:
+    """Whether a key says anything but that nothing is different."""
+    value = keys.values.get(key)
+    if value is True and key.endswith("bias"):  # another name of the flags, which say the same
+        return not keys.flag("attention_bias")
+    if key == "no_rope_layers" and isinstance(value, list):
+        return any(layer != 1 for layer in value)
+    return bool(value) and (value is True or value != 1)
 
 
 def _any_of(names: tuple[str, ...]) -> str:

@@ -22,7 +22,7 @@ MAX_PATH = 4096  # characters of a path that a message shows
 
 def read_object(path: str, max_bytes: int, error: type[Error]) -> dict[str, Any]:
     """The object in a file of at most `max_bytes`; FileError, or `error` naming the file."""
-    return parse_object(_read(path, max_bytes, error), path, error)
+    return parse_object(read_file(path, max_bytes, error), path, error)
 
 
 def parse_object(data: bytes, name: str, error: type[Error]) -> dict[str, Any]:
@@ -146,7 +146,8 @@ def decode(data: bytes) -> str:
         raise ValueError(f"not UTF-8: byte {e.start} is 0x{data[e.start]:02x}") from None
 
 
-def _read(path: str, max_bytes: int, error: type[Error]) -> bytes:
+def read_file(path: str, max_bytes: int, error: type[Error]) -> bytes:
+    """All of a regular file. FileError, or `error` for one of more than `max_bytes`."""
     try:
         data = read_regular(path, max_bytes + 1)
     except FileError:
