@@ -1,0 +1,337 @@
+"""Tensors that no operation uses, and tensors that are missing: what is refused, what is a warning,
+what `ignore` passes over, and what the messages say."""
+
+import json
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+import pytest
+
+import llamaprobe as lp
+from llamaprobe.config import read_config
+from llamaprobe.tensor_names import used_tensors
+
+IDS = [5, 1, 96, 5, 40]
+LAYER = "model.layers.1."
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Path]:
+    """make(names or {name: array}, **config) -> a folder that has these tensors beside its own."""
+
+    def with_extra(extra: Any, n_shards: int = 1, **keys: Any) -> Path:
+        config = models.make_config(**keys)
+        if not isinstance(extra, dict):
+            extra = {name: np.ones(16, np.float32) for name in extra}
+        weights = models.make_weights(config) | extra
+        folder = tmp_path / f"m{len(list(tmp_path.iterdir()))}"
+        return models.write_checkpoint(folder, config, weights, n_shards=n_shards)
+
+    return with_extra
+
+
+def load_quietly(folder: Path, **how: Any) -> lp.Model:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return lp.load(folder, **how)
+
+
+@pytest.mark.parametrize("case", models.cases(), ids=lambda case: case.name)
+def test_all_tensors_of_a_llama_are_used(case: models.Case, tmp_path: Path):
+    folder, _ = case.make(tmp_path / "m")
+    model = load_quietly(folder)
+    assert set(used_tensors(model.config)) == set(models.read_checkpoint(folder))
+    assert model.unused == () == model.ignore
+
+
+# ---- refused ----
+
+REFUSED = [
+    LAYER + "self_attn.q_proj.bias",
+    LAYER + "self_attn.o_proj.bias",
+    LAYER + "mlp.gate_proj.bias",
+    LAYER + "self_attn.q_norm.weight",
+    LAYER + "self_attn.q_proj.weight_scale",
+    LAYER + "self_attn.q_proj.lora_A.default.weight",
+    LAYER + "self_attn.q_proj.lora_B.weight",
+    LAYER + "input_layernorm.bias",
+    LAYER + "pre_feedforward_layernorm.weight",
+    "model.layers.01.self_attn.q_proj.weight",
+    "model.layers.x.weight",
+    "model.norm.bias",
+    "model.embed_tokens.scale",
+    "model.embed_norm.weight",
+    "lm_head.bias",
+    "lm_head.weight_scale",
+    "base_model.model.lm_head.lora_embedding_A.default",
+    "model.layers.7.self_attn.q_proj.lora_A.weight",
+]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_would_change_the_values_is_refused_by_name(make, name: str):
+    folder = make([name])
+    with pytest.raises(lp.UnsupportedError) as e:
+        lp.load(folder)
+    message = str(e.value)
+    assert message.startswith(f"{folder}: holds 1 tensor that is not used") and name in message
+    assert "--ignore" in message and message.isprintable() and len(message) < 700
+    model = load_quietly(folder, ignore=name)
+    assert model.unused == (name,) and model.ignore == (name,)
+
+
+def test_biases_without_their_flag_name_the_flag(make):
+    config = models.make_config(attention_bias=True, mlp_bias=True)
+    biases = {n: w for n, w in models.make_weights(config).items() if n.endswith(".bias")}
+    folder = make(biases, bias=True)
+    with pytest.warns(UserWarning, match="bias"), pytest.raises(lp.UnsupportedError) as e:
+        lp.load(folder)
+    message = str(e.value)
+    assert "holds 21 tensors" in message
+    assert "model.layers.*.self_attn.q_proj.bias (3 layers)" in message and "and 1 more" in message
+    assert "attention_bias is not true in config.json; mlp_bias is not true" in message
+
+
+def test_the_values_without_ignored_tensors_are_those_of_the_model_without_them(make):
+    with_them = load_quietly(make([LAYER + "self_attn.q_norm.weight"]), ignore=["*.q_norm.*"])
+    points = [point.name for point in lp.Model.points()]
+    assert with_them.run(IDS, points=points).equals(
+        lp.load(make([])).run(IDS, points=points)
+    )
+
+
+def test_the_values_are_those_of_transformers_which_drops_them(make):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    folder = make([LAYER + "self_attn.q_proj.bias", "score.weight", "model.layers.3.extra"])
+    with pytest.warns(UserWarning, match="2 tensors"):
+        model = lp.load(folder, ignore="*.bias")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        expected = theirs(torch.tensor([IDS])).logits[0].numpy()
+    logits = model.run(IDS, points="logits")["logits"]
+    assert np.abs(logits - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+# ---- warned of, and let through ----
+
+OTHERS = ["model.layers.3.self_attn.q_proj.weight", "score.weight", "v_head.summary.weight",
+          "vision_model.layers.0.x", "medusa_head.0.weight"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_outside_is_a_warning_by_name(make, name: str):
+    folder = make([name])
+    with pytest.warns(UserWarning, match=re.escape(name)) as told:
+        model = lp.load(folder)
+    assert len(told) == 1 and str(told[0].message).startswith(f"{folder}: 1 tensor")
+    assert told[0].filename == __file__
+    assert model.unused == (name,)
+    assert load_quietly(folder, ignore=[name]).unused == (name,)
+
+
+def test_layers_beyond_those_of_the_config(make):
+    deep = models.make_weights(models.make_config(num_hidden_layers=4))
+    extra = {name: w for name, w in deep.items() if ".layers.3." in name}
+    folder = make(extra)
+    with pytest.warns(UserWarning, match=r"num_hidden_layers is 3"):
+        model = lp.load(folder)
+    assert set(model.unused) == set(extra)
+    assert load_quietly(folder, ignore="model.layers.3.*").run(IDS)["x"].shape[0] == 3
+
+
+LEFTOVERS = ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq",
+             "model.layers.2.self_attn.rotary_emb.cos_cached", "model.rotary_emb.original_inv_freq"]
+
+
+def test_buffers_of_old_rotary_embeddings_are_let_through(make):
+    assert load_quietly(make(LEFTOVERS)).unused == ()
+
+
+@pytest.mark.parametrize("n_shards", [1, 3])
+def test_later_layers_are_let_through_when_the_first_are_opened(make, n_shards: int):
+    folder = make([LAYER + "self_attn.q_norm.weight"], n_shards)
+    assert load_quietly(folder, layers=1).unused == ()
+    with pytest.raises(lp.UnsupportedError, match="q_norm"):
+        lp.load(folder, layers=2)
+
+
+# ---- ignore ----
+
+
+def test_a_glob_that_matches_nothing_is_an_error(make):
+    folder = make(["score.weight"])
+    for glob, told in {
+        "*.q_norm.weight": "matches none of 31 tensors; unused is score.weight",
+        "model.norm.*": "matches no tensor that is left unused, only such as model.norm.weight",
+    }.items():
+        with pytest.raises(lp.ArgumentError, match=re.escape(f"ignore '{glob}' {told}")):
+            lp.load(folder, ignore=["score.*", glob])
+    with pytest.raises(lp.ArgumentError, match="none is unused"):
+        lp.load("demo", ignore="x")
+
+
+@pytest.mark.parametrize("ignore", [3, None, [3], [""], "", b"x", ["a", None]])
+def test_what_is_no_glob(ignore: Any):
+    with pytest.raises(lp.ArgumentError, match="ignore is .*glob"):
+        lp.load("demo", ignore=ignore)
+
+
+def test_a_used_tensor_that_a_glob_matches_too_stays(make):
+    model = load_quietly(make([LAYER + "mlp.up_proj.bias"]), ignore="*")
+    assert model.unused == (LAYER + "mlp.up_proj.bias",)
+    assert np.isfinite(model.run(IDS, points="logits")["logits"]).all()
+
+
+def test_a_run_records_it(make, tmp_path: Path):
+    names = [LAYER + "self_attn.q_norm.weight", "score.weight"]
+    with pytest.warns(UserWarning, match="score"):
+        run = lp.load(make(names), ignore="*.q_norm.*").run(IDS)
+    told = {"ignore": ["*.q_norm.*"], "unused_tensors": ["score.weight", names[0]]}
+    assert told.items() <= run.meta.items()
+    run.save(tmp_path / "out")
+    assert told.items() <= json.loads((tmp_path / "out" / "manifest.json").read_text()).items()
+    assert told.items() <= lp.read_run(tmp_path / "out").meta.items()
+
+
+# ---- the command line ----
+
+
+def test_commands_that_run_take_ignore(make, tmp_path: Path, command, recwarn):
+    name = LAYER + "self_attn.q_norm.weight"
+    folder, out, ids = make([name]), tmp_path / "out", tmp_path / "ids"
+    ids.write_text("5 1 96")
+    status, _, stderr = command("run", folder, "--ids", ids)
+    assert status == 1 and name in stderr and stderr.count("\n") == 1
+    ignore = ["--ignore", "*.q_norm.*"]
+    assert command("run", folder, "--ids", ids, "--out", out, *ignore)[0] == 0
+    status, stdout, stderr = command("verify", out)  # the run says what it passed over
+    assert status == 0, stdout
+    assert "passed over, as --ignore or the run says: tensors that match *.q_norm.*" in stderr
+    assert command("verify", out, "--model", folder, *ignore)[0] == 0
+    assert command("bench", folder, "--tokens", "2", "--repeat", "1", *ignore)[0] == 0
+    status, _, stderr = command("run", folder, "--ids", ids, "--ignore", "x")
+    assert status == 1 and "ignore 'x' matches none" in stderr
+
+
+def test_verify_without_what_the_run_ignored(make, tmp_path: Path, command):
+    """Another model that has no such tensor is compared all the same."""
+    lp.load(make(["score.weight"]), ignore="score.*").run(IDS).save(tmp_path / "out")
+    status, stdout, stderr = command("verify", tmp_path / "out", "--model", make([]))
+    assert status == 0, stdout + stderr
+    assert "not the model that the run was made with" in stderr
+
+
+def test_inspect_lists_them(make, command):
+    names = [LAYER + "mlp.up_proj.bias", "score.weight"]
+    status, stdout, _ = command("inspect", make(names), "--json")
+    told = json.loads(stdout)
+    assert status == 0 and told["unused"] == names and told["config"]["n_layers"] == 3
+    assert "mlp_bias is not true" in told["cannot_run"]
+    status, stdout, _ = command("inspect", make(names))
+    assert "cannot be run: holds 1 tensor" in stdout and "  score.weight\n" in stdout
+    told = json.loads(command("inspect", "demo", "--json")[1])
+    assert told["unused"] == [] and "cannot_run" not in told
+
+
+# ---- what a file has instead ----
+
+
+def renamed(spell: Callable[[str], str]) -> Callable[[dict], dict]:
+    return lambda weights: {spell(name): values for name, values in weights.items()}
+
+
+def fused(weights: dict) -> dict:
+    """As Phi-3 has it."""
+    kept = {n: w for n, w in weights.items() if not re.search("self_attn.[qkv]_proj", n)}
+    return kept | {f"model.layers.{i}.self_attn.qkv_proj.weight": np.ones((64, 48)) for i in range(3)}
+
+
+META = {"model.embed_tokens": "tok_embeddings", "model.norm": "norm", "lm_head": "output",
+        "model.layers.": "layers.", "self_attn.q_proj": "attention.wq"}
+
+
+def as_meta(name: str) -> str:
+    for ours, theirs in META.items():
+        name = name.replace(ours, theirs)
+    return name
+
+
+EMBED = "model.embed_tokens.weight"
+INSTEAD: dict[str, tuple[Callable[[dict], dict], str]] = {
+    "_orig_mod.": (renamed("_orig_mod.{}".format), f"the file has _orig_mod.{EMBED}, saved from"),
+    "base_model.model.": (renamed("base_model.model.{}".format),
+                          f"the file has base_model.model.{EMBED}, .*merge_and_unload"),
+    "module.": (renamed("module.{}".format), f"the file has module.{EMBED}"),
+    "model.language_model.": (
+        renamed(lambda n: n.replace("model.", "model.language_model.", 1)),
+        "the file has model.language_model.embed_tokens.weight",
+    ),
+    "no model.": (renamed(lambda n: n.removeprefix("model.")), "the file has embed_tokens.weight;"),
+    "Meta": (renamed(as_meta), "the file has tok_embeddings.weight: Meta's names"),
+    "fused": (fused, r"layers.0.self_attn.q_proj.weight is missing; the file has"
+                     r" model.layers.0.self_attn.qkv_proj.weight: fused"),
+    "other words": (
+        lambda w: {n.replace(".weight", ".qweight") if "up_proj" in n else n: v
+                   for n, v in w.items()},
+        "up_proj.weight is missing; the file has model.layers.0.mlp.up_proj.qweight",
+    ),
+    "a layer less": (
+        lambda w: {n: v for n, v in w.items() if ".layers.2." not in n},
+        "layers.2.input_layernorm.weight is missing; the file has 2 layers, the last is 1",
+    ),
+    "no head": (
+        lambda w: {n: v for n, v in w.items() if n != "lm_head.weight"},
+        "lm_head.weight is missing; it would be the embedding if tie_word_embeddings were true",
+    ),
+    "one of a layer": (
+        lambda w: {n: v for n, v in w.items() if n != LAYER + "self_attn.k_proj.weight"},
+        r"layers.1.self_attn.k_proj.weight is missing; the file has model.layers",
+    ),
+    "another model": (lambda w: {"transformer.wte.weight": w[EMBED]}, "has transformer.wte.weight"),
+    "nothing": (lambda w: {}, "the file has no tensor"),
+}
+
+
+@pytest.mark.parametrize("case", INSTEAD)
+def test_a_missing_tensor_says_what_is_there(tmp_path: Path, case: str, command):
+    change, told = INSTEAD[case]
+    config = models.make_config()
+    folder = models.write_checkpoint(tmp_path / "m", config, change(models.make_weights(config)))
+    with pytest.raises(lp.FormatError, match=told) as e:
+        lp.load(folder)
+    message = str(e.value)
+    assert message.startswith(f"{folder}: model.safetensors: tensor ") and message.isprintable()
+    assert json.loads(command("inspect", folder, "--json")[1])["cannot_run"] in message
+
+
+def test_a_file_of_many_other_names_is_refused_at_once(tmp_path: Path):
+    names = {f"model.other.{i}.weight": np.ones(1, np.float32) for i in range(50_000)}
+    folder = models.write_checkpoint(tmp_path / "m", models.make_config(), names)
+    with pytest.raises(lp.FormatError, match="embed_tokens.weight is missing; the file has model.ot"):
+        lp.load(folder)
+    assert read_config(folder).n_layers == 3
+
+
+def test_shards_without_their_index(make):
+    folder = make([], n_shards=3)
+    (folder / "model.safetensors.index.json").unlink()
+    with pytest.raises(lp.FileError) as e:
+        lp.load(folder)
+    assert str(e.value) == (
+        f"{folder}: holds 3 shards, model-00001-of-00003.safetensors,"
+        " model-00002-of-00003.safetensors, model-00003-of-00003.safetensors, but"
+        " model.safetensors.index.json is missing; it comes with them, download it too"
+    )
+
+
+def test_an_adapter_is_no_model(make):
+    folder = make([])
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    with pytest.raises(lp.FileError, match="adapter_model.safetensors, which is no model; merge it"):
+        lp.load(folder)
