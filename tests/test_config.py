@@ -1,8 +1,11 @@
 """config.json: what is read (what is refused: bad_inputs/config.py); the rotation to the last bit."""
 
+import ctypes
 import hashlib
 import json
 import os
+import platform
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,9 @@ import numpy as np
 import pytest
 from bad_inputs.config import LLAMA3
 
+import llamaprobe as lp
 from llamaprobe.config import Config, inverse_frequencies, read_config
-from llamaprobe.errors import ConfigError, FileError
+from llamaprobe.errors import ConfigError, FileError, UnsupportedError
 
 
 def write(folder: Path, config: dict[str, Any] | bytes | str) -> Path:
@@ -127,6 +131,158 @@ def test_keys_without_effect_are_ignored(tmp_path: Path) -> None:
             quantization_config=None,
             hidden_act="swish",
         )
+
+
+CHANGED = {
+    "is_causal": (False, None, 0, 1, "true"),  # eager attention takes null for false
+    "per_layer_config": ({"1": {"rms_norm_eps": 0.5}},),
+    "attribute_map": ({"rms_norm_eps": "eps"},),
+    "transformers_weights": ("other.safetensors", ["x"]),
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(k, v) for k, vs in CHANGED.items() for v in vs])
+def test_keys_that_transformers_reads_and_we_do_not_are_refused(
+    tmp_path: Path, key: str, value: Any
+) -> None:
+    with pytest.raises(UnsupportedError, match=f"config.json: {key} is "):
+        read(tmp_path, **{key: value})
+
+
+def test_the_same_keys_without_effect(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read(tmp_path, is_causal=True, per_layer_config=None, attribute_map={},
+             transformers_weights="model.safetensors", bias=False, logit_scale=1.0,
+             use_bidirectional_attention=False, no_rope_layers=[1, 1, 1], pruned_heads={},
+             attn_logit_softcapping=None, attention_multiplier=0)
+        read(tmp_path, bias=True, qkv_bias=True, attention_bias=True)
+
+
+FOREIGN = {
+    "use_bidirectional_attention": True, "rope_interleaved": True, "qk_norm": True, "bias": True,
+    "logit_scale": 2.0, "attn_logit_softcapping": 50.0, "query_pre_attn_scalar": 256,
+    "no_rope_layers": [1, 0, 1], "attention_chunk_size": 8192, "residual_multiplier": 0.5,
+}
+
+
+@pytest.mark.parametrize("key", FOREIGN)
+def test_keys_of_other_architectures_are_told(tmp_path: Path, key: str) -> None:
+    with pytest.warns(UserWarning, match=rf"{key} \(.*\): ignored, as transformers does") as told:
+        config = read(tmp_path, **{key: FOREIGN[key]})
+    assert config.notes == (str(told[0].message),) and len(told) == 1
+
+
+def test_keys_of_other_rotations_are_told(tmp_path: Path) -> None:
+    block = LLAMA3 | {"attention_factor": 3.0, "mscale": None}
+    with pytest.warns(UserWarning, match="json: rope_scaling.attention_factor: ignored"):
+        config = read(tmp_path, rope_scaling=block)
+    assert np.array_equal(config.inv_freq, read(tmp_path, rope_scaling=LLAMA3).inv_freq)
+
+
+def _transformers_logits(folder: Path) -> np.ndarray:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    )
+    with torch.no_grad():
+        return model(torch.tensor([[5, 1, 96, 5, 40]])).logits[0].numpy()
+
+
+def test_transformers_ignores_the_keys_of_other_architectures(random_checkpoint) -> None:
+    """And does not ignore is_causal: what we tell of both is true."""
+    folder = random_checkpoint()
+    plain = _transformers_logits(folder)
+    write(folder, models.make_config(**FOREIGN))
+    assert np.array_equal(_transformers_logits(folder), plain)
+    for value in (False, None):
+        write(folder, models.make_config(is_causal=value))
+        assert np.abs(_transformers_logits(folder) - plain).max() > 0.1
+
+
+def test_positions_whose_angle_has_no_sine(tmp_path: Path) -> None:
+    """sin and cos are computed up to 2^26 radians."""
+    with pytest.warns(UserWarning, match="4.642e.06 radians per position, .* at position 255; .* 67108864, so that a") as told:
+        config = read(tmp_path, rope_theta=1e-10, head_dim=6)
+    assert config.max_positions == 15 and config.notes == (str(told[0].message),)
+    assert config.raw["max_position_embeddings"] == 256
+    for keys in ({"rope_theta": 1e-30}, {"rope_scaling": {"type": "linear", "factor": 1e-8}}):
+        with pytest.raises(UnsupportedError, match="no prompt of two tokens can be run"):
+            read(tmp_path, **keys)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        most = read(tmp_path, rope_theta=1.0, max_position_embeddings=1 << 24)
+    assert most.max_positions == 1 << 24
+
+
+def test_the_last_position_that_has_a_sine_can_be_run(random_checkpoint) -> None:
+    folder = random_checkpoint(rope_theta=1e-10, head_dim=6)
+    with pytest.warns(UserWarning, match="15 tokens"):
+        model = lp.load(folder)
+    points = [point.name for point in model.points()]
+    run = model.run(list(range(15)), points=points)
+    assert not any(np.isnan(run[point]).any() for point in points)
+    with pytest.raises(lp.ArgumentError, match="16 tokens, over the 15"):
+        model.run(list(range(16)))
+    expected = _transformers_logits(folder)
+    logits = model.run([5, 1, 96, 5, 40], points="logits")["logits"]
+    assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+ROUNDINGS = {"x86_64": (0x400, 0x800, 0xC00), "aarch64": (0x400000, 0x800000, 0xC00000)}
+
+
+@pytest.mark.parametrize("way", range(3))
+@pytest.mark.parametrize(
+    "keys",
+    [{}, {"head_dim": 20, "rope_scaling": LLAMA3 | {"original_max_position_embeddings": 64}},
+     {"head_dim": 6, "rope_theta": 123456.7, "rope_scaling": {"type": "linear", "factor": 3}}],
+    ids=["plain", "llama3", "linear"],
+)
+def test_the_callers_rounding_changes_no_bit(
+    random_checkpoint, keys: dict[str, Any], way: int
+) -> None:
+    """Neither when a model is loaded, nor when it is run."""
+    if platform.machine() not in ROUNDINGS or not sys.platform.startswith("linux"):
+        pytest.skip("the numbers of the rounding modes are not known here")
+    libm = ctypes.CDLL("libm.so.6")
+    folder = random_checkpoint(**keys)
+    points = [point.name for point in lp.Model.points()]
+    model = lp.load(folder)
+    expected = model.run([5, 1, 96, 5, 40], points=points)
+    assert libm.fegetround() == 0
+    try:
+        mode = ROUNDINGS[platform.machine()][way]
+        assert libm.fesetround(mode) == 0
+        other = lp.load(folder)
+        runs = [m.run([5, 1, 96, 5, 40], points=points) for m in (model, other)]
+        assert libm.fegetround() == mode
+    finally:
+        libm.fesetround(0)
+    runs.append(other.run([5, 1, 96, 5, 40], points=points))
+    assert all(run.equals(expected) for run in runs)
+    for name in ("attention_scale", "rms_norm_eps", "rope_theta"):
+        assert getattr(other.config, name) == getattr(model.config, name)
+
+
+def test_the_rounding_is_put_back_after_an_error(tmp_path: Path) -> None:
+    if platform.machine() not in ROUNDINGS or not sys.platform.startswith("linux"):
+        pytest.skip("the numbers of the rounding modes are not known here")
+    libm, mode = ctypes.CDLL("libm.so.6"), ROUNDINGS[platform.machine()][1]
+    try:
+        libm.fesetround(mode)
+        with pytest.raises(ConfigError):
+            read(tmp_path, rms_norm_eps=0)
+        assert libm.fegetround() == mode
+    finally:
+        libm.fesetround(0)
+
+
+def test_the_sha256_is_that_of_the_file(tmp_path: Path) -> None:
+    config = read(tmp_path)
+    data = (tmp_path / "config.json").read_bytes()
+    assert config.sha256 == hashlib.sha256(data).hexdigest()
 
 
 def test_brackets_in_strings_are_no_levels(tmp_path: Path) -> None:
