@@ -31,7 +31,7 @@ from .points import shape as shape_of
 from .profile import Profile, Stage
 from .prompt import Prompt, TokenizerSource, is_batch, read_prompt
 from .run import Origin, Run
-from .source import find_folder
+from .source import find_folder, whole_path
 from .tensor_names import check_complete, find_unused, read_globs
 from .weights import Weights
 
@@ -91,7 +91,7 @@ def load(
     )
     is_own = isinstance(source, os.PathLike) or (source != "demo" and os.path.isdir(source))
     return open_model(
-        Opening(os.fspath(source), folder.absolute(), is_own, commit, threads, mmap, n_layers, globs)
+        Opening(os.fspath(source), whole_path(folder), is_own, commit, threads, mmap, n_layers, globs)
     )
 
 
@@ -102,7 +102,7 @@ class Opening:
     name: str
     """As it was requested: "demo", a folder, a repo id."""
     folder: Path
-    """Absolute."""
+    """Absolute, see `source.whole_path`."""
     is_own: bool
     """Whether the folder is one of the user's own: neither the demo's nor a repo's."""
     commit: str | None
@@ -141,7 +141,7 @@ class Model:
         self.config = config
         """Every number of the model that is not a weight."""
         self.path: Path = checkpoint.folder
-        """The folder that it was opened from, absolute."""
+        """The folder that it was opened from, from the root on."""
         self.ignore: tuple[str, ...] = opening.ignore
         """The globs that `load` was given."""
         self.unused: tuple[str, ...] = unused

@@ -33,6 +33,16 @@ def find_folder(source: object, revision: str, **hub: object) -> tuple[Path, str
     return folder, _commit(folder)
 
 
+def whole_path(path: Path) -> Path:
+    """The path from the root, so that a later chdir changes nothing; ".." stays, because a link may
+    stand before it. As given where only the current folder can be reached."""
+    try:
+        whole = path.absolute()
+        return whole if os.path.samefile(whole, path) else path
+    except OSError:
+        return path
+
+
 def find_local(source: object, revision: str) -> Path | None:
     """The folder of a model that is no repo's, None for a repo id.
 
@@ -86,7 +96,7 @@ def _not_a_folder(name: str) -> FileError | UnsupportedError:
             f"{shown}: only safetensors can be read; give the folder of a model that has them"
         )
     return FileError(
-        f"{shown}: is no folder; give the folder that holds config.json and the weights"
+        f"{shown}: is not a folder; give the folder that holds config.json and the weights"
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from . import _core
 from .checkpoint import open_checkpoint
 from .names import file_names
-from .source import find_folder
+from .source import find_folder, whole_path
 from .tables import SEPARATORS, Table, number_table, row_length, suffix_of, word_table
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _files(source: "Model | str | os.PathLike[str]") -> tuple[_core.Safetensors,
 
     if isinstance(source, Model):
         return source.weights._checkpoint.files
-    path = find_source(source).absolute()
+    path = whole_path(find_source(source))
     return (_core.Safetensors(path),) if os.path.isfile(path) else open_checkpoint(path).files
 
 

@@ -158,6 +158,82 @@ def test_the_links_of_a_hub_cache_are_followed(random_checkpoint, blobs: str):
     assert run.meta["revision"] == "a" * 40
 
 
+BLOB = "b" * 64
+
+
+@pytest.fixture
+def cached(random_checkpoint) -> Path:
+    """A snapshot in a hub cache, whose files are links to its blobs."""
+    snapshot = in_hub_cache(random_checkpoint())
+    cache = snapshot.parent.parent
+    (cache / "blobs").mkdir()
+    (snapshot / SINGLE).rename(cache / "blobs" / BLOB)
+    (snapshot / SINGLE).symlink_to(f"../../blobs/{BLOB}")
+    return snapshot
+
+
+def move(path: Path, to: Path) -> Path:
+    """To another disk, with a link in its place."""
+    to.mkdir(exist_ok=True)
+    moved = path.rename(to / path.name)
+    path.symlink_to(moved)
+    return moved
+
+
+@pytest.mark.parametrize("what", ["blobs", "the blob", "both", "the cache", "snapshots and blobs"])
+def test_blobs_and_snapshots_may_lie_on_another_disk(cached: Path, tmp_path: Path, what: str):
+    expected = load(cached).run([1, 2])
+    cache, disk = cached.parent.parent, tmp_path / "disk"
+    if what in ("the blob", "both"):
+        move(cache / "blobs" / BLOB, tmp_path / "other")
+    if what in ("blobs", "both", "snapshots and blobs"):
+        move(cache / "blobs", disk)
+    if what == "snapshots and blobs":
+        move(cache / "snapshots", disk)
+    if what == "the cache":
+        move(cache, disk)
+    (tmp_path / "link").symlink_to(cached)
+    for folder in (cached, tmp_path / "link", cached.resolve()):
+        run = load(folder).run([1, 2])
+        assert run.equals(expected)
+        assert run.weight_files[0][2] == (None if what in ("the blob", "both") else BLOB)
+
+
+def test_snapshots_elsewhere_with_whole_paths(cached: Path, tmp_path: Path):
+    cache = cached.parent.parent
+    (cached / SINGLE).unlink()
+    (cached / SINGLE).symlink_to(cache / "blobs" / BLOB)
+    move(cache / "snapshots", tmp_path / "disk")
+    assert load(cached).run([1]).meta["revision"] == "a" * 40
+
+
+def test_links_of_a_snapshot_still_end_in_its_blobs(cached: Path, tmp_path: Path):
+    """What a repository can say is a link of the snapshot and a name among the blobs."""
+    cache, weights = cached.parent.parent, tmp_path / "elsewhere"
+    weights.mkdir()
+    (cache / "blobs" / BLOB).rename(weights / BLOB)  # named by a hash, but no blob
+    move(cache / "blobs", tmp_path / "disk")
+    link, blobs = cached / SINGLE, cache / "blobs"
+    (weights / "plain").symlink_to(weights / BLOB)
+    (blobs / "plain").symlink_to(weights / BLOB)
+    (blobs / BLOB[:40]).symlink_to(weights / BLOB)
+    for target in (weights / BLOB, weights / "plain", "../../blobs/plain", "../../../../elsewhere/" + BLOB):
+        link.unlink()
+        link.symlink_to(target)
+        with pytest.raises(FileError, match="is a link out of its download, to .*; download it"):
+            open_checkpoint(cached)
+    link.unlink()
+    link.symlink_to(f"../../blobs/{BLOB[:40]}")
+    assert open_checkpoint(cached).links == {SINGLE: weights / BLOB}
+
+
+def test_links_that_go_in_a_circle(cached: Path):
+    (cached / SINGLE).unlink()
+    (cached / SINGLE).symlink_to(SINGLE)
+    with pytest.raises(FileError):
+        open_checkpoint(cached)
+
+
 # ---- files that change ----
 
 

@@ -195,7 +195,7 @@ def test_what_is_no_model(name: Any, error: type[Exception], told: str):
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_a_file_is_no_folder(folder: Path, name: str):
-    with pytest.raises(lp.FileError, match=f"{name}: is no folder; give the folder"):
+    with pytest.raises(lp.FileError, match=f"{name}: is not a folder; give the folder"):
         lp.load(folder / name)
 
 
