@@ -39,13 +39,13 @@ _MAX_LINKS = 40  # as many as the system follows
 _SHOWN = 5  # so many names in a message
 
 # What else holds the weights of a Llama, and why that is no use here.
-_OTHERS = {
+OTHER_FORMATS = {
     ".gguf": "GGUF, whose weights are converted and mostly quantised; take the safetensors that it"
     " was made from",
     ".bin": "PyTorch pickle, which can run code; convert it with transformers: "
     "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)",
 }
-_OTHERS |= dict.fromkeys((".pth", ".pt", ".ckpt"), _OTHERS[".bin"])
+OTHER_FORMATS |= dict.fromkeys((".pth", ".pt", ".ckpt"), OTHER_FORMATS[".bin"])
 
 
 class Tensor(NamedTuple):
@@ -140,7 +140,7 @@ def _exists(fd: int, name: str) -> bool:
 def _nothing_found(folder: Path, fd: int) -> Error:
     names = sorted(os.listdir(fd))
     for name in names:
-        if why := _OTHERS.get(os.path.splitext(name)[1].lower()):
+        if why := OTHER_FORMATS.get(os.path.splitext(name)[1].lower()):
             return UnsupportedError(f"{_shown(folder)}: holds {printable(name, 80)}, which is {why}")
     others = [name for name in names if name.endswith(".safetensors")]
     shards = [name for name in others if _SERIES.fullmatch(name)]

@@ -9,6 +9,9 @@
 So each finds what the other one fetched. The ref is written last: until everything of a new commit
 is there, the revision is what it was. The listing has a place of our own: in theirs it would make
 their client refuse, offline, a snapshot that lacks files which llamaprobe does not need.
+
+The cache is its owner's: `blobs`, `snapshots` or a single blob may be links to another disk. What a
+repository names is a file of a snapshot, and that ends in a blob.
 """
 
 import contextlib
@@ -25,6 +28,7 @@ from .store import TAG, Check, Note, Pause, hold, looking, unfinished_name
 
 _OURS = ".llamaprobe"
 # The hub's client keeps one copy for all repositories beside them, under a name of its own making.
+_RELATIVE_POINTER = re.compile(r"\.\./\.\./blobs/([0-9a-f]{40}|[0-9a-f]{64})")
 _SHARED_BLOB = re.compile(r"\.\./\.\./blobs/[0-9a-f]{2}/[0-9a-f]{64}")
 
 
@@ -41,14 +45,15 @@ class CacheStore:
     def has(self, file: RepoFile) -> bool:
         *folders, name = file.path.split("/")
         with looking(), self._open() as root:
-            with root.inside("snapshots", self._commit, *folders) as folder:
+            with self._own(root, "snapshots", self._commit, *folders) as folder:
                 found = folder.stat(name)
                 if found is None:
                     return False
                 if stat.S_ISREG(found.st_mode):  # a file system without links
                     return found.st_size == file.size
-                if folder.readlink(name) != _pointer(file):
+                if folder.readlink(name) not in (_pointer(file), self._whole_pointer(file)):
                     return False
+                os.stat(name, dir_fd=folder.fd)  # leads nowhere when `snapshots` was moved alone
             return self._has_blob(root, file)
         return False
 
@@ -73,12 +78,12 @@ class CacheStore:
 
     @contextlib.contextmanager
     def incomplete(self, file: RepoFile, is_locked: bool = True) -> Iterator[tuple[Folder, str]]:
-        with self._open(create=True) as root, root.inside("blobs", create=True) as blobs:
+        with self._open(create=True) as root, self._own(root, "blobs", create=True) as blobs:
             yield blobs, unfinished_name(blobs, file.etag, is_locked)
 
     def publish(self, file: RepoFile, name: str) -> None:
         with self._open(create=True) as root:
-            with root.inside("blobs", create=True) as blobs:
+            with self._own(root, "blobs", create=True) as blobs:
                 blobs.replace(name, blobs, file.etag)
                 blobs.sync()
             self._point(root, file)
@@ -93,7 +98,7 @@ class CacheStore:
         with (
             looking(),
             self._open() as root,
-            root.inside("snapshots", self._commit, *folders) as folder,
+            self._own(root, "snapshots", self._commit, *folders) as folder,
         ):
             return folder.read(name, limit)
         return None
@@ -102,7 +107,7 @@ class CacheStore:
         """A descriptor of the bytes, None if they are not here."""
         with looking(), self._open() as root:
             if self._has_blob(root, file):
-                with root.inside("blobs") as blobs:
+                with self._own(root, "blobs") as blobs:
                     return os.open(file.etag, os.O_RDONLY | os.O_CLOEXEC, dir_fd=blobs.fd)
         return None
 
@@ -129,14 +134,47 @@ class CacheStore:
                 if cache.stat("CACHEDIR.TAG") is None:
                     cache.write("CACHEDIR.TAG", TAG, scratch)
 
+    def mend(self) -> None:
+        """Makes the links of a snapshot lead to the blobs again when `snapshots` was moved, with a
+        link in its place, and `blobs` was not: the way between them is relative."""
+        if not os.path.islink(self.root / "snapshots"):
+            return
+        with (
+            contextlib.suppress(OSError),
+            self._open() as root,
+            self._own(root, "snapshots", self._commit) as folder,
+        ):
+            for name in os.listdir(folder.fd):
+                blob = _RELATIVE_POINTER.fullmatch(folder.readlink(name) or "")
+                if blob and not os.path.exists(folder.path / name):
+                    folder.link(name, str(self._blob(blob[1])))
+
     def _open(self, create: bool = False) -> Folder:
         return Folder.open(self.root, create=create)
 
+    @contextlib.contextmanager
+    def _own(
+        self, root: Folder, place: str, *segments: str, create: bool = False
+    ) -> Iterator[Folder]:
+        """`blobs` or `snapshots`, and folders below it. The cache is its owner's, who may have put
+        these two on another disk; below them no link is followed."""
+        with Folder.open(root.path / place, create=create) as own:
+            with own.inside(*segments, create=create) as folder:
+                yield folder
+
+    def _blob(self, etag: str) -> Path:
+        return self.root.absolute() / "blobs" / etag
+
+    def _whole_pointer(self, file: RepoFile) -> str:
+        return str(self._blob(file.etag))
+
     def _has_blob(self, root: Folder, file: RepoFile) -> bool:
-        with looking(), root.inside("blobs") as blobs:
+        with looking(), self._own(root, "blobs") as blobs:
             found = blobs.stat(file.etag)
             if found is not None and stat.S_ISLNK(found.st_mode):
-                if not _SHARED_BLOB.fullmatch(blobs.readlink(file.etag) or ""):
+                target = blobs.readlink(file.etag) or ""
+                # Its owner may have put it on another disk; the name is the promise about the bytes.
+                if not _SHARED_BLOB.fullmatch(target) and os.path.basename(target) != file.etag:
                     return False
                 found = os.stat(file.etag, dir_fd=blobs.fd)
             return found is not None and stat.S_ISREG(found.st_mode) and found.st_size == file.size
@@ -144,11 +182,13 @@ class CacheStore:
 
     def _point(self, root: Folder, file: RepoFile) -> None:
         *folders, name = file.path.split("/")
-        with root.inside("snapshots", self._commit, *folders, create=True) as folder:
-            if folder.readlink(name) == _pointer(file):
+        moved = os.path.islink(root.path / "snapshots")
+        pointer = self._whole_pointer(file) if moved else _pointer(file)
+        with self._own(root, "snapshots", self._commit, *folders, create=True) as folder:
+            if folder.readlink(name) == pointer:
                 return
-            if not folder.link(name, _pointer(file)):
-                with root.inside("blobs") as blobs:  # the bytes move to where they are looked for
+            if not folder.link(name, pointer):
+                with self._own(root, "blobs") as blobs:  # the bytes move to where they are looked for
                     blobs.replace(file.etag, folder, name)
             folder.sync()
 

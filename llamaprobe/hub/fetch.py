@@ -30,7 +30,7 @@ from .errors import (
 from .listing import Listing, RepoFile
 from .local_store import LocalStore, check_local_names, read_marker
 from .names import check_chosen, check_repo_id, check_revision, is_commit
-from .selection import INDEX, MAX_INDEX, looks_complete, needs_index, select
+from .selection import INDEX, MAX_INDEX, looks_complete, missing, needs_index, select
 from .settings import Settings, Token, hide, read_settings, read_token
 from .store import Store
 
@@ -239,6 +239,8 @@ class Job:
         """The folder of a commit, if all chosen files are in it. `strict`: see
         `selection.looks_complete`; without it what is in doubt is read and hashed."""
         store = self.store(commit)
+        if isinstance(store, CacheStore):
+            store.mend()
         listing = store.listing()
         if listing is None:
             plain = not self.choice.include and not self.choice.exclude
@@ -266,10 +268,19 @@ class Job:
         if found is None:
             where = self.local_dir or self.settings.cache_dir
             raise OfflineError(
-                f"{self.repo_id} at {self.revision}: not complete in {where}, and {why}; run it"
-                f" once with a connection"
+                f"{self.repo_id} at {self.revision}: not complete in {where}{self._missing()}, and"
+                f" {why}; run it once with a connection"
             )
         return found
+
+    def _missing(self) -> str:
+        """What stands in the way, where something of the model is here: " (config.json is not ...)"."""
+        folder = self.local_dir
+        if folder is None:
+            commit = read_ref(self.settings.cache_dir / repo_folder(self.repo_id), self.revision)
+            folder = self.store(commit).path if commit is not None and is_commit(commit) else None
+        fact = missing(folder, self.choice.layers) if folder is not None else ""
+        return f" ({fact})" if fact else ""
 
     # ---- what the hub has ----
 

@@ -12,7 +12,8 @@ import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from ..errors import ArgumentError, FormatError
+from ..checkpoint import OTHER_FORMATS
+from ..errors import ArgumentError, Error, FormatError
 from ..names import printable
 from .listing import Listing, RepoFile
 
@@ -116,6 +117,36 @@ def looks_complete(folder: Path, layers: Collection[int] | None, strict: bool) -
     except (OSError, FormatError):
         return False
     return all(os.path.exists(folder / name) for name in names)
+
+
+def missing(folder: Path, layers: Collection[int] | None) -> str:
+    """Why a folder is not complete, as far as a look at it tells; "" when there is none, or nothing
+    is missing."""
+    try:
+        held = sorted(os.listdir(folder))
+        if SINGLE in held:
+            needed = {"config.json", SINGLE}
+        elif INDEX in held:
+            needed = {"config.json", INDEX}
+            with open(folder / INDEX, "rb") as file:
+                needed |= shards(file.read(MAX_INDEX), layers)
+        else:
+            return _without_weights(held)
+    except (OSError, Error):
+        return ""
+    for name in sorted(needed):
+        if not os.path.lexists(folder / name):
+            return f"{name} is not there"
+        if not os.path.exists(folder / name):
+            return f"{name} is a link to {printable(os.readlink(folder / name))}, which is not there"
+    return ""
+
+
+def _without_weights(held: list[str]) -> str:
+    for name in held:
+        if why := OTHER_FORMATS.get(os.path.splitext(name)[1].lower()):
+            return f"it holds no safetensors, but {printable(name, 80)}, which is {why}"
+    return f"neither {SINGLE} nor {INDEX} is there"
 
 
 def _weights(
