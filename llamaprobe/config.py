@@ -89,7 +89,7 @@ class Config:
     tied_head: bool
     """The file says that logits use the embedding matrix."""
     qk_norm: bool
-    """False for every Llama."""
+    """False for every Llama; a file with such norms is refused when it is opened."""
     bos_token_id: int | None
     eos_token_id: int | tuple[int, ...] | None
     dtype: str | None
