@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from . import _core
 from .errors import ArgumentError, FormatError
 from .names import printable
 
@@ -48,8 +49,12 @@ class FixedPoint:
         """Words, how many values were saturated, how many are NaN.
 
         Rounds to nearest, ties to even; what then lies beyond the smallest or the largest number,
-        infinities too, becomes that number. NaN becomes 0.
+        infinities too, becomes that number. NaN becomes 0. The caller's rounding mode changes nothing.
         """
+        found: tuple[np.ndarray, int, int] = _core.call_rounded(self._encode, values)
+        return found
+
+    def _encode(self, values: np.ndarray) -> tuple[np.ndarray, int, int]:
         with np.errstate(invalid="ignore", over="ignore"):  # signalling NaN; beyond float64
             scaled = np.rint(values.astype(np.float64) * 2.0**self.n)
         half = 1 << (self.m + self.n - 1)
@@ -59,6 +64,10 @@ class FixedPoint:
 
     def decode(self, words: np.ndarray) -> np.ndarray:
         """Words of m + n bits -> float32."""
+        numbers: np.ndarray = _core.call_rounded(self._decode, words)
+        return numbers
+
+    def _decode(self, words: np.ndarray) -> np.ndarray:
         half = 1 << (self.m + self.n - 1)
         whole = (words.astype(np.int64) ^ half) - half
         return (whole / 2.0**self.n).astype(np.float32)

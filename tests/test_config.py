@@ -266,6 +266,26 @@ def test_the_callers_rounding_changes_no_bit(
         assert getattr(other.config, name) == getattr(model.config, name)
 
 
+def test_flushing_denormals_changes_no_bit(random_checkpoint) -> None:
+    """torch, which sets it for the calling thread, is one of those who do."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    folder = random_checkpoint(rms_norm_eps=1e-40, rope_theta=3e38, dtype="F16")
+    points = [point.name for point in lp.Model.points()]
+    model = lp.load(folder)
+    expected = model.run([5, 1, 96, 5, 40], points=points)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("torch cannot set it here")
+    try:
+        other = lp.load(folder)
+        runs = [m.run([5, 1, 96, 5, 40], points=points) for m in (model, other)]
+        flushes = float(torch.tensor(1e-40) * 1) == 0
+    finally:
+        torch.set_flush_denormal(False)
+    assert flushes and all(run.equals(expected) for run in runs)
+    assert other.config.rms_norm_eps == 1e-40
+    assert np.array_equal(other.config.inv_freq.view(np.uint32), model.config.inv_freq.view(np.uint32))
+
+
 def test_the_rounding_is_put_back_after_an_error(tmp_path: Path) -> None:
     if platform.machine() not in ROUNDINGS or not sys.platform.startswith("linux"):
         pytest.skip("the numbers of the rounding modes are not known here")

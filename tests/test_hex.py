@@ -1,9 +1,12 @@
 """Words for hardware: what a simulator reads is what was written; fixed point rounds and saturates as it says."""
 
+import ctypes
 import json
+import platform
 import re
 import shutil
 import subprocess
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -108,6 +111,24 @@ def fixed(value, m, n):
     whole = round(Fraction(float(value)) * 2**n) if np.isfinite(value) else np.sign(value) * 2**99
     kept = max(-half, min(half - 1, int(whole)))
     return kept & (2 * half - 1), kept != whole
+
+
+@pytest.mark.parametrize("mode", [0x400, 0x800, 0xC00])
+def test_the_callers_rounding_changes_no_word(tmp_path, mode):
+    if platform.machine() != "x86_64" or sys.platform != "linux":
+        pytest.skip("the numbers of the rounding modes are those of x86-64")
+    libm = ctypes.CDLL("libm.so.6")
+    values = np.array([0.3, -0.3, 1 / 3, 100.7, -1e-9], np.float32)
+    expected = [fixed(value, 8, 8)[0] for value in values]
+    try:
+        assert libm.fesetround(mode) == 0
+        lp.write(tmp_path / "x.hex", values, format="q8.8")
+        found = lp.read(tmp_path / "x.hex")
+    finally:
+        libm.fesetround(0)
+    assert np.array_equal(found, lp.read(tmp_path / "x.hex"))
+    words = [int(line, 16) for line in (tmp_path / "x.hex").read_text().splitlines()[1:]]
+    assert words == expected
 
 
 @pytest.mark.parametrize("m, n", [(1, 0), (1, 15), (4, 12), (8, 8), (3, 9), (3, 7), (2, 6), (16, 16), (1, 31)])
