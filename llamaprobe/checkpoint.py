@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from . import _core
 from .errors import Error, FileError, FormatError, UnsupportedError
-from .json_file import MAX_PATH, read_object, show
+from .json_file import MAX_PATH, describe_wrong_content, read_object, read_regular, show
 from .names import counted, printable
 
 SINGLE = "model.safetensors"
@@ -121,12 +121,24 @@ def _open(folder: Path, fd: int, mmap: bool, layers: int | None) -> Checkpoint:
     _check_present(folder, fd, names)
     links = _links(folder, fd, names)
     with named(folder):
-        files = tuple(_core.Safetensors(folder / name, mmap=mmap, dir_fd=fd) for name in names)
+        files = tuple(_open_file(folder / name, fd, mmap) for name in names)
     tensors = _tensors(folder, files)
     if index is not None:
         _check_map(index, tensors)
         _check_total(index, tensors)
     return Checkpoint(folder, files, tensors, links)
+
+
+def _open_file(path: Path, fd: int, mmap: bool) -> _core.Safetensors:
+    try:
+        return _core.Safetensors(path, mmap=mmap, dir_fd=fd)
+    except FormatError as e:
+        fact = None
+        with contextlib.suppress(Error, OSError):
+            fact = describe_wrong_content(read_regular(path, 1024))
+        if fact is None or "Git LFS" in str(e):
+            raise
+        raise FormatError(f"{path.name}: {fact}") from None
 
 
 def _exists(fd: int, name: str) -> bool:
@@ -141,7 +153,9 @@ def _nothing_found(folder: Path, fd: int) -> Error:
     names = sorted(os.listdir(fd))
     for name in names:
         if why := OTHER_FORMATS.get(os.path.splitext(name)[1].lower()):
-            return UnsupportedError(f"{_shown(folder)}: holds {printable(name, 80)}, which is {why}")
+            return UnsupportedError(
+                f"{_shown(folder)}: holds {printable(name, 80)}, which is {why}"
+            )
     others = [name for name in names if name.endswith(".safetensors")]
     shards = [name for name in others if _SERIES.fullmatch(name)]
     if shards:
@@ -185,12 +199,14 @@ def _read_index(folder: Path, fd: int) -> _Index:
     index = read_object(str(path), _MAX_INDEX, FormatError)
     found = index.get("weight_map")
     if type(found) is not dict or not found:
-        raise FormatError(f"{_shown(path)}: weight_map is {show(found)}; it must map tensors to files")
+        raise FormatError(
+            f"{_shown(path)}: weight_map is {show(found)}; it must map tensors to files"
+        )
     for tensor, name in found.items():
         if type(name) is not str or not _NAME.fullmatch(name) or len(name) > _MAX_NAME:
             raise FormatError(
-                f"{_shown(path)}: weight_map of {show(tensor)} is {show(name)}; it must be the name of a"
-                " .safetensors file in the same folder: letters, digits, '.', '_' and '-'"
+                f"{_shown(path)}: weight_map of {show(tensor)} is {show(name)}; it must be the name of"
+                " a .safetensors file in the same folder: letters, digits, '.', '_' and '-'"
             )
     metadata = index.get("metadata")
     return _Index(path, found, metadata.get("total_size") if type(metadata) is dict else None)
@@ -200,8 +216,8 @@ def _check_present(folder: Path, fd: int, names: tuple[str, ...]) -> None:
     missing = [name for name in names if not _exists(fd, name)]
     if missing:
         raise FileError(
-            f"{_shown(folder)}: {len(missing)} of {len(names)} shards are missing: {_list(missing)};"
-            " download them again"
+            f"{_shown(folder)}: {len(missing)} of {len(names)} shards are missing:"
+            f" {_list(missing)}; download them again"
         )
 
 
@@ -279,8 +295,8 @@ def _download_roots(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _passes_a_blob(link: Path, blobs: list[Path]) -> bool:
-    """Whether a chain of links goes through a blob that is named by its hash. Then it is the cache's
-    owner who has put that blob on another disk: what was downloaded can only name it."""
+    """Whether a chain of links goes through a blob that is named by its hash. Then the cache's owner
+    has put that blob on another disk: what was downloaded can only name it."""
     for _ in range(_MAX_LINKS):
         at = Path(os.path.realpath(link.parent))
         if _HASH.fullmatch(link.name) and any(place in (at, at.parent) for place in blobs):

@@ -5,8 +5,9 @@ inside `rope_parameters` (transformers 5). config.json comes from a stranger: ty
 (2048.0 and true are no integers), every number has a range, keys that contradict each other are an
 error. What would need other maths than a plain Llama's is refused by name, never approximated; a
 key of another architecture, which transformers ignores in a Llama, is a warning; keys that do not
-touch the maths are ignored. Numbers do not depend on the caller's rounding mode. Nothing that decides a value is guessed: the only defaults
-are those that the Llama class has always had (no biases, untied head, n_kv_heads = n_heads, SiLU).
+touch the maths are ignored. Nothing that decides a value is guessed: the only defaults are those
+that the Llama class has always had (no biases, untied head, n_kv_heads = n_heads, SiLU). Numbers do
+not depend on the caller's rounding mode.
 """
 
 import hashlib
@@ -39,8 +40,8 @@ _SHOWN = 5  # so many names in a message
 # Keys by which models that are no plain Llama say that they compute something else. In a Llama
 # transformers 5 reads none of them.
 _FOREIGN = (
-    *("use_bidirectional_attention", "rope_interleaved", "no_rope_layers", "no_rope_layer_interval"),
-    *("qk_norm", "use_qk_norm", "bias", "use_bias", "qkv_bias", "clip_qkv", "alibi"),
+    *("use_bidirectional_attention", "no_rope_layers", "no_rope_layer_interval"),
+    *("rope_interleaved", "qk_norm", "use_qk_norm", "bias", "use_bias", "qkv_bias", "clip_qkv", "alibi"),
     *("logit_scale", "logits_scaling", "embedding_multiplier", "residual_multiplier", "scale_emb"),
     *("attention_multiplier", "query_pre_attn_scalar", "scale_depth", "attention_chunk_size"),
     *("attn_logit_softcapping", "final_logit_softcapping", "attn_temperature_tuning"),

@@ -90,8 +90,9 @@ def load(
         **part,
     )
     is_own = isinstance(source, os.PathLike) or (source != "demo" and os.path.isdir(source))
+    folder = whole_path(folder)
     return open_model(
-        Opening(os.fspath(source), whole_path(folder), is_own, commit, threads, mmap, n_layers, globs)
+        Opening(os.fspath(source), folder, is_own, commit, threads, mmap, n_layers, globs)
     )
 
 
@@ -126,6 +127,11 @@ def open_model(opening: Opening) -> "Model":
         raise UnsupportedError(f"{where}: {unused.refusal(config)}")
     if unused.others:
         warnings.warn(f"{where}: {unused.warning(config)}", stacklevel=3)
+    if os.path.exists(opening.folder / "adapter_config.json"):
+        warnings.warn(
+            f"{where}: adapter_config.json beside the weights is of a LoRA, which is not applied",
+            stacklevel=3,
+        )
     return Model(config, checkpoint, opening, unused.passed_over)
 
 

@@ -29,7 +29,7 @@ def recorded_models(saved: Saved) -> list[tuple[str, str]]:
 
 
 def open_for(saved: Saved, name: str, **options: Any) -> "Model":
-    """`load`, no more layers of it than the run's model had, and with the `ignore` of the run unless
+    """`load`, no more layers of it than the run's model had, and with the run's `ignore` unless
     `options` have one. Raises as `load`."""
     recorded = () if options.get("ignore") else _ignored(saved)
     if recorded:

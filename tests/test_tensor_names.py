@@ -335,3 +335,24 @@ def test_an_adapter_is_no_model(make):
     (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
     with pytest.raises(lp.FileError, match="adapter_model.safetensors, which is no model; merge it"):
         lp.load(folder)
+
+
+def test_an_adapter_beside_the_weights_is_told(make):
+    folder = make([])
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.warns(UserWarning, match="adapter_config.json .* is not applied") as told:
+        lp.load(folder)
+    assert len(told) == 1 and told[0].filename == __file__
+
+
+@pytest.mark.parametrize("n_shards", [1, 2])
+def test_a_web_page_in_place_of_weights_is_named(make, n_shards: int):
+    folder = make([], n_shards=n_shards)
+    file = sorted(folder.glob("*.safetensors"))[-1]
+    file.write_text("<!DOCTYPE html><html>" + "x" * 5000)
+    with pytest.raises(lp.FormatError) as e:
+        lp.load(folder)
+    assert str(e.value) == f"{folder}: {file.name}: is a web page and not the file itself; download the file again"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64)
+    with pytest.raises(lp.FormatError, match="is a Git LFS pointer of 118 bytes and not the weights"):
+        lp.load(folder)

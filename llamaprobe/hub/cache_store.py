@@ -173,7 +173,7 @@ class CacheStore:
             found = blobs.stat(file.etag)
             if found is not None and stat.S_ISLNK(found.st_mode):
                 target = blobs.readlink(file.etag) or ""
-                # Its owner may have put it on another disk; the name is the promise about the bytes.
+                # The owner may have put it on another disk; its name is what promises the bytes.
                 if not _SHARED_BLOB.fullmatch(target) and os.path.basename(target) != file.etag:
                     return False
                 found = os.stat(file.etag, dir_fd=blobs.fd)
@@ -188,7 +188,8 @@ class CacheStore:
             if folder.readlink(name) == pointer:
                 return
             if not folder.link(name, pointer):
-                with self._own(root, "blobs") as blobs:  # the bytes move to where they are looked for
+                # The bytes move to where they are looked for.
+                with self._own(root, "blobs") as blobs:
                     blobs.replace(file.etag, folder, name)
             folder.sync()
 
