@@ -205,8 +205,8 @@ def _read_index(folder: Path, fd: int) -> _Index:
     for tensor, name in found.items():
         if type(name) is not str or not _NAME.fullmatch(name) or len(name) > _MAX_NAME:
             raise FormatError(
-                f"{_shown(path)}: weight_map of {show(tensor)} is {show(name)}; it must be the name of"
-                " a .safetensors file in the same folder: letters, digits, '.', '_' and '-'"
+                f"{_shown(path)}: weight_map of {show(tensor)} is {show(name)}; it must be the name"
+                " of a .safetensors file in the same folder: letters, digits, '.', '_' and '-'"
             )
     metadata = index.get("metadata")
     return _Index(path, found, metadata.get("total_size") if type(metadata) is dict else None)
@@ -250,7 +250,7 @@ def _check_total(index: _Index, tensors: Mapping[str, Tensor]) -> None:
         warnings.warn(
             f"{_shown(index.path)}: total_size is {show(index.total_size)}, but the tensors have"
             f" {n_bytes} bytes",
-            stacklevel=5,
+            stacklevel=6,  # the caller of load
         )
 
 
@@ -295,8 +295,8 @@ def _download_roots(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _passes_a_blob(link: Path, blobs: list[Path]) -> bool:
-    """Whether a chain of links goes through a blob that is named by its hash. Then the cache's owner
-    has put that blob on another disk: what was downloaded can only name it."""
+    """Whether a chain of links goes through a blob that is named by its hash: then the owner of the
+    cache has put that blob on another disk, because what was downloaded can only name it."""
     for _ in range(_MAX_LINKS):
         at = Path(os.path.realpath(link.parent))
         if _HASH.fullmatch(link.name) and any(place in (at, at.parent) for place in blobs):

@@ -41,7 +41,8 @@ _SHOWN = 5  # so many names in a message
 # transformers 5 reads none of them.
 _FOREIGN = (
     *("use_bidirectional_attention", "no_rope_layers", "no_rope_layer_interval"),
-    *("rope_interleaved", "qk_norm", "use_qk_norm", "bias", "use_bias", "qkv_bias", "clip_qkv", "alibi"),
+    *("rope_interleaved", "qk_norm", "use_qk_norm", "bias", "use_bias", "qkv_bias", "clip_qkv"),
+    "alibi",
     *("logit_scale", "logits_scaling", "embedding_multiplier", "residual_multiplier", "scale_emb"),
     *("attention_multiplier", "query_pre_attn_scalar", "scale_depth", "attention_chunk_size"),
     *("attn_logit_softcapping", "final_logit_softcapping", "attn_temperature_tuning"),
@@ -104,7 +105,7 @@ class Config:
     """Of config.json; "" when the numbers come from elsewhere."""
 
 
-def read_config(path: str | os.PathLike[str]) -> Config:
+def read_config(path: str | os.PathLike[str], *, stacklevel: int = 2) -> Config:
     """Read and check the config of a model: a folder that holds config.json, or that file.
 
     A key that is ignored although its author meant something by it (`auto_map`, `logit_scale`), or
@@ -122,7 +123,7 @@ def read_config(path: str | os.PathLike[str]) -> Config:
             raise _no_model(folder)
     config: Config = _core.call_rounded(_read, file)
     for note in config.notes:
-        warnings.warn(note, stacklevel=2)
+        warnings.warn(note, stacklevel=stacklevel)
     return config
 
 

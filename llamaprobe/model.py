@@ -116,7 +116,7 @@ class Opening:
 
 def open_model(opening: Opening) -> "Model":
     """`load`, when the folder is known. Raises as `load`."""
-    whole = read_config(opening.folder)
+    whole = read_config(opening.folder, stacklevel=4)
     config = _first_layers(whole, opening.layers)
     checkpoint = open_checkpoint(opening.folder, mmap=opening.mmap, layers=opening.layers)
     config = _with_head(config, checkpoint)

@@ -269,3 +269,13 @@ def test_an_error_of_the_hub_tells_of_the_folder_too(monkeypatch: pytest.MonkeyP
     told = r"no such repository \(there is no folder owner/name here either\)$"
     with pytest.raises(lp.HubError, match=told):
         lp.load("owner/name")
+
+
+def test_warnings_name_the_line_that_loads(random_checkpoint):
+    folder = random_checkpoint(n_shards=2, logit_scale=2.0)
+    index = folder / "model.safetensors.index.json"
+    told = json.loads(index.read_text()) | {"metadata": {"total_size": 1}}
+    index.write_text(json.dumps(told))
+    with pytest.warns(UserWarning) as warned:
+        lp.load(folder)
+    assert len(warned) == 2 and {warning.filename for warning in warned} == {__file__}

@@ -274,7 +274,7 @@ class Job:
         return found
 
     def _missing(self) -> str:
-        """What stands in the way, where some of the model is here: " (config.json is not there)"."""
+        """What is missing, where some of the model is here: " (config.json is not there)"."""
         folder = self.local_dir
         if folder is None:
             commit = read_ref(self.settings.cache_dir / repo_folder(self.repo_id), self.revision)
