@@ -79,7 +79,7 @@ def test_what_would_change_the_values_is_refused_by_name(make, name: str):
     with pytest.raises(lp.UnsupportedError) as e:
         lp.load(folder)
     message = str(e.value)
-    assert message.startswith(f"{folder}: holds 1 tensor that is not used") and name in message
+    assert message.startswith(f"{folder}: holds 1 tensor that a run does not use") and name in message
     assert "--ignore" in message and message.isprintable() and len(message) < 700
     model = load_quietly(folder, ignore=name)
     assert model.unused == (name,) and model.ignore == (name,)

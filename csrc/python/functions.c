@@ -92,7 +92,8 @@ PyMethodDef lp_functions[] = {
     {"roof", roof, METH_VARARGS,
      "roof(n_threads): (FLOP, bytes read from memory) per second that the machine can do now."},
     {"call_rounded", call_rounded, METH_VARARGS,
-     "call_rounded(function, arg): function(arg), rounding to nearest even and keeping denormals, whatever the mode of\n"
+     "call_rounded(function, arg): function(arg), rounding to nearest even and keeping denormals, whatever the mode "
+     "of\n"
      "the calling thread, which it has again afterwards."},
     {NULL, NULL, 0, NULL},
 };
