@@ -99,9 +99,9 @@ class Unused:
         if any(_LORA.search(name) for name in self.refused):
             reasons.append("a LoRA has to be merged into its weights first")
         return (
-            f"holds {counted(n, 'tensor')} that a run does not use, so config.json describes another"
-            f" model: {_grouped(self.refused)}{'; '.join(reasons)}; ignore= of load (--ignore GLOB)"
-            " passes over them"
+            f"holds {counted(n, 'tensor')} that a run does not use, so config.json describes"
+            f" another model: {_grouped(self.refused)}{'; '.join(reasons)}; ignore= of load"
+            " (--ignore GLOB) passes over them"
         )
 
     def warning(self, config: Config) -> str:
@@ -113,7 +113,8 @@ class Unused:
         layers = f" (num_hidden_layers is {config.n_layers})" if beyond else ""
         return (
             f"{counted(n, 'tensor')} of its weights {'is' if n == 1 else 'are'} not used:"
-            f" {_grouped(self.others)}{layers}; ignore= of load (--ignore GLOB) turns this warning off"
+            f" {_grouped(self.others)}{layers}; ignore= of load (--ignore GLOB) turns this warning"
+            " off"
         )
 
 
