@@ -10,6 +10,8 @@ from typing_extensions import Buffer
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+ARITHMETIC_VERSION: int
+"""Of docs/arithmetic.md: runs of another version have other bits."""
 
 class Safetensors:
     """One open safetensors file, its header proved. The map lives until the last array and model that use it."""

@@ -55,7 +55,7 @@ class Case:
 
 def cases() -> list[Case]:
     """The config space: heads, head_dim, rope, biases, head, dtype, shards, and sizes on both sides
-    of the 256 terms after which the core begins a new partial sum."""
+    of the 64 terms after which the core begins a new partial sum."""
     new_style = {"rope_theta": ..., "rope_scaling": ...}
     llama3 = {**LLAMA3_ROPE, "rope_theta": 500000.0, "factor": 32.0}
     return [

@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import models
 import numpy as np
+
+import llamaprobe as lp
 
 Values = dict[str, np.ndarray]
 
@@ -23,6 +26,7 @@ EXPOSED = (
     *("x_mid", "x_mid_norm", "gate", "up", "act", "hidden", "mlp_out", "x_out"),
     *("final_norm", "logits"),
 )
+FLOOR = 1e-7
 DERIVED = ("x_rms", "x_unit", "x_mid_rms", "x_mid_unit", "final_rms", "final_unit")
 
 
@@ -43,7 +47,7 @@ def norm_error(values: np.ndarray, truth: np.ndarray) -> float:
 
 def bar(own_error: float, factor: float = 1.5) -> float:
     """How far from float64 a value may be, when transformers in float32 is `own_error` away."""
-    return max(factor * own_error, 1e-7)
+    return max(factor * own_error, FLOOR)
 
 
 def errors(values: Values, truth: Values) -> dict[str, float]:
@@ -68,6 +72,31 @@ def over_the_bar(found: dict[str, float], own: dict[str, float], factor: float =
         for point, error in found.items()
         if not error <= bar(own[point], factor)
     ]
+
+
+def wide_config(width: int, n_layers: int) -> dict[str, Any]:
+    """config.json with the sizes of real models: d_model `width`, heads of 64 or 128, four query
+    heads to a kv head where that divides them, an MLP 8/3 as wide."""
+    head_dim = 128 if width >= 2048 else 64
+    n_heads = width // head_dim
+    return models.make_config(
+        hidden_size=width,
+        intermediate_size=width * 8 // 3 // 64 * 64,
+        num_hidden_layers=n_layers,
+        num_attention_heads=n_heads,
+        num_key_value_heads=n_heads if n_heads % 4 else n_heads // 4,
+        head_dim=head_dim,
+        vocab_size=1000,
+        max_position_embeddings=512,
+    )
+
+
+def ratios(folder: Path, token_ids: Sequence[int]) -> dict[str, float]:
+    """Point -> our error by that of transformers in float32, where the latter is above FLOOR."""
+    expected, own = observe(folder, token_ids)
+    run = lp.load(folder).run(list(token_ids), points=list(EXPOSED))
+    ours, theirs = errors({p: run[p] for p in EXPOSED}, expected), errors(own, expected)
+    return {point: ours[point] / theirs[point] for point in ours if theirs[point] > FLOOR}
 
 
 def off_the_formula(values: Values, eps: float) -> list[str]:

@@ -1,6 +1,6 @@
-/* asks.h - what comes next from memory, asked for while a block of k is multiplied with all tokens. */
+/* asks.h - what comes next from memory, asked for while a panel of k is multiplied with all tokens. */
 
-/* What the tiles of a block ask for: some rows each of a later block, and the x of the next tile. */
+/* What the tiles of a panel ask for: some rows each of a later panel, and the x of the next tile. */
 typedef struct {
     asked now;           /* by the tile that comes next */
     const char *x_end;   /* of what is asked for of x */
@@ -32,7 +32,7 @@ static void ask_stripe(block_asks *a, const lp_band *b, size_t stripe) {
     size_t bytes = a->left ? lp_word_bytes(factor_of(b, g)->word) : 0;
     a->now.w = a->left ? weights_at(b, g, a->k) : NULL;
     a->now.w_step = 4 * a->n * bytes;
-    a->now.n_pieces = a->left ? LP_K_BLOCK / PIECE / a->n : 0;
+    a->now.n_pieces = a->left ? K_PANEL / PIECE / a->n : 0;
     a->now.pitch = b->p->k * bytes;
 }
 
@@ -59,7 +59,7 @@ static void ask_on(block_asks *a, const lp_band *b) {
 static k_block begin_block(const lp_band *b, size_t k, size_t kc, size_t n_next) {
     size_t n_wide = b->p->m > WIDEST ? b->p->m / WIDE : 0;
     k_block at = {.k = k, .kc = kc, .n_next = n_next, .asks = {.k = k + kc + n_next}};
-    if (n_next == LP_K_BLOCK && n_wide)
+    if (n_next == K_PANEL && n_wide)
         at.asks.n = rows_asked(b->height, (n_wide - 1) * (b->height / ROWS_2), b->factor->word);
     ask_stripe(&at.asks, b, 0);
     return at;

@@ -115,8 +115,9 @@ static size_t put_share(size_t n, size_t head_dim) {
     return (n + n_tiles * LINE - 1) / (n_tiles * LINE) * LINE;
 }
 
-/* z = pattern x v: blocks of 256 keys, counted from key 0, each for all of z while the pattern is in L1. The diagonal
- * lies inside the last block, because a tile's width divides 256 and m0 is a multiple of it. */
+/* z = pattern x v: blocks of keys, counted from key 0, each for all of z while the pattern is in L1. The diagonal lies
+ * inside the last block, because a tile's width divides LP_K_BLOCK and m0 is a multiple of it. */
+_Static_assert(LP_K_BLOCK % WIDE == 0, "a tile of queries ends inside one block of keys");
 static void mix_values(const lp_queries *t) {
     const lp_head *h = t->head;
     enum tile_kind kind = kind_of(t->width);

@@ -1,5 +1,5 @@
 /* band.h - some rows of w that are summed together: where their weights and their sums lie. */
-#define BAND_ROWS 48 /* the widened blocks of a band and its sums stay in L2 */
+#define BAND_ROWS 48 /* the widened panels of a band and its sums stay in L2 */
 /* A band of gate and up has GATED_ROWS of each: BAND_ROWS where L2 has room for twice as much, and whole lines of
  * results past the caches are worth it. */
 #define MOST_ROWS (2 * GATED_ROWS > BAND_ROWS ? 2 * GATED_ROWS : BAND_ROWS)
@@ -13,7 +13,7 @@ typedef struct {
     size_t n_rows;
     size_t pitch;      /* rows of a stripe in scratch: n_rows rounded up to ROW_UNIT */
     size_t height;     /* rows of all stripes in scratch */
-    float *wide[2];    /* [height][LP_K_BLOCK]: the block at work, and the next */
+    float *wide[2];    /* [height][K_PANEL]: the panel at work, and the next */
     int now;           /* which of them is at work */
     const char *ready; /* the weights that it holds; NULL: none yet */
     row_stream stream; /* instead of blocks, where is_streamed() */
@@ -22,7 +22,7 @@ typedef struct {
 
 static size_t round_rows(size_t n) { return (n + ROW_UNIT - 1) / ROW_UNIT * ROW_UNIT; }
 
-static size_t band_scratch(size_t m) { return MOST_ROWS * (2 * LP_K_BLOCK + padded_tokens(m)); }
+static size_t band_scratch(size_t m) { return MOST_ROWS * (2 * K_PANEL + padded_tokens(m)); }
 
 static void set_rows(lp_band *b, size_t row) {
     size_t n_stripes = b->p->gated ? 2 : 1;

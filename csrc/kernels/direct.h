@@ -6,6 +6,7 @@
 #ifndef LP_DIRECT
 #define LP_DIRECT
 #define MAX_TOKENS 4
+#define DIRECT_SOON 512 /* columns */
 typedef void direct_tile(float *out, size_t pitch, const float *x, const char *w, size_t k, int in_order);
 #endif
 
@@ -29,7 +30,7 @@ INLINE VEC T(column)(const char *w, size_t stride, lp_word word) {
 }
 
 /* Asks for as many lines as N columns of N rows are, after `n_done` such steps: of the rows that follow, in the order
- * of memory, or else of these rows a pair of blocks after `column`, and past their end of the rows that follow. */
+ * of memory, or else of these rows DIRECT_SOON columns after `column`, and past their end of the rows that follow. */
 INLINE void T(direct_ask)(const char *w, size_t k, size_t column, size_t n_done, size_t bytes, int in_order) {
     const size_t n_lines = LP_N * LP_N * bytes / 64, stride = k * bytes;
     if (in_order) {
@@ -37,7 +38,7 @@ INLINE void T(direct_ask)(const char *w, size_t k, size_t column, size_t n_done,
         for (size_t line = 0; line < n_lines; line++) __builtin_prefetch(next + line * 64, 0, 2);
         return;
     }
-    size_t soon = column + 2 * LP_K_BLOCK, row = column / LP_N * n_lines % LP_N;
+    size_t soon = column + DIRECT_SOON, row = column / LP_N * n_lines % LP_N;
     if (soon >= k) soon += (LP_N - 1) * k; /* the next rows lie behind these without a gap */
     const char *from = w + row * stride + soon * bytes;
     for (size_t line = 0; line < n_lines; line++) __builtin_prefetch(from + line * stride, 0, 2);

@@ -1,7 +1,7 @@
 /* gemm.h - y = x w^T for a band of rows of w and all tokens; every row of kernels has this body.
  *
- * For each block of 256 columns the band's rows are widened to float32 in scratch, once, and serve all tiles of
- * tokens. Sums of a band stay in scratch as [tile][row][token of the tile] until the last block; then bias, silu
+ * For each panel of K_PANEL columns the band's rows are widened to float32 in scratch, once, and serve all tiles of
+ * tokens. Sums of a band stay in scratch as [tile][row][token of the tile] until the last panel; then bias, silu
  * and the residual are applied there and the result is turned to rows of tokens. w is read exactly once. */
 #include "tiles.h"
 #include "widen.h"
@@ -13,15 +13,15 @@
 /* Rows g .. g + n and columns k .. k + kc. */
 static void widen_rows(const lp_band *b, size_t g, size_t n, size_t k, size_t kc) {
     for (size_t end = g + n; g < end; g++) {
-        float *out = b->wide[b->now] + g * LP_K_BLOCK;
+        float *out = b->wide[b->now] + g * K_PANEL;
         if (g % b->pitch < b->n_rows)
             T(widen_block)(out, weights_at(b, g, k), factor_of(b, g)->word, kc);
         else if (k == 0) /* rows past the end are computed too, and never read */
-            memset(out, 0, LP_K_BLOCK * sizeof *out);
+            memset(out, 0, K_PANEL * sizeof *out);
     }
 }
 
-/* Rows g .. g + n of a stripe for the first tokens, while the same rows of the next block are widened; the block after
+/* Rows g .. g + n of a stripe for the first tokens, while the same rows of the next panel are widened; the panel after
  * that is asked for here where the other tiles are too few. */
 static void first_rows(const lp_band *b, const k_block *at, size_t g, size_t n, size_t width) {
     lp_word word = factor_of(b, g)->word;
@@ -30,12 +30,12 @@ static void first_rows(const lp_band *b, const k_block *at, size_t g, size_t n, 
     size_t k = at->k + at->kc;
     for (size_t i = g; i < g + n; i += tile_rows(width)) {
         const char *from = weights_at(b, i, k);
-        next_block next = {.to = b->wide[!b->now] + i * LP_K_BLOCK,
+        next_block next = {.to = b->wide[!b->now] + i * K_PANEL,
                            .from = from,
                            .stride = b->p->k * lp_word_bytes(word),
                            .n = at->n_next,
                            .after = at->asks.n ? 0 : (size_t)(weights_at(b, i, k + at->n_next) - from)};
-        tile(b->sums + i * width, x, b->wide[b->now] + i * LP_K_BLOCK, at->kc, at->k == 0, &next);
+        tile(b->sums + i * width, x, b->wide[b->now] + i * K_PANEL, at->kc, at->k == 0, &next);
     }
 }
 
@@ -45,12 +45,12 @@ static void rows_of_tile(const lp_band *b, k_block *at, size_t g, size_t n, size
     const float *x = b->p->x_packed + m0 * b->p->k + at->k * width;
     for (size_t i = g; i < g + n; i += tile_rows(width)) {
         float *c = b->sums + m0 * b->height + i * width;
-        tile(c, x, b->wide[b->now] + i * LP_K_BLOCK, at->kc, at->k == 0, &at->asks.now);
+        tile(c, x, b->wide[b->now] + i * K_PANEL, at->kc, at->k == 0, &at->asks.now);
         ask_on(&at->asks, b);
     }
 }
 
-/* Rows g .. g + n of a block for all tokens. */
+/* Rows g .. g + n of a panel for all tokens. */
 static void add_block(const lp_band *b, k_block at, size_t g, size_t n) {
     const lp_product *p = b->p;
     for (size_t m0 = 0, width; m0 < p->m; m0 += width) {
@@ -66,12 +66,12 @@ static void add_block(const lp_band *b, k_block at, size_t g, size_t n) {
     }
 }
 
-/* All rows together, so that a block of x is fetched once for them. */
+/* All rows together, so that a panel of x is fetched once for them. */
 static void block_band(lp_band *b) {
     size_t k_end = b->p->k;
     for (size_t k = 0, kc; k < k_end; k += kc) {
-        kc = lp_size_min(k_end - k, LP_K_BLOCK);
-        size_t n_next = lp_size_min(k + kc < k_end ? k_end - k - kc : k_end, LP_K_BLOCK);
+        kc = lp_size_min(k_end - k, K_PANEL);
+        size_t n_next = lp_size_min(k + kc < k_end ? k_end - k - kc : k_end, K_PANEL);
         if (!is_whole(b) || n_next > kc || (k + kc == k_end && !has_next(b))) n_next = 0;
         if (b->ready != weights_at(b, 0, k)) widen_rows(b, 0, b->height, k, kc);
         add_block(b, begin_block(b, k, kc, n_next), 0, b->height);
@@ -91,8 +91,7 @@ static void stream_rows(lp_band *b, size_t g, size_t n) {
     s->k = p->k;
     s->rows = weights_at(b, g, 0);
     s->next = follows && band_tile(b, next_g, n, k) == tile ? weights_at(b, next_g, k) : s->rows;
-    for (size_t k0 = 0; k0 < p->k; k0 += LP_K_BLOCK)
-        tile(b->sums + g * width, p->x_packed + k0 * width, s, k0, lp_size_min(p->k - k0, LP_K_BLOCK));
+    tile(b->sums + g * width, p->x_packed, s);
 }
 
 /* For the one tile of a streamed product, as many rows at a time as it takes. */
@@ -104,7 +103,7 @@ static void stream_band(lp_band *b) {
             continue;
         }
         for (size_t k = 0, kc; k < k_end; k += kc) {
-            kc = lp_size_min(k_end - k, LP_K_BLOCK);
+            kc = lp_size_min(k_end - k, K_PANEL);
             widen_rows(b, g, n, k, kc);
             add_block(b, begin_block(b, k, kc, 0), g, n);
         }
@@ -130,7 +129,7 @@ static void direct_band(const lp_band *b) {
 }
 
 static void bands(const lp_product *p, size_t factor, size_t row, size_t n_rows, float *scratch) {
-    size_t block = MOST_ROWS * LP_K_BLOCK;
+    size_t block = MOST_ROWS * K_PANEL;
     lp_band b = {.p = p,
                  .factor = p->factor + factor,
                  .end = row + n_rows,

@@ -14,7 +14,8 @@
 
 #include "../error.h" /* lp_error */
 
-#define LP_K_BLOCK 256 /* k is summed in blocks of this many; part of the canonical arithmetic */
+#define LP_ARITHMETIC_VERSION 1 /* of docs/arithmetic.md: runs of another version have other bits */
+#define LP_K_BLOCK 64           /* k is summed in blocks of this many; part of the canonical arithmetic */
 
 /* How a weight lies in the file. Any alignment. */
 typedef enum { LP_WORD_BF16, LP_WORD_F16, LP_WORD_F32 } lp_word;

@@ -68,23 +68,23 @@ INLINE void T(lines_begin)(char *to, char *other, const char *rows, size_t strid
 }
 
 /* As T(stream). */
-INLINE void T(lines)(float *c, const float *x, row_stream *s, size_t k0, size_t kc, const int n_vec, const int n_rows) {
+INLINE void T(lines)(float *c, const float *x, row_stream *s, const int n_vec, const int n_rows) {
     const size_t stride = s->k * 2, skew = T(skew)(s->rows);
     char *here = T(ring_half)(s, s->half), *there = T(ring_half)(s, !s->half);
-    VEC acc[MAX_ROWS][MAX_VECS];
-    UNROLL for (int r = 0; r < n_rows; r++) UNROLL for (int v = 0; v < n_vec; v++) acc[r][v] = V(zero)();
-    if (k0 == 0 && s->ready != s->rows) T(lines_begin)(here, there, s->rows, stride, STRIP_LINES, n_rows);
-    for (size_t k = k0; k < k0 + kc; k += STRIP) {
+    if (s->ready != s->rows) T(lines_begin)(here, there, s->rows, stride, STRIP_LINES, n_rows);
+    for (size_t k = 0; k < s->k; k += STRIP) {
+        VEC acc[MAX_ROWS][MAX_VECS];
+        UNROLL for (int r = 0; r < n_rows; r++) UNROLL for (int v = 0; v < n_vec; v++) acc[r][v] = V(zero)();
         const char *from = T(column_at)(s, k + STRIP, 2);
         size_t from_skew = T(skew)(from);
         if (k + STRIP == s->k) T(lines_begin)(there, here, from, stride, 0, n_rows);
         x = T(lines_strip)(acc, x, here + skew, there, here, from - from_skew, stride, from_skew,
                            s->next + k * (size_t)n_rows * 2, n_vec, n_rows);
+        T(keep)(c, acc, k == 0, n_vec, n_rows);
         char *was = here;
         here = there, there = was, s->half = !s->half;
     }
-    T(keep)(c, acc, k0 == 0, n_vec, n_rows);
-    if (k0 + kc == s->k) s->ready = s->next;
+    s->ready = s->next;
 }
 #undef WEIGHT
 #define WEIGHT(at) V(set1)(w[at])

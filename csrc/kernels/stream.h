@@ -3,9 +3,9 @@
  * Included once per vector width, after pieces.h. Widening first and multiplying then leaves the multipliers idle while
  * weights arrive: for a fifth of the time at 8 tokens, for a tenth at 128. Here a few rows at a time are widened
  * between the products of what was widened before, and lines that will be widened after them are asked for. */
-#define SOON_BYTES 512 /* how far ahead in a row lines are asked for, where they are not in the order of memory */
-#define STRIP 64       /* columns of a strip: of a streamed product, two strips of its rows live in L1 */
-#define SOON_ROWS 2    /* how many rows ahead of what a block widens come into L1, out of L2 or further away */
+#define SOON_BYTES 512   /* how far ahead in a row lines are asked for, where they are not in the order of memory */
+#define STRIP LP_K_BLOCK /* columns of a strip: of a streamed product, two strips of its rows live in L1 */
+#define SOON_ROWS 2      /* how many rows ahead of what a panel widens come into L1, out of L2 or further away */
 
 #ifndef LP_STREAM
 #define LP_STREAM
@@ -18,9 +18,9 @@ typedef struct {
     size_t after_row, after_piece;
 } next_strip;
 
-/* The block that is widened meanwhile: n columns (a multiple of PIECE) of as many rows as are multiplied. */
+/* The panel that is widened meanwhile: n columns (a multiple of PIECE) of as many rows as are multiplied. */
 typedef struct {
-    float *to;        /* rows of LP_K_BLOCK */
+    float *to;        /* rows of K_PANEL */
     const char *from; /* the weights; rows are `stride` bytes apart */
     size_t stride, n;
     size_t after;  /* how far behind a weight what will be wanted after it lies; 0: nothing will */
@@ -67,29 +67,33 @@ INLINE void T(widen_next)(next_block *next, lp_word word) {
         for (size_t line = 0; line < piece; line += 64) __builtin_prefetch(next->from + next->after + line, 0, 2);
     next->to += PIECE, next->from += piece, next->column += PIECE;
     if (next->column < next->n) return;
-    next->to += LP_K_BLOCK - next->n, next->from += next->stride - next->n * bytes, next->column = 0;
+    next->to += K_PANEL - next->n, next->from += next->stride - next->n * bytes, next->column = 0;
 }
 
-/* A block of k of a tile, from rows of LP_K_BLOCK columns, while a block of as many rows is widened. kc is a multiple
- * of PIECE. */
+/* A panel of k of a tile, while a panel of as many rows is widened. kc is a multiple of PIECE. */
 INLINE void T(block)(float *c, const float *x, const float *w, size_t kc, int first, next_block next, lp_word word,
                      const int n_vec, const int n_rows) {
     const int paired = is_paired(word);
-    const size_t row_stride = LP_K_BLOCK;
-    VEC acc[MAX_ROWS][MAX_VECS];
-    UNROLL for (int r = 0; r < n_rows; r++) UNROLL for (int v = 0; v < n_vec; v++) acc[r][v] = V(zero)();
-    for (size_t k = 0; k < next.n; k += PIECE) {
-        for (int part = 0; part < n_rows / 3; part++) {
-            UNROLL for (int r = 0; r < 3; r++) T(widen_next)(&next, word);
-            for (int i = 0; i < PIECE * 3 / n_rows; i += 4) FOUR_COLUMNS;
+    const size_t row_stride = K_PANEL;
+    size_t k = 0;
+    do {
+        size_t end = lp_size_min(k + LP_K_BLOCK, kc), end_of_next = lp_size_min(end, next.n);
+        VEC acc[MAX_ROWS][MAX_VECS];
+        UNROLL for (int r = 0; r < n_rows; r++) UNROLL for (int v = 0; v < n_vec; v++) acc[r][v] = V(zero)();
+        for (; k < end_of_next; k += PIECE) {
+            for (int part = 0; part < n_rows / 3; part++) {
+                UNROLL for (int r = 0; r < 3; r++) T(widen_next)(&next, word);
+                for (int i = 0; i < PIECE * 3 / n_rows; i += 4) FOUR_COLUMNS;
+            }
+            END_OF_PIECE;
         }
-        END_OF_PIECE;
-    }
-    for (size_t k = next.n; k < kc; k += PIECE) {
-        for (int i = 0; i < PIECE; i += 4) FOUR_COLUMNS;
-        END_OF_PIECE;
-    }
-    T(keep)(c, acc, first, n_vec, n_rows);
+        for (; k < end; k += PIECE) {
+            for (int i = 0; i < PIECE; i += 4) FOUR_COLUMNS;
+            END_OF_PIECE;
+        }
+        T(keep)(c, acc, first, n_vec, n_rows);
+        first = 0;
+    } while (k < kc);
 }
 
 /* Where column `column` of the rows lies: past their end the next ones begin. */
@@ -110,15 +114,14 @@ INLINE void T(stream_begin)(const row_stream *s, lp_word word, const int n_rows)
         }
 }
 
-/* Columns k0 .. k0 + kc (a multiple of STRIP) of n_rows rows; as many bytes are asked for as are read: of the next rows
- * in the order in which they lie, or else of these rows, and of the next ones past their end. */
-INLINE void T(stream)(float *c, const float *x, row_stream *s, size_t k0, size_t kc, lp_word word, const int n_vec,
-                      const int n_rows) {
+/* All columns (a multiple of STRIP) of n_rows rows; as many bytes are asked for as are read: of the next rows in the
+ * order in which they lie, or else of these rows, and of the next ones past their end. */
+INLINE void T(stream)(float *c, const float *x, row_stream *s, lp_word word, const int n_vec, const int n_rows) {
     const size_t bytes = lp_word_bytes(word), half = MAX_ROWS * STRIP, piece = PIECE * bytes;
-    if (k0 == 0 && s->ready != s->rows) T(stream_begin)(s, word, n_rows);
-    VEC acc[MAX_ROWS][MAX_VECS];
-    UNROLL for (int r = 0; r < n_rows; r++) UNROLL for (int v = 0; v < n_vec; v++) acc[r][v] = V(zero)();
-    for (size_t k = k0; k < k0 + kc; k += STRIP, s->half = !s->half) {
+    if (s->ready != s->rows) T(stream_begin)(s, word, n_rows);
+    for (size_t k = 0; k < s->k; k += STRIP, s->half = !s->half) {
+        VEC acc[MAX_ROWS][MAX_VECS];
+        UNROLL for (int r = 0; r < n_rows; r++) UNROLL for (int v = 0; v < n_vec; v++) acc[r][v] = V(zero)();
         next_strip next = {
             .to = s->ring + (size_t)!s->half * half, .from = T(column_at)(s, k + STRIP, bytes), .stride = s->k * bytes};
         next.after =
@@ -126,8 +129,8 @@ INLINE void T(stream)(float *c, const float *x, row_stream *s, size_t k0, size_t
         next.after_row = s->in_order ? piece : s->k * bytes;
         next.after_piece = s->in_order ? (size_t)n_rows * piece : piece;
         T(strip)(acc, x, s->ring + (size_t)s->half * half, next, word, n_vec, n_rows);
+        T(keep)(c, acc, k == 0, n_vec, n_rows);
         x += STRIP * (size_t)n_vec * LP_N;
     }
-    T(keep)(c, acc, k0 == 0, n_vec, n_rows);
-    if (k0 + kc == s->k) s->ready = s->next;
+    s->ready = s->next;
 }

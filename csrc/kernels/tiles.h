@@ -109,13 +109,11 @@ static gemm_tile *const gemm_tiles[][2] = {BOTH_OF(gemm_1), BOTH_OF(gemm_1), BOT
 
 /* See stream.h and lines.h. A product with one tile of WIDE tokens at most streams; otherwise the first tile widens the
  * next block for all. */
-typedef void stream_tile(float *c, const float *x, row_stream *s, size_t k0, size_t kc);
+typedef void stream_tile(float *c, const float *x, row_stream *s);
 typedef void block_tile(float *c, const float *x, const float *w, size_t kc, int first, const next_block *next);
 
-#define STREAM(name, call, word, n_vec, n_rows)                                         \
-    NOINLINE void name(float *c, const float *x, row_stream *s, size_t k0, size_t kc) { \
-        call(c, x, s, k0, kc, word, n_vec, n_rows);                                     \
-    }
+#define STREAM(name, call, word, n_vec, n_rows) \
+    NOINLINE void name(float *c, const float *x, row_stream *s) { call(c, x, s, word, n_vec, n_rows); }
 #define BLOCK(name, call, word, n_vec, n_rows)                                                                   \
     NOINLINE void name(float *c, const float *x, const float *w, size_t kc, int first, const next_block *next) { \
         call(c, x, w, kc, first, *next, word, n_vec, n_rows);                                                    \
@@ -149,10 +147,8 @@ static block_tile *const block_tiles[][3] = {{NULL}, {NULL}, WORDS_OF(block_2), 
 
 /* bf16 that are broadcast as they lie. */
 #ifdef BF16_LINES
-#define LINES(name, call, n_vec, n_rows)                                                \
-    NOINLINE void name(float *c, const float *x, row_stream *s, size_t k0, size_t kc) { \
-        call(c, x, s, k0, kc, n_vec, n_rows);                                           \
-    }
+#define LINES(name, call, n_vec, n_rows) \
+    NOINLINE void name(float *c, const float *x, row_stream *s) { call(c, x, s, n_vec, n_rows); }
 LINES(lines_2, T(lines), 2, ROWS_2)
 LINES(lines_1, ONE_T(lines), ONE_VECS, ROWS_1)
 LINES(lines_half, HALF_T(lines), 1, ROWS_1)

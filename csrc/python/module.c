@@ -6,7 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "text_functions.h" /* lp_text_methods */
+#include "../kernels/kernels.h" /* LP_ARITHMETIC_VERSION */
+#include "text_functions.h"     /* lp_text_methods */
 
 /* The exception class of each status, by its name in llamaprobe.errors. LP_ECANCELED has none: a stopped run raises
  * what its poll left behind, which for Ctrl-C is KeyboardInterrupt. */
@@ -68,6 +69,7 @@ static int module_exec(PyObject *module) {
     lp_module_state *state = PyModule_GetState(module);
     if (PyArray_ImportNumPyAPI() < 0 || import_classes(state)) return -1;
     if (PyModule_AddFunctions(module, lp_text_methods)) return -1;
+    if (PyModule_AddIntConstant(module, "ARITHMETIC_VERSION", LP_ARITHMETIC_VERSION)) return -1;
     state->safetensors_type = lp_safetensors_type_new(module);
     if (!state->safetensors_type || PyModule_AddType(module, state->safetensors_type)) return -1;
     state->model_type = lp_model_type_new(module);

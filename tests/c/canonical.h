@@ -22,7 +22,7 @@ static float canonical_word(const void *w, lp_word word, size_t i) {
     return word == LP_WORD_BF16 ? lp_bf16_to_f32(half) : lp_f16_to_f32(half);
 }
 
-/* Blocks of 256; inside one chain of fused multiply-adds from +0; the first block is not added to a zero.
+/* Blocks of 64; inside one chain of fused multiply-adds from +0; the first block is not added to a zero.
  * n numbers of x and w, `x_step` and `w_step` apart. */
 static float canonical_dot(const float *x, size_t x_step, const float *w, size_t w_step, size_t n) {
     float y = 0;
