@@ -2,49 +2,93 @@
 
 Results go to stdout and all else to stderr, so that output can be piped. A user's mistake is one
 line on stderr and exit code 1 (2 for wrong usage, 130 for Ctrl-C), never a traceback. What a
-command needs is imported when it runs.
+command needs is imported when it runs, this package's own parts too: Ctrl-C during an import ends
+it like any other.
 """
 
-import argparse
 import contextlib
-import os
 import sys
-import warnings
-from collections.abc import Sequence
-from importlib.util import find_spec
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from . import __version__, cli_bench, cli_inspect, cli_points, cli_run, cli_verify, cli_weights
-from .errors import Error
-from .names import printable
+from .cli_process import (
+    Interrupts,
+    drop,
+    flush_or_drop,
+    open_descriptors,
+    standard_streams,
+)
+
+if TYPE_CHECKING:
+    from .cli_parser import Parser
 
 _MAX_LINE = 2000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
-    warnings.showwarning = _show_warning
+    """Run one command and return its exit code. SystemExit after --help, --version, wrong usage.
+
+    Without `argv` the words are those of the process, which then is this command's alone: once its
+    code is decided, Ctrl-C is ignored until the process ends.
+    """
     try:
-        args = _parser().parse_args(argv)
-        code = args.run(args)
-        sys.stdout.flush()  # a full disk shows here
-        return code
-    except KeyboardInterrupt:
+        return _main(argv, Interrupts())
+    except KeyboardInterrupt:  # before they were installed
         return _fail("interrupted", 130)
-    except BrokenPipeError:  # whoever read our output has seen enough
-        _drop_stdout()
-        return 141
-    except (Error, OSError) as error:
-        if isinstance(error, OSError) and not isinstance(error, Error):
-            _drop_stdout()
-        return _fail(str(error) or type(error).__name__, 1)
-    except MemoryError:
-        return _fail("out of memory; ask for fewer points, layers or tokens", 1)
-    except RecursionError:
-        return _fail("a file is nested too deep", 1)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _main(argv: Sequence[str] | None, interrupts: Interrupts) -> int:
+    try:
+        interrupts.install()
+        if argv is None:
+            open_descriptors()
+        code = _run(sys.argv[1:] if argv is None else argv, interrupts)
+        interrupts.ended = True
+    except BaseException as error:
+        interrupts.ended = True
+        if not interrupts.came and not isinstance(error, KeyboardInterrupt):
+            raise
+        flush_or_drop(sys.stdout)
+        code = _fail("interrupted", 130)
+    finally:
+        interrupts.close(for_good=argv is None)
+    return code
+
+
+def _run(argv: Sequence[str], interrupts: Interrupts) -> int:
+    """The exit code of one command, with all its output written. KeyboardInterrupt passes, and
+    SystemExit with the code."""
+    from . import stderr
+
+    end = None
+    with standard_streams() as stdout, _notes():
+        try:
+            try:
+                args = _parser().parse_args(argv)
+                stderr.quiet = getattr(args, "quiet", False)
+                code = int(args.run(args))
+            except SystemExit as error:  # help, version, wrong usage
+                end = error
+                code = error.code if isinstance(error.code, int) else 0
+            sys.stdout.flush()  # a full disk shows here
+        except Exception as error:
+            if interrupts.came:  # and C code has made another error of it
+                raise
+            code = _failed(error)
+        if stdout.lost and code == 0:
+            code = _fail("stdout is closed: the results could not be printed", 1)
+    if end is not None:
+        raise SystemExit(code)
+    return code
+
+
+def _parser() -> "Parser":
+    from importlib.util import find_spec
+
+    from . import __version__, cli_bench, cli_inspect, cli_points, cli_run, cli_verify, cli_weights
+    from .cli_parser import Parser
+
+    parser = Parser(
         prog="llamaprobe",
         description="See inside a Llama: every value of the forward pass, as arrays or files.",
         allow_abbrev=False,
@@ -65,20 +109,51 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _failed(error: Exception) -> int:
+    """The exit code of a failure that a user can do something about, after its line; others are
+    raised."""
+    from .errors import Error
+
+    if isinstance(error, BrokenPipeError) and not isinstance(error, Error):
+        drop(sys.stdout)  # whoever read our output has seen enough
+        return 141
+    if isinstance(error, Error | OSError):
+        if not isinstance(error, Error):
+            drop(sys.stdout)
+        return _fail(str(error) or type(error).__name__, 1)
+    if isinstance(error, MemoryError):
+        return _fail("out of memory; ask for fewer points, layers or tokens", 1)
+    if isinstance(error, RecursionError):
+        return _fail("a file is nested too deep", 1)
+    raise error
+
+
 def _fail(message: str, code: int) -> int:
     """One line on stderr, whatever is in the message."""
-    line = printable(" ".join(message.split("\n")), _MAX_LINE)
-    with contextlib.suppress(OSError, ValueError):
-        print(f"llamaprobe: {line}", file=sys.stderr, flush=True)
+    from . import stderr
+
+    stderr.fail(_line(message))
     return code
 
 
-def _drop_stdout() -> None:
-    """Nothing more can be written; without this the interpreter would complain of it again at
-    exit."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _line(message: str) -> str:
+    from .names import hide_tokens, printable
+
+    return f"llamaprobe: {printable(hide_tokens(' '.join(message.splitlines())), _MAX_LINE)}"
 
 
-def _show_warning(message: Warning | str, *_: object) -> None:
-    _fail(f"warning: {message}", 0)
+@contextlib.contextmanager
+def _notes() -> Iterator[None]:
+    """Warnings are notes of one line. Whether notes are wanted is for the command to say."""
+    import warnings
+
+    from . import stderr
+
+    def show(message: Warning | str, *_: object) -> None:
+        stderr.say(_line(f"warning: {message}"))
+
+    before, warnings.showwarning, stderr.quiet = warnings.showwarning, show, False  # type: ignore
+    try:
+        yield
+    finally:
+        warnings.showwarning, stderr.quiet = before, False

@@ -7,13 +7,17 @@ can be read by everybody on the machine and stays in the history.
 """
 
 import argparse
+import contextlib
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .cli_options import layers, location
-from .errors import ArgumentError, Error, FileError
-from .names import counted, printable
+from . import stderr
+from .cli_options import add_quiet, layers, location
+from .errors import ArgumentError, Error, FileError, HubError
+from .names import counted, hide_tokens, printable
 
 if TYPE_CHECKING:
     from .hub.fetch import Choice
@@ -36,6 +40,7 @@ def add_download_parser(subparsers: Any) -> argparse.ArgumentParser:
     _add_places(parser)
     _add_choice(parser)
     _add_way(parser)
+    add_quiet(parser)
     return parser
 
 
@@ -111,16 +116,34 @@ def run_download(args: argparse.Namespace) -> int:
     failed = []
     for repo in repos:
         try:
-            fine = action(args, repo, len(repos) > 1, token)
+            with _no_folder(args, repo):
+                fine = action(args, repo, len(repos) > 1, token)
         except Error as error:
             fine = False
             named = repo in str(error) or len(repos) == 1
-            _say(f"llamaprobe: {error}" if named else f"llamaprobe: {repo}: {error}")
+            _fail(f"llamaprobe: {error}" if named else f"llamaprobe: {repo}: {error}")
         if not fine:
             failed.append(repo)
     if failed and len(repos) > 1:
-        _say(f"llamaprobe: {len(failed)} of {len(repos)} failed: {', '.join(failed)}")
+        _fail(f"llamaprobe: {len(failed)} of {len(repos)} failed: {', '.join(failed)}")
     return 1 if failed else 0
+
+
+@contextlib.contextmanager
+def _no_folder(args: argparse.Namespace, repo: str) -> Iterator[None]:
+    """A folder that is here needs no download; `owner/name` may be one and a repository too."""
+    if args.check or not os.path.isdir(repo):
+        yield
+        return
+    told = f"{repo}: is a folder that is here already and needs no download"
+    is_name = repo.count("/") == 1 and not repo.startswith((".", "/", "~"))
+    if not is_name and args.local_dir is None:
+        raise ArgumentError(told)
+    try:
+        yield
+    except HubError as error:
+        error.args = (f"{error} ({told})", *error.args[1:])
+        raise
 
 
 def read_list(path: str) -> list[str]:
@@ -192,7 +215,7 @@ def _check(args: argparse.Namespace, repo: str, several: bool, token: str | None
         print(f"{finding.state}\t{printable(finding.path)}")
     bad = [finding for finding in findings if finding.state in ("damaged", "missing")]
     if bad:
-        _say(
+        _fail(
             f"{printable(repo)}: {len(bad)} of {counted(len(findings), 'file')} damaged or missing;"
             f" download it again, damaged with --force"
         )
@@ -231,7 +254,11 @@ def _read_token() -> str:
 
 
 def _say(line: str) -> None:
-    print(printable(line, 2000), file=sys.stderr, flush=True)
+    stderr.say(printable(hide_tokens(line), 2000))
+
+
+def _fail(line: str) -> None:
+    stderr.fail(printable(hide_tokens(line), 2000))
 
 
 class _RefuseToken(argparse.Action):

@@ -3,9 +3,9 @@ exit 2."""
 
 import argparse
 import os
-import sys
 from typing import TYPE_CHECKING
 
+from . import stderr
 from .names import counted, printable
 
 if TYPE_CHECKING:
@@ -50,6 +50,10 @@ def add_capture_options(parser: argparse.ArgumentParser) -> None:
         help="values to keep, as x,q,pattern (default x,x_norm; `llamaprobe points` lists them)",
     )
     parser.add_argument("--layers", type=layers, metavar="0,3,5-7", help="their numbers (default all)")
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quiet", action="store_true", help="only errors on stderr")
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
@@ -150,11 +154,7 @@ def tell_size(n_bytes: int, n_files: int, exact: bool) -> None:
 
     if n_bytes >= _LARGE:
         about = "" if exact else "about "
-        print(
-            f"llamaprobe: writing {about}{show_bytes(n_bytes)} in {counted(n_files, 'file')}",
-            file=sys.stderr,
-            flush=True,
-        )
+        stderr.say(f"llamaprobe: writing {about}{show_bytes(n_bytes)} in {counted(n_files, 'file')}")
 
 
 def tell_written(paths: "list[Path]", about: str) -> None:
@@ -171,4 +171,4 @@ def tell_written(paths: "list[Path]", about: str) -> None:
     for key, what in (("saturated", "saturated"), ("nan", "NaN became 0")):
         if count := sum(entry.get(key, 0) for entry in files):
             told += f"; {count} {what}"
-    print(f"llamaprobe: {told}", file=sys.stderr)
+    stderr.say(f"llamaprobe: {told}")

@@ -2,14 +2,15 @@
 
 import argparse
 import re
-import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from . import stderr
 from .cli_options import (
     MODEL_HELP,
     add_capture_options,
     add_file_options,
     add_ignore,
+    add_quiet,
     add_source_options,
     format_of,
     location,
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
     from .model import Model
     from .run import Run
-
-_MAX_LOGITS = 1 << 26  # numbers: beyond this a summary does without the next tokens
-_N_NEXT = 5
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -60,9 +58,15 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--hash-weights", action="store_true", help="read the weights for their sha256"
     )
     parser.add_argument("--progress", action="store_true", help="show a bar on stderr")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="the summary as one JSON object, with the paths of the files that were written",
+    )
     add_file_options(parser)
     add_source_options(parser)
     add_ignore(parser)
+    add_quiet(parser)
     parser.set_defaults(run=run, usage_error=parser.error)
 
 
@@ -76,9 +80,9 @@ def run(args: argparse.Namespace) -> int:
         args.model, revision=revision_of(args), threads=args.threads, ignore=args.ignore
     )
     if args.out is None:
-        return _summary(model, args)
+        return _show(model, args)
     result = _run(model, args, args.points or ["x", "x_norm"])
-    return _save(result, args)
+    return _save(model, result, args)
 
 
 def _check_usage(args: argparse.Namespace) -> None:
@@ -114,7 +118,28 @@ def _check_out(args: argparse.Namespace) -> None:
     check_new(Path(args.out), [MANIFEST], args.force)
 
 
-def _save(result: "Run", args: argparse.Namespace) -> int:
+def _show(model: "Model", args: argparse.Namespace) -> int:
+    """A summary instead of files."""
+    from .cli_summary import print_summary, summary
+
+    result = _run(model, args, args.points or ["x", "x_norm", "logits"])
+    shown = [point for point in result.points if args.points or point != "logits"]
+    told = summary(model, result, shown)
+    if args.json:
+        _print_json(told | {"files": []})
+    else:
+        print_summary(told)
+    stderr.say("nothing was written; --out DIR writes these values as files")
+    return 0
+
+
+def _print_json(told: dict[str, Any]) -> None:
+    import json
+
+    print(json.dumps(told, indent=1, allow_nan=False))
+
+
+def _save(model: "Model", result: "Run", args: argparse.Namespace) -> int:
     from .files import run_tables, save_run
 
     how = {"format": format_of(args), "digits": args.digits, "masks": not args.no_masks}
@@ -122,8 +147,14 @@ def _save(result: "Run", args: argparse.Namespace) -> int:
     exact = all(table.exact for table in tables.values())
     tell_size(sum(table.n_bytes() for table in tables.values()), len(tables), exact)
     paths = save_run(result, args.out, force=args.force, hash_weights=args.hash_weights, **how)
-    for path in paths:
-        print(path)
+    if args.json:
+        from .cli_summary import summary
+
+        told = summary(model, result, list(result.points))
+        _print_json(told | {"files": [str(path) for path in paths]})
+    else:
+        for path in paths:
+            print(path)
     tell_written(paths, f": {counted(len(result), 'token')}, {', '.join(result.points)}")
     return 0
 
@@ -151,62 +182,3 @@ def read_ids(path: str) -> "np.ndarray":
                 raise FormatError(f"{path}: line {number}: {printable(word, 40)!r} is no token id")
             ids += [int(word)] if word else []
     return np.array(ids, np.int64)
-
-
-# ---- without --out ----
-
-
-def _summary(model: "Model", args: argparse.Namespace) -> int:
-    """Tokens, shapes, the size of each value in each layer, and the likeliest next tokens."""
-    points = args.points or ["x", "x_norm", "logits"]
-    result = _run(model, args, points)
-    shown = [point for point in result.points if args.points or point != "logits"]
-    print(f"{counted(len(result), 'token')}: {_tokens(result)}")
-    for point in shown:
-        print(f"{point:<12}float32 {list(result[point].shape)}")
-    _print_sizes(result, [point for point in shown if result.layers_of(point)])
-    if "logits" in result.points:
-        _print_next(model, result)
-    print("nothing was written; --out DIR writes these values as files", file=sys.stderr)
-    return 0
-
-
-def _tokens(result: "Run") -> str:
-    pieces = result.tokens or [str(i) for i in result.token_ids.tolist()]
-    return printable(" | ".join(pieces), 2000)
-
-
-def _print_sizes(result: "Run", points: list[str]) -> None:
-    """A table of layers and points: the root of the mean square, over the finite values."""
-    import numpy as np
-
-    if not points:
-        return
-    print("root mean square\n" + "layer".rjust(5) + "".join(point.rjust(14) for point in points))
-    for layer in result.layers:
-        cells = []
-        for point in points:
-            value = (
-                result[point, layer]
-                if layer in result.layers_of(point)
-                else np.zeros(0, np.float32)
-            )
-            finite = value[np.isfinite(value)].astype(np.float64)
-            cells.append(f"{np.sqrt(np.mean(finite**2)):.6g}" if finite.size else "")
-        print(str(layer).rjust(5) + "".join(cell.rjust(14) for cell in cells))
-
-
-def _print_next(model: "Model", result: "Run") -> None:
-    import numpy as np
-
-    from .prompt import TokenizerSource
-
-    logits = result["logits"][-1].astype(np.float64)
-    likely = np.argsort(-logits, kind="stable")[:_N_NEXT]
-    share = np.exp(logits - logits.max())
-    share /= share.sum()
-    pieces = TokenizerSource(model.path).pieces(likely)
-    texts = [""] * len(likely) if pieces is None else [f"  {piece!r}" for piece in pieces]
-    print("likeliest next tokens")
-    for token_id, text in zip(likely.tolist(), texts, strict=True):
-        print(f"{share[token_id]:#9.3g}  {token_id:>6}{printable(text, 82)}")

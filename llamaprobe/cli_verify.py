@@ -1,10 +1,17 @@
 """llamaprobe verify: is a saved run what its model makes of its tokens?"""
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
-from .cli_options import MODEL_HELP, add_ignore, add_source_options, location, revision_of
+from . import stderr
+from .cli_options import (
+    MODEL_HELP,
+    add_ignore,
+    add_quiet,
+    add_source_options,
+    location,
+    revision_of,
+)
 from .names import counted, printable
 
 if TYPE_CHECKING:
@@ -35,6 +42,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     add_source_options(parser)
     add_ignore(parser)
+    add_quiet(parser)
     parser.set_defaults(run=run, usage_error=parser.error)
 
 
@@ -117,4 +125,4 @@ def _of(files: list[str]) -> str:
 
 
 def _tell(line: str) -> None:
-    print(f"llamaprobe: {line}", file=sys.stderr)
+    stderr.say(f"llamaprobe: {line}")

@@ -5,6 +5,7 @@ import argparse
 from .cli_options import (
     MODEL_HELP,
     add_file_options,
+    add_quiet,
     add_source_options,
     format_of,
     location,
@@ -46,6 +47,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     add_file_options(parser)
     add_source_options(parser)
+    add_quiet(parser)
     parser.set_defaults(run=run, usage_error=parser.error)
 
 

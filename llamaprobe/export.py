@@ -227,9 +227,18 @@ def _bar(
         return
     from tqdm import tqdm
 
+    from .stderr import STREAM
+
     total, left = sum(p.n_bytes for p in plan), sum(p.n_bytes for p in todo)
     with tqdm(
-        total=total, initial=total - left, unit="B", unit_scale=True, disable=None, leave=False
+        total=total,
+        initial=total - left,
+        unit="B",
+        unit_scale=True,
+        disable=None,
+        leave=False,
+        file=STREAM,
+        dynamic_ncols=True,
     ) as bar:
         yield bar.update
 

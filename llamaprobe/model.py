@@ -381,7 +381,9 @@ def _bar(wanted: bool) -> Iterator[Callable[[int, int], None] | None]:
         return
     from tqdm import tqdm
 
-    with tqdm(total=1, unit="step", leave=False) as bar:
+    from .stderr import STREAM
+
+    with tqdm(total=1, unit="step", leave=False, dynamic_ncols=True, file=STREAM) as bar:
 
         def report(done: int, total: int) -> None:
             bar.total = total

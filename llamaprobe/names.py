@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 _MAX_NAME = 200
 _PLAIN = re.compile(rb"[A-Za-z0-9._-]")
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")  # of the hub; no word of a text looks like it
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECASE)
 
 
@@ -54,6 +55,11 @@ def printable(text: str, limit: int = 200) -> str:
     cut to `limit`."""
     shown = "".join(c if c.isprintable() else _escape(c) for c in text[: limit + 1])
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+
+
+def hide_tokens(text: str) -> str:
+    """A line for the screen with `***` in place of what looks like a token of the hub."""
+    return _TOKEN.sub("***", text)
 
 
 def counted(n: int, noun: str) -> str:

@@ -185,14 +185,15 @@ def test_wrong_usage_is_exit_2(command, folder, ids):
         ["verify"],
     ):
         code, told, errors = command(*args)
-        assert (code, told) == (2, "") and "usage: llamaprobe" in errors, args
+        assert (code, told) == (2, "") and errors.count("\n") == 1, args
+        assert re.fullmatch(r"(llamaprobe( run| weights| verify)?): error: .*; see \1 --help\n", errors)
 
 
 def usage_error(command, *args):
-    """What is told behind the usage."""
+    """What is wrong, without the hint behind it."""
     code, told, errors = command(*args)
-    assert (code, told) == (2, ""), args
-    return errors.splitlines()[-1].partition(": error: ")[2]
+    assert (code, told) == (2, "") and errors.count("\n") == 1, args
+    return errors.partition(": error: ")[2].rpartition("; see ")[0]
 
 
 def test_no_option_is_dropped_silently(command, folder, ids, tmp_path):

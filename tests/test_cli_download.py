@@ -41,7 +41,7 @@ def test_no_progress_when_the_environment_says_so(
 def test_bars_on_a_terminal(
     hub: FakeHub, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llamaprobe.hub.progress.sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     hub.add(REPO_ID, small_model())
     assert run(REPO_ID) == 0
     err = capsys.readouterr().err

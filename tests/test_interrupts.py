@@ -68,14 +68,11 @@ def _child(args: list[str], tell: int, stderr: int) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1), os.dup2(stderr, 2)
         cli.sys.stdout, cli.sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        cli._parser = parser
-        code = cli.main(args)
-    except BaseException as error:
-        if error.__traceback__ and error.__traceback__.tb_next:  # the command itself is to catch it
-            traceback.print_exc()
-            cli.sys.stderr.flush()
-        elif code == 99:  # it came between the command's return and the next line
-            code = 0
+        cli._parser, cli.sys.argv = parser, ["llamaprobe", *args]
+        code = cli.main()
+    except BaseException:  # the command itself is to catch it
+        traceback.print_exc()
+        cli.sys.stderr.flush()
     finally:
         os._exit(code)
 

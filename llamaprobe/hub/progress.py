@@ -11,17 +11,23 @@ from typing import Any
 
 from ..atomic import show_bytes
 from ..names import printable
+from ..stderr import STREAM
+from ..stderr import say as say_line
 from .listing import RepoFile
 
 
 def say(line: str) -> None:
     """One line for the user, between bars if there are any."""
-    if sys.stderr.isatty() and "tqdm" in sys.modules:
+    _write(printable(line, 400), STREAM.isatty() and "tqdm" in sys.modules)
+
+
+def _write(line: str, has_bars: bool) -> None:
+    if has_bars:
         from tqdm import tqdm
 
-        tqdm.write(printable(line, 400), file=sys.stderr)
+        tqdm.write(line, file=STREAM)
     else:
-        print(printable(line, 400), file=sys.stderr, flush=True)
+        say_line(line)
 
 
 class Progress:
@@ -34,7 +40,7 @@ class Progress:
         self._lock = threading.Lock()
         self._start = time.monotonic()
         self._fetched = 0
-        self._bars = shown and sys.stderr.isatty()
+        self._bars = shown and STREAM.isatty()
         self._all = self._bar(self._title, self._total) if self._bars and files else None
 
     def file(self, file: RepoFile) -> "FileProgress":
@@ -68,12 +74,7 @@ class Progress:
 
     def _write(self, line: str) -> None:
         with self._lock:
-            if self._bars:
-                from tqdm import tqdm
-
-                tqdm.write(line, file=sys.stderr)
-            else:
-                print(line, file=sys.stderr, flush=True)
+            _write(line, self._bars)
 
     def _bar(self, title: str, total: int) -> Any:
         from tqdm import tqdm
@@ -83,7 +84,7 @@ class Progress:
             desc=title,
             unit="B",
             unit_scale=True,
-            file=sys.stderr,
+            file=STREAM,
             leave=False,
             dynamic_ncols=True,
         )

@@ -1,0 +1,112 @@
+"""The parser of every command: argparse, with options anywhere among the positional arguments.
+
+argparse gives an optional positional such as PROMPT nothing when an option stands between it and
+MODEL, in the versions before September 2024. Here the words are sorted first: the options with their values,
+then `--`, then the positionals in their order. So the order of a command line has no meaning beyond
+that of the positionals themselves.
+"""
+
+import argparse
+import math
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from . import stderr
+from .names import hide_tokens, printable
+
+_NEGATIVE = re.compile(r"-\d+|-\d*\.\d+")
+_MAX_LINE = 2000
+
+
+class _Dashes(str):
+    """A positional `--`, which argparse is not to take for its own mark."""
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    def __ne__(self, other: object) -> bool:
+        return True
+
+
+class Parser(argparse.ArgumentParser):
+    """Of the whole command line or of one command. Wrong usage is one line and exit 2."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        words = list(sys.argv[1:] if args is None else args)
+        if self._subparsers is not None:  # the command sorts its own
+            return super().parse_known_args(words, namespace)
+        found, unknown = super().parse_known_args(self._sorted(words), namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        for name, value in vars(found).items():
+            setattr(found, name, _plain(value))
+        return found, unknown
+
+    def error(self, message: str) -> NoReturn:
+        line = printable(hide_tokens(" ".join(message.split("\n"))), _MAX_LINE)
+        stderr.fail(f"{self.prog}: error: {line}; see {self.prog} --help")
+        raise SystemExit(2)
+
+    def _sorted(self, words: list[str]) -> list[str]:
+        """The options with their values, then `--` and the positionals."""
+        options: list[str] = []
+        positionals: list[str] = []
+        at = 0
+        while at < len(words):
+            word = words[at]
+            at += 1
+            if word == "--":
+                positionals += words[at:]
+                break
+            if not self._is_option(word):
+                positionals.append(word)
+                continue
+            options.append(word)
+            n_values = self._n_values(word)
+            while n_values and at < len(words) and not self._is_option(words[at]):
+                if words[at] == "--":
+                    break
+                options.append(words[at])
+                at, n_values = at + 1, n_values - 1
+        if not positionals:
+            return options
+        return [*options, "--", *(_Dashes(p) if p == "--" else p for p in positionals)]
+
+    def _is_option(self, word: str) -> bool:
+        """As argparse sees it: a number or a text with spaces that begins with `-` is none."""
+        if len(word) < 2 or word[0] != "-" or word == "--":
+            return False
+        known = bool(self._actions_of(word))
+        return known or not (" " in word or _NEGATIVE.fullmatch(word))
+
+    def _actions_of(self, word: str) -> list[argparse.Action]:
+        """The option that a word is, or those that it abbreviates."""
+        name = word.partition("=")[0]
+        known = self._option_string_actions
+        if name in known:
+            return [known[name]]
+        if not self.allow_abbrev or not name.startswith("--"):
+            return []
+        return [action for option, action in known.items() if option.startswith(name)]
+
+    def _n_values(self, word: str) -> float:
+        """How many of the next words an option takes at most."""
+        actions = self._actions_of(word)
+        if "=" in word or len(actions) != 1:
+            return 0
+        nargs = actions[0].nargs
+        if isinstance(nargs, int):
+            return nargs
+        return 1 if nargs in (None, "?") else math.inf
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, _Dashes) else value
