@@ -53,6 +53,10 @@ class Parser(argparse.ArgumentParser):
         stderr.fail(f"{self.prog}: error: {line}; see {self.prog} --help")
         raise SystemExit(2)
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Help and version are results: argparse itself would drop what cannot be written."""
+        (file or sys.stdout).write(message)
+
     def _sorted(self, words: list[str]) -> list[str]:
         """The options with their values, then `--` and the positionals."""
         options: list[str] = []

@@ -7,11 +7,13 @@ taking a password out of a netrc file or an address. Redirects are never followe
 here, hop by hop: once off the hub, the token does not come back; https does not become http;
 nothing but http and https is spoken.
 
-Every wait is bounded: connecting, each silence while reading, the server's own wishes, the number
-of tries, which is small while no server has answered and names cannot be looked up. `abort` and
+Every wait is bounded: connecting, each silence while reading, the headers of an answer and each
+piece of its body however slowly they come (connection.py), the server's own wishes, the number of
+tries, which is small while no server has answered and names cannot be looked up. `abort` and
 Ctrl-C end them all at once: what cannot be interrupted, such as looking up a name, is left to a
 thread of its own, which nobody waits for any more. What requests raises is turned into our own
-errors outside of its `except`, so that no exception chain holds a request and its headers.
+errors outside of its `except`, so that no exception chain holds a request and its headers. What a
+server says is masked before anybody sees it (secret.py).
 """
 
 import contextlib
@@ -25,6 +27,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from ..errors import HubError
+from . import log
+from .connection import MAX_HEAD_SECONDS, allow, timed_adapter
 from .errors import (
     CaptivePortalError,
     MetadataError,
@@ -43,6 +47,7 @@ from .failure import (
     web_page_instead,
 )
 from .origin import Origin, check_redirect, join, origin
+from .secret import Secret
 from .settings import Settings, Token
 
 if TYPE_CHECKING:
@@ -85,8 +90,10 @@ class Client:
         """`note` tells the user, in one line, that a question is asked again, and why."""
         self.endpoint = settings.endpoint
         self.has_token = token is not None
+        self._secret = Secret(None) if token is None else token.secret()
         self._origin = origin(settings.endpoint)
         self._timeout = (settings.connect_timeout, settings.read_timeout)
+        self._patience = sum(self._timeout) + MAX_HEAD_SECONDS
         self._hub = _session(_HubAuth(token, self._origin), settings.user_agent)
         self._cdn = _session(_NoAuth(), settings.user_agent)
         self._note, self._noted = note, set[str]()
@@ -143,7 +150,14 @@ class Client:
             if n >= (LOOKUP_TRIES if hopeless else MAX_TRIES):
                 raise failed.error
             self._tell(failed.error)
-            self.pause(next_wait(n - 1, failed.wait))
+            self.wait_after(failed, n)
+
+    def wait_after(self, failed: Broken, n: int) -> None:
+        """Sleeps before the next try, after `n` that failed, unless `abort` is called: then
+        Stopped."""
+        seconds = next_wait(n - 1, failed.wait)
+        log.warning(f"{failed.error}; trying again in {seconds:.1f} s")
+        self.pause(seconds)
 
     def _tell(self, error: HubError) -> None:
         """That it is tried again, once for each reason."""
@@ -198,10 +212,13 @@ class Client:
     def pieces(self, response: "Response") -> Iterator[bytes]:
         """The body as it comes off the wire, never decoded. Raises Broken, also when it only drips;
         Stopped."""
-        read = getattr(response.raw, "read1", None) or response.raw.read
+        read1 = getattr(response.raw, "read1", None)  # of urllib3 2; the other one fills its piece
+        read = read1 or response.raw.read
         since, count = time.monotonic(), 0
         while True:
             piece, failure = b"", None
+            if read1 is not None:
+                allow(response, SLOW_SECONDS)
             try:
                 piece = read(PIECE, decode_content=False)
             except Exception as error:  # urllib3's, http.client's, ssl's or the system's
@@ -258,6 +275,7 @@ class Client:
 
     def _once(self, method: str, url: str, headers: dict[str, str], trusted: bool) -> "Response":
         answer: Future[Response] = Future()
+        late: Exception = Stopped()
         with self._lock:
             self._asked.add(answer)
         try:
@@ -266,14 +284,16 @@ class Client:
             threading.Thread(
                 target=self._ask, args=(answer, session, method, url, headers), daemon=True
             ).start()
-            return answer.result()
+            return answer.result(self._patience)
         except CancelledError:
             pass
+        except TimeoutError:
+            late = failure_of(TimeoutError("timed out"), url)
         finally:
             answer.cancel()  # Ctrl-C: whatever comes now is nobody's
             with self._lock:
                 self._asked.discard(answer)
-        raise Stopped
+        raise late
 
     def _ask(
         self,
@@ -297,6 +317,11 @@ class Client:
         except Exception as error:  # what it is decides whether to try again
             failure = failure_of(error, url)
         self._has_answer = self._has_answer or response is not None
+        if response is not None:
+            response.reason = self._secret.mask(str(response.reason))
+            if self._secret.mask_headers(response.headers):
+                response.close()
+                response, failure = None, _echoes(url)
         if not answer.set_running_or_notify_cancel():
             if response is not None:
                 response.close()
@@ -308,7 +333,7 @@ class Client:
     def _refuse(self, response: "Response", asked: Asked) -> None:
         """Raises what an answer of 4xx or 5xx means."""
         status, headers = response.status_code, response.headers
-        body = self._bounded(response, MAX_ERROR_BODY) or b""
+        said = self._secret.mask(error_text(self._bounded(response, MAX_ERROR_BODY) or b""))
         on_hub = origin(response.url) == self._origin
         if not on_hub and status not in _RETRY:
             # A signed address has a short life: the hub gives out another one.
@@ -317,7 +342,7 @@ class Client:
                     f"{asked.what}: {shown_url(response.url)} answers {status}; try again later"
                 )
             )
-        error = explain(status, headers, error_text(body), asked.what, asked.page, self.has_token)
+        error = explain(status, headers, said, asked.what, asked.page, self.has_token)
         if status in _RETRY:
             raise Broken(error, told_wait(headers))
         raise error
@@ -332,20 +357,21 @@ class Client:
             if "text/html" in response.headers.get("Content-Type", "").lower():
                 raise CaptivePortalError(web_page_instead(asked.what, url))
             check_identity(response, asked)
-            body = self._bounded(response, MAX_JSON)
-            link = response.headers.get("Link")
+            fault, value = self._read_json(response)
+            if fault is None:
+                return value, response.headers.get("Link")
+        told = f"{asked.what}: {shown_url(url)} {fault}"
+        raise MetadataError(told) if value is None else Broken(MetadataError(told))
+
+    def _read_json(self, response: "Response") -> tuple[str | None, Any]:
+        """(None, the masked value), or what is wrong and whether another try may cure it."""
+        body = self._bounded(response, MAX_JSON)
         if body is None:
-            raise MetadataError(
-                f"{asked.what}: {shown_url(url)} sends over {MAX_JSON} bytes of JSON or takes too"
-                f" long"
-            )
+            return f"sends over {MAX_JSON} bytes of JSON or takes too long", None
         try:
-            return json.loads(body.decode("utf-8")), link
+            return None, self._secret.mask_json(json.loads(body.decode("utf-8")))
         except (ValueError, RecursionError):
-            pass
-        raise Broken(
-            MetadataError(f"{asked.what}: {shown_url(url)} answers with something that is not JSON")
-        )
+            return "answers with something that is not JSON", True
 
     def _bounded(self, response: "Response", limit: int) -> bytes | None:
         """The body, None if it is over `limit` bytes or takes longer than MAX_BODY_SECONDS."""
@@ -379,7 +405,6 @@ class _HubAuth:
 
 def _session(auth: _NoAuth | _HubAuth, user_agent: str) -> "Session":
     import requests
-    from requests.adapters import HTTPAdapter
 
     class Session(requests.Session):
         def get_redirect_target(self, resp: "Response") -> None:
@@ -393,8 +418,20 @@ def _session(auth: _NoAuth | _HubAuth, user_agent: str) -> "Session":
     session.headers["Accept-Encoding"] = "identity"
     session.headers["Accept"] = "*/*"
     for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(pool_connections=8, pool_maxsize=32, max_retries=0))
+        session.mount(scheme, timed_adapter(pool_connections=8, pool_maxsize=32, max_retries=0))
     return session
+
+
+def _echoes(url: str) -> RedirectError:
+    return RedirectError(
+        f"{shown_url(url)} sends us to an address that holds the token; it is not asked"
+    )
+
+
+def content_length(response: "Response") -> str | None:
+    """The number in Content-Length, also where it is said twice; None where there is none."""
+    told = {part.strip() for part in response.headers.get("Content-Length", "").split(",")}
+    return (told.pop() or None) if len(told) == 1 else None
 
 
 def check_identity(response: "Response", asked: Asked) -> None:

@@ -91,16 +91,19 @@ def failure_of(error: Exception, url: str) -> Exception:
     """A failure below HTTP as Broken, or as a NetworkError that another try would not cure."""
     import requests
 
-    final = (
-        requests.exceptions.InvalidURL,
-        requests.exceptions.InvalidSchema,
-        requests.exceptions.InvalidHeader,
-    )
+    final = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
     reason, told = _reason(error), str(error)
     if "SOCKS" in told:
         return NetworkError(
             f"{shown_url(url)}: the proxy speaks SOCKS; pip install requests[socks], or set"
             f" HTTPS_PROXY to another one"
+        )
+    if isinstance(error, requests.exceptions.InvalidHeader):  # ours are checked: it is the server's
+        return Broken(
+            NetworkError(
+                f"{shown_url(url)}: its answer has headers that contradict each other, such as two"
+                f" lengths; check HF_ENDPOINT and HTTPS_PROXY, then run it again"
+            )
         )
     if isinstance(error, final) or (
         isinstance(error, ValueError) and not isinstance(error, OSError)

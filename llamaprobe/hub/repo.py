@@ -8,12 +8,13 @@ about a file when it is fetched must agree with what it said in the listing: com
 import re
 from urllib.parse import quote
 
-from .client import Asked, Client
-from .errors import CaptivePortalError, MetadataError, RedirectError
+from .client import Asked, Client, content_length
+from .errors import CaptivePortalError, MetadataError, RedirectError, UnsafeNameError
 from .failure import Broken, web_page_instead
 from .listing import Listing, RepoFile, from_api
 from .names import check_commit, clean_etag, is_commit, is_etag
 from .origin import join, origin
+from .secret import MASK
 
 MAX_PAGES = 1000
 _MAX_FILES = 200_000
@@ -51,6 +52,7 @@ class Repo:
             if not isinstance(page, list):
                 raise MetadataError(f"{self.asked.what}: the hub's list of files is no list")
             for entry in page:
+                self._check_echo(entry)
                 file = from_api(entry, self.asked.what)
                 if file is not None and files.setdefault(file.path, file) is not file:
                     raise MetadataError(f"{self.asked.what}: the hub lists {file.path!r} twice")
@@ -60,6 +62,14 @@ class Repo:
                     f"{self.asked.what}: the hub's list of files does not end ({len(files)} so far)"
                 )
         return files
+
+    def _check_echo(self, entry: object) -> None:
+        path = entry.get("path") if isinstance(entry, dict) else None
+        if self.client.has_token and isinstance(path, str) and MASK in path:
+            raise UnsafeNameError(
+                f"{self.asked.what}: a file name from the server holds the token; nothing is"
+                f" downloaded, and this repository is not to be trusted"
+            )
 
     def _next_page(self, url: str, link: str | None) -> str | None:
         match = _NEXT.search(link or "")
@@ -99,7 +109,7 @@ class Repo:
                 f"{asked.what}: the hub sends no usable etag; without one it cannot be verified"
             )
         size = headers.get("X-Linked-Size") or (
-            None if redirected else headers.get("Content-Length")
+            None if redirected else content_length(response)
         )
         if size is None or not (size.isascii() and size.isdigit()):
             raise MetadataError(f"{asked.what}: the hub sends no size")

@@ -8,12 +8,16 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from .. import __version__
 from ..errors import ArgumentError
 from ..names import printable
 from .errors import TokenError
+
+if TYPE_CHECKING:
+    from .secret import Secret
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 _TRUE = {"1", "ON", "YES", "TRUE"}
@@ -52,6 +56,12 @@ class Token:
     def header(self) -> str:
         """The value of the Authorization header."""
         return f"Bearer {self._value}"
+
+    def secret(self) -> "Secret":
+        """What replaces it in what a server says."""
+        from .secret import Secret
+
+        return Secret(self._value)
 
     def __repr__(self) -> str:
         return "Token(***)"

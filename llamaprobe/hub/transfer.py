@@ -17,9 +17,9 @@ from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import FileError, FormatError
-from .client import MAX_TRIES, PIECE, Client, check_identity
+from .client import MAX_TRIES, PIECE, Client, check_identity, content_length
 from .errors import CaptivePortalError, ChecksumError, TransferError, shown_url
-from .failure import Broken, next_wait, web_page_instead
+from .failure import Broken, web_page_instead
 from .listing import RepoFile
 from .names import clean_etag, is_etag
 from .partial import Partial, new_hash
@@ -100,7 +100,7 @@ class HubSource:
         """How many bytes of the body to skip. Broken when it is not the part of the file that was
         asked for."""
         file, headers, where = self._file, response.headers, shown_url(response.url)
-        length = headers.get("Content-Length")
+        length = content_length(response)
         if response.status_code == 416:
             raise Broken(
                 TransferError(f"{file.path}: {where} has no bytes from {start} on"), restart=True
@@ -112,16 +112,13 @@ class HubSource:
                 restart=True,
             )
         if response.status_code == 206:
+            wanted = f"{file.path}: asked for bytes {start}-{end - 1}/{file.size}, {where} sends"
             match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
-            told = tuple(map(int, match.groups())) if match else (-1, -1, -1)
-            if (told[0], told[2]) != (start, file.size) or told[1] >= end:
-                raise Broken(
-                    TransferError(
-                        f"{file.path}: asked for bytes {start}-{end - 1}/{file.size}, {where} sends"
-                        f" {told[0]}-{told[1]}/{told[2]}"
-                    ),
-                    restart=True,
-                )
+            if match is None:  # what came before is as good as it was
+                raise Broken(TransferError(f"{wanted} a part of it without saying which"))
+            first, last, total = map(int, match.groups())
+            if (first, total) != (start, file.size) or last >= end:
+                raise Broken(TransferError(f"{wanted} {first}-{last}/{total}"), restart=True)
             return 0
         if "text/html" in headers.get("Content-Type", "").lower() and not file.path.endswith(
             (".html", ".htm")
@@ -235,7 +232,7 @@ def _fill(
             partial.restart()
         if max(failures, restarts) >= MAX_TRIES:
             raise failed.error
-        client.pause(next_wait(failures - 1, failed.wait))
+        client.wait_after(failed, failures)
 
 
 def _stream(
@@ -281,7 +278,7 @@ def _one_range(source: Source, start: int, end: int, client: Client) -> list[byt
         failures = 1 if start - before >= ENOUGH else failures + 1
         if failed.restart or failures >= MAX_TRIES:
             raise failed
-        client.pause(next_wait(failures - 1, failed.wait))
+        client.wait_after(failed, failures)
     return pieces
 
 
