@@ -11,8 +11,7 @@ Public names are loaded when they are first used, so that `import llamaprobe` is
 """
 
 from importlib import import_module
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from importlib.machinery import PathFinder
 
 from .errors import (
     ArgumentError,
@@ -29,7 +28,11 @@ from .errors import (
     UnsupportedError,
 )
 
+TYPE_CHECKING = False  # typing's own takes most of the time of this import
+
 if TYPE_CHECKING:
+    from typing import Any
+
     from . import hub as hub
     from . import offline as offline
     from . import reference as reference
@@ -45,7 +48,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-if find_spec("llamaprobe._core") is None:
+if PathFinder.find_spec("llamaprobe._core", __path__) is None:
     raise ImportError(
         "llamaprobe's C core is not built; in the checkout, build it with: pip install -e ."
     )
@@ -83,7 +86,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name in _MODULES:
         return import_module(f".{name}", __name__)
     if name not in _LAZY:

@@ -2,42 +2,40 @@
 
 Results go to stdout and all else to stderr, so that output can be piped. A user's mistake is one
 line on stderr and exit code 1 (2 for wrong usage, 130 for Ctrl-C), never a traceback. What a
-command needs is imported when it runs, this package's own parts too: Ctrl-C during an import ends
-it like any other.
+command needs is imported when it runs, and this file's own parts inside `main`: so Ctrl-C during an
+import ends it like any other.
 """
 
-import contextlib
 import sys
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-from .cli_process import (
-    Interrupts,
-    drop,
-    flush_or_drop,
-    open_descriptors,
-    standard_streams,
-)
+TYPE_CHECKING = False  # typing and collections.abc are imports too
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .cli_parser import Parser
+    from .cli_process import Interrupts
 
 _MAX_LINE = 2000
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: "Sequence[str] | None" = None) -> int:
     """Run one command and return its exit code. SystemExit after --help, --version, wrong usage.
 
     Without `argv` the words are those of the process, which then is this command's alone: once its
     code is decided, Ctrl-C is ignored until the process ends.
     """
     try:
+        from .cli_process import Interrupts
+
         return _main(argv, Interrupts())
     except KeyboardInterrupt:  # before they were installed
         return _fail("interrupted", 130)
 
 
-def _main(argv: Sequence[str] | None, interrupts: Interrupts) -> int:
+def _main(argv: "Sequence[str] | None", interrupts: "Interrupts") -> int:
+    from .cli_process import flush_or_drop, open_descriptors
+
     try:
         interrupts.install()
         if argv is None:
@@ -55,13 +53,14 @@ def _main(argv: Sequence[str] | None, interrupts: Interrupts) -> int:
     return code
 
 
-def _run(argv: Sequence[str], interrupts: Interrupts) -> int:
+def _run(argv: "Sequence[str]", interrupts: "Interrupts") -> int:
     """The exit code of one command, with all its output written. KeyboardInterrupt passes, and
     SystemExit with the code."""
     from . import stderr
+    from .cli_process import standard_streams, warnings_as_notes
 
     end = None
-    with standard_streams() as stdout, _notes():
+    with standard_streams() as stdout, warnings_as_notes(_line):
         try:
             try:
                 args = _parser().parse_args(argv)
@@ -112,6 +111,7 @@ def _parser() -> "Parser":
 def _failed(error: Exception) -> int:
     """The exit code of a failure that a user can do something about, after its line; others are
     raised."""
+    from .cli_process import drop
     from .errors import Error
 
     if isinstance(error, BrokenPipeError) and not isinstance(error, Error):
@@ -140,20 +140,3 @@ def _line(message: str) -> str:
     from .names import hide_tokens, printable
 
     return f"llamaprobe: {printable(hide_tokens(' '.join(message.splitlines())), _MAX_LINE)}"
-
-
-@contextlib.contextmanager
-def _notes() -> Iterator[None]:
-    """Warnings are notes of one line. Whether notes are wanted is for the command to say."""
-    import warnings
-
-    from . import stderr
-
-    def show(message: Warning | str, *_: object) -> None:
-        stderr.say(_line(f"warning: {message}"))
-
-    before, warnings.showwarning, stderr.quiet = warnings.showwarning, show, False  # type: ignore
-    try:
-        yield
-    finally:
-        warnings.showwarning, stderr.quiet = before, False

@@ -7,8 +7,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from . import stderr
 
 
 class Interrupts:
@@ -106,6 +109,21 @@ def standard_streams() -> Iterator[Output]:
             yield output
         finally:
             flush_or_drop(sys.stderr)
+
+
+@contextlib.contextmanager
+def warnings_as_notes(line_of: Callable[[str], str]) -> Iterator[None]:
+    """Warnings are notes of one line. Whether notes are wanted is for the command to say."""
+
+    def show(message: Warning | str, *_: object) -> None:
+        stderr.say(line_of(f"warning: {message}"))
+
+    before, warnings.showwarning = warnings.showwarning, show  # type: ignore[assignment]
+    stderr.quiet = False
+    try:
+        yield
+    finally:
+        warnings.showwarning, stderr.quiet = before, False
 
 
 def drop(stream: Any) -> None:
