@@ -9,12 +9,10 @@
 So each finds what the other one fetched. The ref is written last: until everything of a new commit
 is there, the revision is what it was. The listing has a place of our own: in theirs it would make
 their client refuse, offline, a snapshot that lacks files which llamaprobe does not need.
-
-The cache is its owner's: `blobs`, `snapshots` or a single blob may be links to another disk. What a
-repository names is a file of a snapshot, and that ends in a blob.
 """
 
 import contextlib
+import hashlib
 import os
 import re
 import stat
@@ -27,8 +25,8 @@ from .names import is_commit
 from .store import TAG, Check, Note, Pause, hold, looking, unfinished_name
 
 _OURS = ".llamaprobe"
-# The hub's client keeps one copy for all repositories beside them, under a name of its own making.
 _RELATIVE_POINTER = re.compile(r"\.\./\.\./blobs/([0-9a-f]{40}|[0-9a-f]{64})")
+# The hub's client keeps one copy for all repositories beside them, under a name of its own making.
 _SHARED_BLOB = re.compile(r"\.\./\.\./blobs/[0-9a-f]{2}/[0-9a-f]{64}")
 
 
@@ -45,16 +43,13 @@ class CacheStore:
     def has(self, file: RepoFile) -> bool:
         *folders, name = file.path.split("/")
         with looking(), self._open() as root:
-            with self._own(root, "snapshots", self._commit, *folders) as folder:
+            with root.inside("snapshots", self._commit, *folders, moved=True) as folder:
                 found = folder.stat(name)
                 if found is None:
                     return False
                 if stat.S_ISREG(found.st_mode):  # a file system without links
                     return found.st_size == file.size
-                if folder.readlink(name) not in (_pointer(file), self._whole_pointer(file)):
-                    return False
-                os.stat(name, dir_fd=folder.fd)  # leads nowhere when `snapshots` was moved alone
-            return self._has_blob(root, file)
+                return self._has_blob(root, file) and self._leads(root, folder, name, file)
         return False
 
     def adopt(self, file: RepoFile, check: Check) -> bool:
@@ -78,12 +73,12 @@ class CacheStore:
 
     @contextlib.contextmanager
     def incomplete(self, file: RepoFile, is_locked: bool = True) -> Iterator[tuple[Folder, str]]:
-        with self._open(create=True) as root, self._own(root, "blobs", create=True) as blobs:
+        with self._open(create=True) as root, root.inside("blobs", create=True, moved=True) as blobs:
             yield blobs, unfinished_name(blobs, file.etag, is_locked)
 
     def publish(self, file: RepoFile, name: str) -> None:
         with self._open(create=True) as root:
-            with self._own(root, "blobs", create=True) as blobs:
+            with root.inside("blobs", create=True, moved=True) as blobs:
                 blobs.replace(name, blobs, file.etag)
                 blobs.sync()
             self._point(root, file)
@@ -98,7 +93,7 @@ class CacheStore:
         with (
             looking(),
             self._open() as root,
-            self._own(root, "snapshots", self._commit, *folders) as folder,
+            root.inside("snapshots", self._commit, *folders, moved=True) as folder,
         ):
             return folder.read(name, limit)
         return None
@@ -107,7 +102,7 @@ class CacheStore:
         """A descriptor of the bytes, None if they are not here."""
         with looking(), self._open() as root:
             if self._has_blob(root, file):
-                with self._own(root, "blobs") as blobs:
+                with root.inside("blobs", moved=True) as blobs:
                     return os.open(file.etag, os.O_RDONLY | os.O_CLOEXEC, dir_fd=blobs.fd)
         return None
 
@@ -126,9 +121,9 @@ class CacheStore:
     def finish(self, revision: str) -> None:
         if revision == self._commit or read_ref(self.root, revision) == self._commit:
             return
-        *folders, name = revision.split("/")
         with self._open(create=True) as root, root.inside(_OURS, create=True) as scratch:
-            with root.inside("refs", *folders, create=True) as refs:
+            place, folders, name = _ref_place(self.root, revision)
+            with root.inside(*place, *folders, create=True, moved=True) as refs:
                 refs.write(name, self._commit.encode(), scratch)
             with Folder.open(self._cache_dir) as cache:
                 if cache.stat("CACHEDIR.TAG") is None:
@@ -142,34 +137,18 @@ class CacheStore:
         with (
             contextlib.suppress(OSError),
             self._open() as root,
-            self._own(root, "snapshots", self._commit) as folder,
+            root.inside("snapshots", self._commit, moved=True) as folder,
         ):
             for name in os.listdir(folder.fd):
                 blob = _RELATIVE_POINTER.fullmatch(folder.readlink(name) or "")
                 if blob and not os.path.exists(folder.path / name):
-                    folder.link(name, str(self._blob(blob[1])))
+                    folder.link(name, os.path.realpath(self.root / "blobs" / blob[1]))
 
     def _open(self, create: bool = False) -> Folder:
         return Folder.open(self.root, create=create)
 
-    @contextlib.contextmanager
-    def _own(
-        self, root: Folder, place: str, *segments: str, create: bool = False
-    ) -> Iterator[Folder]:
-        """`blobs` or `snapshots`, and folders below it. The cache is its owner's, who may have put
-        these two on another disk; below them no link is followed."""
-        with Folder.open(root.path / place, create=create) as own:
-            with own.inside(*segments, create=create) as folder:
-                yield folder
-
-    def _blob(self, etag: str) -> Path:
-        return self.root.absolute() / "blobs" / etag
-
-    def _whole_pointer(self, file: RepoFile) -> str:
-        return str(self._blob(file.etag))
-
     def _has_blob(self, root: Folder, file: RepoFile) -> bool:
-        with looking(), self._own(root, "blobs") as blobs:
+        with looking(), root.inside("blobs", moved=True) as blobs:
             found = blobs.stat(file.etag)
             if found is not None and stat.S_ISLNK(found.st_mode):
                 target = blobs.readlink(file.etag) or ""
@@ -180,16 +159,26 @@ class CacheStore:
             return found is not None and stat.S_ISREG(found.st_mode) and found.st_size == file.size
         return False
 
+    def _leads(self, root: Folder, folder: Folder, name: str, file: RepoFile) -> bool:
+        """Whether a link leads to the blob. From a `snapshots` that was moved the usual one may
+        not."""
+        if os.path.basename(folder.readlink(name) or "") != file.etag:
+            return False
+        with looking(), root.inside("blobs", moved=True) as blobs:
+            there, blob = os.stat(name, dir_fd=folder.fd), os.stat(file.etag, dir_fd=blobs.fd)
+            return os.path.samestat(there, blob)
+        return False
+
     def _point(self, root: Folder, file: RepoFile) -> None:
         *folders, name = file.path.split("/")
-        moved = os.path.islink(root.path / "snapshots")
-        pointer = self._whole_pointer(file) if moved else _pointer(file)
-        with self._own(root, "snapshots", self._commit, *folders, create=True) as folder:
-            if folder.readlink(name) == pointer:
+        with root.inside("snapshots", self._commit, *folders, create=True, moved=True) as folder:
+            if self._leads(root, folder, name, file):
                 return
-            if not folder.link(name, pointer):
-                # The bytes move to where they are looked for.
-                with self._own(root, "blobs") as blobs:
+            if folder.link(name, _pointer(file)):
+                if not self._leads(root, folder, name, file):
+                    folder.link(name, os.path.realpath(self.root / "blobs" / file.etag))
+            else:
+                with root.inside("blobs", moved=True) as blobs:  # the bytes move to where they are looked for
                     blobs.replace(file.etag, folder, name)
             folder.sync()
 
@@ -203,11 +192,26 @@ def read_ref(root: Path, revision: str) -> str | None:
     """The commit that a revision was when it was last looked up; a commit is itself."""
     if is_commit(revision):
         return revision
-    *folders, name = revision.split("/")
-    with looking(), Folder.open(root) as folder, folder.inside("refs", *folders) as refs:
-        commit = (refs.read(name, 100) or b"").decode("ascii", "replace").strip()
-        return commit if is_commit(commit) else None
+    place, folders, name = _ref_place(root, revision)
+    with looking(), Folder.open(root) as folder:
+        with folder.inside(*place, *folders, moved=True) as refs:
+            commit = (refs.read(name, 100) or b"").decode("ascii", "replace").strip()
+            return commit if is_commit(commit) else None
     return None
+
+
+def _ref_place(root: Path, revision: str) -> tuple[list[str], list[str], str]:
+    """(folders of the layout, folders of the revision, name) of the file with its commit.
+
+    Where `v` is a file there is no room for `v/1`, nor the other way round: a repository may have
+    had both, one after the other. The second one goes to a place of our own.
+    """
+    *folders, name = revision.split("/")
+    refs = root / "refs"
+    above = (os.path.join(refs, *folders[:n]) for n in range(1, len(folders) + 1))
+    if any(map(os.path.isfile, above)) or os.path.isdir(refs / revision):
+        return [_OURS, "refs"], [], hashlib.sha256(revision.encode()).hexdigest()
+    return ["refs"], folders, name
 
 
 def _pointer(file: RepoFile) -> str:

@@ -55,14 +55,17 @@ class Folder:
         self.close()
 
     @contextlib.contextmanager
-    def inside(self, *segments: str, create: bool = False) -> Iterator["Folder"]:
+    def inside(
+        self, *segments: str, create: bool = False, moved: bool = False
+    ) -> Iterator["Folder"]:
         """A folder below this one. FileError when a link or a file is in the way; FileNotFoundError
-        as in `open`."""
+        as in `open`. `moved`: the first segment is no name from the outside, and may be a link, as
+        its owner leaves one who moves the folder to another disk."""
         fd, path = os.dup(self.fd), self.path
         try:
-            for segment in segments:
+            for number, segment in enumerate(segments):
                 path = path / segment
-                below = _open_below(fd, segment, path, create)
+                below = _open_below(fd, segment, path, create, moved and number == 0)
                 os.close(fd)
                 fd = below
             yield Folder(fd, path)
@@ -185,8 +188,8 @@ def refused(error: OSError | ValueError, path: Path) -> FileError | HubError:
     return file_error(error, path)
 
 
-def _open_below(fd: int, segment: str, path: Path, create: bool) -> int:
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+def _open_below(fd: int, segment: str, path: Path, create: bool, follow: bool) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     try:
         if create:
             with contextlib.suppress(FileExistsError):

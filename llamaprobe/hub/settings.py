@@ -57,6 +57,10 @@ class Token:
         """The value of the Authorization header."""
         return f"Bearer {self._value}"
 
+    def is_in(self, text: str) -> bool:
+        """Whether a name of the user's holds it."""
+        return self.secret().is_in(text)
+
     def secret(self) -> "Secret":
         """What replaces it in what a server says."""
         from .secret import Secret
