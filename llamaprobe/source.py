@@ -52,6 +52,8 @@ def find_local(source: object, revision: str) -> Path | None:
     if not isinstance(source, (str, os.PathLike)) or not isinstance(os.fspath(source), str):
         raise ArgumentError(f"a model is a folder or a repo id, not {printable(repr(source), 60)}")
     name = os.fspath(source)
+    if revision != "main":
+        _check_no_token(revision, "a revision")
     folder = _DEMO if source == "demo" else Path(name) if os.path.isdir(name) else None
     if folder is not None:
         if revision != "main":
@@ -61,6 +63,7 @@ def find_local(source: object, revision: str) -> Path | None:
         return folder
     if os.path.lexists(name):
         raise _not_a_folder(name)
+    _check_no_token(name, "a model's name")
     if not isinstance(source, str) or not _REPO_ID.fullmatch(name):
         raise _nothing(name)
     return None
@@ -74,6 +77,12 @@ def asking_the_hub(name: str) -> Iterator[None]:
     except HubError as e:
         e.args = (f"{e} (there is no folder {printable(name)} here either)", *e.args[1:])
         raise
+
+
+def _check_no_token(name: str, what: str) -> None:
+    from .hub.names import check_no_token
+
+    check_no_token(name, what)
 
 
 def _nothing(name: str) -> FileError:

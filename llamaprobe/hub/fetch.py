@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from ..errors import ArgumentError, Error, FileError
+from . import log
 from .cache_store import CacheStore, read_ref, repo_folder
 from .errors import (
     EntryNotFoundError,
@@ -115,6 +116,7 @@ def _online_or_here(job: "Job", token: bool | Token | None, force: bool, progres
         if found is None:
             raise
         failed = error
+    log.warning(f"{failed}; using {found}, which may be older")
     warnings.warn(f"{failed}; using what is on this disk, which may be older", stacklevel=3)
     return found
 
@@ -236,6 +238,13 @@ class Job:
         return self.complete(commit, strict) if commit is not None and is_commit(commit) else None
 
     def complete(self, commit: str, strict: bool = True) -> Path | None:
+        """`_complete`, with a line in the log."""
+        found = self._complete(commit, strict)
+        if found is not None:
+            log.info(f"{self.repo_id} at {self.revision}: all is in {found}; nobody is asked")
+        return found
+
+    def _complete(self, commit: str, strict: bool) -> Path | None:
         """The folder of a commit, if all chosen files are in it. `strict`: see
         `selection.looks_complete`; without it what is in doubt is read and hashed."""
         store = self.store(commit)
@@ -340,6 +349,7 @@ class Job:
         with self.client(token, progress) as client:
             repo = self.repo(client)
             commit = self.commit = repo.resolve()
+            log.info(f"{self.repo_id} at {self.revision}: the hub has commit {commit}")
             store = self.store(commit)
             listing = store.listing()
             if listing is None:
@@ -360,6 +370,7 @@ class Job:
                 index = _read(store, listing[INDEX])
             work.run(self.choose(listing, index))
             store.finish(self.revision)
+        log.info(f"{self.repo_id} at {self.revision}: all is in {store.path}")
         return store.path
 
     def _check_marker(self, force: bool) -> None:

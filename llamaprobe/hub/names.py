@@ -10,13 +10,15 @@ some system cannot hold, and pairs that would fall on one file where case or Uni
 count.
 """
 
+import contextlib
 import re
 import unicodedata
 from collections.abc import Iterable
 
 from ..errors import ArgumentError
 from ..names import printable
-from .errors import MetadataError, UnsafeNameError
+from .errors import MetadataError, TokenError, UnsafeNameError
+from .settings import read_token
 
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _REPO = re.compile(rf"(?:{_PART}/)?{_PART}")
@@ -33,11 +35,7 @@ _MAX_SEGMENT = 255
 
 def check_repo_id(repo_id: str) -> str:
     """`owner/name` or `name`, as the hub allows them; ArgumentError otherwise."""
-    if isinstance(repo_id, str) and _TOKEN_LIKE.fullmatch(repo_id):
-        raise ArgumentError(
-            "a repository id looks like a token; it is not sent. Set HF_TOKEN instead, and revoke"
-            " it"
-        )
+    check_no_token(repo_id, "a repository id")
     if repo_id == "demo":
         raise ArgumentError("demo comes with llamaprobe: there is nothing to download")
     if isinstance(repo_id, str) and (inside := repo_in_url(repo_id)):
@@ -50,6 +48,22 @@ def check_repo_id(repo_id: str) -> str:
             " at most 96 each, without '--', '..' or a '.git' at the end"
         )
     return repo_id
+
+
+def check_no_token(text: object, what: str) -> None:
+    """ArgumentError, which does not show it, for a name that holds a token: one of the hub's form,
+    or the one that is set."""
+    if not isinstance(text, str):
+        return
+    found = any(_TOKEN_LIKE.fullmatch(part) for part in re.split(r"[^A-Za-z0-9_]", text))
+    if not found:
+        with contextlib.suppress(TokenError):
+            token = read_token(None)
+            found = token is not None and token.is_in(text)
+    if found:
+        raise ArgumentError(
+            f"{what} looks like a token; it is not sent. Set HF_TOKEN instead, and revoke it"
+        )
 
 
 def repo_in_url(text: str) -> str | None:
@@ -65,6 +79,7 @@ def repo_in_url(text: str) -> str | None:
 
 def check_revision(revision: str) -> str:
     """A branch, tag or commit that can also be a path below refs/; ArgumentError otherwise."""
+    check_no_token(revision, "a revision")
     fault = "not a string" if not isinstance(revision, str) else _fault(revision)
     if fault or len(revision) > 255:
         raise ArgumentError(

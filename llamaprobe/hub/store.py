@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from . import lock
+from . import lock, log
 from .folder import Folder
 from .listing import Listing, RepoFile
 
@@ -80,9 +80,13 @@ def hold(
     locks: Folder, name: str, file: RepoFile, pause: Pause, note: Note
 ) -> contextlib.AbstractContextManager[bool]:
     """The lock file `name`, with a word to the user if it takes time."""
-    return lock.hold(
-        locks, name, pause, lambda: note(f"{file.path}: is being fetched elsewhere; waiting")
-    )
+
+    def tell() -> None:
+        told = f"{file.path}: is being fetched elsewhere; waiting"
+        log.info(told)
+        note(told)
+
+    return lock.hold(locks, name, pause, tell)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..atomic import show_bytes
+from . import log
 from .cache_store import CacheStore
 from .client import Client, Stopped
 from .errors import ChecksumError, DiskFullError, TransferError
@@ -57,6 +58,7 @@ class Work:
             for file in files
             if file.path not in self._fresh and (self.force or not self.store.has(file))
         ]
+        log.info(f"{self.repo.repo_id}: {len(files) - len(missing)} of {len(files)} files are here")
         if not missing:
             return
         if not self.force:
@@ -88,6 +90,7 @@ class Work:
             if not self.force and (
                 self.store.has(file) or self.store.adopt(file, self.client.check)
             ):
+                log.info(f"{self.repo.repo_id}: {file.path}: found on this disk")
                 progress.have(file)
                 return
             self._fetch(file, is_locked, ranges, progress)
@@ -103,7 +106,8 @@ class Work:
                 folder.remove(name)
             partial = Partial(folder, name, file, is_new=not is_locked)
             try:
-                if not self._copy(file, partial, ranges, bar.advance):
+                copied = self._copy(file, partial, ranges, bar.advance)
+                if not copied:
                     fetch(
                         HubSource(self.repo, file, self.commit),
                         file,
@@ -113,6 +117,8 @@ class Work:
                         bar.advance,
                     )
                 self.store.publish(file, name)
+                how = "copied from the cache" if copied else "downloaded"
+                log.info(f"{self.repo.repo_id}: {file.path}: {how}, {file.size} bytes")
                 done = True
             finally:
                 # nothing to take up, or nothing to be trusted, or nobody who finds it
