@@ -23,7 +23,9 @@ from llamaprobe.hub import (
     TokenError,
     download,
     plan,
+    snapshot,
 )
+from llamaprobe.hub.check import check
 from llamaprobe.hub.failure import failure_of
 from llamaprobe.hub.origin import check_redirect, may_carry_token, origin
 from llamaprobe.hub.settings import Token, read_token
@@ -332,6 +334,27 @@ def test_a_revision_with_a_slash(hub: FakeHub) -> None:
     folder = download(REPO_ID, revision="refs/pr/1")
     assert tree(folder) == chosen(files) and hub.seen[0].path.endswith("/revision/refs%2Fpr%2F1")
     assert (folder.parent.parent / "refs/refs/pr/1").read_text() == repo.commit
+
+
+@pytest.mark.parametrize("revisions", [["v", "v/1"], ["v/1", "v"], ["a/b", "a/b/c/d", "a", "a/b/c"]])
+def test_a_revision_below_another_one(
+    hub: FakeHub, revisions: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repository may have had both, one after the other."""
+    commits = {}
+    repo = hub.add(REPO_ID, small_model())
+    for n, revision in enumerate(revisions):
+        commits[revision] = repo.update(small_model(n), branch=revision)
+        assert download(REPO_ID, revision=revision).name == commits[revision]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for revision in revisions:
+        assert download(REPO_ID, revision=revision).name == commits[revision]
+        assert snapshot(REPO_ID, revision=revision).name == commits[revision]
+        assert {f.state for f in check(REPO_ID, revision=revision)} == {"ok"}
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    commits[revisions[1]] = repo.update(small_model(9), branch=revisions[1])
+    assert download(REPO_ID, revision=revisions[1]).name == commits[revisions[1]]
+    assert download(REPO_ID, revision=revisions[0]).name == commits[revisions[0]]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,9 @@
     CACHE/models--org--name/.llamaprobe/<commit>.json             the listing
     CACHE/.locks/models--org--name/<etag>.lock
 
+Any of these folders may be a link that its owner made, to another disk say; what is below
+snapshots/<commit> comes from a server, and no link to a folder is followed there.
+
 So each finds what the other one fetched. The ref is written last: until everything of a new commit
 is there, the revision is what it was. The listing has a place of our own: in theirs it would make
 their client refuse, offline, a snapshot that lacks files which llamaprobe does not need.
@@ -66,7 +69,7 @@ class CacheStore:
     def hold(self, file: RepoFile, pause: Pause, note: Note) -> Iterator[bool]:
         with (
             Folder.open(self._cache_dir, create=True) as cache,
-            cache.inside(".locks", self._name, create=True) as locks,
+            cache.inside(".locks", self._name, create=True, moved=True) as locks,
             hold(locks, f"{file.etag}.lock", file, pause, note) as is_locked,
         ):
             yield is_locked
@@ -108,20 +111,20 @@ class CacheStore:
 
     def listing(self) -> Listing | None:
         for place in (_OURS, "trees"):
-            with looking(), self._open() as root, root.inside(place) as folder:
+            with looking(), self._open() as root, root.inside(place, moved=True) as folder:
                 found = parse(folder.read(f"{self._commit}.json", MAX_LISTING) or b"")
                 if found is not None:
                     return found
         return None
 
     def save_listing(self, listing: Listing) -> None:
-        with self._open(create=True) as root, root.inside(_OURS, create=True) as folder:
+        with self._open(create=True) as root, root.inside(_OURS, create=True, moved=True) as folder:
             folder.write(f"{self._commit}.json", serialize(listing))
 
     def finish(self, revision: str) -> None:
         if revision == self._commit or read_ref(self.root, revision) == self._commit:
             return
-        with self._open(create=True) as root, root.inside(_OURS, create=True) as scratch:
+        with self._open(create=True) as root, root.inside(_OURS, create=True, moved=True) as scratch:
             place, folders, name = _ref_place(self.root, revision)
             with root.inside(*place, *folders, create=True, moved=True) as refs:
                 refs.write(name, self._commit.encode(), scratch)

@@ -115,8 +115,9 @@ class Folder:
 
     def write(self, name: str, data: bytes, scratch: "Folder | None" = None) -> None:
         """A small file that is whole or not there. `scratch`: where a kill may leave its beginning,
-        if not here; on the same file system."""
-        scratch = scratch or self
+        if not here; on another file system it is of no use."""
+        if scratch is None or os.fstat(scratch.fd).st_dev != os.fstat(self.fd).st_dev:
+            scratch = self
         temporary = f".{os.getpid()}-{next(_counter)}.tmp"
         try:
             fd = scratch.open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

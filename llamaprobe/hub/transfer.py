@@ -44,7 +44,7 @@ Advance = Callable[[int], None]
 
 
 class NoRanges(Exception):
-    """The server sends the whole file, whatever is asked."""
+    """The server sends the whole file, whatever is asked, or parts without saying which."""
 
 
 class Source(Protocol):
@@ -114,8 +114,11 @@ class HubSource:
         if response.status_code == 206:
             wanted = f"{file.path}: asked for bytes {start}-{end - 1}/{file.size}, {where} sends"
             match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
-            if match is None:  # what came before is as good as it was
-                raise Broken(TransferError(f"{wanted} a part of it without saying which"))
+            if match is None and end < file.size:
+                raise NoRanges
+            if match is None:
+                told = f"{wanted} a part of it without saying which (no Content-Range)"
+                raise Broken(TransferError(told), restart=True)
             first, last, total = map(int, match.groups())
             if (first, total) != (start, file.size) or last >= end:
                 raise Broken(TransferError(f"{wanted} {first}-{last}/{total}"), restart=True)

@@ -1,0 +1,92 @@
+"""What a download says to the logger "llamaprobe", and that it says nothing unasked."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fakehub import FakeHub
+from hub_fixtures import REPO_ID, hub, small_model  # noqa: F401
+from hub_process import environment
+
+import llamaprobe as lp
+from llamaprobe.hub import client, download, snapshot
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    found = [(r.levelname, r.getMessage()) for r in caplog.records if r.name == "llamaprobe"]
+    caplog.clear()
+    return found
+
+
+def test_what_was_found_where(hub: FakeHub, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    repo = hub.add(REPO_ID, small_model())
+    folder = download(REPO_ID, progress=False)
+    told = said(caplog)
+    assert all(level == "INFO" for level, _ in told)
+    told = [message for _, message in told]
+    assert f"{REPO_ID} at main: the hub has commit {repo.commit}" in told
+    assert f"{REPO_ID}: 0 of 6 files are here" in told
+    assert f"{REPO_ID}: model.safetensors: downloaded, 300000 bytes" in told
+    assert told[-1] == f"{REPO_ID} at main: all is in {folder}"
+    snapshot(REPO_ID)
+    assert said(caplog) == [("INFO", f"{REPO_ID} at main: all is in {folder}; nobody is asked")]
+    download(REPO_ID, local_dir=tmp_path / "plain", progress=False)
+    told = [message for _, message in said(caplog)]
+    assert f"{REPO_ID}: model.safetensors: copied from the cache, 300000 bytes" in told
+
+
+def test_retries_waits_and_fallbacks(
+    hub: FakeHub, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    hub.add(REPO_ID, small_model())
+    hub.fault("status", where="api", status=503)
+    hub.fault("drop", method="GET", after=100_000)
+    folder = download(REPO_ID, progress=False)
+    warned = [message for level, message in said(caplog) if level == "WARNING"]
+    assert len(warned) == 2 and all(" s" in m and "; trying again in 0." in m for m in warned)
+    assert "answers 503" in warned[0] and "ended" in warned[1] or "broke" in warned[1]
+    assert "sig=" not in "".join(warned), "no query of a signed address"
+    monkeypatch.setattr(client, "MAX_TRIES", 1)
+    hub.fault("status", where="api", status=503, times=10)
+    with pytest.warns(UserWarning, match="using what is on this disk"):
+        download(REPO_ID, progress=False)
+    warned = [message for level, message in said(caplog) if level == "WARNING"]
+    assert len(warned) == 1 and f"using {folder}, which may be older" in warned[0]
+
+
+def test_nothing_goes_to_stderr_unasked(hub: FakeHub):
+    """Neither by logging's last resort, nor is logging imported for it."""
+    hub.add(REPO_ID, small_model())
+    hub.fault("status", where="api", status=503)
+    script = """
+import sys, llamaprobe.hub as hub, llamaprobe.hub.failure as failure
+failure.FIRST_WAIT = 0.01
+hub.download(sys.argv[1], progress=False)
+"""
+    again = """
+import sys, llamaprobe.hub as hub
+hub.snapshot(sys.argv[1])
+assert "logging" not in sys.modules
+"""
+    for code in (script, again):
+        run = subprocess.run(
+            [sys.executable, "-c", code, REPO_ID],
+            env=environment(HF_ENDPOINT=hub.endpoint, HF_HOME=str(Path.home() / "hf")),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_the_logger_can_be_turned_off(hub: FakeHub, caplog: pytest.LogCaptureFixture):
+    hub.add(REPO_ID, small_model())
+    logger = logging.getLogger("llamaprobe")
+    logger.setLevel(logging.ERROR)
+    try:
+        download(REPO_ID, progress=False)
+    finally:
+        logger.setLevel(logging.NOTSET)
+    assert said(caplog) == [] and lp.__version__
