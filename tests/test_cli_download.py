@@ -182,3 +182,24 @@ def test_a_token_comes_from_stdin_and_never_from_the_command_line(
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert run(REPO_ID, "--token-stdin") == 1
     assert hub.token not in "".join(capsys.readouterr())
+
+
+def test_a_folder_needs_no_download(
+    hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = "is a folder that is here already and needs no download"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    for name in (tmp_path, tmp_path / "models" / "mine", "models", "./models", "models/mine/", "."):
+        assert run(name) == 1
+        out, err = capsys.readouterr()
+        assert (out, err) == ("", f"llamaprobe: {name}: {told}\n")
+    assert hub.seen == []
+    assert run("models/mine") == 1, "this may be a repository too"
+    err = capsys.readouterr().err
+    assert "not found, or private" in err and f"(models/mine: {told})" in err
+    hub.add("models/mine", small_model())
+    assert run("models/mine") == 0
+    assert run("models/mine", "--local-dir", "models/mine") == 0
+    assert run("models/mine", "--local-dir", "models/mine") == 0
+    assert run("models/mine", "--check") == 0

@@ -19,7 +19,7 @@ NOT_A_REPO = {
     "https://huggingface.co/gpt2/resolve/main/config.json": "give gpt2$",
     "https://somebody:secret@hub/org/name#x": "give org/name$",
     "https://huggingface.co/": "must be owner/name",
-    "https://huggingface.co/org/hf_abcdefghijklmnopqrstuvw": "must be owner/name",
+    "https://huggingface.co/org/hf_abcdefghijklmnopqrstuvw": "must be owner/name; this looks like a token",
 }
 
 

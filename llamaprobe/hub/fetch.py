@@ -238,15 +238,14 @@ class Job:
         return self.complete(commit, strict) if commit is not None and is_commit(commit) else None
 
     def complete(self, commit: str, strict: bool = True) -> Path | None:
-        """`_complete`, with a line in the log."""
+        """The folder of a commit, if all chosen files are in it. `strict`: see
+        `selection.looks_complete`; without it what is in doubt is read and hashed."""
         found = self._complete(commit, strict)
         if found is not None:
             log.info(f"{self.repo_id} at {self.revision}: all is in {found}; nobody is asked")
         return found
 
     def _complete(self, commit: str, strict: bool) -> Path | None:
-        """The folder of a commit, if all chosen files are in it. `strict`: see
-        `selection.looks_complete`; without it what is in doubt is read and hashed."""
         store = self.store(commit)
         if isinstance(store, CacheStore):
             store.mend()

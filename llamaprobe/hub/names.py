@@ -35,7 +35,7 @@ _MAX_SEGMENT = 255
 
 def check_repo_id(repo_id: str) -> str:
     """`owner/name` or `name`, as the hub allows them; ArgumentError otherwise."""
-    check_no_token(repo_id, "a repository id")
+    check_no_token(repo_id, "a repository id must be owner/name; this")
     if repo_id == "demo":
         raise ArgumentError("demo comes with llamaprobe: there is nothing to download")
     if isinstance(repo_id, str) and (inside := repo_in_url(repo_id)):

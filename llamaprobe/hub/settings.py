@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from .. import __version__
 from ..errors import ArgumentError
@@ -58,8 +58,8 @@ class Token:
         return f"Bearer {self._value}"
 
     def is_in(self, text: str) -> bool:
-        """Whether a name of the user's holds it."""
-        return self.secret().is_in(text)
+        """Whether a name of the user's holds it. Of very short ones nobody can tell."""
+        return len(self._value) >= 8 and self._value in unquote(text)
 
     def secret(self) -> "Secret":
         """What replaces it in what a server says."""
