@@ -1,9 +1,9 @@
 """The parser of every command: argparse, with options anywhere among the positional arguments.
 
 argparse gives an optional positional such as PROMPT nothing when an option stands between it and
-MODEL, in the versions before September 2024. Here the words are sorted first: the options with their values,
-then `--`, then the positionals in their order. So the order of a command line has no meaning beyond
-that of the positionals themselves.
+MODEL, in the versions before September 2024. Here the words are sorted first: the options with their
+values, then `--`, then the positionals in their order. So the order of a command line has no
+meaning beyond that of the positionals themselves.
 """
 
 import argparse

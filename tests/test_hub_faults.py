@@ -309,61 +309,6 @@ def test_headers_that_cannot_be_trusted(hub: FakeHub, tmp_path: Path, case: str)
     assert hub.requests("cdn") == [] and not weights(hub, tmp_path)
 
 
-LENGTHS = {
-    "the same twice": {"Content-Length": str(SIZE), "content-length": str(SIZE)},
-    "the same in one line": {"Content-Length": f"{SIZE}, {SIZE}"},
-}
-
-
-@pytest.mark.parametrize("case", LENGTHS)
-def test_a_length_that_is_said_twice(hub: FakeHub, case: str) -> None:
-    files = small_model(size=SIZE)
-    hub.add(REPO_ID, files)
-    hub.fault("header", method="GET", headers=LENGTHS[case], times=100)
-    assert tree(download(REPO_ID)) == chosen(files)
-
-
-@pytest.mark.parametrize(("where", "times"), [("api", 2), ("cdn", 2), ("api", 100), ("cdn", 100)])
-def test_two_lengths_are_the_servers_fault(hub: FakeHub, where: str, times: int) -> None:
-    files = small_model(size=SIZE)
-    hub.add(REPO_ID, files)
-    two = {"Content-Length": "7", "content-length": "8"}
-    hub.fault("header", where=where, method="GET", headers=two, times=times)
-    if times < 5:
-        assert tree(download(REPO_ID)) == chosen(files)
-        return
-    with pytest.raises(NetworkError, match="headers that contradict each other, such as two lengths"):
-        download(REPO_ID)
-    assert len([seen for seen in hub.seen if seen.where == where]) == client.MAX_TRIES
-
-
-@pytest.mark.parametrize("parallel", [True, False])
-def test_a_part_that_does_not_say_which(
-    hub: FakeHub, tmp_path: Path, parallel: bool, request: pytest.FixtureRequest
-) -> None:
-    """A server of such parts is asked for the whole."""
-    files = small_model(size=SIZE)
-    hub.add(REPO_ID, files)
-    if parallel:
-        request.getfixturevalue("ranges")
-    else:  # a rest is asked for
-        hub.fault("drop", method="GET", after=100_000)
-    hub.fault("header", method="GET", headers={"Content-Range": None}, times=100)
-    assert tree(download(REPO_ID)) == chosen(files)
-
-
-def test_parts_that_never_say_which(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub.add(REPO_ID, small_model(size=SIZE))
-    monkeypatch.setattr(client, "MAX_TRIES", 3)
-    monkeypatch.setattr("llamaprobe.hub.transfer.MAX_TRIES", 3)
-    for _ in range(4):
-        hub.fault("drop", method="GET", after=100_000)
-        hub.fault("header", method="GET", headers={"Content-Range": None})
-    told = r"asked for bytes 100000-299999/300000, .* sends a part of it without saying which"
-    with pytest.raises(TransferError, match=told):
-        download(REPO_ID)
-
-
 # ---- answers that are errors ----
 
 
