@@ -29,7 +29,7 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _ADAPTER = "adapter_model.safetensors"
 
-_MAX_INDEX = 64 << 20
+_MAX_INDEX = 16 << 20
 _MAX_NAME = 255
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
 _LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")

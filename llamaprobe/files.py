@@ -60,7 +60,8 @@ NUMBERS = (
 )
 _OLD_NAMES = {"x_norm": "xnorm"}  # as the files of older scripts are called
 _MASKS = ("attention_mask", "position_ids")
-_MAX_JSON = 256 << 20
+_MAX_MANIFEST = 16 << 20  # bytes: some 100,000 files
+_MAX_META = 64 << 20  # two million tokens
 
 
 def file_name(point: str, layer: int | None, format: str = "csv") -> str:
@@ -343,4 +344,5 @@ def _plain(value: Any) -> Any:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object that may have been made by a stranger. FileError, FormatError."""
-    return read_object(str(path), _MAX_JSON, FormatError)
+    limit = _MAX_MANIFEST if path.name == MANIFEST else _MAX_META
+    return read_object(str(path), limit, FormatError)
