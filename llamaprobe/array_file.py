@@ -12,21 +12,23 @@ is a character, counted from 1).
 """
 
 import math
+import operator
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import _core
-from .atomic import atomic_open, checked_path, file_error
+from .atomic import atomic_open, checked_path, file_error, shown_path
 from .errors import ArgumentError, FileChangedError, FileError, FormatError
 from .file_bytes import FileBytes
-from .hex_words import is_fixed_point, read_hex
+from .hex_words import read_hex
 from .names import printable
+from .npy_file import read_npy
 from .shape import is_possible
 from .tables import (
     BLOCK,
@@ -35,24 +37,11 @@ from .tables import (
     array_table,
     check_digits,
     check_format,
+    check_header,
     scratch_bytes,
 )
 from .text_floats import read_rows
-
-_MAX_HEADER = 4096
-_MAX_RANK = 32
-_HEADER = re.compile(rb"(#|//)\s*shape=\[([0-9, ]*)\](?:\s+dtype=([A-Za-z0-9_.]+))?\s*")
-_FLOATS = {
-    "",
-    "float32",
-    "float16",
-    "bfloat16",
-}  # all of these are read as float32, which holds them exactly
-_OTHERS = {
-    "float64",
-    "bool",
-    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
-}
+from .text_header import FLOATS, OTHERS, FirstLine, is_known, read_first_line, refuse_other_files
 
 
 def write(
@@ -61,108 +50,142 @@ def write(
     *,
     digits: int | str | None = None,
     format: str | None = None,
+    header: bool = True,
 ) -> None:
     """Write one array to `path`, atomically: what was there before is replaced by a whole file or
-    not at all.
+    not at all. A leading ~ of the path is expanded.
 
     `format` is "csv", "txt", "npy", "hex" or "q<m>.<n>" (default: what the name ends in). `digits`
     None or "shortest" writes the shortest decimal that reads back to the same bits (a NaN to some
     NaN: text has but one), N writes `%.Ne` (0 to 25). Arrays of two or more axes have shape[0]
     rows, a vector is one row. float16 and bfloat16 become float32, which holds them exactly;
     integers and bool are written exactly, float64 as float64; fixed point rounds to nearest even
-    and saturates.
+    and saturates. `header` False leaves out the first line of csv, txt and hex, `# shape=[..]`, for
+    programs that cannot skip it; to read such a file takes `read(path, shape=..)`.
 
-    Raises ArgumentError (format, digits, an array of complex numbers or objects) and FileError.
+    Raises ArgumentError (format, digits, an array of complex numbers or objects, or with values
+    that are masked) and FileError.
     """
+    path = checked_path(path)
     style = check_format(format) if format is not None else _format_of(path)
+    check_header(header, style)
     table = array_table(
-        np.asarray(array), style, digits=check_digits(digits), n_threads=_core.cores()
+        array, style, digits=check_digits(digits), header=header, n_threads=_core.cores()
     )
-    scratch = bytearray(scratch_bytes())
+    scratch = bytearray(scratch_bytes(table))
     with atomic_open(path) as file:
         file.write(table.header)
         for first in range(0, table.n_elements, BLOCK):
             file.writelines(table.encode(scratch, first, min(BLOCK, table.n_elements - first)))
 
 
-def read(path: str | os.PathLike[str], *, format: str | None = None) -> np.ndarray:
-    """The array that is in a csv, txt, npy or hex file, in its original shape.
+def read(
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    shape: Sequence[int] | None = None,
+    dtype: Any = None,
+) -> np.ndarray:
+    """The array that is in a csv, txt, npy or hex file, in its original shape. A leading ~ of the
+    path is expanded.
 
     Text gives float32, or the dtype that its first line names (float16, bfloat16 and fixed point
-    are read as float32). npy gives the dtype of the file.
+    are read as float32). npy gives the dtype of the file. Text without a first line takes `shape`,
+    and `dtype` where that is not float32 ("int64", and of words "bfloat16" or "q4.12"); a first
+    line that is there must agree with both.
 
     Raises FileError (missing, not a regular file), FileChangedError (written to meanwhile),
     FormatError (no `# shape=` line, ragged rows, words, other numbers than the shape says: with
     line and column), OutOfMemory (text is read whole) and ArgumentError (a name that ends in none
-    of the four). Ctrl-C stops it.
+    of the four, a shape or dtype that makes no sense). Ctrl-C stops it.
     """
-    style = check_format(format) if format is not None else _format_of(path)
     path = checked_path(path)
+    style = check_format(format) if format is not None else _format_of(path)
+    mark = "#" if style in SEPARATORS else "//"
+    given = _given(shape, dtype, mark)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with open(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise FileError(f"{os.fspath(path)}: not a regular file")
+                raise FileError(f"{shown_path(path)}: not a regular file")
             if style == "npy":
-                return _read_npy(file, path)
-            return _read_text(file, path, SEPARATORS.get(style))
+                return _expected(_read_npy(file, path), given, path)
+            return _read_text(file, path, SEPARATORS.get(style), given)
     except FileError:
         raise
     except OSError as error:
         raise file_error(error, path) from error
 
 
-def _format_of(path: str | os.PathLike[str]) -> str:
+def _given(shape: Sequence[int] | None, dtype: Any, mark: str) -> FirstLine | None:
+    """The arguments of `read` as a first line would say it. ArgumentError."""
+    if shape is None:
+        if dtype is not None:
+            raise ArgumentError("dtype= is for a file without a first line; give shape= too")
+        return None
+    try:
+        axes = tuple(operator.index(n) for n in shape)
+        kind = "" if dtype is None else dtype if isinstance(dtype, str) else np.dtype(dtype).name
+    except TypeError as error:
+        raise ArgumentError(f"shape is some integers, dtype a name: {error}") from None
+    if kind and not is_known(kind, mark):
+        raise ArgumentError(f"dtype {printable(kind, 60)!r} is none that such a file can hold")
+    n_bytes = np.dtype(kind).itemsize if kind in OTHERS else 4
+    if any(n < 0 for n in axes) or len(axes) > 32 or not is_possible(axes, n_bytes):
+        raise ArgumentError(f"shape={list(axes)} is no shape of an array")
+    return FirstLine(0, 1, axes, kind)
+
+
+def _expected(
+    array: np.ndarray, given: FirstLine | None, path: str | os.PathLike[str]
+) -> np.ndarray:
+    if given is not None and (
+        array.shape != given.shape or given.dtype not in ("", array.dtype.name)
+    ):
+        raise FormatError(
+            f"{shown_path(path)}: holds {array.dtype} {list(array.shape)}, and"
+            f" {given.dtype} {list(given.shape)} was given"
+        )
+    return array
+
+
+def _format_of(path: Path) -> str:
     for format, suffix in SUFFIXES.items():
-        if Path(os.fsdecode(path)).suffix.lower() == suffix:
+        if path.suffix.lower() == suffix:
             return format
     raise ArgumentError(
-        f"{os.fsdecode(path)}: the name ends in none of {', '.join(SUFFIXES.values())}; give format="
+        f"{shown_path(path)}: the name ends in none of {', '.join(SUFFIXES.values())}; give format="
     )
+
+
+def _read_npy(file: Any, path: str | os.PathLike[str]) -> np.ndarray:
+    head = file.read(32)
+    file.seek(0)
+    if not head.startswith(b"\x93NUMPY"):
+        refuse_other_files(head, path)
+    return read_npy(file, path)
 
 
 # ---- text ----
 
 
-def _read_text(file: Any, path: str | os.PathLike[str], sep: str | None) -> np.ndarray:
+def _read_text(
+    file: Any, path: str | os.PathLike[str], sep: str | None, given: FirstLine | None
+) -> np.ndarray:
     """`sep` None: the lines are hexadecimal words."""
-    line = file.readline(_MAX_HEADER)
-    shape, dtype = _parse_header(line, path, "//" if sep is None else "#")
-    data = FileBytes(file.fileno(), path)
+    first = read_first_line(file, path, "//" if sep is None else "#", given)
+    data, kind = FileBytes(file.fileno(), path), first.dtype or "float32"
     if sep is None:
-        return read_hex(data, len(line), shape, dtype, os.fspath(path))
-    if dtype in _FLOATS:
-        return _read_floats(data, len(line), shape, sep, path)
-    return _read_others(bytes(data[len(line) :]), np.dtype(dtype), shape, sep, path)
-
-
-def _parse_header(
-    line: bytes, path: str | os.PathLike[str], mark: str
-) -> tuple[tuple[int, ...], str]:
-    match = _HEADER.fullmatch(line)
-    if not match or match[1] != mark.encode():
-        raise FormatError(
-            f"{os.fspath(path)}: line 1, column 1: there is no '{mark} shape=[..]' line"
-        )
-    words = match[2].decode().replace(",", " ").split()
-    if len(words) > _MAX_RANK or any(len(word) > 15 for word in words):
-        raise FormatError(
-            f"{os.fspath(path)}: line 1: the shape has too many axes or an axis too long"
-        )
-    dtype = (match[3] or b"").decode().removeprefix("torch.")
-    if dtype not in _FLOATS | _OTHERS and not (mark == "//" and is_fixed_point(dtype)):
-        raise FormatError(f"{os.fspath(path)}: line 1: dtype={dtype} is unknown")
-    shape = tuple(map(int, words))
-    if not is_possible(shape, np.dtype(dtype).itemsize if dtype in _OTHERS else 4):
-        raise FormatError(
-            f"{os.fspath(path)}: line 1: shape={list(shape)} is larger than an array can be"
-        )
-    return shape, dtype
+        return read_hex(data, first.start, first.line, first.shape, kind, shown_path(path))
+    if kind in FLOATS:
+        return _read_floats(data, first, sep, path)
+    return _read_others(data[first.start :], np.dtype(kind), first, sep, path)
 
 
 def _read_floats(
-    file: FileBytes, start: int, shape: tuple[int, ...], sep: str, path: str | os.PathLike[str]
+    file: FileBytes, first: FirstLine, sep: str, path: str | os.PathLike[str]
 ) -> np.ndarray:
+    shape, start = first.shape, first.start
     count, room = math.prod(shape), (len(file) - start + 1) // 2  # a digit and a separator each
     values = np.empty(
         count if count <= room else 0, np.float32
@@ -171,21 +194,22 @@ def _read_floats(
         return values.reshape(shape)
     data = file[start:]
     fault: Any = _core.parse_floats(values, data, 0, sep, _core.cores())
+    if fault is not None and fault["problem"] != "changed" and (bare := _unpadded(data, sep)):
+        if values.size == count and _core.parse_floats(values, bare, 0, sep, 1) is None:
+            return values.reshape(shape)
     if fault is None and values.size == count:
         return values.reshape(shape)
     fault = fault or {"problem": "count", "n_numbers": 0}
     if fault["problem"] == "changed":
         raise FileChangedError(
-            f"{os.fspath(path)}: written to while it was read; read it again when it is whole"
+            f"{shown_path(path)}: written to while it was read; read it again when it is whole"
         )
     if fault["problem"] == "count":
         raise FormatError(_count_message(path, shape, fault["n_numbers"]))
-    # the line of the shape is line 1
-    where = f"{os.fspath(path)}: line {fault['line'] + 1}, column {fault['column']}"
+    where = f"{shown_path(path)}: line {fault['line'] + first.line - 1}, column {fault['column']}"
     if fault["problem"] == "word":
         word = bytes(data[fault["offset"] :][: min(fault["n_bytes"], 80)])
-        word = word.decode("utf-8", "backslashreplace")
-        raise FormatError(f"{where}: {printable(word, 40)!r} is not a number")
+        raise FormatError(f"{where}: {_shown(word)} is not a number")
     found = (
         f"only {fault['n_found']}" if fault["problem"] == "few" else f"more than {fault['n_cols']}"
     )
@@ -194,85 +218,90 @@ def _read_floats(
     )
 
 
+def _unpadded(data: memoryview | bytes, sep: str) -> bytes:
+    """The text without the empty cells at the ends of its lines that a spreadsheet puts there when
+    the first line has more cells than the rows; empty when there are none."""
+    text = bytes(data)
+    return re.sub(rb",[,\t ]*(?=\r?\n|\r?\Z)", b"", text) if sep == "," else b""
+
+
 def _count_message(path: str | os.PathLike[str], shape: tuple[int, ...], found: int) -> str:
     return (
-        f"{os.fspath(path)}: line 1, column 1: shape={list(shape)} needs {math.prod(shape)} "
+        f"{shown_path(path)}: line 1, column 1: shape={list(shape)} needs {math.prod(shape)} "
         f"numbers, and the rows below hold {found}"
     )
 
 
+def _shown(word: bytes) -> str:
+    return repr(printable(word.decode("utf-8", "backslashreplace"), 40))
+
+
 def _read_others(
-    text: bytes, dtype: np.dtype, shape: tuple[int, ...], sep: str, path: str | os.PathLike[str]
+    data: memoryview, dtype: np.dtype, first: FirstLine, sep: str, path: str | os.PathLike[str]
 ) -> np.ndarray:
+    """Integers, bool and float64, by the rules of the float32 reader (csrc/text_read.h): blanks
+    around numbers, blank lines and comments are passed over."""
+    text = bytes(data)
+    try:
+        values = _parse_others(text, dtype, first.line, sep)
+    except _Fault as fault:
+        try:  # without the cells that a spreadsheet adds
+            values = _parse_others(_unpadded(text, sep), dtype, first.line, sep)
+        except _Fault:
+            values = []
+        if not values or len(values) != math.prod(first.shape):
+            raise FormatError(f"{shown_path(path)}: {fault}") from None
+    if len(values) != math.prod(first.shape):
+        raise FormatError(_count_message(path, first.shape, len(values)))
+    return np.array(values, dtype).reshape(first.shape)
+
+
+class _Fault(Exception):
+    """What is wrong, with line and column."""
+
+
+def _parse_others(text: bytes, dtype: np.dtype, first_line: int, sep: str) -> list[int | float]:
     values: list[int | float] = []
-    n_cols = None
-    for number, line in enumerate(_lines(text), start=2):
-        words, column = line.split(sep), 1
-        for word in words:
+    n_cols = 0
+    field = re.compile(rb"[^,]+|(?<=,)(?=,|\Z)|\A(?=,)" if sep == "," else rb"[^ \t]+")
+    for number, line in enumerate(text.split(b"\n"), start=first_line):
+        line = line.removesuffix(b"\r").rstrip(b" \t")
+        if not line or line.lstrip(b" \t").startswith(b"#"):
+            continue
+        n_found = 0
+        for match in field.finditer(line):
+            word = match[0].strip(b" \t")
+            where = f"line {number}, column {match.start() + 1}"
             try:
                 values.append(_number(word, dtype))
             except (ValueError, OverflowError):
-                where = f"{os.fspath(path)}: line {number}, column {column}"
-                raise FormatError(
-                    f"{where}: {printable(word, 40)!r} is no {dtype} number"
-                ) from None
-            column += len(word) + 1
-        n_cols = n_cols or len(words)
-        if len(words) != n_cols:
-            where = f"{os.fspath(path)}: line {number}, column {column}"
-            raise FormatError(
-                f"{where}: the row has {len(words)} numbers, and the first row has {n_cols}"
+                raise _Fault(f"{where}: {_shown(word)} is not an {dtype} number") from None
+            n_found += 1
+        n_cols = n_cols or n_found
+        if n_found != n_cols:
+            raise _Fault(
+                f"line {number}, column {len(line) + 1}: the row has {n_found} numbers, and the"
+                f" first row has {n_cols}"
             )
-    if len(values) != math.prod(shape):
-        raise FormatError(_count_message(path, shape, len(values)))
-    return np.array(values, dtype).reshape(shape)
+    return values
 
 
-def _lines(text: bytes) -> Iterator[str]:
-    lines = text.decode("ascii", "backslashreplace").replace("\r\n", "\n").split("\n")
-    while lines and not lines[-1].strip():
-        lines.pop()
-    return iter(lines)
+_INTEGER = re.compile(rb"[-+]?[0-9]{1,40}")
+_REAL = re.compile(rb"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,6})?")
+_NOT_FINITE = re.compile(rb"([-+]?)(?:(nan)(?:\([0-9a-z_]*\))?|(inf)(?:inity)?)", re.IGNORECASE)
 
 
-def _number(word: str, dtype: np.dtype) -> int | float:
-    if not re.fullmatch(
-        r"[-+]?[0-9.]{1,400}([eE][-+]?[0-9]{1,6})?|[-+]?nan|[-+]?inf", word.strip()
-    ):
-        raise ValueError(word)
+def _number(word: bytes, dtype: np.dtype) -> int | float:
     if dtype.kind == "f":
+        if special := _NOT_FINITE.fullmatch(word):
+            return float(special[1] + (b"nan" if special[2] else b"inf"))
+        if not _REAL.fullmatch(word):
+            raise ValueError(word)
         return float(word)
+    if not _INTEGER.fullmatch(word):
+        raise ValueError(word)
     value = int(word)
     low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     if not low <= value <= high:
         raise OverflowError(word)
     return value
-
-
-# ---- npy ----
-
-
-def _read_npy(file: Any, path: str | os.PathLike[str]) -> np.ndarray:
-    """Through NumPy's own reader, after its header was compared with the size of the file."""
-    lib = np.lib.format
-    try:
-        version = lib.read_magic(file)
-        header = {(1, 0): lib.read_array_header_1_0, (2, 0): lib.read_array_header_2_0}.get(version)
-        if header is None:
-            raise ValueError(f"version {version} of the npy format is unknown")
-        shape, _, dtype = header(file)
-        if dtype.hasobject:
-            raise ValueError("it holds Python objects, which are never loaded")
-        found, wanted = (
-            os.fstat(file.fileno()).st_size - file.tell(),
-            math.prod(shape) * dtype.itemsize,
-        )
-        if found != wanted:
-            raise ValueError(
-                f"{found} bytes of data, and shape={list(shape)} of {dtype} needs {wanted}"
-            )
-        file.seek(0)
-        return lib.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError, UnicodeDecodeError, TypeError) as error:
-        told = printable(" ".join(str(error).split()))
-        raise FormatError(f"{os.fspath(path)}: not a sound .npy file: {told}") from error

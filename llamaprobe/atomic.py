@@ -24,8 +24,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import FileError
-from .names import printable
+from .errors import ArgumentError, FileError
+from .names import MAX_PATH, expand_user, printable
 
 _TEMPORARY = re.compile(r"\.llamaprobe-[0-9]+-[0-9]+\.part")
 _NOT_REPLACED = re.compile(r"/dev/[^/]+|/proc/.+")  # devices, and descriptors of processes
@@ -33,18 +33,46 @@ _MAX_LINKS = 40  # as the system itself follows
 _counter = itertools.count()
 
 
-def file_error(error: OSError, path: str | os.PathLike[str]) -> FileError:
-    """The system's refusal as a FileError that names `path`; `errno` is kept."""
-    told = FileError(f"{os.fspath(path)}: {error.strerror or error}")
-    told.errno = error.errno
+def file_error(
+    error: OSError, path: str | os.PathLike[str], fact: str | None = None
+) -> FileError:
+    """The system's refusal as a FileError that names `path`; `errno` and `filename` are kept.
+    `fact` says more than the system does."""
+    told = FileError(f"{shown_path(path)}: {fact or error.strerror or error}")
+    told.errno, told.filename = error.errno, os.fsdecode(path)
     return told
 
 
+def no_such(path: str | os.PathLike[str], fact: str) -> FileError:
+    """A FileError for what is not there, as the system's own."""
+    return file_error(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), path, fact)
+
+
+def shown_path(path: str | os.PathLike[str]) -> str:
+    """A path as a message shows it: on one line, control characters and bytes that are no UTF-8 as
+    escapes."""
+    return printable(os.fsdecode(path), MAX_PATH)
+
+
 def checked_path(path: str | os.PathLike[str]) -> Path:
-    """A path that the system can take; FileError for one with a NUL in it."""
-    if "\0" in (name := os.fsdecode(path)):
-        raise FileError(f"{printable(name)}: a path cannot hold a NUL")
-    return Path(name)
+    """A path that the system can take, with a leading ~ or ~user expanded (write "./~" for a file
+    of that name). FileError for one that is empty, or holds a NUL or half of a surrogate pair;
+    ArgumentError for what is no path."""
+    try:
+        name = os.fsdecode(path)
+    except TypeError:
+        raise ArgumentError(f"a path is a str or a Path, not {type(path).__name__}") from None
+    except UnicodeError:  # a lone surrogate in an object with __fspath__
+        raise FileError(f"{printable(repr(path))}: no path on this system") from None
+    if not name:
+        raise FileError('the path is empty; "." is the current folder')
+    if "\0" in name:
+        raise FileError(f"{shown_path(name)}: a path cannot hold a NUL")
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        raise FileError(f"{shown_path(name)}: a path cannot hold half of a surrogate pair") from None
+    return Path(expand_user(name))
 
 
 def open_temporary(folder: Path) -> tuple[io.FileIO, Path]:
@@ -181,15 +209,15 @@ def _locked_folder(path: Path) -> Iterator[bool]:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
-        raise FileError(f"{path}: exists and is not a folder; choose another --out") from error
+        raise file_error(error, path, "exists and is not a folder; choose another one") from error
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         is_alone = _try_lock(fd)
         if is_alone is False:
-            raise FileError(f"{path}: another llamaprobe is writing to this folder; wait for it")
+            raise FileError(f"{shown_path(path)}: another llamaprobe is writing to this folder; wait for it")
         if is_alone is None:
             warnings.warn(
-                f"{path}: this file system has no locks; see to it that nobody else writes there",
+                f"{shown_path(path)}: this file system has no locks; see to it that nobody else writes there",
                 stacklevel=4,
             )
         with _removed_on_error(made):
@@ -244,7 +272,7 @@ def check_space(folder: Path, n_bytes: int, way_out: str) -> None:
     free = shutil.disk_usage(folder).free
     if n_bytes > free:
         raise FileError(
-            f"{folder}: about {show_bytes(n_bytes)} are to be written and {show_bytes(free)} are "
+            f"{shown_path(folder)}: about {show_bytes(n_bytes)} are to be written and {show_bytes(free)} are "
             f"free; {way_out}"
         )
 

@@ -30,6 +30,11 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
         help='of csv and txt: "shortest" (default: the shortest decimal that reads back to the '
         "same bits), or 0 to 25 for %%.Ne",
     )
+    parser.add_argument(
+        "--no-header",
+        action="store_true",
+        help="of csv, txt and hex: leave out the first line, # shape=[..]; manifest.json has the shapes",
+    )
     parser.add_argument("--force", action="store_true", help="replace files that exist")
 
 
@@ -38,6 +43,8 @@ def format_of(args: argparse.Namespace) -> str:
     style: str = args.format or "csv"
     if args.digits is not None and style not in ("csv", "txt"):
         args.usage_error(f"--digits is for csv and txt, not for {style}")
+    if args.no_header and style == "npy":
+        args.usage_error("--no-header is for csv, txt and hex, not for npy")
     return style
 
 

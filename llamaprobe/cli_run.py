@@ -93,7 +93,7 @@ def _check_usage(args: argparse.Namespace) -> None:
         args.usage_error("--chat is for text")
     if args.date is not None and not args.chat:
         args.usage_error("--date is for --chat")
-    of_files = ("format", "digits", "force", "no_masks", "hash_weights")
+    of_files = ("format", "digits", "force", "no_masks", "no_header", "hash_weights")
     given = [name for name in of_files if not any(getattr(args, name) is no for no in (None, False))]
     if given and args.out is None:
         args.usage_error(f"--{given[0].replace('_', '-')} is for --out DIR")
@@ -111,11 +111,10 @@ def _run(model: "Model", args: argparse.Namespace, points: list[str]) -> "Run":
 
 def _check_out(args: argparse.Namespace) -> None:
     """A folder that holds a run already is told before minutes of work, not after."""
-    from pathlib import Path
+    from .atomic import checked_path
+    from .files import MANIFEST, check_new_run
 
-    from .files import MANIFEST, check_new
-
-    check_new(Path(args.out), [MANIFEST], args.force)
+    check_new_run(checked_path(args.out), [MANIFEST], args.force)
 
 
 def _show(model: "Model", args: argparse.Namespace) -> int:
@@ -142,7 +141,8 @@ def _print_json(told: dict[str, Any]) -> None:
 def _save(model: "Model", result: "Run", args: argparse.Namespace) -> int:
     from .files import run_tables, save_run
 
-    how = {"format": format_of(args), "digits": args.digits, "masks": not args.no_masks}
+    how = {"format": format_of(args), "digits": args.digits}
+    how |= {"header": not args.no_header, "masks": not args.no_masks}
     tables = run_tables(result, **how)
     exact = all(table.exact for table in tables.values())
     tell_size(sum(table.n_bytes() for table in tables.values()), len(tables), exact)
@@ -171,7 +171,7 @@ def read_ids(path: str) -> "np.ndarray":
     if path.endswith(".npy"):
         return read(path).reshape(-1)
     try:
-        with open(path, encoding="utf-8", errors="backslashreplace") as file:
+        with open(path, encoding="utf-8-sig", errors="backslashreplace") as file:
             lines = file.read().splitlines()
     except OSError as error:
         raise file_error(error, path) from error

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.list and not args.out:
         args.usage_error("give --out DIR, or --list")
     choice = {name: getattr(args, name) for name in ("filter", "exclude", "digits", "dtype", "threads")}
-    choice["format"] = format_of(args)
+    choice |= {"format": format_of(args), "header": not args.no_header}
     source = find_source(args.model, revision=revision_of(args))
     if args.list:
         return _list(plan_weights(source, **choice))

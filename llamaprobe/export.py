@@ -21,8 +21,8 @@ from .errors import ArgumentError, ConfigError, Error, UnsupportedError
 from .files import MANIFEST, check_new
 from .json_file import read_object
 from .ledger import Ledger
-from .names import printable
-from .tables import SEPARATORS, Table, check_digits, check_format, way_out
+from .names import path_entries, printable
+from .tables import SEPARATORS, Table, check_digits, check_format, check_header, way_out
 from .tensor_names import EMBEDDING, HEAD
 from .tensors import TableMaker, Tensor, model_tensors
 from .writer import Writer, Written
@@ -55,6 +55,7 @@ def export_weights(
     format: str = "csv",
     digits: int | str | None = None,
     dtype: str = "float32",
+    header: bool = True,
     force: bool = False,
     progress: bool = True,
     threads: int | None = None,
@@ -68,7 +69,8 @@ def export_weights(
     "q<m>.<n>" (fixed point, rounded; the manifest counts saturated values); `digits` of csv and txt
     None (the shortest decimal that reads back to the same bits, a NaN to some NaN) or N for `%.Ne`.
     `dtype` "raw" (npy and hex) keeps 16-bit floats as their words and 8-bit floats as bytes (npy:
-    uint16, uint8).
+    uint16, uint8). Without `header` csv, txt and hex have no first line; the manifest has the
+    shapes.
     Files that an earlier call has made whole are kept; others of these names are replaced only with
     `force`. `progress` shows a bar on stderr when that is a terminal; `on_start` is called with
     what is to be written.
@@ -80,7 +82,7 @@ def export_weights(
     tensor that this format cannot hold exactly), FormatError, FileError (which names the file),
     FileChangedError (the files of a Model were replaced or written to since it was opened).
     """
-    make = _table_maker(format, digits, dtype, threads)
+    make = _table_maker(format, digits, dtype, header, threads)
     tensors = list(model_tensors(model_or_path, make.format))
     plan = _plan(choose(tensors, filter, exclude), make)
     entries = {p.tensor.file: _entry(p, make) for p in plan}
@@ -120,24 +122,26 @@ def plan_weights(
     format: str = "csv",
     digits: int | str | None = None,
     dtype: str = "float32",
+    header: bool = True,
     threads: int | None = None,
 ) -> list[Planned]:
     """What `export_weights` would write, in the order of the data. The same arguments and
     errors."""
-    make = _table_maker(format, digits, dtype, threads)
+    make = _table_maker(format, digits, dtype, header, threads)
     return _plan(choose(list(model_tensors(model_or_path, make.format)), filter, exclude), make)
 
 
 def _table_maker(
-    format: str, digits: int | str | None, dtype: str, threads: int | None
+    format: str, digits: int | str | None, dtype: str, header: bool, threads: int | None
 ) -> TableMaker:
     """ArgumentError for what does not go together."""
     style, n_digits = check_format(format), check_digits(digits)
+    check_header(header, style)
     if dtype not in DTYPES:
         raise ArgumentError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     if dtype == "raw" and style not in ("npy", "hex"):
         raise ArgumentError(f"dtype 'raw' is for format 'npy' or 'hex'; {style} holds numbers")
-    return TableMaker(style, n_digits, dtype, threads or _core.cores())
+    return TableMaker(style, n_digits, dtype, header, threads or _core.cores())
 
 
 def _plan(chosen: list[Tensor], make: TableMaker) -> list[Planned]:
@@ -252,6 +256,7 @@ def _entry(planned: Planned, make: TableMaker) -> dict[str, Any]:
         "shape": list(table.shape),
         "dtype": table.dtype,
         "source_dtype": tensor.dtype,
-        "weight_file": Path(tensor.weight_file).name,
+        **path_entries("weight_file", os.path.basename(tensor.weight_file)),
         "digits": make.digits if make.format in SEPARATORS and make.digits >= 0 else None,
+        **({} if make.header else {"header": False}),
     }

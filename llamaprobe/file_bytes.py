@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 
-from .atomic import show_bytes
+from .atomic import show_bytes, shown_path
 from .errors import FileChangedError, OutOfMemory
 
 
@@ -17,7 +17,7 @@ class FileBytes:
     """
 
     def __init__(self, fd: int, path: str | os.PathLike[str]) -> None:
-        self.fd, self.path = fd, os.fspath(path)
+        self.fd, self.path = fd, shown_path(path)
         self._size = os.fstat(fd).st_size
 
     def __len__(self) -> int:

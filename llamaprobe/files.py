@@ -9,7 +9,7 @@
 A value of T tokens lies in T rows with its heads side by side; scores and pattern, [n_heads, T, T],
 lie in n_heads * T rows. The first line says the shape with a leading 1: `# shape=[1, T, d_model]`.
 Every file appears under its name when it is whole, and the manifest after all others: a folder with
-a manifest is complete.
+a manifest is complete. What a killed save left is known from save_journal.py.
 """
 
 import contextlib
@@ -23,12 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _core
-from .atomic import atomic_open, check_space, file_error, hold_folder, sync_folder
+from . import _core, save_journal
+from .atomic import atomic_open, check_space, file_error, hold_folder, shown_path, sync_folder
 from .errors import FileError, FormatError, PointError
 from .fingerprint import REPLACED
 from .json_file import read_object
-from .points import check_layers, resolve
+from .names import printable
+from .points import Name, check_layers, names_in, resolve
 from .tables import (
     SEPARATORS,
     SHORTEST,
@@ -38,6 +39,7 @@ from .tables import (
     bytes_table,
     check_digits,
     check_format,
+    check_header,
     suffix_of,
     way_out,
 )
@@ -74,32 +76,34 @@ def save_run(
     run: "Run",
     folder: str | os.PathLike[str],
     *,
-    points: Sequence[str] | None = None,
+    points: Name | Sequence[Name] | None = None,
     layers: Iterable[int] | None = None,
     format: str = "csv",
     digits: int | str | None = None,
+    header: bool = True,
     force: bool = False,
     masks: bool = True,
     hash_weights: bool = False,
 ) -> list[Path]:
     """What `Run.save` does, and says."""
-    held = _selected(run, points, layers)
-    tables = _tables(run, held, check_format(format), check_digits(digits), masks)
+    how = {"points": points, "layers": layers, "format": format, "digits": digits}
+    held, tables = _planned(run, **how, header=header, masks=masks)
     with hold_folder(folder) as path:
-        check_new(path, [*tables, MANIFEST], force)
-        old = _old_files(path / MANIFEST)
+        check_new_run(path, [*tables, MANIFEST], force)
+        old = _old_files(path / MANIFEST) | _left_files(path)
         check_space(path, sum(table.n_bytes() for table in tables.values()), way_out(format))
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path / MANIFEST)  # from here on the folder is not complete
-        with Writer(path) as writer:
-            for name, table in tables.items():
-                writer.add(name, table)
-        for name in old - tables.keys():  # they would look like those of this run
+        with save_journal.noting(path, old | tables.keys()):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(path / name)
-        sync_folder(path)
-        manifest = _manifest(run, held, format, digits, writer.files, hash_weights)
-        write_json(path / MANIFEST, manifest)
+                os.unlink(path / MANIFEST)  # from here on the folder is not complete
+            with Writer(path) as writer:
+                for name, table in tables.items():
+                    writer.add(name, table)
+            for name in old - tables.keys():  # they would look like those of this run
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path / name)
+            sync_folder(path)
+            manifest = _manifest(run, held, format, digits, header, writer.files, hash_weights)
+            write_json(path / MANIFEST, manifest)
     return [file.path for file in writer.files] + [path / MANIFEST]
 
 
@@ -108,6 +112,7 @@ def _manifest(
     held: Mapping[str, tuple[int, ...]],
     format: str,
     digits: int | str | None,
+    header: bool,
     files: Iterable[Written],
     hash_weights: bool,
 ) -> dict[str, Any]:
@@ -116,6 +121,7 @@ def _manifest(
         "llamaprobe_version": run.meta.get("llamaprobe_version"),
         "format": format,
         "digits": _told_digits(digits) if format in SEPARATORS else None,
+        **({} if header else {"header": False}),
         "model_numbers": model_numbers(run),
         "ignore": run.meta["ignore"],
         "unused_tensors": run.meta["unused_tensors"],
@@ -130,33 +136,58 @@ def _manifest(
 def run_tables(
     run: "Run",
     *,
-    points: Sequence[str] | None = None,
+    points: Name | Sequence[Name] | None = None,
     layers: Iterable[int] | None = None,
     format: str = "csv",
     digits: int | str | None = None,
+    header: bool = True,
     masks: bool = True,
 ) -> dict[str, Table]:
     """File name -> table of everything that `save_run` would write, but the manifest. Reads no more
     than samples."""
+    how = {"points": points, "layers": layers, "format": format, "digits": digits}
+    return _planned(run, **how, header=header, masks=masks)[1]
+
+
+def _planned(
+    run: "Run",
+    points: Name | Sequence[Name] | None,
+    layers: Iterable[int] | None,
+    format: str,
+    digits: int | str | None,
+    header: bool,
+    masks: bool,
+) -> tuple[dict[str, tuple[int, ...]], dict[str, Table]]:
+    """Point -> layers to save of it, and file name -> table. ArgumentError, PointError."""
+    style, n_digits = check_format(format), check_digits(digits)
+    check_header(header, style)
     held = _selected(run, points, layers)
-    return _tables(run, held, check_format(format), check_digits(digits), masks)
+    return held, _tables(run, held, style, n_digits, header, masks)
 
 
 def _tables(
-    run: "Run", held: Mapping[str, tuple[int, ...]], style: str, digits: int, masks: bool
+    run: "Run",
+    held: Mapping[str, tuple[int, ...]],
+    style: str,
+    digits: int,
+    header: bool,
+    masks: bool,
 ) -> dict[str, Table]:
     tables: dict[str, Table] = {}
     for point, layers in held.items():
         for layer in layers or [None]:
             value = run[point] if layer is None else run[point, layer]
-            tables[file_name(point, layer, style)] = _value_table(point, value, style, digits)
+            table = _value_table(point, value, style, digits, header)
+            tables[file_name(point, layer, style)] = table
     if masks:
         for name, values in zip(
             _MASKS, (np.ones_like(run.token_ids), run.position_ids), strict=True
         ):
             row = np.asarray(values, np.int64)[None]
             plain = style if style in SUFFIXES else "hex"  # integers are not for fixed point
-            tables[name + suffix_of(style)] = array_table(row, plain, tell_dtype=False)
+            tables[name + suffix_of(style)] = array_table(
+                row, plain, tell_dtype=False, header=header
+            )
     numbers = {i for layers in held.values() for i in layers}
     for layer in sorted(numbers) or range(run.config.n_layers):
         here = [point for point, layers in held.items() if layer in layers]
@@ -165,13 +196,16 @@ def _tables(
     return tables
 
 
-def _value_table(point: str, value: np.ndarray, style: str, digits: int) -> Table:
+def _value_table(
+    point: str, value: np.ndarray, style: str, digits: int, header: bool
+) -> Table:
     return array_table(
         value,
         style,
         digits=digits,
         shape=(1, *value.shape),
         n_cols=_row_length(point, value),
+        header=header,
         n_threads=_core.cores(),
     )
 
@@ -200,26 +234,28 @@ def weight_names(run: "Run", layer: int) -> list[str]:
 
 
 def _selected(
-    run: "Run", points: Sequence[str] | None, layers: Iterable[int] | None
+    run: "Run", points: Name | Sequence[Name] | None, layers: Iterable[int] | None
 ) -> dict[str, tuple[int, ...]]:
-    """Point -> layers to save of it, () for one that is not per layer. PointError for a point or a
-    layer that the run does not hold."""
-    if points is None:
-        names = run.points
-    else:
-        for point in points:
-            run.layers_of(point)
-        names = tuple(dict.fromkeys(resolve(point)[0].name for point in points))
-    if not names:
-        raise PointError("points is empty; leave it out to save all that the run holds")
-    held = {name: run.layers_of(name) for name in names}
-    if layers is None:
+    """Point -> layers to save of it, () for one that is not per layer. A name with a layer stands
+    for that layer, as in `Model.run`. PointError for a point or a layer that the run does not
+    hold."""
+    wanted = None if layers is None else check_layers(layers, run.config.n_layers)
+    held: dict[str, tuple[int, ...]] = {}
+    for name in run.points if points is None else names_in(points):
+        point, layer = resolve(name)
+        numbers = run.layers_of(name)
+        if layer is not None:
+            run[name]  # PointError: this layer was not captured
+            if wanted is not None and layer not in wanted:
+                raise PointError(f"{printable(repr(name))} names a layer that layers leaves out")
+            numbers = (layer,)
+        held[point.name] = tuple(dict.fromkeys(held.get(point.name, ()) + numbers))
+    if wanted is None:
         return held
-    wanted = check_layers(layers, run.config.n_layers)
     for layer in wanted:
         if not any(layer in numbers for numbers in held.values()):
-            raise PointError(f"layer {layer} was not captured of {', '.join(names)}")
-    chosen = {name: tuple(i for i in held[name] if i in wanted) for name in names}
+            raise PointError(f"layer {layer} was not captured of {', '.join(held)}")
+    chosen = {name: tuple(i for i in numbers if i in wanted) for name, numbers in held.items()}
     return {name: numbers for name, numbers in chosen.items() if numbers or not held[name]}
 
 
@@ -230,18 +266,34 @@ def _row_length(point: str, value: np.ndarray) -> int:
     return value.shape[-1] if width == "map" else max(1, math.prod(value.shape[1:]))
 
 
+def check_new_run(folder: Path, names: Iterable[str], force: bool) -> None:
+    """`check_new` for a run; FileError also for files of a save that was not finished, whatever
+    their names are."""
+    if not force and not os.path.lexists(folder / MANIFEST):
+        if any(os.path.lexists(folder / name) for name in _left_files(folder)):
+            raise FileError(
+                f"{shown_path(folder)}: holds an unfinished run (no {MANIFEST}); force=True"
+                " (--force) replaces it"
+            )
+    check_new(folder, names, force)
+
+
 def check_new(folder: Path, names: Iterable[str], force: bool) -> None:
     """FileError when one of the files exists and may not be replaced; a folder never may."""
     found = [name for name in names if os.path.lexists(folder / name)]
     for name in found:
         if os.path.isdir(folder / name) and not os.path.islink(folder / name):
-            raise FileError(f"{folder / name}: is a folder where a file is to be written")
+            raise FileError(
+                f"{shown_path(folder / name)}: is a folder where a file is to be written"
+            )
     if found and not force:
         n = len(found) - 1
         others = f", as {'do' if n > 1 else 'does'} {n} more of these files" if n else ""
+        has_manifest = os.path.lexists(folder / MANIFEST)
+        why = "" if has_manifest else f"; there is no {MANIFEST}: not ours, or never finished"
         raise FileError(
-            f"{folder / found[0]}: exists{others}; choose another folder, or replace what is there"
-            " with force=True (--force)"
+            f"{shown_path(folder / found[0])}: exists{others}{why}; choose another folder, or"
+            " replace what is there with force=True (--force)"
         )
 
 
@@ -255,9 +307,17 @@ def _old_files(manifest: Path) -> set[str]:
     except FormatError:  # a damaged one is worth nothing
         return set()
     if told.get("kind") == "weights":
-        raise FileError(f"{manifest}: is of exported weights; choose another folder")
+        raise FileError(f"{shown_path(manifest)}: is of exported weights; choose another folder")
     files = told.get("files")
-    names = files if told.get("kind") == "run" and isinstance(files, dict) else ()
+    return _ours(files if told.get("kind") == "run" and isinstance(files, dict) else ())
+
+
+def _left_files(folder: Path) -> set[str]:
+    """The files that a save may have left which was not finished."""
+    return _ours(save_journal.noted(folder))
+
+
+def _ours(names: Iterable[str]) -> set[str]:
     is_ours = re.compile(_own_names())
     return {name for name in names if is_ours.fullmatch(name)}
 

@@ -16,11 +16,12 @@ import re
 import stat
 from typing import Any, NoReturn
 
+from .atomic import checked_path, file_error
 from .errors import Error, FileError
+from .names import MAX_PATH as MAX_PATH
 from .names import printable
 
 MAX_DEPTH = 64
-MAX_PATH = 4096  # characters of a path that a message shows
 
 
 def read_object(path: str, max_bytes: int, error: type[Error]) -> dict[str, Any]:
@@ -176,12 +177,11 @@ def decode(data: bytes) -> str:
 def read_file(path: str, max_bytes: int, error: type[Error]) -> bytes:
     """All of a regular file. FileError, or `error` for one of more than `max_bytes`."""
     try:
-        data = read_regular(path, max_bytes + 1)
+        data = read_regular(checked_path(path), max_bytes + 1)
     except FileError:
         raise
-    except (OSError, ValueError) as e:
-        fact = getattr(e, "strerror", None) or e
-        raise FileError(f"{printable(path, MAX_PATH)}: {fact}") from None
+    except OSError as e:
+        raise file_error(e, path) from None
     if len(data) > max_bytes:
         raise error(f"{printable(path, MAX_PATH)}: over {max_bytes} bytes; none needs so many")
     return data

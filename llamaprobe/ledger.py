@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .atomic import atomic_open, file_error
+from .atomic import atomic_open, file_error, shown_path
 from .errors import FileError
 from .files import MANIFEST, file_entry, hash_file, read_json, write_json
+from .names import path_text
 from .writer import Written, write_all
 
 JOURNAL = ".llamaprobe-export.jsonl"
@@ -47,14 +48,14 @@ class Ledger:
     def _take_manifest(self, manifest: dict[str, Any], force: bool) -> None:
         if manifest.get("kind") != "weights":
             raise FileError(
-                f"{self.folder / MANIFEST}: is not of exported weights; choose another folder"
+                f"{shown_path(self.folder / MANIFEST)}: is not of exported weights; choose another folder"
             )
         if _agree(manifest.get("weight_files"), self.weight_files):
             self.entries |= _objects(manifest.get("files"))
             self.weight_files = {**manifest["weight_files"], **self.weight_files}
         elif not force:
             raise FileError(
-                f"{self.folder / MANIFEST}: is of other weights; choose another folder, or --force"
+                f"{shown_path(self.folder / MANIFEST)}: is of other weights; choose another folder, or --force"
             )
 
     def _take_journal(self) -> None:
@@ -76,6 +77,7 @@ class Ledger:
             name
             for name, entry in wanted.items()
             if entry.items() <= self.entries.get(name, {}).items()
+            and ("header" in entry) == ("header" in self.entries[name])
             and self._is_whole(name, self.entries[name])
         }
 
@@ -169,7 +171,7 @@ def _fingerprints(paths: Iterable[str]) -> dict[str, Any]:
     with_siblings = {sibling for path in paths for sibling in _siblings(Path(path))}
     states = {path.name: os.stat(path) for path in sorted(with_siblings)}
     return {
-        name: {"bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
+        path_text(name)[0]: {"bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
         for name, state in states.items()
     }
 

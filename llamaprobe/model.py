@@ -25,8 +25,8 @@ from .errors import ArgumentError, PointError, UnsupportedError
 from .fingerprint import Fingerprints
 from .json_file import MAX_PATH
 from .machine import thread_count
-from .names import printable
-from .points import Name, Point, all_points, check_layers, resolve
+from .names import expand_user, printable
+from .points import Name, Point, all_points, check_layers, names_in, resolve
 from .points import shape as shape_of
 from .profile import Profile, Stage
 from .prompt import Prompt, TokenizerSource, is_batch, read_prompt
@@ -89,10 +89,11 @@ def load(
         local_files_only=local_files_only,
         **part,
     )
-    is_own = isinstance(source, os.PathLike) or (source != "demo" and os.path.isdir(source))
+    name = expand_user(os.fspath(source))
+    is_own = isinstance(source, os.PathLike) or (source != "demo" and os.path.isdir(name))
     folder = whole_path(folder)
     return open_model(
-        Opening(os.fspath(source), folder, is_own, commit, threads, mmap, n_layers, globs)
+        Opening(name, folder, is_own, commit, threads, mmap, n_layers, globs)
     )
 
 
@@ -335,12 +336,8 @@ def _captures(
 ) -> dict[Point, tuple[int, ...]]:
     """Point -> layer numbers to keep, () for points that are not per layer."""
     chosen = check_layers(layers, n_layers)
-    if isinstance(names, str):
-        names = (names,)
-    if not isinstance(names, Iterable) or not (names := tuple(names)):
-        raise PointError("points is a list of at least one name; Model.points() lists them all")
     captures: dict[Point, tuple[int, ...]] = {}
-    for name in names:
+    for name in names_in(names):
         point, layer = resolve(name)
         if layer is not None and layer not in chosen:
             check_layers([layer], n_layers)

@@ -196,6 +196,20 @@ def resolve(name: Name) -> tuple[Point, int | None]:
     return point, layer
 
 
+def names_in(points: Name | Iterable[Name]) -> tuple[Name, ...]:
+    """What the argument `points` lists: a name or a tuple with a layer, ("z", 3), is one. PointError
+    for an empty list, or what is no list."""
+    one = isinstance(points, str) or (
+        isinstance(points, tuple) and len(points) in (2, 3) and isinstance(points[1], int)
+    )
+    found = (points,) if one else tuple(points) if isinstance(points, Iterable) else ()
+    if not found:
+        raise PointError(
+            "points is empty or no list; give names, which Model.points() lists, or leave it out"
+        )
+    return found  # type: ignore[return-value]
+
+
 def shape(point: Point, config: Config, n_tokens: int) -> tuple[int, ...]:
     """The shape of one layer's value for one prompt, without a layer axis."""
     return {

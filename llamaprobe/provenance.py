@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import ArgumentError, Error, FileError, FormatError, UnsupportedError
 from .fingerprint import REPLACED
+from .names import path_entry
 from .saved import Saved
 
 if TYPE_CHECKING:
@@ -17,12 +18,14 @@ def recorded_models(saved: Saved) -> list[tuple[str, str]]:
     """(name, revision) for `load`, the likeliest first: a folder where it was, then as the user
     named it. Empty when the files do not say."""
     try:
-        name, folder, revision = map(saved.meta.get, ("model", "model_folder", "revision"))
+        meta = saved.meta
     except (FileError, FormatError):
         return []
-    if not isinstance(name, str):
+    name, folder = path_entry(meta, "model"), path_entry(meta, "model_folder")
+    revision = meta.get("revision")
+    if name is None:
         return []
-    if isinstance(folder, str):
+    if folder is not None:
         return [(path, "main") for path in dict.fromkeys((folder, os.path.abspath(name)))]
     has_none = name == "demo" or os.path.isdir(name) or not isinstance(revision, str)
     return [(name, "main" if has_none else revision)]

@@ -14,7 +14,7 @@ from . import __version__, points
 from .config import Config
 from .errors import PointError
 from .fingerprint import Fingerprints, ToldFingerprints
-from .names import counted
+from .names import counted, path_entries, printable
 from .prompt import Prompt, TokenizerSource
 
 
@@ -124,8 +124,8 @@ class Run:
             "qk_norm": c.qk_norm,
             "prompt": self.prompt,
             "template_date": self.template_date,
-            "model": self._origin.model,
-            "model_folder": self._origin.folder,
+            **path_entries("model", self._origin.model),
+            **path_entries("model_folder", self._origin.folder),
             "revision": self._origin.revision,
             "ignore": list(self._origin.ignore),
             "unused_tensors": list(self._origin.unused),
@@ -184,10 +184,11 @@ class Run:
         self,
         folder: str | os.PathLike[str],
         *,
-        points: Sequence[str] | None = None,
+        points: points.Name | Sequence[points.Name] | None = None,
         layers: Iterable[int] | None = None,
         format: str = "csv",
         digits: int | str | None = None,
+        header: bool = True,
         force: bool = False,
         masks: bool = True,
         hash_weights: bool = False,
@@ -195,7 +196,10 @@ class Run:
         """Write the values into `folder` (made if it is missing), one file for each point and layer,
         and return the paths, the manifest last.
 
-        points, layers: some of run.points and run.layers (default all). format: "csv", "txt",
+        folder: a leading ~ is expanded. points, layers: some of run.points and run.layers (default
+        all); a name with a layer ("blocks.3.attn.hook_z", ("z", 3)) saves that alone, as in
+        `Model.run`. header: False leaves out the first line, `# shape=[..]`, of csv, txt and hex,
+        for programs that cannot skip it; `read_run` needs none. format: "csv", "txt",
         "npy", "hex" (words for Verilog) or "q<m>.<n>" (fixed point, rounded). digits: of csv and
         txt, None or "shortest" for the shortest decimal that reads back to the same float32 (a NaN
         to some NaN), N for `%.Ne`. masks: attention_mask and position_ids too. hash_weights: read
@@ -203,7 +207,7 @@ class Run:
 
         Nothing is written when a file of that name exists and `force` is not given, or when the
         disk lacks the space. With `force` the files of the run that was there go, also those that
-        this one does not have. Raises ArgumentError, PointError (a point or layer that this run
+        this one does not have, and those of a save that was killed. Raises ArgumentError, PointError (a point or layer that this run
         does not hold) and FileError.
         """
         from .files import save_run
@@ -215,6 +219,7 @@ class Run:
             layers=layers,
             format=format,
             digits=digits,
+            header=header,
             force=force,
             masks=masks,
             hash_weights=hash_weights,
@@ -222,7 +227,7 @@ class Run:
 
     def __repr__(self) -> str:
         return (
-            f"<Run of {self._origin.model}: {counted(len(self), 'token')}, layers {_numbers(self.layers)},"
+            f"<Run of {printable(self._origin.model)}: {counted(len(self), 'token')}, layers {_numbers(self.layers)},"
             f" points {', '.join(self.points)}>"
         )
 

@@ -16,11 +16,13 @@ import numpy as np
 
 from . import _core
 from .array_file import read
+from .atomic import checked_path, no_such, shown_path
 from .config import Config
 from .errors import ArgumentError, FileError, FormatError
 from .files import MANIFEST, file_name, read_json
 from .fingerprint import ToldFingerprints
-from .names import printable
+from .hex_words import fixed_point
+from .names import path_entry, printable
 from .tables import check_digits, check_format
 
 if TYPE_CHECKING:
@@ -34,13 +36,14 @@ class Saved:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
-        self._at = str(self.folder / MANIFEST)
+        self.folder = checked_path(folder)
+        self._at = shown_path(self.folder / MANIFEST)
         if not os.path.isdir(self.folder):
-            raise FileError(f"{self.folder}: no such folder")
+            raise no_such(self.folder, "no such folder")
         if not os.path.isfile(self.folder / MANIFEST):
-            raise FileError(
-                f"{self._at}: missing; the folder holds no saved run, or one that was not finished"
+            raise no_such(
+                self.folder / MANIFEST,
+                "missing; the folder holds no saved run, or one that was not finished",
             )
         manifest = read_json(self.folder / MANIFEST)
         if manifest.get("kind") != "run":
@@ -50,6 +53,7 @@ class Saved:
             raise FormatError(f"{self._at}: files does not hold one object per file")
         self.format: str = self._take(manifest, "format", str)
         self.digits: int | None = manifest.get("digits")
+        self._has_header = manifest.get("header") is not False
         self.weight_files = manifest.get("weight_files")
         try:
             check_digits(self.digits)
@@ -117,13 +121,20 @@ class Saved:
     def value(self, point: str, layer: int | None) -> np.ndarray:
         """float32 in the shape of the point, as `run[point, layer]` has it."""
         name = file_name(point, layer, self.format)
-        array, wanted = read(self.folder / name), (1, *self._shape(self._known[point][0]))
+        wanted = (1, *self._shape(self._known[point][0]))
+        array = self.array(name, wanted, self.format if fixed_point(self.format) else "float32")
         if array.shape != wanted or array.dtype != np.float32:
             raise FormatError(
                 f"{self.folder / name}: holds {array.dtype} {list(array.shape)}, and "
                 f"{len(self.token_ids)} tokens of this model need float32 {list(wanted)}"
             )
         return array[0]
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        """What a file holds; shape and dtype are for one whose first line was left out."""
+        if self._has_header or self.format == "npy":
+            return read(self.folder / name)
+        return read(self.folder / name, shape=shape, dtype=dtype)
 
     def _shape(self, width: str) -> tuple[int, ...]:
         n_tokens = len(self.token_ids)
@@ -230,14 +241,14 @@ def read_run(folder: str | os.PathLike[str]) -> "Run":
     )
     origin = Origin(
         config=saved.config(),
-        model=str(meta.get("model")),
+        model=path_entry(meta, "model") or "None",
         revision=_optional(meta, "revision", str),
         weight_files=_weight_files(saved),
         tokenizer=_SavedTokens(_optional(meta, "tokens", list)),  # type: ignore[arg-type]
         fingerprints=ToldFingerprints(_fingerprints(saved)),
-        folder=_optional(meta, "model_folder", str),
         ignore=saved.strings("ignore"),
         unused=saved.strings("unused_tensors"),
+        folder=path_entry(meta, "model_folder"),
     )
     return Run(prompt, values, origin)
 

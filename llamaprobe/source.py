@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import ArgumentError, FileError, HubError, UnsupportedError
-from .names import printable
+from .names import expand_user, printable
 
 _DEMO = Path(__file__).parent / "demo"
 _REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+")
@@ -51,9 +51,9 @@ def find_local(source: object, revision: str) -> Path | None:
     """
     if not isinstance(source, (str, os.PathLike)) or not isinstance(os.fspath(source), str):
         raise ArgumentError(f"a model is a folder or a repo id, not {printable(repr(source), 60)}")
-    name = os.fspath(source)
     if revision != "main":
         _check_no_token(revision, "a revision")
+    name = expand_user(os.fspath(source))
     folder = _DEMO if source == "demo" else Path(name) if os.path.isdir(name) else None
     if folder is not None:
         if revision != "main":
@@ -88,8 +88,6 @@ def _check_no_token(name: str, what: str) -> None:
 def _nothing(name: str) -> FileError:
     """What is neither on the disk nor a repo id, and what may have been meant."""
     told = f"{printable(name)}: no such folder, and no repo id, which looks like owner/name"
-    if name.startswith("~"):
-        told += f"; nobody put a folder in place of ~: give {printable(os.path.expanduser(name))}"
     from .hub.names import repo_in_url
 
     inside = repo_in_url(name)

@@ -18,6 +18,7 @@ import numpy as np
 from . import _core
 from .errors import ArgumentError
 from .hex_words import FixedPoint, fixed_point, word_lines
+from .names import counted, printable
 
 SUFFIXES = {"csv": ".csv", "txt": ".txt", "npy": ".npy", "hex": ".hex"}
 SEPARATORS = {"csv": ",", "txt": " "}  # the formats that --digits is about
@@ -33,7 +34,7 @@ Take = Callable[[int, int], np.ndarray]
 @dataclass(frozen=True)
 class Table:
     """What a file will hold. `encode(scratch, first, count)` gives the bytes of `count` elements
-    from `first` on, in order, as buffers that may lie in `scratch` (`scratch_bytes()` long)."""
+    from `first` on, in order, as buffers that may lie in `scratch` (`scratch_bytes(table)` long)."""
 
     shape: tuple[int, ...]
     dtype: str  # as NumPy spells it; "" for bytes that are no array
@@ -55,9 +56,9 @@ class Table:
         return len(self.header) + _sampled_bytes(self)
 
 
-def scratch_bytes() -> int:
-    """How long the scratch of `Table.encode` has to be."""
-    return _core.text_capacity(BLOCK)
+def scratch_bytes(table: Table) -> int:
+    """How long the scratch of `table.encode` has to be, for a block of at most BLOCK numbers."""
+    return 0 if table.exact else _core.text_capacity(min(BLOCK, table.n_elements))
 
 
 def _sampled_bytes(table: Table, n_samples: int = 16, run: int = 256) -> int:
@@ -72,9 +73,15 @@ def _sampled_bytes(table: Table, n_samples: int = 16, run: int = 256) -> int:
 
 
 def check_format(format: str) -> str:
-    if format not in SUFFIXES and fixed_point(format) is None:
-        raise ArgumentError(f"format {format!r} is not one of {', '.join(SUFFIXES)}, q<m>.<n>")
+    if not isinstance(format, str) or (format not in SUFFIXES and fixed_point(format) is None):
+        raise ArgumentError(f"format {printable(repr(format), 60)} is not one of {', '.join(SUFFIXES)}, q<m>.<n>")
     return format
+
+
+def check_header(header: bool, style: str) -> None:
+    """ArgumentError for a format whose first bytes are no line that could be left out."""
+    if not header and style == "npy":
+        raise ArgumentError("header=False is for text and words; the header of npy is its format")
 
 
 def suffix_of(format: str) -> str:
@@ -103,6 +110,22 @@ def check_digits(digits: int | str | None) -> int:
     return int(digits)
 
 
+def plain_array(values: object) -> np.ndarray:
+    """`values` as an array. ArgumentError for rows of different lengths, and for masked values:
+    what lies below a mask is no value, and files have none for it."""
+    try:
+        array = np.asanyarray(values)
+    except ValueError as error:  # rows of different lengths
+        raise ArgumentError(f"this is no array: {printable(str(error))}") from None
+    n_masked = int(np.count_nonzero(np.ma.getmaskarray(array))) if np.ma.isMA(array) else 0
+    if n_masked:
+        raise ArgumentError(
+            f"{n_masked} of {counted(array.size, 'value')} are masked; fill them, array.filled(0),"
+            " or take the data, array.data"
+        )
+    return np.asarray(array)
+
+
 def array_table(
     array: np.ndarray,
     format: str,
@@ -111,11 +134,12 @@ def array_table(
     shape: Sequence[int] | None = None,
     n_cols: int | None = None,
     tell_dtype: bool | None = None,
+    header: bool = True,
     n_threads: int = 1,
 ) -> Table:
     """The table of an array in memory. `shape` is what the first line says (default: the array's
     own); the other arguments are those of `number_table`."""
-    array = _writable(np.asarray(array))
+    array = _writable(plain_array(array))
     flat = np.ascontiguousarray(array).reshape(-1)
     return number_table(
         lambda first, count: flat[first : first + count],
@@ -125,6 +149,7 @@ def array_table(
         digits=digits,
         n_cols=n_cols,
         tell_dtype=tell_dtype,
+        header=header,
         n_threads=n_threads,
     )
 
@@ -138,6 +163,7 @@ def number_table(
     digits: int = SHORTEST,
     n_cols: int | None = None,
     tell_dtype: bool | None = None,
+    header: bool = True,
     n_threads: int = 1,
     word_dtype: str | None = None,
 ) -> Table:
@@ -145,24 +171,31 @@ def number_table(
     contiguous, aligned 1-D array of `dtype`. `n_cols` is how many a row of text has (default:
     shape[0] rows; a vector is one row). The first line names the dtype when `tell_dtype` says so,
     by default when it is not float32; in a hex file always, as `word_dtype` where the numbers are
-    the words of another one."""
+    the words of another one. Without `header` there is no such line."""
     if format == "npy":
         return _npy_table(take, shape, dtype)
     if format == "hex":
-        return _hex_table(take, shape, dtype, word_dtype or dtype.name)
+        return _hex_table(take, shape, dtype, word_dtype or dtype.name, header)
     if fixed := fixed_point(format):
-        return _fixed_table(take, shape, fixed, format)
+        return _fixed_table(take, shape, fixed, format, header)
     told = dtype.name if (dtype.name != "float32" if tell_dtype is None else tell_dtype) else None
     n_cols, sep = n_cols or row_length(shape), SEPARATORS[format]
     if dtype == np.float32:
         encode = _float_encoder(take, n_cols, sep, digits, n_threads)
     else:
         encode = _python_encoder(take, dtype, n_cols, sep, digits)
-    return Table(tuple(shape), dtype.name, text_header(shape, told), math.prod(shape), encode)
+    first_line = text_header(shape, told) if header else b""
+    return Table(tuple(shape), dtype.name, first_line, math.prod(shape), encode)
 
 
 def word_table(
-    words: np.ndarray, shape: Sequence[int], format: str, spellings: object, n_threads: int = 1
+    words: np.ndarray,
+    shape: Sequence[int],
+    format: str,
+    spellings: object,
+    *,
+    header: bool = True,
+    n_threads: int = 1,
 ) -> Table:
     """Text of 16-bit floats through `spellings`, the `_core.text_table` of all 65,536 words.
     `words` are their bytes, uint8, at any alignment. The first line says float32: that is what the
@@ -174,7 +207,8 @@ def word_table(
         bounds = _core.format_words(scratch, part, first, n_cols, sep, spellings, n_threads)
         return _slices(scratch, bounds)
 
-    return Table(tuple(shape), "float32", text_header(shape, "float32"), math.prod(shape), encode)
+    first_line = text_header(shape, "float32") if header else b""
+    return Table(tuple(shape), "float32", first_line, math.prod(shape), encode)
 
 
 def _writable(array: np.ndarray) -> np.ndarray:
@@ -221,16 +255,20 @@ def _npy_table(take: Take, shape: Sequence[int], dtype: np.dtype) -> Table:
     return Table(axes, dtype.name, header.getvalue(), math.prod(axes), encode, dtype.itemsize)
 
 
-def _hex_table(take: Take, shape: Sequence[int], dtype: np.dtype, name: str) -> Table:
+def _hex_table(
+    take: Take, shape: Sequence[int], dtype: np.dtype, name: str, header: bool
+) -> Table:
     words = np.dtype(f"u{dtype.itemsize}")
 
     def encode(scratch: bytearray, first: int, count: int) -> Buffers:
         return [word_lines(take(first, count).view(words), 2 * words.itemsize)]
 
-    return _line_table(shape, name, 2 * words.itemsize, encode, {})
+    return _line_table(shape, name, 2 * words.itemsize, encode, {}, header)
 
 
-def _fixed_table(take: Take, shape: Sequence[int], fixed: FixedPoint, name: str) -> Table:
+def _fixed_table(
+    take: Take, shape: Sequence[int], fixed: FixedPoint, name: str, header: bool
+) -> Table:
     counts = {"saturated": 0, "nan": 0}
 
     def encode(scratch: bytearray, first: int, count: int) -> Buffers:
@@ -239,14 +277,19 @@ def _fixed_table(take: Take, shape: Sequence[int], fixed: FixedPoint, name: str)
         counts["nan"] += n_nan
         return [word_lines(words, fixed.n_digits)]
 
-    return _line_table(shape, name, fixed.n_digits, encode, counts)
+    return _line_table(shape, name, fixed.n_digits, encode, counts, header)
 
 
 def _line_table(
-    shape: Sequence[int], name: str, n_digits: int, encode: Encode, counts: dict[str, int]
+    shape: Sequence[int],
+    name: str,
+    n_digits: int,
+    encode: Encode,
+    counts: dict[str, int],
+    header: bool,
 ) -> Table:
-    header = text_header(shape, name).replace(b"#", b"//", 1)
-    return Table(tuple(shape), name, header, math.prod(shape), encode, n_digits + 1, counts)
+    first_line = text_header(shape, name).replace(b"#", b"//", 1) if header else b""
+    return Table(tuple(shape), name, first_line, math.prod(shape), encode, n_digits + 1, counts)
 
 
 def _float_encoder(take: Take, n_cols: int, sep: str, digits: int, n_threads: int) -> Encode:
@@ -288,8 +331,9 @@ def text_values(values: np.ndarray, format: str, digits: int | None) -> np.ndarr
         return fixed.decode(fixed.encode(values)[0])
     if format not in SEPARATORS or digits is None:
         return values
-    back, scratch = np.empty(values.size, np.float32), bytearray(scratch_bytes())
+    back = np.empty(values.size, np.float32)
     table = array_table(values.reshape(-1, 1), "csv", digits=digits)
+    scratch = bytearray(scratch_bytes(table))
     for first in range(0, values.size, BLOCK):
         part = back[first : first + BLOCK]
         text = b"".join(table.encode(scratch, first, part.size))

@@ -16,7 +16,8 @@ import numpy as np
 
 from . import _core
 from .checkpoint import open_checkpoint
-from .names import file_names
+from .errors import ArgumentError
+from .names import expand_user, file_names, printable
 from .source import find_folder, whole_path
 from .tables import SEPARATORS, Table, number_table, row_length, suffix_of, word_table
 
@@ -50,7 +51,9 @@ class Tensor:
 def find_source(source: str | os.PathLike[str], revision: str = "main") -> Path:
     """A file as it is, else the folder of a model: itself, the demo's, or a repo's, downloaded if
     need be."""
-    if isinstance(source, (str, os.PathLike)) and os.path.isfile(source):
+    if isinstance(source, str):
+        source = expand_user(source)
+    if os.path.isfile(source):
         return Path(source)
     return find_folder(source, revision)[0]
 
@@ -73,6 +76,10 @@ def _files(source: "Model | str | os.PathLike[str]") -> tuple[_core.Safetensors,
 
     if isinstance(source, Model):
         return source.weights._checkpoint.files
+    if not isinstance(source, (str, os.PathLike)):
+        raise ArgumentError(
+            f"a model is a Model, a folder, a file or a repo id, not {printable(repr(source), 60)}"
+        )
     path = whole_path(find_source(source))
     return (_core.Safetensors(path),) if os.path.isfile(path) else open_checkpoint(path).files
 
@@ -80,13 +87,11 @@ def _files(source: "Model | str | os.PathLike[str]") -> tuple[_core.Safetensors,
 class TableMaker:
     """Tensor -> table, for one format. The spellings of 16-bit words are made once and shared."""
 
-    def __init__(self, format: str, digits: int, dtype: str, n_threads: int) -> None:
-        self.format, self.digits, self.raw, self.n_threads = (
-            format,
-            digits,
-            dtype == "raw",
-            n_threads,
-        )
+    def __init__(
+        self, format: str, digits: int, dtype: str, header: bool, n_threads: int
+    ) -> None:
+        self.format, self.digits, self.raw = format, digits, dtype == "raw"
+        self.header, self.n_threads = header, n_threads
         self._spellings: dict[str, object] = {}
 
     def can(self, tensor: Tensor) -> bool:
@@ -104,7 +109,14 @@ class TableMaker:
                     tensor.dtype == "BF16", self.digits
                 )
             spellings = self._spellings[tensor.dtype]
-            return word_table(tensor.raw, tensor.shape, self.format, spellings, self.n_threads)
+            return word_table(
+                tensor.raw,
+                tensor.shape,
+                self.format,
+                spellings,
+                header=self.header,
+                n_threads=self.n_threads,
+            )
         dtype, take = _numbers(tensor, self.raw)
         return number_table(
             take,
@@ -113,6 +125,7 @@ class TableMaker:
             self.format,
             digits=self.digits,
             tell_dtype=True,
+            header=self.header,
             n_threads=self.n_threads,
             word_dtype=_HALF.get(tensor.dtype) if self.raw else None,
         )

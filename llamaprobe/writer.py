@@ -73,7 +73,7 @@ class Writer:
         self._failure: BaseException | None = None
         self._scratches: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
         for _ in range(_N_SCRATCHES):
-            self._scratches.put(bytearray(scratch_bytes()))
+            self._scratches.put(bytearray())  # as long as the largest table so far needs
         stages = (self._write, self._hash, self._publish)
         # Simple queues alone: Ctrl-C inside queue.Queue may leave its lock held for ever.
         self._inboxes: list[queue.SimpleQueue[_Block | None]] = [
@@ -142,9 +142,12 @@ class Writer:
         file = Written(path, table, opened, temporary)
         self.files.append(file)
         self._send(_Block(file, [memoryview(table.header)], None))
+        n_scratch = scratch_bytes(table)
         for first in range(0, table.n_elements, BLOCK):
             scratch = self._scratches.get()
             try:
+                if len(scratch) < n_scratch:
+                    scratch = bytearray(n_scratch)
                 parts = table.encode(scratch, first, min(BLOCK, table.n_elements - first))
             except BaseException:
                 self._scratches.put(scratch)

@@ -144,10 +144,10 @@ FAULTS = {
     "too many": ("# shape=[1, 2]\n1,2\n3,4\n", "needs 2 numbers, and the rows below hold 4"),
     "more than memory": ("# shape=[999999999999, 999]\n1,2\n", "needs 998999999999001 numbers"),
     "only a header": ("# shape=[2]\n", "needs 2 numbers, and the rows below hold 0"),
-    "no integer": ("# shape=[2] dtype=int8\n1,2.5\n", "line 2, column 3: '2.5' is no int8"),
-    "too large": ("# shape=[2] dtype=int8\n1,128\n", "line 2, column 3: '128' is no int8"),
-    "underscores": ("# shape=[1] dtype=int64\n1_0\n", "line 2, column 1: '1_0' is no int64"),
-    "ragged integers": ("# shape=[2, 2] dtype=int8\n1,2\n3\n", "line 3, column 3: the row has 1"),
+    "no integer": ("# shape=[2] dtype=int8\n1,2.5\n", "line 2, column 3: '2.5' is not an int8"),
+    "too large": ("# shape=[2] dtype=int8\n1,128\n", "line 2, column 3: '128' is not an int8"),
+    "underscores": ("# shape=[1] dtype=int64\n1_0\n", "line 2, column 1: '1_0' is not an int64"),
+    "ragged integers": ("# shape=[2, 2] dtype=int8\n1,2\n3\n", "line 3, column 2: the row has 1"),
 }
 
 

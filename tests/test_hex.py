@@ -190,17 +190,38 @@ def test_a_run_in_words_comes_back(random_checkpoint, tmp_path):
 FAULTS = {
     "no header": ("3f80\n", "line 1, column 1: there is no '// shape"),
     "header of text": ("# shape=[1]\n3f800000\n", "line 1, column 1: there is no '// shape"),
-    "a letter": ("// shape=[2] dtype=bfloat16\n3f80\n3g80\n", "line 3, column 2: '3g80' is no word of 4"),
-    "a short word": ("// shape=[2] dtype=bfloat16\n3f80\n3f8\n0", "line 3, column 4: '3f8' is no word"),
+    "a letter": ("// shape=[2] dtype=bfloat16\n3f80\n3g80\n", "line 3, column 2: '3g80' is not a word of 4"),
+    "a short word": ("// shape=[2] dtype=bfloat16\n3f80\n3f8\n0", "line 3, column 4: '3f8' is not a word"),
     "a long word": ("// shape=[2] dtype=bfloat16\n3f800\n3f8\n", "line 2, column 5: '3f800"),
-    "a number": ("// shape=[1] dtype=bfloat16\n1.50\n", "line 2, column 2: '1.50' is no word"),
-    "too few": ("// shape=[2] dtype=bfloat16\n3f80\n", "needs 2 words .* hold 1 words"),
-    "too many": ("// shape=[1] dtype=bfloat16\n3f80\n3f80\n", "needs 1 words .* 1 words and 5 more"),
-    "cut": ("// shape=[1] dtype=bfloat16\n3f80", "hold 0 words and 4 more bytes"),
+    "a number": ("// shape=[1] dtype=bfloat16\n1.50\n", "line 2, column 2: '1.50' is not a word"),
+    "too few": ("// shape=[2] dtype=bfloat16\n3f80\n", "needs 2 words .* hold 1$"),
+    "too many": ("// shape=[1] dtype=bfloat16\n3f80\n3f80\n", "needs 1 words .* hold 2$"),
+    "bytes": ("// shape=[1]\n@00000000\n3F 80 00 00\n", "line 3, column 3: '3F' is not a word of 8"),
+    "no line feed, cut": ("// shape=[2] dtype=bfloat16\n3f80\n3f", "line 3, column 3: '3f' is not"),
+    "x": ("// shape=[1] dtype=bfloat16\n3fxx\n", "line 2, column 1: '3fxx' has the digits x or z"),
+    "Z": ("// shape=[1] dtype=bfloat16\n 3_Z80\n", "line 2, column 2: '3_Z80' has the digits x"),
+    "a gap": (
+        "// shape=[2] dtype=bfloat16\n3f80\n@2 3f80\n",
+        "line 3, column 1: the address @2 is word 2, and 1 word come before it",
+    ),
+    "backwards": (
+        "// shape=[2] dtype=bfloat16\n3f80 3f80 /*\n*/ @00_1 3f80\n",
+        "line 3, column 4: the address @00_1 is word 1, and 2 words come before it",
+    ),
+    "no address": ("// shape=[1] dtype=bfloat16\n@ 3f80\n", "line 2, column 1: '@' is not a word"),
+    "stray _": ("// shape=[1] dtype=bfloat16\n_3f80\n", "line 2, column 5: '_3f80' is not a word"),
+    "open comment": ("// shape=[1] dtype=bfloat16\n3f80\n/* on\n", "line 3, column 1: '/\\*' is not"),
+    "slash": ("// shape=[1] dtype=bfloat16\n3f80 / 2\n", "line 2, column 6: '/' is not a word"),
+    "vertical tab": ("// shape=[1] dtype=bfloat16\n3f80\v\n", "line 2, column 5: .*is not a word"),
+    "many words": ("// shape=[1] dtype=bfloat16\n" + "3f80 " * 5000, "needs 1 words .* hold 5000$"),
     "empty and huge": ("// shape=[0, 999999999999999, 9999]\n", "line 1: shape=.* is larger"),
-    "huge": ("// shape=[99999999999] dtype=int64\n\n", "hold 0 words"),
+    "huge": ("// shape=[99999999999] dtype=int64\n\n", "hold 0$"),
     "bool": ("// shape=[2] dtype=bool\n01\n02\n", "line 3, column 1: a word of bool has 1 bits"),
     "fixed point": ("// shape=[2] dtype=q3.8\n7ff\n800\n", "line 3, column 1: a word of q3.8 has 11"),
+    "fixed point in a row": (
+        "// shape=[3] dtype=q3.8\n@0 7ff\n 7ff /* 800 */ 800\n",
+        "line 3, column 16: a word of q3.8 has 11",
+    ),
     "unknown": ("// shape=[1] dtype=q0.9\n0fff\n", "dtype=q0.9 is unknown"),
 }
 
@@ -211,3 +232,69 @@ def test_a_wrong_file_is_refused_with_line_and_column(tmp_path, name):
     (tmp_path / "a.hex").write_text(text)
     with pytest.raises(lp.FormatError, match=message):
         lp.read(tmp_path / "a.hex")
+
+
+# ---- files of other programs ----
+
+SPELLINGS = {
+    "no last line feed": "3f800000\n40000000",
+    "windows": "3f800000\r\n40000000\r\n",
+    "upper case": "3F800000\n40000000\n",
+    "a row": "3f800000 40000000",
+    "tabs and pages": "\t3f800000\f40000000\t\n\n\n",
+    "addresses": "@0\n3f800000\n@00000001 40000000\n",
+    "objcopy": "@00000000\r\n3F800000 40000000 \r\n",
+    "underscores": "3f80_0000\n4_0_000__000_\n",
+    "comments": "// 1.0\n3f800000 // one /*\n/* two // three\n 3f800000 */ 40000000//end",
+    "a comment between": "3f800000/* and */40000000",
+    "comments with stars": "/**/3f800000/***//*/ */40000000/* **/\n",
+}
+
+
+def read_by_simulator(path, bits, n_words, text):
+    """The same words without the first line, which is a comment to it."""
+    path.write_text(text, newline="")
+    return simulated_words(path, bits, n_words)
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_what_a_simulator_reads_is_read(tmp_path, name):
+    path = tmp_path / "a.hex"
+    path.write_text("// shape=[1, 2] dtype=float32\n" + SPELLINGS[name], newline="")
+    assert lp.read(path).tolist() == [[1.0, 2.0]]
+    path.write_text(SPELLINGS[name], newline="")
+    assert lp.read(path, shape=(2,)).tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_the_simulator_reads_the_same(tmp_path, name):
+    text = "// shape=[1, 2] dtype=float32\n" + SPELLINGS[name]
+    assert read_by_simulator(tmp_path / "a.hex", 32, 2, text) == [0x3F800000, 0x40000000]
+
+
+def test_any_spelling_of_many_words_reads_as_the_simulator_has_it(tmp_path):
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 2**16, 70_000, dtype=np.uint16)
+    gaps = [" ", "\n", "\r\n", "\t", " /* 1f */ ", "// 2f\n", "  \n\n", "/*\n*/"]
+    words = []
+    for i, value in enumerate(values.tolist()):
+        word = f"{value:04x}" if rng.integers(2) else f"{value:04X}"
+        at = int(rng.integers(1, 5))
+        word = f"{word[:at]}_{word[at:]}" if rng.integers(8) == 0 else word
+        words.append((f"@{i:x}\n" if rng.integers(50) == 0 else "") + word + gaps[rng.integers(8)])
+    text = "// shape=[70000] dtype=uint16\n" + "".join(words)
+    path = tmp_path / "a.hex"
+    path.write_text(text, newline="")
+    assert same(lp.read(path), values)
+    assert read_by_simulator(tmp_path / "b.hex", 16, 70_000, text) == values.tolist()
+
+
+def test_words_without_a_first_line(tmp_path):
+    values = np.array([[0.5, -2, 100]], np.float32)
+    for format, dtype in [("hex", "float32"), ("q4.12", "q4.12")]:
+        lp.write(tmp_path / "a.hex", values, format=format, header=False)
+        assert re.fullmatch(r"([0-9a-f]+\n){3}", (tmp_path / "a.hex").read_text())
+        back = lp.read(tmp_path / "a.hex", shape=[1, 3], dtype=dtype)
+        assert back.tolist() == [[0.5, -2.0, 100.0 if format == "hex" else 8 - 2**-12]]
+        with pytest.raises(lp.FormatError, match="give shape="):
+            lp.read(tmp_path / "a.hex")
