@@ -38,6 +38,7 @@ from .tables import (
     check_digits,
     check_format,
     check_header,
+    new_scratch,
     scratch_bytes,
 )
 from .text_floats import read_rows
@@ -72,7 +73,7 @@ def write(
     table = array_table(
         array, style, digits=check_digits(digits), header=header, n_threads=_core.cores()
     )
-    scratch = bytearray(scratch_bytes(table))
+    scratch = new_scratch(scratch_bytes(table))
     with atomic_open(path) as file:
         file.write(table.header)
         for first in range(0, table.n_elements, BLOCK):

@@ -21,6 +21,7 @@ from .errors import ArgumentError, ConfigError, Error, UnsupportedError
 from .files import MANIFEST, check_new
 from .json_file import read_object
 from .ledger import Ledger
+from .machine import thread_count
 from .names import path_entries, printable
 from .tables import SEPARATORS, Table, check_digits, check_format, check_header, way_out
 from .tensor_names import EMBEDDING, HEAD
@@ -141,7 +142,7 @@ def _table_maker(
         raise ArgumentError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     if dtype == "raw" and style not in ("npy", "hex"):
         raise ArgumentError(f"dtype 'raw' is for format 'npy' or 'hex'; {style} holds numbers")
-    return TableMaker(style, n_digits, dtype, header, threads or _core.cores())
+    return TableMaker(style, n_digits, dtype, header, _core.cores() if threads is None else thread_count(threads))
 
 
 def _plan(chosen: list[Tensor], make: TableMaker) -> list[Planned]:
@@ -200,6 +201,8 @@ def _predicates(filters: Filter | None) -> list[tuple[str, Callable[[str], bool]
         return []
     if isinstance(filters, str) or callable(filters):
         filters = [filters]
+    if not isinstance(filters, Iterable):
+        raise ArgumentError(f"filter {printable(repr(filters), 60)} is neither a string nor a predicate")
     return [(_told(each), _predicate(each)) for each in filters]
 
 

@@ -392,7 +392,7 @@ def _json_lines(value: Any) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, allow_nan=False, default=_plain)
+    return _JSON.encode(value)
 
 
 def _plain(value: Any) -> Any:
@@ -400,6 +400,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} in JSON")
+
+
+_JSON = json.JSONEncoder(allow_nan=False, default=_plain)  # to make one takes as long as to use it
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -6,15 +6,17 @@ result behind it. It needs the files of a run (`llamaprobe run --out`) and the w
 head_dim all come from meta_layer{i}.json.
 """
 
-import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .array_file import read
-from .errors import FileError, FormatError
+from .atomic import checked_path, no_such, shown_path
+from .errors import ArgumentError, FormatError
 from .files import MANIFEST, read_json
+from .names import printable
 from .tensor_names import EMBEDDING, HEAD
 
 _WORDS = (np.uint8, np.uint16)  # what raw floats are exported as
@@ -28,21 +30,22 @@ def attention(
     h], pattern [H, T, T].
 
     Formulas: Vaswani et al. 2017 (attention), Su et al. 2021 (RoPE), Ainslie et al. 2023 (grouped
-    queries). Raises OSError (a file is missing) and FormatError.
+    queries). Raises FileError (a file is missing) and FormatError (one that is damaged).
     """
-    meta = json.loads((Path(run_folder) / f"meta_layer{layer}.json").read_text())
+    meta = _read_meta(checked_path(run_folder) / f"meta_layer{layer}.json")
     D, H, K, h = meta["d_model"], meta["num_heads"], meta["num_kv_heads"], meta["head_dim"]
+    T = len(meta["position_ids"])
 
-    def weight(name):
-        return load(weight_folder, f"model.layers.{layer}.self_attn.{name}")
+    def weight(name, *shape):
+        return _shaped(weight_folder, f"model.layers.{layer}.self_attn.{name}", shape)
 
     def project(x, name, n_heads):
-        y = x @ weight(f"{name}_proj.weight").T  # [T, n_heads * h]; weights are [out, in]
+        y = x @ weight(f"{name}_proj.weight", n_heads * h, D).T  # [T, n_heads * h]
         if meta["attention_bias"]:
-            y = y + weight(f"{name}_proj.bias")
+            y = y + weight(f"{name}_proj.bias", n_heads * h)
         return y.reshape(len(x), n_heads, h)
 
-    x_norm = load(run_folder, f"xnorm_layer{layer}").reshape(-1, D)  # [T, D]
+    x_norm = _shaped(run_folder, f"xnorm_layer{layer}", (1, T, D))[0]  # [T, D]
     q = project(x_norm, "q", H)  # [T, H, h]
     k = project(x_norm, "k", K)  # [T, K, h]
     v = project(x_norm, "v", K)  # [T, K, h]
@@ -70,29 +73,82 @@ def attention(
     return {"q": q, "k": k, "v": v, **rotated, "scores": scores, "pattern": pattern, "z": z}
 
 
+def _read_meta(path: Path) -> dict[str, Any]:
+    """The numbers of a layer, so far checked that the formulas have what they need. FileError,
+    FormatError."""
+    meta = read_json(path)
+    sizes = [meta.get(key) for key in ("d_model", "num_heads", "num_kv_heads", "head_dim")]
+    if not all(type(n) is int and 0 < n < 2**31 for n in sizes):
+        raise FormatError(f"{shown_path(path)}: d_model, num_heads, num_kv_heads, head_dim: no sizes")
+    lists = [meta.get(key) for key in ("position_ids", "inv_freq")]
+    numbers = [n for each in lists if isinstance(each, list) for n in each]
+    if not all(isinstance(each, list) for each in lists) or not all(map(_is_number, numbers)):
+        raise FormatError(f"{shown_path(path)}: position_ids, inv_freq: no lists of numbers")
+    if sizes[1] % sizes[2] or sizes[3] != 2 * len(meta["inv_freq"]):
+        raise FormatError(f"{shown_path(path)}: the numbers of heads, kv heads and inv_freq disagree")
+    if not _is_number(meta.get("attention_scale")) or type(meta.get("attention_bias")) is not bool:
+        raise FormatError(f"{shown_path(path)}: attention_scale or attention_bias is damaged")
+    return meta
+
+
+def _shaped(folder: str | Path, stem: str, shape: tuple[int, ...]) -> np.ndarray:
+    """`load`, of this shape. FormatError for another one."""
+    values = load(folder, stem)
+    if values.shape != shape:
+        raise FormatError(
+            f"{shown_path(folder)}: {stem} is {list(values.shape)}, and the numbers of the layer"
+            f" need {list(shape)}"
+        )
+    return values
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)
+
+
 def load(folder: str | Path, stem: str) -> np.ndarray:
     """The numbers of a file without saying its format: `stem` with .csv, .txt, .npy or .hex.
 
     16-bit floats that were exported as words (npy, raw) become float32, which holds them exactly;
-    integers stay what they are. Raises FileError (there is no such file) and FormatError (words that
+    integers stay what they are. A file without its first line has the shape and dtype that the
+    manifest beside it says. Raises FileError (there is no such file) and FormatError (words that
     nothing says the dtype of).
     """
     for suffix in (".csv", ".txt", ".npy", ".hex"):
-        path = Path(folder) / (stem + suffix)
+        path = checked_path(folder) / (stem + suffix)
         if os.path.exists(path):
-            values = read(path)
+            values = _read(path)
             return _widen(values, path) if values.dtype in _WORDS else values
     tied = f"; if the head is tied, it is {EMBEDDING}" if stem == HEAD else ""
-    raise FileError(f"{folder}: holds no {stem}.csv, .txt, .npy or .hex{tied}")
+    raise no_such(folder, f"holds no {printable(stem)}.csv, .txt, .npy or .hex{tied}")
+
+
+def _read(path: Path) -> np.ndarray:
+    try:
+        return read(path)
+    except FormatError:
+        told, entry = _manifest_of(path)
+        if told.get("header") is not False and entry.get("header") is not False:
+            raise
+        try:
+            return read(path, shape=entry.get("shape"), dtype=entry.get("dtype"))
+        except ArgumentError as error:
+            raise FormatError(f"{shown_path(path.parent / MANIFEST)}: {error}") from error
+
+
+def _manifest_of(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The manifest beside a file and its entry of the file; empty where there is none."""
+    manifest = path.parent / MANIFEST
+    told = read_json(manifest) if os.path.exists(manifest) else {}
+    files = told.get("files")
+    entry = files.get(path.name) if isinstance(files, dict) else None
+    return told, entry if isinstance(entry, dict) else {}
 
 
 def _widen(words: np.ndarray, path: Path) -> np.ndarray:
     """uint16 words as the float32 that they stand for; the manifest beside them says which kind, or
     that they are integers."""
-    manifest = path.parent / MANIFEST
-    files = read_json(manifest).get("files") if os.path.exists(manifest) else None
-    entry = files.get(path.name) if isinstance(files, dict) else None
-    dtype = entry.get("source_dtype") if isinstance(entry, dict) else None
+    dtype = _manifest_of(path)[1].get("source_dtype")
     if words.dtype == np.uint16 and dtype == "BF16":  # the upper half of a float32
         return (words.astype(np.uint32) << 16).view(np.float32)
     if words.dtype == np.uint16 and dtype == "F16":
@@ -100,6 +156,6 @@ def _widen(words: np.ndarray, path: Path) -> np.ndarray:
     if dtype in ("U8", "U16"):
         return words
     raise FormatError(
-        f"{path}: holds {words.dtype}, not floats, and {MANIFEST} beside it does not say of which"
+        f"{shown_path(path)}: holds {words.dtype}, not floats, and {MANIFEST} beside it does not say of which"
         " dtype they are the words; export the weights as float32"
     )

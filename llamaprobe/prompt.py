@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from .config import Config
 from .errors import ArgumentError
 from .names import printable
+from .tables import plain_array
 from .tokenizer import Tokenizer
 
 
@@ -90,6 +91,7 @@ def _is_prompt(item: object) -> bool:
 def _integers(prompt: object) -> NDArray[np.generic]:
     """Token ids as an integer array of some dtype, 1-D."""
     if isinstance(prompt, np.ndarray):
+        prompt = plain_array(prompt)
         if prompt.ndim != 1:
             raise ArgumentError(
                 f"token ids are one row of integers, not an array of shape {list(prompt.shape)};"

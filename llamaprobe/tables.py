@@ -27,7 +27,7 @@ SHORTEST = -1
 MAX_DIGITS = 25
 
 Buffers = Sequence[memoryview | bytes]
-Encode = Callable[[bytearray, int, int], Buffers]
+Encode = Callable[[memoryview, int, int], Buffers]
 Take = Callable[[int, int], np.ndarray]
 
 
@@ -61,9 +61,14 @@ def scratch_bytes(table: Table) -> int:
     return 0 if table.exact else _core.text_capacity(min(BLOCK, table.n_elements))
 
 
+def new_scratch(n_bytes: int) -> memoryview:
+    """Not zeroed: only what is written to costs anything."""
+    return memoryview(np.empty(n_bytes, np.uint8))
+
+
 def _sampled_bytes(table: Table, n_samples: int = 16, run: int = 256) -> int:
     n = table.n_elements
-    scratch = bytearray(_core.text_capacity(min(n, n_samples * run)))
+    scratch = new_scratch(_core.text_capacity(min(n, n_samples * run)))
     if n <= n_samples * run:
         ranges = [(0, n)] if n else []
     else:
@@ -120,8 +125,8 @@ def plain_array(values: object) -> np.ndarray:
     n_masked = int(np.count_nonzero(np.ma.getmaskarray(array))) if np.ma.isMA(array) else 0
     if n_masked:
         raise ArgumentError(
-            f"{n_masked} of {counted(array.size, 'value')} are masked; fill them, array.filled(0),"
-            " or take the data, array.data"
+            f"the array is masked ({n_masked} of {counted(array.size, 'value')}), and neither files"
+            " nor token ids have a mask; fill it (array.filled(0)) or take array.data"
         )
     return np.asarray(array)
 
@@ -202,7 +207,7 @@ def word_table(
     text reads back to."""
     n_cols, sep = row_length(shape), SEPARATORS[format]
 
-    def encode(scratch: bytearray, first: int, count: int) -> Buffers:
+    def encode(scratch: memoryview, first: int, count: int) -> Buffers:
         part = words[2 * first : 2 * (first + count)]
         bounds = _core.format_words(scratch, part, first, n_cols, sep, spellings, n_threads)
         return _slices(scratch, bounds)
@@ -249,7 +254,7 @@ def _npy_table(take: Take, shape: Sequence[int], dtype: np.dtype) -> Table:
         header, {"descr": descr, "fortran_order": False, "shape": axes}
     )
 
-    def encode(scratch: bytearray, first: int, count: int) -> Buffers:
+    def encode(scratch: memoryview, first: int, count: int) -> Buffers:
         return [memoryview(take(first, count).view(np.uint8))]
 
     return Table(axes, dtype.name, header.getvalue(), math.prod(axes), encode, dtype.itemsize)
@@ -260,7 +265,7 @@ def _hex_table(
 ) -> Table:
     words = np.dtype(f"u{dtype.itemsize}")
 
-    def encode(scratch: bytearray, first: int, count: int) -> Buffers:
+    def encode(scratch: memoryview, first: int, count: int) -> Buffers:
         return [word_lines(take(first, count).view(words), 2 * words.itemsize)]
 
     return _line_table(shape, name, 2 * words.itemsize, encode, {}, header)
@@ -271,7 +276,7 @@ def _fixed_table(
 ) -> Table:
     counts = {"saturated": 0, "nan": 0}
 
-    def encode(scratch: bytearray, first: int, count: int) -> Buffers:
+    def encode(scratch: memoryview, first: int, count: int) -> Buffers:
         words, n_saturated, n_nan = fixed.encode(take(first, count))
         counts["saturated"] += n_saturated
         counts["nan"] += n_nan
@@ -293,7 +298,7 @@ def _line_table(
 
 
 def _float_encoder(take: Take, n_cols: int, sep: str, digits: int, n_threads: int) -> Encode:
-    def encode(scratch: bytearray, first: int, count: int) -> Buffers:
+    def encode(scratch: memoryview, first: int, count: int) -> Buffers:
         bounds = _core.format_floats(
             scratch, take(first, count), first, n_cols, sep, digits, n_threads
         )
@@ -302,9 +307,8 @@ def _float_encoder(take: Take, n_cols: int, sep: str, digits: int, n_threads: in
     return encode
 
 
-def _slices(scratch: bytearray, bounds: Sequence[tuple[int, int]]) -> Buffers:
-    view = memoryview(scratch)
-    return [view[start:stop] for start, stop in bounds]
+def _slices(scratch: memoryview, bounds: Sequence[tuple[int, int]]) -> Buffers:
+    return [scratch[start:stop] for start, stop in bounds]
 
 
 def _python_encoder(take: Take, dtype: np.dtype, n_cols: int, sep: str, digits: int) -> Encode:
@@ -316,7 +320,7 @@ def _python_encoder(take: Take, dtype: np.dtype, n_cols: int, sep: str, digits: 
             return str(int(value))
         return repr(value) if digits == SHORTEST else f"{value:.{digits}e}"
 
-    def encode(scratch: bytearray, first: int, count: int) -> Buffers:
+    def encode(scratch: memoryview, first: int, count: int) -> Buffers:
         texts = map(spell, take(first, count).tolist())
         ends = (("\n" if (first + i + 1) % n_cols == 0 else sep) for i in range(count))
         return ["".join(text + end for text, end in zip(texts, ends, strict=True)).encode("ascii")]
@@ -333,7 +337,7 @@ def text_values(values: np.ndarray, format: str, digits: int | None) -> np.ndarr
         return values
     back = np.empty(values.size, np.float32)
     table = array_table(values.reshape(-1, 1), "csv", digits=digits)
-    scratch = bytearray(scratch_bytes(table))
+    scratch = new_scratch(scratch_bytes(table))
     for first in range(0, values.size, BLOCK):
         part = back[first : first + BLOCK]
         text = b"".join(table.encode(scratch, first, part.size))

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from .atomic import file_error, open_temporary
-from .tables import BLOCK, Table, scratch_bytes
+from .tables import BLOCK, Table, new_scratch, scratch_bytes
 
 _N_SCRATCHES = 4
 _MAX_UNSYNCED = 16  # files that are not yet fsynced, each with an open descriptor
@@ -48,7 +48,7 @@ class _Block:
 
     file: Written
     parts: list[memoryview] | None
-    scratch: bytearray | None
+    scratch: memoryview | None
 
 
 class Writer:
@@ -71,9 +71,9 @@ class Writer:
         self.files: list[Written] = []
         self._on_whole, self._on_bytes = on_whole, on_bytes
         self._failure: BaseException | None = None
-        self._scratches: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
+        self._scratches: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
         for _ in range(_N_SCRATCHES):
-            self._scratches.put(bytearray())  # as long as the largest table so far needs
+            self._scratches.put(new_scratch(0))  # as long as the largest table so far needs
         stages = (self._write, self._hash, self._publish)
         # Simple queues alone: Ctrl-C inside queue.Queue may leave its lock held for ever.
         self._inboxes: list[queue.SimpleQueue[_Block | None]] = [
@@ -147,7 +147,7 @@ class Writer:
             scratch = self._scratches.get()
             try:
                 if len(scratch) < n_scratch:
-                    scratch = bytearray(n_scratch)
+                    scratch = new_scratch(n_scratch)
                 parts = table.encode(scratch, first, min(BLOCK, table.n_elements - first))
             except BaseException:
                 self._scratches.put(scratch)

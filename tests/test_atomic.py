@@ -129,7 +129,7 @@ def test_a_stage_that_has_no_memory_is_an_error_and_goes_on(tmp_path):
     writer = Writer(tmp_path)
     writer._scratches = Full()
     for _ in range(20):
-        writer._scratches.put(bytearray())
+        writer._scratches.put(memoryview(b""))
     with pytest.raises(MemoryError), writer:
         for i in range(20):
             writer.add(f"{i}.csv", array_table(np.ones(3, np.float32), "csv"))
