@@ -220,10 +220,11 @@ def _read_floats(
 
 
 def _unpadded(data: memoryview | bytes, sep: str) -> bytes:
-    """The text without the empty cells at the ends of its lines that a spreadsheet puts there when
-    the first line has more cells than the rows; empty when there are none."""
-    text = bytes(data)
-    return re.sub(rb",[,\t ]*(?=\r?\n|\r?\Z)", b"", text) if sep == "," else b""
+    """The text without quotes and without the empty cells at the ends of its lines, which a
+    spreadsheet puts there when the first line has more cells than the rows; empty for txt."""
+    if sep != ",":
+        return b""
+    return re.sub(rb",[,\t ]*(?=\r?\n|\r?\Z)", b"", bytes(data).replace(b'"', b""))
 
 
 def _count_message(path: str | os.PathLike[str], shape: tuple[int, ...], found: int) -> str:
