@@ -33,9 +33,7 @@ _MAX_LINKS = 40  # as the system itself follows
 _counter = itertools.count()
 
 
-def file_error(
-    error: OSError, path: str | os.PathLike[str], fact: str | None = None
-) -> FileError:
+def file_error(error: OSError, path: str | os.PathLike[str], fact: str | None = None) -> FileError:
     """The system's refusal as a FileError that names `path`; `errno` and `filename` are kept.
     `fact` says more than the system does."""
     told = FileError(f"{shown_path(path)}: {fact or error.strerror or error}")
@@ -71,7 +69,9 @@ def checked_path(path: str | os.PathLike[str]) -> Path:
     try:
         os.fsencode(name)
     except UnicodeEncodeError:
-        raise FileError(f"{shown_path(name)}: a path cannot hold half of a surrogate pair") from None
+        raise FileError(
+            f"{shown_path(name)}: a path cannot hold half of a surrogate pair"
+        ) from None
     return Path(expand_user(name))
 
 
@@ -214,7 +214,9 @@ def _locked_folder(path: Path) -> Iterator[bool]:
     try:
         is_alone = _try_lock(fd)
         if is_alone is False:
-            raise FileError(f"{shown_path(path)}: another llamaprobe is writing to this folder; wait for it")
+            raise FileError(
+                f"{shown_path(path)}: another llamaprobe is writing to this folder; wait for it"
+            )
         if is_alone is None:
             warnings.warn(
                 f"{shown_path(path)}: this file system has no locks; see to it that nobody else writes there",

@@ -142,7 +142,9 @@ def _table_maker(
         raise ArgumentError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     if dtype == "raw" and style not in ("npy", "hex"):
         raise ArgumentError(f"dtype 'raw' is for format 'npy' or 'hex'; {style} holds numbers")
-    return TableMaker(style, n_digits, dtype, header, _core.cores() if threads is None else thread_count(threads))
+    return TableMaker(
+        style, n_digits, dtype, header, _core.cores() if threads is None else thread_count(threads)
+    )
 
 
 def _plan(chosen: list[Tensor], make: TableMaker) -> list[Planned]:
@@ -202,7 +204,9 @@ def _predicates(filters: Filter | None) -> list[tuple[str, Callable[[str], bool]
     if isinstance(filters, str) or callable(filters):
         filters = [filters]
     if not isinstance(filters, Iterable):
-        raise ArgumentError(f"filter {printable(repr(filters), 60)} is neither a string nor a predicate")
+        raise ArgumentError(
+            f"filter {printable(repr(filters), 60)} is neither a string nor a predicate"
+        )
     return [(_told(each), _predicate(each)) for each in filters]
 
 

@@ -86,8 +86,7 @@ def save_run(
     hash_weights: bool = False,
 ) -> list[Path]:
     """What `Run.save` does, and says."""
-    how = {"points": points, "layers": layers, "format": format, "digits": digits}
-    held, tables = _planned(run, **how, header=header, masks=masks)
+    held, tables = _planned(run, points, layers, format, digits, header, masks)
     with hold_folder(folder) as path:
         check_new_run(path, [*tables, MANIFEST], force)
         old = _old_files(path / MANIFEST) | _left_files(path)
@@ -145,8 +144,7 @@ def run_tables(
 ) -> dict[str, Table]:
     """File name -> table of everything that `save_run` would write, but the manifest. Reads no more
     than samples."""
-    how = {"points": points, "layers": layers, "format": format, "digits": digits}
-    return _planned(run, **how, header=header, masks=masks)[1]
+    return _planned(run, points, layers, format, digits, header, masks)[1]
 
 
 def _planned(
@@ -196,9 +194,7 @@ def _tables(
     return tables
 
 
-def _value_table(
-    point: str, value: np.ndarray, style: str, digits: int, header: bool
-) -> Table:
+def _value_table(point: str, value: np.ndarray, style: str, digits: int, header: bool) -> Table:
     return array_table(
         value,
         style,

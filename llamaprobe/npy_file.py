@@ -12,7 +12,7 @@ them. Refused by name: objects, records, text, dates.
 import math
 import os
 import re
-from typing import BinaryIO
+from io import BufferedReader
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class _Unsound(Exception):
     """What is wrong with the file, in words."""
 
 
-def read_npy(file: BinaryIO, path: str | os.PathLike[str]) -> np.ndarray:
+def read_npy(file: BufferedReader, path: str | os.PathLike[str]) -> np.ndarray:
     """The array of a regular file that is open at its start, in the file's own dtype. FormatError,
     FileChangedError, OutOfMemory, OSError."""
     try:
@@ -54,12 +54,14 @@ def read_npy(file: BinaryIO, path: str | os.PathLike[str]) -> np.ndarray:
         raise OutOfMemory(
             f"{shown_path(path)}: {show_bytes(n_bytes)} do not fit the memory"
         ) from None
-    if n_bytes and file.readinto(memoryview(array.view(np.uint8))) != n_bytes:  # type: ignore[attr-defined]
-        raise FileChangedError(f"{shown_path(path)}: was cut short while it was read; read it again")
+    if n_bytes and file.readinto(memoryview(array.view(np.uint8))) != n_bytes:
+        raise FileChangedError(
+            f"{shown_path(path)}: was cut short while it was read; read it again"
+        )
     return array.reshape(shape[::-1]).T if is_fortran else array.reshape(shape)
 
 
-def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _read_header(file: BufferedReader) -> tuple[tuple[int, ...], bool, np.dtype]:
     if file.read(6) != b"\x93NUMPY":
         raise _Unsound("it does not begin as one")
     version = file.read(2)

@@ -79,7 +79,9 @@ def _sampled_bytes(table: Table, n_samples: int = 16, run: int = 256) -> int:
 
 def check_format(format: str) -> str:
     if not isinstance(format, str) or (format not in SUFFIXES and fixed_point(format) is None):
-        raise ArgumentError(f"format {printable(repr(format), 60)} is not one of {', '.join(SUFFIXES)}, q<m>.<n>")
+        raise ArgumentError(
+            f"format {printable(repr(format), 60)} is not one of {', '.join(SUFFIXES)}, q<m>.<n>"
+        )
     return format
 
 
@@ -260,9 +262,7 @@ def _npy_table(take: Take, shape: Sequence[int], dtype: np.dtype) -> Table:
     return Table(axes, dtype.name, header.getvalue(), math.prod(axes), encode, dtype.itemsize)
 
 
-def _hex_table(
-    take: Take, shape: Sequence[int], dtype: np.dtype, name: str, header: bool
-) -> Table:
+def _hex_table(take: Take, shape: Sequence[int], dtype: np.dtype, name: str, header: bool) -> Table:
     words = np.dtype(f"u{dtype.itemsize}")
 
     def encode(scratch: memoryview, first: int, count: int) -> Buffers:

@@ -87,9 +87,7 @@ def _files(source: "Model | str | os.PathLike[str]") -> tuple[_core.Safetensors,
 class TableMaker:
     """Tensor -> table, for one format. The spellings of 16-bit words are made once and shared."""
 
-    def __init__(
-        self, format: str, digits: int, dtype: str, header: bool, n_threads: int
-    ) -> None:
+    def __init__(self, format: str, digits: int, dtype: str, header: bool, n_threads: int) -> None:
         self.format, self.digits, self.raw = format, digits, dtype == "raw"
         self.header, self.n_threads = header, n_threads
         self._spellings: dict[str, object] = {}

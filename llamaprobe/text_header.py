@@ -112,9 +112,7 @@ def is_known(dtype: str, mark: str) -> bool:
     return dtype in FLOATS | OTHERS or (mark == "//" and is_fixed_point(dtype))
 
 
-def _checked(
-    found: FirstLine, given: FirstLine | None, path: str | os.PathLike[str]
-) -> FirstLine:
+def _checked(found: FirstLine, given: FirstLine | None, path: str | os.PathLike[str]) -> FirstLine:
     if given is not None and found.shape != given.shape:
         raise FormatError(
             f"{shown_path(path)}: line 1 says shape={list(found.shape)}, and shape="

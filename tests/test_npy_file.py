@@ -13,7 +13,22 @@ from weight_files import same
 
 import llamaprobe as lp
 
-DTYPES = ["?", "i1", "u1", "<i2", ">i2", "<u4", ">u8", "<i8", "<f2", "<f4", ">f4", "<f8", "<c8", ">c16"]
+DTYPES = [
+    "?",
+    "i1",
+    "u1",
+    "<i2",
+    ">i2",
+    "<u4",
+    ">u8",
+    "<i8",
+    "<f2",
+    "<f4",
+    ">f4",
+    "<f8",
+    "<c8",
+    ">c16",
+]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -22,7 +37,10 @@ def test_what_numpy_writes_is_read(tmp_path, dtype, version):
     rng = np.random.default_rng(0)
     for shape in [(), (0,), (5,), (3, 4), (2, 0, 3), (2, 3, 4)]:
         bytes_ = rng.integers(0, 2, (*shape, np.dtype(dtype).itemsize), np.uint8)
-        for array in (bytes_.view(dtype).reshape(shape), np.asfortranarray(bytes_.view(dtype).reshape(shape))):
+        for array in (
+            bytes_.view(dtype).reshape(shape),
+            np.asfortranarray(bytes_.view(dtype).reshape(shape)),
+        ):
             with open(tmp_path / "a.npy", "wb") as file, warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # version 3 is not needed
                 np.lib.format.write_array(file, array, version)
@@ -95,7 +113,10 @@ BAD = [
 @pytest.mark.parametrize("number", range(len(BAD)))
 def test_a_malformed_header_is_a_format_error_in_one_line(tmp_path, number):
     (tmp_path / "a.npy").write_bytes(npy(BAD[number], b"\0\0\x80?"))
-    with warnings.catch_warnings(), pytest.raises(lp.FormatError, match=r"a\.npy: not a sound") as e:
+    with (
+        warnings.catch_warnings(),
+        pytest.raises(lp.FormatError, match=r"a\.npy: not a sound") as e,
+    ):
         warnings.simplefilter("error")
         lp.read(tmp_path / "a.npy")
     assert "\n" not in str(e.value) and len(str(e.value)) < 500

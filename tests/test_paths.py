@@ -50,7 +50,9 @@ def test_json_is_text_that_any_reader_takes(latin_folder):
     assert bytes.fromhex(meta["model_folder_bytes"]) == os.fsencode(latin_folder / LATIN)
     json.dumps(meta, ensure_ascii=False).encode("utf-8")
     Path("out/meta_layer0.json").write_text(json.dumps(meta | {"model_bytes": "6d00"}))
-    assert lp.read_run("out")._origin.model == "mod\\xe8le"  # bytes of another path count for nothing
+    assert (
+        lp.read_run("out")._origin.model == "mod\\xe8le"
+    )  # bytes of another path count for nothing
 
 
 def test_a_path_that_is_utf8_stands_alone(random_checkpoint, tmp_path):
@@ -74,14 +76,22 @@ def test_weights_of_a_file_that_is_no_utf8_are_kept_by_a_second_call(latin_folde
     for n_left in (1, 0):
         todo = []
         paths = lp.export_weights(
-            os.fsdecode(b"w\xe8.safetensors"), b"out\xff", filter="model.norm.weight", on_start=todo.extend
+            os.fsdecode(b"w\xe8.safetensors"),
+            b"out\xff",
+            filter="model.norm.weight",
+            on_start=todo.extend,
         )
         assert len(todo) == n_left
     entry = json.loads(paths[-1].read_text())["files"]["model.norm.weight.csv"]
-    assert (entry["weight_file"], entry["weight_file_bytes"]) == ("w\\xe8.safetensors", b"w\xe8.safetensors".hex())
+    assert (entry["weight_file"], entry["weight_file_bytes"]) == (
+        "w\\xe8.safetensors",
+        b"w\xe8.safetensors".hex(),
+    )
 
 
-@pytest.mark.parametrize("path", ["plain", "caf\u00e9", LATIN, "\\xe8", "\U0001f600", os.fsdecode(bytes(range(1, 256)))])
+@pytest.mark.parametrize(
+    "path", ["plain", "caf\u00e9", LATIN, "\\xe8", "\U0001f600", os.fsdecode(bytes(range(1, 256)))]
+)
 def test_path_entries_are_paths_again(path):
     entries = json.loads(json.dumps(path_entries("p", path)))
     json.dumps(entries, ensure_ascii=False).encode("utf-8")

@@ -40,7 +40,10 @@ def test_a_table_that_was_saved_again_is_read(tmp_path, name, dtype):
     assert back.dtype == dtype and back.reshape(2, 2).tolist() == [[1, 2], [3, 4]]
 
 
-@pytest.mark.parametrize("data", [BOM + b"// shape=[2] dtype=uint8\n0a\n0b\n", b'"// shape=[2] dtype=uint8",,\r\n0a\r\n0b\r\n'])
+@pytest.mark.parametrize(
+    "data",
+    [BOM + b"// shape=[2] dtype=uint8\n0a\n0b\n", b'"// shape=[2] dtype=uint8",,\r\n0a\r\n0b\r\n'],
+)
 def test_words_that_were_saved_again_are_read(tmp_path, data):
     (tmp_path / "a.hex").write_bytes(data)
     assert lp.read(tmp_path / "a.hex").tolist() == [10, 11]
@@ -48,7 +51,11 @@ def test_words_that_were_saved_again_are_read(tmp_path, data):
 
 def test_a_hole_at_the_end_of_a_row_is_no_padding(tmp_path):
     for dtype in ("", " dtype=float64"):
-        for text in ("# shape=[2, 3]\n1,2,3\n4,5,\n", "# shape=[2, 2]\n1,2,\n3,,\n", "# shape=[1, 3]\n1,2,\n"):
+        for text in (
+            "# shape=[2, 3]\n1,2,3\n4,5,\n",
+            "# shape=[2, 2]\n1,2,\n3,,\n",
+            "# shape=[1, 3]\n1,2,\n",
+        ):
             (tmp_path / "a.csv").write_text(text.replace("\n", dtype + "\n", 1))
             with pytest.raises(lp.FormatError, match="line [23], column"):
                 lp.read(tmp_path / "a.csv")
@@ -101,13 +108,16 @@ def test_blanks_lines_and_special_values(tmp_path, data, format, end):
     n_cols = data.draw(st.integers(1, 4))
     special = data.draw(st.booleans())
     number = st.sampled_from(SPECIAL) if special else st.integers(0, 127).map(str)
-    rows = data.draw(st.lists(st.lists(number, min_size=n_cols, max_size=n_cols), min_size=1, max_size=4))
+    rows = data.draw(
+        st.lists(st.lists(number, min_size=n_cols, max_size=n_cols), min_size=1, max_size=4)
+    )
     lines = []
     for row in rows:
         lines += data.draw(st.lists(LINES, max_size=2))
-        gap = lambda: data.draw(GAPS)  # noqa: E731
-        between = (lambda: gap() + "," + gap()) if format == "csv" else lambda: " " + gap()
-        lines.append(gap() + row[0] + "".join(between() + word for word in row[1:]) + gap())
+        gaps = [data.draw(GAPS) for _ in range(2 * n_cols + 1)]
+        sep = "," if format == "csv" else " "
+        cells = [word + gap + sep + more for word, gap, more in zip(row, gaps[1::2], gaps[2::2], strict=True)]
+        lines.append(gaps[0] + "".join(cells).rstrip(sep + " \t") + gaps[-1])
     found = []
     for dtype in ("float32", "float64", *(() if special else ("int64", "int8"))):
         text = end.join([f"# shape=[{len(rows)}, {n_cols}] dtype={dtype}", *lines])
@@ -116,7 +126,9 @@ def test_blanks_lines_and_special_values(tmp_path, data, format, end):
     assert all(np.array_equal(found[0], each, equal_nan=True) for each in found)
 
 
-@pytest.mark.parametrize("word", ["", "nanx", "in", "1_0", "0x1", "1e", "one", "1 2", "--1", "1..2", "."])
+@pytest.mark.parametrize(
+    "word", ["", "nanx", "in", "1_0", "0x1", "1e", "one", "1 2", "--1", "1..2", "."]
+)
 def test_what_is_no_number_is_none_in_any_dtype(tmp_path, word):
     for dtype in ("float32", "float64", "int64"):
         (tmp_path / "a.csv").write_text(f"# shape=[2] dtype={dtype}\n1,{word}\n")
@@ -155,7 +167,14 @@ def test_lines_count_from_one_where_there_is_no_first_line(tmp_path):
 
 def test_arguments_of_reading(tmp_path):
     lp.write(tmp_path / "a.csv", np.ones(2))
-    for wrong in ({"shape": 5}, {"shape": [-1]}, {"shape": [2**62, 4]}, {"dtype": "int8"}, {"shape": [2], "dtype": "q4.4"}, {"shape": [2], "dtype": 7}):
+    for wrong in (
+        {"shape": 5},
+        {"shape": [-1]},
+        {"shape": [2**62, 4]},
+        {"dtype": "int8"},
+        {"shape": [2], "dtype": "q4.4"},
+        {"shape": [2], "dtype": 7},
+    ):
         with pytest.raises(lp.ArgumentError):
             lp.read(tmp_path / "a.csv", **wrong)
     for wrong in ({"format": 5}, {"format": []}, {"header": False, "format": "npy"}):

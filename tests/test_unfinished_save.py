@@ -69,10 +69,17 @@ def test_two_kills_in_a_row(run, tmp_path, monkeypatch):
     killed_save(run, out, monkeypatch, "manifest", points="x", force=True)
     killed_save(run, out, monkeypatch, "first file", points="pattern", force=True)
     run.save(out, points="pattern", format="npy", force=True)
-    assert {name.split("_")[0] for name in listed(out)} == {"pattern", "attention", "position", "meta"}
+    assert {name.split("_")[0] for name in listed(out)} == {
+        "pattern",
+        "attention",
+        "position",
+        "meta",
+    }
 
 
-def test_an_unfinished_run_is_told_before_it_is_mixed_with_another(run, tmp_path, monkeypatch, command):
+def test_an_unfinished_run_is_told_before_it_is_mixed_with_another(
+    run, tmp_path, monkeypatch, command
+):
     out, told = tmp_path / "out", r"out: holds an unfinished run \(no manifest\.json\); force=True"
     killed_save(run, out, monkeypatch, "manifest", points="q")
     for points in ("q", "x"):  # x has no file in common with what is there
@@ -86,10 +93,14 @@ def test_an_unfinished_run_is_told_before_it_is_mixed_with_another(run, tmp_path
 
 def test_files_without_a_manifest_are_told_as_such(run, tmp_path):
     (tmp_path / "x_layer0.csv").write_text("mine")
-    with pytest.raises(lp.FileError, match=r"x_layer0\.csv: exists; there is no manifest\.json: not ours"):
+    with pytest.raises(
+        lp.FileError, match=r"x_layer0\.csv: exists; there is no manifest\.json: not ours"
+    ):
         run.save(tmp_path)
     run.save(tmp_path / "out")
-    with pytest.raises(lp.FileError, match=r"exists, as do \d+ more of these files; choose another"):
+    with pytest.raises(
+        lp.FileError, match=r"exists, as do \d+ more of these files; choose another"
+    ):
         run.save(tmp_path / "out")
 
 
@@ -106,7 +117,9 @@ def test_a_journal_of_a_stranger_names_no_other_files(run, tmp_path):
     (tmp_path / "precious").write_text("mine")
     (out / "notes.txt").write_text("mine")
     for text in (
-        json.dumps({"files": ["../precious", "notes.txt", 5, "/etc/x", "x_layer0.csv/../../precious"]}),
+        json.dumps(
+            {"files": ["../precious", "notes.txt", 5, "/etc/x", "x_layer0.csv/../../precious"]}
+        ),
         "damaged",
         "[]",
         '{"files": {"notes.txt": 1}}',
