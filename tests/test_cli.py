@@ -147,7 +147,7 @@ def test_a_mistake_is_one_line_and_exit_1(command, folder, ids, tmp_path):
         (["run", tmp_path, "x"], f"no model folder; it holds: empty, ids.txt, {folder.name}"),
         (["run", "https://huggingface.co/org/name/tree/main", "x"], "owner/name; give org/name"),
         (["run", "http://localhost/one", "x"], "no repo id, which looks like owner/name; give one"),
-        (["run", "~/models/x", "x"], f"give {os.path.expanduser('~/models/x')}"),
+        (["run", "~/models/x", "x"], f"{os.path.expanduser('~/models/x')}: no such folder"),
         (["points", folder / "model.safetensors"], "a file alone is no model"),
         (["run", folder, "--ids", ids, "--out", "/proc/nowhere"], "/proc/nowhere"),
         (["run", folder, "--ids", ids, "--out", tmp_path / "empty"], "is not a folder"),

@@ -78,9 +78,7 @@ def test_weights_of_other_names_are_other_weights(random_checkpoint, tmp_path):
     """Two models whose files have no name in common do not share a manifest by accident."""
     folder = random_checkpoint()
     for name in ("a", "b"):
-        (tmp_path / f"{name}.safetensors").write_bytes(
-            (folder / "model.safetensors").read_bytes()
-        )
+        (tmp_path / f"{name}.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     export_weights(tmp_path / "a.safetensors", tmp_path / "o", filter="*norm*")
     with pytest.raises(lp.FileError, match="is of other weights"):
         export_weights(tmp_path / "b.safetensors", tmp_path / "o", filter="lm_head*")
@@ -290,3 +288,14 @@ def test_threads_do_not_change_the_text(random_checkpoint, tmp_path):
         files = json.loads((out / "manifest.json").read_text())["files"]
         digests.add(str(sorted((name, entry["sha256"]) for name, entry in files.items())))
     assert len(digests) == 1
+
+
+def test_a_first_line_that_is_wanted_or_not_decides_what_is_whole(random_checkpoint, tmp_path):
+    how = {"filter": "model.norm.weight", "progress": False, "force": True}
+    folder = random_checkpoint()
+    for header, n_left in [(True, 1), (False, 1), (False, 0), (True, 1), (True, 0)]:
+        todo = []
+        lp.export_weights(folder, tmp_path / "w", header=header, on_start=todo.extend, **how)
+        assert len(todo) == n_left
+        text = (tmp_path / "w/model.norm.weight.csv").read_text()
+        assert text.startswith("#") is header

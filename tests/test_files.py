@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -194,6 +195,102 @@ def test_some_of_a_run_is_saved(model, tmp_path, options, files):
             assert back[point, layer].tobytes() == run[point, layer].tobytes()
 
 
+@pytest.mark.parametrize(
+    ("points", "held"),
+    [
+        ("pattern", {"pattern": (2, 0)}),
+        ("blocks.2.attn.hook_pattern", {"pattern": (2,)}),
+        (("x", 0), {"x": (0,)}),
+        ([("x", 0), "q"], {"x": (0,), "q": (2, 0)}),
+        ([("q", 0), ("q", 2)], {"q": (0, 2)}),
+        (["embed", "hook_q", ("q", 0)], {"x": (0,), "q": (2, 0)}),
+        (["model.layers.2.self_attn.q_proj", "logits"], {"q": (2,), "logits": ()}),
+        (iter(["logits"]), {"logits": ()}),
+    ],
+)
+def test_points_mean_what_they_mean_in_run(model, tmp_path, points, held):
+    run = model.run(IDS, points=["x", "q", "k", "pattern", "logits"], layers=[2, 0])
+    run.save(tmp_path / "out", points=points, masks=False)
+    back = read_run(tmp_path / "out")
+    assert {point: back.layers_of(point) for point in back.points} == held
+    for point, layers in held.items():
+        for layer in layers:
+            assert back[point, layer].tobytes() == run[point, layer].tobytes()
+    if not isinstance(points, type(iter([]))):
+        again = model.run(IDS, points=points, layers=[2, 0])
+        assert {point: again.layers_of(point) for point in again.points} == held
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"points": "qk"}, "there is no point 'qk'"),
+        ({"points": ("x", 1)}, "x of layer 1 was not captured"),
+        ({"points": "blocks.1.hook_resid_pre"}, "x of layer 1 was not captured"),
+        ({"points": [("x", 2)], "layers": [0]}, "names a layer that layers leaves out"),
+        ({"points": 5}, "points is empty or no list"),
+        ({"points": [5]}, "5 is no name of a point"),
+    ],
+)
+def test_points_that_the_run_does_not_hold(model, tmp_path, wrong, message):
+    run = model.run(IDS, points=["x", "q", "k"], layers=[2, 0])
+    with pytest.raises(lp.PointError, match=message):
+        run.save(tmp_path / "out", **wrong)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("format", ["csv", "txt", "hex", "q8.8"])
+def test_a_run_without_first_lines_comes_back(model, tmp_path, format):
+    run = model.run(IDS, points=all_points(model))
+    run.save(tmp_path / "bare", format=format, header=False)
+    run.save(tmp_path / "full", format=format)
+    bare, full = read_run(tmp_path / "bare"), read_run(tmp_path / "full")
+    assert bare.equals(full) and (bare.equals(run) or format == "q8.8")
+    manifests = [json.loads((tmp_path / n / "manifest.json").read_text()) for n in ("bare", "full")]
+    assert manifests[0]["header"] is False and "header" not in manifests[1]
+    for name, entry in manifests[0]["files"].items():
+        text = (tmp_path / "bare" / name).read_text()
+        rest = (tmp_path / "full" / name).read_text()
+        assert text == (rest if name.endswith("json") else rest.split("\n", 1)[1])
+        assert entry["bytes"] == len(text)
+
+
+def test_npy_has_no_line_to_leave_out(model, tmp_path, command):
+    with pytest.raises(lp.ArgumentError, match="header=False is for text"):
+        model.run(IDS).save(tmp_path / "out", format="npy", header=False)
+    with pytest.raises(lp.ArgumentError, match="header=False is for text"):
+        lp.export_weights(model, tmp_path / "out", format="npy", header=False)
+    for args in (
+        ["run", "demo", "Once", "--no-header"],
+        ["run", "demo", "x", "--out", "o", "--format", "npy", "--no-header"],
+    ):
+        code, _, err = command(*args)
+        assert code == 2 and "--no-header is for" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_leaves_the_first_line_out(tmp_path, command):
+    out = tmp_path / "out"
+    assert command("run", "demo", "Once upon", "--out", out, "--no-header")[0] == 0
+    assert not (out / "x_layer0.csv").read_text().startswith("#")
+    assert read_run(out).equals(lp.load("demo").run("Once upon"))
+    assert (
+        command("weights", "demo", "--out", tmp_path / "w", "--no-header", "--filter", "*norm*")[0]
+        == 0
+    )
+    assert not (tmp_path / "w/model.norm.weight.csv").read_text().startswith("#")
+
+
+def test_a_small_save_takes_memory_of_its_own_size(model, tmp_path):
+    """Four buffers of 11 MB were zeroed for five tokens."""
+    run = model.run(IDS)
+    tracemalloc.start()
+    run.save(tmp_path / "out")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000
+
+
 def test_a_layer_that_the_run_does_not_hold_is_refused(model, tmp_path):
     run = model.run(IDS, layers=[0, 1])
     for wrong in ([2], [0, 3], [], 1, [0, 0]):
@@ -366,7 +463,14 @@ def test_force_leaves_no_file_of_the_run_before(random_checkpoint, tmp_path):
     deep = lp.load(random_checkpoint(num_hidden_layers=4)).run([1, 2], points=("x", "z"))
     flat = lp.load(random_checkpoint(num_hidden_layers=2)).run([1, 2])
     deep.save(tmp_path / "run")
-    mine = {"notes.txt", "x_layer01.csv", "y_layer0.csv", "logits_layer0.csv", "x.csv", "meta_layer.json"}
+    mine = {
+        "notes.txt",
+        "x_layer01.csv",
+        "y_layer0.csv",
+        "logits_layer0.csv",
+        "x.csv",
+        "meta_layer.json",
+    }
     for name in mine:
         (tmp_path / "run" / name).write_text("mine")
     manifest = json.loads((tmp_path / "run/manifest.json").read_text())

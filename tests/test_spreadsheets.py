@@ -116,7 +116,10 @@ def test_blanks_lines_and_special_values(tmp_path, data, format, end):
         lines += data.draw(st.lists(LINES, max_size=2))
         gaps = [data.draw(GAPS) for _ in range(2 * n_cols + 1)]
         sep = "," if format == "csv" else " "
-        cells = [word + gap + sep + more for word, gap, more in zip(row, gaps[1::2], gaps[2::2], strict=True)]
+        cells = [
+            word + gap + sep + more
+            for word, gap, more in zip(row, gaps[1::2], gaps[2::2], strict=True)
+        ]
         lines.append(gaps[0] + "".join(cells).rstrip(sep + " \t") + gaps[-1])
     found = []
     for dtype in ("float32", "float64", *(() if special else ("int64", "int8"))):
