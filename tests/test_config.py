@@ -319,7 +319,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         "fifo": "not a regular file",
         "link": "No such file",
         "folder": "not a regular file",
-        "nul\0": "null",
+        "nul\0": "cannot hold a NUL",
         ".": "no config.json, so this is no model folder; it holds: fifo, folder, link$",
     }.items():
         with pytest.raises(FileError, match=fact) as e:
