@@ -102,6 +102,9 @@ def standard_streams() -> Iterator[Output]:
     with contextlib.ExitStack() as stack:
         if _is_missing(sys.stdout):
             stack.enter_context(contextlib.redirect_stdout(output))
+        else:
+            with contextlib.suppress(AttributeError, ValueError):  # paths may not be UTF-8
+                sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
         if _is_missing(sys.stderr):
             null = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stderr(null))

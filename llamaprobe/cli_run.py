@@ -94,7 +94,9 @@ def _check_usage(args: argparse.Namespace) -> None:
     if args.date is not None and not args.chat:
         args.usage_error("--date is for --chat")
     of_files = ("format", "digits", "force", "no_masks", "no_header", "hash_weights")
-    given = [name for name in of_files if not any(getattr(args, name) is no for no in (None, False))]
+    given = [
+        name for name in of_files if not any(getattr(args, name) is no for no in (None, False))
+    ]
     if given and args.out is None:
         args.usage_error(f"--{given[0].replace('_', '-')} is for --out DIR")
     format_of(args)
@@ -165,13 +167,13 @@ def read_ids(path: str) -> "np.ndarray":
     import numpy as np
 
     from .array_file import read
-    from .atomic import file_error
+    from .atomic import checked_path, file_error, shown_path
     from .errors import FormatError
 
     if path.endswith(".npy"):
         return read(path).reshape(-1)
     try:
-        with open(path, encoding="utf-8-sig", errors="backslashreplace") as file:
+        with open(checked_path(path), encoding="utf-8-sig", errors="backslashreplace") as file:
             lines = file.read().splitlines()
     except OSError as error:
         raise file_error(error, path) from error
@@ -179,6 +181,8 @@ def read_ids(path: str) -> "np.ndarray":
     for number, line in enumerate(lines, start=1):
         for word in re.split(r"[\s,\[\]]+", line.partition("#")[0].strip()):
             if word and not re.fullmatch(r"[0-9]{1,10}", word):
-                raise FormatError(f"{path}: line {number}: {printable(word, 40)!r} is no token id")
+                raise FormatError(
+                    f"{shown_path(path)}: line {number}: {printable(word, 40)!r} is not a token id"
+                )
             ids += [int(word)] if word else []
     return np.array(ids, np.int64)

@@ -29,11 +29,12 @@ MAX_BITS = 32
 _FORMAT = re.compile(r"q(0|[1-9][0-9]?)\.(0|[1-9][0-9]?)")
 _LINES = 1 << 18  # read at a time
 _STRETCH = 1 << 20  # bytes of other files
+_FEW = 200  # bytes: below this NumPy takes longer than Python
 _DIGITS = b"0123456789abcdefABCDEF"
 _IS_DIGIT = np.isin(np.arange(256), list(_DIGITS))
 _IS_SPACE = np.isin(np.arange(256), list(b" \t\n\r\f"))
 _SPACE = re.compile(rb"[ \t\n\r\f]")
-_COMMENT = re.compile(rb"//[^\n]*|/\*.*?\*/", re.DOTALL)
+_COMMENT = re.compile(rb"//[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
 _TOKEN = re.compile(rb"[^ \t\n\r\f]+")
 _ADDRESS = re.compile(rb"(?<![^ \t\n\r\f])@([0-9a-fA-F][0-9a-fA-F_]{0,31})(?![^ \t\n\r\f])")
 _STRAY = re.compile(rb"(?<![^ \t\n\r\f])_")  # `_` before the first digit
@@ -201,9 +202,16 @@ class _Words:
     def _text(self) -> bytes:
         """All that follows the first line, blanks in place of comments."""
         text = bytes(self._data[self._start :])
-        if b"/" in text:
-            text = _COMMENT.sub(lambda comment: re.sub(rb"[^\n]", b" ", comment[0]), text)
-        return text
+        return _COMMENT.sub(self._blank, text) if b"/" in text else text
+
+    def _blank(self, comment: re.Match[bytes]) -> bytes:
+        """As many blanks, and the line feeds."""
+        text = comment[0]
+        if text.startswith(b"//"):
+            return b" " * len(text)
+        if len(text) < 4 or not text.endswith(b"*/"):
+            raise self._fault(comment.start(), "the comment that begins here has no end")
+        return re.sub(rb"[^\n]", b" ", text)
 
     def _read_memory(self, words: np.dtype) -> Iterator[np.ndarray]:
         """The words between one address and the next, a stretch at a time."""
@@ -231,6 +239,11 @@ class _Words:
             if _STRAY.search(part):
                 raise self._bad_word(text, start, stop)
             part = part.replace(b"_", b"")
+        if len(part) < _FEW and b"\v" not in part:  # between addresses, say
+            tokens = part.split()
+            if any(len(token) != self._n_digits or token.strip(_DIGITS) for token in tokens):
+                raise self._bad_word(text, start, stop)
+            return np.array([int(token, 16) for token in tokens], words)
         chars = np.frombuffer(part, np.uint8)
         is_digit = _IS_DIGIT[chars]
         edges = np.flatnonzero(np.diff(is_digit, prepend=False, append=False))

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from fractions import Fraction
 
 import numpy as np
@@ -210,7 +211,7 @@ FAULTS = {
     ),
     "no address": ("// shape=[1] dtype=bfloat16\n@ 3f80\n", "line 2, column 1: '@' is not a word"),
     "stray _": ("// shape=[1] dtype=bfloat16\n_3f80\n", "line 2, column 5: '_3f80' is not a word"),
-    "open comment": ("// shape=[1] dtype=bfloat16\n3f80\n/* on\n", "line 3, column 1: '/\\*' is not"),
+    "open comment": ("// shape=[1] dtype=bfloat16\n3f80\n/* on\n", "line 3, column 1: the comment that begins here has no end"),
     "slash": ("// shape=[1] dtype=bfloat16\n3f80 / 2\n", "line 2, column 6: '/' is not a word"),
     "vertical tab": ("// shape=[1] dtype=bfloat16\n3f80\v\n", "line 2, column 5: .*is not a word"),
     "many words": ("// shape=[1] dtype=bfloat16\n" + "3f80 " * 5000, "needs 1 words .* hold 5000$"),
@@ -287,6 +288,23 @@ def test_any_spelling_of_many_words_reads_as_the_simulator_has_it(tmp_path):
     path.write_text(text, newline="")
     assert same(lp.read(path), values)
     assert read_by_simulator(tmp_path / "b.hex", 16, 70_000, text) == values.tolist()
+
+
+@pytest.mark.parametrize("text", ["/*" * 500_000, "//\n" * 300_000, "@0 " * 100_000, "/" * 900_000])
+def test_a_hostile_text_takes_linear_time(tmp_path, text):
+    (tmp_path / "a.hex").write_text("// shape=[1] dtype=uint8\n" + text)
+    start = time.process_time()
+    with pytest.raises(lp.FormatError):
+        lp.read(tmp_path / "a.hex")
+    assert time.process_time() - start < 5
+
+
+def test_an_address_before_every_word(tmp_path):
+    text = "".join(f"@{i:08x} {i % 65536:04x}\n" for i in range(100_000))
+    (tmp_path / "a.hex").write_text("// shape=[100000] dtype=uint16\n" + text)
+    start = time.process_time()
+    assert same(lp.read(tmp_path / "a.hex"), np.arange(100_000, dtype=np.uint16))
+    assert time.process_time() - start < 5
 
 
 def test_words_without_a_first_line(tmp_path):

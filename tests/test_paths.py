@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +71,28 @@ def test_the_command_verifies_what_it_saved(latin_folder, capfd):
     assert cli.main(["run", LATIN, "--ids", "ids.txt", "--out", "out"]) == 0
     assert cli.main(["verify", "out"]) == 0
     assert "the model is the one that the run names" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
+def test_the_command_prints_paths_as_they_are(latin_folder, encoding):
+    (latin_folder / "ids.txt").write_text("1 2 3")
+    command = [
+        sys.executable,
+        "-m",
+        "llamaprobe",
+        "run",
+        LATIN,
+        "--ids",
+        "ids.txt",
+        "--out",
+        b"o\xff",
+    ]
+    told = subprocess.run(
+        command, env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True
+    )
+    assert told.returncode == 0, told.stderr
+    assert b"o\xff/x_layer0.csv\n" in told.stdout
+    assert rb"in o\xff: 3 tokens" in told.stderr
 
 
 def test_weights_of_a_file_that_is_no_utf8_are_kept_by_a_second_call(latin_folder):

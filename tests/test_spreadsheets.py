@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import time
 import zipfile
 
 import numpy as np
@@ -137,6 +138,16 @@ def test_what_is_no_number_is_none_in_any_dtype(tmp_path, word):
         (tmp_path / "a.csv").write_text(f"# shape=[2] dtype={dtype}\n1,{word}\n")
         with pytest.raises(lp.FormatError, match="line 2, column 3"):
             lp.read(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64"])
+@pytest.mark.parametrize("text", ["," * 500_000 + "1", ", " * 200_000 + "x", "1" * 500_000 + "x"])
+def test_a_hostile_row_takes_linear_time(tmp_path, dtype, text):
+    (tmp_path / "a.csv").write_text(f"# shape=[1] dtype={dtype}\n{text}\n")
+    start = time.process_time()
+    with pytest.raises(lp.FormatError, match="line 2, column 1"):
+        lp.read(tmp_path / "a.csv")
+    assert time.process_time() - start < 5
 
 
 # ---- without a first line ----
