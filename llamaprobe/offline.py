@@ -6,7 +6,10 @@ result behind it. It needs the files of a run (`llamaprobe run --out`) and the w
 head_dim all come from meta_layer{i}.json.
 """
 
+import functools
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from .files import MANIFEST, read_json
 from .names import printable
 from .tensor_names import EMBEDDING, HEAD
 
+Folder = str | os.PathLike[str]
 _WORDS = (np.uint8, np.uint16)  # what raw floats are exported as
 
 
@@ -30,22 +34,21 @@ def attention(
     h], pattern [H, T, T].
 
     Formulas: Vaswani et al. 2017 (attention), Su et al. 2021 (RoPE), Ainslie et al. 2023 (grouped
-    queries). Raises FileError (a file is missing) and FormatError (one that is damaged).
+    queries). Raises OSError (a file is missing) and FormatError.
     """
-    meta = _read_meta(checked_path(run_folder) / f"meta_layer{layer}.json")
+    meta = json.loads((Path(run_folder) / f"meta_layer{layer}.json").read_text())
     D, H, K, h = meta["d_model"], meta["num_heads"], meta["num_kv_heads"], meta["head_dim"]
-    T = len(meta["position_ids"])
 
-    def weight(name, *shape):
-        return _shaped(weight_folder, f"model.layers.{layer}.self_attn.{name}", shape)
+    def weight(name):
+        return load(weight_folder, f"model.layers.{layer}.self_attn.{name}")
 
     def project(x, name, n_heads):
-        y = x @ weight(f"{name}_proj.weight", n_heads * h, D).T  # [T, n_heads * h]
+        y = x @ weight(f"{name}_proj.weight").T  # [T, n_heads * h]; weights are [out, in]
         if meta["attention_bias"]:
-            y = y + weight(f"{name}_proj.bias", n_heads * h)
+            y = y + weight(f"{name}_proj.bias")
         return y.reshape(len(x), n_heads, h)
 
-    x_norm = _shaped(run_folder, f"xnorm_layer{layer}", (1, T, D))[0]  # [T, D]
+    x_norm = load(run_folder, f"xnorm_layer{layer}").reshape(-1, D)  # [T, D]
     q = project(x_norm, "q", H)  # [T, H, h]
     k = project(x_norm, "k", K)  # [T, K, h]
     v = project(x_norm, "v", K)  # [T, K, h]
@@ -73,11 +76,37 @@ def attention(
     return {"q": q, "k": k, "v": v, **rotated, "scores": scores, "pattern": pattern, "z": z}
 
 
+def _checked(formulas: Callable[..., Any]) -> Callable[..., Any]:
+    """`attention` as others call it: what it is given is looked at first, so that the listing above
+    is the maths alone."""
+
+    @functools.wraps(formulas)
+    def attention(run_folder: Folder, weight_folder: Folder, layer: int) -> dict[str, np.ndarray]:
+        run_folder, weight_folder = checked_path(run_folder), checked_path(weight_folder)
+        meta = _read_meta(run_folder / f"meta_layer{layer}.json")
+        D, H, K, h = meta["d_model"], meta["num_heads"], meta["num_kv_heads"], meta["head_dim"]
+        shapes = {"weight": {"q": (H * h, D), "k": (K * h, D), "v": (K * h, D)}}
+        shapes["bias"] = {"q": (H * h,), "k": (K * h,), "v": (K * h,)}
+        for kind in ("weight", "bias") if meta["attention_bias"] else ("weight",):
+            for name, shape in shapes[kind].items():
+                stem = f"model.layers.{layer}.self_attn.{name}_proj.{kind}"
+                _check_shape(weight_folder, stem, shape)
+        _check_shape(run_folder, f"xnorm_layer{layer}", (1, len(meta["position_ids"]), D))
+        return formulas(run_folder, weight_folder, layer)
+
+    return attention
+
+
+attention = _checked(attention)
+
+
 def _read_meta(path: Path) -> dict[str, Any]:
     """The numbers of a layer, so far checked that the formulas have what they need. FileError,
     FormatError."""
     meta = read_json(path)
-    sizes: list[Any] = [meta.get(key) for key in ("d_model", "num_heads", "num_kv_heads", "head_dim")]
+    sizes: list[Any] = [
+        meta.get(key) for key in ("d_model", "num_heads", "num_kv_heads", "head_dim")
+    ]
     if not all(type(n) is int and 0 < n < 2**31 for n in sizes):
         raise FormatError(
             f"{shown_path(path)}: d_model, num_heads, num_kv_heads, head_dim: no sizes"
@@ -95,15 +124,14 @@ def _read_meta(path: Path) -> dict[str, Any]:
     return meta
 
 
-def _shaped(folder: str | Path, stem: str, shape: tuple[int, ...]) -> np.ndarray:
-    """`load`, of this shape. FormatError for another one."""
+def _check_shape(folder: Path, stem: str, shape: tuple[int, ...]) -> None:
+    """FormatError for a file whose numbers have another shape."""
     values = load(folder, stem)
-    if values.shape != shape:
+    if shape not in (values.shape, (1, *values.shape)):
         raise FormatError(
             f"{shown_path(folder)}: {stem} is {list(values.shape)}, and the numbers of the layer"
             f" need {list(shape)}"
         )
-    return values
 
 
 def _is_number(value: object) -> bool:
