@@ -1,4 +1,4 @@
-"""NumPy's .npy files of numbers, read by rules of our own.
+r"""NumPy's .npy files of numbers, read by rules of our own.
 
     \x93NUMPY, version 1.0, 2.0 or 3.0; length of the header, 2 or 4 bytes
     {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }       the header, at most 10,000 bytes
