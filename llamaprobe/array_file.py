@@ -130,10 +130,10 @@ def _given(shape: Sequence[int] | None, dtype: Any, mark: str) -> FirstLine | No
     except TypeError as error:
         raise ArgumentError(f"shape is some integers, dtype a name: {error}") from None
     if kind and not is_known(kind, mark):
-        raise ArgumentError(f"dtype {printable(kind, 60)!r} is none that such a file can hold")
+        raise ArgumentError(f"dtype {printable(kind, 60)!r} cannot be stored in such a file")
     n_bytes = np.dtype(kind).itemsize if kind in OTHERS else 4
     if any(n < 0 for n in axes) or len(axes) > 32 or not is_possible(axes, n_bytes):
-        raise ArgumentError(f"shape={list(axes)} is no shape of an array")
+        raise ArgumentError(f"shape={list(axes)} is not the shape of an array")
     return FirstLine(0, 1, axes, kind)
 
 

@@ -61,7 +61,7 @@ def checked_path(path: str | os.PathLike[str]) -> Path:
     except TypeError:
         raise ArgumentError(f"a path is a str or a Path, not {type(path).__name__}") from None
     except UnicodeError:  # a lone surrogate in an object with __fspath__
-        raise FileError(f"{printable(repr(path))}: no path on this system") from None
+        raise FileError(f"{printable(repr(path))}: not a path on this system") from None
     if not name:
         raise FileError('the path is empty; "." is the current folder')
     if "\0" in name:

@@ -81,14 +81,14 @@ def _parse_header(text: str) -> tuple[tuple[int, ...], bool, np.dtype]:
     found = _entries(text)
     descr = found["descr"]
     if not _DESCR.fullmatch(descr):
-        raise _Unsound(f"it holds {printable(descr, 60)!r}, which are no numbers")
+        raise _Unsound(f"its dtype {printable(descr, 60)!r} is not a number")
     axes = [int(word) for word in re.findall("[0-9]+", found["shape"])]
     if found["shape"].strip() and len(axes) == 1 and "," not in found["shape"]:
         raise _Unsound(f"its shape ({axes[0]}) is a number; of one axis it is ({axes[0]},)")
     try:
         dtype = np.dtype(descr)
     except TypeError:  # a float of 96 bits on a system without
-        raise _Unsound(f"{descr!r} is no dtype of this system") from None
+        raise _Unsound(f"{descr!r} is not a dtype of this system") from None
     if len(axes) > _MAX_RANK or not is_possible(axes, dtype.itemsize):
         raise _Unsound("its shape is larger than an array can be")
     return tuple(axes), found["fortran_order"] == "True", dtype

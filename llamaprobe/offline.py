@@ -109,12 +109,12 @@ def _read_meta(path: Path) -> dict[str, Any]:
     ]
     if not all(type(n) is int and 0 < n < 2**31 for n in sizes):
         raise FormatError(
-            f"{shown_path(path)}: d_model, num_heads, num_kv_heads, head_dim: no sizes"
+            f"{shown_path(path)}: d_model, num_heads, num_kv_heads, head_dim are not sizes"
         )
     lists = [meta.get(key) for key in ("position_ids", "inv_freq")]
     numbers = [n for each in lists if isinstance(each, list) for n in each]
     if not all(isinstance(each, list) for each in lists) or not all(map(_is_number, numbers)):
-        raise FormatError(f"{shown_path(path)}: position_ids, inv_freq: no lists of numbers")
+        raise FormatError(f"{shown_path(path)}: position_ids, inv_freq are not lists of numbers")
     if sizes[1] % sizes[2] or sizes[3] != 2 * len(meta["inv_freq"]):
         raise FormatError(
             f"{shown_path(path)}: the numbers of heads, kv heads and inv_freq disagree"

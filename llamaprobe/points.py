@@ -205,7 +205,7 @@ def names_in(points: Name | Iterable[Name]) -> tuple[Name, ...]:
     found = (points,) if one else tuple(points) if isinstance(points, Iterable) else ()
     if not found:
         raise PointError(
-            "points is empty or no list; give names, which Model.points() lists, or leave it out"
+            "points is empty or not a list; give names, which Model.points() lists, or leave it out"
         )
     return found  # type: ignore[return-value]
 

@@ -123,7 +123,7 @@ def plain_array(values: object) -> np.ndarray:
     try:
         array = np.asanyarray(values)
     except ValueError as error:  # rows of different lengths
-        raise ArgumentError(f"this is no array: {printable(str(error))}") from None
+        raise ArgumentError(f"the values are not an array: {printable(str(error))}") from None
     n_masked = int(np.count_nonzero(np.ma.getmaskarray(array))) if np.ma.isMA(array) else 0
     if n_masked:
         raise ArgumentError(

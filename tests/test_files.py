@@ -228,7 +228,7 @@ def test_points_mean_what_they_mean_in_run(model, tmp_path, points, held):
         ({"points": ("x", 1)}, "x of layer 1 was not captured"),
         ({"points": "blocks.1.hook_resid_pre"}, "x of layer 1 was not captured"),
         ({"points": [("x", 2)], "layers": [0]}, "names a layer that layers leaves out"),
-        ({"points": 5}, "points is empty or no list"),
+        ({"points": 5}, "points is empty or not a list"),
         ({"points": [5]}, "5 is no name of a point"),
     ],
 )
