@@ -94,7 +94,7 @@ def test_a_run_of_a_replaced_file_is_of_no_model_that_is_here(two, tmp_path: Pat
 
 @pytest.mark.parametrize("source", [None, 3, b"x", []])
 def test_what_cannot_be_exported(tmp_path: Path, source: object):
-    with pytest.raises(lp.ArgumentError, match="a model is a folder or a repo id"):
+    with pytest.raises(lp.ArgumentError, match="a model is a"):
         lp.export_weights(source, tmp_path / "w")
 
 
