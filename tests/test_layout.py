@@ -233,7 +233,7 @@ def test_a_file_is_short():
 def test_a_file_says_what_it_is():
     for path in C_FILES + PYTHON_FILES:
         text = path.read_text()
-        assert not text.strip() or re.match(r'(#!.*\n)?(/\*|""")', text), name_of(path)
+        assert not text.strip() or re.match(r'(#!.*\n)?(/\*|r?""")', text), name_of(path)
 
 
 def test_files_speak_of_the_project_alone():
