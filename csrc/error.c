@@ -18,6 +18,7 @@ static size_t whole_characters(const char *text, size_t n) {
 int lp_fail(lp_error *err, lp_status status, const char *fmt, ...) {
     if (!err) return -1;
     err->status = status;
+    err->number = 0;
     va_list args;
     va_start(args, fmt);
     int length = vsnprintf(err->msg, sizeof err->msg, fmt, args);

@@ -23,6 +23,7 @@ typedef enum {
 
 typedef struct {
     lp_status status;
+    int number;    /* the system's errno behind LP_EIO; 0 when there is none */
     char msg[512]; /* always terminated; cut at the end when it would be longer */
 } lp_error;
 

@@ -39,7 +39,9 @@ static int fail_system(const lp_map *map, const char *what, lp_error *err) {
     char reason[128];
     int number = errno;
     if (strerror_r(number, reason, sizeof reason)) snprintf(reason, sizeof reason, "error %d", number);
-    return lp_fail(err, number == ENOMEM ? LP_ENOMEM : LP_EIO, "%s: cannot %s: %s", map->name, what, reason);
+    lp_fail(err, number == ENOMEM ? LP_ENOMEM : LP_EIO, "%s: cannot %s: %s", map->name, what, reason);
+    if (err) err->number = number;
+    return -1;
 }
 
 static const char *kind_of_file(mode_t mode) {
@@ -129,6 +131,7 @@ static int open_file(lp_map *map, int dir_fd, const char *path, const lp_map_rea
     }
     if (!S_ISREG(st.st_mode)) {
         lp_fail(err, LP_EIO, "%s: is %s, not a regular file", map->name, kind_of_file(st.st_mode));
+        if (err) err->number = S_ISDIR(st.st_mode) ? EISDIR : EINVAL;
         goto fail;
     }
     map->n_bytes = (size_t)st.st_size;

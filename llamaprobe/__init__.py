@@ -15,15 +15,22 @@ from importlib.machinery import PathFinder
 
 from .errors import (
     ArgumentError,
+    Cancelled,
     ConfigError,
     Error,
     FileChangedError,
+    FileDeniedError,
     FileError,
+    FileInPlaceError,
+    FileIsFolderError,
+    FileMissingError,
     FormatError,
     HubError,
+    NotFolderError,
     OutOfMemory,
     PointError,
     TemplateError,
+    Timeout,
     TokenizerError,
     UnsupportedError,
 )
@@ -38,13 +45,32 @@ if TYPE_CHECKING:
     from . import reference as reference
     from .array_file import read as read
     from .array_file import write as write
+    from .cancel import Cancel as Cancel
+    from .config import UnsupportedConfigError as UnsupportedConfigError
     from .export import export_weights as export_weights
+    from .hub import CaptivePortalError as CaptivePortalError
+    from .hub import ChecksumError as ChecksumError
+    from .hub import DisabledError as DisabledError
+    from .hub import DiskFullError as DiskFullError
+    from .hub import EntryNotFoundError as EntryNotFoundError
+    from .hub import GatedError as GatedError
+    from .hub import MetadataError as MetadataError
+    from .hub import NetworkError as NetworkError
+    from .hub import OfflineError as OfflineError
+    from .hub import RedirectError as RedirectError
+    from .hub import RepoNotFoundError as RepoNotFoundError
+    from .hub import RevisionNotFoundError as RevisionNotFoundError
+    from .hub import ServerError as ServerError
+    from .hub import TokenError as TokenError
+    from .hub import TransferError as TransferError
+    from .hub import UnsafeNameError as UnsafeNameError
     from .hub import download as download
     from .machine import kernels as kernels
     from .model import Model as Model
     from .model import load as load
     from .run import Run as Run
     from .saved import read_run as read_run
+    from .weights import WeightError as WeightError
 
 __version__ = "0.1.0"
 
@@ -64,21 +90,51 @@ _LAZY = {
     "read_run": ("saved", "read_run"),
     "export_weights": ("export", "export_weights"),
     "download": ("hub", "download"),
+    "Cancel": ("cancel", "Cancel"),
+    "UnsupportedConfigError": ("config", "UnsupportedConfigError"),
+    "WeightError": ("weights", "WeightError"),
 }
+
+_HUB_ERRORS = (
+    "CaptivePortalError",
+    "ChecksumError",
+    "DisabledError",
+    "DiskFullError",
+    "EntryNotFoundError",
+    "GatedError",
+    "MetadataError",
+    "NetworkError",
+    "OfflineError",
+    "RedirectError",
+    "RepoNotFoundError",
+    "RevisionNotFoundError",
+    "ServerError",
+    "TokenError",
+    "TransferError",
+    "UnsafeNameError",
+)
+_LAZY |= {name: ("hub.errors", name) for name in _HUB_ERRORS}
 
 _MODULES = ("hub", "offline", "reference")
 
 __all__ = [
     "ArgumentError",
+    "Cancelled",
     "ConfigError",
     "Error",
     "FileChangedError",
+    "FileDeniedError",
     "FileError",
+    "FileInPlaceError",
+    "FileIsFolderError",
+    "FileMissingError",
     "FormatError",
     "HubError",
+    "NotFolderError",
     "OutOfMemory",
     "PointError",
     "TemplateError",
+    "Timeout",
     "TokenizerError",
     "UnsupportedError",
     "__version__",

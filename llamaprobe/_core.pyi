@@ -58,9 +58,10 @@ class Model:
         n_threads: int,
         progress: Callable[[int, int], object] | None = None,
     ) -> list[NDArray[np.float32]]:
-        """One array [n_layers asked, floats of the place] per (point number, layer numbers); points that are not
+        """One array [requested layers, floats of the place] per (point number, layer numbers); points that are not
         per layer have one layer, 0. No (point, layer) comes twice. Ctrl-C is checked about every 20 ms;
-        `progress(steps done, steps in all)` is called then, and once at the end; what it raises stops the run.
+        `progress(steps done, steps in all)` is called then, with (0, 0) while memory is made ready, and once at the
+        end; what it raises stops the run.
         The GIL is released while it computes. OutOfMemory before anything is made; ArgumentError,
         FileChangedError."""
 
@@ -75,6 +76,11 @@ class Model:
     ) -> tuple[list[NDArray[np.float32]], list[tuple[str, float, int, float, float, float]]]:
         """What `run` gives, and (stage, seconds, laps, FLOP, bytes of weights, bytes of values) of every stage of
         csrc/profile.h: what was really done, a multiply-add counted as two, what causal attention skips not at all."""
+
+def split(array: NDArray[np.float32], sizes: Sequence[int]) -> list[NDArray[np.float32]]:
+    """Cuts the rows of an array that Model.run made: one array [rows, size] for each size, in place. Each owns its
+    columns: the pages of those that were dropped go back to the system soon after, and `array` must not be used any
+    more. ArgumentError: another array, or sizes that do not add up to a row."""
 
 def points() -> list[tuple[str, str, bool]]:
     """(name, width, per layer) of every capture point, in the order of computation.

@@ -11,6 +11,7 @@ are, before memory for them is taken, and what is wrong is told with its line an
 is a character, counted from 1).
 """
 
+import errno
 import math
 import operator
 import os
@@ -108,7 +109,7 @@ def read(
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with open(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise FileError(f"{shown_path(path)}: not a regular file")
+                raise FileError(f"{shown_path(path)}: not a regular file", errno.EINVAL, path)
             if style == "npy":
                 return _expected(_read_npy(file, path), given, path)
             return _read_text(file, path, SEPARATORS.get(style), given)

@@ -19,11 +19,11 @@ import os
 import re
 import shutil
 import stat
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from . import log
 from .errors import ArgumentError, FileError
 from .names import MAX_PATH, expand_user, printable
 
@@ -34,11 +34,10 @@ _counter = itertools.count()
 
 
 def file_error(error: OSError, path: str | os.PathLike[str], fact: str | None = None) -> FileError:
-    """The system's refusal as a FileError that names `path`; `errno` and `filename` are kept.
-    `fact` says more than the system does."""
-    told = FileError(f"{shown_path(path)}: {fact or error.strerror or error}")
-    told.errno, told.filename = error.errno, os.fsdecode(path)
-    return told
+    """The system's refusal as a FileError that names `path`; `errno` is kept, and the class is that
+    of `errno`. `fact` says more than the system does."""
+    message = f"{shown_path(path)}: {fact or error.strerror or error}"
+    return FileError(message, error.errno, os.fsdecode(path))
 
 
 def no_such(path: str | os.PathLike[str], fact: str) -> FileError:
@@ -63,15 +62,14 @@ def checked_path(path: str | os.PathLike[str]) -> Path:
     except UnicodeError:  # a lone surrogate in an object with __fspath__
         raise FileError(f"{printable(repr(path))}: not a path on this system") from None
     if not name:
-        raise FileError('the path is empty; "." is the current folder')
+        raise FileError('the path is empty; "." is the current folder', errno.ENOENT, name)
     if "\0" in name:
-        raise FileError(f"{shown_path(name)}: a path cannot hold a NUL")
+        raise FileError(f"{shown_path(name)}: a path cannot hold a NUL", errno.EINVAL, name)
     try:
         os.fsencode(name)
     except UnicodeEncodeError:
-        raise FileError(
-            f"{shown_path(name)}: a path cannot hold half of a surrogate pair"
-        ) from None
+        fact = "a path cannot hold half of a surrogate pair"
+        raise FileError(f"{shown_path(name)}: {fact}", errno.EINVAL, name) from None
     return Path(expand_user(name))
 
 
@@ -218,7 +216,7 @@ def _locked_folder(path: Path) -> Iterator[bool]:
                 f"{shown_path(path)}: another llamaprobe is writing to this folder; wait for it"
             )
         if is_alone is None:
-            warnings.warn(
+            log.warn(
                 f"{shown_path(path)}: this file system has no locks; see to it that nobody else writes there",
                 stacklevel=4,
             )
@@ -275,7 +273,9 @@ def check_space(folder: Path, n_bytes: int, way_out: str) -> None:
     if n_bytes > free:
         raise FileError(
             f"{shown_path(folder)}: about {show_bytes(n_bytes)} are to be written and {show_bytes(free)} are "
-            f"free; {way_out}"
+            f"free; {way_out}",
+            errno.ENOSPC,
+            folder,
         )
 
 

@@ -11,16 +11,16 @@ tells where it leads.
 """
 
 import contextlib
+import errno
 import os
 import re
 import stat
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from . import _core
+from . import _core, log
 from .errors import Error, FileError, FormatError, UnsupportedError
 from .json_file import MAX_PATH, describe_wrong_content, read_object, read_regular, show
 from .names import counted, printable
@@ -99,7 +99,8 @@ def open_checkpoint(
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except (OSError, ValueError) as e:  # ValueError: a NUL in the path
-        raise FileError(f"{_shown(folder)}: {getattr(e, 'strerror', None) or e}") from None
+        fact, code = getattr(e, "strerror", None) or e, getattr(e, "errno", None)
+        raise FileError(f"{_shown(folder)}: {fact}", code, folder) from None
     try:
         return _open(folder, fd, mmap, layers)
     finally:
@@ -112,7 +113,7 @@ def named(folder: Path) -> Iterator[None]:
     try:
         yield
     except (FileError, FormatError, UnsupportedError) as e:
-        raise type(e)(f"{_shown(folder)}: {e}") from None
+        raise e.reworded(f"{_shown(folder)}: {e}") from None
 
 
 def _open(folder: Path, fd: int, mmap: bool, layers: int | None) -> Checkpoint:
@@ -132,6 +133,9 @@ def _open(folder: Path, fd: int, mmap: bool, layers: int | None) -> Checkpoint:
 def _open_file(path: Path, fd: int, mmap: bool) -> _core.Safetensors:
     try:
         return _core.Safetensors(path, mmap=mmap, dir_fd=fd)
+    except FileError as e:
+        e.filename = os.fspath(path)
+        raise
     except FormatError as e:
         fact = None
         with contextlib.suppress(Error, OSError):
@@ -161,12 +165,15 @@ def _nothing_found(folder: Path, fd: int) -> Error:
     if shards:
         return FileError(
             f"{_shown(folder)}: holds {counted(len(shards), 'shard')}, {_list(shards)}, but {INDEX}"
-            " is missing; it comes with them, download it too"
+            " is missing; it comes with them, download it too",
+            errno.ENOENT,
+            folder / INDEX,
         )
     found = f"; there is {_list(others)}, under a name that no model has" if others else ""
     if _ADAPTER in others:
         found = f"; there is {_ADAPTER}, which is no model; merge it into the one that it is for"
-    return FileError(f"{_shown(folder)}: neither {SINGLE} nor {INDEX}{found}")
+    message = f"{_shown(folder)}: neither {SINGLE} nor {INDEX}{found}"
+    return FileError(message, errno.ENOENT, folder / SINGLE)
 
 
 # ---- the index ----
@@ -217,7 +224,9 @@ def _check_present(folder: Path, fd: int, names: tuple[str, ...]) -> None:
     if missing:
         raise FileError(
             f"{_shown(folder)}: {len(missing)} of {len(names)} shards are missing:"
-            f" {_list(missing)}; download them again"
+            f" {_list(missing)}; download them again",
+            errno.ENOENT,
+            folder / missing[0],
         )
 
 
@@ -247,7 +256,7 @@ def _check_total(index: _Index, tensors: Mapping[str, Tensor]) -> None:
     """A wrong sum harms nobody: writers disagree on what it counts."""
     n_bytes = sum(tensor.n_bytes for tensor in tensors.values())
     if index.total_size is not None and index.total_size != n_bytes:
-        warnings.warn(
+        log.warn(
             f"{_shown(index.path)}: total_size is {show(index.total_size)}, but the tensors have"
             f" {n_bytes} bytes",
             stacklevel=6,  # the caller of load

@@ -154,7 +154,8 @@ def read_list(path: str) -> list[str]:
             data = file.read(_MAX_LIST + 1)
         text = data.decode("utf-8-sig")
     except (OSError, ValueError) as error:
-        raise FileError(f"{path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
+        fact = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise FileError(f"{path}: {fact}", getattr(error, "errno", None), path) from None
     if len(data) > _MAX_LIST:
         raise FileError(f"{path}: over {_MAX_LIST} bytes; that is no list of models")
     lines = (line.partition("#")[0].strip() for line in text.splitlines())

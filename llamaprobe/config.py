@@ -10,18 +10,18 @@ that the Llama class has always had (no biases, untied head, n_kv_heads = n_head
 not depend on the caller's rounding mode.
 """
 
+import errno
 import hashlib
 import math
 import os
 import re
-import warnings
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
+from . import _core, log
 from .errors import ConfigError, FileError, UnsupportedError
 from .json_file import MAX_PATH, parse_object, read_file, show
 from .names import printable
@@ -104,6 +104,11 @@ class Config:
     sha256: str = field(default="", repr=False)
     """Of config.json; "" when the numbers come from elsewhere."""
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """After unpickling and copying inv_freq is read-only again."""
+        self.__dict__.update(state)
+        self.inv_freq.flags.writeable = False
+
 
 def read_config(path: str | os.PathLike[str], *, stacklevel: int = 2) -> Config:
     """Read and check the config of a model: a folder that holds config.json, or that file.
@@ -123,7 +128,7 @@ def read_config(path: str | os.PathLike[str], *, stacklevel: int = 2) -> Config:
             raise _no_model(folder)
     config: Config = _core.call_rounded(_read, file)
     for note in config.notes:
-        warnings.warn(note, stacklevel=stacklevel)
+        log.warn(note, stacklevel=stacklevel)
     return config
 
 
@@ -138,12 +143,15 @@ def _no_model(folder: str) -> FileError:
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
-        return FileError(f"{printable(folder, MAX_PATH)}: {error.strerror}")
+        shown = printable(folder, MAX_PATH)
+        return FileError(f"{shown}: {error.strerror}", error.errno, folder)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     held = ", ".join(printable(name, 60) for name in names[:_SHOWN]) or "nothing"
     return FileError(
         f"{printable(folder, MAX_PATH)}: has no config.json, so this is no model folder; it holds:"
-        f" {held}{more}"
+        f" {held}{more}",
+        errno.ENOENT,
+        os.path.join(folder, "config.json"),
     )
 
 

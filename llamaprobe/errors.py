@@ -1,12 +1,49 @@
-"""Every exception that llamaprobe raises on purpose.
+"""Every exception that llamaprobe raises on purpose, all of them reachable as `llamaprobe.NAME`.
 
 All are `Error`, and each is also the built-in class that Python people catch for that kind of fault, so
 `except ValueError` around a bad argument works as usual. Messages name the file, the fact and the way out.
+
+    ArgumentError        ValueError            an argument, a prompt, a token id
+        PointError       KeyError              a capture point or a layer
+        WeightError      KeyError              the name of a tensor
+    ConfigError          ValueError            config.json
+        UnsupportedConfigError                 also UnsupportedError: it asks for other maths
+    FormatError          ValueError            a file of weights, of a run, of an array
+    TokenizerError       ValueError            tokenizer.json, or a text that it cannot encode
+    TemplateError        ValueError            the chat template, or messages that it refuses
+    UnsupportedError     NotImplementedError   well formed, but nothing that can be run exactly
+    OutOfMemory          MemoryError           raised before anything is computed
+    Timeout              TimeoutError          a run took longer than its `timeout`
+    Cancelled                                  a run was stopped by its `cancel`
+    FileError            OSError               `filename`, and `errno` where the system gave one
+        FileMissingError FileNotFoundError
+        FileDeniedError  PermissionError
+        FileIsFolderError IsADirectoryError
+        NotFolderError   NotADirectoryError
+        FileInPlaceError FileExistsError
+        FileChangedError                       a file is no longer the one that was opened
+    HubError             OSError               and its kinds, which llamaprobe/hub/errors.py lists
+
+A FileError is of the class that its `errno` calls for, whoever made it. All of them can be pickled and
+copied, and keep their attributes then. Ctrl-C is KeyboardInterrupt and nothing else is.
 """
+
+import errno as codes
+import os
+from typing import Any
 
 
 class Error(Exception):
     """Base of all errors that llamaprobe raises on purpose."""
+
+    def reworded(self, message: str) -> "Error":
+        """The same error, attributes and all, with another message."""
+        reduced: Any = self.__reduce__()
+        other: Error = reduced[0](*reduced[1])
+        if reduced[2:]:
+            other.__setstate__(reduced[2])
+        other.args = (message, *self.args[1:])
+        return other
 
 
 class FormatError(Error, ValueError):
@@ -36,27 +73,94 @@ class TemplateError(Error, ValueError):
     """The chat template is missing, broken, refuses these messages, or exceeds its limits."""
 
 
-class FileError(Error, OSError):
-    """The operating system refused a file: missing, unreadable, not a regular file, disk full."""
+class _SystemError(Error, OSError):
+    """An OSError whose one argument is the message. OSError itself shows and pickles other things."""
+
+    def __init__(
+        self,
+        message: str = "",
+        errno: int | None = None,
+        filename: str | os.PathLike[str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.errno = errno
+        self.strerror = None if errno is None else os.strerror(errno)
+        self.filename = None if filename is None else os.fspath(filename)
 
     def __str__(self) -> str:
-        return str(self.args[0]) if len(self.args) == 1 else OSError.__str__(self)
+        return str(self.args[0]) if self.args else ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        system = {"errno": self.errno, "strerror": self.strerror, "filename": self.filename}
+        return type(self), self.args, {**self.__dict__, **system}
+
+
+class FileError(_SystemError):
+    """The operating system refused a file: missing, unreadable, not a regular file, disk full.
+
+    `filename` is its path, `errno` the system's number; None where there is none. The constructor
+    gives the subclass that is also Python's own class for that number.
+    """
+
+    def __new__(
+        cls,
+        message: str = "",
+        errno: int | None = None,
+        filename: str | os.PathLike[str] | None = None,
+    ) -> "FileError":
+        chosen = _BY_ERRNO.get(errno, cls) if cls is FileError else cls
+        return super().__new__(chosen, message)
+
+
+class FileMissingError(FileError, FileNotFoundError):
+    """There is no such file or folder."""
+
+
+class FileDeniedError(FileError, PermissionError):
+    """The system does not allow it."""
+
+
+class FileIsFolderError(FileError, IsADirectoryError):
+    """A folder is where a file is needed."""
+
+
+class NotFolderError(FileError, NotADirectoryError):
+    """Something else is where a folder is needed."""
+
+
+class FileInPlaceError(FileError, FileExistsError):
+    """A file is where a new one would go."""
 
 
 class FileChangedError(FileError):
     """A file is no longer the one that was opened: load the model again, or read the file again."""
 
 
+_BY_ERRNO: dict[int | None, type[FileError]] = {
+    codes.ENOENT: FileMissingError,
+    codes.EACCES: FileDeniedError,
+    codes.EPERM: FileDeniedError,
+    codes.EISDIR: FileIsFolderError,
+    codes.ENOTDIR: NotFolderError,
+    codes.EEXIST: FileInPlaceError,
+}
+
+
 class OutOfMemory(Error, MemoryError):
-    """The arrays that were asked for do not fit; the message says which needs how much."""
+    """The requested arrays do not fit; the message says which needs how much."""
 
 
 class UnsupportedError(Error, NotImplementedError):
     """Well formed, but nothing that llamaprobe can run exactly: it refuses rather than approximates."""
 
 
-class HubError(Error, OSError):
-    """Something went wrong between here and the hub; subclasses in `llamaprobe.hub` say what."""
+class Timeout(Error, TimeoutError):
+    """A run took longer than its `timeout`; the model stays usable."""
 
-    def __str__(self) -> str:
-        return str(self.args[0]) if len(self.args) == 1 else OSError.__str__(self)
+
+class Cancelled(Error):
+    """A run was stopped by its `cancel`; the model stays usable."""
+
+
+class HubError(_SystemError):
+    """Something went wrong between here and the hub; subclasses in `llamaprobe.hub` say what."""

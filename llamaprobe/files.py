@@ -13,6 +13,7 @@ a manifest is complete. What a killed save left is known from save_journal.py.
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -29,7 +30,7 @@ from .errors import FileError, FormatError, PointError
 from .fingerprint import REPLACED
 from .json_file import read_object
 from .names import printable
-from .points import Name, check_layers, names_in, resolve
+from .points import Name, check_layers, is_pattern, resolve_all
 from .tables import (
     SEPARATORS,
     SHORTEST,
@@ -237,15 +238,20 @@ def _selected(
     hold."""
     wanted = None if layers is None else check_layers(layers, run.config.n_layers)
     held: dict[str, tuple[int, ...]] = {}
-    for name in run.points if points is None else names_in(points):
-        point, layer = resolve(name)
-        numbers = run.layers_of(name)
+    for name, point, layer in resolve_all(
+        run.points if points is None else points, run.config.n_layers
+    ):
+        if is_pattern(name) and (point.name if layer is None else (point.name, layer)) not in run:
+            continue  # of a pattern what the run holds
+        numbers = run.layers_of(point.name)
         if layer is not None:
-            run[name]  # PointError: this layer was not captured
+            run[point.name, layer]  # PointError: this layer was not captured
             if wanted is not None and layer not in wanted:
                 raise PointError(f"{printable(repr(name))} names a layer that layers leaves out")
             numbers = (layer,)
         held[point.name] = tuple(dict.fromkeys(held.get(point.name, ()) + numbers))
+    if not held:
+        raise PointError(f"the run holds no point of {printable(repr(points))}")
     if wanted is None:
         return held
     for layer in wanted:
@@ -279,9 +285,8 @@ def check_new(folder: Path, names: Iterable[str], force: bool) -> None:
     found = [name for name in names if os.path.lexists(folder / name)]
     for name in found:
         if os.path.isdir(folder / name) and not os.path.islink(folder / name):
-            raise FileError(
-                f"{shown_path(folder / name)}: is a folder where a file is to be written"
-            )
+            message = f"{shown_path(folder / name)}: is a folder where a file is to be written"
+            raise FileError(message, errno.EISDIR, folder / name)
     if found and not force:
         n = len(found) - 1
         others = f", as {'do' if n > 1 else 'does'} {n} more of these files" if n else ""
@@ -289,7 +294,9 @@ def check_new(folder: Path, names: Iterable[str], force: bool) -> None:
         why = "" if has_manifest else f"; there is no {MANIFEST}: not ours, or never finished"
         raise FileError(
             f"{shown_path(folder / found[0])}: exists{others}{why}; choose another folder, or"
-            " replace what is there with force=True (--force)"
+            " replace what is there with force=True (--force)",
+            errno.EEXIST,
+            folder / found[0],
         )
 
 

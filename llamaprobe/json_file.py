@@ -8,6 +8,7 @@ value from such a file is shown in a message, and what stands in the place of a 
 fetched.
 """
 
+import errno
 import functools
 import json
 import math
@@ -159,8 +160,10 @@ def read_regular(path: str | os.PathLike[str], n_bytes: int) -> bytes:
     system's own OSError, ValueError for a NUL in the path."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise FileError(f"{printable(os.fspath(path), MAX_PATH)}: not a regular file")
+        if not stat.S_ISREG(mode := os.fstat(fd).st_mode):
+            code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+            shown = printable(os.fspath(path), MAX_PATH)
+            raise FileError(f"{shown}: not a regular file", code, path)
         with open(fd, "rb", closefd=False) as file:
             return file.read(n_bytes)
     finally:

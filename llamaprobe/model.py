@@ -7,18 +7,21 @@ model never changes, so that any number of threads may run it at once.
 import contextlib
 import dataclasses
 import datetime
+import math
 import os
 import re
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, TypedDict, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
+from . import _core, log
+from .cancel import Cancel, Stop
 from .checkpoint import Checkpoint, named, open_checkpoint
 from .config import Config, read_config
 from .errors import ArgumentError, PointError, UnsupportedError
@@ -26,14 +29,32 @@ from .fingerprint import Fingerprints
 from .json_file import MAX_PATH
 from .machine import thread_count
 from .names import expand_user, printable
-from .points import Name, Point, all_points, check_layers, names_in, resolve
+from .points import Layers, Name, Point, all_points, check_layers, resolve_all
 from .points import shape as shape_of
 from .profile import Profile, Stage
-from .prompt import Prompt, TokenizerSource, is_batch, read_prompt
+from .prompt import Prompt, TokenizerSource, read_prompt, read_prompts
+from .reopen import Marks, changed, check_mark, known_here, marks_of, where_from
 from .run import Origin, Run
 from .source import find_folder, whole_path
 from .tensor_names import check_complete, find_unused, read_globs
 from .weights import Weights
+
+OnePrompt = str | Sequence[int] | NDArray[np.integer[Any]] | Sequence[Mapping[str, Any]]
+PromptList = Sequence[OnePrompt]
+
+
+class RunOptions(TypedDict, total=False):
+    """What `Model.run` takes besides the prompt; it says what each means."""
+
+    points: str | Iterable[Name]
+    layers: Layers
+    threads: int | None
+    progress: bool
+    date: str | datetime.date | None
+    add_generation_prompt: bool
+    timeout: float | None
+    cancel: Cancel | None
+
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -114,6 +135,11 @@ class Opening:
     layers: int | None
     ignore: tuple[str, ...]
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `load` was given besides the source."""
+        return {name: getattr(self, name) for name in ("threads", "mmap", "layers", "ignore")}
+
 
 def open_model(opening: Opening) -> "Model":
     """`load`, when the folder is known. Raises as `load`."""
@@ -122,14 +148,15 @@ def open_model(opening: Opening) -> "Model":
     checkpoint = open_checkpoint(opening.folder, mmap=opening.mmap, layers=opening.layers)
     config = _with_head(config, checkpoint)
     where = printable(str(checkpoint.folder), MAX_PATH)
+    log.info("%s: opened from %s, %d layers", opening.name, where, config.n_layers)
     check_complete(config, checkpoint.tensors, f"{where}: {checkpoint.first_file}")
     unused = find_unused(config, checkpoint.tensors, opening.ignore, whole.n_layers)
     if unused.refused:
         raise UnsupportedError(f"{where}: {unused.refusal(config)}")
     if unused.others:
-        warnings.warn(f"{where}: {unused.warning(config)}", stacklevel=3)
+        log.warn(f"{where}: {unused.warning(config)}", stacklevel=3)
     if os.path.exists(opening.folder / "adapter_config.json"):
-        warnings.warn(
+        log.warn(
             f"{where}: adapter_config.json beside the weights is of a LoRA, which is not applied",
             stacklevel=3,
         )
@@ -140,6 +167,11 @@ class Model:
     """An open model, made by `load`. Any number of threads may use it at once.
 
     Also a context manager: `with load(...) as model`.
+
+    Pickled and copied as where its files are: "demo", the absolute path of a folder, a repo id with
+    its commit; with the options of `load` (never a token) and fingerprints of the files. Where it
+    is unpickled, without asking the hub, the files must be there and the same: else OfflineError,
+    FileChangedError, or what `load` raises. A closed model cannot be pickled (ArgumentError).
     """
 
     def __init__(
@@ -198,78 +230,114 @@ class Model:
         """Every capture point in the order of computation: its shape, formula and aliases."""
         return list(all_points())
 
+    @overload  # a str is a sequence of str too: the first that fits counts
+    def run(  # type: ignore[overload-overlap]
+        self, prompt: OnePrompt, **how: Unpack[RunOptions]
+    ) -> Run: ...
+    @overload
+    def run(self, prompt: PromptList, **how: Unpack[RunOptions]) -> list[Run]: ...
+    @overload
+    def run(self, prompt: object, **how: Unpack[RunOptions]) -> Run | list[Run]: ...
     def run(
         self,
         prompt: object,
         *,
-        points: str | Sequence[Name] = ("x", "x_norm"),
-        layers: Iterable[int] | None = None,
+        points: str | Iterable[Name] = ("x", "x_norm"),
+        layers: Layers = None,
         threads: int | None = None,
         progress: bool = False,
         date: str | datetime.date | None = None,
         add_generation_prompt: bool = True,
-    ) -> "Run | list[Run]":
+        timeout: float | None = None,
+        cancel: Cancel | None = None,
+    ) -> Run | list[Run]:
         """Run a prompt and keep every value that is asked for: a Run; for a batch a list of them.
 
-        prompt: text; token ids (a list of ints or a 1-D integer array); chat messages (a list of
-            dicts with "role" and "content"); or a list of these, a batch: its prompts may differ
-            in length, there is no padding, and each gives the same bits as alone.
-        points: names, see `Model.points`. Names of TransformerLens and Hugging Face modules are
-            understood; one with a layer ("blocks.3.attn.hook_z", ("z", 3)) asks for that alone.
-        layers: layer numbers in the order in which run[point] is to stack them; None for all.
+        prompt: text; token ids (integers in a list, a range, or what NumPy makes a 1-D array of,
+            such as a tensor); chat messages (a list of dicts with "role" and "content"); or a list
+            of these, a batch: its prompts may differ in length, there is no padding, and each gives
+            the same bits as alone. A generator, an array or a Series of texts is a batch too. What
+            a tokenizer of transformers returns stands for its input_ids.
+        points: names, see `Model.points`; "all" for every point, "x*" for those whose name matches.
+            Names of TransformerLens and Hugging Face modules are understood; one with a layer
+            ("blocks.3.attn.hook_z", ("z", 3)) asks for that alone.
+        layers: which layers, in the order in which run[point] stacks them: a number, numbers, a
+            range or a slice; negative numbers count from the last layer. None for all.
         threads: see `load`. The number of threads never changes a result.
         progress: show a bar on stderr.
         date, add_generation_prompt: for chat messages. `date` is what the template takes for today:
             None for 26 Jul 2024, "today", a datetime.date or YYYY-MM-DD.
+        timeout: seconds that the call may take, prompts included, before it raises Timeout.
+        cancel: a `Cancel`; its `set`, in any thread, has the call raise Cancelled.
 
-        What is not asked for costs no memory, and nothing past the last value that is needed is
-        computed. Ctrl-C stops a run within a moment and leaves the model usable.
+        What is not requested costs no memory, and nothing past the last value that is needed is
+        computed. Each run of a batch holds its own memory: when the other runs are dropped, theirs
+        is free. Ctrl-C (KeyboardInterrupt), `timeout` and `cancel` stop a run within about 50 ms
+        and leave the model usable.
 
         Raises ArgumentError (an empty or too long prompt, an id outside the vocabulary), PointError
         (an unknown point or layer), TokenizerError, TemplateError, OutOfMemory (before anything is
-        computed), FileChangedError (the weights were written to since they were opened).
+        computed), FileChangedError (the weights were written to since they were opened), Timeout,
+        Cancelled. What is wrong with one prompt of a batch begins with its number in the list,
+        from 0, and its first words: "prompt 1 of 3 ('Once upon'): ...".
         """
+        stop = Stop(timeout, cancel)
         core = self._open()
         captures = _captures(points, layers, self.config.n_layers)
         n_threads = thread_count(self._threads if threads is None else threads)
-        batch = prompt if is_batch(prompt) else [prompt]
-        prompts = [self._read(one, date, add_generation_prompt) for one in batch]
+        read = partial(self._read, date=date, add_generation_prompt=add_generation_prompt)
+        prompts, is_batch = read_prompts(prompt, read, stop.check)
         starts = [0, *np.cumsum([len(one.token_ids) for one in prompts]).tolist()]
+        log.debug("run: %d prompts, %d tokens, %d threads", len(prompts), starts[-1], n_threads)
         with named(self.path), _bar(progress) as report:
             arrays = core.run(
                 np.concatenate([one.token_ids for one in prompts]),
                 starts,
                 _numbers_of(captures),
                 n_threads=n_threads,
-                progress=report,
+                progress=stop.then(report),
             )
-        runs = [self._run(one, captures, arrays, starts, i) for i, one in enumerate(prompts)]
-        return runs if batch is prompt else runs[0]
+        runs = self._runs(prompts, captures, arrays)
+        return runs if is_batch else runs[0]
 
     def profile(
         self,
         prompt: object,
         *,
-        points: str | Sequence[Name] = ("x", "x_norm"),
-        layers: Iterable[int] | None = None,
+        points: str | Iterable[Name] = ("x", "x_norm"),
+        layers: Layers = None,
         threads: int | None = None,
+        timeout: float | None = None,
+        cancel: Cancel | None = None,
     ) -> Profile:
-        """Run one prompt as `run` does, drop its values and tell where the time went.
+        """Run one prompt as `run` does, drop its values and say where the time went.
 
-        Raises what `run` raises.
+        Takes and raises what `run` does.
         """
+        stop = Stop(timeout, cancel)
         core = self._open()
         captures = _captures(points, layers, self.config.n_layers)
-        ids = self._read(prompt, None, True).token_ids
+        stop.check()
+        ids = self._read(prompt).token_ids
         n_threads = thread_count(self._threads if threads is None else threads)
         start = time.perf_counter()
         with named(self.path):
             arrays, stages = core.profile(
-                ids, [0, len(ids)], _numbers_of(captures), n_threads=n_threads
+                ids,
+                [0, len(ids)],
+                _numbers_of(captures),
+                n_threads=n_threads,
+                progress=stop.then(None),
             )
         seconds = time.perf_counter() - start  # before the arrays go
         del arrays
         return Profile(seconds, tuple(Stage(*stage) for stage in stages))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._core is None:
+            raise self._closed()
+        where = where_from(self._origin, str(self._opening.folder))
+        return _open_again, (where, self._opening.options, self.config.raw, marks_of(self._origin))
 
     def close(self) -> None:
         """Let go of the files; closing twice is fine.
@@ -302,7 +370,11 @@ class Model:
         return ArgumentError(f"the model {printable(self._origin.model)} is closed; load it again")
 
     def _read(
-        self, prompt: object, date: str | datetime.date | None, add_generation_prompt: bool
+        self,
+        prompt: object,
+        *,
+        date: str | datetime.date | None = None,
+        add_generation_prompt: bool = True,
     ) -> Prompt:
         return read_prompt(
             prompt,
@@ -312,38 +384,39 @@ class Model:
             add_generation_prompt=add_generation_prompt,
         )
 
-    def _run(
+    def _runs(
         self,
-        prompt: Prompt,
+        prompts: Sequence[Prompt],
         captures: dict[Point, tuple[int, ...]],
         arrays: Sequence[NDArray[np.float32]],
-        starts: Sequence[int],
-        number: int,
-    ) -> Run:
-        """The Run of one prompt of a batch: views of the arrays that all of it share."""
-        values = {}
+    ) -> list[Run]:
+        """The Run of each prompt; `arrays` are those of the whole batch, one per capture."""
+        lengths = [len(prompt.token_ids) for prompt in prompts]
+        values: list[dict[str, tuple[tuple[int, ...], NDArray[np.float32]]]] = [{} for _ in prompts]
         for (point, numbers), array in zip(captures.items(), arrays, strict=True):
-            value = _of_sequence(point, array, self.config, starts, number)
-            values[point.name] = numbers, value if numbers else value[0]
-        return Run(prompt, values, self._origin)
+            shapes = [shape_of(point, self.config, n_tokens) for n_tokens in lengths]
+            sizes = [math.prod(shape) for shape in shapes]
+            parts = _core.split(array, sizes) if len(sizes) > 1 else [array]
+            for held, part, shape in zip(values, parts, shapes, strict=True):
+                value = part.reshape(len(part), *shape)
+                held[point.name] = numbers, value if numbers else value[0]
+        return [Run(one, held, self._origin) for one, held in zip(prompts, values, strict=True)]
 
 
 # ---- running ----
 
 
 def _captures(
-    names: str | Sequence[Name], layers: Iterable[int] | None, n_layers: int
+    names: str | Iterable[Name], layers: Layers, n_layers: int
 ) -> dict[Point, tuple[int, ...]]:
     """Point -> layer numbers to keep, () for points that are not per layer."""
     chosen = check_layers(layers, n_layers)
     captures: dict[Point, tuple[int, ...]] = {}
-    for name in names_in(names):
-        point, layer = resolve(name)
+    for name, point, layer in resolve_all(names, n_layers):
         if layer is not None and layer not in chosen:
-            check_layers([layer], n_layers)
             raise PointError(
-                f"{printable(repr(name))} names layer {layer}, which is not among those asked for;"
-                f" this model has layers 0 to {n_layers - 1}"
+                f"{printable(repr(name))} names layer {layer}, which is not among the requested"
+                f" layers; add it to layers={printable(repr(layers), 60)}, or leave layers out"
             )
         numbers = () if not point.per_layer else chosen if layer is None else (layer,)
         captures[point] = tuple(dict.fromkeys(captures.get(point, ()) + numbers))
@@ -353,21 +426,6 @@ def _captures(
 def _numbers_of(captures: dict[Point, tuple[int, ...]]) -> list[tuple[int, tuple[int, ...]]]:
     """The captures as the core takes them; what is not per layer has one layer, 0."""
     return [(point.number, numbers or (0,)) for point, numbers in captures.items()]
-
-
-def _of_sequence(
-    point: Point, array: NDArray[np.float32], config: Config, starts: Sequence[int], number: int
-) -> NDArray[np.float32]:
-    """One sequence of a captured array [n_layers, floats]: [n_layers, *shape of the point]."""
-    n_tokens = starts[number + 1] - starts[number]
-    shape = shape_of(point, config, n_tokens)
-    if point.width == "map":  # [n_heads, T, T] of each sequence, one after the other
-        sizes = np.diff(starts) ** 2 * config.n_heads
-        first, size = int(sizes[:number].sum()), int(sizes[number])
-    else:
-        size = int(np.prod(shape))
-        first = starts[number] * (size // n_tokens)
-    return array[:, first : first + size].reshape(len(array), *shape)
 
 
 @contextlib.contextmanager
@@ -390,6 +448,18 @@ def _bar(wanted: bool) -> Iterator[Callable[[int, int], None] | None]:
 
 
 # ---- opening ----
+
+
+def _open_again(
+    where: dict[str, Any], options: dict[str, Any], raw: dict[str, Any], marks: Marks
+) -> Model:
+    """A model that was pickled, if its files are here and the same: `raw` is its config.json."""
+    model = load(**known_here(where), **options, local_files_only=True)
+    if model.config.raw != raw:
+        raise changed(model.config.path)
+    for path, *_ in model._origin.weight_files:
+        check_mark(path, marks.get(os.path.basename(path)))
+    return model
 
 
 def _at_least_one(layers: int | range) -> int:

@@ -6,6 +6,7 @@ result behind it. It needs the files of a run (`llamaprobe run --out`) and the w
 head_dim all come from meta_layer{i}.json.
 """
 
+import errno
 import functools
 import json
 import os
@@ -16,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from .array_file import read
-from .atomic import checked_path, no_such, shown_path
-from .errors import ArgumentError, FormatError
+from .atomic import checked_path, shown_path
+from .errors import ArgumentError, FileError, FormatError
 from .files import MANIFEST, read_json
 from .names import printable
 from .tensor_names import EMBEDDING, HEAD
@@ -152,7 +153,8 @@ def load(folder: str | Path, stem: str) -> np.ndarray:
             values = _read(path)
             return _widen(values, path) if values.dtype in _WORDS else values
     tied = f"; if the head is tied, it is {EMBEDDING}" if stem == HEAD else ""
-    raise no_such(folder, f"holds no {printable(stem)}.csv, .txt, .npy or .hex{tied}")
+    message = f"{shown_path(folder)}: holds no {printable(stem)}.csv, .txt, .npy or .hex{tied}"
+    raise FileError(message, errno.ENOENT, os.path.join(folder, f"{stem}.csv"))
 
 
 def _read(path: Path) -> np.ndarray:

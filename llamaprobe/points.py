@@ -7,12 +7,13 @@ refused, with the way out.
 """
 
 import difflib
+import fnmatch
 import functools
 import operator
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, SupportsIndex
 
 from .config import Config
 from .errors import PointError
@@ -29,30 +30,30 @@ _WIDTHS = {
 }
 
 # Formula, then names elsewhere: TransformerLens (blocks.L, ln_final, unembed and its shorthand),
-# what a Hugging Face module gives or, with .input, takes, fields of its outputs, and methods of
-# Meta's LLM Transparency Tool (its neuron_activations is what comes before the SiLU).
+# fields of the outputs of Hugging Face models, and methods of Meta's LLM Transparency Tool (its
+# neuron_activations is what comes before the SiLU). Modules of Hugging Face follow below.
 _TABLE: dict[str, tuple[str, str]] = {
     "x": (
         "embedding of the token in layer 0, then x_out of the layer before",
-        "blocks.L.hook_resid_pre blocks.L.hook_in model.layers.L.input residual_in",
+        "blocks.L.hook_resid_pre blocks.L.hook_in residual_in",
     ),
     "x_rms": ("sqrt(mean(x^2) + rms_norm_eps)", "blocks.L.ln1.hook_scale"),
     "x_unit": ("x / x_rms", "blocks.L.ln1.hook_normalized"),
     "x_norm": (
         "input_layernorm.weight * x_unit",
-        "blocks.L.ln1.hook_out blocks.L.attn.hook_in model.layers.L.input_layernorm",
+        "blocks.L.ln1.hook_out blocks.L.attn.hook_in",
     ),
     "q": (
         "q_proj(x_norm)",
-        "blocks.L.attn.hook_q blocks.L.attn.q.hook_out model.layers.L.self_attn.q_proj query",
+        "blocks.L.attn.hook_q blocks.L.attn.q.hook_out query",
     ),
     "k": (
         "k_proj(x_norm)",
-        "blocks.L.attn.hook_k blocks.L.attn.k.hook_out model.layers.L.self_attn.k_proj key",
+        "blocks.L.attn.hook_k blocks.L.attn.k.hook_out key",
     ),
     "v": (
         "v_proj(x_norm)",
-        "blocks.L.attn.hook_v blocks.L.attn.v.hook_out model.layers.L.self_attn.v_proj value",
+        "blocks.L.attn.hook_v blocks.L.attn.v.hook_out value",
     ),
     "q_rope": ("q, turned by position * inv_freq", "blocks.L.attn.hook_rot_q"),
     "k_rope": ("k, turned by position * inv_freq", "blocks.L.attn.hook_rot_k"),
@@ -66,60 +67,82 @@ _TABLE: dict[str, tuple[str, str]] = {
     ),
     "z": (
         "sum over keys of pattern * v",
-        "blocks.L.attn.hook_z blocks.L.attn.o.hook_in model.layers.L.self_attn.o_proj.input",
+        "blocks.L.attn.hook_z blocks.L.attn.o.hook_in",
     ),
     "attn_out": (
         "o_proj(z)",
-        "blocks.L.hook_attn_out blocks.L.attn.hook_out model.layers.L.self_attn"
-        " model.layers.L.self_attn.o_proj attention_output",
+        "blocks.L.hook_attn_out blocks.L.attn.hook_out"
+        " attention_output",
     ),
     "x_mid": (
         "x + attn_out",
         "blocks.L.hook_resid_mid blocks.L.ln2.hook_in"
-        " model.layers.L.post_attention_layernorm.input residual_after_attn",
+        " residual_after_attn",
     ),
     "x_mid_rms": ("sqrt(mean(x_mid^2) + rms_norm_eps)", "blocks.L.ln2.hook_scale"),
     "x_mid_unit": ("x_mid / x_mid_rms", "blocks.L.ln2.hook_normalized"),
     "x_mid_norm": (
         "post_attention_layernorm.weight * x_mid_unit",
-        "blocks.L.ln2.hook_out blocks.L.mlp.hook_in model.layers.L.post_attention_layernorm",
+        "blocks.L.ln2.hook_out blocks.L.mlp.hook_in",
     ),
     "gate": (
         "gate_proj(x_mid_norm)",
-        "blocks.L.mlp.hook_pre blocks.L.mlp.gate.hook_out model.layers.L.mlp.gate_proj mlp_pre"
+        "blocks.L.mlp.hook_pre blocks.L.mlp.gate.hook_out mlp_pre"
         " neuron_activations",
     ),
     "up": (
         "up_proj(x_mid_norm)",
-        "blocks.L.mlp.hook_pre_linear blocks.L.mlp.in.hook_out model.layers.L.mlp.up_proj",
+        "blocks.L.mlp.hook_pre_linear blocks.L.mlp.in.hook_out",
     ),
-    "act": ("silu(gate) = gate / (1 + exp(-gate))", "model.layers.L.mlp.act_fn"),
+    "act": ("silu(gate) = gate / (1 + exp(-gate))", ""),
     "hidden": (
         "act * up",
-        "blocks.L.mlp.hook_post blocks.L.mlp.out.hook_in model.layers.L.mlp.down_proj.input"
+        "blocks.L.mlp.hook_post blocks.L.mlp.out.hook_in"
         " mlp_post",
     ),
     "mlp_out": (
         "down_proj(hidden)",
-        "blocks.L.hook_mlp_out blocks.L.mlp.hook_out model.layers.L.mlp"
-        " model.layers.L.mlp.down_proj ffn_out",
+        "blocks.L.hook_mlp_out blocks.L.mlp.hook_out"
+        " ffn_out",
     ),
     "x_out": (
         "x_mid + mlp_out",
-        "blocks.L.hook_resid_post blocks.L.hook_out model.layers.L residual_out",
+        "blocks.L.hook_resid_post blocks.L.hook_out residual_out",
     ),
     "final_rms": (
         "sqrt(mean(x_out^2) + rms_norm_eps), x_out of the last layer",
         "ln_final.hook_scale scale",
     ),
     "final_unit": ("x_out of the last layer / final_rms", "ln_final.hook_normalized normalized"),
-    "final_norm": ("norm.weight * final_unit", "ln_final.hook_out model.norm last_hidden_state"),
+    "final_norm": ("norm.weight * final_unit", "ln_final.hook_out last_hidden_state"),
     "logits": (
         "lm_head.weight @ final_norm; embed_tokens.weight where the head is tied",
-        "unembed.hook_out lm_head unembed",
+        "unembed.hook_out unembed",
     ),
 }
-_EMBED = ("embed", "hook_embed", "embed.hook_out", "model.embed_tokens")  # x of layer 0
+# Path of a module in a layer of a Hugging Face model, and the points that it takes and gives.
+_IN_LAYER = {
+    "": ("x", "x_out"),
+    "input_layernorm": ("x", "x_norm"),
+    "self_attn": ("x_norm", "attn_out"),
+    "self_attn.q_proj": ("x_norm", "q"),
+    "self_attn.k_proj": ("x_norm", "k"),
+    "self_attn.v_proj": ("x_norm", "v"),
+    "self_attn.o_proj": ("z", "attn_out"),
+    "post_attention_layernorm": ("x_mid", "x_mid_norm"),
+    "mlp": ("x_mid_norm", "mlp_out"),
+    "mlp.gate_proj": ("x_mid_norm", "gate"),
+    "mlp.up_proj": ("x_mid_norm", "up"),
+    "mlp.act_fn": ("gate", "act"),
+    "mlp.down_proj": ("hidden", "mlp_out"),
+}
+# Those outside of the layers: point and layer, None for a point that is not per layer.
+_OUTSIDE: dict[str, tuple[tuple[str, int | None] | None, tuple[str, int | None]]] = {
+    "embed_tokens": (None, ("x", 0)),
+    "norm": (("x_out", -1), ("final_norm", None)),
+    "lm_head": (("final_norm", None), ("logits", None)),
+}
+_EMBED = ("embed", "hook_embed", "embed.hook_out")  # x of layer 0
 
 # Names that ask for something else than a point.
 _REFUSED = {
@@ -137,6 +160,11 @@ _REFUSED = {
     "tokens": "run.token_ids and run.tokens have them",
     "input_ids": "run.token_ids has them",
 }
+# nnsight writes `model.` once more, layers[3], .output[0] and .inputs[0][0]
+_MODULE = re.compile(
+    r"(?:model\.)*(?:layers(?:\.(L|[0-9]{1,9})|\[([0-9]{1,9})\])(?:\.(?=.)|$))?([a-z_.]*)"
+)
+_SIDE = re.compile(r"\.(inputs?|output)(?:\[0\])*$")
 _NUMBERED = re.compile(r"(blocks\.|(?:model\.)?layers\.|attentions\[)([0-9]{1,9})")
 _SHORT = re.compile(r"([a-z_]+)([0-9]{1,9})(ln[12]|[a-z]*)")  # k6, scale4ln1
 _MODULES = {"a": "attn", "attention": "attn", "m": "mlp", "b": "", "block": "", "blocks": ""}
@@ -161,6 +189,7 @@ class Point:
 
 
 Name = str | tuple[str, int] | tuple[str, int, str]
+Layers = SupportsIndex | Iterable[SupportsIndex] | slice | None
 
 
 @functools.cache
@@ -169,9 +198,20 @@ def all_points() -> tuple[Point, ...]:
     from . import _core
 
     return tuple(
-        Point(name, number, width, per_layer, _TABLE[name][0], tuple(_TABLE[name][1].split()))
+        Point(name, number, width, per_layer, _TABLE[name][0], _names_elsewhere(name))
         for number, (name, width, per_layer) in enumerate(_core.points())
     )
+
+
+def _names_elsewhere(name: str) -> tuple[str, ...]:
+    paths = {f"model.layers.L.{path}".rstrip("."): ends for path, ends in _IN_LAYER.items()}
+    given = [path for path, (_, gives) in paths.items() if gives == name]
+    taken = [f"{path}.input" for path, (takes, _) in paths.items() if takes == name]
+    for path, (takes, gives) in _OUTSIDE.items():
+        path = path if path == "lm_head" else f"model.{path}"
+        given += [path] * (gives == (name, None))
+        taken += [f"{path}.input"] * (takes == (name, None))
+    return (*_TABLE[name][1].split(), *given, *taken)
 
 
 def resolve(name: Name) -> tuple[Point, int | None]:
@@ -179,15 +219,15 @@ def resolve(name: Name) -> tuple[Point, int | None]:
 
     Accepted: our names ("x_norm"; ("x_norm", 3)); "embed", which is x of layer 0; TransformerLens
     names in full ("blocks.3.hook_resid_pre"), without the block ("hook_resid_pre", "resid_pre"),
-    or as `get_act_name` takes them ("k6", "scale4ln1", ("normalized", 27, "ln2")); Hugging Face
-    module paths ("model.layers.3.mlp.gate_proj", whose value is the module's output, or with
-    ".input"; "self_attn.q_proj" without a layer); the names of docs/points.md.
+    or as `get_act_name` takes them ("k6", "scale4ln1", ("normalized", 27, "ln2")); the path of any
+    module of a Hugging Face Llama ("model.layers.3.mlp.gate_proj", also with nnsight's "model."
+    before it; "self_attn.q_proj" without a layer), whose value is the module's output, also written
+    ".output" or ".output[0]", or with ".input" what it takes; the names of docs/points.md.
+    A negative layer counts from the last and is returned as it is.
     Raises PointError with near matches, or with the reason where the name asks for something else.
     """
     text, layer, module = _split(name)
     point, inner = _lookup(text, module)
-    if layer is not None and layer < 0:
-        raise PointError(f"{_shown(name)}: layers count from 0 to the last; none is negative")
     if layer is not None and inner is not None and layer != inner:
         raise PointError(f"{_shown(name)} names two layers, {inner} and {layer}")
     layer = inner if layer is None else layer
@@ -196,18 +236,28 @@ def resolve(name: Name) -> tuple[Point, int | None]:
     return point, layer
 
 
-def names_in(points: Name | Iterable[Name]) -> tuple[Name, ...]:
-    """What the argument `points` lists: a name or a tuple with a layer, ("z", 3), is one. PointError
-    for an empty list, or what is no list."""
-    one = isinstance(points, str) or (
-        isinstance(points, tuple) and len(points) in (2, 3) and isinstance(points[1], int)
-    )
-    found = (points,) if one else tuple(points) if isinstance(points, Iterable) else ()
-    if not found:
-        raise PointError(
-            "points is empty or not a list; give names, which Model.points() lists, or leave it out"
-        )
-    return found  # type: ignore[return-value]
+def resolve_all(
+    names: str | Iterable[Name], n_layers: int
+) -> Iterator[tuple[Name, Point, int | None]]:
+    """(name, point, layer from 0 on or None) of each requested name, in that order.
+
+    Besides what `resolve` takes, a name may be "all", or a pattern with * or ? ("x*", ("x_*", 3),
+    "blocks.*.hook_resid_pre"): of our names or, if none matches, of those elsewhere. PointError,
+    also when there is no name at all.
+    """
+    if isinstance(names, str) or _is_pair(names):
+        names = (names,)  # type: ignore[assignment]
+    if not isinstance(names, Iterable) or not (names := tuple(names)):
+        raise PointError('points is a list of at least one name, or "all"; Model.points() lists them')
+    for name in names:
+        for point, layer in _matches(name) or [resolve(name)]:
+            yield name, point, None if layer is None else layer_number(layer, n_layers)
+
+
+def is_pattern(name: Name) -> bool:
+    """Whether a name stands for several points: "all", or one with * or ?. PointError."""
+    text, _, module = _split(name)
+    return module is None and (text == "all" or "*" in text or "?" in text)
 
 
 def shape(point: Point, config: Config, n_tokens: int) -> tuple[int, ...]:
@@ -223,27 +273,42 @@ def shape(point: Point, config: Config, n_tokens: int) -> tuple[int, ...]:
     }[point.width]
 
 
-def check_layers(layers: Iterable[int] | None, n_layers: int) -> tuple[int, ...]:
-    """Layer numbers as a tuple in the order asked; None means all.
+def check_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:
+    """Layer numbers as a tuple in the requested order; None means all.
 
-    PointError when there is none, one is not an integer of 0 to n_layers - 1, or one comes twice.
+    A number, numbers, a range or a slice; negative numbers count from the last layer. PointError
+    when there is none, one is not an integer or not in the model, or one comes twice.
     """
-    if layers is None:
-        return tuple(range(n_layers))
+    if isinstance(layers, slice) or layers is None:
+        try:
+            layers = range(n_layers)[layers or slice(None)]
+        except (TypeError, ValueError) as e:  # slice("a", None), a step of 0
+            raise PointError(f"layers is {printable(repr(layers), 60)}: {e}") from None
+    elif hasattr(layers, "__index__") and not isinstance(layers, Iterable):
+        layers = (layers,)
+    elif getattr(layers, "ndim", 1) == 0:  # an array of one number
+        layers = (layers[()],)  # type: ignore[index]
     if isinstance(layers, (str, bytes)) or not isinstance(layers, Iterable):
-        example = f", such as [{layers}]" if isinstance(layers, int) else ""
         raise PointError(
-            f"layers is {printable(repr(layers))}; give a list of layer numbers{example}"
+            f"layers is {printable(repr(layers), 60)}; give a layer number, a list of them, a range"
+            " or a slice"
         )
-    found = tuple(_layer(layer) for layer in layers)
-    for i, layer in enumerate(found):
-        if not 0 <= layer < n_layers:
-            raise PointError(f"there is no layer {layer}; the model has 0 to {n_layers - 1}")
-        if layer in found[:i]:
-            raise PointError(f"layer {layer} is asked for twice")
+    found: dict[int, None] = {}
+    for layer in layers:
+        number = layer_number(_layer(layer), n_layers)
+        if number in found:
+            raise PointError(f"layer {number} is requested twice")
+        found[number] = None
     if not found:
         raise PointError("layers is empty; leave it out for all layers")
-    return found
+    return tuple(found)
+
+
+def layer_number(layer: int, n_layers: int) -> int:
+    """The number from 0 on of a layer that may be counted from the last; PointError."""
+    if -n_layers <= layer < n_layers:
+        return layer % n_layers
+    raise PointError(f"there is no layer {layer}; the model has 0 to {n_layers - 1}")
 
 
 # ---- names ----
@@ -269,8 +334,57 @@ def _split(name: object) -> tuple[str, int | None, str | None]:
     raise PointError(f'{_shown(name)} is no name of a point; try "x" or ("x", 3)')
 
 
+def _is_pair(names: object) -> bool:
+    """("x", 3) itself, and no list of names."""
+    return isinstance(names, tuple) and len(names) > 1 and hasattr(names[1], "__index__")
+
+
+def _matches(name: object) -> list[tuple[Point, int | None]]:
+    """What "all" or a pattern stands for; [] for a plain name. PointError: it matches nothing."""
+    if not is_pattern(name):
+        return []
+    text, layer, _ = _split(name)
+    numbered = _NUMBERED.match(text)
+    if numbered:
+        text = f"{numbered[1]}L{text[numbered.end() :]}"
+        layer = int(numbered[2]) if layer is None else layer
+    pattern = re.compile(fnmatch.translate("*" if text == "all" else text))
+    points = all_points()
+    found = [point for point in points if pattern.match(point.name)] or [
+        point for point in points if any(map(pattern.match, point.aliases))
+    ]
+    if layer is not None:
+        found = [point for point in found if point.per_layer]
+    if not found:
+        raise PointError(f"no point matches {_shown(name)}; all: {', '.join(p.name for p in points)}")
+    return [(point, layer if point.per_layer else None) for point in found]
+
+
+def _module(text: str) -> tuple[Point, int | None] | None:
+    """The point that the path of a Hugging Face module means, by what it takes or gives."""
+    side = _SIDE.search(text)
+    takes = side is not None and side[1] != "output"
+    match = _MODULE.fullmatch(text[: side.start()] if side else text)
+    if not match:
+        return None
+    number, path = match[1] or match[2], match[3]
+    by_name = {point.name: point for point in all_points()}
+    if number is None and path in _OUTSIDE:
+        end = _OUTSIDE[path][0 if takes else 1]
+        if end is None:
+            raise PointError(f"{_shown(text)} is the token ids: run.token_ids has them")
+        return by_name[end[0]], end[1]
+    if number is None and not path:
+        return None
+    paths = [p for p in _IN_LAYER if path == p or (path and p.endswith(f".{path}"))]
+    if len(paths) != 1:
+        return None
+    layer = None if number in (None, "L") else int(number)
+    return by_name[_IN_LAYER[paths[0]][0 if takes else 1]], layer
+
+
 def _lookup(text: str, module: str | None) -> tuple[Point, int | None]:
-    found = _find(text, module)
+    found = _find(text, module) or (_module(text) if module is None else None)
     if found:
         return found
     numbered = _NUMBERED.match(text)

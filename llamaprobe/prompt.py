@@ -1,15 +1,21 @@
 """What a user gives as a prompt -> token ids, checked.
 
-A prompt is a str (text), a list of ints or a 1-D integer array (token ids), or a list of dicts
-(chat messages); a list of these is a batch. Refused: nothing at all, floats, bools, arrays of more
-than one axis, ids outside the vocabulary, more tokens than the model has positions.
+A prompt is a str (text), integers in one row (token ids), or a list of dicts (chat messages); a
+list of these is a batch. What holds them may be a list, a tuple, a range, a generator, or whatever
+NumPy makes an array of: tensors, Series, arrays of str. What a tokenizer of transformers returns
+stands for its input_ids. Refused: nothing at all, floats, bools, bytes, sets, masked arrays,
+padding, arrays of ids with more than one axis, ids outside the vocabulary, more tokens than the
+model has positions. An error in a batch begins with the number of the prompt, from 0 as in the
+list, and its first words.
 """
 
+import contextlib
 import datetime
+import io
 import operator
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -17,8 +23,9 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from . import log
 from .config import Config
-from .errors import ArgumentError
+from .errors import ArgumentError, Error
 from .names import printable
 from .tables import plain_array
 from .tokenizer import Tokenizer
@@ -44,23 +51,72 @@ class TokenizerSource:
         self._lock = threading.Lock()
         self._tokenizer: Tokenizer | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By its folder: the lock and the open tokenizer stay here."""
+        return type(self), (self._folder,)
+
     def get(self) -> Tokenizer:
         """TokenizerError (none, damaged), FileError."""
         with self._lock:
             if self._tokenizer is None:
                 self._tokenizer = Tokenizer.open(self._folder)
+                log.info("%s: the tokenizer", self._folder)
             return self._tokenizer
 
     def pieces(self, ids: NDArray[np.int32]) -> list[str] | None:
         """The text of each token; None when the folder has no tokenizer."""
         if self._tokenizer is None and not os.path.exists(self._folder / "tokenizer.json"):
+            log.info("%s: no tokenizer.json, so tokens have no text", self._folder)
             return None
         return self.get().pieces(ids)
 
 
 def is_batch(prompt: object) -> TypeGuard[Sequence[object]]:
-    """True for a list of prompts: one whose first item is a prompt by itself."""
-    return isinstance(prompt, (list, tuple)) and len(prompt) > 0 and _is_prompt(prompt[0])
+    """True for a list of prompts: one whose first item is a prompt by itself, or is neither an id
+    nor a message while another one is a prompt. `as_plain` first."""
+    if not isinstance(prompt, (list, tuple)) or not prompt:
+        return False
+    first = prompt[0]
+    is_odd = not isinstance(first, Mapping) and not hasattr(first, "__index__")
+    return _is_prompt(first) or (is_odd and any(map(_is_prompt, prompt)))
+
+
+def as_plain(prompt: object) -> object:
+    """A prompt or a batch as a str, a list, a tuple or an array of numbers; ArgumentError."""
+    if isinstance(prompt, (str, list, tuple)):
+        return prompt
+    if isinstance(prompt, Mapping):
+        return _encoding(prompt)
+    if hasattr(prompt, "__array__") and not isinstance(prompt, np.generic):
+        return _array(prompt)
+    if isinstance(prompt, _MISTAKEN):
+        raise ArgumentError(_MISTAKEN_HINT.format(printable(type(prompt).__name__)))
+    if isinstance(prompt, Iterable):
+        return list(prompt)
+    raise ArgumentError(
+        f"a prompt is text, a list of token ids, a list of chat messages, or a list of these, not"
+        f" {printable(type(prompt).__name__)}"
+    )
+
+
+def read_prompts(
+    prompt: object, read: Callable[[object], Prompt], check: Callable[[], None]
+) -> tuple[list[Prompt], bool]:
+    """Every prompt of what a user gave, and whether that is a batch.
+
+    `read` makes a Prompt of one, `check` is called before each of a batch. What `read` raises for
+    one of a batch says which.
+    """
+    prompt = as_plain(prompt)
+    check()
+    if not is_batch(prompt):
+        return [read(prompt)], False
+    prompts = []
+    for number, one in enumerate(prompt):
+        with _numbered(number, len(prompt), one):
+            prompts.append(read(one))
+        check()
+    return prompts, True
 
 
 def read_prompt(
@@ -72,6 +128,7 @@ def read_prompt(
     add_generation_prompt: bool = True,
 ) -> Prompt:
     """One prompt as token ids. ArgumentError, TokenizerError, TemplateError, FileError."""
+    prompt = as_plain(prompt)
     if isinstance(prompt, str):
         if not prompt:
             raise ArgumentError("the prompt is empty; give text, or token ids")
@@ -85,26 +142,85 @@ def read_prompt(
 
 
 def _is_prompt(item: object) -> bool:
-    return isinstance(item, (str, list, tuple)) or (isinstance(item, np.ndarray) and item.ndim > 0)
+    if isinstance(item, Mapping):
+        return "input_ids" in item
+    return isinstance(item, (str, list, tuple, range, Iterator)) or getattr(item, "ndim", 0) > 0
 
 
-def _integers(prompt: object) -> NDArray[np.generic]:
-    """Token ids as an integer array of some dtype, 1-D."""
+# Iterables that are no prompt, although their items could be.
+_MISTAKEN = (bytes, bytearray, memoryview, set, frozenset, io.IOBase)
+_MISTAKEN_HINT = "a prompt is no {}; decode bytes to a str, read a file, and put ids in order"
+
+
+def _encoding(encoding: Mapping[str, Any]) -> object:
+    """The ids of what a tokenizer of transformers returns; padded ones would be other prompts."""
+    if "input_ids" not in encoding:
+        raise ArgumentError("a chat is a list of messages, not one dict; give [message]")
+    mask = encoding.get("attention_mask")
+    if mask is not None and not np.all(_array(mask) if hasattr(mask, "__array__") else _flat(mask)):
+        raise ArgumentError(
+            "the attention_mask has zeros, so the ids are padded; encode without padding: the"
+            " prompts of a batch may differ in length"
+        )
+    return as_plain(encoding["input_ids"])
+
+
+def _flat(mask: Any) -> list[Any]:
+    """The items of a row, or of a list of rows."""
+    rows = list(mask)
+    return [item for row in rows for item in (row if isinstance(row, (list, tuple)) else [row])]
+
+
+def _array(prompt: Any) -> Any:
+    """What NumPy makes of a tensor or a Series; texts and objects as a list."""
+    if hasattr(prompt, "mask") and hasattr(prompt, "filled"):
+        raise ArgumentError(
+            "a masked array is no prompt: the ids under its mask would be run too; give"
+            " .compressed() or .filled(id)"
+        )
+    try:
+        array = np.asarray(prompt)
+    except Exception:  # a tensor on another device, or one of which gradients are wanted
+        array = np.asarray(prompt.tolist())
+    is_plain = array.dtype.kind in "OUT" and (array.ndim > 0 or array.dtype.kind != "O")
+    return array.tolist() if is_plain else array
+
+
+@contextlib.contextmanager
+def _numbered(number: int, of: int, prompt: object) -> Iterator[None]:
+    """Puts the number and the beginning of a prompt in front of errors about it."""
+    try:
+        yield
+    except Error as e:
+        message = f"prompt {number} of {of} ({_beginning(prompt)}): {e}"
+        e.args = (message, *e.args[1:])
+        raise
+
+
+def _beginning(prompt: object) -> str:
+    """The first words of a text, of the first message of a chat; the first ids."""
+    if isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], Mapping):
+        prompt = prompt[0].get("content", prompt[0])
+    if isinstance(prompt, str):
+        return printable(repr(prompt if len(prompt) <= 30 else prompt[:27].rstrip() + " ..."))
+    if isinstance(prompt, (list, tuple, range, np.ndarray)):
+        items = ", ".join(printable(str(item), 12) for item in prompt[:4])
+        return f"[{items}{', ...' if len(prompt) > 4 else ''}]"
+    return printable(repr(prompt), 40)
+
+
+def _integers(prompt: Any) -> NDArray[np.generic]:
+    """Token ids, a list, a tuple or an array, as an integer array of some dtype, 1-D."""
     if isinstance(prompt, np.ndarray):
         prompt = plain_array(prompt)
         if prompt.ndim != 1:
             raise ArgumentError(
                 f"token ids are one row of integers, not an array of shape {list(prompt.shape)};"
-                " a batch is a list of rows"
+                " give array[0] of a batch of one, list(array) of a batch without padding"
             )
         if prompt.size and prompt.dtype.kind not in "iu":
             raise ArgumentError(f"token ids are integers, not {prompt.dtype}")
         return prompt
-    if not isinstance(prompt, (list, tuple)):
-        raise ArgumentError(
-            f"a prompt is text, a list of token ids, a list of chat messages, or a list of"
-            f" these, not {printable(type(prompt).__name__)}"
-        )
     return np.array([_integer(item, at) for at, item in enumerate(prompt)], dtype=np.int64)
 
 

@@ -1,5 +1,6 @@
 """A finished run: the tokens, and every value that was asked for as an array."""
 
+import contextlib
 import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from . import __version__, points
 from .config import Config
-from .errors import PointError
+from .errors import ArgumentError, Error, PointError
 from .fingerprint import Fingerprints, ToldFingerprints
 from .names import counted, path_entries, printable
 from .prompt import Prompt, TokenizerSource
@@ -46,7 +47,11 @@ class Run:
     For T tokens run["x"] is [n_layers, T, d_model] and run["x", 3] layer number 3 of it,
     [T, d_model]; "logits" and the others that are not of a layer have no layer axis. Model.points()
     has all shapes. Names of TransformerLens and Hugging Face modules are understood. Nothing is
-    copied: what is written to one of these arrays is seen in all of them.
+    copied: what is written to one of these arrays is seen in all of them. The memory is the run's
+    own, also that of one of a batch: it keeps no other run's arrays alive.
+
+    Can be pickled and copied, arrays and all; the tokens travel with it where they are known, else
+    they need the model's folder at their first use.
     """
 
     def __init__(
@@ -138,15 +143,16 @@ class Run:
         return self._find(point)[1]
 
     def __getitem__(self, point: points.Name) -> NDArray[np.float32]:
-        """run[name] or run[name, layer number]. PointError: unknown, or not in this run."""
+        """run[name] or run[name, layer number]; a negative number counts from the last layer of the
+        model. PointError: unknown, or not in this run."""
         name, layers, value, layer = *self._find(point), points.resolve(point)[1]
         if layer is None:
             return value
+        layer = points.layer_number(layer, self.config.n_layers)
         if layer not in layers:
             raise PointError(
-                f"{name} of layer {layer} was not captured, only of {_numbers(layers)}; ask for it"
-                f" with model.run(..., layers=[{layer}]): the model has layers 0 to"
-                f" {self.config.n_layers - 1}"
+                f"{name} of layer {layer} was not captured, only of {_numbers(layers)}; request it"
+                f" with model.run(..., layers=[{layer}])"
             )
         return value[layers.index(layer)]
 
@@ -169,7 +175,12 @@ class Run:
 
     def equals(self, other: "Run") -> bool:
         """Whether both hold the same tokens, points and layers, and every value is the same bit for
-        bit (any NaN equals any NaN). `run.equals(lp.read_run(folder))` after `run.save(folder)`."""
+        bit (any NaN equals any NaN). `run.equals(lp.read_run(folder))` after `run.save(folder)`.
+
+        Raises ArgumentError when `other` is no Run.
+        """
+        if not isinstance(other, Run):
+            raise ArgumentError(f"a Run can be compared with a Run, not {type(other).__name__}")
         return (
             np.array_equal(self.token_ids, other.token_ids)
             and self.points == other.points
@@ -225,6 +236,13 @@ class Run:
             hash_weights=hash_weights,
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The tokens of a text travel: its tokenizer is open now and may not be there later."""
+        if self.prompt is not None:
+            with contextlib.suppress(Error):
+                self.tokens  # noqa: B018 - kept in _tokens
+        return self.__dict__
+
     def __repr__(self) -> str:
         return (
             f"<Run of {printable(self._origin.model)}: {counted(len(self), 'token')}, layers {_numbers(self.layers)},"
@@ -238,7 +256,7 @@ class Run:
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise PointError(
                 f"{name} was not captured, only {', '.join(self.points)}{hint};"
-                f' ask for it with model.run(..., points=("{name}", ...))'
+                f' request it with model.run(..., points=("{name}", ...))'
             )
         return name, *self._values[name]
 

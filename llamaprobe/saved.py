@@ -6,6 +6,7 @@ numbers of the model agree on.
 """
 
 import contextlib
+import errno
 import os
 import re
 from functools import cached_property
@@ -39,7 +40,8 @@ class Saved:
         self.folder = checked_path(folder)
         self._at = shown_path(self.folder / MANIFEST)
         if not os.path.isdir(self.folder):
-            raise no_such(self.folder, "no such folder")
+            code = errno.ENOTDIR if os.path.lexists(self.folder) else errno.ENOENT
+            raise FileError(f"{shown_path(self.folder)}: no such folder", code, self.folder)
         if not os.path.isfile(self.folder / MANIFEST):
             raise no_such(
                 self.folder / MANIFEST,

@@ -25,7 +25,8 @@ def read_bytes(path: Path, limit: int, error: type[Error]) -> bytes | None:
     except FileError:
         raise
     except (OSError, ValueError) as e:  # ValueError: a NUL in the path
-        raise FileError(f"{path}: {getattr(e, 'strerror', None) or e}") from None
+        fact, code = getattr(e, "strerror", None) or e, getattr(e, "errno", None)
+        raise FileError(f"{path}: {fact}", code, path) from None
     if len(data) > limit:
         raise error(f"{path}: over {limit} bytes, more than such a file ever has")
     return data

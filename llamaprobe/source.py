@@ -5,6 +5,7 @@ wins over a repo id; what looks like owner/name is a repo id; all else is told a
 """
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -93,7 +94,7 @@ def _nothing(name: str) -> FileError:
     inside = repo_in_url(name)
     if inside:
         told += f"; give {inside}"
-    return FileError(told)
+    return FileError(told, errno.ENOENT, name)
 
 
 def _not_a_folder(name: str) -> FileError | UnsupportedError:
@@ -103,7 +104,9 @@ def _not_a_folder(name: str) -> FileError | UnsupportedError:
             f"{shown}: only safetensors can be read; give the folder of a model that has them"
         )
     return FileError(
-        f"{shown}: is not a folder; give the folder that holds config.json and the weights"
+        f"{shown}: is not a folder; give the folder that holds config.json and the weights",
+        errno.ENOTDIR,
+        name,
     )
 
 

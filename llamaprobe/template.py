@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import _child
+from . import _child, log
 from .errors import ArgumentError, TemplateError
 from .json_file import decode
 from .names import printable
@@ -73,6 +73,8 @@ class Template:
                 f"{path}: the template holds a lone surrogate, which is no character"
             )
         known = hashlib.sha256(text.encode()).hexdigest() in _KNOWN or _is_demo(folder)
+        where = "in this process" if known else "in a child process"
+        log.info("%s: the chat template; it runs %s", path, where)
         return cls(path, text, _special_tokens(folder, config), known)
 
     def render(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from .config import Config
-from .errors import ArgumentError, FormatError, UnsupportedError
+from .errors import ArgumentError, FormatError
 from .names import counted, printable
 
 EMBEDDING = "model.embed_tokens.weight"

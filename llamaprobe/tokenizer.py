@@ -12,6 +12,7 @@ before the text is encoded as a whole.
 """
 
 import datetime
+import errno
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -59,7 +60,7 @@ class Tokenizer:
         data = read_bytes(path, _MAX_FILE, TokenizerError)
         if data is None:
             if not os.path.isdir(folder):
-                raise FileError(f"{folder}: no such folder")
+                raise FileError(f"{folder}: no such folder", errno.ENOENT, folder)
             raise TokenizerError(
                 f"{folder}: no tokenizer.json, so no text and no chat; token ids still work"
             )

@@ -1,16 +1,21 @@
 """The weights of a model by name, each read when it is asked for and not before."""
 
 import difflib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, NoReturn, TypeVar, overload
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from . import _core
 from .checkpoint import Checkpoint, Tensor, named
 from .errors import ArgumentError, UnsupportedError
+from .fingerprint import fingerprint
 from .json_file import MAX_PATH
 from .names import printable
+from .reopen import check_mark
 from .shape import is_possible
 from .tensor_names import EMBEDDING, HEAD
 
@@ -25,6 +30,7 @@ _WORD_BYTES = {
 }
 
 
+_Number = TypeVar("_Number", bound=np.generic)
 _MAX_ELEMENT = 32  # bytes of NumPy's largest number: a weight may be asked for as any
 
 
@@ -38,7 +44,8 @@ class WeightError(ArgumentError, KeyError):
 class Weight:
     """One tensor, as it lies in its file. `numpy.asarray(weight)` gives its numbers.
 
-    Outlives the model that it came from: it holds its file open.
+    Outlives the model that it came from: it holds its file open. Pickled and copied as the path of
+    its file: where it is unpickled the same file must be there, else FileChangedError or FileError.
     """
 
     def __init__(self, name: str, folder: Path, tensor: Tensor) -> None:
@@ -71,9 +78,13 @@ class Weight:
         size = _WORD_BYTES.get(self.dtype)
         return data if size is None else data.view(f"<u{size}").reshape(self.shape)
 
+    @overload
+    def __array__(self, dtype: None = None, copy: bool | None = None) -> NDArray[np.float32]: ...
+    @overload
     def __array__(
-        self, dtype: DTypeLike | None = None, copy: bool | None = None
-    ) -> NDArray[np.generic]:
+        self, dtype: np.dtype[_Number], copy: bool | None = None
+    ) -> np.ndarray[tuple[Any, ...], np.dtype[_Number]]: ...
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         """A new float32 array of a BF16, F16 or F32 tensor, or of `dtype`.
 
         Raises FileChangedError, UnsupportedError as `raw` and for other dtypes, OutOfMemory, and
@@ -88,6 +99,12 @@ class Weight:
             values = self._file.read(self.name)
         return values if dtype is None else values.astype(dtype, copy=False)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        with named(self._folder):
+            self._file.check_unchanged()
+        path = os.path.abspath(self._file.path)
+        return _open_weight, (self.name, os.path.abspath(self._folder), path, fingerprint(path))
+
     def _check_shape(self) -> None:
         if not is_possible(self.shape, _MAX_ELEMENT):
             raise UnsupportedError(
@@ -97,6 +114,14 @@ class Weight:
 
     def __repr__(self) -> str:
         return f"Weight({printable(self.name)!r}, {self.dtype}, {list(self.shape)})"
+
+
+def _open_weight(name: str, folder: str, path: str, mark: str) -> Weight:
+    """A weight that was pickled, if its file is here and the same."""
+    check_mark(path, mark)
+    file = _core.Safetensors(path)
+    places = {entry[0]: entry[1:] for entry in file.tensors()}
+    return Weight(name, Path(folder), Tensor(file, *places[name]))
 
 
 class Weights(Mapping[str, Weight]):
@@ -126,6 +151,12 @@ class Weights(Mapping[str, Weight]):
 
     def __len__(self) -> int:
         return len(self._checkpoint.tensors)
+
+    def __reduce__(self) -> NoReturn:
+        raise ArgumentError(
+            f"{self._checkpoint.folder}: its weights cannot be pickled or copied together; pickle the"
+            " model, or the Weight that is needed"
+        )
 
     def __repr__(self) -> str:
         return f"<{len(self)} weights of {printable(str(self._checkpoint.folder), MAX_PATH)}>"

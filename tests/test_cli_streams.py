@@ -3,7 +3,6 @@ code says whether the results could be printed."""
 
 import io
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path

@@ -293,7 +293,7 @@ def test_a_small_save_takes_memory_of_its_own_size(model, tmp_path):
 
 def test_a_layer_that_the_run_does_not_hold_is_refused(model, tmp_path):
     run = model.run(IDS, layers=[0, 1])
-    for wrong in ([2], [0, 3], [], 1, [0, 0]):
+    for wrong in ([2], [0, 3], [], 2, [0, 0]):
         with pytest.raises(lp.PointError, match="layer"):
             run.save(tmp_path / "out", layers=wrong)
     with pytest.raises(lp.PointError, match="points is empty"):

@@ -12,7 +12,7 @@ import pytest
 from llamaprobe import _core
 from llamaprobe.config import read_config
 from llamaprobe.errors import ArgumentError, PointError
-from llamaprobe.points import all_points, check_layers, resolve, shape
+from llamaprobe.points import all_points, check_layers, resolve, resolve_all, shape
 from llamaprobe.reference import forward
 
 REPO = Path(__file__).parent.parent
@@ -131,6 +131,96 @@ ELSEWHERE: list[tuple[Any, str, int | None]] = [
 ]
 
 
+# What each module of a Hugging Face Llama takes and gives. (point, layer that the name itself says)
+MODULES: list[tuple[str, str, str]] = [
+    ("", "x", "x_out"),
+    (".input_layernorm", "x", "x_norm"),
+    (".self_attn", "x_norm", "attn_out"),
+    (".self_attn.q_proj", "x_norm", "q"),
+    (".self_attn.k_proj", "x_norm", "k"),
+    (".self_attn.v_proj", "x_norm", "v"),
+    (".self_attn.o_proj", "z", "attn_out"),
+    (".post_attention_layernorm", "x_mid", "x_mid_norm"),
+    (".mlp", "x_mid_norm", "mlp_out"),
+    (".mlp.gate_proj", "x_mid_norm", "gate"),
+    (".mlp.up_proj", "x_mid_norm", "up"),
+    (".mlp.act_fn", "gate", "act"),
+    (".mlp.down_proj", "hidden", "mlp_out"),
+]
+
+
+@pytest.mark.parametrize(("module", "takes", "gives"), MODULES, ids=lambda v: v or "layer")
+def test_input_and_output_of_every_module_of_a_layer(module: str, takes: str, gives: str) -> None:
+    for prefix in ("layers.2", "model.layers.2", "model.model.layers.2", "model.model.layers[2]"):
+        for suffix in ("", ".output", ".output[0]", ".output[0][0]"):
+            point, layer = resolve(prefix + module + suffix)
+            assert (point.name, layer) == (gives, 2)
+        for suffix in (".input", ".input[0]", ".inputs[0][0]"):
+            point, layer = resolve(prefix + module + suffix)
+            assert (point.name, layer) == (takes, 2)
+    if module:
+        for name in (module[1:], module.rpartition(".")[2]):
+            assert resolve(name)[1] is resolve(f"{name}.input")[1] is None
+            assert (resolve(name)[0].name, resolve(f"{name}.input")[0].name) == (gives, takes)
+
+
+@pytest.mark.parametrize(
+    ("name", "point", "layer"),
+    [
+        ("model.norm", "final_norm", None),
+        ("model.norm.input", "x_out", -1),
+        ("lm_head.output[0]", "logits", None),
+        ("lm_head.input", "final_norm", None),
+        ("model.lm_head.input", "final_norm", None),
+        ("model.model.embed_tokens.output", "x", 0),
+    ],
+)
+def test_input_and_output_of_modules_outside_of_layers(
+    name: str, point: str, layer: int | None
+) -> None:
+    found, number = resolve(name)
+    assert (found.name, number) == (point, layer)
+
+
+@pytest.mark.parametrize(
+    ("module", "value"), [("self_attn.rotary_emb", ""), ("mlp.output[1]", ""), ("layers.3.norm", "")]
+)
+def test_what_no_module_gives_is_refused(module: str, value: str) -> None:
+    with pytest.raises(PointError, match="there is no point"):
+        resolve(f"model.layers.3.{module}" if "layers" not in module else module)
+
+
+def names_of(points: Any, n_layers: int = 4) -> list[tuple[str, int | None]]:
+    return [(point.name, layer) for _, point, layer in resolve_all(points, n_layers)]
+
+
+def test_all_and_patterns() -> None:
+    assert names_of("all") == names_of(["all"]) == [(name, None) for name in NAMES]
+    assert names_of("x*") == [(name, None) for name in NAMES if name.startswith("x")]
+    assert names_of(["logits", "?_rope"]) == [(n, None) for n in ("logits", "q_rope", "k_rope")]
+    assert names_of([("x_mid*", -1)]) == [(n, 3) for n in NAMES if n.startswith("x_mid")]
+    assert names_of("blocks.*.hook_resid_pre") == [("x", None)]
+    assert names_of("model.layers.2.mlp.*_proj") == [("gate", 2), ("up", 2), ("mlp_out", 2)]
+    assert names_of(("x", -1)) == [("x", 3)]
+    assert names_of("model.norm.input") == [("x_out", 3)]
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ("y*", "no point matches 'y\\*'; all: x, x_rms"),
+        ([("final_*", 2)], "no point matches"),
+        ([("x", 4)], "there is no layer 4; the model has 0 to 3"),
+        ([("x", -5)], "there is no layer -5; the model has 0 to 3"),
+        ([], "at least one|points is empty"),
+        (None, "at least one|points is empty"),
+    ],
+)
+def test_names_that_stand_for_nothing(points: Any, message: str) -> None:
+    with pytest.raises(PointError, match=message):
+        names_of(points)
+
+
 @pytest.mark.parametrize(("name", "point", "layer"), ELSEWHERE, ids=lambda v: str(v))
 def test_names_elsewhere(name: Any, point: str, layer: int | None) -> None:
     found, number = resolve(name)
@@ -176,7 +266,6 @@ REFUSED: list[tuple[Any, str]] = [
     (("embed", 1), "names two layers, 0 and 1"),
     (("logits", 3), "logits is computed once"),
     (("scale", 3), "final_rms is computed once"),
-    (("x", -1), "none is negative"),
     (("x", True), "an integer, not True"),
     (("x", 1.0), "an integer, not 1.0"),
     (("x", "1"), "an integer, not '1'"),
@@ -208,6 +297,13 @@ def test_layers() -> None:
     assert check_layers(range(3), 4) == (0, 1, 2)
     assert check_layers(np.array([3, 1], np.uint8), 4) == (3, 1)
     assert check_layers((i for i in (1, 3)), 4) == (1, 3)
+    assert check_layers(3, 4) == check_layers(-1, 4) == check_layers(np.int64(3), 4) == (3,)
+    assert check_layers(np.array(2), 4) == (2,)
+    assert check_layers([-1, 0, -3], 4) == (3, 0, 1)
+    assert check_layers(range(-2, 0), 4) == (2, 3)
+    assert check_layers(slice(1, None, 2), 4) == (1, 3)
+    assert check_layers(slice(-2, 99), 4) == (2, 3)
+    assert check_layers(slice(None, None, -1), 4) == (3, 2, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -215,16 +311,22 @@ def test_layers() -> None:
     [
         ([], "layers is empty"),
         ([4], "there is no layer 4; the model has 0 to 3"),
-        ([0, -1], "there is no layer -1"),
+        ([0, -5], "there is no layer -5; the model has 0 to 3"),
+        (4, "there is no layer 4; the model has 0 to 3"),
+        (slice(2, 2), "layers is empty"),
+        (slice("a", None), "layers is slice"),
+        (slice(None, None, 0), "layers is slice"),
+        ([3, -1], "layer 3 is requested twice"),
         ([10**30], "there is no layer 1000"),
-        ([1, 2, 1], "layer 1 is asked for twice"),
+        ([1, 2, 1], "layer 1 is requested twice"),
         ([True], "an integer, not True"),
         ([1.0], "an integer, not 1.0"),
         (["0"], "an integer, not '0'"),
         (np.array([[0, 1]]), "an integer, not array"),
         (np.array([True]), "an integer, not"),
-        (3, "give a list of layer numbers"),
-        ("01", "give a list of layer numbers"),
+        (True, "an integer, not True"),
+        (1.5, "give a layer number, a list of them, a range or a slice"),
+        ("01", "give a layer number, a list of them, a range or a slice"),
     ],
 )
 def test_bad_layers(layers: Any, message: str) -> None:

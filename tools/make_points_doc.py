@@ -28,13 +28,33 @@ as the files hold W as [out, in], plus its bias where the config has one.
 TAIL = """
 ## Names of other tools
 
-A name from the last column works wherever a name is asked for: with a number in place of L for one
+A name from the last column works wherever a name is requested: with a number in place of L for one
 layer (`blocks.3.hook_resid_pre`, `model.layers.3.mlp`), or without its beginning for all of them
 (`hook_resid_pre`, `resid_pre`, `mlp.gate_proj`). TransformerLens' shorthand is understood: `k6`,
-`scale4ln1`, `("resid_pre", 5)`, `("normalized", 27, "ln2")`. The path of a Hugging Face module
-means its output; with `.input` it means what the module is given. `embed`, `hook_embed` and
+`scale4ln1`, `("resid_pre", 5)`, `("normalized", 27, "ln2")`. `embed`, `hook_embed` and
 `model.embed_tokens` are `x` of layer 0. Whatever name is used, the shape is the one in the table:
 `self_attn.q_proj` gives [T, n_heads, head_dim], not one flat row per token.
+
+The path of any module of a Hugging Face Llama means its output, also written `.output` or
+`.output[0]`; with `.input` (or `.inputs[0][0]`) it means what the module takes. That holds for the
+decoder layer and for `input_layernorm`, `self_attn`, `q_proj`, `k_proj`, `v_proj`, `o_proj`,
+`post_attention_layernorm`, `mlp`, `gate_proj`, `up_proj`, `act_fn` and `down_proj` in it, for
+`model.norm` (its input is `x_out` of the last layer), `lm_head` and the output of
+`model.embed_tokens`. nnsight's spelling with a second `model.` and `layers[3]` is the same name.
+
+## Many names, many layers
+
+```python
+model.run(text, points="all")                       # every point
+model.run(text, points=["x*", "logits"])            # x, x_rms, x_unit, ..., x_out, and logits
+model.run(text, points="blocks.*.hook_resid_pre")   # a pattern over names elsewhere
+model.run(text, points=[("z", -1)], layers=None)    # one layer of one point; -1 is the last
+model.run(text, layers=3)                           # one layer; [3, 1], range(2), slice(-4, None)
+```
+
+`*` and `?` match any text and any one character, of our names or, where none of ours matches, of
+the names elsewhere. Negative layers count from the last layer of the opened model, in `layers=`, in
+names and in `run["x", -1]`. `layers=` keeps the order in which it is given.
 
 ## Where tools differ
 

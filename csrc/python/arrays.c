@@ -52,6 +52,11 @@ PyObject *lp_array_from_block(lp_block *block, int rank, const npy_intp *shape) 
     return capsule ? array_over(data, NPY_FLOAT32, rank, shape, NPY_ARRAY_CARRAY, capsule) : NULL;
 }
 
+lp_block *lp_array_block(PyObject *array) {
+    PyObject *base = PyArray_BASE((PyArrayObject *)array);
+    return base && PyCapsule_IsValid(base, CAPSULE_NAME) ? PyCapsule_GetPointer(base, CAPSULE_NAME) : NULL;
+}
+
 PyObject *lp_array_of_bytes(const unsigned char *data, size_t n_bytes, PyObject *owner) {
     npy_intp shape[1] = {(npy_intp)n_bytes};
     if (!n_bytes) return PyArray_SimpleNew(1, shape, NPY_UINT8);

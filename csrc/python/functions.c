@@ -95,5 +95,7 @@ PyMethodDef lp_functions[] = {
      "call_rounded(function, arg): function(arg), rounding to nearest even and keeping denormals, whatever the mode "
      "of\n"
      "the calling thread, which it has again afterwards."},
+    {"split", lp_split, METH_VARARGS,
+     "split(array, sizes): an array of Model.run cut into one per size, each of which owns its own memory."},
     {NULL, NULL, 0, NULL},
 };

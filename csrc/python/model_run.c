@@ -36,7 +36,7 @@ typedef struct {
 
 static int report(void *arg) {
     const call *c = arg;
-    if (!c->progress || !c->run.n_steps) return 0; /* while memory is made ready the steps are not counted yet */
+    if (!c->progress) return 0; /* 0 of 0 steps: memory is made ready */
     PyObject *result =
         PyObject_CallFunction(c->progress, "nn", (Py_ssize_t)c->run.steps_done, (Py_ssize_t)c->run.n_steps);
     if (!result) return -1;

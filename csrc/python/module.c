@@ -32,7 +32,10 @@ PyObject *lp_raise(const lp_module_state *state, const lp_error *err) {
     /* a path or a cut in the middle of a character may have left bytes that are not UTF-8 */
     PyObject *text = PyUnicode_DecodeUTF8(err->msg, (Py_ssize_t)strlen(err->msg), "backslashreplace");
     if (!text) return NULL;
-    PyErr_SetObject(state->classes[status], text);
+    PyObject *args =
+        err->status == LP_EIO && err->number ? Py_BuildValue("(Oi)", text, err->number) : Py_BuildValue("(O)", text);
+    if (args) PyErr_SetObject(state->classes[status], args); /* FileError takes the errno too */
+    Py_XDECREF(args);
     Py_DECREF(text);
     return NULL;
 }

@@ -34,6 +34,10 @@ PyObject *lp_raise_new(const lp_module_state *state, lp_status status, const cha
 /* A new C-contiguous float32 array of that shape over the block, which it owns from now on; on failure too (the
  * block is then freed). */
 PyObject *lp_array_from_block(lp_block *block, int rank, const npy_intp *shape);
+/* The block that such an array owns, still the array's; NULL for any other array. */
+lp_block *lp_array_block(PyObject *array);
+/* split(array, sizes): see split.c. */
+PyObject *lp_split(PyObject *module, PyObject *args);
 /* A new read-only array of bytes at `data`, which `owner` keeps alive. */
 PyObject *lp_array_of_bytes(const unsigned char *data, size_t n_bytes, PyObject *owner);
 
@@ -46,7 +50,7 @@ PyTypeObject *lp_model_type_new(PyObject *module);
 /* The file inside a Safetensors object; the object must be of that type. Never NULL. */
 lp_safetensors *lp_safetensors_of(PyObject *object);
 
-/* points(), kernels(), kernel_in_use(), cores(), memory(), roof(). */
+/* points(), kernels(), kernel_in_use(), cores(), memory(), roof(), split(). */
 extern PyMethodDef lp_functions[];
 
 #endif

@@ -26,8 +26,8 @@ from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
+from .. import log
 from ..errors import HubError
-from . import log
 from .connection import MAX_HEAD_SECONDS, allow, timed_adapter
 from .errors import (
     CaptivePortalError,

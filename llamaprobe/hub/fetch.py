@@ -12,14 +12,13 @@ the next time.
 
 import contextlib
 import os
-import warnings
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
+from .. import log
 from ..errors import ArgumentError, Error, FileError
-from . import log
 from .cache_store import CacheStore, read_ref, repo_folder
 from .errors import (
     EntryNotFoundError,
@@ -116,8 +115,8 @@ def _online_or_here(job: "Job", token: bool | Token | None, force: bool, progres
         if found is None:
             raise
         failed = error
-    log.warning(f"{failed}; using {found}, which may be older")
-    warnings.warn(f"{failed}; using what is on this disk, which may be older", stacklevel=3)
+    log.info("%s: used instead of asking the hub", found)
+    log.warn(f"{failed}; using what is on this disk, which may be older", stacklevel=3)
     return found
 
 

@@ -178,14 +178,15 @@ def refused(error: OSError | ValueError, path: Path) -> FileError | HubError:
     if not isinstance(error, OSError):
         return FileError(f"{str(path)!r}: {error}")
     if error.errno in _NO_SPACE:
-        full = DiskFullError(
+        return DiskFullError(
             f"{path}: {error.strerror}; free some space and run it again: it goes on from where it"
-            f" stopped"
+            f" stopped",
+            error.errno,
+            path,
         )
-        full.errno = error.errno
-        return full
     if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EEXIST):
-        return FileError(f"{path}: a link or a file is in the way; remove it and run again")
+        message = f"{path}: a link or a file is in the way; remove it and run again"
+        return FileError(message, error.errno, path)
     return file_error(error, path)
 
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..errors import FileError
+from ..atomic import file_error
 from .errors import ChecksumError, TransferError
 from .folder import Folder, refused
 from .listing import RepoFile
@@ -122,7 +122,7 @@ def hash_matches(fd: int, file: RepoFile, check: Callable[[], None] = lambda: No
         try:
             data = os.pread(fd, _BLOCK, total)
         except OSError as error:
-            raise FileError(f"{file.path}: {error.strerror}") from error
+            raise file_error(error, file.path) from error
         if not data:
             break
         digest.update(data)

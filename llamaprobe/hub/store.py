@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from . import lock, log
+from .. import log
+from . import lock
 from .folder import Folder
 from .listing import Listing, RepoFile
 

@@ -16,7 +16,8 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Protocol
 
-from ..errors import FileError, FormatError
+from ..atomic import file_error
+from ..errors import FormatError
 from .client import MAX_TRIES, PIECE, Client, check_identity, content_length
 from .errors import CaptivePortalError, ChecksumError, TransferError, shown_url
 from .failure import Broken, web_page_instead
@@ -150,7 +151,7 @@ class FileSource:
             try:
                 data = os.pread(self._fd, min(PIECE, end - start), start)
             except OSError as error:
-                raise FileError(f"{self._file.path}: {error.strerror}") from error
+                raise file_error(error, self._file.path) from error
             if not data:
                 raise TransferError(f"{self._file.path}: the copy on this disk is too short")
             start += len(data)

@@ -16,8 +16,8 @@ from concurrent.futures import (
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .. import log
 from ..atomic import show_bytes
-from . import log
 from .cache_store import CacheStore
 from .client import Client, Stopped
 from .errors import ChecksumError, DiskFullError, TransferError

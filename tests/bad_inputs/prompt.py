@@ -138,7 +138,7 @@ BAD_PROMPTS: list[tuple[Any, str]] = [
     ([1, np.array([2, 3])], "item 1 of the prompt is"),
     (np.array([1.0]), "integers, not float64"),
     (np.array([True]), "integers, not bool"),
-    (np.array(["a"]), "integers, not <U1"),
+    (np.array([["a"]]), "item 0 of the prompt is 'a'"),
     (np.array([[1, 2]]), r"shape \[1, 2\]"),
     (np.array(3), r"shape \[\]"),
     ([1, -1], "token id -1 at position 1 is outside the vocabulary, 0 to 96"),
@@ -150,11 +150,11 @@ BAD_PROMPTS: list[tuple[Any, str]] = [
     ([[1], []], "empty"),
     ([[[1]]], "item 0 of the prompt is"),
     ([0] * 257, "257 tokens, over the 256 positions"),
-    (b"bytes", "not bytes"),
+    (b"bytes", "is no bytes; decode"),
     (7, "not int"),
     (None, "not NoneType"),
-    ({"role": "user"}, "not dict"),
-    (iter([1]), "not list_iterator"),
+    ({"role": "user"}, "a list of messages, not one dict"),
+    ({1, 2}, "is no set; .* put ids in order"),
 ]
 
 

@@ -7,7 +7,7 @@
 #include "check.h"
 
 static void test_fail_fills_the_error(void) {
-    lp_error err = {LP_OK, "old"};
+    lp_error err = {.msg = "old"};
     CHECK(lp_fail(&err, LP_EFORMAT, "%s: %d of %d", "file", 3, 4) == -1);
     CHECK(err.status == LP_EFORMAT);
     CHECK(strcmp(err.msg, "file: 3 of 4") == 0);

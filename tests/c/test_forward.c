@@ -153,7 +153,7 @@ static uint64_t take_hash(lp_run *run) {
 static uint64_t run_case(size_t number, const lp_model *model, size_t n_threads) {
     int32_t ids[300];
     size_t starts[MOST_SEQS + 1] = {0}, n_seqs = 0;
-    lp_error err = {LP_OK, ""};
+    lp_error err = {0};
     lp_run run;
     for (; n_seqs < MOST_SEQS && cases[number].lengths[n_seqs]; n_seqs++)
         starts[n_seqs + 1] = starts[n_seqs] + cases[number].lengths[n_seqs];
@@ -201,7 +201,7 @@ static void check_row(const lp_kernels *row) {
     CHECK(lp_kernels_get(NULL) == row);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         small_model m;
-        lp_error err = {LP_OK, ""};
+        lp_error err = {0};
         CHECK(open_model(&m, i, &err) == 0);
         if (err.status) fprintf(stderr, "  %s: %s\n", cases[i].name, err.msg);
         if (!m.model) continue;

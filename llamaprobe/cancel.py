@@ -1,0 +1,88 @@
+"""What may end a run before its time: a deadline, or a token that another thread sets.
+
+Both are looked at between the prompts of a batch while they become token ids, and by the core about
+every 20 ms. Neither has to do with Ctrl-C, which stays KeyboardInterrupt.
+"""
+
+import time
+from collections.abc import Callable
+from numbers import Real
+from typing import NoReturn
+
+from .errors import ArgumentError, Cancelled, Timeout
+from .names import printable
+
+
+class Cancel:
+    """A token to stop runs with: `run(..., cancel=token)` here, `token.set()` in another thread.
+
+    Any number of runs may share one. A run that is stopped, or begun while the token is set, raises
+    Cancelled; `clear()` makes the token fit for the next run.
+    """
+
+    __slots__ = ("_is_set",)
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def set(self) -> None:
+        """Stop every run that has this token, within about 50 ms. May be called anywhere."""
+        self._is_set = True
+
+    def clear(self) -> None:
+        """Take `set` back."""
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        """Whether `set` was called since the last `clear`."""
+        return self._is_set
+
+    def __reduce__(self) -> NoReturn:
+        raise ArgumentError("a Cancel works within its process and cannot be pickled or copied")
+
+    def __repr__(self) -> str:
+        return f"<Cancel: {'set' if self._is_set else 'not set'}>"
+
+
+class Stop:
+    """The deadline and the token of one call; `check` raises when it has to end."""
+
+    def __init__(self, timeout: float | None, cancel: Cancel | None) -> None:
+        """ArgumentError: a timeout that is no number of seconds from 0 up, no Cancel."""
+        self._seconds = None if timeout is None else _seconds(timeout)
+        self._deadline = None if self._seconds is None else time.monotonic() + self._seconds
+        if cancel is not None and not isinstance(cancel, Cancel):
+            shown = printable(repr(cancel), 60)
+            raise ArgumentError(f"cancel is {shown}; give a llamaprobe.Cancel()")
+        self._cancel = cancel
+
+    def check(self) -> None:
+        """Timeout, Cancelled."""
+        if self._cancel is not None and self._cancel.is_set():
+            raise Cancelled("the run was stopped by its cancel token")
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            raise Timeout(f"the run took longer than its timeout of {self._seconds:g} seconds")
+
+    def then(
+        self, report: Callable[[int, int], object] | None
+    ) -> Callable[[int, int], object] | None:
+        """What the core is to call with (steps done, steps in all): `check`, then `report`, which
+        knows nothing of the time before there are steps. None when there is nothing to call."""
+        if self._deadline is None and self._cancel is None and report is None:
+            return None
+
+        def both(done: int, total: int) -> None:
+            if done < total or not total:  # what is finished in time is not thrown away
+                self.check()
+            if report is not None and total:
+                report(done, total)
+
+        return both
+
+
+def _seconds(timeout: object) -> float:
+    if isinstance(timeout, Real) and not isinstance(timeout, bool) and float(timeout) >= 0:
+        return float(timeout)
+    raise ArgumentError(
+        f"timeout is {printable(repr(timeout), 60)}; give seconds, a number from 0 up, or None"
+    )

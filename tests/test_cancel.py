@@ -1,0 +1,154 @@
+"""timeout= and cancel=: what they raise, how soon, and that the model goes on."""
+
+import copy
+import pickle
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+import pytest
+
+import llamaprobe as lp
+
+LONG = [3] * 3000
+SOON = 0.5  # seconds; an idle machine takes 0.05
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> lp.Model:
+    """A model whose long prompt takes seconds."""
+    config = models.make_config(
+        hidden_size=256, intermediate_size=1024, num_hidden_layers=6, max_position_embeddings=4096
+    )
+    folder = tmp_path_factory.mktemp("slow")
+    return lp.load(models.write_checkpoint(folder, config, models.make_weights(config)), threads=2)
+
+
+def calls(model: lp.Model) -> list[Any]:
+    return [
+        lambda **how: model.run(LONG, points="logits", **how),
+        lambda **how: model.run([LONG, [1], LONG], points="logits", **how),
+        lambda **how: model.profile(LONG, points="logits", **how),
+    ]
+
+
+def test_a_timeout_ends_a_run_soon(slow: lp.Model):
+    before = slow.run([1, 2, 3])
+    for call in calls(slow):
+        start = time.monotonic()
+        with pytest.raises(lp.Timeout, match="longer than its timeout of 0.1 seconds") as e:
+            call(timeout=0.1)
+        assert 0.1 <= time.monotonic() - start < 0.1 + SOON
+        assert isinstance(e.value, TimeoutError) and isinstance(e.value, lp.Error)
+    assert slow.run([1, 2, 3]).equals(before)
+
+
+def test_a_token_set_by_another_thread_ends_a_run_soon(slow: lp.Model):
+    before = slow.run([1, 2, 3])
+    token = lp.Cancel()
+    for call in calls(slow):
+        when: list[float] = []
+
+        def stop() -> None:
+            time.sleep(0.1)
+            when.append(time.monotonic())
+            token.set()
+
+        thread = threading.Thread(target=stop)
+        thread.start()
+        with pytest.raises(lp.Cancelled, match="stopped by its cancel token") as e:
+            call(cancel=token)
+        assert time.monotonic() - when[0] < SOON and not isinstance(e.value, KeyboardInterrupt)
+        thread.join()
+        assert token.is_set()
+        token.clear()
+        assert not token.is_set() and slow.run([1, 2, 3], cancel=token).equals(before)
+
+
+def test_a_progress_bar_goes_on_beside_them(slow: lp.Model, capsys: pytest.CaptureFixture[str]):
+    token = lp.Cancel()
+    run = slow.run([1, 2, 3], progress=True, timeout=60, cancel=token)
+    assert "step" in capsys.readouterr().err and run.equals(slow.run([1, 2, 3]))
+    with pytest.raises(lp.Timeout):
+        slow.run(LONG, points="logits", progress=True, timeout=0.05)
+
+
+def test_no_time_and_a_token_that_is_set_stop_before_anything(slow: lp.Model):
+    token = lp.Cancel()
+    token.set()
+    for prompt in ([1, 2], [[1, 2], [3]]):
+        with pytest.raises(lp.Timeout):
+            slow.run(prompt, timeout=0)
+        with pytest.raises(lp.Cancelled):
+            slow.run(prompt, cancel=token)
+
+
+def test_they_are_looked_at_between_the_prompts_of_a_batch(
+    demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model, token, seen = lp.load("demo"), lp.Cancel(), []
+    read = model._read
+
+    def slowly(prompt: object, **how: Any) -> Any:
+        seen.append(prompt)
+        if len(seen) == 2:
+            token.set()
+        return read(prompt, **how)
+
+    monkeypatch.setattr(model, "_read", slowly)
+    with pytest.raises(lp.Cancelled):
+        model.run(["Once"] * 1000, cancel=token)
+    assert len(seen) == 2
+    seen.clear()
+    monkeypatch.setattr(model, "_read", lambda p, **h: (time.sleep(0.06), read(p, **h))[1])
+    start = time.monotonic()
+    with pytest.raises(lp.Timeout):
+        model.run(["Once"] * 1000, timeout=0.1)
+    assert time.monotonic() - start < 0.1 + SOON
+
+
+def test_a_run_that_ends_in_time_is_the_same(slow: lp.Model):
+    ids = list(range(40))
+    plain = slow.run(ids, points="all")
+    for timeout in (60, 60.0, np.int64(60), np.float32(60), float("inf"), None):
+        assert slow.run(ids, points="all", timeout=timeout).equals(plain)
+
+
+@pytest.mark.parametrize("timeout", [-1, -0.5, float("nan"), True, "1", [1], 1j])
+def test_bad_timeouts(slow: lp.Model, timeout: Any):
+    for call in calls(slow):
+        with pytest.raises(lp.ArgumentError, match="timeout is .*; give seconds"):
+            call(timeout=timeout)
+
+
+@pytest.mark.parametrize("cancel", [True, "x", threading.Event(), lp.Cancel])
+def test_what_is_no_token(slow: lp.Model, cancel: Any):
+    with pytest.raises(lp.ArgumentError, match=r"give a llamaprobe.Cancel\(\)"):
+        slow.run([1], cancel=cancel)
+
+
+def test_one_token_stops_many_runs(slow: lp.Model):
+    token, ends = lp.Cancel(), []
+
+    def work() -> None:
+        try:
+            slow.run(LONG, points="logits", cancel=token)
+        except lp.Cancelled:
+            ends.append(time.monotonic())
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)
+    start = time.monotonic()
+    token.set()
+    for thread in threads:
+        thread.join()
+    assert len(ends) == 3 and max(ends) - start < 2 * SOON
+    assert repr(token) == "<Cancel: set>"
+    for away in (pickle.dumps, copy.copy):
+        with pytest.raises(lp.ArgumentError, match="works within its process"):
+            away(token)

@@ -1,0 +1,110 @@
+"""What mypy says of programs that use llamaprobe: README's and one that calls most of the API."""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+
+import llamaprobe as lp
+from llamaprobe.model import RunOptions
+
+README = Path(__file__).parent.parent / "README.md"
+PROGRAM = '''
+from collections.abc import Iterator
+from typing import assert_type
+
+import numpy as np
+from numpy.typing import NDArray
+
+import llamaprobe as lp
+
+model = lp.load("demo")
+run = model.run("Once upon a time")
+assert_type(run, lp.Run)
+x: NDArray[np.float32] = run["x"]
+print(x.shape, run["x_norm", 3].mean(), run.tokens, run.save("x_all_layers"))
+assert_type(model.run([1, 2, 3], points="all", layers=slice(-2, None), timeout=5.0), lp.Run)
+assert_type(model.run(run.token_ids), lp.Run)
+assert_type(model.run(range(3)), lp.Run)
+assert_type(model.run((1, 2)), lp.Run)
+chat = [{"role": "user", "content": "Who has the key?"}]
+assert_type(model.run(chat, date="today", add_generation_prompt=True), lp.Run)
+assert_type(model.run(["Once", "upon"]), list[lp.Run])
+assert_type(model.run(("Once", "upon")), list[lp.Run])
+assert_type(model.run([[1, 2], [3]]), list[lp.Run])
+assert_type(model.run([run.token_ids, run.token_ids]), list[lp.Run])
+assert_type(model.run([chat, chat]), list[lp.Run])
+texts: list[str] = [f"number {i}" for i in range(3)]
+for one in model.run(texts, layers=-1, points=["x", ("z", 3), "blocks.1.hook_resid_mid"]):
+    print(one["x"].dtype)
+
+
+def many() -> Iterator[str]:
+    yield "Once"
+
+
+assert_type(model.run(many(), cancel=lp.Cancel()), lp.Run | list[lp.Run])
+weight = model.weights["model.norm.weight"]
+assert_type(np.asarray(weight), NDArray[np.float32])
+assert_type(np.asarray(weight, dtype=np.float64), NDArray[np.float64])
+try:
+    print(model.profile("Once", timeout=1).seconds)
+except (lp.Timeout, lp.Cancelled, lp.WeightError, lp.OfflineError, lp.UnsupportedConfigError) as e:
+    print(e)
+except lp.FileError as e:
+    print(e.errno, e.filename)
+'''
+
+
+def mypy() -> list[str]:
+    if importlib.util.find_spec("mypy"):
+        return [sys.executable, "-m", "mypy"]
+    found = shutil.which("mypy")
+    if not found:
+        pytest.skip("mypy is not installed")
+    return [found, "--python-executable", sys.executable]
+
+
+def complaints(program: str, folder: Path) -> str:
+    """What mypy --strict prints; an error in our own files is not the program's."""
+    (folder / "program.py").write_text(program)
+    done = subprocess.run(
+        [*mypy(), "--strict", "--no-incremental", "program.py"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert not done.stderr, done.stderr
+    return "" if done.returncode == 0 else done.stdout
+
+
+def test_a_program_of_a_user(tmp_path: Path):
+    assert complaints(PROGRAM, tmp_path) == ""
+
+
+def test_a_wrong_program_is_found(tmp_path: Path):
+    wrong = 'import llamaprobe as lp\nprint(lp.load("demo").run("Once", layer=3))\n'
+    assert "layer" in complaints(wrong, tmp_path)
+
+
+def test_the_notebook_of_the_readme(tmp_path: Path):
+    section = README.read_text().split("## In a notebook\n")[1]
+    block = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0]
+    assert complaints(block, tmp_path) == ""
+
+
+def test_the_overloads_know_every_option():
+    options = [
+        name
+        for name, parameter in signature(lp.Model.run).parameters.items()
+        if parameter.kind is Parameter.KEYWORD_ONLY
+    ]
+    assert options == list(get_type_hints(RunOptions))
+    assert options[-2:] == ["timeout", "cancel"]
