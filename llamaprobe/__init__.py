@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from .model import load as load
     from .run import Run as Run
     from .saved import read_run as read_run
+    from .tokenizer import Tokenizer as Tokenizer
     from .weights import WeightError as WeightError
 
 __version__ = "0.1.0"
@@ -84,6 +85,7 @@ _LAZY = {
     "load": ("model", "load"),
     "Model": ("model", "Model"),
     "Run": ("run", "Run"),
+    "Tokenizer": ("tokenizer", "Tokenizer"),
     "read": ("array_file", "read"),
     "write": ("array_file", "write"),
     "kernels": ("machine", "kernels"),

@@ -3,7 +3,7 @@ decides.
 
 The parent calls `call("_render.py", request)`; the child runs this very file as a script, takes
 its limits on itself, loads the named file from this folder, runs its `answer(request)` and sends
-the result back. Request and reply are JSON; the request lies in an unnamed file that is the
+the result back; a file with `prepare` gets `answer(prepare(request), request)`. Request and reply are JSON; the request lies in an unnamed file that is the
 child's stdin, so that no pipe can fill up. The child's Python is isolated (-I -S): it sees the
 standard library and the folders of the packages that were asked for, no environment, no user
 site, no current folder.
@@ -184,7 +184,9 @@ def _serve() -> None:
     import runpy
 
     try:
-        reply = {"value": runpy.run_path(head["script"])["answer"](request)}
+        script = runpy.run_path(head["script"])
+        arguments = (script["prepare"](request), request) if "prepare" in script else (request,)
+        reply = {"value": script["answer"](*arguments)}
         data = json.dumps(reply).encode("ascii")
     except MemoryError:
         data = json.dumps({"error": f"it needs over {head['memory'] >> 20} MiB of memory"}).encode(

@@ -1,4 +1,4 @@
-"""Text to token ids: the only file that touches the `tokenizers` library.
+"""Text to token ids and back: the only file that touches the `tokenizers` library.
 
 Runs on its own: imports nothing of llamaprobe, so that `_child` can load it by path; a
 tokenizer.json with nothing in it that could blow up is used in the caller's process. Whatever the
@@ -9,7 +9,18 @@ sees.
 """
 
 import contextlib
+import json
+import os
 from collections.abc import Iterator
+from typing import NamedTuple
+
+
+class State(NamedTuple):
+    """A tokenizer that is ready for any number of encodings."""
+
+    tokenizer: object
+    added: list[dict]
+    """Its added tokens, with their ids."""
 
 
 @contextlib.contextmanager
@@ -23,33 +34,41 @@ def _guard() -> Iterator[None]:
         raise ValueError(str(e) or type(e).__name__) from None
 
 
-def load(data: bytes, added: list[dict], prefix: str | None):
-    """A `tokenizers.Tokenizer` from the bytes of tokenizer.json. Raises ValueError.
+def patched(spec: dict, parts: dict | None) -> dict:
+    """tokenizer.json with `parts` in the place of its own; its vocabulary and merges stay."""
+    if parts is None:
+        return spec
+    kept = {"vocab": spec["model"]["vocab"], "merges": spec["model"].get("merges") or []}
+    return {**spec, **parts, "model": {**parts["model"], **kept}}
 
-    `added` is the file's list of added tokens: the library numbers them itself, so the ids are
-    compared. With `prefix` ("first", "always", "never") text is prepared as transformers' class
-    LlamaTokenizer does.
+
+def load(data: bytes, setup: dict) -> State:
+    """The tokenizer of tokenizer.json, whose bytes are `data`. Raises ValueError.
+
+    setup: `parts` for `patched`, or None; `tokens` to add, in order; `added`, the added tokens
+    that are there then: the library numbers them itself, so their ids are compared;
+    `split_special`, True if special tokens spelled out in a text are plain text.
     """
     with _guard():
-        from tokenizers import Tokenizer, pre_tokenizers
+        from tokenizers import AddedToken, Tokenizer
 
+        if setup["parts"] is not None:
+            data = json.dumps(patched(json.loads(data), setup["parts"])).encode("ascii")
         tokenizer = Tokenizer.from_buffer(data)
         tokenizer.no_truncation()
         tokenizer.no_padding()
         if getattr(tokenizer.model, "dropout", None):
             tokenizer.model.dropout = None
-        if prefix is not None:
-            tokenizer.normalizer = None
-            tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
-                replacement="▁", prepend_scheme=prefix, split=False
-            )
-        for token in added:
+        if setup["tokens"]:  # even an empty list costs 10 us for each token that is there
+            tokenizer.add_tokens([AddedToken(**token) for token in setup["tokens"]])
+        tokenizer.encode_special_tokens = setup["split_special"]
+        for token in setup["added"]:
             got = tokenizer.token_to_id(token["content"])
             if got != token["id"]:
                 raise ValueError(
                     f"added token {token['content']!r} has id {token['id']} but would get {got}"
                 )
-    return tokenizer
+    return State(tokenizer, setup["added"])
 
 
 def encode(tokenizer, text: str, around: bool) -> list[int]:
@@ -58,6 +77,12 @@ def encode(tokenizer, text: str, around: bool) -> list[int]:
     """
     with _guard():
         return tokenizer.encode(text, add_special_tokens=around).ids
+
+
+def decode(tokenizer, ids: list[int], skip_special: bool) -> str:
+    """The text of `ids`."""
+    with _guard():
+        return tokenizer.decode(ids, skip_special_tokens=skip_special)
 
 
 def encode_marked(
@@ -102,12 +127,25 @@ def _add(twin, token: dict, marks: dict[str, str]) -> int:
     return id
 
 
-def answer(request: dict) -> list[int]:
-    """One encoding from scratch, for `_child`. Raises ValueError."""
+def prepare(request: dict) -> State:
+    """The tokenizer of `request`: `setup` of `load`, the `path` of tokenizer.json and the `state`
+    that the file must have. Raises ValueError, OSError.
+    """
     with open(request["path"], "rb") as file:
-        tokenizer = load(file.read(), request["added"], request["prefix"])
+        s = os.fstat(file.fileno())
+        if request["state"] != [s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns]:
+            raise ValueError("the file was changed since it was opened")
+        return load(file.read(), request["setup"])
+
+
+def answer(state: State, request: dict) -> list[int] | str:
+    """The ids of `text` (with `around`, `marks`, `spelled`), or the text of `ids` (with
+    `skip_special`). Raises ValueError.
+    """
+    if "ids" in request:
+        return decode(state.tokenizer, request["ids"], request["skip_special"])
     if request["marks"] is None:
-        return encode(tokenizer, request["text"], request["around"])
+        return encode(state.tokenizer, request["text"], request["around"])
     return encode_marked(
-        tokenizer, request["text"], request["added"], request["marks"], request["spelled"]
+        state.tokenizer, request["text"], state.added, request["marks"], request["spelled"]
     )

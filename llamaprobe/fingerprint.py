@@ -24,7 +24,7 @@ class Fingerprints:
     """Of files that are open: `of` re-reads a file only if its stat is unchanged since then."""
 
     def __init__(self, paths: Iterable[str]) -> None:
-        self._states = {path: _state(path) for path in paths}
+        self._states = {path: file_state(path) for path in paths}
 
     def of(self, path: str) -> str | None:
         """The fingerprint, or REPLACED."""
@@ -32,12 +32,12 @@ class Fingerprints:
             found = fingerprint(path)
         except FileError:
             return REPLACED
-        return found if self._states[path] == _state(path) else REPLACED
+        return found if self._states[path] == file_state(path) else REPLACED
 
     def check_in_place(self) -> None:
         """FileChangedError when one of the files is not what its path names any more."""
         for path, state in self._states.items():
-            if _state(path) != state:
+            if file_state(path) != state:
                 raise FileChangedError(
                     f"{printable(path, MAX_PATH)}: was replaced or changed since the model was"
                     " opened; load it again"
@@ -54,10 +54,11 @@ class ToldFingerprints:
         return self._told[name]
 
 
-def _state(path: str) -> tuple[int, ...] | None:
+def file_state(path: str | os.PathLike[str]) -> tuple[int, ...] | None:
+    """What is different once a file was written or replaced; None: it is not there."""
     try:
         s = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in the path
         return None
     return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns
 

@@ -37,6 +37,7 @@ from .reopen import Marks, changed, check_mark, known_here, marks_of, where_from
 from .run import Origin, Run
 from .source import find_folder, whole_path
 from .tensor_names import check_complete, find_unused, read_globs
+from .tokenizer import Tokenizer
 from .weights import Weights
 
 OnePrompt = str | Sequence[int] | NDArray[np.integer[Any]] | Sequence[Mapping[str, Any]]
@@ -215,6 +216,16 @@ class Model:
         return Weights(self._checkpoint, self.config.tied_head)
 
     @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the model: `encode`, `decode`, `pieces`, `chat`, `vocab_size`.
+
+        It is opened at first use, of the files that were there when the model was loaded, and
+        needs no weights: a closed model has it too. Raises TokenizerError (there is none, or it
+        is damaged), FileError, FileChangedError (a file changed, appeared or is gone).
+        """
+        return self._origin.tokenizer.get()
+
+    @property
     def n_params(self) -> int:
         """How many numbers its weights are: of the open layers, a tied head counted once."""
         c = self.config
@@ -337,7 +348,8 @@ class Model:
         if self._core is None:
             raise self._closed()
         where = where_from(self._origin, str(self._opening.folder))
-        return _open_again, (where, self._opening.options, self.config.raw, marks_of(self._origin))
+        marks = marks_of(self._origin) | self._origin.tokenizer.marks()
+        return _open_again, (where, self._opening.options, self.config.raw, marks)
 
     def close(self) -> None:
         """Let go of the files; closing twice is fine.
@@ -458,7 +470,10 @@ def _open_again(
     if model.config.raw != raw:
         raise changed(model.config.path)
     for path, *_ in model._origin.weight_files:
-        check_mark(path, marks.get(os.path.basename(path)))
+        check_mark(path, marks.pop(os.path.basename(path), None))
+    if (found := model._origin.tokenizer.marks()) != marks:
+        name = min(name for name in found | marks if found.get(name) != marks.get(name))
+        raise changed(str(model.path / name))
     return model
 
 

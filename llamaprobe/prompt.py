@@ -13,7 +13,6 @@ import contextlib
 import datetime
 import io
 import operator
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from .errors import ArgumentError, Error
 from .names import printable
 from .tables import plain_array
 from .tokenizer import Tokenizer
+from .tokenizer_files import TokenizerFiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,31 +44,38 @@ class Prompt:
 
 
 class TokenizerSource:
-    """The tokenizer of a folder, opened at first use; any number of threads may ask for it."""
+    """The tokenizer of a folder, opened at first use; any number of threads may ask for it.
+
+    What is opened then is what was there when this was made.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._files = TokenizerFiles(folder)
         self._lock = threading.Lock()
         self._tokenizer: Tokenizer | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """By its folder: the lock and the open tokenizer stay here."""
-        return type(self), (self._folder,)
+        return type(self), (self._files.folder,)
 
     def get(self) -> Tokenizer:
-        """TokenizerError (none, damaged), FileError."""
+        """TokenizerError (none, damaged), FileError, FileChangedError (not what was there)."""
         with self._lock:
             if self._tokenizer is None:
-                self._tokenizer = Tokenizer.open(self._folder)
-                log.info("%s: the tokenizer", self._folder)
+                self._tokenizer = Tokenizer(self._files)
+                log.info("%s: the tokenizer", self._files.folder)
             return self._tokenizer
 
     def pieces(self, ids: NDArray[np.int32]) -> list[str] | None:
-        """The text of each token; None when the folder has no tokenizer."""
-        if self._tokenizer is None and not os.path.exists(self._folder / "tokenizer.json"):
-            log.info("%s: no tokenizer.json, so tokens have no text", self._folder)
+        """The text of each token; None when the folder had no tokenizer. Raises as `get`."""
+        if not self._files.has_tokenizer:
+            log.info("%s: no tokenizer.json, so tokens have no text", self._files.folder)
             return None
         return self.get().pieces(ids)
+
+    def marks(self) -> dict[str, str]:
+        """Fingerprints of the files that make it, by name. FileChangedError, FileError."""
+        return self._files.fingerprints()
 
 
 def is_batch(prompt: object) -> TypeGuard[Sequence[object]]:

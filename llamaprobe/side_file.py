@@ -15,9 +15,13 @@ from .errors import Error, FileError
 from .json_file import decode, describe_wrong_content, read_regular
 from .names import printable
 
+MAX_FILE = 64 << 20  # bytes
+
 
 def read_bytes(path: Path, limit: int, error: type[Error]) -> bytes | None:
-    """All of a regular file, None if there is none. FileError; `error` if it is over `limit`."""
+    """All of a regular file, None if there is none. FileError; `error` if it is over `limit`, or
+    something else that was left in its place.
+    """
     try:
         data = read_regular(path, limit + 1)
     except FileNotFoundError:
@@ -29,6 +33,8 @@ def read_bytes(path: Path, limit: int, error: type[Error]) -> bytes | None:
         raise FileError(f"{path}: {fact}", code, path) from None
     if len(data) > limit:
         raise error(f"{path}: over {limit} bytes, more than such a file ever has")
+    if fact := describe_wrong_content(data):
+        raise error(f"{path}: {fact}")
     return data
 
 

@@ -1,8 +1,9 @@
 """Text or chat messages to token ids, and ids back to the text of each token.
 
-The tokenizer is the model's own tokenizer.json, run by the `tokenizers` library. The file is a
-stranger's: `vocabulary` checks it first, and one whose parts could take time or memory out of
-proportion to the text is only ever used in a child process with limits.
+The tokenizer is the model's own tokenizer.json, run by the `tokenizers` library, with what the
+files beside it declare (`declared`). The file is a stranger's: `vocabulary` checks it first, and
+one whose parts could take time or memory out of proportion to the text (`harmless`) is only ever
+used in a child process with limits.
 
 Plain text is encoded as transformers does it: special tokens around it as the tokenizer puts
 them, special tokens spelled out in it read as such. In chat messages they are plain text: what a
@@ -14,24 +15,26 @@ before the text is encoded as a whole.
 import datetime
 import errno
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import _child, _encode
+from .declared import Declared, beginning
 from .errors import ArgumentError, FileError, TokenizerError
+from .harmless import decodes_harmlessly, is_harmless
 from .names import printable
-from .side_file import parse_json, read_bytes, read_json
+from .side_file import MAX_FILE, parse_json, read_bytes
+from .special_tokens import SpecialTokens
 from .template import MAX_CHARS, Template, check_messages, pin_date
-from .vocabulary import Vocabulary, is_harmless
+from .tokenizer_files import TokenizerFiles
+from .vocabulary import Vocabulary
 
-_MAX_FILE = 64 << 20
+_MAX_DECODED = 1 << 26
 _LONG = 1 << 19  # characters; takes about half a second
 _LIMITS = _child.Limits(cpu_seconds=30, wall_seconds=120, memory=4 << 30, reply=32 * MAX_CHARS)
 _PRIVATE = (*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE))
@@ -50,52 +53,105 @@ class Chat:
 
 
 class Tokenizer:
-    """The tokenizer of one model. Made by `Tokenizer.open`."""
+    """The tokenizer of one model: `Model.tokenizer`, or `Tokenizer.open(folder)`.
+
+    Any number of threads may use it at once.
+    """
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> "Tokenizer":
         """The tokenizer of the model in `folder`. TokenizerError (none, damaged), FileError."""
-        folder = Path(folder)
-        path = folder / "tokenizer.json"
-        data = read_bytes(path, _MAX_FILE, TokenizerError)
-        if data is None:
-            if not os.path.isdir(folder):
-                raise FileError(f"{folder}: no such folder", errno.ENOENT, folder)
-            raise TokenizerError(
-                f"{folder}: no tokenizer.json, so no text and no chat; token ids still work"
-            )
-        return cls(folder, path, data)
+        return cls(TokenizerFiles(folder))
 
-    def __init__(self, folder: Path, path: Path, data: bytes) -> None:
-        self.folder, self.path = folder, path
-        spec = parse_json(data, path, TokenizerError)
-        self._vocabulary = Vocabulary.of(spec, path)
-        self._special = re.compile("|".join(map(re.escape, self._vocabulary.special)) or "(?!)")
+    def __init__(self, files: TokenizerFiles) -> None:
+        """From files as they were at one moment: FileChangedError if they are not so any more."""
+        self._files = files
+        self.folder, self.path = files.folder, files.folder / "tokenizer.json"
         self._template: Template | None = None
-        self._prefix = _llama_prefix(folder, spec, data)
-        self._tokenizer = None
-        if is_harmless(spec, parts=self._prefix is None):
+        with files.unchanged():
+            self._open()
+
+    def _open(self) -> None:
+        data = read_bytes(self.path, MAX_FILE, TokenizerError)
+        if data is None:
+            if not os.path.isdir(self.folder):
+                raise FileError(f"{self.folder}: no such folder", errno.ENOENT, self.folder)
+            raise TokenizerError(
+                f"{self.folder}: no tokenizer.json, so no text and no chat; token ids still work"
+            )
+        spec = parse_json(data, self.path, TokenizerError)
+        declared = Declared.of(self.folder, spec, data)
+        spec = _encode.patched(spec, declared.parts)
+        vocabulary = self._vocabulary = Vocabulary.of(spec, self.path, declared)
+        parts = declared.parts
+        if declared.begin is not None:
+            processor = beginning(declared.begin, vocabulary.id_of(declared.begin))
+            parts = {**(parts or {}), "post_processor": processor}
+            spec["post_processor"] = processor
+        self._declared = declared
+        self._special = SpecialTokens(() if declared.split_special else vocabulary.special)
+        setup = {
+            "parts": parts,
+            "tokens": vocabulary.changes,
+            "added": vocabulary.added,
+            "split_special": declared.split_special,
+        }
+        state = self._files.state(self.path.name)
+        self._file = {"path": str(self.path), "state": state, "setup": setup}
+        self._decodes_here = decodes_harmlessly(spec)
+        self._tokenizer: _encode.State | None = None
+        if is_harmless(spec, vocabulary.added):
             try:
-                self._tokenizer = _encode.load(data, self._vocabulary.added, self._prefix)
+                self._tokenizer = _encode.load(data, setup)
             except ValueError as e:
                 raise self._error(e) from None
         self._ids("")  # what is broken shows here, not at the first prompt
 
     @property
     def vocab_size(self) -> int:
-        """How many ids the tokenizer knows, from 0 on; the model may have more rows than that."""
+        """One more than the highest id of a token. The model may have more rows than that, and
+        some ids below may be unused.
+        """
         return len(self._vocabulary.names)
 
-    def encode(self, text: str) -> NDArray[np.int32]:
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> NDArray[np.int32]:
         """Ids of plain text, int32 [n_tokens], as transformers' `tokenizer(text)` gives them.
 
-        The special tokens that the tokenizer puts around a text are there; special tokens spelled
-        out in the text are read as such. TokenizerError: a lone surrogate, over 4,194,304
-        characters, a broken tokenizer.
+        add_special_tokens: with the special tokens that the tokenizer puts around a text. Special
+            tokens spelled out in the text are read as such either way.
+
+        Raises TokenizerError (a lone surrogate, over 4,194,304 characters, a broken tokenizer),
+        ArgumentError (not a str).
         """
         if not isinstance(text, str):
             raise ArgumentError(f"text to encode: a {type(text).__name__}, not a str")
-        return self._ids(text)
+        return self._ids(text, around=bool(add_special_tokens))
+
+    def decode(
+        self, ids: Sequence[int] | NDArray[np.integer], *, skip_special_tokens: bool = False
+    ) -> str:
+        """The text of token ids together, as transformers' `tokenizer.decode(ids)` gives it.
+
+        ids: a list of ints or a 1-D array or tensor of integers. Ids that no token has give
+            nothing; bytes that are not UTF-8 give U+FFFD.
+        skip_special_tokens: without the special tokens.
+
+        It need not be the text that was encoded: a SentencePiece tokenizer drops the first space.
+        Raises ArgumentError (not such ids), TokenizerError (over 67,108,864 characters, a broken
+        tokenizer).
+        """
+        names = self._vocabulary.names
+        known = [id for id in _id_array(ids).tolist() if id < len(names)]
+        n_chars = sum(len(names[id] or "") for id in known)
+        if n_chars > _MAX_DECODED:
+            raise TokenizerError(
+                f"ids of {n_chars} characters of text; the limit is {_MAX_DECODED}"
+            )
+        question = {"ids": known, "skip_special": bool(skip_special_tokens)}
+        text = self._answer(question, here=self._decodes_here and n_chars <= _LONG)
+        if not isinstance(text, str):
+            raise self._error("the child process sent no text")
+        return _clean_up(text) if self._declared.clean_up else text
 
     def chat(
         self,
@@ -115,7 +171,8 @@ class Tokenizer:
         """
         checked = check_messages(messages)
         if self._template is None:
-            self._template = Template.find(self.folder)
+            with self._files.unchanged():
+                self._template = Template.find(self.folder)
         day = pin_date(date)
         render = partial(
             self._template.render,
@@ -139,17 +196,16 @@ class Tokenizer:
     def pieces(self, ids: Sequence[int] | NDArray[np.integer]) -> list[str]:
         """The text of each token alone, special tokens included; bytes that are no UTF-8 as \\xNN.
 
-        An id beyond the vocabulary has no text: "". ArgumentError.
+        ids: a list of ints or a 1-D array or tensor of integers. An id that no token has gives "".
+        ArgumentError.
         """
-        try:
-            array = np.asarray(ids)
-        except ValueError:  # ragged
-            array = np.zeros((0, 0))
-        whole = array.ndim == 1 and (array.size == 0 or array.dtype.kind in "iu")
-        if not whole or (array.size and array.min() < 0):
-            raise ArgumentError("token ids: give a 1-D list or array of integers from 0 up")
+        array = _id_array(ids)
         spelling = self._vocabulary.spelling
-        return [spelling(int(id)).decode("utf-8", "backslashreplace") for id in array]
+        known = {
+            id: spelling(id).decode("utf-8", "backslashreplace")
+            for id in np.unique(array).tolist()
+        }
+        return [known[id] for id in array.tolist()]
 
     def _spelled(self, value: object) -> set[str]:
         """The special tokens that occur in a text or in the texts of messages."""
@@ -167,26 +223,30 @@ class Tokenizer:
         marks: dict[str, str] | None = None,
         spelled: list[str] | None = None,
     ) -> NDArray[np.int32]:
-        """int32 ids of `text`; `around`, `marks` and `spelled` as in `_encode`.
-
-        In a child if the tokenizer is not harmless, or the text so long that an interrupt could
-        not wait for the library.
-        """
+        """int32 ids of `text`; `around`, `marks` and `spelled` as in `_encode`."""
         self._check_text(text)
-        added = self._vocabulary.added
+        fill = self._declared.fill
+        if fill and fill in text:
+            raise TokenizerError(
+                f"{self.path}: the text holds {printable(fill, 60)}, between the prefix and the"
+                " suffix of a text to fill in; give such a prompt as token ids"
+            )
+        question = {"text": text, "around": around, "marks": marks, "spelled": spelled}
+        return self._checked(self._answer(question, here=len(text) <= _LONG))
+
+    def _answer(self, question: dict[str, Any], *, here: bool) -> Any:
+        """What `_encode.answer` gives. In a child if the tokenizer is not harmless, or not `here`:
+        a text so long that an interrupt could not wait for the library.
+        """
         try:
-            if self._tokenizer is None or len(text) > _LONG:
-                request: dict[str, Any] = {"path": os.path.abspath(self.path), "text": text}
-                request |= {"added": added, "prefix": self._prefix, "around": around}
-                request |= {"marks": marks, "spelled": spelled}
-                ids = _child.call("_encode.py", request, packages=("tokenizers",), limits=_LIMITS)
-            elif marks is None:
-                ids = _encode.encode(self._tokenizer, text, around)
-            else:
-                ids = _encode.encode_marked(self._tokenizer, text, added, marks, spelled or [])
+            if self._tokenizer is not None and here:
+                return _encode.answer(self._tokenizer, question)
+            request = self._file | question
+            return _child.call("_encode.py", request, packages=("tokenizers",), limits=_LIMITS)
         except (ValueError, _child.ChildError) as e:
+            if not here or self._tokenizer is None:
+                self._files.check()
             raise self._error(e) from None
-        return self._checked(ids)
 
     def _check_text(self, text: str) -> None:
         if len(text) > MAX_CHARS:
@@ -216,20 +276,26 @@ class Tokenizer:
         return TokenizerError(f"{self.path}: the tokenizer failed: {printable(str(reason), 300)}")
 
 
-def _llama_prefix(folder: Path, spec: dict[str, Any], data: bytes) -> str | None:
-    """Where a space goes in front of text, or None: that is up to tokenizer.json.
+def _id_array(ids: Any) -> NDArray[np.integer]:
+    """Ids of a user, 1-D and from 0 up. ArgumentError."""
+    try:
+        array = np.asarray(ids)
+    except (ValueError, TypeError, RuntimeError):  # ragged; a tensor of another device
+        array = np.zeros((0, 0))
+    whole = array.ndim == 1 and (array.size == 0 or array.dtype.kind in "iu")
+    if not whole or (array.size and array.min() < 0):
+        raise ArgumentError("token ids: give a 1-D list or array of integers from 0 up")
+    return array.astype(np.int64) if array.size == 0 else array
 
-    transformers 5 gives a tokenizer whose tokenizer_config.json names the class LlamaTokenizer
-    Metaspace for a normaliser and pre-tokeniser, whatever its tokenizer.json has, except if that
-    is byte-level. Source: models/llama/tokenization_llama.py, models/auto/tokenization_auto.py.
-    """
-    config = read_json(folder / "tokenizer_config.json", _MAX_FILE, TokenizerError)
-    llama = config.get("tokenizer_class") in ("LlamaTokenizer", "LlamaTokenizerFast")
-    if not llama or b'"ByteLevel"' in data or spec["model"].get("type", "BPE") != "BPE":
-        return None
-    if config.get("add_prefix_space") is False:
-        return "never"
-    return "always" if config.get("legacy") else "first"
+
+def _clean_up(text: str) -> str:
+    """Without spaces before punctuation and short forms of English, as transformers has it."""
+    for mark in (".", "?", "!", ","):
+        text = text.replace(f" {mark}", mark)
+    text = text.replace(" ' ", "'")
+    for short in ("n't", "'m", "'s", "'ve", "'re"):
+        text = text.replace(f" {short}", short)
+    return text
 
 
 def _unused(messages: list[dict[str, Any]], template: str) -> Iterator[str]:

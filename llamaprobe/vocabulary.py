@@ -1,8 +1,8 @@
-"""What tokenizer.json says, checked: the tokens by id, how each is spelled, and if its parts are
-harmless.
+"""What tokenizer.json says, checked: the tokens by id, and how each is spelled.
 
-The ids of all tokens, added ones included, must be 0 .. n - 1, each once: the `tokenizers`
-library takes gaps, doubles and wrong ids in silence and then gives other ids than the file says.
+Ids are there once each; some below the highest may be unused. The `tokenizers` library numbers
+added tokens itself, from the number of tokens on: an added token for which that is not the id that
+the file gives it, or is the id of another, is refused, as the library gives other ids then.
 
 A token's spelling is bytes. Byte-level vocabularies write each byte as one printable character
 (GPT-2's table), SentencePiece's write a space as U+2581 and a lone byte as <0x0A>; added tokens
@@ -10,66 +10,52 @@ stand for themselves.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .declared import MAX_IDS, Declared, Token
 from .errors import TokenizerError
+from .harmless import nodes
 
-MAX_IDS = 1 << 21
-
-# Regular expressions that were read and found to take time in proportion to the text.
-_CUT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_HARMLESS_REGEX = {
-    _CUT % r"\p{N}{1,3}",  # Llama 3
-    _CUT % r"\p{N}",  # Qwen 2
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",  # GPT-2
-    r"\A▁",
-}
-_HARMLESS_PARTS = {
-    *("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "StripAccents", "Nmt", "BertNormalizer"),
-    *(
-        "ByteLevel",
-        "Metaspace",
-        "Whitespace",
-        "WhitespaceSplit",
-        "Digits",
-        "Punctuation",
-        "BertPreTokenizer",
-    ),
-    *("UnicodeScripts", "Sequence", "Prepend", "Replace", "Split"),
-}
-_MAX_GROWTH = 16
 _LONE_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+_MAX_TOKEN = 1 << 14  # characters of an added token: each place of a text is compared with it
 
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
     """The tokens of one tokenizer.json."""
 
-    names: list[str]
-    """By id, as the file writes them."""
+    names: list[str | None]
+    """By id, as the file writes them; None for an id that is unused."""
     added: list[dict[str, Any]]
     """The added tokens: content, id, special and the library's other flags."""
+    changes: list[dict[str, Any]]
+    """What is to be added to the file's own added tokens, or changed of them, in order."""
     added_ids: frozenset[int]
     byte_level: bool
     metaspace: bool
     byte_fallback: bool
 
     @classmethod
-    def of(cls, spec: dict[str, Any], path: Path) -> "Vocabulary":
-        """From tokenizer.json as parsed. TokenizerError names `path`."""
-        added = _added(spec, path)
-        names = _by_id(_model_ids(spec, path), added, path)
+    def of(cls, spec: dict[str, Any], path: Path, declared: Declared) -> "Vocabulary":
+        """From tokenizer.json as parsed, `declared.parts` in it. TokenizerError names `path`."""
+        own = {token.content: id for id, token in declared.own.items()}
+        numbering = _Numbering(_model_ids(spec, path), own, path)
+        if declared.parts is None:
+            numbering.add(declared.own.values())
+        changes = numbering.add(declared.tokens)
+        names, added = numbering.names, numbering.added
+        if not names:
+            raise TokenizerError(f"{path}: the vocabulary is empty")
         parts = [spec.get(key) for key in ("normalizer", "pre_tokenizer", "decoder")]
-        types = [node.get("type") for part in parts for node in _nodes(part)]
+        types = [node.get("type") for part in parts for node in nodes(part)]
         return cls(
-            names,
-            added,
-            frozenset(token["id"] for token in added),
+            [names.get(id) for id in range(max(names) + 1)],
+            [{"id": id, **token._asdict()} for id, token in added.items()],
+            [token._asdict() for token in changes],
+            frozenset(added),
             byte_level="ByteLevel" in types,
             metaspace="▁" in str(parts),
             byte_fallback=spec["model"].get("byte_fallback") is True,
@@ -77,14 +63,21 @@ class Vocabulary:
 
     @property
     def special(self) -> list[str]:
-        """The special tokens, longest first, so that the longest wins where several match."""
-        return sorted((t["content"] for t in self.added if t["special"]), key=len, reverse=True)
+        """The special tokens."""
+        return [token["content"] for token in self.added if token["special"]]
+
+    def id_of(self, added: str) -> int:
+        """The id of an added token. KeyError."""
+        for token in self.added:
+            if token["content"] == added:
+                return token["id"]
+        raise KeyError(added)
 
     def spelling(self, id: int) -> bytes:
-        """The bytes of text that the token stands for; empty for an id beyond the vocabulary."""
-        if id >= len(self.names):
+        """The bytes of text that the token stands for; empty for an id that no token has."""
+        name = self.names[id] if id < len(self.names) else None
+        if name is None:
             return b""
-        name = self.names[id]
         if id in self.added_ids:
             return name.encode()
         if self.byte_level:
@@ -92,65 +85,6 @@ class Vocabulary:
         if self.byte_fallback and (byte := _LONE_BYTE.fullmatch(name)):
             return bytes.fromhex(byte[1])
         return (name.replace("▁", " ") if self.metaspace else name).encode()
-
-
-def is_harmless(spec: dict[str, Any], *, parts: bool = True) -> bool:
-    """True if encoding takes time and memory in proportion to the text, whoever wrote the file.
-
-    BPE, no part that is unknown here, no regular expression that is unknown here, no text that
-    grows much. `parts=False`: normaliser and pre-tokeniser are not used, so they are not looked
-    at.
-    """
-    model = spec["model"]
-    repeated = ("continuing_subword_prefix", "end_of_word_suffix", "unk_token")
-    if model.get("type", "BPE") != "BPE" or any(len(str(model.get(r))) > 64 for r in repeated):
-        return False
-    if not _is_harmless_template(spec.get("post_processor")):
-        return False
-    growth = 1
-    for key in ("normalizer", "pre_tokenizer") if parts else ():
-        for node in _nodes(spec.get(key)):
-            if node.keys() <= {"String", "Regex"}:
-                continue  # a pattern, looked at together with the part that has it
-            if str(node.get("type")) not in _HARMLESS_PARTS:
-                return False
-            if not _is_harmless_pattern(node.get("pattern")):
-                return False
-            growth *= max(1, *(len(str(node.get(text) or "")) for text in ("content", "prepend")))
-    return growth <= _MAX_GROWTH
-
-
-def _is_harmless_template(part: object) -> bool:
-    """No TemplateProcessing that names a special token which it does not define: a panic."""
-    defined: set[str] = set()
-    named: list[object] = []
-    for node in _nodes(part):
-        tokens = node.get("special_tokens")
-        defined.update(tokens if isinstance(tokens, dict) else ())
-        if "SpecialToken" in node:
-            named.append(node["SpecialToken"])
-    return all(isinstance(token, dict) and str(token.get("id")) in defined for token in named)
-
-
-def _is_harmless_pattern(pattern: object) -> bool:
-    if pattern is None:
-        return True
-    if not isinstance(pattern, dict) or len(pattern) != 1:
-        return False
-    return bool(pattern.get("String")) or str(pattern.get("Regex")) in _HARMLESS_REGEX
-
-
-def _nodes(part: object) -> list[dict[str, Any]]:
-    """All JSON objects in `part`; without recursion, as the file decides the depth."""
-    found, rest = [], [part]
-    while rest:
-        value = rest.pop()
-        if isinstance(value, dict):
-            found.append(value)
-            rest.extend(value.values())
-        elif isinstance(value, list):
-            rest.extend(value)
-    return found
 
 
 def _model_ids(spec: dict[str, Any], path: Path) -> list[tuple[str, int]]:
@@ -170,64 +104,68 @@ def _model_ids(spec: dict[str, Any], path: Path) -> list[tuple[str, int]]:
     )
 
 
-def _added(spec: dict[str, Any], path: Path) -> list[dict[str, Any]]:
-    flags = ("special", "single_word", "lstrip", "rstrip", "normalized")
-    tokens = spec.get("added_tokens") or []
-    if not isinstance(tokens, list):
-        raise TokenizerError(f"{path}: added_tokens is no list")
-    added = []
-    for token in tokens:
-        if (
-            not isinstance(token, dict)
-            or not isinstance(token.get("content"), str)
-            or not token["content"]
-        ):
-            raise TokenizerError(f"{path}: an added token without content: {token!r:.120}")
-        added.append(
-            {
-                "content": token["content"],
-                "id": token.get("id"),
-                **{f: token.get(f) is True for f in flags},
-            }
-        )
-    return added
+class _Numbering:
+    """Gives ids as the `tokenizers` library does it."""
+
+    def __init__(self, vocab: list[tuple[str, int]], own: dict[str, int], path: Path) -> None:
+        self.names: dict[int, str] = {}
+        self.added: dict[int, Token] = {}
+        self._own, self._path, self._n = own, path, len(vocab)
+        for name, id in vocab:
+            if type(id) is not int or not 0 <= id < MAX_IDS:
+                raise TokenizerError(
+                    f"{path}: token {name!r:.80} has id {id!r:.40}; ids go from 0 to {MAX_IDS - 1}"
+                )
+            if id in self.names:
+                raise TokenizerError(
+                    f"{path}: id {id} belongs to both {self.names[id]!r:.80} and {name!r:.80}"
+                )
+            self.names[id] = name
+        self._ids = dict(vocab)
+
+    def add(self, tokens: Iterable[Token]) -> list[Token]:
+        """Add tokens in one go; those among them that change something."""
+        next_id = max(self._n, *(id + 1 for id in self.added)) if self.added else self._n
+        changes = []
+        for token in tokens:
+            name = token.content
+            if not name:
+                continue  # nor does the library take it
+            if len(name) > _MAX_TOKEN:
+                raise TokenizerError(
+                    f"{self._path}: an added token of {len(name)} characters; the limit is"
+                    f" {_MAX_TOKEN}"
+                )
+            id = self._ids.get(name, next_id)
+            if fault := _fault(name, id, self._own.get(name, id), self.names):
+                raise TokenizerError(f"{self._path}: {fault}")
+            next_id += name not in self._ids
+            before = self.added.get(id)
+            after = token.final(before is not None and before.special)
+            if after != before:
+                changes.append(after)
+            self._ids[name], self.names[id], self.added[id] = id, name, after
+        return changes
 
 
-def _by_id(vocab: list[tuple[str, int]], added: list[dict[str, Any]], path: Path) -> list[str]:
-    """The names by id, after the proof that each id from 0 up is there once."""
-    ids = dict(vocab)
-    if len(ids) != len(vocab):
-        ids = {f"{id}": id for _, id in vocab}  # a Unigram list may spell two tokens alike
-    seen = set()
-    pairs = list(vocab)
-    for token in added:
-        name, id = token["content"], token["id"]
-        if name in seen:
-            raise TokenizerError(f"{path}: the added token {name!r:.80} occurs twice")
-        seen.add(name)
-        if name not in ids:
-            pairs.append((name, id))
-        elif ids[name] != id:
-            raise TokenizerError(
-                f"{path}: the added token {name!r:.80} has id {id}, in the vocabulary {ids[name]}"
-            )
-    names: dict[int, str] = {}
-    for name, id in pairs:
-        if type(id) is not int or not 0 <= id < MAX_IDS:
-            raise TokenizerError(
-                f"{path}: token {name!r:.80} has id {id!r:.40}; ids go from 0 to {MAX_IDS - 1}"
-            )
-        if id in names:
-            raise TokenizerError(
-                f"{path}: id {id} belongs to both {names[id]!r:.80} and {name!r:.80}"
-            )
-        names[id] = name
-    if names and max(names) != len(names) - 1:
-        gap = next(id for id in range(len(names)) if id not in names)
-        raise TokenizerError(f"{path}: no token has id {gap}, although ids go up to {max(names)}")
-    if not names:
-        raise TokenizerError(f"{path}: the vocabulary is empty")
-    return [names[id] for id in range(len(names))]
+def _fault(name: str, id: int, own: int, names: dict[int, str]) -> str | None:
+    """Why an added token cannot have `id`, or another one than its `own` in the file."""
+    shown = f"{name!r:.80}"
+    if id != own:
+        if names.get(id) == name:
+            return f"the added token {shown} has id {own}, in the vocabulary {id}"
+        if own in names:
+            return f"id {own} belongs to both {names[own]!r:.80} and {shown}"
+        return f"the added token {shown} has id {own} but would get {id}{_gap(names)}"
+    if names.get(id, name) != name:
+        taken = f"{id}, which belongs to {names[id]!r:.80}"
+        return f"the added token {shown} would get id {taken}{_gap(names)}"
+    return f"token {shown} gets id {id}; ids go to {MAX_IDS - 1}" if id >= MAX_IDS else None
+
+
+def _gap(names: dict[int, str]) -> str:
+    gap = next(id for id in range(len(names) + 1) if id not in names)
+    return f", as no token has id {gap}"
 
 
 def _byte_table() -> dict[str, bytes]:

@@ -22,8 +22,10 @@ from tokenizers import Tokenizer
 
 import llamaprobe
 from llamaprobe.config import inverse_frequencies, read_config
+from llamaprobe.declared import Declared
+from llamaprobe.harmless import is_harmless
 from llamaprobe.reference import forward
-from llamaprobe.vocabulary import Vocabulary, is_harmless
+from llamaprobe.vocabulary import Vocabulary
 
 DEMO = Path(llamaprobe.__file__).parent / "demo"
 TOOLS = Path(__file__).parent.parent / "tools" / "demo"
@@ -124,11 +126,12 @@ def test_ids_in_the_configs_are_the_tokenizer_s():
 
 
 def test_vocabulary_is_bytes_merges_specials():
-    vocabulary = Vocabulary.of(SPEC, DEMO / "tokenizer.json")
+    declared = Declared.of(DEMO, SPEC, (DEMO / "tokenizer.json").read_bytes())
+    vocabulary = Vocabulary.of(SPEC, DEMO / "tokenizer.json", declared)
     assert sorted(vocabulary.spelling(i) for i in range(256)) == [bytes([b]) for b in range(256)]
     assert vocabulary.names[-len(SPECIAL) :] == SPECIAL
     assert len(vocabulary.names) == 256 + len(SPEC["model"]["merges"]) + len(SPECIAL)
-    assert is_harmless(SPEC)
+    assert is_harmless(SPEC, vocabulary.added)
 
 
 def test_special_tokens_are_special_and_one_id_each():

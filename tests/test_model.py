@@ -1,7 +1,6 @@
 """Model.run: what may be asked for, what comes back, and which mistakes are named."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path

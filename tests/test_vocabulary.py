@@ -2,6 +2,7 @@
 
 import functools
 import tempfile
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -93,3 +94,79 @@ def test_bomb(tmp_path, monkeypatch, name):
         TokenizerError, match="processor time|died of|memory|index out of bounds|retry-limit"
     ):
         tokenizer.encode(text)
+
+
+# ---- panics of the library, which it prints before anybody can catch them ----
+
+
+def naming_b(spec):
+    spec["post_processor"]["single"].append({"Sequence": {"id": "B", "type_id": 0}})
+
+
+def without_definition(spec):
+    spec["post_processor"]["special_tokens"] = {}
+
+
+def with_a_long_prefix(spec):
+    spec["model"]["continuing_subword_prefix"] = "longer than any token"
+
+
+def stripping_much(spec):
+    spec["decoder"] = {"type": "Strip", "content": "a", "start": 0, "stop": 9}
+
+
+@pytest.mark.parametrize(
+    "change_spec", [naming_b, without_definition, with_a_long_prefix, stripping_much]
+)
+def test_no_panic_reaches_stderr(tmp_path, monkeypatch, capfd, change_spec):
+    monkeypatch.setenv("RUST_BACKTRACE", "1")
+    spec = byte_level()
+    change_spec(spec)
+    with pytest.raises(TokenizerError) as caught:
+        tokenizer = Tokenizer.open(write_folder(tmp_path, spec))
+        tokenizer.decode(tokenizer.encode("a ab the"))
+    assert str(caught.value).isprintable()
+    assert capfd.readouterr().err == ""
+
+
+# ---- special tokens by the thousand ----
+
+
+def with_special_tokens(contents):
+    spec = byte_level()
+    one = spec["added_tokens"][0]
+    known = {token["content"] for token in spec["added_tokens"]} | spec["model"]["vocab"].keys()
+    new = [content for content in contents if content not in known]
+    spec["added_tokens"] += [one | {"id": 265 + i, "content": c} for i, c in enumerate(new)]
+    return spec, {content: 265 + i for i, content in enumerate(new)}
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [[f"<{n * 7919:x}>" for n in range(40_000)], ["a" * n + "b" for n in range(1, 3000)]],
+    ids=["many", "long"],
+)
+def test_special_tokens_by_the_thousand(tmp_path, contents):
+    spec, ids = with_special_tokens(contents)
+    folder = write_folder(tmp_path, spec)
+    start = time.process_time()
+    tokenizer = Tokenizer.open(folder)
+    assert tokenizer._tokenizer is None  # the library is only used in a child
+    some = [content for content in contents if content in ids][5:2000:300]
+    assert tokenizer.encode("".join(some), add_special_tokens=False).tolist() == [
+        ids[content] for content in some
+    ]
+    text = "a <b> aaaa " * 100_000 + some[0]
+    assert tokenizer._special.findall(text)[-1] == some[0]
+    assert time.process_time() - start < 20  # by a regular expression of them all: minutes
+
+
+def test_an_added_token_that_is_too_long(tmp_path):
+    spec, _ = with_special_tokens(["x" * 16_385])
+    with pytest.raises(TokenizerError, match="added token of 16385 characters; the limit is 16384"):
+        Tokenizer.open(write_folder(tmp_path, spec))
+
+
+def test_many_short_added_tokens_are_harmless(tmp_path):
+    spec, _ = with_special_tokens([f"<|reserved_{n}|>" for n in range(6000)])
+    assert Tokenizer.open(write_folder(tmp_path, spec))._tokenizer is not None

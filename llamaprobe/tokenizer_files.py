@@ -1,0 +1,70 @@
+"""The files that make a tokenizer, as they were when their model was opened.
+
+They are read late: the tokenizer at the first text, the chat template at the first chat. A file
+that was written, replaced, added or removed in between would give other ids than the model's own,
+so that is an error.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import Error, FileChangedError
+from .fingerprint import file_state, fingerprint
+
+NAMES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+
+
+class TokenizerFiles:
+    """The state of NAMES in a folder, which need not have any of them."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(os.path.abspath(folder))
+        """Absolute: it stays the same when the process changes its working directory."""
+        self._states = {name: file_state(self.folder / name) for name in NAMES}
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether there was a tokenizer.json."""
+        return self._states["tokenizer.json"] is not None
+
+    def state(self, name: str) -> tuple[int, ...] | None:
+        """device, inode, size, mtime in ns; None: it was not there."""
+        return self._states[name]
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Around reading: FileChangedError when a file is not as it was, whatever that led to."""
+        try:
+            yield
+        except Error:
+            self.check()
+            raise
+        self.check()
+
+    def fingerprints(self) -> dict[str, str]:
+        """Of those that are there, by name. FileChangedError, FileError."""
+        with self.unchanged():
+            there = [name for name, state in self._states.items() if state is not None]
+            return {name: fingerprint(self.folder / name) for name in there}
+
+    def check(self) -> None:
+        """FileChangedError when a file is not as it was."""
+        for name, before in self._states.items():
+            now = file_state(self.folder / name)
+            if now != before:
+                fact = "appeared" if before is None else "is gone" if now is None else "changed"
+                raise FileChangedError(
+                    f"{self.folder / name}: {fact} since the model was opened; load the model again",
+                    None,
+                    self.folder / name,
+                )
