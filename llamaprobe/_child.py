@@ -1,29 +1,51 @@
-"""One function of ours in a child process with limits, for work whose cost a stranger's file
-decides.
+"""A file of ours in a child process with limits, for work whose cost a stranger's file decides.
 
-The parent calls `call("_render.py", request)`; the child runs this very file as a script, takes
-its limits on itself, loads the named file from this folder, runs its `answer(request)` and sends
-the result back; a file with `prepare` gets `answer(prepare(request), request)`. Request and reply are JSON; the request lies in an unnamed file that is the
-child's stdin, so that no pipe can fill up. The child's Python is isolated (-I -S): it sees the
-standard library and the folders of the packages that were asked for, no environment, no user
-site, no current folder.
+A `Worker` starts this very file as a script. The child loads one module of this folder, runs its
+`prepare(request)` once, and then answers any number of requests: for each it forks a grandchild,
+which takes the limits on itself, runs `answer(state, request)` and sends the result back. So what
+is costly is read once, the state is fresh for every request, and every request has all of its
+limits to itself. The child's Python is isolated (-I -S): it sees the standard library and the
+folders of the packages that were named, no environment, no user site, no current folder.
 
-Refused: more processor time, memory, wall time or output than `Limits` allows; the child is then
-killed. A child is also killed when the parent is interrupted. Nothing is left running, no file is
-left behind.
+Refused: more processor time, memory, wall time or output than `Limits` allows, in preparing and in
+each answer; the grandchild is then killed and the child goes on, or, if it is the child that hangs,
+is replaced at the next request. The child ends with its Worker, when the parent is interrupted, and
+when the parent is gone. Nothing is left running, no file is left behind.
+
+Both pipes carry frames: a status (an exit status as `subprocess` has it), a length, that many bytes
+of JSON.
 """
 
 import contextlib
+import functools
+import importlib
 import json
 import os
+import select
+import signal
+import struct
 import sys
-from typing import BinaryIO, NamedTuple
+import threading
+import time
+import types
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+if TYPE_CHECKING:
+    import subprocess
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 
+_HEAD = struct.Struct("!iQ")
+_HELLO = b"llamaprobe child"
+_MAX_REQUEST = 1 << 30  # bytes of JSON
+_START = 30.0  # seconds in which a Python must have started, also on a busy machine
+_TICK = 1.0  # seconds after which one who waits looks if the other side is still there
+_GRACE = 2.0  # seconds that the child has to see that a grandchild is late
+
 
 class Limits(NamedTuple):
-    """What one call may use."""
+    """What preparing and each answer may use."""
 
     cpu_seconds: int
     wall_seconds: float
@@ -35,30 +57,179 @@ class ChildError(Exception):
     """The child refused, failed or broke a limit; the message is for the user, in one line."""
 
 
-def call(script: str, request: dict, *, packages: tuple[str, ...], limits: Limits) -> object:
-    """What `answer(request)` of `script`, a file in this folder, returns when run in a child
-    process.
+def call(
+    script: str, prepare: dict, request: dict, *, packages: tuple[str, ...], limits: Limits
+) -> object:
+    """One answer of a Worker of its own. Raises ChildError."""
+    with Worker(script, prepare, packages=packages, limits=limits) as worker:
+        return worker.answer(request)
 
-    `packages` are the third-party packages that the script imports, by name. Raises ChildError.
+
+class Workers:
+    """The Workers of one batch, each started when it is first needed; a context manager."""
+
+    def __init__(self) -> None:
+        self._workers: list[tuple[str, dict, Worker]] = []
+        self._lock = threading.Lock()
+
+    def call(
+        self,
+        script: str,
+        prepare: dict,
+        request: dict,
+        *,
+        packages: tuple[str, ...],
+        limits: Limits,
+    ) -> object:
+        """As `call`, by the Worker that has prepared by an equal `prepare`."""
+        with self._lock:
+            found = (w for name, made, w in self._workers if name == script and made == prepare)
+            worker = next(found, None)
+            if worker is None:
+                worker = Worker(script, prepare, packages=packages, limits=limits)
+                self._workers.append((script, prepare, worker))
+        return worker.answer(request)
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with contextlib.ExitStack() as stack:  # each, also when one is interrupted
+            for _, _, worker in self._workers:
+                stack.callback(worker.close)
+
+
+class Worker:
+    """`script`, a file in this folder, in a child process that answers until it is closed.
+
+    The child starts at the first request. Any number of threads may call `answer`; requests are
+    served one at a time. A forked copy of the parent starts a child of its own.
     """
-    import tempfile
 
-    head = {
-        "script": os.path.join(FOLDER, script),
-        "path": _folders_of(packages),
-        "cpu_seconds": limits.cpu_seconds,
-        "memory": limits.memory,
-    }
-    try:
-        with tempfile.TemporaryFile() as ask:
-            ask.write(json.dumps([head, request]).encode("ascii"))
-            ask.seek(0)
-            status, data = _run(ask, limits)
-    except OSError as e:
-        raise ChildError(f"cannot run a child process: {e.strerror or e}") from None
-    if status != 0:
-        raise ChildError(_why(status, limits))
-    return _result(data)
+    def __init__(
+        self, script: str, prepare: dict, *, packages: tuple[str, ...], limits: Limits
+    ) -> None:
+        """`packages`: the third-party packages that the script imports, by name."""
+        self._script, self._prepare = script, prepare
+        self._packages, self._limits = packages, limits
+        self._lock = threading.Lock()
+        self._child: "subprocess.Popen[bytes] | None" = None
+        self._prepared = False
+        self._owner = os.getpid()
+
+    def answer(self, request: dict) -> object:
+        """What `answer(state, request)` of the script returns, JSON. Raises ChildError."""
+        data = json.dumps(request).encode("ascii")
+        with self._lock:
+            if self._owner != os.getpid():  # forked: the child is the other process's
+                if self._child is not None:
+                    self._child.returncode = 0  # not waited for here
+                self._child, self._owner = None, os.getpid()
+            try:
+                if self._child is None:
+                    self._start()
+                status, reply = self._exchange(data, self._limits.wall_seconds + _GRACE)
+            except BaseException:
+                self._stop()
+                raise
+        if status != 0:
+            raise ChildError(_why(status, self._limits))
+        return _result(reply)
+
+    def close(self) -> None:
+        """End the child; the next request would start another."""
+        if self._owner == os.getpid():
+            self._stop()
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _start(self) -> None:
+        """Start the child and have it prepare."""
+        import subprocess
+
+        head = {
+            "folder": FOLDER,
+            "script": self._script,
+            "path": _folders_of(self._packages),
+            "limits": self._limits,
+            "prepare": self._prepare,
+        }
+        if not sys.executable:
+            raise ChildError(
+                "this Python does not know its own path, so it cannot start a child process"
+            )
+        keep = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+        self._prepared = False
+        try:
+            self._child = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-B", os.path.abspath(__file__)],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={k: os.environ[k] for k in keep if k in os.environ},
+            )
+        except OSError as e:
+            raise ChildError(
+                "cannot run a child process: sys.executable is"
+                f" {sys.executable}: {e.strerror or e}"
+            ) from None
+        os.set_blocking(self._child.stdin.fileno(), False)  # type: ignore[union-attr]
+        self._expect_python()
+        status, reply = self._exchange(json.dumps(head).encode("ascii"), self._limits.wall_seconds)
+        _result(reply)
+        self._prepared = True
+
+    def _expect_python(self) -> None:
+        """Read the child's first frame; what sends none is another program than Python."""
+        child, deadline = self._child, time.monotonic() + _START
+        with contextlib.suppress(EOFError, TimeoutError, OverflowError):
+            if _receive(child.stdout.fileno(), len(_HELLO), deadline)[1] == _HELLO:
+                return
+        child.kill()
+        status = child.wait()
+        if status < 0 and status != -signal.SIGKILL:
+            raise ChildError(_why(status, self._limits))
+        raise ChildError(
+            f"sys.executable is {sys.executable}, which is not Python (it ended with status"
+            f" {status}); set it to the path of the Python that is running"
+        )
+
+    def _exchange(self, data: bytes, seconds: float) -> tuple[int, bytes]:
+        """One frame to the child and one back. ChildError: it is dead, or hangs."""
+        child, deadline = self._child, time.monotonic() + seconds
+        try:
+            _send(child.stdin.fileno(), 0, data, deadline)
+            return _receive(child.stdout.fileno(), self._limits.reply, deadline)
+        except TimeoutError:
+            raise ChildError(_why(-signal.SIGALRM, self._limits)) from None
+        except OverflowError:
+            raise ChildError(_why(-signal.SIGXFSZ, self._limits)) from None
+        except (EOFError, BrokenPipeError):
+            child.stdout.close()
+            with contextlib.suppress(Exception):
+                child.wait(_GRACE)
+            raise ChildError(_why(child.poll(), self._limits)) from None
+
+    def _stop(self) -> None:
+        """End the child and wait for it; a child that has prepared ends its grandchild first."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        try:
+            child.stdin.close()
+            child.stdout.close()
+            if self._prepared:
+                child.terminate()
+                with contextlib.suppress(Exception):
+                    child.wait(_GRACE)
+        finally:
+            child.kill()
+            child.wait()
 
 
 def _folders_of(packages: tuple[str, ...]) -> list[str]:
@@ -76,69 +247,19 @@ def _folders_of(packages: tuple[str, ...]) -> list[str]:
     return folders
 
 
-def _run(ask: BinaryIO, limits: Limits) -> tuple[int, bytes]:
-    """Start the child, read its reply within the limits: (exit status, reply)."""
-    import subprocess
-    import time
-
-    if not sys.executable:
-        raise ChildError(
-            "this Python does not know its own path, so it cannot start a child process"
-        )
-    keep = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-    child = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-B", os.path.abspath(__file__)],
-        stdin=ask,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={k: os.environ[k] for k in keep if k in os.environ},
-    )
-    deadline = time.monotonic() + limits.wall_seconds
-    with child:
-        try:
-            data = _read(child.stdout.fileno(), limits, deadline)  # type: ignore[union-attr]
-            return child.wait(max(0.0, deadline - time.monotonic())), data
-        except subprocess.TimeoutExpired:
-            raise ChildError(_too_slow(limits)) from None
-        finally:
-            child.kill()
-
-
-def _read(fd: int, limits: Limits, deadline: float) -> bytes:
-    """All that comes from `fd` until it closes, at most `limits.reply` bytes."""
-    import select
-    import time
-
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    chunks: list[bytes] = []
-    room = limits.reply
-    while True:
-        left = deadline - time.monotonic()
-        if left <= 0 or not poll.poll(left * 1000):
-            raise ChildError(_too_slow(limits))
-        chunk = os.read(fd, 1 << 16)
-        if not chunk:
-            return b"".join(chunks)
-        room -= len(chunk)
-        if room < 0:
-            raise ChildError(f"the result is over {limits.reply} bytes")
-        chunks.append(chunk)
-
-
-def _too_slow(limits: Limits) -> str:
-    return f"it took over {limits.wall_seconds:g} s, which is the limit"
-
-
-def _why(status: int, limits: Limits) -> str:
+def _why(status: int | None, limits: Limits) -> str:
     """What a bad exit status says, in words."""
-    import signal
-
     if status == -signal.SIGXCPU:
         return f"it took over {limits.cpu_seconds} s of processor time, which is the limit"
-    if status < 0:
+    if status == -signal.SIGALRM:
+        return f"it took over {limits.wall_seconds:g} s, which is the limit"
+    if status == -signal.SIGXFSZ:
+        return f"the result is over {limits.reply} bytes"
+    if status is not None and status < 0:
         name = next((s.name for s in signal.Signals if s == -status), f"signal {-status}")
         return f"it died of {name}; it may use {limits.memory >> 20} MiB of memory"
+    if status == 0:
+        return "the child process sent no proper reply"
     return f"the child process failed with status {status}"
 
 
@@ -152,18 +273,213 @@ def _result(data: bytes) -> object:
         raise ChildError("the child process sent no proper reply") from None
 
 
-def _limit(cpu_seconds: int, memory: int) -> None:
-    """Take the limits on this process, for good; one that the system lacks is left to the wall
-    clock.
-    """
+# ---- frames ----
+
+
+def _always() -> bool:
+    return True
+
+
+def _send(
+    fd: int, status: int, data: bytes, deadline: float | None, goes_on: Callable[[], bool] = _always
+) -> None:
+    """Write a frame to a pipe that does not block. TimeoutError, BrokenPipeError (nobody reads, or
+    `goes_on` says that it is over)."""
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    for part in (memoryview(_HEAD.pack(status, len(data))), memoryview(data)):
+        while part:
+            _wait(poll, deadline, goes_on)
+            with contextlib.suppress(BlockingIOError):
+                part = part[os.write(fd, part[: 1 << 16]) :]
+
+
+def _receive(
+    fd: int, room: int, deadline: float | None, goes_on: Callable[[], bool] = _always
+) -> tuple[int, bytes]:
+    """Read a frame: (status, data). EOFError (closed too early), OverflowError (over `room`
+    bytes), TimeoutError, BrokenPipeError (`goes_on` says that it is over)."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+
+    def read(n: int) -> bytes:
+        chunks: list[bytes] = []
+        while n:
+            _wait(poll, deadline, goes_on)
+            chunks.append(os.read(fd, min(n, 1 << 16)))
+            if not chunks[-1]:
+                raise EOFError
+            n -= len(chunks[-1])
+        return b"".join(chunks)
+
+    status, length = _HEAD.unpack(read(_HEAD.size))
+    if length > room:
+        raise OverflowError
+    return status, read(length)
+
+
+def _wait(poll: "select.poll", deadline: float | None, goes_on: Callable[[], bool]) -> None:
+    """Until something can be read or written."""
+    while True:
+        left = _TICK if deadline is None else min(_TICK, deadline - time.monotonic())
+        if left <= 0:
+            raise TimeoutError
+        if poll.poll(left * 1000):
+            return
+        if not goes_on():
+            raise BrokenPipeError
+
+
+# ---- the child ----
+
+
+def _serve() -> None:
+    """The child: prepare, then answer requests until the parent closes its pipe or is gone."""
     import resource
 
-    _lower(
-        resource.RLIMIT_CPU, cpu_seconds, cpu_seconds + 1
-    )  # SIGXCPU first, SIGKILL if it is blocked
-    _lower(resource.RLIMIT_AS, memory, memory)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it goes to a whole group; the parent decides
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    parent = os.getppid()
+    requests, replies = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)  # what a library prints is no frame
+    os.set_blocking(replies, False)
+    child = _Child(requests, replies, lambda: os.getppid() == parent)
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        child.send(0, _HELLO)
+        head = json.loads(child.receive())
+        limits = Limits(*head["limits"])
+        sys.path.extend(head["path"])
+        processor = resource.getrlimit(resource.RLIMIT_CPU)
+        _limit(limits, last=False)
+        child.send(0, _reply(lambda: child.load(head), limits))
+        resource.setrlimit(resource.RLIMIT_CPU, processor)
+        signal.signal(signal.SIGTERM, child.leave)
+        while child.answer is not None:
+            child.send(*child.fork(child.receive(), limits))
+    child.leave()
+
+
+class _Child:
+    """The child's ends of the pipes, what it has loaded, and its grandchild while there is one."""
+
+    def __init__(self, requests: int, replies: int, goes_on: Callable[[], bool]) -> None:
+        self._requests, self._replies, self._goes_on = requests, replies, goes_on
+        self._grandchild = 0  # its pid
+        self.answer: Callable[[dict], object] | None = None
+
+    def receive(self) -> bytes:
+        return _receive(self._requests, _MAX_REQUEST, None, self._goes_on)[1]
+
+    def send(self, status: int, data: bytes) -> None:
+        _send(self._replies, status, data, None, self._goes_on)
+
+    def load(self, head: dict) -> None:
+        """Import the script, as a module of a package without its __init__, which needs NumPy."""
+        package = types.ModuleType("llamaprobe")
+        package.__path__ = [head["folder"]]
+        sys.modules["llamaprobe"] = package
+        name = head["script"].removesuffix(".py").replace("/", ".")
+        module = importlib.import_module("llamaprobe." + name)
+        if hasattr(module, "prepare"):
+            self.answer = functools.partial(module.answer, module.prepare(head["prepare"]))
+        else:
+            self.answer = module.answer
+
+    def fork(self, request: bytes, limits: Limits) -> tuple[int, bytes]:
+        """The reply of a grandchild. It has a process group of its own, which ends with the reply,
+        whatever it has started. Or its exit status: -SIGALRM if it is late, -SIGXFSZ if it sends
+        too much."""
+        deadline = time.monotonic() + limits.wall_seconds
+        read, write = os.pipe()
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # until the pid is noted
+        pid = os.fork()
+        if pid == 0:
+            self._work(request, limits, read, write)
+        self._grandchild = pid
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+        with contextlib.suppress(OSError):  # it did so itself, or is gone
+            os.setpgid(pid, pid)
+        os.close(write)
+        reply, status = b"", None
+        try:
+            reply = _receive(read, limits.reply, deadline, self._goes_on)[1]
+            status = 0
+        except TimeoutError:
+            status = -signal.SIGALRM
+        except OverflowError:
+            status = -signal.SIGXFSZ
+        except EOFError:
+            pass
+        finally:
+            os.close(read)
+        ended = self._end_grandchild()
+        return ended if status is None else status, reply
+
+    def _work(self, request: bytes, limits: Limits, read: int, write: int) -> NoReturn:
+        """The grandchild."""
+        try:
+            os.setpgid(0, 0)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, [])
+            for fd in (self._requests, self._replies, read):
+                os.close(fd)
+            signal.setitimer(signal.ITIMER_REAL, limits.wall_seconds + _GRACE)  # if left alone
+            _limit(limits, last=True)
+            answer = self.answer
+            data = _reply(lambda: answer(json.loads(request)), limits)  # type: ignore[misc]
+            os.set_blocking(write, False)
+            _send(write, 0, data, None)
+            os._exit(0)
+        finally:
+            os._exit(1)
+
+    def _end_grandchild(self) -> int:
+        """Kill it and its group; its exit status, which is its own if it has ended by itself."""
+        pid, self._grandchild = self._grandchild, 0
+        if not pid:
+            return 0
+        for kill in (os.killpg, os.kill):  # the group may not be made yet
+            with contextlib.suppress(OSError):
+                kill(pid, signal.SIGKILL)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def leave(self, *_: object) -> NoReturn:
+        """End at once, also as the handler of a signal."""
+        try:
+            self._end_grandchild()
+        finally:
+            os._exit(0)
+
+
+def _reply(work: Callable[[], object], limits: Limits) -> bytes:
+    """What `work` returns or raises, as the JSON of a reply."""
+    try:
+        data = json.dumps({"value": work()}).encode("ascii")
+        if len(data) <= limits.reply:
+            return data
+        error = _why(-signal.SIGXFSZ, limits)
+    except MemoryError:
+        error = f"it needs over {limits.memory >> 20} MiB of memory"
+    except Exception as e:
+        error = (str(e) or type(e).__name__)[:4096]
+    return json.dumps({"error": error}).encode("ascii")
+
+
+def _limit(limits: Limits, *, last: bool) -> None:
+    """Take the limits on this process; one that the system lacks is left to the wall clock.
+    `last`: for good, and no further processes."""
+    import resource
+
+    infinite = resource.RLIM_INFINITY
+    # SIGXCPU first, SIGKILL if it is blocked.
+    _lower(resource.RLIMIT_CPU, limits.cpu_seconds, limits.cpu_seconds + 1 if last else infinite)
+    _lower(resource.RLIMIT_AS, limits.memory, limits.memory)
     _lower(resource.RLIMIT_FSIZE, 0, 0)
     _lower(resource.RLIMIT_CORE, 0, 0)
+    if last:
+        _lower(resource.RLIMIT_NPROC, 0, 0)
 
 
 def _lower(what: int, soft: int, hard: int) -> None:
@@ -171,30 +487,10 @@ def _lower(what: int, soft: int, hard: int) -> None:
 
     old = resource.getrlimit(what)[1]
     if old != resource.RLIM_INFINITY:
-        soft, hard = min(soft, old), min(hard, old)
+        soft = min(soft, old)
+        hard = old if hard == resource.RLIM_INFINITY else min(hard, old)
     with contextlib.suppress(ValueError, OSError):  # macOS has no limit on address space
         resource.setrlimit(what, (soft, hard))
-
-
-def _serve() -> None:
-    """The child: one request from stdin, one reply to stdout."""
-    head, request = json.loads(sys.stdin.buffer.read())
-    _limit(head["cpu_seconds"], head["memory"])
-    sys.path.extend(head["path"])
-    import runpy
-
-    try:
-        script = runpy.run_path(head["script"])
-        arguments = (script["prepare"](request), request) if "prepare" in script else (request,)
-        reply = {"value": script["answer"](*arguments)}
-        data = json.dumps(reply).encode("ascii")
-    except MemoryError:
-        data = json.dumps({"error": f"it needs over {head['memory'] >> 20} MiB of memory"}).encode(
-            "ascii"
-        )
-    except Exception as e:
-        data = json.dumps({"error": str(e) or type(e).__name__}).encode("ascii")
-    sys.stdout.buffer.write(data)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,22 @@
 """A chat template to text, in Jinja's immutable sandbox, as transformers sets it up.
 
-Runs on its own: imports nothing of llamaprobe, so that `_child` can load it by path; templates
-that are known to be harmless are rendered by the same code in the caller's process. The clock is
-not the machine's: `strftime_now` formats the date of the request, with English names, whatever
-the locale.
+Runs on its own: imports nothing of llamaprobe but `_origin`, so that `_child` can load it without
+the package; templates that are known to be harmless are rendered by the same code in the caller's
+process. A template is compiled once; nothing that it does outlives a rendering. The clock is not
+the machine's: `strftime_now` formats the date of the request, with English names, whatever the
+locale.
 
-`answer` raises ValueError with the reason in words: the template's own (`raise_exception`), a
-fault in it, or a result over the limit.
+`prepare` and `answer` raise ValueError with the reason in words: the template's own
+(`raise_exception`), a fault in it, or a result over the limit.
 """
 
 import contextlib
 import datetime
+import functools
 import json
 import re
+
+from . import _origin
 
 _OLDEST = (3, 1, 6)  # older ones have known ways out of the sandbox
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -22,25 +26,78 @@ _MONTHS = (
 )
 
 
-def answer(request: dict) -> str:
-    """The text of `request`: template, variables, date (ISO), max_chars. Raises ValueError,
-    MemoryError.
+def prepare(request: dict) -> "Compiled":
+    """The template of `request`, its text, compiled; with `traced` for both sandboxes, else the
+    second one when it is needed. Raises ValueError, MemoryError.
     """
+    with _faults():
+        compiled = Compiled(request["template"])
+    if request["traced"]:
+        with contextlib.suppress(Exception):
+            compiled.traced  # noqa: B018
+    return compiled
+
+
+def answer(compiled: "Compiled", request: dict) -> tuple[str, str | None]:
+    """The text of `request`, and with `traced` the origin of each character (see `_origin`; None:
+    not known).
+
+    `messages`; `own`, the variables that count as the template's own text, and `given`, all others;
+    `date` (ISO), `max_chars`; `spelled`, the special tokens that messages and `given` spell, and
+    `marks`, two characters that occur nowhere. Raises ValueError, MemoryError.
+    """
+    date, most = datetime.date.fromisoformat(request["date"]), request["max_chars"]
+    clock = {"strftime_now": lambda format: _strftime(date, format)}
+    own, given = request["own"], request["given"] | {"messages": request["messages"]}
+    with _faults():
+        text = _generate(compiled.plain, most, clock | own | given)
+    if not request["traced"]:
+        return text, None
+    # It has rendered once: what does not render in these ways as well is not followed.
+    origin = None
+    with contextlib.suppress(Exception):
+        known = _origin.given(own, _origin.OWN) | _origin.given(given)
+        known["messages"] = [_origin.message(message) for message in request["messages"]]
+        traced = _generate(compiled.traced, most, clock | known)
+        if traced == text:
+            origin = _origin.origin_of(traced)
+    if origin is not None and request["spelled"]:
+        marked = _origin.Marked(request["spelled"], request["marks"])
+        with contextlib.suppress(Exception):
+            put = _generate(compiled.plain, 2 * most, clock | own | marked.mark(given))
+            origin = marked.put_back(put, text, origin)
+    return text, origin
+
+
+class Compiled:
+    """One template in two sandboxes: on plain texts, and on texts that know their origin."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self.plain = _environment().from_string(text)
+
+    @functools.cached_property
+    def traced(self):
+        return _environment(traced=True).from_string(self._text)
+
+
+def _generate(template, max_chars: int, variables: dict) -> str:
+    chunks, room = [], max_chars
+    for chunk in template.generate(**variables):
+        chunks.append(chunk)
+        room -= len(chunk)
+        if room < 0:
+            raise ValueError(f"it renders over {max_chars} characters, which is the limit")
+    return template.environment.concat(chunks)
+
+
+@contextlib.contextmanager
+def _faults():
+    """What a template does wrong, as ValueError."""
     import jinja2
 
     try:
-        template = _environment(datetime.date.fromisoformat(request["date"])).from_string(
-            request["template"]
-        )
-        chunks, room = [], request["max_chars"]
-        for chunk in template.generate(**request["variables"]):
-            chunks.append(chunk)
-            room -= len(chunk)
-            if room < 0:
-                raise ValueError(
-                    f"it renders over {request['max_chars']} characters, which is the limit"
-                )
-        return "".join(chunks)
+        yield
     except jinja2.TemplateSyntaxError as e:
         raise ValueError(f"line {e.lineno}: {e.message}") from None
     except jinja2.TemplateError as e:
@@ -53,7 +110,7 @@ def answer(request: dict) -> str:
         raise ValueError(f"{type(e).__name__}: {e}") from None
 
 
-def _environment(date: datetime.date):
+def _environment(*, traced: bool = False):
     """The sandbox with the filters and globals that templates on the hub are written for.
 
     Source: transformers 5, utils/chat_template_utils.py.
@@ -67,13 +124,16 @@ def _environment(date: datetime.date):
         raise ValueError(
             f"Jinja2 {jinja2.__version__} is not safe for templates; pip install -U 'Jinja2>=3.1.6'"
         )
-    environment = ImmutableSandboxedEnvironment(
+    sandbox = ImmutableSandboxedEnvironment
+    if traced:
+        sandbox = _origin.traced(sandbox, _to_json)
+    environment = sandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=[_generation_tag(), loopcontrols]
     )
-    environment.filters["tojson"] = _to_json
+    if not traced:
+        environment.filters["tojson"] = _to_json
     environment.globals.update(
         raise_exception=_raise_exception,
-        strftime_now=lambda format: _strftime(date, format),
         dict=_Dict(),
         namespace=_namespace(),
     )

@@ -259,7 +259,7 @@ def _check_total(index: _Index, tensors: Mapping[str, Tensor]) -> None:
         log.warn(
             f"{_shown(index.path)}: total_size is {show(index.total_size)}, but the tensors have"
             f" {n_bytes} bytes",
-            stacklevel=6,  # the caller of load
+            stacklevel=7,  # the caller of load
         )
 
 

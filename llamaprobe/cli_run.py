@@ -5,6 +5,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from . import stderr
+from .cli_chat import add_chat_options, check_chat_usage, read_chat
 from .cli_options import (
     MODEL_HELP,
     add_capture_options,
@@ -42,13 +43,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar="FILE",
         help="token ids from a file (integers, or .npy) instead of text",
     )
-    parser.add_argument(
-        "--chat", action="store_true", help="the prompt is a user's message: use the chat template"
-    )
-    parser.add_argument(
-        "--date",
-        help="what the chat template takes for today: YYYY-MM-DD or today (default 2024-07-26)",
-    )
+    add_chat_options(parser)
     parser.add_argument("--out", type=location, metavar="DIR", help="where the files go")
     add_capture_options(parser)
     parser.add_argument(
@@ -87,12 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_usage(args: argparse.Namespace) -> None:
     """No option is dropped silently."""
-    if (args.prompt is None) == (args.ids is None):
-        args.usage_error("give a PROMPT or --ids FILE, one of the two")
-    if args.ids is not None and args.chat:
-        args.usage_error("--chat is for text")
-    if args.date is not None and not args.chat:
-        args.usage_error("--date is for --chat")
+    check_chat_usage(args)
     of_files = ("format", "digits", "force", "no_masks", "no_header", "hash_weights")
     given = [
         name for name in of_files if not any(getattr(args, name) is no for no in (None, False))
@@ -103,12 +93,10 @@ def _check_usage(args: argparse.Namespace) -> None:
 
 
 def _run(model: "Model", args: argparse.Namespace, points: list[str]) -> "Run":
-    prompt = read_ids(args.ids) if args.ids else args.prompt
-    if args.chat:
-        prompt = [{"role": "user", "content": prompt}]
-    return model.run(
-        prompt, points=points, layers=args.layers, progress=args.progress, date=args.date
-    )
+    prompt, how = read_ids(args.ids) if args.ids else args.prompt, {}
+    if args.chat or args.messages:
+        prompt, how = read_chat(args)
+    return model.run(prompt, points=points, layers=args.layers, progress=args.progress, **how)
 
 
 def _check_out(args: argparse.Namespace) -> None:

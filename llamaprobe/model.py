@@ -5,14 +5,11 @@ model never changes, so that any number of threads may run it at once.
 """
 
 import contextlib
-import dataclasses
 import datetime
 import math
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, overload
@@ -22,13 +19,14 @@ from numpy.typing import NDArray
 
 from . import _core, log
 from .cancel import Cancel, Stop
-from .checkpoint import Checkpoint, named, open_checkpoint
-from .config import Config, read_config
-from .errors import ArgumentError, PointError, UnsupportedError
+from .chat import ChatOptions
+from .checkpoint import Checkpoint, named
+from .config import Config
+from .errors import ArgumentError, PointError
 from .fingerprint import Fingerprints
-from .json_file import MAX_PATH
 from .machine import thread_count
 from .names import expand_user, printable
+from .opening import Opening, at_least_one, describe_files, open_core, open_files
 from .points import Layers, Name, Point, all_points, check_layers, resolve_all
 from .points import shape as shape_of
 from .profile import Profile, Stage
@@ -36,7 +34,7 @@ from .prompt import Prompt, TokenizerSource, read_prompt, read_prompts
 from .reopen import Marks, changed, check_mark, known_here, marks_of, where_from
 from .run import Origin, Run
 from .source import find_folder, whole_path
-from .tensor_names import check_complete, find_unused, read_globs
+from .tensor_names import read_globs
 from .tokenizer import Tokenizer
 from .weights import Weights
 
@@ -52,12 +50,12 @@ class RunOptions(TypedDict, total=False):
     threads: int | None
     progress: bool
     date: str | datetime.date | None
-    add_generation_prompt: bool
+    add_generation_prompt: bool | None
+    template_vars: Mapping[str, Any] | None
+    tools: Sequence[Mapping[str, Any]] | None
+    continue_final_message: bool | str
     timeout: float | None
     cancel: Cancel | None
-
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def load(
@@ -100,7 +98,7 @@ def load(
     """
     if threads is not None:
         thread_count(threads)
-    n_layers = None if layers is None else _at_least_one(layers)
+    n_layers = None if layers is None else at_least_one(layers)
     globs = read_globs(ignore)
     part = {} if n_layers is None else {"layers": range(n_layers), "head": True}
     folder, commit = find_folder(
@@ -119,49 +117,11 @@ def load(
     )
 
 
-@dataclass(frozen=True)
-class Opening:
-    """All that it takes to open a model again, from another folder and in another process."""
-
-    name: str
-    """As it was requested: "demo", a folder, a repo id."""
-    folder: Path
-    """Absolute, see `source.whole_path`."""
-    is_own: bool
-    """Whether the folder is one of the user's own: neither the demo's nor a repo's."""
-    commit: str | None
-    """Of a repo."""
-    threads: int | None
-    mmap: bool
-    layers: int | None
-    ignore: tuple[str, ...]
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What `load` was given besides the source."""
-        return {name: getattr(self, name) for name in ("threads", "mmap", "layers", "ignore")}
-
-
 def open_model(opening: Opening) -> "Model":
     """`load`, when the folder is known. Raises as `load`."""
-    whole = read_config(opening.folder, stacklevel=4)
-    config = _first_layers(whole, opening.layers)
-    checkpoint = open_checkpoint(opening.folder, mmap=opening.mmap, layers=opening.layers)
-    config = _with_head(config, checkpoint)
-    where = printable(str(checkpoint.folder), MAX_PATH)
-    log.info("%s: opened from %s, %d layers", opening.name, where, config.n_layers)
-    check_complete(config, checkpoint.tensors, f"{where}: {checkpoint.first_file}")
-    unused = find_unused(config, checkpoint.tensors, opening.ignore, whole.n_layers)
-    if unused.refused:
-        raise UnsupportedError(f"{where}: {unused.refusal(config)}")
-    if unused.others:
-        log.warn(f"{where}: {unused.warning(config)}", stacklevel=3)
-    if os.path.exists(opening.folder / "adapter_config.json"):
-        log.warn(
-            f"{where}: adapter_config.json beside the weights is of a LoRA, which is not applied",
-            stacklevel=3,
-        )
-    return Model(config, checkpoint, opening, unused.passed_over)
+    config, checkpoint, unused = open_files(opening)
+    log.info("%s: opened from %s, %d layers", opening.name, checkpoint.folder, config.n_layers)
+    return Model(config, checkpoint, opening, unused)
 
 
 class Model:
@@ -188,11 +148,11 @@ class Model:
         """Names of tensors in the opened files that no operation uses: those that `load` warned
         about, and those that `ignore` matches. Leftover buffers of rotary embeddings and layers
         that `load(layers=)` left out are not among them."""
-        self._core: _core.Model | None = _open_core(config, checkpoint)
+        self._core: _core.Model | None = open_core(config, checkpoint)
         self._checkpoint: Checkpoint | None = checkpoint
         self._opening = opening
         self._threads = opening.threads
-        files = tuple(_describe_files(checkpoint))
+        files = tuple(describe_files(checkpoint))
         self._origin = Origin(
             config,
             opening.name,
@@ -258,7 +218,10 @@ class Model:
         threads: int | None = None,
         progress: bool = False,
         date: str | datetime.date | None = None,
-        add_generation_prompt: bool = True,
+        add_generation_prompt: bool | None = None,
+        template_vars: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        continue_final_message: bool | str = False,
         timeout: float | None = None,
         cancel: Cancel | None = None,
     ) -> Run | list[Run]:
@@ -276,8 +239,13 @@ class Model:
             range or a slice; negative numbers count from the last layer. None for all.
         threads: see `load`. The number of threads never changes a result.
         progress: show a bar on stderr.
-        date, add_generation_prompt: for chat messages. `date` is what the template takes for today:
-            None for 26 Jul 2024, "today", a datetime.date or YYYY-MM-DD.
+        date: for chat messages, as the next four: what the template takes for today. None for
+            26 Jul 2024, "today", a datetime.date or YYYY-MM-DD.
+        add_generation_prompt: begin an answer. None: yes, unless continue_final_message.
+        template_vars: further variables of the template by name, {"enable_thinking": False}.
+        tools: JSON schemas of functions, as dicts.
+        continue_final_message: the text ends with the last message as far as it goes, so that the
+            model goes on with it; a str names a field of it other than "content".
         timeout: seconds that the call may take, prompts included, before it raises Timeout.
         cancel: a `Cancel`; its `set`, in any thread, has the call raise Cancelled.
 
@@ -296,8 +264,12 @@ class Model:
         core = self._open()
         captures = _captures(points, layers, self.config.n_layers)
         n_threads = thread_count(self._threads if threads is None else threads)
-        read = partial(self._read, date=date, add_generation_prompt=add_generation_prompt)
-        prompts, is_batch = read_prompts(prompt, read, stop.check)
+        chat = ChatOptions(
+            date, add_generation_prompt, template_vars, tools, continue_final_message
+        )
+        with self._origin.tokenizer.batch() as tokenizer:
+            read = partial(read_prompt, config=self.config, tokenizer=tokenizer, options=chat)
+            prompts, is_batch = read_prompts(prompt, read, stop.check)
         starts = [0, *np.cumsum([len(one.token_ids) for one in prompts]).tolist()]
         log.debug("run: %d prompts, %d tokens, %d threads", len(prompts), starts[-1], n_threads)
         with named(self.path), _bar(progress) as report:
@@ -329,7 +301,8 @@ class Model:
         core = self._open()
         captures = _captures(points, layers, self.config.n_layers)
         stop.check()
-        ids = self._read(prompt).token_ids
+        with self._origin.tokenizer.batch() as tokenizer:
+            ids = read_prompt(prompt, self.config, tokenizer, ChatOptions()).token_ids
         n_threads = thread_count(self._threads if threads is None else threads)
         start = time.perf_counter()
         with named(self.path):
@@ -380,21 +353,6 @@ class Model:
 
     def _closed(self) -> ArgumentError:
         return ArgumentError(f"the model {printable(self._origin.model)} is closed; load it again")
-
-    def _read(
-        self,
-        prompt: object,
-        *,
-        date: str | datetime.date | None = None,
-        add_generation_prompt: bool = True,
-    ) -> Prompt:
-        return read_prompt(
-            prompt,
-            self.config,
-            self._origin.tokenizer,
-            date=date,
-            add_generation_prompt=add_generation_prompt,
-        )
 
     def _runs(
         self,
@@ -475,57 +433,3 @@ def _open_again(
         name = min(name for name in found | marks if found.get(name) != marks.get(name))
         raise changed(str(model.path / name))
     return model
-
-
-def _at_least_one(layers: int | range) -> int:
-    if isinstance(layers, range) and layers and layers == range(layers.stop):
-        return layers.stop
-    if not isinstance(layers, bool) and hasattr(layers, "__index__") and layers.__index__() >= 1:
-        return layers.__index__()
-    raise ArgumentError(
-        f"layers is {printable(repr(layers), 60)}; here it is how many of the first layers to open,"
-        f" such as 4 or range(4); which of them a run keeps is the layers of model.run"
-    )
-
-
-def _first_layers(config: Config, layers: int | None) -> Config:
-    if layers is None:
-        return config
-    if layers > config.n_layers:
-        raise ArgumentError(f"layers is {layers:d}, but the model has {config.n_layers}")
-    return dataclasses.replace(config, n_layers=int(layers))
-
-
-def _with_head(config: Config, checkpoint: Checkpoint) -> Config:
-    """A head in the file is the head, whatever the flag says: so does transformers 5."""
-    tied = config.tied_head and "lm_head.weight" not in checkpoint.tensors
-    return dataclasses.replace(config, tied_head=tied)
-
-
-def _open_core(config: Config, checkpoint: Checkpoint) -> _core.Model:
-    with named(checkpoint.folder):
-        return _core.Model(
-            checkpoint.files,
-            n_layers=config.n_layers,
-            n_heads=config.n_heads,
-            n_kv_heads=config.n_kv_heads,
-            head_dim=config.head_dim,
-            d_model=config.d_model,
-            d_ff=config.d_ff,
-            vocab_size=config.vocab_size,
-            max_positions=config.max_positions,
-            rms_norm_eps=config.rms_norm_eps,
-            attention_bias=config.attention_bias,
-            mlp_bias=config.mlp_bias,
-            tied_head=config.tied_head,
-            inv_freq=config.inv_freq,
-        )
-
-
-def _describe_files(checkpoint: Checkpoint) -> Iterator[tuple[str, int, str | None]]:
-    """(path, bytes, sha256 where the hub cache names the file after it)."""
-    for file in checkpoint.files:
-        target = checkpoint.links.get(os.path.basename(file.path))
-        folders = (target.parent.name, target.parent.parent.name) if target else ()
-        blob = target.name if target and "blobs" in folders else ""
-        yield file.path, file.n_bytes, blob if _SHA256.fullmatch(blob) else None

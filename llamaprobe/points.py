@@ -248,7 +248,9 @@ def resolve_all(
     if isinstance(names, str) or _is_pair(names):
         names = (names,)  # type: ignore[assignment]
     if not isinstance(names, Iterable) or not (names := tuple(names)):
-        raise PointError('points is a list of at least one name, or "all"; Model.points() lists them')
+        raise PointError(
+            'points is empty or not a list; give names, which Model.points() lists, or "all"'
+        )
     for name in names:
         for point, layer in _matches(name) or [resolve(name)]:
             yield name, point, None if layer is None else layer_number(layer, n_layers)

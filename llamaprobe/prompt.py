@@ -10,23 +10,23 @@ list, and its first words.
 """
 
 import contextlib
-import datetime
 import io
 import operator
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import log
+from ._child import Workers
+from .chat import ChatOptions
 from .config import Config
 from .errors import ArgumentError, Error
 from .names import printable
-from .tables import plain_array
 from .tokenizer import Tokenizer
 from .tokenizer_files import TokenizerFiles
 
@@ -41,6 +41,8 @@ class Prompt:
     """The text that was encoded: as given, or what the chat template made. None for ids."""
     date: str | None
     """The day that the chat template was told, YYYY-MM-DD; None without a template."""
+    template_inputs: Mapping[str, Any] = field(default_factory=dict)
+    """template_vars, tools and continue_final_message of a chat, where they were given."""
 
 
 class TokenizerSource:
@@ -58,13 +60,19 @@ class TokenizerSource:
         """By its folder: the lock and the open tokenizer stay here."""
         return type(self), (self._files.folder,)
 
-    def get(self) -> Tokenizer:
+    def get(self, workers: Workers | None = None) -> Tokenizer:
         """TokenizerError (none, damaged), FileError, FileChangedError (not what was there)."""
         with self._lock:
             if self._tokenizer is None:
-                self._tokenizer = Tokenizer(self._files)
+                self._tokenizer = Tokenizer(self._files, workers)
                 log.info("%s: the tokenizer", self._files.folder)
             return self._tokenizer
+
+    @contextlib.contextmanager
+    def batch(self) -> Iterator["TokenizerOfBatch"]:
+        """The tokenizer for the prompts of one batch; see `Tokenizer.batch`."""
+        with contextlib.ExitStack() as stack:
+            yield TokenizerOfBatch(self, stack)
 
     def pieces(self, ids: NDArray[np.int32]) -> list[str] | None:
         """The text of each token; None when the folder had no tokenizer. Raises as `get`."""
@@ -73,9 +81,31 @@ class TokenizerSource:
             return None
         return self.get().pieces(ids)
 
+
     def marks(self) -> dict[str, str]:
         """Fingerprints of the files that make it, by name. FileChangedError, FileError."""
         return self._files.fingerprints()
+
+
+class HasTokenizer(Protocol):
+    def get(self) -> Tokenizer:
+        """TokenizerError (none, damaged), FileError."""
+
+
+class TokenizerOfBatch:
+    """The tokenizer of a batch, opened at first use."""
+
+    def __init__(self, source: TokenizerSource, stack: contextlib.ExitStack) -> None:
+        self._source, self._stack = source, stack
+        self._tokenizer: Tokenizer | None = None
+
+    def get(self) -> Tokenizer:
+        """TokenizerError (none, damaged), FileError."""
+        if self._tokenizer is None:
+            workers = self._stack.enter_context(Workers())
+            tokenizer = self._source.get(workers)
+            self._tokenizer = self._stack.enter_context(tokenizer.batch(workers))
+        return self._tokenizer
 
 
 def is_batch(prompt: object) -> TypeGuard[Sequence[object]]:
@@ -127,24 +157,28 @@ def read_prompts(
 
 
 def read_prompt(
-    prompt: object,
-    config: Config,
-    tokenizer: TokenizerSource,
-    *,
-    date: str | datetime.date | None = None,
-    add_generation_prompt: bool = True,
+    prompt: object, config: Config, tokenizer: HasTokenizer, options: ChatOptions
 ) -> Prompt:
     """One prompt as token ids. ArgumentError, TokenizerError, TemplateError, FileError."""
     prompt = as_plain(prompt)
+    if isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], Mapping):
+        chat = tokenizer.get().chat(
+            list(prompt),
+            date=options.date,
+            add_generation_prompt=options.add_generation_prompt,
+            template_vars=options.template_vars,
+            tools=options.tools,
+            continue_final_message=options.continue_final_message,
+        )
+        return Prompt(_check(chat.ids, config), chat.text, chat.date, chat.inputs)
+    if given := options.check().inputs:
+        raise ArgumentError(
+            f"{next(iter(given))} is for chat messages, a list of dicts with role and content"
+        )
     if isinstance(prompt, str):
         if not prompt:
             raise ArgumentError("the prompt is empty; give text, or token ids")
         return Prompt(_check(tokenizer.get().encode(prompt), config), prompt, None)
-    if isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], Mapping):
-        chat = tokenizer.get().chat(
-            list(prompt), date=date, add_generation_prompt=add_generation_prompt
-        )
-        return Prompt(_check(chat.ids, config), chat.text, chat.date)
     return Prompt(_check(_integers(prompt), config), None, None)
 
 
@@ -219,7 +253,6 @@ def _beginning(prompt: object) -> str:
 def _integers(prompt: Any) -> NDArray[np.generic]:
     """Token ids, a list, a tuple or an array, as an integer array of some dtype, 1-D."""
     if isinstance(prompt, np.ndarray):
-        prompt = plain_array(prompt)
         if prompt.ndim != 1:
             raise ArgumentError(
                 f"token ids are one row of integers, not an array of shape {list(prompt.shape)};"

@@ -1,6 +1,7 @@
 """A finished run: the tokens, and every value that was asked for as an array."""
 
 import contextlib
+import copy
 import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -78,6 +79,8 @@ class Run:
         """The text that was encoded; for a chat what the template made of it; None for ids."""
         self.template_date: str | None = prompt.date
         """The day that a chat template was told, YYYY-MM-DD; else None."""
+        self.template_inputs: dict[str, Any] = dict(prompt.template_inputs)
+        """template_vars, tools and continue_final_message of a chat, where they were given."""
 
     @property
     def config(self) -> Config:
@@ -129,6 +132,7 @@ class Run:
             "qk_norm": c.qk_norm,
             "prompt": self.prompt,
             "template_date": self.template_date,
+            **copy.deepcopy(self.template_inputs),
             **path_entries("model", self._origin.model),
             **path_entries("model_folder", self._origin.folder),
             "revision": self._origin.revision,

@@ -228,6 +228,7 @@ def read_run(folder: str | os.PathLike[str]) -> "Run":
     saved; line and column of text that is no number). Whether values were altered is what
     `llamaprobe verify` tells.
     """
+    from .chat import TEMPLATE_INPUTS
     from .prompt import Prompt
     from .run import Origin, Run
 
@@ -239,7 +240,10 @@ def read_run(folder: str | os.PathLike[str]) -> "Run":
         values[point] = (tuple(layers), np.stack(found) if layers else found[0])
     meta = saved.meta
     prompt = Prompt(
-        saved.token_ids, _optional(meta, "prompt", str), _optional(meta, "template_date", str)
+        saved.token_ids,
+        _optional(meta, "prompt", str),
+        _optional(meta, "template_date", str),
+        {key: meta[key] for key in TEMPLATE_INPUTS if key in meta},
     )
     origin = Origin(
         config=saved.config(),

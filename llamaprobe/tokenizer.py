@@ -7,37 +7,39 @@ used in a child process with limits.
 
 Plain text is encoded as transformers does it: special tokens around it as the tokenizer puts
 them, special tokens spelled out in it read as such. In chat messages they are plain text: what a
-user wrote cannot end the user's turn. For that each one spelled in a message travels through the
-template as one private character, and each one that the template wrote is marked by another
-before the text is encoded as a whole.
+user wrote cannot end the user's turn. The template sees the messages as they are and tells of each
+character that it puts out whether it is its own (see `_origin`); then each special token of its own
+is marked by a private character, and the text is encoded as a whole.
 """
 
+import contextlib
+import copy
 import datetime
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _child, _encode
+from . import _child, _encode, _origin
+from .chat import MAX_CHARS, ChatOptions, check_messages, pin_date, texts
 from .declared import Declared, beginning
-from .errors import ArgumentError, FileError, TokenizerError
+from .errors import ArgumentError, FileError, TemplateError, TokenizerError
 from .harmless import decodes_harmlessly, is_harmless
 from .names import printable
 from .side_file import MAX_FILE, parse_json, read_bytes
 from .special_tokens import SpecialTokens
-from .template import MAX_CHARS, Template, check_messages, pin_date
+from .template import Template, private_characters
 from .tokenizer_files import TokenizerFiles
 from .vocabulary import Vocabulary
 
 _MAX_DECODED = 1 << 26
 _LONG = 1 << 19  # characters; takes about half a second
 _LIMITS = _child.Limits(cpu_seconds=30, wall_seconds=120, memory=4 << 30, reply=32 * MAX_CHARS)
-_PRIVATE = (*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE))
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +52,8 @@ class Chat:
     """What the template made of the messages."""
     date: str
     """The day that the template was told, YYYY-MM-DD."""
+    inputs: dict[str, Any]
+    """template_vars, tools and continue_final_message, where they were given."""
 
 
 class Tokenizer:
@@ -63,13 +67,18 @@ class Tokenizer:
         """The tokenizer of the model in `folder`. TokenizerError (none, damaged), FileError."""
         return cls(TokenizerFiles(folder))
 
-    def __init__(self, files: TokenizerFiles) -> None:
-        """From files as they were at one moment: FileChangedError if they are not so any more."""
+    def __init__(self, files: TokenizerFiles, workers: _child.Workers | None = None) -> None:
+        """From files as they were at one moment: FileChangedError if they are not so any more.
+
+        workers: of a batch that begins, so that it need not read the file again.
+        """
         self._files = files
         self.folder, self.path = files.folder, files.folder / "tokenizer.json"
-        self._template: Template | None = None
+        self._templates: dict[bool, Template] = {}  # False: the default, True: the one for tools
+        self._workers = workers
         with files.unchanged():
             self._open()
+        self._workers = None
 
     def _open(self) -> None:
         data = read_bytes(self.path, MAX_FILE, TokenizerError)
@@ -106,6 +115,15 @@ class Tokenizer:
             except ValueError as e:
                 raise self._error(e) from None
         self._ids("")  # what is broken shows here, not at the first prompt
+
+    @contextlib.contextmanager
+    def batch(self, workers: _child.Workers | None = None) -> Iterator["Tokenizer"]:
+        """This tokenizer for many texts: what it needs a child process for goes to one that lives
+        until the end of the block. Without this each text has a child of its own.
+        """
+        one = copy.copy(self)
+        with workers or _child.Workers() as one._workers:
+            yield one
 
     @property
     def vocab_size(self) -> int:
@@ -158,40 +176,84 @@ class Tokenizer:
         messages: object,
         *,
         date: str | datetime.date | None = None,
-        add_generation_prompt: bool = True,
+        add_generation_prompt: bool | None = None,
+        template_vars: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        continue_final_message: bool | str = False,
         parse_special: bool = False,
     ) -> Chat:
         """Chat messages by the model's own template, without a second BOS.
 
-        Messages are dicts with "role" and "content". Special tokens spelled out in them are plain
-        text unless `parse_special`; where there are none the ids are those of transformers'
-        `apply_chat_template`. `date` is what the template takes for today: None for 26 Jul 2024,
-        "today", a datetime.date or YYYY-MM-DD. ArgumentError (messages, date), TemplateError,
-        TokenizerError.
+        Messages are dicts with "role" and "content". Special tokens spelled out in them, in tools
+        and in template_vars are plain text unless `parse_special`; else the ids are those of
+        transformers' `apply_chat_template`, and so is the text.
+
+        date: what the template takes for today: None for 26 Jul 2024, "today", a datetime.date or
+            YYYY-MM-DD.
+        add_generation_prompt: begin an answer; None for True, False with continue_final_message.
+        template_vars: further variables of the template by name: {"enable_thinking": False}.
+        tools: JSON schemas of functions, as dicts.
+        continue_final_message: the text ends with the last message as far as it goes, so that the
+            model goes on with it; a str names a field other than "content".
+
+        ArgumentError (messages or options), TemplateError, TokenizerError.
         """
         checked = check_messages(messages)
-        if self._template is None:
-            with self._files.unchanged():
-                self._template = Template.find(self.folder)
-        day = pin_date(date)
-        render = partial(
-            self._template.render,
-            date=None if date is None else day,
-            add_generation_prompt=add_generation_prompt,
+        options = ChatOptions(
+            date, add_generation_prompt, template_vars, tools, continue_final_message
+        ).check()
+        template = self._template_for(options.tools is not None)
+        spelled = self._spelled([checked, options.template_vars, options.tools])
+        rendered = template.render(
+            checked,
+            options,
+            traced=not parse_special and (not template.known or bool(spelled)),
+            spelled=[] if parse_special else sorted(spelled),
+            call=self._call,
         )
-        spelled = set() if parse_special else self._spelled(checked)
-        if not spelled:
-            text = render(checked)
-            return Chat(self._ids(text, around=False), text, day.isoformat())
+        text = rendered.text
+        day = pin_date(date).isoformat()
+        if parse_special or (template.known and not spelled):
+            ids = self._ids(text, around=False)
+        else:
+            ids = self._chat_ids(text, rendered.origin, spelled, template)
+        return Chat(ids, text, day, options.inputs)
 
-        private = _unused(checked, self._template.text)
-        hidden = {token: next(private) for token in sorted(spelled)}
-        text = render(_map_texts(checked, lambda text: self._swap(text, hidden)))
-        marks = {token: next(private) for token in sorted(self._spelled(text))}
-        shown = {ord(character): token for token, character in hidden.items()}
-        marked = self._swap(text, marks).translate(shown)
-        ids = self._ids(marked, around=False, marks=marks, spelled=list(hidden))
-        return Chat(ids, text.translate(shown), day.isoformat())
+    def _template_for(self, tools: bool) -> Template:
+        if tools not in self._templates:
+            with self._files.unchanged():
+                self._templates[tools] = Template.find(self.folder, tools=tools)
+        return self._templates[tools]
+
+    def _chat_ids(
+        self, text: str, origin: str | None, spelled: set[str], template: Template
+    ) -> NDArray[np.int32]:
+        """Ids of a rendered chat, in which only special tokens of the template's own count."""
+        found = list(self._special.find(text))
+        if not found:
+            return self._ids(text, around=False)
+        private = private_characters(set(text))
+        own: list[tuple[int, int, str]] = []
+        origin = origin or _origin.LOST * len(text)
+        for start, end, token in self._special.find(_without_given(text, origin, next(private))):
+            letters = origin[start:end]
+            if _origin.LOST in letters and token in spelled:
+                raise TemplateError(
+                    f"{template.path}: the template changes the messages in a way that does not"
+                    f" show if {printable(repr(token), 60)} is its own or a message's; take it"
+                    " out of the messages"
+                )
+            if _origin.ROLE not in (letters[0], letters[-1]):
+                own.append((start, end, token))
+        if own == found:
+            return self._ids(text, around=False)
+        marks = {token: next(private) for token in sorted({token for _, _, token in own})}
+        parts, at = [], 0
+        for start, end, token in own:
+            parts += [text[at:start], marks[token]]
+            at = end
+        marked = "".join(parts) + text[at:]
+        return self._ids(marked, around=False, marks=marks, spelled=sorted(self._spelled(marked)))
 
     def pieces(self, ids: Sequence[int] | NDArray[np.integer]) -> list[str]:
         """The text of each token alone, special tokens included; bytes that are no UTF-8 as \\xNN.
@@ -209,11 +271,12 @@ class Tokenizer:
 
     def _spelled(self, value: object) -> set[str]:
         """The special tokens that occur in a text or in the texts of messages."""
-        return set(self._special.findall("\0".join(_texts(value))))
+        return set(self._special.findall("\0".join(texts(value))))
 
-    def _swap(self, text: str, characters: dict[str, str]) -> str:
-        """`text` with each special token replaced by its character."""
-        return self._special.sub(lambda match: characters[match[0]], text)
+    @property
+    def _call(self) -> Any:
+        """What runs a script in a child process."""
+        return _child.call if self._workers is None else self._workers.call
 
     def _ids(
         self,
@@ -241,8 +304,9 @@ class Tokenizer:
         try:
             if self._tokenizer is not None and here:
                 return _encode.answer(self._tokenizer, question)
-            request = self._file | question
-            return _child.call("_encode.py", request, packages=("tokenizers",), limits=_LIMITS)
+            return self._call(
+                "_encode.py", self._file, question, packages=("tokenizers",), limits=_LIMITS
+            )
         except (ValueError, _child.ChildError) as e:
             if not here or self._tokenizer is None:
                 self._files.check()
@@ -298,29 +362,12 @@ def _clean_up(text: str) -> str:
     return text
 
 
-def _unused(messages: list[dict[str, Any]], template: str) -> Iterator[str]:
-    """Private characters that neither the messages nor the template use."""
-    used = set(template).union(*_texts(messages))
-    return (c for c in map(chr, _PRIVATE) if c not in used)
-
-
-def _texts(value: object) -> Iterator[str]:
-    """Every text in chat messages, keys too."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield key
-            yield from _texts(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
-
-
-def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """A copy of chat messages with every text changed, keys too."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, dict):
-        return {change(key): _map_texts(item, change) for key, item in value.items()}
-    return [_map_texts(item, change) for item in value] if isinstance(value, list) else value
+def _without_given(text: str, origin: str, filler: str) -> str:
+    """`text` with `filler` for each character that is not the template's own."""
+    if _origin.GIVEN not in origin:
+        return text
+    parts, at = [], 0
+    for match in re.finditer(_origin.GIVEN + "+", origin):
+        parts += [text[at : match.start()], filler * (match.end() - match.start())]
+        at = match.end()
+    return "".join(parts) + text[at:]

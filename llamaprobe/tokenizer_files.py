@@ -21,6 +21,7 @@ NAMES = (
     "config.json",
     "chat_template.jinja",
     "chat_template.json",
+    "additional_chat_templates/tool_use.jinja",
 )
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import sys
 import threading
 import time
 from pathlib import Path
@@ -90,7 +91,8 @@ def test_they_are_looked_at_between_the_prompts_of_a_batch(
     demo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     model, token, seen = lp.load("demo"), lp.Cancel(), []
-    read = model._read
+    module = sys.modules["llamaprobe.model"]
+    read = module.read_prompt
 
     def slowly(prompt: object, **how: Any) -> Any:
         seen.append(prompt)
@@ -98,12 +100,12 @@ def test_they_are_looked_at_between_the_prompts_of_a_batch(
             token.set()
         return read(prompt, **how)
 
-    monkeypatch.setattr(model, "_read", slowly)
+    monkeypatch.setattr(module, "read_prompt", slowly)
     with pytest.raises(lp.Cancelled):
         model.run(["Once"] * 1000, cancel=token)
     assert len(seen) == 2
     seen.clear()
-    monkeypatch.setattr(model, "_read", lambda p, **h: (time.sleep(0.06), read(p, **h))[1])
+    monkeypatch.setattr(module, "read_prompt", lambda p, **h: (time.sleep(0.06), read(p, **h))[1])
     start = time.monotonic()
     with pytest.raises(lp.Timeout):
         model.run(["Once"] * 1000, timeout=0.1)

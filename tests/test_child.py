@@ -1,6 +1,14 @@
 """Child processes that misbehave, each in its way, and what the parent makes of it."""
 
+import contextlib
 import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from bad_inputs.child import LIBC, in_child, less_memory
@@ -12,7 +20,7 @@ def test_wall_clock_ends_a_child_that_sleeps(monkeypatch):
     limits = _child.Limits(cpu_seconds=5, wall_seconds=0.2, memory=1 << 30, reply=1 << 20)
     monkeypatch.setattr(_child, "FOLDER", os.path.dirname(__file__))
     with pytest.raises(_child.ChildError, match="over 0.2 s"):
-        _child.call("child_scripts/sleeps.py", {}, packages=(), limits=limits)
+        _child.call("child_scripts/sleeps.py", {}, {}, packages=(), limits=limits)
 
 
 @pytest.mark.parametrize(
@@ -28,13 +36,13 @@ def test_child_that_misbehaves(monkeypatch, script, fact):
     limits = _child.Limits(cpu_seconds=5, wall_seconds=60, memory=1 << 30, reply=1 << 20)
     monkeypatch.setattr(_child, "FOLDER", os.path.dirname(__file__))
     with pytest.raises(_child.ChildError, match=fact):
-        _child.call(f"child_scripts/{script}.py", {}, packages=(), limits=limits)
+        _child.call(f"child_scripts/{script}.py", {}, {}, packages=(), limits=limits)
 
 
 def test_missing_package_is_named():
     limits = _child.Limits(1, 1, 1 << 30, 1 << 20)
     with pytest.raises(_child.ChildError, match="pip install no_such_package"):
-        _child.call("_render.py", {}, packages=("no_such_package",), limits=limits)
+        _child.call("_render.py", {}, {}, packages=("no_such_package",), limits=limits)
 
 
 @pytest.mark.skipif(
@@ -54,3 +62,275 @@ def test_memory_that_was_freed_is_no_room_beyond_a_limit():
         LIBC.free(above)
 
     assert in_child(work).error is MemoryError
+
+
+# A worker: one child, many answers
+
+
+LIMITS = _child.Limits(cpu_seconds=1, wall_seconds=60, memory=512 << 20, reply=1 << 20)
+SHORT = LIMITS._replace(wall_seconds=4)
+
+
+@pytest.fixture
+def worker(monkeypatch) -> Iterator[_child.Worker]:
+    with obedient(monkeypatch) as worker:
+        yield worker
+
+
+def obedient(monkeypatch, *prepare: str, limits: _child.Limits = LIMITS) -> _child.Worker:
+    monkeypatch.setattr(_child, "FOLDER", os.path.dirname(__file__))
+    return _child.Worker("child_scripts/obeys.py", {"do": prepare}, packages=(), limits=limits)
+
+
+def tell(worker: _child.Worker) -> list[int]:
+    """[times prepared, answers of this state, pid of the child, pid of the grandchild]."""
+    return worker.answer({"do": "tell"})  # type: ignore[return-value]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return Path("/proc").is_dir() is False and _exists(pid)
+
+
+def _exists(pid: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return True
+    return False
+
+
+def wait_for_end(pid: int, seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while is_running(pid):
+        assert time.monotonic() < end, f"process {pid} still runs"
+        time.sleep(0.02)
+
+
+def test_one_child_prepares_once_and_each_answer_has_a_fresh_state(worker):
+    told = [tell(worker) for _ in range(5)]
+    assert [one[:2] for one in told] == [[1, 1]] * 5
+    assert len({child for _, _, child, _ in told}) == 1
+    assert len({grandchild for *_, grandchild in told}) == 5
+    worker.close()
+    assert not is_running(told[0][2]) and not is_running(told[-1][3])
+
+
+@pytest.mark.parametrize(
+    ("do", "fact"),
+    [
+        ("loop", "over 1 s of processor time"),
+        ("eat", "over 512 MiB of memory"),
+        ("eat slowly", "over 512 MiB of memory"),
+        ("chatter", "over 1048576 bytes"),
+        ("print", None),
+        ("die", "died of SIGSEGV"),
+        ("exit", "failed with status 1"),
+        ("kill parent", "died of SIGKILL"),
+    ],
+)
+def test_what_breaks_a_limit_is_refused_and_the_next_is_answered(worker, do, fact):
+    first = tell(worker)
+    if fact is None:
+        assert worker.answer({"do": do}) == do
+    else:
+        with pytest.raises(_child.ChildError, match=fact):
+            worker.answer({"do": do})
+    second = tell(worker)
+    assert second[:2] == [1, 1]
+    if do == "kill parent":
+        assert second[2] != first[2]
+    else:
+        assert second[2] == first[2]
+
+
+@pytest.mark.parametrize(
+    ("do", "fact"),
+    [
+        ("sleep", "over 4 s, which is the limit"),
+        ("flood", "over 4 s|over 1048576 bytes|no proper reply"),
+        ("fork and die", "over 4 s|died of SIGSEGV"),
+    ],
+)
+def test_what_is_late_is_ended_and_the_next_is_answered(monkeypatch, do, fact):
+    with obedient(monkeypatch, limits=SHORT) as worker:
+        child = tell(worker)[2]
+        with pytest.raises(_child.ChildError, match=fact):
+            worker.answer({"do": do})
+        assert tell(worker)[:3] == [1, 1, child]
+
+
+def test_limits_count_for_each_answer(worker):
+    """Together these answers use more of everything than one may."""
+    children = {tell(worker)[2]}
+    for _ in range(3):
+        assert worker.answer({"do": "burn"}) == "burn"
+        assert len(worker.answer({"do": "chatter", "n": 1_000_000})) == 1_000_000
+        worker.answer({"do": "eat", "n": 300 << 20})
+    children.add(tell(worker)[2])
+    assert len(children) == 1
+
+
+def test_preparing_has_limits_too(monkeypatch):
+    for do, fact, limits in (
+        ("loop", "1 s of processor time", LIMITS),
+        ("eat", "512 MiB of memory", LIMITS),
+        ("sleep", "over 4 s", SHORT),
+        ("die", "SIGSEGV", LIMITS),
+    ):
+        with (
+            obedient(monkeypatch, do, limits=limits) as worker,
+            pytest.raises(_child.ChildError, match=fact),
+        ):
+            tell(worker)
+
+
+def test_files_cannot_be_written(worker, tmp_path):
+    with pytest.raises(_child.ChildError, match="File too large"):
+        worker.answer({"do": "write", "path": str(tmp_path / "file")})
+
+
+def test_what_a_grandchild_has_started_ends_with_it(worker):
+    if os.geteuid() != 0:
+        with pytest.raises(_child.ChildError, match="temporarily unavailable"):
+            worker.answer({"do": "fork"})
+        return
+    wait_for_end(worker.answer({"do": "fork"}))  # type: ignore[arg-type]
+
+
+def test_threads_share_a_worker(worker):
+    told: list[list[int]] = []
+
+    def work() -> None:
+        told.extend(tell(worker) for _ in range(5))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(told) == 20 and {tuple(one[:2]) for one in told} == {(1, 1)}
+    assert len({one[2] for one in told}) == 1
+
+
+def test_a_forked_copy_starts_a_child_of_its_own(worker):
+    child = tell(worker)[2]
+    theirs = in_child(lambda: (tell(worker)[2], worker.close())[0]).value
+    assert theirs not in (None, child)
+    assert tell(worker)[2] == child
+
+
+def test_a_child_ends_when_its_parent_is_killed():
+    code = (
+        "import os, sys; from llamaprobe import _child; _child.FOLDER = sys.argv[1]\n"
+        "w = _child.Worker('child_scripts/obeys.py', {}, packages=(),"
+        " limits=_child.Limits(60, 60, 1 << 30, 1 << 20))\n"
+        "print(w.answer({'do': 'tell'})[2], flush=True)\n"
+        "if os.fork() == 0: import time; time.sleep(20); os._exit(0)\n"  # holds the pipes
+        "w.answer({'do': sys.argv[2]})\n"
+    )
+    for do in ("sleep", "loop"):
+        parent = subprocess.Popen(
+            [sys.executable, "-c", code, os.path.dirname(__file__), do],
+            stdout=subprocess.PIPE, start_new_session=True,
+            cwd=Path(_child.__file__).parents[1],
+        )
+        child = int(parent.stdout.readline())
+        time.sleep(0.3)
+        parent.kill()
+        parent.wait()
+        wait_for_end(child)
+        os.killpg(parent.pid, signal.SIGKILL)
+        parent.stdout.close()
+
+
+def test_an_exception_leaves_no_process(monkeypatch):
+    with pytest.raises(RuntimeError), obedient(monkeypatch) as worker:
+        child = tell(worker)[2]
+        raise RuntimeError
+    assert not is_running(child)
+
+
+def test_an_interrupt_leaves_no_process(monkeypatch):
+    if threading.current_thread() is not threading.main_thread():
+        pytest.skip("signals arrive in the main thread")
+    with obedient(monkeypatch, limits=LIMITS._replace(cpu_seconds=60, wall_seconds=60)) as worker:
+        child = tell(worker)[2]
+        for do in ("loop", "sleep"):
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+            with pytest.raises(KeyboardInterrupt):
+                worker.answer({"do": do})
+            assert not is_running(child)
+            child = tell(worker)[2]
+
+
+def test_an_interrupt_of_the_whole_group_is_the_parents_to_handle(worker):
+    child = tell(worker)[2]
+    os.kill(child, signal.SIGINT)
+    assert tell(worker)[2] == child
+
+
+def test_closed_standard_streams():
+    code = (
+        "import os, sys; from llamaprobe import _child; _child.FOLDER = sys.argv[1]\n"
+        "out = os.dup(1)\n"
+        "for fd in (0, 1, 2): os.close(fd)\n"
+        "w = _child.Worker('child_scripts/obeys.py', {}, packages=(),"
+        " limits=_child.Limits(5, 30, 1 << 30, 1 << 20))\n"
+        "with w: os.write(out, b'%d %d' % tuple(w.answer({'do': 'tell'})[:2]))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, os.path.dirname(__file__)],
+        capture_output=True, cwd=Path(_child.__file__).parents[1],
+    )
+    assert ended.stdout == b"1 1"
+
+
+def test_signals_that_are_blocked_do_not_keep_a_child(monkeypatch):
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGALRM, signal.SIGXCPU])
+    try:
+        with obedient(monkeypatch) as worker:
+            child = tell(worker)[2]
+            with pytest.raises(_child.ChildError, match="1 s of processor time"):
+                worker.answer({"do": "loop"})
+        assert not is_running(child)
+    finally:
+        signal.pthread_sigmask(
+            signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGALRM, signal.SIGXCPU]
+        )
+
+
+@pytest.mark.parametrize(
+    ("program", "fact"),
+    [
+        ("#!/bin/sh\nexit 2\n", "which is not Python (it ended with status 2)"),
+        ("#!/bin/sh\necho usage: R; exit 0\n", "which is not Python"),
+        ("#!/bin/sh\nyes\n", "which is not Python"),
+        ("#!/bin/sh\nsleep 60\n", "which is not Python"),
+        ("not a program", "cannot run a child process: "),
+    ],
+)
+def test_another_program_as_sys_executable_is_named(monkeypatch, tmp_path, program, fact):
+    path = tmp_path / "R"
+    path.write_text(program)
+    path.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(path))
+    monkeypatch.setattr(_child, "_START", 2.0)
+    with obedient(monkeypatch) as worker, pytest.raises(_child.ChildError) as caught:
+        tell(worker)
+    assert str(path) in str(caught.value) and fact in str(caught.value)
+
+
+def test_workers_of_a_batch_are_told_apart_by_what_they_prepare(monkeypatch):
+    monkeypatch.setattr(_child, "FOLDER", os.path.dirname(__file__))
+    how = {"packages": (), "limits": LIMITS}
+    with _child.Workers() as workers:
+        told = [
+            workers.call("child_scripts/obeys.py", {"do": [], "n": n}, {"do": "tell"}, **how)
+            for n in (1, 2, 1, 2)
+        ]
+    pids = [one[2] for one in told]
+    assert pids[:2] == pids[2:] and pids[0] != pids[1]
+    assert not any(map(is_running, pids))

@@ -200,7 +200,9 @@ def test_no_option_is_dropped_silently(command, folder, ids, tmp_path):
     run = ("run", folder, "--ids", ids)
     for options in (["--format", "csv"], ["--digits", 0], ["--no-masks"], ["--hash-weights"], ["--force"]):
         assert usage_error(command, *run, *options) == f"{options[0]} is for --out DIR"
-    assert usage_error(command, "run", folder, "x", "--date", "today") == "--date is for --chat"
+    assert usage_error(command, "run", folder, "x", "--date", "today") == (
+        "--date is for --chat or --messages FILE"
+    )
     for style in ("npy", "hex", "q4.4"):
         options = ("--out", tmp_path / "o", "--format", style, "--digits", 5)
         for args in (run, ("weights", folder)):

@@ -18,7 +18,8 @@ from small_tokenizer import write_folder
 
 from llamaprobe import ArgumentError, FileError, TemplateError, _child, _render
 from llamaprobe import template as module
-from llamaprobe.template import Template, check_messages, pin_date
+from llamaprobe.chat import ChatOptions, check_messages, pin_date
+from llamaprobe.template import Template
 
 ASK = [{"role": "user", "content": "Hi"}]
 TALK = [
@@ -65,7 +66,7 @@ FEATURES = {
 
 def render(folder: Path, template: object, messages: object = ASK, **options) -> str:
     found = Template.find(write_folder(folder, template=template))
-    return found.render(check_messages(messages), **options)
+    return found.render(check_messages(messages), ChatOptions(**options)).text
 
 
 @pytest.fixture
@@ -204,7 +205,9 @@ def test_child_and_caller_render_alike(tmp_path, name):
     found = Template.find(tmp_path)
     assert not found.known
     ours = Template(found.path, found.text, found.tokens, known=True)
-    assert found.render(check_messages(TALK)) == ours.render(check_messages(TALK))
+    traced = found.render(check_messages(TALK), traced=True)
+    assert traced == ours.render(check_messages(TALK), traced=True)
+    assert traced.text == found.render(check_messages(TALK)).text
 
 
 @pytest.mark.parametrize("prompt", [True, False])
@@ -221,8 +224,10 @@ def test_renders_as_transformers(tmp_path, name, prompt):
         **found.tokens,
     )
     today = {"date": "today"} if name == "clock" else {}
-    ours = found.render(check_messages(TALK), add_generation_prompt=prompt, **today)
-    assert ours == theirs[0]
+    options = ChatOptions(add_generation_prompt=prompt, **today)
+    ours = found.render(check_messages(TALK), options, traced=True)
+    assert ours.text == theirs[0]
+    assert ours.origin is not None
 
 
 def test_known_templates_stay_in_this_process(tmp_path, monkeypatch):
@@ -261,7 +266,7 @@ def test_child_needs_neither_environment_nor_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("PYTHONSTARTUP", str(tmp_path / "json.py"))
-    assert Template.find(folder).render(check_messages(ASK)) == "2"
+    assert Template.find(folder).render(check_messages(ASK)).text == "2"
 
 
 # The date

@@ -227,7 +227,7 @@ def cheap_chat() -> Tokenizer:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = Tokenizer.open(write_folder(Path(folder), byte_level()))
         found = Template.find(folder)
-        tokenizer._template = Template(found.path, found.text, found.tokens, known=True)
+        tokenizer._templates[False] = Template(found.path, found.text, found.tokens, known=True)
     return tokenizer
 
 

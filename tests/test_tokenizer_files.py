@@ -129,9 +129,11 @@ def test_child_reads_the_file_that_was_opened(folder, monkeypatch):
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "config.json"])
 def test_pointers_and_web_pages_are_named(tmp_path, name, data, fact):
     write_folder(tmp_path, byte_level(), template=None)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(data)
+    tools = [{"type": "function", "function": {"name": "f"}}] if "tool_use" in name else None
     with pytest.raises((TokenizerError, TemplateError), match=f"{name}: {fact}"):
-        lp.Tokenizer.open(tmp_path).chat([{"role": "user", "content": "ab"}])
+        lp.Tokenizer.open(tmp_path).chat([{"role": "user", "content": "ab"}], tools=tools)
 
 
 # ---- Model.tokenizer ----

@@ -91,9 +91,8 @@ def test_a_model_keeps_its_options(through: Callable[[Any], Any], folder: Path, 
     model = lp.load(folder.name, threads=1, mmap=False, layers=2)
     other = through(model)
     assert other is not model and other.config.n_layers == 2
-    assert other._opening == model._opening
     options = {"threads": 1, "mmap": False, "layers": 2, "ignore": ()}
-    assert model._opening.options == options
+    assert other._opening.options == model._opening.options == options
     assert other.run(IDS, points="all").equals(model.run(IDS, points="all"))
     model.close()
     assert other.run(IDS)["x"].shape == (2, 5, 48)

@@ -1,0 +1,148 @@
+"""Chats on the command line: where the messages come from, what the template is given."""
+
+import io
+import json
+import sys
+
+import pytest
+from small_tokenizer import byte_level, write_folder
+
+from llamaprobe.saved import read_run
+
+TEMPLATE = (
+    "{% for m in messages %}<|head|>{{ m.role }}<|/head|>{{ m.content }}<|eot|>{% endfor %}"
+    "{% if tools %}{{ tools | length }} tools{% endif %}"
+    "{% if x is defined %}[{{ x | tojson }}]{% endif %}{{ date_string }}"
+    "{% if add_generation_prompt %}<|head|>bot<|/head|>{% endif %}"
+)
+USER = "<|head|>user<|/head|>ab<|eot|>"
+BOT = "<|head|>bot<|/head|>"
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
+
+
+@pytest.fixture
+def chat(command, random_checkpoint, tmp_path):
+    """chat(*args) -> the run of `llamaprobe run FOLDER ARGS`, or the last line of its errors."""
+    folder = random_checkpoint(vocab_size=265)
+    write_folder(folder, byte_level(), template=TEMPLATE)
+
+    def run(*args: object) -> object:
+        out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+        code, _, errors = command("run", folder, *args, "--points", "x", "--out", out)
+        if code == 0:
+            return read_run(out)
+        line = errors.splitlines()[-1]
+        assert line.startswith("llamaprobe") and code in (1, 2)
+        return code, line
+
+    return run
+
+
+def write(path, value) -> str:
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+    return str(path)
+
+
+def test_a_message_and_a_system_message(chat):
+    assert chat("ab", "--chat").prompt == USER + BOT
+    told = chat("ab", "--chat", "--system", "Be <|eot|>")
+    assert told.prompt == "<|head|>system<|/head|>Be <|eot|><|eot|>" + USER + BOT
+    assert told.tokens.count("<|eot|>") == 2
+    assert chat("ab", "--chat", "--date", "2025-01-02").prompt == USER + "02 Jan 2025" + BOT
+
+
+def test_messages_from_a_file(chat, tmp_path, monkeypatch):
+    messages = [{"role": "user", "content": "ab"}, {"role": "bot", "content": "th"}]
+    whole = USER + "<|head|>bot<|/head|>th<|eot|>"
+    for more in ([], ["--chat"]):
+        assert chat("--messages", write(tmp_path / "m", messages), *more).prompt == whole + BOT
+    path = write(tmp_path / "o", {"messages": messages, "tools": [TOOL]})
+    run = chat("--messages", path)
+    assert run.prompt == whole + "1 tools" + BOT and run.meta["tools"] == [TOOL]
+    assert chat("--messages", path, "--no-generation-prompt").prompt == whole + "1 tools"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(json.dumps(messages).encode())))
+    run = chat("--messages", "-", "--continue-final-message")
+    assert run.prompt == USER + "<|head|>bot<|/head|>th"
+    assert run.meta["continue_final_message"] is True
+
+
+def test_tools_from_a_file(chat, tmp_path):
+    run = chat("ab", "--chat", "--tools", write(tmp_path / "t", [TOOL, TOOL]))
+    assert run.prompt == USER + "2 tools" + BOT
+    assert run.template_inputs == {"tools": [TOOL, TOOL]}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("true", True),
+        ("null", None),
+        ("5", 5),
+        ("-2.5", -2.5),
+        ('"5"', "5"),
+        ("yes", "yes"),
+        ("", ""),
+        ("a=b", "a=b"),
+        ("[1]", "[1]"),
+        ("NaN", "NaN"),
+        ("1e999", "1e999"),
+    ],
+)
+def test_template_variables(chat, text, value):
+    run = chat("ab", "--chat", "--template-var", f"x={text}", "--template-var", "y=1")
+    assert run.prompt == f"{USER}[{json.dumps(value)}]{BOT}"
+    assert run.meta["template_vars"] == {"x": value, "y": 1}
+
+
+@pytest.mark.parametrize(
+    ("args", "fact"),
+    [
+        ([], "give a PROMPT, --ids FILE or --messages FILE, one of the three"),
+        (["ab", "--messages", "m"], "one of the three"),
+        (["--ids", "i", "--messages", "m"], "one of the three"),
+        (["--ids", "i", "--chat"], "--chat is for text"),
+        (["ab", "--system", "x"], "--system is for --chat or --messages FILE"),
+        (["ab", "--template-var", "x=1"], "--template-var is for --chat"),
+        (["ab", "--tools", "t"], "--tools is for --chat"),
+        (["ab", "--continue-final-message"], "--continue-final-message is for --chat"),
+        (["ab", "--no-generation-prompt"], "--no-generation-prompt is for --chat"),
+        (["--messages", "m", "--system", "x"], "--system is for a PROMPT"),
+        (["--messages", "-", "--tools", "-"], "cannot both be standard input"),
+        (["ab", "--chat", "--template-var", "x"], "'x' is not NAME=VALUE"),
+        (["ab", "--chat", "--template-var", "=x"], "'=x' is not NAME=VALUE"),
+        (["ab", "--chat", "--template-var", "x=1", "--template-var", "x=2"], "x is given twice"),
+    ],
+)
+def test_options_that_mean_nothing_are_wrong_usage(chat, args, fact):
+    code, line = chat(*args)
+    assert code == 2 and fact in line
+
+
+@pytest.mark.parametrize(
+    ("content", "fact"),
+    [
+        ("{", "Expecting"),
+        ("[" * 100_000, "nested too deeply"),
+        ("[]", "at least one dict"),
+        ('["text"]', "message 0"),
+        ('[{"role": "user", "content": NaN}]', "message 0"),
+        ('{"tools": []}', "has no messages"),
+        ('{"messages": [], "model": "x"}', "holds 'model'"),
+        ("5", "chat messages"),
+        ("version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+    ],
+)
+def test_files_that_hold_no_messages_are_named(chat, tmp_path, content, fact):
+    path = write(tmp_path / "m.json", content)
+    code, line = chat("--messages", path)
+    assert code == 1 and path in line and fact in line
+
+
+def test_other_errors_of_chats(chat, tmp_path):
+    missing = str(tmp_path / "none")
+    assert missing in chat("--messages", missing)[1]
+    both = write(tmp_path / "b", {"messages": [{"role": "u", "content": ""}], "tools": []})
+    tools = write(tmp_path / "t", [TOOL])
+    assert "has tools as well" in chat("--messages", both, "--tools", tools)[1]
+    assert "tool 0: a int" in chat("ab", "--chat", "--tools", write(tmp_path / "i", [5]))[1]
+    assert "leave it out" in chat("ab", "--chat", "--template-var", "bos_token=x")[1]
