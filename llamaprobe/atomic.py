@@ -73,6 +73,17 @@ def checked_path(path: str | os.PathLike[str]) -> Path:
     return Path(expand_user(name))
 
 
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """A regular file, or a link to one, open for reading. FileError for a FIFO, a device, a socket
+    or a folder, without waiting for it; OSError for what the system refuses."""
+    fd = os.open(checked_path(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    file = open(fd, "rb") if stat.S_ISREG(os.fstat(fd).st_mode) else None
+    if file is None:
+        os.close(fd)
+        raise FileError(f"{printable(os.fsdecode(path), 4096)}: is not a regular file")
+    return file
+
+
 def open_temporary(folder: Path) -> tuple[io.FileIO, Path]:
     """A new empty file in `folder`, open for writing and locked, and its path. Rename it before it
     is closed. Raises OSError.

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _core, save_journal
-from .atomic import atomic_open, check_space, file_error, hold_folder, shown_path, sync_folder
+from .atomic import atomic_open, check_space, file_error, hold_folder, open_regular, shown_path
+from .atomic import sync_folder
 from .errors import FileError, FormatError, PointError
 from .fingerprint import REPLACED
 from .json_file import read_object
@@ -45,12 +46,13 @@ from .tables import (
     way_out,
 )
 from .tensor_names import layer_tensors
-from .writer import Writer, Written
+from .writer import Writer
 
 if TYPE_CHECKING:
     from .run import Run
 
 MANIFEST = "manifest.json"
+FORMAT_VERSION = 1  # of the folder of a run: names, layout, keys of the json files; absent: 0
 NUMBERS = (
     "n_layers",
     "vocab_size",
@@ -102,34 +104,40 @@ def save_run(
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path / name)
             sync_folder(path)
-            manifest = _manifest(run, held, format, digits, header, writer.files, hash_weights)
+            entries = {
+                file.path.name: file_entry(file.table, file.n_bytes, file.sha256)
+                for file in writer.files
+            }
+            manifest = run_manifest(run, held, format, digits, header, entries, hash_weights)
             write_json(path / MANIFEST, manifest)
     return [file.path for file in writer.files] + [path / MANIFEST]
 
 
-def _manifest(
+def run_manifest(
     run: "Run",
-    held: Mapping[str, tuple[int, ...]],
+    held: Mapping[str, Sequence[int]],
     format: str,
     digits: int | str | None,
     header: bool,
-    files: Iterable[Written],
+    entries: Mapping[str, dict[str, Any]],
     hash_weights: bool,
 ) -> dict[str, Any]:
+    """What stands in the manifest of a run; `entries`: what it says of each file."""
     return {
         "kind": "run",
+        "format_version": FORMAT_VERSION,
+        "arithmetic_version": run.arithmetic_version,
         "llamaprobe_version": run.meta.get("llamaprobe_version"),
         "format": format,
         "digits": _told_digits(digits) if format in SEPARATORS else None,
         **({} if header else {"header": False}),
+        **({"rounded": [list(each) for each in run.rounded]} if run.rounded else {}),
         "model_numbers": model_numbers(run),
         "ignore": run.meta["ignore"],
         "unused_tensors": run.meta["unused_tensors"],
         "points": {point: list(layers) for point, layers in held.items()},
-        "files": {
-            file.path.name: file_entry(file.table, file.n_bytes, file.sha256) for file in files
-        },
-        "weight_files": _weight_files(run, hash_weights),
+        "files": entries,
+        "weight_files": weight_entries(run, hash_weights),
     }
 
 
@@ -176,26 +184,35 @@ def _tables(
     for point, layers in held.items():
         for layer in layers or [None]:
             value = run[point] if layer is None else run[point, layer]
-            table = _value_table(point, value, style, digits, header)
+            table = value_table(point, value, style, digits, header)
             tables[file_name(point, layer, style)] = table
-    if masks:
-        for name, values in zip(
-            _MASKS, (np.ones_like(run.token_ids), run.position_ids), strict=True
-        ):
-            row = np.asarray(values, np.int64)[None]
-            plain = style if style in SUFFIXES else "hex"  # integers are not for fixed point
-            tables[name + suffix_of(style)] = array_table(
-                row, plain, tell_dtype=False, header=header
-            )
+    return tables | (mask_tables(run, style, header) if masks else {}) | meta_tables(run, held)
+
+
+def mask_tables(run: "Run", style: str, header: bool) -> dict[str, Table]:
+    """File name -> table of attention_mask and position_ids."""
+    tables = {}
+    for name, values in zip(_MASKS, (np.ones_like(run.token_ids), run.position_ids), strict=True):
+        row = np.asarray(values, np.int64)[None]
+        plain = style if style in SUFFIXES else "hex"  # integers are not for fixed point
+        tables[name + suffix_of(style)] = array_table(row, plain, tell_dtype=False, header=header)
+    return tables
+
+
+def meta_tables(run: "Run", held: Mapping[str, Sequence[int]]) -> dict[str, Table]:
+    """File name -> table of meta_layer{i}.json for each layer of which something is saved, or for
+    all where only values are that are not of a layer."""
+    tables = {}
     numbers = {i for layers in held.values() for i in layers}
     for layer in sorted(numbers) or range(run.config.n_layers):
         here = [point for point, layers in held.items() if layer in layers]
-        shapes = {point: list(tables[file_name(point, layer, style)].shape) for point in here}
+        shapes = {point: [1, *run[point, layer].shape] for point in here}
         tables[f"meta_layer{layer}.json"] = bytes_table(_json_bytes(layer_meta(run, layer, shapes)))
     return tables
 
 
-def _value_table(point: str, value: np.ndarray, style: str, digits: int, header: bool) -> Table:
+def value_table(point: str, value: np.ndarray, style: str, digits: int, header: bool) -> Table:
+    """The table of one value, with a leading 1 in its shape."""
     return array_table(
         value,
         style,
@@ -325,6 +342,11 @@ def _ours(names: Iterable[str]) -> set[str]:
     return {name for name in names if is_ours.fullmatch(name)}
 
 
+def is_own_name(name: str) -> bool:
+    """Whether `save_run` gives a file of values, a mask or a meta file this name."""
+    return re.fullmatch(_own_names(), name) is not None
+
+
 def _own_names() -> str:
     """A regular expression for the names that `save_run` gives, but that of the manifest: what
     else a manifest lists is none of our business."""
@@ -344,7 +366,7 @@ def _told_digits(digits: int | str | None) -> int | None:
     return None if check_digits(digits) == SHORTEST else int(digits)  # type: ignore[arg-type]
 
 
-def _weight_files(run: "Run", hash_them: bool) -> dict[str, Any]:
+def weight_entries(run: "Run", hash_them: bool) -> dict[str, Any]:
     """The weight files with size; sha256 where it is known, or by reading them when that is asked
     for."""
     told = {}
@@ -358,12 +380,14 @@ def _weight_files(run: "Run", hash_them: bool) -> dict[str, Any]:
 
 
 def hash_file(path: str | os.PathLike[str]) -> str:
-    """sha256 of a file, in hex. FileError."""
+    """sha256 of a regular file, in hex. FileError."""
     import hashlib
 
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileError:
+        raise
     except OSError as error:
         raise file_error(error, path) from error
 

@@ -8,7 +8,7 @@ import hashlib
 import os
 from collections.abc import Iterable
 
-from .atomic import file_error
+from .atomic import file_error, open_regular
 from .errors import FileChangedError, FileError
 from .json_file import MAX_PATH
 from .names import printable
@@ -67,12 +67,14 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
     """sha256, in hex, of the size of a file and of samples spread evenly from its first to its last
     byte. FileError."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             n_bytes = os.fstat(file.fileno()).st_size
             digest = hashlib.sha256(b"%d\n" % n_bytes)
             for i in range(_N_SAMPLES):
                 at = max(0, n_bytes - _SAMPLE) * i // (_N_SAMPLES - 1)
                 digest.update(os.pread(file.fileno(), _SAMPLE, at))
             return digest.hexdigest()
+    except FileError:
+        raise
     except OSError as error:
         raise file_error(error, path) from error

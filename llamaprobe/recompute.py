@@ -1,26 +1,41 @@
 """A Llama again in float64, value by value, each with the error that float32 arithmetic may have
 left in it.
 
-`Recomputed` answers for any capture point: from the values that a run saved where it saved them,
-else from its own. A value is a pair of float64 arrays of one shape: what it should be, and the
-standard deviation `s` of what rounding adds to it, which is propagated from step to step as
-independent errors are. So a value that was saved two steps after the last saved one gets a wider
-margin than its neighbour, and no bar is chosen by hand.
+`Recomputed` (recomputed.py) answers for any capture point: from the values that a run saved where
+it saved them, else from its own. A value is a pair of float64 arrays of one shape: what it should
+be, and the standard deviation `s` of what rounding adds to it. BAR deviations are allowed, and no
+margin is chosen by hand: a value that was saved two steps after the last saved one gets a wider
+one than its neighbour.
 
-Rounding a number v to float32 adds an error of at most u |v|, u = 2^-24, and of about u |v| /
-sqrt(3) in the mean. A sum of products adds the roundings of its partial sums (`_sum_error`), which
-is a random walk in each block of 256 terms, as the canonical arithmetic (docs/arithmetic.md) cuts
-it.
+Errors are joined in one of two ways. By default as independent ones are: squares are added, and a
+sum of products is a random walk in each block of 256 terms, as the canonical arithmetic
+(docs/arithmetic.md) cuts it. That is what honest runs look like, unless their weights have a
+pattern (all equal, say), whose roundings all go one way. With `worst` sizes are added: BAR * s is a
+bound that no honest run can pass. Both hold where errors are not small, since a curve is followed
+BAR deviations up and down instead of by its slope; and in the denormals, where a rounding leaves up
+to half of TINY whatever the number.
+
+What float32 cannot hold, or may not have held on the way, and all that is computed from it, is
+loose: s is inf, v is 0, and any number is as good as another.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+BAR = 8.0  # deviations that are allowed; honest runs stay below 5, whatever their digits
 U = 2.0**-24
+TINY = 2.0**-149  # the smallest float32
+MAX = float(np.finfo(np.float32).max)
+_MEAN = U / np.sqrt(3)  # deviation of one rounding, in parts of the number
+_LIMIT = MAX * (1 - 1e-6)
 _BLOCK = 256
 _CHUNK = 1 << 24  # weights that are widened to float64 at a time
+_FAR = 1e-30  # squares below this part of a row's largest count as this part of it
+_MAX_ANGLE = 2.0**26  # beyond, the canonical sine is NaN
+_LOWEST_ACT = -1.2784645427610738  # where silu is smallest
 
 
 @dataclass(frozen=True)
@@ -30,132 +45,256 @@ class Value:
     v: np.ndarray
     s: np.ndarray
 
+    @property
+    def loose(self) -> np.ndarray:
+        """Where nothing is known."""
+        return np.isinf(self.s)
 
-def exact(array: np.ndarray) -> Value:
+    @property
+    def known(self) -> "Value":
+        """Without error where nothing is known, so that it can be multiplied."""
+        return Value(self.v, np.where(self.loose, 0, self.s)) if self.loose.any() else self
+
+
+def given(array: np.ndarray, s: np.ndarray | float = 0) -> Value:
+    """A value that is at hand, such as a weight or what a run saved; loose where it is not
+    finite."""
     v = np.asarray(array, np.float64)
-    return Value(v, np.zeros_like(v))
+    fine = np.isfinite(v)
+    return Value(np.where(fine, v, 0), np.where(fine, s, np.inf))
 
 
-def rounded(v: np.ndarray, s2: np.ndarray, n_roundings: float = 1) -> Value:
-    """A value whose inputs leave the variance s2 and whose last steps are n roundings of about its
-    size."""
-    return Value(v, np.sqrt(s2 + n_roundings * (U * v) ** 2 / 3))
+class Formulas:
+    """The steps of a layer. Values that come in and go out have no infinities but in `s` and where
+    a key comes after its query."""
+
+    def __init__(self, worst: bool = False) -> None:
+        self._worst = worst
+
+    # ---- errors ----
+
+    def _join(self, *parts: Any) -> Any:
+        """The deviation of a sum of errors."""
+        if self._worst:
+            return sum(np.abs(part) for part in parts)
+        return np.sqrt(sum(part * part for part in parts))
+
+    def _power(self, s: np.ndarray) -> np.ndarray:
+        """In what deviations are added: the power of which `_root` is the root."""
+        return np.abs(s) if self._worst else s * s
+
+    def _root(self, total: np.ndarray) -> np.ndarray:
+        return total if self._worst else np.sqrt(total)
+
+    def _roundings(self, v: np.ndarray, n: float = 1) -> np.ndarray:
+        """What n roundings of about the size of v leave."""
+        size = np.abs(v)
+        return n * (U * size + TINY) / BAR if self._worst else np.sqrt(n) * (_MEAN * size + TINY)
+
+    def _sum_noise(self, n: int) -> float:
+        """What the partial sums of n products leave, in parts of each product; joined over the
+        products. Each partial sum is rounded once. The square of one is at most about the sum of
+        the squared products when they have no trend, and (j / n)^2 of its block's square when they
+        have one, which `_trend` adds; a bound is the sum of the products' sizes."""
+        n_rounded = min(n, _BLOCK)
+        return U * (n_rounded + n / _BLOCK) / BAR if self._worst else _MEAN * np.sqrt(n_rounded)
+
+    def _trend(self, n: int, blocks2: np.ndarray) -> np.ndarray:
+        """See `_sum_noise`; blocks2: the sum of the squares of the blocks' sums."""
+        return 0 * blocks2 if self._worst else self._sum_noise(n) * np.sqrt(blocks2 / 3)
+
+    def _sum(
+        self, v: np.ndarray, n: int, terms: np.ndarray, blocks2: np.ndarray, loose: np.ndarray
+    ) -> Value:
+        """A sum of n products; `terms`: joined over them, the noise and the errors that came in, to
+        the power of `_power`. Loose where a partial sum may have left float32."""
+        inputs = self._root(terms)
+        size = inputs / self._sum_noise(n) * (1 if self._worst else np.sqrt(n))
+        s = self._join(inputs, self._trend(n, blocks2), self._roundings(v, max(1, n / _BLOCK)))
+        return _value(v, s + n * TINY, loose | (size >= _LIMIT))
+
+    # ---- steps ----
+
+    def linear(
+        self, x: Value, weight: Callable[[int, int], np.ndarray], n_rows: int, bias: Value | None
+    ) -> Value:
+        """y = W x + b. x [T, n]; `weight(a, b)` gives rows a..b of W; y [T, n_rows]."""
+        step = max(1, _CHUNK // x.v.shape[1])
+        parts = [self._linear(x, weight(a, min(a + step, n_rows))) for a in range(0, n_rows, step)]
+        v = np.concatenate([part.v for part in parts], axis=1)
+        y = Value(v, np.concatenate([part.s for part in parts], axis=1))
+        return y if bias is None else self.total(y, bias)
+
+    def _linear(self, x: Value, w: np.ndarray) -> Value:
+        n, loose, x = w.shape[1], x.loose.any(axis=1), x.known
+        v, blocks2 = np.zeros((len(x.v), len(w))), np.zeros((len(x.v), len(w)))
+        with np.errstate(invalid="ignore"):  # weights that are not finite
+            for k in range(0, n, _BLOCK):
+                block = x.v[:, k : k + _BLOCK] @ w[:, k : k + _BLOCK].astype(np.float64).T
+                v += block
+                blocks2 += block * block
+            terms = self._matrix(self._power(self._sum_noise(n) * x.v) + self._power(x.s), w)
+        return self._sum(v, n, terms, blocks2, loose[:, None])
+
+    def _matrix(self, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+        """x [T, n] times the powers of W: in float32, which is enough for an error and twice as
+        fast, but for rows of W whose squares are beyond it."""
+        if self._worst:
+            return x @ np.abs(w.astype(np.float64)).T
+        top = x.max(axis=1, keepdims=True)
+        x = np.maximum(np.divide(x, top, out=np.zeros_like(x), where=top > 0), _FAR)
+        with np.errstate(over="ignore", under="ignore"):
+            w2 = np.square(w, dtype=np.float32)
+            y = (x.astype(np.float32) @ w2.T).astype(np.float64)
+        largest = w2.max(axis=1).astype(np.float64)
+        y += x.sum(axis=1, keepdims=True) * largest * _FAR  # squares too small beside the largest
+        odd = np.flatnonzero(~((1e-20 < largest) & (largest < 1e20)))
+        if odd.size:
+            y[:, odd] = x @ np.square(w[odd].astype(np.float64)).T
+        return y * top
+
+    def rms(self, x: Value, eps: float) -> Value:
+        """[T, D] -> [T]: sqrt(mean(x^2) + eps). Float64 inside, rounded once."""
+        v, low, high = self._rms_range(x, eps)
+        s = self._join(np.maximum(high - v, v - low) / BAR, self._roundings(v))
+        return _value(v, s, x.loose.any(axis=-1))
+
+    def _rms_range(self, x: Value, eps: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The value, and between what BAR deviations of x leave it."""
+        x, n = x.known, x.v.shape[-1]
+        square = np.mean(x.v * x.v, axis=-1) + eps
+        error = self._root(np.sum(self._power(2 * x.v * x.s), axis=-1)) / n
+        error = BAR * error + BAR * BAR * np.mean(x.s * x.s, axis=-1)
+        return np.sqrt(square), np.sqrt(np.maximum(square - error, eps)), np.sqrt(square + error)
+
+    def unit(self, x: Value, eps: float) -> Value:
+        """[T, D] -> [T, D]: x / rms. The reciprocal is rounded for the whole row, then each
+        product. No number is above sqrt(D), whatever x was."""
+        loose, x = x.loose.any(axis=-1), x.known
+        r, low, high = (each[:, None] for each in self._rms_range(x, eps))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            v = x.v / r
+            turned = np.abs(x.v) * (1 / low - 1 / high) / BAR
+            s = self._join(x.s / low, turned, self._roundings(v, 2), TINY * r * np.abs(v))
+        s = np.fmin(s, 2.1 / BAR * np.sqrt(v.shape[-1]))
+        return _value(v, s, loose[:, None] | (low * _LIMIT <= 1))
+
+    def product(self, a: Value, b: Value) -> Value:
+        loose, a, b = a.loose | b.loose, a.known, b.known
+        v = a.v * b.v
+        s = self._join(a.v * b.s, b.v * a.s, BAR * a.s * b.s, self._roundings(v))
+        return _value(v, s, loose)
+
+    def total(self, a: Value, b: Value) -> Value:
+        loose, a, b = a.loose | b.loose, a.known, b.known
+        return _value(a.v + b.v, self._join(a.s, b.s, self._roundings(a.v + b.v)), loose)
+
+    def rotate(self, x: Value, inv_freq: np.ndarray) -> Value:
+        """RoPE on [T, n, h]: number i turns with number i + h / 2. The angle is one float32
+        product, its sine and cosine are rounded once, as the canonical arithmetic has them."""
+        position = np.arange(len(x.v), dtype=np.float32)[:, None]
+        with np.errstate(over="ignore"):
+            angle = (inv_freq.astype(np.float32) * position).astype(np.float64)
+        beyond = ~(np.abs(angle) <= _MAX_ANGLE)
+        angle[beyond] = 0
+        cos, sin = (np.float64(np.float32(f(angle)))[:, None] for f in (np.cos, np.sin))
+        first, second = np.split(x.loose, 2, axis=-1)
+        loose = np.concatenate(2 * [first | second | beyond[:, None]], axis=-1)
+        (a, b), (sa, sb) = np.split(x.v, 2, axis=-1), np.split(x.known.s, 2, axis=-1)
+        p, q = np.concatenate([a * cos, b * cos], -1), np.concatenate([-b * sin, a * sin], -1)
+        sp, sq = np.concatenate([sa * cos, sb * cos], -1), np.concatenate([sb * sin, sa * sin], -1)
+        n = 3 if self._worst else 1  # the cosine may be another float32 than the right one
+        steps = self._roundings(p, n), self._roundings(q, n), self._roundings(p + q)
+        s = self._join(sp, sq, *steps)
+        return _value(p + q, s, loose | (np.abs(p) + np.abs(q) >= _LIMIT))
+
+    def scores(self, q: Value, k: Value, scale: float) -> Value:
+        """[T, H, h], [T, K, h] -> [H, T, T]: q . k * scale; -inf where the key comes after the
+        query."""
+        n, k = q.v.shape[-1], _for_heads(k, q.v.shape[1])
+        loose = _any(q)[:, :, None] | _any(k)[:, None, :]
+        q, k = q.known, k.known
+        dot = np.einsum("qhi,khi->hqk", q.v, k.v, optimize=True)
+        terms = self._pairs("qhi,khi->hqk", n, q, k)
+        value = self._sum(dot, n, terms, dot * dot, loose)
+        s = self._join(value.known.s * scale, self._roundings(dot * scale))
+        value, seen = _value(dot * scale, s, value.loose), np.tri(len(q.v), dtype=bool)
+        return Value(np.where(seen, value.v, -np.inf), np.where(seen, value.s, 0))
+
+    def _pairs(self, axes: str, n: int, a: Value, b: Value) -> np.ndarray:
+        """The terms of `_sum` for products of two values, as einsum joins them."""
+        power, noise = self._power, self._sum_noise(n)
+        terms = np.einsum(axes, power(noise * a.v) + power(a.s), power(b.v), optimize=True)
+        if b.s.any():
+            both = power(a.v) + power(BAR * a.s)
+            terms += np.einsum(axes, both, power(b.s), optimize=True)
+        return terms
+
+    def pattern(self, score: Value) -> Value:
+        """[H, T, T] -> [H, T, T]: softmax over the keys. Each exponent is off by its own error and
+        by the rounding of the difference to the largest; the sum shares all of that."""
+        seen = np.tri(score.v.shape[-1], dtype=bool)
+        loose = (seen & score.loose).any(axis=-1, keepdims=True)
+        fine = seen & ~loose
+        v = np.where(fine, score.v, np.where(seen, 0, -np.inf))
+        below = v - v.max(axis=-1, keepdims=True)
+        with np.errstate(divide="ignore", under="ignore"):
+            log_p = below - np.log(np.exp(below).sum(axis=-1, keepdims=True))
+            p = np.exp(log_p)
+            steps = self._roundings(np.where(seen, below, 0)), self._roundings(np.ones(1), 6)
+            s = self._join(np.where(fine, score.s, 0), *steps)
+            s = self._join(s, self._of_sum(log_p, s, p))
+            up = np.exp(np.minimum(log_p + BAR * s, 0)) - p
+            s = np.maximum(up, -p * np.expm1(-BAR * s)) / BAR + TINY
+        return _value(p, np.where(seen, s, 0), loose)
+
+    def _of_sum(self, log_p: np.ndarray, s: np.ndarray, p: np.ndarray) -> np.ndarray:
+        """The error of the logarithm of the sum of a softmax. As of independent ones where they are
+        small; else at most what all keys add that are BAR deviations too high."""
+        high = log_p + BAR * s
+        top = high.max(axis=-1, keepdims=True)
+        bound = (top + np.log(np.exp(high - top).sum(axis=-1, keepdims=True))) / BAR
+        if self._worst:
+            return bound
+        free = np.sqrt(np.sum((p * s) ** 2, axis=-1, keepdims=True))
+        return np.where(BAR * s.max(axis=-1, keepdims=True) < 0.5, free, np.maximum(bound, free))
+
+    def mix(self, p: Value, v: Value) -> Value:
+        """[H, T, T], [T, K, h] -> [T, H, h]: the values of the keys, weighed."""
+        n, v = len(v.v), _for_heads(v, len(p.v))
+        keys = np.logical_or.accumulate(v.loose, axis=0)  # a query sees all keys up to its own
+        loose, p, v = keys | p.loose.any(axis=-1).T[:, :, None], p.known, v.known
+        z = np.einsum("hqk,khi->qhi", p.v, v.v, optimize=True)
+        return self._sum(z, n, self._pairs("hqk,khi->qhi", n, p, v), z * z, loose)
+
+    def silu(self, gate: Value) -> Value:
+        """gate / (1 + exp(-gate)). Where exp(-gate) leaves float32 the value jumps to -0."""
+        loose, gate = gate.loose, gate.known
+        low, high = gate.v - BAR * gate.s, gate.v + BAR * gate.s
+        v, at_low, at_high = _silu(gate.v), _silu(low), _silu(high)
+        at_bottom = _silu(np.clip(_LOWEST_ACT, low, high))  # the lowest between the two
+        s = np.maximum(np.maximum(at_low, at_high) - v, v - at_bottom) / BAR
+        s = self._join(s, self._roundings(v, 6)) + np.where(low < -85, 4e-37, 0)
+        return _value(v, s, loose)
 
 
-def _sum_noise(n: int) -> float:
-    """Variance of a float32 sum of n products, in parts of (the sum of the squared terms + a third
-    of the sum of the squared block sums). Each partial sum is rounded once; its square is at most
-    about the first when the terms have no trend, and (j / n)^2 of its block's when they have
-    one."""
-    return U * U / 3 * min(n, _BLOCK)
+def _value(v: np.ndarray, s: np.ndarray, loose: np.ndarray) -> Value:
+    """A result; loose also where float32 may have overflowed."""
+    with np.errstate(invalid="ignore"):
+        loose = loose | ~(np.abs(v) + BAR * s < _LIMIT)
+    if not loose.any():
+        return Value(v, s)
+    return Value(np.where(loose, 0, v), np.where(loose, np.inf, s))
 
 
-def linear(
-    x: Value, weight: Callable[[int, int], np.ndarray], n_rows: int, bias: np.ndarray | None
-) -> Value:
-    """y = W x + b. x [T, n]; `weight(a, b)` gives rows a..b of W; y [T, n_rows]."""
-    step = max(1, _CHUNK // x.v.shape[1])
-    parts = [_linear(x, weight(a, min(a + step, n_rows))) for a in range(0, n_rows, step)]
-    v = np.concatenate([part.v for part in parts], axis=1)
-    s = np.concatenate([part.s for part in parts], axis=1)
-    return Value(v, s) if bias is None else rounded(v + bias, s * s)
-
-
-def _linear(x: Value, w: np.ndarray) -> Value:
-    """The value in float64, block by block; the variance, which needs no such precision, in float32
-    and in units of U^2, so that it stays within float32's range."""
-    n, noise = w.shape[1], _sum_noise(w.shape[1])
-    v, blocks2 = np.zeros((len(x.v), len(w))), np.zeros((len(x.v), len(w)))
-    for k in range(0, n, _BLOCK):
-        block = x.v[:, k : k + _BLOCK] @ w[:, k : k + _BLOCK].astype(np.float64).T
-        v += block
-        blocks2 += block * block
-    inputs2 = np.minimum((noise * x.v * x.v + x.s * x.s) / U**2, 1e30).astype(np.float32)
-    terms2 = inputs2 @ np.square(w, dtype=np.float32).T
-    return rounded(v, U**2 * terms2.astype(np.float64) + noise / 3 * blocks2, n / _BLOCK)
-
-
-def rms(x: Value, eps: float) -> Value:
-    """[T, D] -> [T]: sqrt(mean(x^2) + eps). Float64 inside, rounded once."""
-    v = np.sqrt(np.mean(x.v * x.v, axis=-1) + eps)
-    return rounded(v, np.sum((x.v * x.s) ** 2, axis=-1) / (x.v.shape[-1] * v) ** 2)
-
-
-def unit(x: Value, eps: float) -> Value:
-    """[T, D] -> [T, D]: x / rms. The reciprocal is rounded for the whole row, then each product."""
-    r = rms(x, eps)
-    v = x.v / r.v[:, None]
-    return rounded(v, (x.s / r.v[:, None]) ** 2 + (v * (r.s / r.v)[:, None]) ** 2)
-
-
-def product(a: Value, b: Value) -> Value:
-    return rounded(a.v * b.v, (a.v * b.s) ** 2 + (b.v * a.s) ** 2)
-
-
-def total(a: Value, b: Value) -> Value:
-    return rounded(a.v + b.v, a.s**2 + b.s**2)
-
-
-def rotate(x: Value, inv_freq: np.ndarray) -> Value:
-    """RoPE on [T, n, h]: number i turns with number i + h / 2. The angle is one float32 product,
-    its sine and cosine are rounded once, as the canonical arithmetic has them."""
-    angle = (inv_freq.astype(np.float32) * np.arange(len(x.v), dtype=np.float32)[:, None]).astype(
-        np.float64
-    )
-    cos, sin = (f(angle).astype(np.float32).astype(np.float64)[:, None] for f in (np.cos, np.sin))
-    (a, b), (sa, sb) = np.split(x.v, 2, axis=-1), np.split(x.s, 2, axis=-1)
-    v = np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-    products2 = (a * cos) ** 2 + (b * sin) ** 2, (b * cos) ** 2 + (a * sin) ** 2
-    inputs2 = (sa * cos) ** 2 + (sb * sin) ** 2, (sb * cos) ** 2 + (sa * sin) ** 2
-    return rounded(
-        v, np.concatenate(inputs2, axis=-1) + U * U / 3 * np.concatenate(products2, axis=-1)
-    )
-
-
-def scores(q: Value, k: Value, scale: float) -> Value:
-    """[T, H, h], [T, K, h] -> [H, T, T]: q . k * scale; -inf where the key comes after the
-    query."""
-    noise, k = _sum_noise(q.v.shape[-1]), _for_heads(k, q.v.shape[1])
-    q2, k2 = q.v * q.v, k.v * k.v
-    v = np.einsum("qhi,khi->hqk", q.v, k.v, optimize=True) * scale
-    s2 = np.einsum("qhi,khi->hqk", noise * q2 + q.s**2, k2, optimize=True)
-    s2 += np.einsum("qhi,khi->hqk", q2, k.s**2, optimize=True)
-    seen = np.tri(len(q.v), dtype=bool)
-    value = rounded(v, s2 * scale * scale + noise / 3 * v * v)
-    return Value(np.where(seen, value.v, -np.inf), np.where(seen, value.s, 0))
-
-
-def pattern(score: Value) -> Value:
-    """[H, T, T] -> [H, T, T]: softmax over the keys. Each exponent is off by its own error, and by
-    the rounding of the difference to the largest; the sum shares all of that."""
-    below = score.v - score.v.max(axis=-1, keepdims=True)
-    e = np.exp(below)
-    p = e / e.sum(axis=-1, keepdims=True)
-    seen = np.isfinite(below)
-    relative2 = score.s**2 + U * U / 3 * (np.where(seen, below, 0) ** 2 + 6)
-    relative2 += np.sum(p * p * relative2, axis=-1, keepdims=True)
-    return Value(p, p * np.expm1(np.minimum(np.sqrt(relative2), 50)))
-
-
-def mix(p: Value, v: Value) -> Value:
-    """[H, T, T], [T, K, h] -> [T, H, h]: the values of the keys, weighed."""
-    noise, v = _sum_noise(len(v.v)), _for_heads(v, len(p.v))
-    p2, v2 = p.v * p.v, v.v * v.v
-    z = np.einsum("hqk,khi->qhi", p.v, v.v, optimize=True)
-    s2 = np.einsum("hqk,khi->qhi", noise * p2 + p.s**2, v2, optimize=True)
-    s2 += np.einsum("hqk,khi->qhi", p2, v.s**2, optimize=True)
-    return rounded(z, s2 + noise / 3 * z * z, 1 + len(v.v) / _BLOCK)
-
-
-def silu(gate: Value) -> Value:
-    """gate / (1 + exp(-gate)); -0 where exp(-gate) is beyond float32."""
-    g = gate.v
+def _silu(g: Any) -> Any:
     with np.errstate(over="ignore"):
-        e = np.exp(-g)
-        sigmoid = 1 / (1 + e)
-    v = np.where(e > np.finfo(np.float32).max, -0.0, g * sigmoid)
-    slope = sigmoid * (1 + g * (1 - sigmoid))
-    return rounded(v, (slope * gate.s) ** 2, 6)
+        return g / (1 + np.exp(-g))
+
+
+def _any(x: Value) -> np.ndarray:
+    """[T, H, h] -> [H, T]: whether a number of a head is loose."""
+    return x.loose.any(axis=-1).T
 
 
 def _for_heads(x: Value, n_heads: int) -> Value:

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import __version__, points
+from . import __version__, _core, points
 from .config import Config
 from .errors import ArgumentError, Error, PointError
 from .fingerprint import Fingerprints, ToldFingerprints
 from .names import counted, path_entries, printable
 from .prompt import Prompt, TokenizerSource
+
+ARITHMETIC_VERSION = _core.ARITHMETIC_VERSION  # of docs/arithmetic.md
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,12 @@ class Origin:
     """The globs of `load(ignore=)`."""
     unused: tuple[str, ...] = ()
     """Tensors of the weight files that no operation uses, see `Model.unused`."""
+    llamaprobe_version: str | None = __version__
+    """Of what computed the run."""
+    arithmetic_version: int = ARITHMETIC_VERSION
+    """See `Run.arithmetic_version`."""
+    rounded: tuple[tuple[str, int | None], ...] = ()
+    """(format, digits) of the folders with rounded values that the run was read back from."""
 
 
 class Run:
@@ -107,6 +115,18 @@ class Run:
         return self._origin.fingerprints.of(path)
 
     @property
+    def arithmetic_version(self) -> int:
+        """Which arithmetic (docs/arithmetic.md) computed it: runs of one number have the same
+        bits."""
+        return self._origin.arithmetic_version
+
+    @property
+    def rounded(self) -> tuple[tuple[str, int | None], ...]:
+        """(format, digits) of the files that its values were read back from, one after the other,
+        where these round; () for a run of a model."""
+        return self._origin.rounded
+
+    @property
     def meta(self) -> dict[str, Any]:
         """What redoing the maths takes besides the weights: numbers of the model, the prompt, the
         rotation that was really used. Plain data, new at each call."""
@@ -138,7 +158,7 @@ class Run:
             "revision": self._origin.revision,
             "ignore": list(self._origin.ignore),
             "unused_tensors": list(self._origin.unused),
-            "llamaprobe_version": __version__,
+            "llamaprobe_version": self._origin.llamaprobe_version,
         }
 
     def layers_of(self, point: points.Name) -> tuple[int, ...]:

@@ -20,14 +20,26 @@ from .array_file import read
 from .atomic import checked_path, no_such, shown_path
 from .config import Config
 from .errors import ArgumentError, FileError, FormatError
-from .files import MANIFEST, file_name, read_json
+from .files import FORMAT_VERSION, MANIFEST, file_name, read_json
 from .fingerprint import ToldFingerprints
 from .hex_words import fixed_point
 from .names import path_entry, printable
-from .tables import check_digits, check_format
+from .tables import check_digits, check_format, is_rounded
 
 if TYPE_CHECKING:
-    from .run import Run
+    from .prompt import Prompt
+    from .run import Origin, Run
+
+
+class NewerFormatError(FormatError):
+    """The folder was written by a later llamaprobe in a format that this one does not know."""
+
+    def __init__(self, manifest: str, version: int) -> None:
+        super().__init__(
+            f"{manifest}: is of format version {version}, and this llamaprobe reads versions up to"
+            f" {FORMAT_VERSION}; update llamaprobe"
+        )
+        self.version = version
 
 
 class Saved:
@@ -50,24 +62,57 @@ class Saved:
         manifest = read_json(self.folder / MANIFEST)
         if manifest.get("kind") != "run":
             raise FormatError(f"{self._at}: is not of a saved run")
+        self.manifest = manifest
+        self.format_version, self.arithmetic_version = (
+            self._version(key) for key in ("format_version", "arithmetic_version")
+        )
+        if self.format_version > FORMAT_VERSION:
+            raise NewerFormatError(self._at, self.format_version)
         self.files: dict[str, dict[str, Any]] = self._take(manifest, "files", dict)
         if not all(isinstance(entry, dict) for entry in self.files.values()):
             raise FormatError(f"{self._at}: files does not hold one object per file")
         self.format: str = self._take(manifest, "format", str)
         self.digits: int | None = manifest.get("digits")
-        self._has_header = manifest.get("header") is not False
+        self.has_header = manifest.get("header") is not False
+        """Whether text files have a first line."""
+        if self.digits is not None and type(self.digits) is not int:
+            raise FormatError(f"{self._at}: digits is no number of digits")
         self.weight_files = manifest.get("weight_files")
         try:
             check_digits(self.digits)
             check_format(self.format)
         except ArgumentError as error:
             raise FormatError(f"{self._at}: {error}") from error
+        self.rounded_before = self._rounded(manifest.get("rounded", []))
+        own = ((self.format, self.digits),) if is_rounded(self.format, self.digits) else ()
+        self.rounded = self.rounded_before + own  # by what the values were rounded
         self.numbers: dict[str, Any] = self._take(manifest, "model_numbers", dict)
         self.points: dict[str, list[int]] = self._take(manifest, "points", dict)
         self._known = {name: (width, per_layer) for name, width, per_layer in _core.points()}
+        if not self.points:
+            raise FormatError(f"{self._at}: points is empty")
         for point, layers in self.points.items():
             self._check_point(point, layers)
         self.layers = sorted({layer for layers in self.points.values() for layer in layers})
+
+    def _version(self, key: str) -> int:
+        """0 where it is absent: runs did not always have a number."""
+        version = self.manifest.get(key, 0)
+        if type(version) is not int or version < 0:
+            raise FormatError(f"{self._at}: {key} is no version number")
+        return version
+
+    def _rounded(self, told: Any) -> tuple[tuple[str, int | None], ...]:
+        """(format, digits) of the files that the values were read back from."""
+        try:
+            before = tuple((check_format(format), digits) for format, digits in told)
+            if all(digits is None or type(digits) is int for _, digits in before):
+                for _, digits in before:
+                    check_digits(digits)
+                return before
+        except (ArgumentError, TypeError, ValueError):
+            pass
+        raise FormatError(f"{self._at}: rounded is no list of formats and digits")
 
     def _check_point(self, point: str, layers: Any) -> None:
         if point not in self._known:
@@ -84,15 +129,23 @@ class Saved:
             raise FormatError(f"{self._at}: {printable(name)!r} is no name of a saved file")
         return self.folder / name
 
-    @cached_property
+    @property
     def meta(self) -> dict[str, Any]:
         """meta_layer{i}.json of the first layer of which it can be read: what is of the whole run
         stands in each. Raises what stood in the way of the first."""
-        layers = self.layers or [0]
-        for layer in layers:
+        for meta in self.metas.values():
+            return meta
+        return self.layer_meta((self.layers or [0])[0])
+
+    @cached_property
+    def metas(self) -> dict[int, dict[str, Any]]:
+        """Layer -> meta_layer{i}.json, of those that the manifest lists and that can be read."""
+        listed = [re.fullmatch(r"meta_layer(0|[1-9][0-9]{0,8})\.json", name) for name in self.files]
+        found = {}
+        for layer in sorted({int(match[1]) for match in listed if match} | set(self.layers or [0])):
             with contextlib.suppress(FileError, FormatError):
-                return self.layer_meta(layer)
-        return self.layer_meta(layers[0])
+                found[layer] = self.layer_meta(layer)
+        return found
 
     def layer_meta(self, layer: int) -> dict[str, Any]:
         return read_json(self.folder / f"meta_layer{layer}.json")
@@ -134,7 +187,7 @@ class Saved:
 
     def array(self, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         """What a file holds; shape and dtype are for one whose first line was left out."""
-        if self._has_header or self.format == "npy":
+        if self.has_header or self.format == "npy":
             return read(self.folder / name)
         return read(self.folder / name, shape=shape, dtype=dtype)
 
@@ -180,8 +233,13 @@ class Saved:
     def config(self) -> Config:
         """The numbers of the model, as the files have them."""
         meta, numbers = self.meta, self.numbers
-        inv_freq = np.array(self.real_list("inv_freq"), np.float32)
+        frequencies = np.array(self.real_list("inv_freq"), np.float64)
+        if not np.all(np.abs(frequencies) <= np.finfo(np.float32).max):
+            raise FormatError(f"{self.folder}: inv_freq is beyond float32")
+        inv_freq = frequencies.astype(np.float32)
         inv_freq.flags.writeable = False
+        if self.real("rms_norm_eps") < 0:
+            raise FormatError(f"{self.folder}: rms_norm_eps is negative")
         heads, kv_heads, head_dim = map(self.size, ("num_heads", "num_kv_heads", "head_dim"))
         if heads % kv_heads or 2 * inv_freq.size != head_dim:
             raise FormatError(
@@ -213,6 +271,35 @@ class Saved:
             raw={},
         )
 
+    def prompt(self) -> "Prompt":
+        """What was run, as the files have it."""
+        from .chat import TEMPLATE_INPUTS
+        from .prompt import Prompt
+
+        text, date = (_optional(self.meta, key, str) for key in ("prompt", "template_date"))
+        inputs = {key: self.meta[key] for key in TEMPLATE_INPUTS if key in self.meta}
+        return Prompt(self.token_ids, text, date, inputs)
+
+    def origin(self, config: Config | None = None) -> "Origin":
+        """What the files say of the model; `config`: instead of its numbers."""
+        from .run import Origin
+
+        meta = self.meta
+        return Origin(
+            config=config or self.config(),
+            model=path_entry(meta, "model") or "None",
+            revision=_optional(meta, "revision", str),
+            weight_files=_weight_files(self),
+            tokenizer=SavedTokens(_optional(meta, "tokens", list)),  # type: ignore[arg-type]
+            fingerprints=ToldFingerprints(_fingerprints(self)),
+            folder=path_entry(meta, "model_folder"),
+            ignore=self.strings("ignore"),
+            unused=self.strings("unused_tensors"),
+            llamaprobe_version=_optional(meta, "llamaprobe_version", str),
+            arithmetic_version=self.arithmetic_version,
+            rounded=self.rounded,
+        )
+
     def _take(self, manifest: dict[str, Any], key: str, kind: type) -> Any:
         if not isinstance(manifest.get(key), kind):
             raise FormatError(f"{self._at}: {key} is missing or of the wrong kind")
@@ -225,12 +312,10 @@ def read_run(folder: str | os.PathLike[str]) -> "Run":
     and numbers of the model; `run.equals` compares. The model itself is not needed.
 
     Raises FileError (no manifest, a file is missing) and FormatError (a file that is not what was
-    saved; line and column of text that is no number). Whether values were altered is what
+    saved; line and column of text that is no number; a later format version). Whether values were altered is what
     `llamaprobe verify` tells.
     """
-    from .chat import TEMPLATE_INPUTS
-    from .prompt import Prompt
-    from .run import Origin, Run
+    from .run import Run
 
     saved = Saved(folder)
     values = {}
@@ -238,28 +323,10 @@ def read_run(folder: str | os.PathLike[str]) -> "Run":
         numbers: list[int | None] = [*layers] or [None]
         found = [saved.value(point, layer) for layer in numbers]
         values[point] = (tuple(layers), np.stack(found) if layers else found[0])
-    meta = saved.meta
-    prompt = Prompt(
-        saved.token_ids,
-        _optional(meta, "prompt", str),
-        _optional(meta, "template_date", str),
-        {key: meta[key] for key in TEMPLATE_INPUTS if key in meta},
-    )
-    origin = Origin(
-        config=saved.config(),
-        model=path_entry(meta, "model") or "None",
-        revision=_optional(meta, "revision", str),
-        weight_files=_weight_files(saved),
-        tokenizer=_SavedTokens(_optional(meta, "tokens", list)),  # type: ignore[arg-type]
-        fingerprints=ToldFingerprints(_fingerprints(saved)),
-        ignore=saved.strings("ignore"),
-        unused=saved.strings("unused_tensors"),
-        folder=path_entry(meta, "model_folder"),
-    )
-    return Run(prompt, values, origin)
+    return Run(saved.prompt(), values, saved.origin())
 
 
-class _SavedTokens:
+class SavedTokens:
     """Stands where a run has its tokenizer: the text of the tokens was saved with them."""
 
     def __init__(self, tokens: list[str] | None) -> None:

@@ -25,6 +25,7 @@ SEPARATORS = {"csv": ",", "txt": " "}  # the formats that --digits is about
 BLOCK = 1 << 18  # numbers formatted at a time
 SHORTEST = -1
 MAX_DIGITS = 25
+EXACT_DIGITS = 8  # so many after the point read back to the same float32
 
 Buffers = Sequence[memoryview | bytes]
 Encode = Callable[[memoryview, int, int], Buffers]
@@ -326,6 +327,11 @@ def _python_encoder(take: Take, dtype: np.dtype, n_cols: int, sep: str, digits: 
         return ["".join(text + end for text, end in zip(texts, ends, strict=True)).encode("ascii")]
 
     return encode
+
+
+def is_rounded(format: str, digits: int | None) -> bool:
+    """Whether files of a format may hold other values than were written."""
+    return fixed_point(format) is not None or (digits is not None and digits < EXACT_DIGITS)
 
 
 def text_values(values: np.ndarray, format: str, digits: int | None) -> np.ndarray:

@@ -269,6 +269,16 @@ class Tokenizer:
         }
         return [known[id] for id in array.tolist()]
 
+    def gives(self, text: str, ids: NDArray[np.int32], *, chat: bool) -> bool:
+        """Whether these can be the ids of a text, or of a chat that the template made this text of.
+        TokenizerError."""
+        found = self._ids(text, around=not chat)
+        if not chat or np.array_equal(found, ids):
+            return np.array_equal(found, ids)
+        # special tokens that a message spelled out were read as plain text: compare the letters
+        ours, theirs = ("".join("".join(self.pieces(each)).split()) for each in (found, ids))
+        return ours == theirs
+
     def _spelled(self, value: object) -> set[str]:
         """The special tokens that occur in a text or in the texts of messages."""
         return set(self._special.findall("\0".join(texts(value))))

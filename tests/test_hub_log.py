@@ -43,7 +43,7 @@ def test_retries_waits_and_fallbacks(
     hub.add(REPO_ID, small_model())
     hub.fault("status", where="api", status=503)
     hub.fault("drop", method="GET", after=100_000)
-    folder = download(REPO_ID, progress=False)
+    download(REPO_ID, progress=False)
     warned = [message for level, message in said(caplog) if level == "WARNING"]
     assert len(warned) == 2 and all(" s" in m and "; trying again in 0." in m for m in warned)
     assert "answers 503" in warned[0] and "ended" in warned[1] or "broke" in warned[1]
