@@ -1,9 +1,9 @@
 /* memory.c - anonymous maps for the big, aligned heap for the small.
  *
- * Big blocks that lp_block_make made are kept for the next ones when they are freed, up to KEPT_BYTES and to one part
- * in KEPT_SHARE of what the system has left, but FREELY_KEPT always: a virtual machine gives free memory back to its
- * host, and to have it again costs up to 5 ms for each huge page (docs/speed.md). They count as used memory. MADV_FREE
- * would let the system take them, but what is written again counts as free ever after. */
+ * An arena caches freed blocks: at most KEPT_BYTES and 1 / KEPT_SHARE of available memory, but never less than
+ * FREELY_KEPT. A virtual machine gives free memory back to its host, and to have it again costs up to 5 ms for each
+ * huge page (docs/speed.md). They count as used memory. MADV_FREE would let the system take them, but what is written
+ * again counts as free ever after. */
 #define _GNU_SOURCE
 #include "memory.h"
 
@@ -26,27 +26,35 @@
 #define KEPT_SHARE 16
 #define FREELY_KEPT ((size_t)64 << 20)
 
-static atomic_size_t n_keepers;
-
 /* Oldest first. The lock is only tried: in a forked child nobody may be left to open it. */
-static struct {
+struct lp_arena {
     pthread_mutex_t lock;
     lp_block blocks[KEPT_BLOCKS];
     size_t n;
     atomic_size_t n_bytes;
-} kept = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    atomic_size_t n_users; /* the owner, and every mapped block that is at work */
+    atomic_int closed;
+};
 
-static lp_block remove_kept(size_t i) {
-    lp_block block = kept.blocks[i];
-    memmove(kept.blocks + i, kept.blocks + i + 1, (--kept.n - i) * sizeof block);
-    kept.n_bytes -= block.mapped;
+lp_arena *lp_arena_new(void) {
+    lp_arena *arena = calloc(1, sizeof *arena);
+    if (!arena) return NULL;
+    pthread_mutex_init(&arena->lock, NULL);
+    arena->n_users = 1;
+    return arena;
+}
+
+static lp_block remove_kept(lp_arena *a, size_t i) {
+    lp_block block = a->blocks[i];
+    memmove(a->blocks + i, a->blocks + i + 1, (--a->n - i) * sizeof block);
+    a->n_bytes -= block.mapped;
     return block;
 }
 
 /* Removes the oldest blocks until, with a new one of n_bytes, at most `most` bytes are kept: how many they were. */
-static size_t make_room(lp_block *out, size_t n_bytes, size_t most) {
+static size_t make_room(lp_arena *a, lp_block *out, size_t n_bytes, size_t most) {
     size_t n = 0;
-    while (kept.n && (kept.n == KEPT_BLOCKS || kept.n_bytes + n_bytes > most)) out[n++] = remove_kept(0);
+    while (a->n && (a->n == KEPT_BLOCKS || a->n_bytes + n_bytes > most)) out[n++] = remove_kept(a, 0);
     return n;
 }
 
@@ -69,51 +77,59 @@ static size_t most_kept(size_t wanted) {
 }
 
 /* 1 when the block is kept. */
-static int keep(lp_block block) {
+static int keep(lp_arena *a, lp_block block) {
     lp_block old[KEPT_BLOCKS];
-    if (!n_keepers || is_limited()) return 0;
-    size_t most = most_kept(kept.n_bytes + block.mapped); /* before the lock: it takes long */
-    if (block.mapped > most || pthread_mutex_trylock(&kept.lock)) return 0;
-    size_t n_old = make_room(old, block.mapped, most);
-    kept.blocks[kept.n++] = block;
-    kept.n_bytes += block.mapped;
-    pthread_mutex_unlock(&kept.lock);
+    if (a->closed || is_limited()) return 0;
+    size_t most = most_kept(a->n_bytes + block.mapped); /* before the lock: it takes long */
+    if (block.mapped > most || pthread_mutex_trylock(&a->lock)) return 0;
+    size_t n_old = make_room(a, old, block.mapped, most);
+    a->blocks[a->n++] = block;
+    a->n_bytes += block.mapped;
+    pthread_mutex_unlock(&a->lock);
     unmap(old, n_old);
     return 1;
 }
 
 /* 1 when there is a kept block of about as many bytes; it holds what it held. */
-static int take(lp_block *block, size_t n_bytes) {
+static int take(lp_arena *a, lp_block *block, size_t n_bytes) {
     size_t best = KEPT_BLOCKS;
-    if (n_bytes > KEPT_BYTES || pthread_mutex_trylock(&kept.lock)) return 0;
-    for (size_t i = 0; i < kept.n; i++) {
-        size_t mapped = kept.blocks[i].mapped;
+    if (n_bytes > KEPT_BYTES || pthread_mutex_trylock(&a->lock)) return 0;
+    for (size_t i = 0; i < a->n; i++) {
+        size_t mapped = a->blocks[i].mapped;
         if (mapped < n_bytes || mapped > n_bytes + n_bytes / 4 + HUGE_PAGE) continue;
-        if (best == KEPT_BLOCKS || mapped < kept.blocks[best].mapped) best = i;
+        if (best == KEPT_BLOCKS || mapped < a->blocks[best].mapped) best = i;
     }
-    if (best < KEPT_BLOCKS) *block = remove_kept(best), block->n_bytes = n_bytes;
-    pthread_mutex_unlock(&kept.lock);
+    if (best < KEPT_BLOCKS) *block = remove_kept(a, best), block->n_bytes = n_bytes;
+    pthread_mutex_unlock(&a->lock);
     return best < KEPT_BLOCKS;
 }
 
-void lp_memory_release(void) {
+void lp_arena_release(lp_arena *a) {
     lp_block old[KEPT_BLOCKS];
-    if (pthread_mutex_trylock(&kept.lock)) return;
-    size_t n = make_room(old, 1, 0);
-    pthread_mutex_unlock(&kept.lock);
+    if (!a || pthread_mutex_trylock(&a->lock)) return;
+    size_t n = make_room(a, old, 1, 0);
+    pthread_mutex_unlock(&a->lock);
     unmap(old, n);
 }
 
-void lp_memory_keep_begin(void) { n_keepers++; }
-
-void lp_memory_keep_end(void) {
-    n_keepers--;
-    lp_memory_release();
+/* The last user sees to it that nothing is left, also of what was kept while the arena was closed. */
+static void leave(lp_arena *a) {
+    if (!a || atomic_fetch_sub(&a->n_users, 1) != 1) return;
+    unmap(a->blocks, a->n);
+    pthread_mutex_destroy(&a->lock);
+    free(a);
 }
 
-int lp_memory_fits(size_t n_bytes) {
+void lp_arena_close(lp_arena *a) {
+    if (!a) return;
+    a->closed = 1;
+    lp_arena_release(a);
+    leave(a);
+}
+
+int lp_memory_fits(size_t n_bytes, lp_arena *arena) {
     if (lp_limits_fit(n_bytes)) return 1;
-    lp_memory_release();
+    lp_arena_release(arena);
     return lp_limits_fit(n_bytes);
 }
 
@@ -148,10 +164,6 @@ int lp_block_reserve(lp_block *block, size_t n_bytes) {
     size_t mapped;
     if (lp_size_add(&mapped, n_bytes, HUGE_PAGE)) return -1;
     char *base = map_memory(mapped);
-    if (base == MAP_FAILED) {
-        lp_memory_release();
-        base = map_memory(mapped);
-    }
     if (base == MAP_FAILED) return -1;
     /* unmap what lies before the first huge page: the block is freed from its own start */
     size_t before = (HUGE_PAGE - (uintptr_t)base % HUGE_PAGE) % HUGE_PAGE;
@@ -161,23 +173,34 @@ int lp_block_reserve(lp_block *block, size_t n_bytes) {
     return 0;
 }
 
-int lp_block_make(lp_block *block, size_t n_bytes, const lp_crew *crew) {
-    int used = n_bytes >= HUGE_PAGE && take(block, n_bytes);
-    if (!used && lp_block_reserve(block, n_bytes)) return -1;
-    block->made = 1;
+int lp_block_make(lp_block *block, size_t n_bytes, lp_arena *arena, const lp_crew *crew) {
+    int used = arena && n_bytes >= HUGE_PAGE && take(arena, block, n_bytes);
+    if (!used && lp_block_reserve(block, n_bytes)) {
+        lp_arena_release(arena);
+        if (n_bytes < HUGE_PAGE || lp_block_reserve(block, n_bytes)) return -1;
+    }
     if (!block->mapped) {
         if (n_bytes) memset(block->data, 0, n_bytes);
         return 0;
     }
+    block->arena = arena;
+    if (arena) arena->n_users++;
     if (!lp_pool_run(crew, (n_bytes + TOUCH - 1) / TOUCH, used ? clear : touch, block)) return 0;
     lp_block_free(block);
     return 1;
 }
 
+void lp_block_detach(lp_block *block) {
+    leave(block->arena);
+    block->arena = NULL;
+}
+
 void lp_block_free(lp_block *block) {
+    lp_arena *arena = block->arena;
     if (!block->mapped)
         free(block->data);
-    else if (!block->made || !keep(*block))
+    else if (!arena || !keep(arena, *block))
         munmap(block->data, block->mapped);
     memset(block, 0, sizeof *block);
+    leave(arena);
 }

@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "kernels/kernels.h" /* lp_kernels, lp_product, lp_word */
+#include "kernels/kernels.h" /* lp_kernels, lp_product, lp_weight */
 #include "pool.h"            /* lp_crew */
 #include "profile.h"         /* lp_profile */
 
@@ -26,54 +26,31 @@ typedef struct {
     float *scratch;        /* [n_threads][scratch_stride], 64-byte aligned */
     size_t scratch_stride; /* floats; a multiple of 16 */
     float *packed;         /* room for the packed x of the largest product, or k and v of all heads */
-    lp_profile *profile;   /* NULL: nobody wants one */
+    lp_profile *profile;   /* NULL disables it */
 } lp_ops;
 
-/* A vector or matrix as it lies in the file. */
-typedef struct {
-    const void *data;
-    lp_word word;
-} lp_words;
+/* out[m, d] = rows ids[m] of the table [.., d] */
+int lp_embed(const lp_ops *ops, float *out, const int32_t *ids, const lp_weight *table, size_t m);
 
-typedef struct {
-    size_t n_tokens, n_heads, n_kv_heads, head_dim;
-    const lp_sequence *sequences;
-    size_t n_sequences;
-    const float *q, *k, *v;  /* [m, n_heads or n_kv_heads, head_dim], q and k after RoPE */
-    float *scores, *pattern; /* [n_heads, T, T] for each sequence, or NULL; the pattern is zeros before */
-    float *z;                /* [m, n_heads, head_dim]; v and z are NULL when only the maps are wanted */
-} lp_attention;
+/* out = gain * unit, unit = x / rms, rms = sqrt(mean(x^2) + eps); inverse[m] is what x is multiplied by for unit: the
+ * inverse of rms before it was rounded. */
+int lp_rms_norm(const lp_ops *ops, float *rms, float *inverse, float *unit, float *out, const float *x,
+                const lp_weight *gain, double eps, size_t m, size_t d);
+/* Its parts: unit = x * inverse of the row (NULL: 1), out = gain * unit. */
+int lp_scale_rows(const lp_ops *ops, float *unit, float *out, const float *x, const float *inverse,
+                  const lp_weight *gain, size_t m, size_t d);
 
-/* out[m, d] = rows ids[m] of table */
-int lp_embed(const lp_ops *ops, float *out, const int32_t *ids, lp_words table, size_t m, size_t d);
-
-/* out = gain * unit, unit = x / rms, rms = sqrt(mean(x^2) + eps) */
-int lp_rms_norm(const lp_ops *ops, float *rms, float *unit, float *out, const float *x, lp_words gain, double eps,
-                size_t m, size_t d);
+/* out[n], of numbers at the same place */
+int lp_add(const lp_ops *ops, float *out, const float *a, const float *b, size_t n);
+int lp_multiply(const lp_ops *ops, float *out, const float *a, const float *b, size_t n);
+int lp_silu(const lp_ops *ops, float *out, const float *x, size_t n); /* x / (1 + e^-x) */
+int lp_copy(const lp_ops *ops, float *out, const float *x, size_t n);
+int lp_zero(const lp_ops *ops, float *out, size_t n);
 
 /* Every factor of the product; p->x_packed is set here. */
 int lp_linear(const lp_ops *ops, const lp_product *p);
 
-/* cos and sin [n_positions, head_dim / 2] of inv_freq * position. */
-int lp_rope_table(const lp_ops *ops, float *cos, float *sin, const float *inv_freq, size_t n_positions, size_t half);
-
-/* out[m, n_heads, head_dim]: row i turned by the angles of its position in its sequence. */
-int lp_rope(const lp_ops *ops, float *out, const float *x, const float *cos, const float *sin,
-            const lp_sequence *sequences, size_t n_sequences, size_t n_heads, size_t head_dim);
-
-/* scores = q k^T / sqrt(head_dim), pattern = softmax(scores), z = pattern v */
-int lp_attend(const lp_ops *ops, const lp_attention *a);
-
-/* out[n] = the numbers of w, as float32 */
-int lp_widen(const lp_ops *ops, float *out, lp_words w, size_t n);
-
-/* A value that has two names and two places. */
-int lp_copy(const lp_ops *ops, float *out, const float *x, size_t n);
-
-/* Floats of `packed` that attention needs. */
-size_t lp_ops_packed_heads(size_t n_tokens, size_t n_sequences, size_t n_kv_heads, size_t head_dim);
-
-/* Floats of scratch that one thread needs for any operation on m rows of sequences of at most max_tokens. */
-size_t lp_ops_scratch(const lp_kernels *kernels, size_t m, size_t max_tokens, size_t head_dim);
+/* out = all numbers of w, as float32 */
+int lp_widen(const lp_ops *ops, float *out, const lp_weight *w);
 
 #endif

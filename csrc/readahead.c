@@ -1,6 +1,6 @@
-/* readahead.c - a thread that populates the map, layer by layer.
+/* readahead.c - a thread that populates the map, group by group.
  *
- * A cold layer is read by MADV_POPULATE_READ: it waits for the disk instead of a worker, maps what it read, and
+ * A cold group is read by MADV_POPULATE_READ: it waits for the disk instead of a worker, maps what it read, and
  * fails where a touch would raise SIGBUS. With MADV_HUGEPAGE the page cache is filled by huge pages where the file
  * system can: they are read twice as fast, and mapped at once in this process and the next. */
 #define _GNU_SOURCE
@@ -18,18 +18,17 @@
 
 #define PIECE ((size_t)2 << 20) /* bytes: what is looked at by two pages, and read by one call */
 #define LOOK ((size_t)16 << 20)
-#define MAX_MATRICES 7 /* of a layer */
 
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22 /* since Linux 5.14; an older one says EINVAL */
 #endif
 
 struct lp_readahead {
-    const lp_model *model;
-    size_t n_layers;
-    int with_head;
+    const lp_weight *const *weights;
+    const size_t *end; /* of each group among them */
+    size_t n_groups;
     atomic_int stop;
-    sem_t turns; /* one for each layer that may be read */
+    sem_t turns; /* one for each group that may be read */
     pthread_t thread;
     pid_t process; /* a forked child has no thread to wait for */
 };
@@ -47,9 +46,7 @@ static range pages_of(const void *data, size_t n_bytes) {
     return (range){(char *)start, n_bytes + ((uintptr_t)data - start)};
 }
 
-static range pages_of_weight(const lp_weight *w) {
-    return pages_of(w->data, w->n_rows * w->n_cols * lp_word_bytes(w->word));
-}
+static range pages_of_weight(const lp_weight *w) { return pages_of(lp_weight_at(w, 0, 0), lp_weight_bytes(w)); }
 
 /* Where the system does not tell (a file of somebody else's) it says that all is resident. */
 static int is_cold_page(const char *page) {
@@ -72,18 +69,6 @@ static int find_cold(range r, size_t *at) {
     return 0;
 }
 
-/* The matrices that a pass over `layer` reads; layer n_layers is the head. */
-static size_t matrices(const lp_readahead *a, size_t layer, range *out) {
-    if (layer == a->n_layers) {
-        if (a->with_head) *out = pages_of_weight(&a->model->head);
-        return a->with_head != 0;
-    }
-    const lp_layer *l = &a->model->layers[layer];
-    const lp_weight *read[MAX_MATRICES] = {&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
-    for (size_t i = 0; i < MAX_MATRICES; i++) out[i] = pages_of_weight(read[i]);
-    return MAX_MATRICES;
-}
-
 static void populate(lp_readahead *a, range r) {
     for (size_t at = 0; !atomic_load(&a->stop) && find_cold(r, &at); at += PIECE) {
         range p = piece(r, at);
@@ -91,35 +76,34 @@ static void populate(lp_readahead *a, range r) {
     }
 }
 
-static void *read_layers(void *arg) {
+static void *read_groups(void *arg) {
     lp_readahead *a = arg;
-    range todo[MAX_MATRICES];
-    for (size_t layer = 0; layer <= a->n_layers; layer++) {
+    for (size_t group = 0, i = 0; group < a->n_groups && !atomic_load(&a->stop); group++) {
         while (sem_wait(&a->turns)) continue; /* interrupted */
-        size_t n = matrices(a, layer, todo);
-        for (size_t i = 0; i < n; i++) populate(a, todo[i]);
-        if (atomic_load(&a->stop)) break;
+        for (; i < a->end[group]; i++) populate(a, pages_of_weight(a->weights[i]));
     }
     return NULL;
 }
 
+static size_t n_weights(const lp_readahead *a) { return a->n_groups ? a->end[a->n_groups - 1] : 0; }
+
 /* One look in LOOK bytes: a piece that is missed is read when it is touched. */
 static int any_cold(const lp_readahead *a) {
-    range todo[MAX_MATRICES];
-    for (size_t layer = 0; layer <= a->n_layers; layer++)
-        for (size_t i = 0, n = matrices(a, layer, todo); i < n; i++)
-            for (size_t at = 0; at < todo[i].n_bytes; at += LOOK)
-                if (is_cold_page(todo[i].data + at)) return 1;
+    for (size_t i = 0; i < n_weights(a); i++) {
+        range todo = pages_of_weight(a->weights[i]);
+        for (size_t at = 0; at < todo.n_bytes; at += LOOK)
+            if (is_cold_page(todo.data + at)) return 1;
+    }
     return 0;
 }
 
-/* Before the pass begins: it may overtake the thread, and what it touches first is read by huge pages, too. Advice makes
- * what it is for a mapping of its own, of which a process has some 65,000: it is given for a matrix. */
+/* Before the pass begins: it may overtake the thread, and what it touches first is read by huge pages, too. Advice
+ * makes what it is for a mapping of its own, of which a process has some 65,000: it is given for a matrix. */
 static void advise_huge(const lp_readahead *a) {
-    range todo[MAX_MATRICES];
-    for (size_t layer = 0; layer <= a->n_layers; layer++)
-        for (size_t i = 0, n = matrices(a, layer, todo); i < n; i++)
-            madvise(todo[i].data, todo[i].n_bytes, MADV_HUGEPAGE);
+    for (size_t i = 0; i < n_weights(a); i++) {
+        range todo = pages_of_weight(a->weights[i]);
+        madvise(todo.data, todo.n_bytes, MADV_HUGEPAGE);
+    }
 }
 
 /* Signals are for the caller's threads. */
@@ -127,19 +111,19 @@ static int start_thread(lp_readahead *a) {
     sigset_t all, old;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    int failed = pthread_create(&a->thread, NULL, read_layers, a);
+    int failed = pthread_create(&a->thread, NULL, read_groups, a);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     return failed;
 }
 
-lp_readahead *lp_readahead_start(const lp_model *model, size_t n_layers, int with_head) {
-    lp_readahead what = {.model = model, .n_layers = n_layers, .with_head = with_head, .process = getpid()};
+lp_readahead *lp_readahead_start(const lp_weight *const *weights, const size_t *end, size_t n_groups) {
+    lp_readahead what = {.weights = weights, .end = end, .n_groups = n_groups, .process = getpid()};
     if (!any_cold(&what)) return NULL;
     advise_huge(&what);
     lp_readahead *a = malloc(sizeof *a);
     if (!a) return NULL;
     *a = what;
-    sem_init(&a->turns, 0, 1); /* the first layer; the pass allows the second when it begins with the first */
+    sem_init(&a->turns, 0, 1); /* the first group; the pass allows the second when it begins with the first */
     if (!start_thread(a)) return a;
     sem_destroy(&a->turns);
     free(a);
@@ -162,9 +146,8 @@ void lp_readahead_stop(lp_readahead *a) {
 }
 
 void lp_readahead_rows(const lp_weight *embed, const int32_t *token_ids, size_t n_tokens) {
-    size_t row_bytes = embed->n_cols * lp_word_bytes(embed->word);
     for (size_t i = 0; i < n_tokens; i++) {
-        range r = pages_of((const char *)embed->data + (size_t)token_ids[i] * row_bytes, row_bytes);
+        range r = pages_of(lp_weight_at(embed, (size_t)token_ids[i], 0), embed->n_cols * lp_word_bytes(embed->word));
         if (is_cold(r)) madvise(r.data, r.n_bytes, MADV_WILLNEED);
     }
 }

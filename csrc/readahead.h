@@ -9,14 +9,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "model.h" /* lp_model */
+#include "weight.h" /* lp_weight */
 
 typedef struct lp_readahead lp_readahead;
 
-/* For a mapped model, and a pass over layers 0 .. n_layers - 1 and, when with_head, the head after them. NULL when
- * nothing of them is cold, or no thread can be had. */
-lp_readahead *lp_readahead_start(const lp_model *model, size_t n_layers, int with_head);
-/* The pass begins with the next layer: the one after it may be read. NULL is legal, here and below. */
+/* For a pass that reads these weights, which are pages of files: those of group i, a layer or the head, end before
+ * `end[i]`. The lists must outlive it. NULL when nothing of them is cold, or no thread can be had. */
+lp_readahead *lp_readahead_start(const lp_weight *const *weights, const size_t *end, size_t n_groups);
+/* The pass begins with the next group: the one after it may be read. NULL is legal, here and below. */
 void lp_readahead_advance(lp_readahead *ahead);
 void lp_readahead_stop(lp_readahead *ahead);
 

@@ -75,11 +75,8 @@ int lp_roof_measure(lp_roof *roof, const lp_kernels *kernels, const lp_crew *cre
     double flops = 0, bytes = 0;
     int failed = 0;
     *roof = (lp_roof){0, 0};
-    failed = lp_memory_fits(n_bytes) ? lp_block_make(&block, n_bytes, crew) : -1;
-    if (failed > 0) {
-        lp_memory_release(); /* as below */
-        return stopped(err);
-    }
+    failed = lp_memory_fits(n_bytes, NULL) ? lp_block_make(&block, n_bytes, NULL, crew) : -1;
+    if (failed > 0) return stopped(err);
     if (failed) return lp_fail(err, LP_ENOMEM, "measuring the memory needs %zu MB that are free", n_bytes >> 20);
     a.data = block.data;
     for (int i = 0; !failed && i < N_TRIES; i++) {
@@ -87,7 +84,6 @@ int lp_roof_measure(lp_roof *roof, const lp_kernels *kernels, const lp_crew *cre
         if (flops > roof->flops) roof->flops = flops;
         if (bytes > roof->bytes) roof->bytes = bytes;
     }
-    block.made = 0; /* not to be kept: no run makes its like */
     lp_block_free(&block);
     return failed ? stopped(err) : 0;
 }

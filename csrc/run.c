@@ -1,26 +1,12 @@
-/* run.c - checks what a run is asked for and remembers where its values go. */
+/* run.c - checks the tokens of a run, and remembers what is requested and where it goes. */
 #include "run.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#include "size.h" /* lp_size_mul3, lp_size_add */
+#include "size.h" /* lp_size_min */
 
 #define MOST_TOKENS ((size_t)1 << 31)
-
-static const struct {
-    const char *name;
-    lp_width width;
-    int per_layer;
-} points[LP_N_POINTS] = {
-#define LP_POINT_ROW(NAME, name, width, per_layer) {#name, LP_WIDTH_##width, per_layer},
-    LP_POINTS(LP_POINT_ROW)
-#undef LP_POINT_ROW
-};
-
-const char *lp_point_name(lp_point point) { return points[point].name; }
-lp_width lp_point_width(lp_point point) { return points[point].width; }
-int lp_point_per_layer(lp_point point) { return points[point].per_layer; }
 
 static int check_sequences(const lp_run *run, lp_error *err) {
     size_t most = run->model->config.max_positions;
@@ -57,52 +43,67 @@ int lp_run_init(lp_run *run, const lp_model *model, const int32_t *token_ids, co
     run->n_tokens = seq_start[n_seqs];
     run->crew.n_threads = n_threads ? lp_size_min(n_threads, LP_MAX_THREADS) : 1;
     if (check_sequences(run, err) || check_ids(run, err) || !(run->kernels = lp_kernels_get(err))) return -1;
-    run->places = calloc(LP_N_POINTS * model->config.n_layers, sizeof *run->places);
-    if (!run->places) return lp_fail(err, LP_ENOMEM, "no memory for a table of %d values", LP_N_POINTS);
-    return 0;
+    size_t n = model->config.n_layers;
+    run->places = calloc(LP_N_POINTS * n, sizeof *run->places);
+    run->requested = calloc(2 * n, sizeof *run->requested);
+    run->materialised = run->requested ? run->requested + n : NULL;
+    if (run->places && run->requested) return 0;
+    lp_run_free(run);
+    return lp_fail(err, LP_ENOMEM, "no memory for a table of %d values", LP_N_POINTS);
 }
 
 void lp_run_free(lp_run *run) {
+    lp_plan_free(run->plan);
     free(run->places);
-    run->places = NULL;
+    free(run->requested);
+    run->plan = NULL, run->places = NULL, run->requested = run->materialised = NULL;
 }
 
-static int map_size(const lp_run *run, size_t *n_floats) {
-    *n_floats = 0;
-    for (size_t s = 0; s < run->n_seqs; s++) {
-        size_t t = run->seq_start[s + 1] - run->seq_start[s], map;
-        if (lp_size_mul3(&map, t, t, run->model->config.n_heads) || lp_size_add(n_floats, *n_floats, map)) return -1;
-    }
-    return 0;
+static lp_request request_of(const lp_run *run) {
+    return (lp_request){.model = run->model,
+                        .kernels = run->kernels,
+                        .n_threads = run->crew.n_threads,
+                        .n_tokens = run->n_tokens,
+                        .n_seqs = run->n_seqs,
+                        .seq_start = run->seq_start,
+                        .requested = run->requested,
+                        .materialised = run->materialised,
+                        .layer_row = run->layer_row,
+                        .head_row = run->head_row};
 }
 
 int lp_run_size(const lp_run *run, lp_point point, size_t *n_floats) {
-    const lp_config *c = &run->model->config;
-    size_t width = 1;
-    switch (points[point].width) {
-    case LP_WIDTH_MAP:
-        return map_size(run, n_floats);
-    case LP_WIDTH_ONE:
-        break;
-    case LP_WIDTH_D_MODEL:
-        width = c->d_model;
-        break;
-    case LP_WIDTH_HEADS:
-        width = c->n_heads * c->head_dim;
-        break;
-    case LP_WIDTH_KV:
-        width = c->n_kv_heads * c->head_dim;
-        break;
-    case LP_WIDTH_D_FF:
-        width = c->d_ff;
-        break;
-    case LP_WIDTH_VOCAB:
-        width = c->vocab_size;
-        break;
-    }
-    return lp_size_mul(n_floats, run->n_tokens, width);
+    lp_request request = request_of(run);
+    return lp_request_floats(&request, point, run->n_tokens, n_floats);
+}
+
+/* The set that holds a point: one that is computed once belongs to the last layer. */
+static lp_points *set_of(const lp_run *run, lp_points *sets, lp_point point, size_t layer) {
+    return &sets[lp_point_per_layer(point) ? layer : run->model->config.n_layers - 1];
+}
+
+int lp_run_request(lp_run *run, lp_point point, size_t layer) {
+    lp_points *set = set_of(run, run->requested, point, layer);
+    if (lp_points_has(set, point)) return -1;
+    lp_points_add(set, point);
+    return 0;
+}
+
+void lp_run_materialise(lp_run *run, lp_point point, size_t layer) {
+    lp_points_add(set_of(run, run->materialised, point, layer), point);
+}
+
+int lp_run_plan(lp_run *run, lp_error *err) {
+    lp_request request = request_of(run);
+    if (run->layer_row > run->head_row || run->head_row >= run->n_tokens)
+        return lp_fail(err, LP_EARG, "rows from %zu and from %zu of %zu tokens", run->layer_row, run->head_row,
+                       run->n_tokens);
+    lp_plan_free(run->plan);
+    run->plan = lp_plan_new(&request, err);
+    return run->plan ? 0 : -1;
 }
 
 void lp_run_set_place(lp_run *run, lp_point point, size_t layer, float *place) {
-    run->places[(size_t)point * run->model->config.n_layers + layer] = place;
+    lp_points_add(set_of(run, run->requested, point, layer), point);
+    run->places[lp_plan_array(run->model, point, layer)] = place;
 }

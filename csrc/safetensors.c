@@ -5,6 +5,7 @@
  * to the last of the file; sorting pointers by name shows duplicates, and finds a name in O(log n). */
 #include "safetensors.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -235,4 +236,68 @@ int lp_safetensors_is_mapped(const lp_safetensors *file) { return file->map.kind
 
 int lp_safetensors_check_unchanged(const lp_safetensors *file, lp_error *err) {
     return lp_map_check_unchanged(&file->map, err);
+}
+
+int lp_dtype_word(lp_dtype dtype, lp_word *word) {
+    *word = dtype == LP_F32 ? LP_WORD_F32 : dtype == LP_F16 ? LP_WORD_F16 : LP_WORD_BF16;
+    return dtype == LP_BF16 || dtype == LP_F16 || dtype == LP_F32 ? 0 : -1;
+}
+
+/* ---------------------------------------------------------------- the door */
+
+typedef struct {
+    lp_tensors door; /* first, so that one pointer is both */
+    size_t n_files;
+    const lp_safetensors *files[];
+} door_of_files;
+
+static void describe(lp_found_tensor *out, const lp_safetensors *file, const lp_tensor *t) {
+    *out = (lp_found_tensor){.weight = {.data = t->data}, .path = file->path, .rank = t->rank, .shape = "["};
+    size_t n = 1;
+    if (lp_dtype_word(t->dtype, &out->weight.word)) out->format = lp_dtype_name(t->dtype);
+    if (t->rank == 1 || t->rank == 2) out->weight.n_rows = t->rank == 1 ? 1 : (size_t)t->shape[0];
+    if (t->rank == 1 || t->rank == 2) out->weight.n_cols = (size_t)t->shape[t->rank - 1];
+    for (size_t i = 0; i < t->rank && n + 24 < sizeof out->shape; i++)
+        n += (size_t)snprintf(out->shape + n, sizeof out->shape - n, "%s%llu", i ? ", " : "",
+                              (unsigned long long)t->shape[i]);
+    snprintf(out->shape + n, sizeof out->shape - n, "]");
+}
+
+static int find_in_files(const lp_tensors *tensors, const char *name, lp_found_tensor *out) {
+    const door_of_files *door = (const door_of_files *)tensors;
+    for (size_t i = 0; i < door->n_files; i++) {
+        const lp_tensor *t = lp_safetensors_find(door->files[i], name, strlen(name));
+        if (t) describe(out, door->files[i], t);
+        if (t) return 1;
+    }
+    return 0;
+}
+
+static int are_mapped(const lp_tensors *tensors) {
+    const door_of_files *door = (const door_of_files *)tensors;
+    for (size_t i = 0; i < door->n_files; i++)
+        if (!lp_safetensors_is_mapped(door->files[i])) return 0;
+    return 1;
+}
+
+static int check_files(const lp_tensors *tensors, lp_error *err) {
+    const door_of_files *door = (const door_of_files *)tensors;
+    for (size_t i = 0; i < door->n_files; i++)
+        if (lp_safetensors_check_unchanged(door->files[i], err)) return -1;
+    return 0;
+}
+
+static void close_door(lp_tensors *tensors) { free(tensors); }
+
+lp_tensors *lp_safetensors_tensors(lp_safetensors *const *files, size_t n_files, lp_error *err) {
+    door_of_files *door = n_files ? malloc(sizeof *door + n_files * sizeof *door->files) : NULL;
+    if (!door) {
+        lp_fail(err, n_files ? LP_ENOMEM : LP_EARG,
+                n_files ? "no memory for a model of %zu files" : "a model needs at least one safetensors file",
+                n_files);
+        return NULL;
+    }
+    *door = (door_of_files){{files[0]->path, find_in_files, are_mapped, check_files, close_door}, n_files};
+    for (size_t i = 0; i < n_files; i++) door->files[i] = files[i];
+    return &door->door;
 }

@@ -13,8 +13,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "error.h" /* lp_error */
-#include "map.h"   /* lp_map_reading */
+#include "error.h"   /* lp_error */
+#include "map.h"     /* lp_map_reading */
+#include "tensors.h" /* lp_tensors, lp_word */
 
 /* One line per dtype of the format: name, bits per element. Only BF16, F16 and F32 can be computed with. */
 /* clang-format off */
@@ -33,6 +34,8 @@ typedef enum {
 
 const char *lp_dtype_name(lp_dtype dtype); /* "BF16" */
 size_t lp_dtype_bits(lp_dtype dtype);      /* 16 */
+/* The element type of a dtype; -1 for one that cannot be computed with. */
+int lp_dtype_word(lp_dtype dtype, lp_word *word);
 
 #define LP_MAX_RANK 32
 
@@ -84,5 +87,9 @@ int lp_safetensors_is_mapped(const lp_safetensors *file); /* not read into memor
 /* Compares (device, inode, size, mtime) of the open descriptor with what they were at open.
  * LP_ECHANGED when they differ. Nothing to check for a file that was read, or for bytes. */
 int lp_safetensors_check_unchanged(const lp_safetensors *file, lp_error *err);
+
+/* The door to the tensors of at least one file; of two with one name the first file's. The files must outlive it. NULL:
+ * LP_ENOMEM, or LP_EARG for no files. */
+lp_tensors *lp_safetensors_tensors(lp_safetensors *const *files, size_t n_files, lp_error *err);
 
 #endif

@@ -35,11 +35,13 @@ typedef struct {
     uint8_t how;                    /* 0 bytes, 1 mapped, 2 read */
     uint8_t kernels, n_threads, stop_after;
     uint8_t points[4], layers;
-    uint8_t spare[5];
+    uint8_t materialised[4]; /* a bit for each point */
+    uint8_t spare[1];
 } recipe;
 
 #define RECIPE_BYTES sizeof(recipe)
 _Static_assert(RECIPE_BYTES == 32, "the corpus was made with recipes of 32 bytes");
+_Static_assert(LP_N_POINTS <= 32, "a recipe has a bit for each point");
 
 /* ---------------------------------------------------------------- the recipe */
 
@@ -116,11 +118,11 @@ typedef struct {
     const int32_t *ids;
     const size_t *starts;
     size_t n_seqs, n_threads;
-    uint32_t points; /* a bit for each that is wanted */
-    uint8_t layers;  /* a bit for each, by layer % 8 */
-    int fill;        /* what the places hold before */
-    long polls_left; /* -1: never stop */
-    float **values;  /* [LP_N_POINTS, n_layers] */
+    uint32_t points, materialised; /* a bit for each; of those requested, and of any */
+    uint8_t layers;                /* a bit for each, by layer % 8 */
+    int fill;                      /* what the places hold before */
+    long polls_left;               /* -1: never stop */
+    float **values;                /* [LP_N_POINTS, n_layers] */
 } attempt;
 
 static int poll_attempt(void *arg) {
@@ -135,6 +137,7 @@ static void make_places(attempt *a, lp_run *run) {
     for (size_t p = 0; p < LP_N_POINTS; p++)
         for (size_t i = 0; i < (lp_point_per_layer((lp_point)p) ? n_layers : 1); i++) {
             size_t n;
+            if (a->materialised >> p & 1) lp_run_materialise(run, (lp_point)p, i);
             if (!(a->points >> p & 1) || !(a->layers >> (i % 8) & 1)) continue;
             must(!lp_run_size(run, (lp_point)p, &n), "the values of a small model can be counted");
             float *place = malloc(n * sizeof *place);
@@ -147,14 +150,12 @@ static void make_places(attempt *a, lp_run *run) {
 
 static int try_run(attempt *a, lp_error *err) {
     lp_run run;
-    size_t n_bytes;
     int status = lp_run_init(&run, a->model, a->ids, a->starts, a->n_seqs, a->n_threads, err);
     a->values = NULL;
     if (status) return status;
     make_places(a, &run);
     run.crew.poll = poll_attempt;
     run.crew.poll_arg = a;
-    must(!lp_forward_scratch(&run, &n_bytes, err), "the scratch of a small model can be counted");
     status = lp_forward(&run, err);
     must(run.steps_done <= run.n_steps, "no more steps are done than there are");
     lp_run_free(&run);
@@ -198,10 +199,11 @@ static void run_model(const recipe *r, const lp_model *model) {
     size_t starts[MOST_TOKENS + 1], n_seqs = tokens_of(r, &model->config, ids, starts);
     size_t row = r->kernels % lp_kernels_count();
     lp_error err = {0}, again = {0};
-    attempt all = {model, ids, starts, n_seqs, 1, UINT32_MAX, 255, 0x55, -1, NULL};
+    attempt all = {model, ids, starts, n_seqs, 1, UINT32_MAX, 0, 255, 0x55, -1, NULL};
     attempt some = all;
     some.n_threads = r->n_threads < 240 ? 1 : 2 + r->n_threads % 2; /* threads that wait for each other are slow */
     some.points = two_bytes(r->points) | (uint32_t)two_bytes(r->points + 2) << 16;
+    some.materialised = two_bytes(r->materialised) | (uint32_t)two_bytes(r->materialised + 2) << 16;
     some.layers = r->layers;
     some.fill = 0;
     some.polls_left = r->stop_after ? r->stop_after : -1;
@@ -246,7 +248,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     must(failed ? !file && err.status == LP_EFORMAT : file && err.status == LP_OK, "status, file and error agree");
     must_be_a_line(err.msg);
     if (failed) return 0;
-    failed = lp_model_open(&model, &config, angles_of(&r), &file, 1, &err);
+    failed = lp_model_open(&model, &config, angles_of(&r), lp_safetensors_tensors(&file, 1, &err), &err);
     must(failed ? !model && err.status != LP_OK : model && err.status == LP_OK, "status, model and error agree");
     must(err.status != LP_ENOMEM && err.status != LP_EIO, "a tiny file needs little");
     must_be_a_line(err.msg);
@@ -287,6 +289,7 @@ static void choose_run(draft *d, recipe *r) {
     r->n_threads = some_byte(d);
     r->stop_after = pick(d, 8) ? 0 : (uint8_t)pick(d, 40);
     for (size_t i = 0; i < 4; i++) r->points[i] = pick(d, 2) ? 255 : some_byte(d);
+    for (size_t i = 0; i < 4; i++) r->materialised[i] = pick(d, 2) ? 0 : some_byte(d);
     r->layers = pick(d, 2) ? 255 : some_byte(d);
 }
 

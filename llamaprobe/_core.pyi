@@ -45,10 +45,11 @@ class Model:
         self,
         files: Sequence[Safetensors],
         *,
-        n_layers: int, n_heads: int, n_kv_heads: int, head_dim: int, d_model: int, d_ff: int, vocab_size: int,
-        max_positions: int, rms_norm_eps: float, attention_bias: bool, mlp_bias: bool, tied_head: bool,
         inv_freq: NDArray[np.float32],
-    ) -> None: ...
+        **numbers: float,
+    ) -> None:
+        """`numbers` are those of `config()`, each of its kind, and all of them. ArgumentError for one that is out of
+        range, FormatError for tensors that are not what they say, UnsupportedError."""
     def run(
         self,
         token_ids: NDArray[np.int32],
@@ -77,6 +78,19 @@ class Model:
         """What `run` gives, and (stage, seconds, laps, FLOP, bytes of weights, bytes of values) of every stage of
         csrc/profile.h: what was really done, a multiply-add counted as two, what causal attention skips not at all."""
 
+    def plan(
+        self,
+        token_ids: NDArray[np.int32],
+        seq_start: Sequence[int],
+        points: Sequence[tuple[int, Sequence[int]]],
+        *,
+        n_threads: int,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> tuple[list[tuple[int, str, list[tuple[str, str, int]], int]], int, int]:
+        """What `run` would do, without doing it: the steps, (layer or -1, stage, values, bytes of weights that are
+        read), a value being (point, "array", "scratch" or "" where it has no place, bytes of that place); bytes of
+        values in scratch; bytes of all scratch. Raises what `run` raises before it computes."""
+
 def split(array: NDArray[np.float32], sizes: Sequence[int]) -> list[NDArray[np.float32]]:
     """Cuts the rows of an array that Model.run made: one array [rows, size] for each size, in place. Each owns its
     columns: the pages of those that were dropped go back to the system soon after, and `array` must not be used any
@@ -84,7 +98,21 @@ def split(array: NDArray[np.float32], sizes: Sequence[int]) -> list[NDArray[np.f
 
 def points() -> list[tuple[str, str, bool]]:
     """(name, width, per layer) of every capture point, in the order of computation.
-    Widths: "one", "d_model", "heads", "kv", "map", "d_ff", "vocab"."""
+    Widths are those of `widths()`."""
+
+def reads() -> dict[str, str]:
+    """Point -> the points that it is computed from, in the order of its formula, as csrc/points.h has them: "X X_RMS". x
+    reads x_out of the layer before."""
+
+def widths() -> dict[str, str]:
+    """Width -> its axes, separated by spaces: "T", the number of tokens, or a number of `config()`."""
+
+def config() -> list[tuple[str, str]]:
+    """(name, kind) of every number of a model that the core needs: "size", "real" or "flag"."""
+
+def tensors(**numbers: float) -> list[tuple[str, tuple[int, ...], str, bool]]:
+    """(name, shape, point that is computed with it, whether each layer has one) of the tensors of a model with these
+    numbers, all of `config()`; the name in a layer follows "model.layers.N.". ArgumentError."""
 
 def kernels() -> list[tuple[str, bool]]:
     """(name, can this CPU run it) of every kernel row in this build, best last."""

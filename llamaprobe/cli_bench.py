@@ -45,6 +45,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--repeat", type=count, default=5, metavar="K", help="runs after the first (default 5)"
     )
     add_capture_options(parser)
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="measure nothing; show each step of such a run: the bytes of weights that it reads,"
+        " its values and their places",
+    )
     parser.add_argument("--json", action="store_true", help="as JSON")
     add_source_options(parser)
     add_ignore(parser)
@@ -61,6 +67,12 @@ def run(args: argparse.Namespace) -> int:
     )
     points, cpu, told = args.points or ["x", "x_norm"], cpu_name(), []
     for n_tokens in args.tokens or [128]:
+        if args.plan:
+            plan = model.plan(n_tokens, points=points, layers=args.layers, threads=args.threads)
+            told.append({"n_tokens": n_tokens, "plan": plan._asdict()})
+            if not args.json:
+                print(f"{printable(args.model)}: {counted(n_tokens, 'token')}\n{plan}")
+            continue
         timing = measure(
             model,
             n_tokens,

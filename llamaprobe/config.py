@@ -138,6 +138,17 @@ def _read(file: str) -> Config:
     return _config(_Keys(printable(file, MAX_PATH), raw), file, hashlib.sha256(data).hexdigest())
 
 
+def core_numbers(config: Config) -> dict[str, Any]:
+    """What the core takes of a config: the numbers of csrc/config.h, by name."""
+    return {name: getattr(config, name) for name, _ in _core.config()}
+
+
+def tensors(config: Config) -> list[tuple[str, tuple[int, ...], str, bool]]:
+    """(name, shape, point that is computed with it, whether each layer has one) of every tensor of
+    such a model; names in a layer follow "model.layers.N."."""
+    return _core.tensors(**core_numbers(config))
+
+
 def _no_model(folder: str) -> FileError:
     """For a folder without config.json: a few names of what is in it tell which folder it is."""
     try:

@@ -53,15 +53,11 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1  # of the folder of a run: names, layout, keys of the json files; absent: 0
+# Those of the core that the meta files do not hold, and what only prompts need.
+_IN_META = "n_heads n_kv_heads head_dim d_model d_ff rms_norm_eps attention_bias".split()
 NUMBERS = (
-    "n_layers",
-    "vocab_size",
-    "max_positions",
-    "mlp_bias",
-    "tied_head",
-    "bos_token_id",
-    "eos_token_id",
-    "dtype",
+    *(name for name, _ in _core.config() if name not in _IN_META),
+    *("bos_token_id", "eos_token_id", "dtype"),
 )
 _OLD_NAMES = {"x_norm": "xnorm"}  # as the files of older scripts are called
 _MASKS = ("attention_mask", "position_ids")

@@ -21,12 +21,13 @@ from . import _core, log
 from .cancel import Cancel, Stop
 from .chat import ChatOptions
 from .checkpoint import Checkpoint, named
-from .config import Config
+from .config import Config, tensors
 from .errors import ArgumentError, PointError
 from .fingerprint import Fingerprints
 from .machine import thread_count
 from .names import expand_user, printable
 from .opening import Opening, at_least_one, describe_files, open_core, open_files
+from .plan import Plan, Step, Value
 from .points import Layers, Name, Point, all_points, check_layers, resolve_all
 from .points import shape as shape_of
 from .profile import Profile, Stage
@@ -188,13 +189,10 @@ class Model:
     @property
     def n_params(self) -> int:
         """How many numbers its weights are: of the open layers, a tied head counted once."""
-        c = self.config
-        heads, kv_heads = c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
-        layer = 2 * c.d_model + c.d_model * (2 * heads + 2 * kv_heads + 3 * c.d_ff)
-        layer += (heads + 2 * kv_heads + c.d_model) * c.attention_bias
-        layer += (2 * c.d_ff + c.d_model) * c.mlp_bias
-        embeddings = c.vocab_size * c.d_model * (1 if c.tied_head else 2)
-        return embeddings + c.n_layers * layer + c.d_model
+        return sum(
+            math.prod(shape) * (self.config.n_layers if per_layer else 1)
+            for _, shape, _, per_layer in tensors(self.config)
+        )
 
     @staticmethod
     def points() -> list[Point]:
@@ -316,6 +314,48 @@ class Model:
         seconds = time.perf_counter() - start  # before the arrays go
         del arrays
         return Profile(seconds, tuple(Stage(*stage) for stage in stages))
+
+    def plan(
+        self,
+        prompt: object,
+        *,
+        points: str | Iterable[Name] = ("x", "x_norm"),
+        layers: Layers = None,
+        threads: int | None = None,
+    ) -> Plan:
+        """What `run` would do with this prompt, or with one of so many tokens (an int), without doing
+        it: the steps, which values each computes and where they go, and the memory in bytes.
+        `print(model.plan(8))` shows a line for each step; values on one line are one operation.
+
+        Raises what `run` raises before it computes, but for OutOfMemory: a plan that does not fit
+        into memory says why. ArgumentError for fewer than 1 token or more than the model takes.
+        """
+        core = self._open()
+        captures = _captures(points, layers, self.config.n_layers)
+        n_threads = thread_count(self._threads if threads is None else threads)
+        if isinstance(prompt, (int, np.integer)) and not isinstance(prompt, bool):
+            if not 1 <= prompt <= self.config.max_positions:
+                raise ArgumentError(
+                    f"a plan for {prompt} tokens: the model takes 1 to {self.config.max_positions}"
+                )
+            ids = [np.zeros(prompt, np.int32)]
+        else:
+            with self._origin.tokenizer.batch() as tokenizer:
+                read = partial(
+                    read_prompt, config=self.config, tokenizer=tokenizer, options=ChatOptions()
+                )
+                ids = [one.token_ids for one in read_prompts(prompt, read, lambda: None)[0]]
+        starts = [0, *np.cumsum([len(one) for one in ids]).tolist()]
+        with named(self.path):
+            steps, value_bytes, scratch_bytes = core.plan(
+                np.concatenate(ids), starts, _numbers_of(captures), n_threads=n_threads
+            )
+        told = tuple(
+            Step(None if layer < 0 else layer, stage, tuple(Value(*v) for v in values), n_bytes)
+            for layer, stage, values, n_bytes in steps
+        )
+        kept = sum(v.n_bytes for step in told for v in step.values if v.where == "array")
+        return Plan(told, kept, value_bytes, scratch_bytes)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._core is None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from . import _core, log
 from .checkpoint import Checkpoint, named, open_checkpoint
-from .config import Config, read_config
+from .config import Config, core_numbers, read_config
 from .errors import ArgumentError, UnsupportedError
 from .json_file import MAX_PATH
 from .names import printable
@@ -99,20 +99,7 @@ def open_core(config: Config, checkpoint: Checkpoint) -> _core.Model:
     UnsupportedError."""
     with named(checkpoint.folder):
         return _core.Model(
-            checkpoint.files,
-            n_layers=config.n_layers,
-            n_heads=config.n_heads,
-            n_kv_heads=config.n_kv_heads,
-            head_dim=config.head_dim,
-            d_model=config.d_model,
-            d_ff=config.d_ff,
-            vocab_size=config.vocab_size,
-            max_positions=config.max_positions,
-            rms_norm_eps=config.rms_norm_eps,
-            attention_bias=config.attention_bias,
-            mlp_bias=config.mlp_bias,
-            tied_head=config.tied_head,
-            inv_freq=config.inv_freq,
+            checkpoint.files, inv_freq=config.inv_freq, **core_numbers(config)
         )
 
 

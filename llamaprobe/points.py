@@ -19,16 +19,6 @@ from .config import Config
 from .errors import PointError
 from .names import printable
 
-_WIDTHS = {
-    "one": "[T]",
-    "d_model": "[T, d_model]",
-    "heads": "[T, n_heads, head_dim]",
-    "kv": "[T, n_kv_heads, head_dim]",
-    "map": "[n_heads, T, T]",
-    "d_ff": "[T, d_ff]",
-    "vocab": "[T, vocab_size]",
-}
-
 # Formula, then names elsewhere: TransformerLens (blocks.L, ln_final, unembed and its shorthand),
 # fields of the outputs of Hugging Face models, and methods of Meta's LLM Transparency Tool (its
 # neuron_activations is what comes before the SiLU). Modules of Hugging Face follow below.
@@ -185,7 +175,7 @@ class Point:
     @property
     def shape(self) -> str:
         """The shape in words; T is the number of tokens."""
-        return _WIDTHS[self.width]
+        return f"[{', '.join(axes(self.width))}]"
 
 
 Name = str | tuple[str, int] | tuple[str, int, str]
@@ -264,15 +254,23 @@ def is_pattern(name: Name) -> bool:
 
 def shape(point: Point, config: Config, n_tokens: int) -> tuple[int, ...]:
     """The shape of one layer's value for one prompt, without a layer axis."""
-    return {
-        "one": (n_tokens,),
-        "d_model": (n_tokens, config.d_model),
-        "heads": (n_tokens, config.n_heads, config.head_dim),
-        "kv": (n_tokens, config.n_kv_heads, config.head_dim),
-        "map": (config.n_heads, n_tokens, n_tokens),
-        "d_ff": (n_tokens, config.d_ff),
-        "vocab": (n_tokens, config.vocab_size),
-    }[point.width]
+    return tuple(
+        n_tokens if axis == "T" else getattr(config, axis) for axis in axes(point.width)
+    )
+
+
+def axes(width: str) -> list[str]:
+    """The axes of a width: "T", the number of tokens, or the name of a number of Config."""
+    from . import _core
+
+    return _core.widths()[width].split()
+
+
+def reads(point: str) -> tuple[str, ...]:
+    """The points that the formula of a point reads, in its order; that of x is of the layer before."""
+    from . import _core
+
+    return tuple(_core.reads()[point].lower().split())
 
 
 def check_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .config import Config
+from .config import Config, tensors
 from .errors import ArgumentError, FileError, FormatError
+from .points import reads
 from .recompute import MAX, TINY, U, Formulas, Value, given
 from .saved import Saved
 from .tensors import Tensor, float_rows, model_tensors
@@ -83,19 +84,20 @@ class Recomputed:
     def expected(self, point: str) -> Value:
         """The value by its formula, from the values before it."""
         get, c, again = self.value, self.config, self._again
+        source = reads(point)[0]
         match point:
             case "x":
                 if self._x is None and self._layer:
                     raise Undetermined
                 return self._x if self._x is not None else given(self._embedding())
             case "x_rms" | "x_mid_rms" | "final_rms":
-                return again.rms(get(_INPUT[point]), c.rms_norm_eps)
+                return again.rms(get(source), c.rms_norm_eps)
             case "x_unit" | "x_mid_unit" | "final_unit":
-                return again.unit(get(_INPUT[point]), c.rms_norm_eps)
+                return again.unit(get(source), c.rms_norm_eps)
             case "x_norm" | "x_mid_norm" | "final_norm":
-                return again.product(get(_INPUT[point]), self._vector(_WEIGHT[point]))
+                return again.product(get(source), self._vector(self._names(point)[0]))
             case "q" | "k" | "v":
-                return self._heads(self._linear(get("x_norm"), f"self_attn.{point}_proj"))
+                return self._heads(self._linear(get("x_norm"), point))
             case "q_rope" | "k_rope":
                 return again.rotate(get(point[0]), c.inv_freq)
             case "scores":
@@ -107,35 +109,41 @@ class Recomputed:
             case "attn_out":
                 z = get("z")
                 flat = Value(z.v.reshape(len(z.v), -1), z.s.reshape(len(z.v), -1))
-                return self._linear(flat, "self_attn.o_proj")
+                return self._linear(flat, point)
             case "x_mid":
                 return again.total(get("x"), get("attn_out"))
             case "gate" | "up":
-                return self._linear(get("x_mid_norm"), f"mlp.{point}_proj")
+                return self._linear(get("x_mid_norm"), point)
             case "act":
                 return again.silu(get("gate"))
             case "hidden":
                 return again.product(get("act"), get("up"))
             case "mlp_out":
-                return self._linear(get("hidden"), "mlp.down_proj")
+                return self._linear(get("hidden"), point)
             case "x_out":
                 return again.total(get("x_mid"), get("mlp_out"))
             case "logits":
-                head = "model.embed_tokens.weight" if c.tied_head else "lm_head.weight"
+                head = self._names("x" if c.tied_head else point)[0]
                 return again.linear(get("final_norm"), self._rows(head), c.vocab_size, None)
         raise ArgumentError(f"{point} cannot be recomputed")
 
     def _embedding(self) -> np.ndarray:
-        row = self._rows("model.embed_tokens.weight")
+        row = self._rows(self._names("x")[0])
         return np.concatenate([row(i, i + 1) for i in self.saved.token_ids.tolist()])
 
-    def _linear(self, x: Value, name: str) -> Value:
-        weight = self._tensor(f"model.layers.{self._layer}.{name}.weight")
-        bias = self._vector(f"{name}.bias") if self._has_bias(name) else None
-        return self._again.linear(x, float_rows(weight), weight.shape[0], bias)
+    def _names(self, point: str) -> list[str]:
+        """The tensors that a point of this layer is computed with, a bias after its weight."""
+        return [
+            f"model.layers.{self._layer}.{name}" if is_of_layer else name
+            for name, _, reader, is_of_layer in tensors(self.config)
+            if reader == point
+        ]
 
-    def _has_bias(self, name: str) -> bool:
-        return f"model.layers.{self._layer}.{name}.bias" in (self._tensors or {})
+    def _linear(self, x: Value, point: str) -> Value:
+        weight, *bias = self._names(point)
+        tensor = self._tensor(weight)
+        vector = self._vector(bias[0]) if bias else None
+        return self._again.linear(x, float_rows(tensor), tensor.shape[0], vector)
 
     def _heads(self, y: Value) -> Value:
         shape = (len(y.v), -1, self.config.head_dim)
@@ -145,23 +153,10 @@ class Recomputed:
         return float_rows(self._tensor(name))
 
     def _vector(self, name: str) -> Value:
-        """A 1-D weight; of this layer unless it is the final norm's."""
-        full = name if name == "model.norm.weight" else f"model.layers.{self._layer}.{name}"
-        return given(self._rows(full)(0, 1)[0])
+        """A 1-D weight."""
+        return given(self._rows(name)(0, 1)[0])
 
     def _tensor(self, name: str) -> Tensor:
         if self._tensors is None:
             raise Undetermined
         return self._tensors[name]
-
-
-_INPUT = {
-    **{"x_rms": "x", "x_unit": "x", "x_norm": "x_unit"},
-    **{"x_mid_rms": "x_mid", "x_mid_unit": "x_mid", "x_mid_norm": "x_mid_unit"},
-    **{"final_rms": "x_out", "final_unit": "x_out", "final_norm": "final_unit"},
-}
-_WEIGHT = {
-    "x_norm": "input_layernorm.weight",
-    "x_mid_norm": "post_attention_layernorm.weight",
-    "final_norm": "model.norm.weight",
-}

@@ -24,6 +24,7 @@ from .files import FORMAT_VERSION, MANIFEST, file_name, read_json
 from .fingerprint import ToldFingerprints
 from .hex_words import fixed_point
 from .names import path_entry, printable
+from .points import axes
 from .tables import check_digits, check_format, is_rounded
 
 if TYPE_CHECKING:
@@ -192,19 +193,11 @@ class Saved:
         return read(self.folder / name, shape=shape, dtype=dtype)
 
     def _shape(self, width: str) -> tuple[int, ...]:
-        n_tokens = len(self.token_ids)
-        n_heads, n_kv_heads, head_dim = (
-            self.size(key) for key in ("num_heads", "num_kv_heads", "head_dim")
+        spelt = {"n_heads": "num_heads", "n_kv_heads": "num_kv_heads"}  # in the meta files
+        return tuple(
+            len(self.token_ids) if axis == "T" else self.size(spelt.get(axis, axis))
+            for axis in axes(width)
         )
-        return {
-            "one": (n_tokens,),
-            "d_model": (n_tokens, self.size("d_model")),
-            "heads": (n_tokens, n_heads, head_dim),
-            "kv": (n_tokens, n_kv_heads, head_dim),
-            "map": (n_heads, n_tokens, n_tokens),
-            "d_ff": (n_tokens, self.size("d_ff")),
-            "vocab": (n_tokens, self.size("vocab_size")),
-        }[width]
 
     def size(self, key: str) -> int:
         """A number above 0 of the model."""

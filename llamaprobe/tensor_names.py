@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from .config import Config
+from .config import Config, tensors
 from .errors import ArgumentError, FormatError
 from .names import counted, printable
 
@@ -50,21 +50,13 @@ _OTHER_FORMATS = {
 
 def layer_tensors(config: Config, layer: int) -> list[str]:
     """The tensors of one layer."""
-    attention = [f"self_attn.{name}_proj" for name in "qkvo"]
-    mlp = [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
-    names = ["input_layernorm.weight", "post_attention_layernorm.weight"]
-    for group, bias in ((attention, config.attention_bias), (mlp, config.mlp_bias)):
-        kinds = ("weight", "bias") if bias else ("weight",)
-        names += [f"{name}.{kind}" for name in group for kind in kinds]
-    return [f"model.layers.{layer}.{name}" for name in names]
+    return [f"model.layers.{layer}.{name}" for name, _, _, is_of_layer in tensors(config) if is_of_layer]
 
 
 def used_tensors(config: Config) -> list[str]:
-    """All that a run may use, in the order of computation. `config.tied_head` decides about the
-    head."""
+    """All that a run may use. `config.tied_head` decides about the head."""
     layers = [name for i in range(config.n_layers) for name in layer_tensors(config, i)]
-    head = [] if config.tied_head else [HEAD]
-    return [EMBEDDING, *layers, "model.norm.weight", *head]
+    return [name for name, _, _, is_of_layer in tensors(config) if not is_of_layer] + layers
 
 
 # ---- what is there beside them ----

@@ -23,4 +23,4 @@ def test_each_allocation_of_a_call_can_fail(random_checkpoint):
     )
     assert done.returncode == 0, done.stderr
     n_failed = dict(call.split("=") for call in done.stdout.split())
-    assert len(n_failed) == 6 and all(int(n) > 0 for n in n_failed.values())
+    assert len(n_failed) == 7 and all(int(n) > 0 for n in n_failed.values())

@@ -36,11 +36,8 @@ def core(file: Path) -> _core.Model:
 
 def sizes(file: Path, **changes: Any) -> dict[str, Any]:
     c = load(file.parent).config
-    names = (
-        "n_layers n_heads n_kv_heads head_dim d_model d_ff vocab_size max_positions rms_norm_eps"
-    )
-    names += " attention_bias mlp_bias tied_head inv_freq"
-    return {name: getattr(c, name) for name in names.split()} | changes
+    numbers = {name: getattr(c, name) for name, _ in _core.config()}
+    return numbers | {"inv_freq": c.inv_freq} | changes
 
 
 def run(
@@ -70,7 +67,8 @@ def test_the_stub_tells_of_everything_that_is_there():
     stub = ast.parse(Path(_core.__file__).with_name("_core.pyi").read_text())
     kinds = (ast.FunctionDef, ast.ClassDef)
     told = {node.name: node for node in stub.body if isinstance(node, kinds)}
-    assert set(told) == {name for name in dir(_core) if not name.startswith("_")}
+    numbers = {n.target.id for n in stub.body if isinstance(n, ast.AnnAssign)}
+    assert {*told, *numbers} == {name for name in dir(_core) if not name.startswith("_")}
     for kind in (_core.Safetensors, _core.Model):
         inside = {node.name for node in told[kind.__name__].body if isinstance(node, kinds)}
         assert inside - {"__init__"} == {name for name in vars(kind) if not name.startswith("_")}

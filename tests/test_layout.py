@@ -13,13 +13,17 @@ CSRC = REPO / "csrc"
 # one noun (text.c, text_digits.h); within these, files may include each other.
 LEVELS = {
     "platform": -1,
-    **dict.fromkeys(("error", "size", "half", "fpenv", "clock", "proc"), 0),
-    **dict.fromkeys(("json", "pool", "text", "cgroup", "map", "sincos", "kernels", "profile"), 1),
+    **dict.fromkeys(("error", "size", "half", "fpenv", "clock", "proc", "weight"), 0),
+    **dict.fromkeys(("json", "pool", "text", "cgroup", "map", "sincos", "kernels"), 1),
+    **dict.fromkeys(("profile", "config", "tensors", "readahead"), 1),
     **dict.fromkeys(("limits", "safetensors", "ops", "points", "write", "read"), 2),
-    **dict.fromkeys(("memory", "model"), 3),
-    **dict.fromkeys(("roof", "run", "readahead"), 4),
-    "forward": 5,
-    "python": 6,
+    "memory": 3,
+    **dict.fromkeys(("roof", "model"), 4),
+    "plan": 5,
+    "run": 6,
+    "steps": 7,
+    "forward": 8,
+    "python": 9,
 }
 PYTHON_HEADERS = re.compile(r"<(Python\.h|numpy/|structmember\.h)")
 INTRINSICS = re.compile(r"<(\w*intrin|arm_neon|arm_sve|arm_acle)\.h>")

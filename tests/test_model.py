@@ -109,8 +109,8 @@ def test_one_name_may_stand_alone_and_twice_counts_once(model: lp.Model):
     [
         (("xnorm",), "x_norm"),
         (("x", "patern"), "pattern"),
-        ((), "at least one"),
-        (None, "at least one"),
+        ((), "points is empty"),
+        (None, "points is empty"),
         ((3,), "no name"),
         (("blocks.3.attn.hook_z",), "no layer 3; the model has 0 to 2"),
         ((("x", -4),), "there is no layer -4; the model has 0 to 2"),

@@ -220,11 +220,13 @@ def test_commands_that_run_take_ignore(make, tmp_path: Path, command, recwarn):
 
 
 def test_verify_without_what_the_run_ignored(make, tmp_path: Path, command):
-    """Another model that has no such tensor is compared all the same."""
+    """Another model that has no such tensor is compared all the same; that its file is another one
+    is the only fault."""
     lp.load(make(["score.weight"]), ignore="score.*").run(IDS).save(tmp_path / "out")
     status, stdout, stderr = command("verify", tmp_path / "out", "--model", make([]))
-    assert status == 0, stdout + stderr
-    assert "not the model that the run was made with" in stderr
+    assert status == 1 and "not the model that the run was made with" in stderr
+    assert "weight_files: model.safetensors: bytes is" in stdout
+    assert re.search(r"the same tokens run again +ok", stdout), stdout
 
 
 def test_inspect_lists_them(make, command):

@@ -29,7 +29,7 @@ static void ask_stripe(block_asks *a, const lp_band *b, size_t stripe) {
     size_t g = stripe * b->pitch;
     a->stripe = stripe;
     a->left = a->n && g < b->height ? b->pitch : 0;
-    size_t bytes = a->left ? lp_word_bytes(factor_of(b, g)->word) : 0;
+    size_t bytes = a->left ? lp_word_bytes(factor_of(b, g)->w->word) : 0;
     a->now.w = a->left ? weights_at(b, g, a->k) : NULL;
     a->now.w_step = 4 * a->n * bytes;
     a->now.n_pieces = a->left ? K_PANEL / PIECE / a->n : 0;
@@ -60,7 +60,7 @@ static k_block begin_block(const lp_band *b, size_t k, size_t kc, size_t n_next)
     size_t n_wide = b->p->m > WIDEST ? b->p->m / WIDE : 0;
     k_block at = {.k = k, .kc = kc, .n_next = n_next, .asks = {.k = k + kc + n_next}};
     if (n_next == K_PANEL && n_wide)
-        at.asks.n = rows_asked(b->height, (n_wide - 1) * (b->height / ROWS_2), b->factor->word);
+        at.asks.n = rows_asked(b->height, (n_wide - 1) * (b->height / ROWS_2), b->factor->w->word);
     ask_stripe(&at.asks, b, 0);
     return at;
 }

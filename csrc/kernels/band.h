@@ -38,7 +38,7 @@ static const lp_factor *factor_of(const lp_band *b, size_t g) { return b->factor
 static const char *weights_at(const lp_band *b, size_t g, size_t k) {
     const lp_factor *f = factor_of(b, g);
     size_t row = b->row + g % b->pitch + (k < b->p->k ? 0 : b->n_rows), column = k < b->p->k ? k : k - b->p->k;
-    return (const char *)f->w + (row * b->p->k + column) * lp_word_bytes(f->word);
+    return lp_weight_at(f->w, row, column);
 }
 
 /* How rows g .. g + n are streamed, of this band (k = 0) or of the next one. */

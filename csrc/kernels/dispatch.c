@@ -65,12 +65,15 @@ const lp_kernels *lp_kernels_at(size_t i) { return rows[i].row; }
 const char *lp_kernels_name(size_t i) { return rows[i].row->name; }
 int lp_kernels_supported(size_t i) { return rows[i].supported(); }
 
+static atomic_int order; /* 1: in order, 2: row by row; a virtual machine takes microseconds to ask the CPU */
+
 int lp_kernels_in_order(void) {
-    static atomic_int known; /* 1: in order, 2: row by row; a virtual machine takes microseconds to ask the CPU */
-    int answer = atomic_load_explicit(&known, memory_order_relaxed);
-    if (!answer) atomic_store_explicit(&known, answer = is_intel() ? 2 : 1, memory_order_relaxed);
+    int answer = atomic_load_explicit(&order, memory_order_relaxed);
+    if (!answer) atomic_store_explicit(&order, answer = is_intel() ? 2 : 1, memory_order_relaxed);
     return answer == 1;
 }
+
+void lp_kernels_set_in_order(int in_order) { atomic_store(&order, in_order ? 1 : 2); }
 
 static const lp_kernels *best_row(void) {
     size_t i = N_ROWS - 1;

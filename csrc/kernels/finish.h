@@ -1,10 +1,10 @@
 /* finish.h - what is done to sums when all of k is in them: bias, the residual, silu, and out to where the values are
  * asked for. */
 static void add_bias(float *c, const lp_factor *f, size_t row, size_t n, size_t width) {
-    if (!f->bias) return;
+    if (!f->bias || !f->bias->data) return;
     for (size_t r = 0; r < n; r++, c += width) {
         float bias;
-        widen(&bias, (const char *)f->bias + (row + r) * lp_word_bytes(f->word), f->word, 1);
+        widen(&bias, lp_weight_at(f->bias, 0, row + r), f->bias->word, 1);
         for (size_t i = 0; i < width; i++) c[i] += bias;
     }
 }
@@ -27,7 +27,7 @@ NOINLINE void activate(float *out, const float *by, size_t n) {
 
 /* Rows of the band for the tokens of one tile, from c [n_rows][width] to y [m, n_rows of the matrix]. */
 static void put(const lp_band *b, float *y, const float *add, float *sum, const float *c, size_t m0, size_t width) {
-    size_t stride = b->factor->n_rows, at = m0 * stride + b->row;
+    size_t stride = b->factor->w->n_rows, at = m0 * stride + b->row;
     if (!y && !sum) return;
     y = y ? y + at : NULL, add = add ? add + at : NULL, sum = sum ? sum + at : NULL;
     put_tokens(b->p->m, y, add, sum, stride, c, width, lp_size_min(b->p->m - m0, width), b->n_rows);
@@ -51,7 +51,7 @@ static void finish_tile(const lp_band *b, size_t m0, size_t width) {
 
 /* One row of results: y = c + bias, sum = add + y. */
 static void put_row(float *c, const lp_factor *f, size_t row, size_t n, size_t token) {
-    size_t at = token * f->n_rows + row;
+    size_t at = token * f->w->n_rows + row;
     add_bias(c, f, row, n, 1);
     if (f->y) memcpy(f->y + at, c, n * sizeof *c);
     for (size_t i = 0; f->sum && i < n; i++) f->sum[at + i] = f->add[at + i] + c[i];
@@ -61,7 +61,7 @@ static void finish_direct(const lp_band *b) {
     const lp_product *p = b->p;
     for (size_t t = 0; t < p->m; t++) {
         float *c = b->sums + t * b->height, *up = c + b->pitch;
-        size_t at = t * b->factor->n_rows + b->row, n_bytes = b->n_rows * sizeof *c;
+        size_t at = t * b->factor->w->n_rows + b->row, n_bytes = b->n_rows * sizeof *c;
         for (size_t s = 0; s * b->pitch < b->height; s++)
             put_row(c + s * b->pitch, b->factor + s, b->row, b->n_rows, t);
         if (!p->gated || (!p->act && !p->hidden)) continue;

@@ -15,7 +15,7 @@ static void widen_rows(const lp_band *b, size_t g, size_t n, size_t k, size_t kc
     for (size_t end = g + n; g < end; g++) {
         float *out = b->wide[b->now] + g * K_PANEL;
         if (g % b->pitch < b->n_rows)
-            T(widen_block)(out, weights_at(b, g, k), factor_of(b, g)->word, kc);
+            T(widen_block)(out, weights_at(b, g, k), factor_of(b, g)->w->word, kc);
         else if (k == 0) /* rows past the end are computed too, and never read */
             memset(out, 0, K_PANEL * sizeof *out);
     }
@@ -24,7 +24,7 @@ static void widen_rows(const lp_band *b, size_t g, size_t n, size_t k, size_t kc
 /* Rows g .. g + n of a stripe for the first tokens, while the same rows of the next panel are widened; the panel after
  * that is asked for here where the other tiles are too few. */
 static void first_rows(const lp_band *b, const k_block *at, size_t g, size_t n, size_t width) {
-    lp_word word = factor_of(b, g)->word;
+    lp_word word = factor_of(b, g)->w->word;
     block_tile *tile = block_tiles[kind_of(width)][word];
     const float *x = b->p->x_packed + at->k * width;
     size_t k = at->k + at->kc;
@@ -41,7 +41,7 @@ static void first_rows(const lp_band *b, const k_block *at, size_t g, size_t n, 
 
 /* Rows g .. g + n of a stripe for the tokens from m0 on. */
 static void rows_of_tile(const lp_band *b, k_block *at, size_t g, size_t n, size_t m0, size_t width) {
-    gemm_tile *tile = gemm_tiles[kind_of(width)][is_paired(factor_of(b, g)->word)];
+    gemm_tile *tile = gemm_tiles[kind_of(width)][is_paired(factor_of(b, g)->w->word)];
     const float *x = b->p->x_packed + m0 * b->p->k + at->k * width;
     for (size_t i = g; i < g + n; i += tile_rows(width)) {
         float *c = b->sums + m0 * b->height + i * width;
@@ -113,15 +113,15 @@ static void stream_band(lp_band *b) {
 /* Rows of all stripes for few tokens: sums [token][height], from which the results are made row by row. */
 static void direct_band(const lp_band *b) {
     const lp_product *p = b->p;
+    int in_order = lp_kernels_in_order();
     for (size_t s = 0; s * b->pitch < b->height; s++) {
         const lp_factor *f = b->factor + s;
         for (size_t r = 0, lanes; r < b->n_rows; r += lanes) {
-            lanes = direct_lanes(b->n_rows - r, p->m, f->word);
+            lanes = direct_lanes(b->n_rows - r, p->m, f->w->word);
             /* the last vector of a matrix begins earlier: rows that were done are done again */
-            size_t row = lp_size_min(b->row + r, f->n_rows - lanes);
+            size_t row = lp_size_min(b->row + r, f->w->n_rows - lanes);
             float *out = b->sums + s * b->pitch + r, part[MAX_TOKENS * LP_N];
-            direct_of(lanes, p->m, f->word)(part, lanes, p->x, (const char *)f->w + row * p->k * lp_word_bytes(f->word),
-                                            p->k, p->in_order);
+            direct_of(lanes, p->m, f->w->word)(part, lanes, p->x, lp_weight_at(f->w, row, 0), p->k, in_order);
             size_t skip = b->row + r - row, n = lp_size_min(lanes - skip, b->n_rows - r);
             for (size_t t = 0; t < p->m; t++) memcpy(out + t * b->height, part + t * lanes + skip, n * sizeof *out);
         }
@@ -134,7 +134,7 @@ static void bands(const lp_product *p, size_t factor, size_t row, size_t n_rows,
                  .factor = p->factor + factor,
                  .end = row + n_rows,
                  .wide = {scratch, scratch + block},
-                 .stream = {.ring = scratch, .in_order = p->in_order},
+                 .stream = {.ring = scratch},
                  .sums = scratch + 2 * block};
     for (; row < b.end; row += b.n_rows) {
         set_rows(&b, row);

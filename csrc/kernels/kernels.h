@@ -12,27 +12,21 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "../error.h" /* lp_error */
+#include "../error.h"  /* lp_error */
+#include "../weight.h" /* lp_weight */
 
 #define LP_ARITHMETIC_VERSION 1 /* of docs/arithmetic.md: runs of another version have other bits */
 #define LP_K_BLOCK 64           /* k is summed in blocks of this many; part of the canonical arithmetic */
 
-/* How a weight lies in the file. Any alignment. */
-typedef enum { LP_WORD_BF16, LP_WORD_F16, LP_WORD_F32 } lp_word;
-
 #define LP_MOST_PEAK_SUMS 384 /* independent sums of multiply_add in any row */
-
-static inline size_t lp_word_bytes(lp_word word) { return word == LP_WORD_F32 ? 4 : 2; }
 
 /* One matrix of a product and where its results go. Results that nobody asked for are NULL. */
 typedef struct {
-    const void *w; /* [n_rows, k] */
-    lp_word word;
-    size_t n_rows;
-    const void *bias; /* [n_rows] of the same word, or NULL */
-    float *y;         /* [m, n_rows] */
-    const float *add; /* [m, n_rows]: the residual stream, or NULL */
-    float *sum;       /* [m, n_rows]: add + y */
+    const lp_weight *w;    /* [n_rows, k] */
+    const lp_weight *bias; /* [n_rows] of the same element type; without data, or NULL: none */
+    float *y;              /* [m, n_rows] */
+    const float *add;      /* [m, n_rows]: the residual stream, or NULL */
+    float *sum;            /* [m, n_rows]: add + y */
 } lp_factor;
 
 /* Up to three matrices that share x. When `gated`, there are two, gate and up, of one shape: act = silu(gate) and
@@ -45,7 +39,6 @@ typedef struct {
     size_t n_factors;
     int gated;
     float *act, *hidden; /* [m, n_rows], or NULL */
-    int in_order;        /* lp_kernels_in_order() */
 } lp_product;
 
 /* Keys, or columns of v, that lie side by side: a tile finds its numbers at fixed places, one line after the other. */
@@ -87,13 +80,19 @@ typedef struct {
     size_t (*attend_scratch)(size_t n_tokens, size_t head_dim);
     void (*attend)(const lp_head *h, size_t i, float *scratch);
 
-    /* One row each. rms, unit and out may be NULL. */
-    void (*rms_norm)(float *rms, float *unit, float *out, const float *x, const void *w, lp_word word, double eps,
-                     size_t d);
+    /* One row each. Results may be NULL. rms_norm: inverse = 1 / rms before it was rounded, unit = x * inverse,
+     * out = gain * unit. scale_row: unit = x * scale, out = gain * unit. */
+    void (*rms_norm)(float *rms, float *inverse, float *unit, float *out, const float *x, const lp_weight *gain,
+                     double eps, size_t d);
+    void (*scale_row)(float *unit, float *out, const float *x, float scale, const lp_weight *gain, size_t d);
     /* out[n_heads, head_dim] from x; cos and sin are [head_dim / 2]. */
     void (*rope)(float *out, const float *x, const float *cos, const float *sin, size_t n_heads, size_t head_dim);
     void (*widen)(float *out, const void *w, lp_word word, size_t n);
-    void (*exp)(float *out, const float *x, size_t n); /* for tests: exp as softmax and silu use it */
+    /* out may be x. */
+    void (*exp)(float *out, const float *x, size_t n);
+    void (*silu)(float *out, const float *x, size_t n);
+    /* z [head_dim] of one query: the sum of pattern[key] * v[key], whose rows are v_stride floats apart. */
+    void (*mix)(float *z, const float *pattern, const float *v, size_t v_stride, size_t n_keys, size_t head_dim);
 
     /* For the roof. Every sum gets 0.5 * 0.25 in each round; every float is read (n is a multiple of 64). */
     size_t peak_sums;
@@ -106,9 +105,10 @@ typedef struct {
  * other threads may move while they hold the GIL: call it with the GIL, before the work. */
 const lp_kernels *lp_kernels_get(lp_error *err);
 
-/* How weights that are wanted soon are asked for: in the order in which they lie in memory, which AMD's prefetchers go
- * along with, or row by row, not far ahead, as Intel's do better (docs/speed.md). The bits are the same. */
+/* Software-prefetch pattern of weights: sequential (AMD), or per row at a short distance (Intel); docs/speed.md. The
+ * bits are the same. */
 int lp_kernels_in_order(void);
+void lp_kernels_set_in_order(int in_order); /* for tests */
 
 /* All rows of this build, best last. */
 size_t lp_kernels_count(void);

@@ -42,7 +42,7 @@ static size_t packed_size(size_t m, size_t k) { return padded_tokens(m) * k; }
 /* Few tokens and rows enough for a vector of them. */
 static int is_direct(const lp_product *p) {
     for (size_t f = 0; f < p->n_factors; f++)
-        if (p->factor[f].n_rows < NARROW) return 0;
+        if (p->factor[f].w->n_rows < NARROW) return 0;
     return p->m <= DIRECT_TOKENS;
 }
 

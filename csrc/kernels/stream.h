@@ -34,7 +34,6 @@ typedef struct {
     size_t k;    /* columns */
     const char *rows, *next;
     const char *ready; /* the rows whose first strip the ring holds; NULL: none */
-    int in_order;      /* as in lp_product */
 } row_stream;
 #endif
 
@@ -118,6 +117,7 @@ INLINE void T(stream_begin)(const row_stream *s, lp_word word, const int n_rows)
  * order in which they lie, or else of these rows, and of the next ones past their end. */
 INLINE void T(stream)(float *c, const float *x, row_stream *s, lp_word word, const int n_vec, const int n_rows) {
     const size_t bytes = lp_word_bytes(word), half = MAX_ROWS * STRIP, piece = PIECE * bytes;
+    const int in_order = lp_kernels_in_order();
     if (s->ready != s->rows) T(stream_begin)(s, word, n_rows);
     for (size_t k = 0; k < s->k; k += STRIP, s->half = !s->half) {
         VEC acc[MAX_ROWS][MAX_VECS];
@@ -125,9 +125,9 @@ INLINE void T(stream)(float *c, const float *x, row_stream *s, lp_word word, con
         next_strip next = {
             .to = s->ring + (size_t)!s->half * half, .from = T(column_at)(s, k + STRIP, bytes), .stride = s->k * bytes};
         next.after =
-            s->in_order ? s->next + k * (size_t)n_rows * bytes : T(column_at)(s, k + STRIP + SOON_BYTES / bytes, bytes);
-        next.after_row = s->in_order ? piece : s->k * bytes;
-        next.after_piece = s->in_order ? (size_t)n_rows * piece : piece;
+            in_order ? s->next + k * (size_t)n_rows * bytes : T(column_at)(s, k + STRIP + SOON_BYTES / bytes, bytes);
+        next.after_row = in_order ? piece : s->k * bytes;
+        next.after_piece = in_order ? (size_t)n_rows * piece : piece;
         T(strip)(acc, x, s->ring + (size_t)s->half * half, next, word, n_vec, n_rows);
         T(keep)(c, acc, k == 0, n_vec, n_rows);
         x += STRIP * (size_t)n_vec * LP_N;

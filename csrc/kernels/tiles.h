@@ -77,8 +77,7 @@ typedef void gemm_tile(float *c, const float *x, const float *w, size_t kc, int 
     }
 #define GEMM_BOTH(name, call, n_vec, n_rows) \
     GEMM(name##_plain, call, 0, n_vec, n_rows) GEMM(name##_paired, call, 1, n_vec, n_rows)
-#define BOTH_OF(name) \
-    { name##_plain, name##_paired }
+#define BOTH_OF(name) {name##_plain, name##_paired}
 
 /* Where the multipliers are 256 bits wide, a tile of 16 lanes is two halves: with one wide vector every product would
  * wait for a broadcast (Zen 4: 75 % of the peak). */
@@ -121,8 +120,7 @@ typedef void block_tile(float *c, const float *x, const float *w, size_t kc, int
 #define FOR_WORDS(define, name, call, n_vec, n_rows)                                                            \
     define(name##_bf16, call, LP_WORD_BF16, n_vec, n_rows) define(name##_f16, call, LP_WORD_F16, n_vec, n_rows) \
         define(name##_f32, call, LP_WORD_F32, n_vec, n_rows)
-#define WORDS_OF(name) \
-    { name##_bf16, name##_f16, name##_f32 }
+#define WORDS_OF(name) {name##_bf16, name##_f16, name##_f32}
 
 FOR_WORDS(STREAM, stream_2, T(stream), 2, ROWS_2)
 FOR_WORDS(STREAM, stream_1, ONE_T(stream), ONE_VECS, ROWS_1)
@@ -158,11 +156,12 @@ static stream_tile *const lines_tiles[] = {lines_half, lines_1, lines_2};
 /* Which tile streams n rows of w from `row` on, k columns each. */
 static stream_tile *stream_tile_of(enum tile_kind kind, const lp_factor *f, size_t row, size_t n, size_t k) {
 #ifdef BF16_LINES
-    if (f->word == LP_WORD_BF16 && NARROW_T(lines_inside)(f->w, f->n_rows, row, n, k)) return lines_tiles[kind];
+    if (f->w->word == LP_WORD_BF16 && NARROW_T(lines_inside)(lp_weight_at(f->w, 0, 0), f->w->n_rows, row, n, k))
+        return lines_tiles[kind];
 #else
     (void)row, (void)n, (void)k;
 #endif
-    return stream_tiles[kind][f->word];
+    return stream_tiles[kind][f->w->word];
 }
 
 /* For few tokens: rows of w in the vector that begins where `left` rows are still to do, and what multiplies them. The

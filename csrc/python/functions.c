@@ -4,24 +4,45 @@
 #include "../fpenv.h"           /* lp_fpenv_set, lp_fpenv_restore */
 #include "../kernels/kernels.h" /* lp_kernels_count, lp_kernels_get */
 #include "../limits.h"          /* lp_limits_cores, lp_limits_memory */
+#include "../points.h"          /* LP_POINTS */
 #include "../roof.h"            /* lp_roof_measure */
-#include "../run.h"             /* lp_point_name, lp_point_width */
 #include "poll.h"               /* lp_poll_python */
 
 static PyObject *list_points(PyObject *module, PyObject *unused) {
     static const char *const widths[] = {
-        [LP_WIDTH_ONE] = "one", [LP_WIDTH_D_MODEL] = "d_model", [LP_WIDTH_HEADS] = "heads", [LP_WIDTH_KV] = "kv",
-        [LP_WIDTH_MAP] = "map", [LP_WIDTH_D_FF] = "d_ff",       [LP_WIDTH_VOCAB] = "vocab",
-    };
+#define WIDTH_NAME(NAME, name, axes, width) #name,
+        LP_WIDTHS(WIDTH_NAME)};
     (void)module, (void)unused;
-    PyObject *list = PyList_New(LP_N_POINTS);
-    for (int i = 0; list && i < LP_N_POINTS; i++) {
-        lp_point point = (lp_point)i;
-        PyObject *per_layer = lp_point_per_layer(point) ? Py_True : Py_False;
-        PyObject *row = Py_BuildValue("(ssO)", lp_point_name(point), widths[lp_point_width(point)], per_layer);
-        if (!row || PyList_SetItem(list, i, row)) Py_CLEAR(list);
-    }
-    return list;
+#define POINT_ROW(NAME, name, width, per_layer, stage, reads) \
+    #name, widths[LP_WIDTH_##width], per_layer ? Py_True : Py_False,
+#define POINT_FORMAT(...) "(ssO)"
+    return Py_BuildValue("[" LP_POINTS(POINT_FORMAT) "]", LP_POINTS(POINT_ROW) NULL);
+}
+
+static PyObject *list_reads(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+#define R1(a) #a
+#define R2(a, b) #a " " #b
+#define READS_ROW(NAME, name, width, per_layer, stage, reads) #name, reads,
+#define READS_FORMAT(...) "ss"
+    return Py_BuildValue("{" LP_POINTS(READS_FORMAT) "}", LP_POINTS(READS_ROW) NULL);
+}
+
+static PyObject *list_widths(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+#define WIDTH_ROW(NAME, name, axes, width) #name, axes,
+#define WIDTH_FORMAT(...) "ss"
+    return Py_BuildValue("{" LP_WIDTHS(WIDTH_FORMAT) "}", LP_WIDTHS(WIDTH_ROW) NULL);
+}
+
+static PyObject *list_config(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+#define CONFIG_SIZE(name, most) #name, "size",
+#define CONFIG_REAL(name) #name, "real",
+#define CONFIG_FLAG(name) #name, "flag",
+#define CONFIG_ROW(...) "(ss)"
+    return Py_BuildValue("[" LP_CONFIG(CONFIG_ROW, CONFIG_ROW, CONFIG_ROW) "]",
+                         LP_CONFIG(CONFIG_SIZE, CONFIG_REAL, CONFIG_FLAG) NULL);
 }
 
 static PyObject *list_kernels(PyObject *module, PyObject *unused) {
@@ -85,6 +106,11 @@ static PyObject *call_rounded(PyObject *module, PyObject *args) {
 
 PyMethodDef lp_functions[] = {
     {"points", list_points, METH_NOARGS, "(name, width, per layer) of every capture point, in order of computation."},
+    {"reads", list_reads, METH_NOARGS, "Point -> the points that it is computed from, as text in capitals."},
+    {"widths", list_widths, METH_NOARGS, "Width -> its axes, as text: T, and numbers of the config."},
+    {"config", list_config, METH_NOARGS, "(name, kind) of every number of a model: size, real or flag."},
+    {"tensors", (PyCFunction)(void (*)(void))lp_list_tensors, METH_VARARGS | METH_KEYWORDS,
+     "tensors(**numbers): (name, shape, point that reads it, is it of each layer) of every tensor of such a model."},
     {"kernels", list_kernels, METH_NOARGS, "(name, can this CPU run it) of every kernel row, best last."},
     {"kernel_in_use", kernel_in_use, METH_NOARGS, "Name of the kernel row in use."},
     {"cores", cores, METH_NOARGS, "Cores that this process may use: affinity and cgroup quota."},

@@ -5,35 +5,17 @@
 
 static const lp_module_state *state_of(PyTypeObject *type) { return PyType_GetModuleState(type); }
 
-/* The numbers as Python gave them: their signs are looked at before they become sizes. */
-typedef struct {
-    Py_ssize_t n_layers, n_heads, n_kv_heads, head_dim, d_model, d_ff, vocab_size, max_positions;
-    double rms_norm_eps;
-    int attention_bias, mlp_bias, tied_head;
-} config_args;
-
-static int config_from(const lp_module_state *state, const config_args *a, lp_config *config) {
-    const Py_ssize_t sizes[] = {a->n_layers, a->n_heads, a->n_kv_heads, a->head_dim,
-                                a->d_model,  a->d_ff,    a->vocab_size, a->max_positions};
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        if (sizes[i] >= 1) continue;
-        lp_raise_new(state, LP_EARG, "a model of size %zd makes no sense: sizes are at least 1", sizes[i]);
-        return -1;
-    }
-    *config = (lp_config){.n_layers = (size_t)a->n_layers,
-                          .n_heads = (size_t)a->n_heads,
-                          .n_kv_heads = (size_t)a->n_kv_heads,
-                          .head_dim = (size_t)a->head_dim,
-                          .d_model = (size_t)a->d_model,
-                          .d_ff = (size_t)a->d_ff,
-                          .vocab_size = (size_t)a->vocab_size,
-                          .max_positions = (size_t)a->max_positions,
-                          .rms_norm_eps = a->rms_norm_eps,
-                          .attention_bias = a->attention_bias,
-                          .mlp_bias = a->mlp_bias,
-                          .tied_head = a->tied_head};
-    return 0;
-}
+/* The format, the names and the places of all numbers, for PyArg_ParseTupleAndKeywords. A size is parsed as the signed
+ * number of its width: what is negative is then larger than lp_config_check lets any size be. */
+#define FORMAT_SIZE(name, most) "n"
+#define FORMAT_REAL(name) "d"
+#define FORMAT_FLAG(name) "p"
+#define CONFIG_FORMAT LP_CONFIG(FORMAT_SIZE, FORMAT_REAL, FORMAT_FLAG)
+#define NAME(name, ...) #name,
+#define CONFIG_NAMES LP_CONFIG(NAME, NAME, NAME)
+#define PLACE_SIZE(name, most) (Py_ssize_t *)&config.name,
+#define PLACE_OTHER(name) &config.name,
+#define CONFIG_PLACES LP_CONFIG(PLACE_SIZE, PLACE_OTHER, PLACE_OTHER)
 
 /* The files inside a tuple of Safetensors, for PyMem_Free; NULL with an exception set. */
 static lp_safetensors **files_of(const lp_module_state *state, PyObject *tuple) {
@@ -68,7 +50,6 @@ static PyObject *model_object_new(PyTypeObject *type, lp_model *model, PyObject 
         return NULL;
     }
     Py_INCREF(files);
-    lp_memory_keep_begin(); /* for its runs */
     ((lp_model_object *)self)->model = model;
     ((lp_model_object *)self)->files = files;
     return self;
@@ -83,7 +64,7 @@ static PyObject *open_model(PyTypeObject *type, const lp_config *config, PyObjec
     PyObject *inv_freq = files ? inv_freq_from(state, inv_freq_object, config->head_dim) : NULL;
     if (!inv_freq) goto done;
     const float *numbers = PyArray_DATA((PyArrayObject *)inv_freq);
-    if (lp_model_open(&model, config, numbers, files, (size_t)PyTuple_Size(tuple), &err))
+    if (lp_model_open(&model, config, numbers, lp_safetensors_tensors(files, (size_t)PyTuple_Size(tuple), &err), &err))
         lp_raise(state, &err);
     else
         self = model_object_new(type, model, tuple);
@@ -94,27 +75,49 @@ done:
 }
 
 static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *keys[] = {"files",          "n_layers", "n_heads",    "n_kv_heads",    "head_dim",
-                           "d_model",        "d_ff",     "vocab_size", "max_positions", "rms_norm_eps",
-                           "attention_bias", "mlp_bias", "tied_head",  "inv_freq",      NULL};
+    static char *keys[] = {"files", CONFIG_NAMES "inv_freq", NULL};
     PyObject *files, *inv_freq;
-    config_args a;
     lp_config config;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O$nnnnnnnndpppO:Model", keys, &files, &a.n_layers, &a.n_heads,
-                                     &a.n_kv_heads, &a.head_dim, &a.d_model, &a.d_ff, &a.vocab_size, &a.max_positions,
-                                     &a.rms_norm_eps, &a.attention_bias, &a.mlp_bias, &a.tied_head, &inv_freq))
+    lp_error err;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O$" CONFIG_FORMAT "O:Model", keys, &files,
+                                     CONFIG_PLACES & inv_freq))
         return NULL;
-    if (config_from(state_of(type), &a, &config)) return NULL;
+    if (lp_config_check(&config, &err)) return lp_raise(state_of(type), &err);
     PyObject *tuple = PySequence_Tuple(files);
     PyObject *self = tuple ? open_model(type, &config, tuple, inv_freq) : NULL;
     Py_XDECREF(tuple);
     return self;
 }
 
+/* (rows, columns) of a matrix, (columns,) of a vector */
+static PyObject *shape_of(const lp_tensor_spec *spec) {
+    return spec->is_vector ? Py_BuildValue("(n)", (Py_ssize_t)spec->n_cols)
+                           : Py_BuildValue("(nn)", (Py_ssize_t)spec->n_rows, (Py_ssize_t)spec->n_cols);
+}
+
+PyObject *lp_list_tensors(PyObject *module, PyObject *args, PyObject *kwargs) {
+    static char *keys[] = {CONFIG_NAMES NULL};
+    const lp_module_state *state = PyModule_GetState(module);
+    lp_tensor_spec specs[LP_N_TENSORS];
+    lp_config config;
+    lp_error err;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$" CONFIG_FORMAT ":tensors", keys, CONFIG_PLACES NULL)) return NULL;
+    if (lp_config_check(&config, &err)) return lp_raise(state, &err);
+    lp_model_specs(&config, specs);
+    PyObject *list = PyList_New(0);
+    for (size_t i = 0; list && i < LP_N_TENSORS; i++) {
+        if (!specs[i].present) continue;
+        PyObject *row = Py_BuildValue("(sNsO)", specs[i].name, shape_of(&specs[i]), lp_point_name(specs[i].point),
+                                      specs[i].per_layer ? Py_True : Py_False);
+        if (!row || PyList_Append(list, row)) Py_CLEAR(list);
+        Py_XDECREF(row);
+    }
+    return list;
+}
+
 static void model_dealloc(PyObject *self) {
     lp_model_object *object = (lp_model_object *)self;
     lp_model_close(object->model); /* before the files that it points into */
-    lp_memory_keep_end();
     Py_XDECREF(object->files);
     lp_object_free(self);
 }
@@ -126,6 +129,8 @@ static PyMethodDef methods[] = {
     {"profile", (PyCFunction)(void (*)(void))lp_model_object_profile, METH_VARARGS | METH_KEYWORDS,
      "profile(...): as run, but a pair: the arrays, and (stage, seconds, laps, FLOP, bytes of weights, bytes of\n"
      "values) for each stage."},
+    {"plan", (PyCFunction)(void (*)(void))lp_model_object_plan, METH_VARARGS | METH_KEYWORDS,
+     "plan(token_ids, seq_start, points, *, n_threads): what run would do."},
     {NULL, NULL, 0, NULL},
 };
 

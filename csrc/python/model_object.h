@@ -17,5 +17,8 @@ typedef struct {
 PyObject *lp_model_object_run(PyObject *self, PyObject *args, PyObject *kwargs);
 /* The same, and its time by stages: (arrays, [(stage, seconds, laps, FLOP, bytes of weights, bytes of values)]) */
 PyObject *lp_model_object_profile(PyObject *self, PyObject *args, PyObject *kwargs);
+/* What Model.run would do: ([(layer, stage, [(point, where, bytes)], bytes of weights)], bytes of values in scratch,
+ * bytes of all scratch). */
+PyObject *lp_model_object_plan(PyObject *self, PyObject *args, PyObject *kwargs);
 
 #endif

@@ -1,4 +1,5 @@
-/* model_run.c - Model.run and Model.profile: arguments in, arrays made, the GIL dropped, lp_forward, the arrays out.
+/* model_run.c - Model.run, Model.profile and Model.plan: arguments in, arrays made, the GIL dropped, lp_forward, the
+ * arrays out.
  *
  * What C reads while the GIL is dropped is a copy of ours: another thread may write to the caller's arrays after they
  * were checked. All sizes are known, summed and compared with free memory before the first byte is asked for. */
@@ -25,13 +26,12 @@ typedef struct {
 typedef struct {
     const lp_module_state *state;
     lp_run run;
-    PyObject *ids;     /* int32 [n_tokens], ours */
-    size_t *seq_start; /* [n_seqs + 1], ours */
-    size_t n_seqs, n_captures;
+    PyObject *ids;                      /* int32 [n_tokens], ours */
+    size_t *seq_start;                  /* [n_seqs + 1], ours */
+    size_t n_seqs, n_captures, n_bytes; /* bytes: of the arrays and scratch */
     capture *captures;
-    PyObject *progress;  /* borrowed; NULL: nobody wants to know */
+    PyObject *progress;  /* borrowed; NULL disables it */
     lp_profile *profile; /* the same */
-    float stand_in;      /* what a place points to before it has its array */
 } call;
 
 static int report(void *arg) {
@@ -117,18 +117,14 @@ static int take_captures(call *c, PyObject *points) {
     return failed;
 }
 
-/* Every place that is asked for, filled with a stand-in: only then is the scratch block's size known. */
-static int mark_places(call *c) {
+static int request_values(call *c) {
     for (size_t i = 0; i < c->n_captures; i++) {
         const capture *to = &c->captures[i];
         for (size_t j = 0; j < to->n_layers; j++) {
-            size_t place = (size_t)to->point * c->run.model->config.n_layers + to->layers[j];
-            if (c->run.places[place]) {
-                lp_raise_new(c->state, LP_EARG, "%s of layer %zu is asked for twice", lp_point_name(to->point),
-                             to->layers[j]);
-                return -1;
-            }
-            lp_run_set_place(&c->run, to->point, to->layers[j], &c->stand_in);
+            if (!lp_run_request(&c->run, to->point, to->layers[j])) continue;
+            lp_raise_new(c->state, LP_EARG, "%s of layer %zu is asked for twice", lp_point_name(to->point),
+                         to->layers[j]);
+            return -1;
         }
     }
     return 0;
@@ -143,30 +139,33 @@ static void list_sizes(const call *c, size_t scratch, char *text, size_t size) {
     if (at < size) snprintf(text + at, size - at, "scratch: %zu bytes", scratch);
 }
 
-/* All sizes, and whether they fit into memory. */
-static int plan_memory(call *c) {
-    size_t scratch, total;
-    char sizes[320];
+/* The plan, and all sizes. */
+static int plan_run(call *c) {
     lp_error err;
-    if (lp_forward_scratch(&c->run, &scratch, &err)) {
+    if (lp_run_plan(&c->run, &err)) {
         lp_raise(c->state, &err);
         return -1;
     }
-    total = scratch;
+    c->n_bytes = c->run.plan->scratch_bytes;
     for (size_t i = 0; i < c->n_captures; i++) {
         capture *to = &c->captures[i];
         int too_big = lp_run_size(&c->run, to->point, &to->n_floats) ||
                       lp_size_mul3(&to->n_bytes, to->n_layers, to->n_floats, sizeof(float)) ||
-                      lp_size_add(&total, total, to->n_bytes) || to->n_bytes > PY_SSIZE_T_MAX;
+                      lp_size_add(&c->n_bytes, c->n_bytes, to->n_bytes) || to->n_bytes > PY_SSIZE_T_MAX;
         if (!too_big) continue;
         lp_raise_new(c->state, LP_ENOMEM, "%s of %zu layers for %zu tokens has more bytes than there are addresses",
                      lp_point_name(to->point), to->n_layers, c->run.n_tokens);
         return -1;
     }
-    if (lp_memory_fits(total)) return 0;
-    list_sizes(c, scratch, sizes, sizeof sizes);
+    return 0;
+}
+
+static int check_memory(call *c) {
+    char sizes[320];
+    if (lp_memory_fits(c->n_bytes, c->run.model->arena)) return 0;
+    list_sizes(c, c->run.plan->scratch_bytes, sizes, sizeof sizes);
     lp_raise_new(c->state, LP_ENOMEM,
-                 "the run needs %zu bytes and %zu are free; ask for fewer points, layers or tokens (%s)", total,
+                 "the run needs %zu bytes and %zu are free; ask for fewer points, layers or tokens (%s)", c->n_bytes,
                  lp_limits_memory(), sizes);
     return -1;
 }
@@ -175,7 +174,7 @@ static int plan_memory(call *c) {
 static int make_arrays(call *c, lp_error *err) {
     for (size_t i = 0; i < c->n_captures; i++) {
         capture *to = &c->captures[i];
-        int stopped = lp_block_make(&to->block, to->n_bytes, &c->run.crew);
+        int stopped = lp_block_make(&to->block, to->n_bytes, c->run.model->arena, &c->run.crew);
         if (stopped > 0) return lp_fail(err, LP_ECANCELED, "the run was stopped before its first step");
         if (stopped)
             return lp_fail(err, LP_ENOMEM, "%s of %zu layers needs %zu bytes, which the system refused",
@@ -222,24 +221,27 @@ static void call_free(call *c) {
     Py_XDECREF(c->ids);
 }
 
-/* The ids and sequences are checked by the core. */
-static PyObject *run_call(call *c, const lp_model *model, PyObject *points, size_t n_threads) {
+/* What the arguments ask for, computed by `work`. The ids and sequences are checked by the core. */
+static PyObject *plan_call(call *c, const lp_model *model, PyObject *points, size_t n_threads,
+                           PyObject *(*work)(call *c)) {
     lp_error err;
     const int32_t *ids = PyArray_DATA((PyArrayObject *)c->ids);
     if (lp_run_init(&c->run, model, ids, c->seq_start, c->n_seqs, n_threads, &err)) return lp_raise(c->state, &err);
     c->run.profile = c->profile;
-    PyObject *list = NULL;
-    int failed = take_captures(c, points) || mark_places(c) || plan_memory(c);
+    int failed = take_captures(c, points) || request_values(c) || plan_run(c);
     lp_profile_lap(c->run.profile, LP_STAGE_PLAN);
-    if (!failed && !compute(c)) list = list_arrays(c);
+    PyObject *result = failed ? NULL : work(c);
     lp_run_free(&c->run);
-    return list;
+    return result;
 }
 
-/* The arrays. With `profile` their time is taken. */
-static PyObject *run(PyObject *self, PyObject *args, PyObject *kwargs, lp_profile *profile) {
+static PyObject *arrays(call *c) { return check_memory(c) || compute(c) ? NULL : list_arrays(c); }
+
+/* What `work` gives. With `profile` its time is taken. */
+static PyObject *run(PyObject *self, PyObject *args, PyObject *kwargs, lp_profile *profile,
+                     PyObject *(*work)(call *c)) {
     static char *keys[] = {"token_ids", "seq_start", "points", "n_threads", "progress", NULL};
-    PyObject *token_ids, *seq_start, *points, *progress = Py_None, *list = NULL;
+    PyObject *token_ids, *seq_start, *points, *progress = Py_None, *result = NULL;
     Py_ssize_t n_threads = 0;
     call c = {.state = PyType_GetModuleState(Py_TYPE(self)), .profile = profile};
     lp_profile_start(profile);
@@ -250,13 +252,13 @@ static PyObject *run(PyObject *self, PyObject *args, PyObject *kwargs, lp_profil
     c.progress = progress == Py_None ? NULL : progress;
     n_threads = n_threads < LP_MAX_THREADS ? n_threads : LP_MAX_THREADS;
     if (!take_tokens(&c, token_ids, seq_start))
-        list = run_call(&c, ((lp_model_object *)self)->model, points, (size_t)n_threads);
+        result = plan_call(&c, ((lp_model_object *)self)->model, points, (size_t)n_threads, work);
     call_free(&c);
-    return list;
+    return result;
 }
 
 PyObject *lp_model_object_run(PyObject *self, PyObject *args, PyObject *kwargs) {
-    return run(self, args, kwargs, NULL);
+    return run(self, args, kwargs, NULL, arrays);
 }
 
 static PyObject *list_stages(const lp_profile *profile) {
@@ -272,9 +274,44 @@ static PyObject *list_stages(const lp_profile *profile) {
 
 PyObject *lp_model_object_profile(PyObject *self, PyObject *args, PyObject *kwargs) {
     lp_profile profile;
-    PyObject *arrays = run(self, args, kwargs, &profile), *stages = arrays ? list_stages(&profile) : NULL;
-    PyObject *both = stages ? PyTuple_Pack(2, arrays, stages) : NULL;
-    Py_XDECREF(arrays);
+    PyObject *list = run(self, args, kwargs, &profile, arrays), *stages = list ? list_stages(&profile) : NULL;
+    PyObject *both = stages ? PyTuple_Pack(2, list, stages) : NULL;
+    Py_XDECREF(list);
     Py_XDECREF(stages);
     return both;
+}
+
+/* ---- the plan ---- */
+
+/* [(point, where, bytes)] of a step */
+static PyObject *list_values(const lp_run *r, const lp_step *s) {
+    static const char *const where[] = {"", "array", "scratch"};
+    PyObject *list = PyList_New(0);
+    for (lp_point p = s->first; list && p <= s->last && p < LP_N_POINTS; p++) {
+        const lp_value *v = lp_plan_value(r->plan, s->layer, p);
+        size_t n = 0;
+        if (!lp_points_has(&s->points, p)) continue;
+        if (v->where != LP_NOWHERE) lp_request_floats(&r->plan->request, p, r->n_tokens - v->first_row, &n);
+        PyObject *row = Py_BuildValue("(ssn)", lp_point_name(p), where[v->where], (Py_ssize_t)(n * sizeof(float)));
+        if (!row || PyList_Append(list, row)) Py_CLEAR(list);
+        Py_XDECREF(row);
+    }
+    return list;
+}
+
+static PyObject *list_plan(call *c) {
+    const lp_plan *plan = c->run.plan;
+    PyObject *list = PyList_New((Py_ssize_t)plan->n_steps);
+    for (size_t i = 0; list && i < plan->n_steps; i++) {
+        const lp_step *s = &plan->steps[i];
+        int in_layer = s->first < LP_N_POINTS && lp_point_per_layer(s->first);
+        PyObject *row = Py_BuildValue("(nsNn)", in_layer ? (Py_ssize_t)s->layer : -1, lp_stage_name(s->stage),
+                                      list_values(&c->run, s), (Py_ssize_t)lp_plan_weight_bytes(plan, s));
+        if (!row || PyList_SetItem(list, (Py_ssize_t)i, row)) Py_CLEAR(list);
+    }
+    return list ? Py_BuildValue("(Nnn)", list, (Py_ssize_t)plan->value_bytes, (Py_ssize_t)plan->scratch_bytes) : NULL;
+}
+
+PyObject *lp_model_object_plan(PyObject *self, PyObject *args, PyObject *kwargs) {
+    return run(self, args, kwargs, NULL, list_plan);
 }

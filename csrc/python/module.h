@@ -50,7 +50,10 @@ PyTypeObject *lp_model_type_new(PyObject *module);
 /* The file inside a Safetensors object; the object must be of that type. Never NULL. */
 lp_safetensors *lp_safetensors_of(PyObject *object);
 
-/* points(), kernels(), kernel_in_use(), cores(), memory(), roof(), split(). */
+/* tensors(**numbers), in model_object.c: it reads the numbers of a config */
+PyObject *lp_list_tensors(PyObject *module, PyObject *args, PyObject *kwargs);
+
+/* points(), reads(), widths(), config(), tensors(), kernels(), kernel_in_use(), cores(), memory(), roof(), split(). */
 extern PyMethodDef lp_functions[];
 
 #endif

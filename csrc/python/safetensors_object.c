@@ -26,7 +26,6 @@ static lp_safetensors *open_file(const lp_module_state *state, const char *path,
         path = slash ? slash + 1 : path;
     }
     lp_poll poll;
-    if (!use_mmap) lp_memory_release(); /* the file comes first */
     lp_poll_begin(&poll, NULL, NULL);
     lp_map_reading how = {use_mmap ? 0 : lp_limits_memory(), lp_poll_python, &poll};
     failed =

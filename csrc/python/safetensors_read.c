@@ -6,7 +6,6 @@
 
 #include "../kernels/kernels.h" /* lp_kernels_get */
 #include "../limits.h"          /* lp_limits_cores, lp_limits_memory */
-#include "../model.h"           /* lp_model_word */
 #include "../ops.h"             /* lp_widen */
 #include "../size.h"            /* lp_size_mul */
 #include "poll.h"               /* lp_poll_python */
@@ -65,7 +64,8 @@ static int widen(const lp_kernels *row, const lp_block *block, const lp_tensor *
     lp_poll_begin(&poll, NULL, NULL);
     size_t n_threads = t->n_elements < ONE_THREAD ? 1 : lp_limits_cores();
     lp_ops ops = {.kernels = row, .crew = {n_threads, lp_poll_python, &poll}};
-    int stopped = lp_widen(&ops, block->data, (lp_words){t->data, word}, t->n_elements);
+    lp_weight all = {.data = t->data, .word = word, .n_rows = 1, .n_cols = t->n_elements};
+    int stopped = lp_widen(&ops, block->data, &all);
     lp_poll_end(&poll);
     return stopped;
 }
@@ -78,7 +78,7 @@ PyObject *lp_safetensors_object_read(PyObject *self, PyObject *name) {
     npy_intp shape[LP_MAX_RANK + 1];
     const lp_tensor *t = find(self, name);
     if (!t) return NULL;
-    if (lp_model_word(t->dtype, &word))
+    if (lp_dtype_word(t->dtype, &word))
         return lp_raise_new(state_of(self), LP_EUNSUPPORTED,
                             "%s: a tensor of dtype %s has no float32 values here: its bytes "
                             "can be had with .raw",
@@ -86,7 +86,7 @@ PyObject *lp_safetensors_object_read(PyObject *self, PyObject *name) {
     const lp_kernels *row = lp_kernels_get(&err);
     if (!row) return lp_raise(state_of(self), &err);
     if (take_shape(self, t, shape)) return NULL;
-    if (lp_size_mul(&n_bytes, t->n_elements, sizeof(float)) || !lp_memory_fits(n_bytes) ||
+    if (lp_size_mul(&n_bytes, t->n_elements, sizeof(float)) || !lp_memory_fits(n_bytes, NULL) ||
         lp_block_reserve(&block, n_bytes))
         return fail_memory(self, t);
     if (widen(row, &block, t, word)) {

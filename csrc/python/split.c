@@ -80,8 +80,8 @@ static void release_dropped(whole *w) {
     long size = sysconf(_SC_PAGESIZE);
     if (size <= 0) return;
     lp_block *block = lp_array_block(w->array);
-    if (block->made) { /* a block with holes is of no use to the next run, and huge pages would fill them again */
-        block->made = 0;
+    if (block->arena) { /* a block with holes is of no use to the next run, and huge pages would fill them again */
+        lp_block_detach(block);
         release_tail(block, (size_t)size);
     }
     for (size_t i = 0, n; i < w->n_parts; i = n + 1) {

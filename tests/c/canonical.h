@@ -11,7 +11,7 @@
 #include "../../csrc/half.h"
 #include "../../csrc/kernels/kernels.h"
 
-static float canonical_word(const void *w, lp_word word, size_t i) {
+static inline float canonical_word(const void *w, lp_word word, size_t i) {
     float x;
     uint16_t half;
     if (word == LP_WORD_F32) {
@@ -24,7 +24,7 @@ static float canonical_word(const void *w, lp_word word, size_t i) {
 
 /* Blocks of 64; inside one chain of fused multiply-adds from +0; the first block is not added to a zero.
  * n numbers of x and w, `x_step` and `w_step` apart. */
-static float canonical_dot(const float *x, size_t x_step, const float *w, size_t w_step, size_t n) {
+static inline float canonical_dot(const float *x, size_t x_step, const float *w, size_t w_step, size_t n) {
     float y = 0;
     for (size_t k0 = 0; k0 < n; k0 += LP_K_BLOCK) {
         float s = 0;
@@ -34,7 +34,7 @@ static float canonical_dot(const float *x, size_t x_step, const float *w, size_t
     return y;
 }
 
-static float canonical_exp(float x) {
+static inline float canonical_exp(float x) {
     if (x < -104.0f) x = -104.0f;
     if (x > 89.0f) x = 89.0f;
     float biased = fmaf(x, 0x1.715476p+0f, 0x1.8p+23f), n = biased - 0x1.8p+23f;
@@ -47,16 +47,16 @@ static float canonical_exp(float x) {
     return p * lp_f32_from_bits((uint32_t)(a + 127) << 23) * lp_f32_from_bits((uint32_t)(whole - a + 127) << 23);
 }
 
-static float canonical_silu(float x) { return x / (1.0f + canonical_exp(-x)); }
+static inline float canonical_silu(float x) { return x / (1.0f + canonical_exp(-x)); }
 
-static double canonical_lanes(double *lane) {
+static inline double canonical_lanes(double *lane) {
     for (size_t apart = 8; apart; apart /= 2)
         for (size_t j = 0; j < apart; j++) lane[j] += lane[j + apart];
     return lane[0];
 }
 
 /* Any NaN equals any NaN; all else bit for bit. */
-static int same_floats(const float *a, const float *b, size_t n) {
+static inline int same_floats(const float *a, const float *b, size_t n) {
     for (size_t i = 0; i < n; i++)
         if (memcmp(a + i, b + i, 4) && !(isnan(a[i]) && isnan(b[i]))) return 0;
     return 1;

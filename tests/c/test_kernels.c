@@ -59,11 +59,11 @@ static void *words(char **hold, size_t n, lp_word word, int kind) {
 
 /* In jobs of so many rows; weights are asked for in either way. */
 static void run_product(const lp_kernels *k, lp_product *p, size_t job) {
-    p->in_order = (int)(job / 12 % 2);
+    lp_kernels_set_in_order((int)(job / 12 % 2));
     for (size_t u = 0; u < k->pack_units(p); u++) k->pack(p, u);
     for (size_t f = 0; f < (p->gated ? 1 : p->n_factors); f++)
-        for (size_t row = 0; row < p->factor[f].n_rows; row += job) {
-            size_t n = p->factor[f].n_rows - row < job ? p->factor[f].n_rows - row : job;
+        for (size_t row = 0, end = p->factor[f].w->n_rows; row < end; row += job) {
+            size_t n = end - row < job ? end - row : job;
             float *scratch = floats(k->band_scratch(p->m), WILD); /* what a run before may have left */
             k->bands(p, f, row, n, scratch);
             free(scratch);
@@ -74,13 +74,15 @@ static void run_product(const lp_kernels *k, lp_product *p, size_t job) {
 static void check_linear(const lp_kernels *k, size_t m, size_t n, size_t kk, lp_word word, int kind) {
     char *hold_w, *hold_b;
     float *x = floats(m * kk, kind), *add = floats(m * n, kind), *y = floats(m * n, WILD), *sum = floats(m * n, WILD);
-    void *w = words(&hold_w, n * kk, word, kind), *bias = words(&hold_b, n, word, kind);
+    size_t skip = n % 2 * 3; /* rows of the tensor before the matrix */
+    void *w = words(&hold_w, (skip + n) * kk, word, kind), *bias = words(&hold_b, n, word, kind);
     lp_product p = {.m = m, .k = kk, .x = x, .n_factors = 1};
     p.x_packed = floats(k->packed_size(m, kk), WILD);
-    p.factor[0] = (lp_factor){.w = w, .word = word, .n_rows = n, .bias = bias, .y = y, .add = add, .sum = sum};
+    lp_weight matrix = {w, word, n, kk, skip}, biases = {bias, word, 1, n, 0};
+    p.factor[0] = (lp_factor){.w = &matrix, .bias = &biases, .y = y, .add = add, .sum = sum};
     run_product(k, &p, 12 * (1 + (m + n + kk) % 14));
     float *wide = floats(n * kk, 0), *want = floats(m * n, 0), *want_sum = floats(m * n, 0);
-    for (size_t i = 0; i < n * kk; i++) wide[i] = canonical_word(w, word, i);
+    for (size_t i = 0; i < n * kk; i++) wide[i] = canonical_word(w, word, skip * kk + i);
     for (size_t i = 0; i < m * n; i++) {
         want[i] = canonical_dot(x + i / n * kk, 1, wide + i % n * kk, 1, kk) + canonical_word(bias, word, i % n);
         want_sum[i] = add[i] + want[i];
@@ -104,7 +106,8 @@ static void check_near_ties(const lp_kernels *k, size_t m) {
         w[2 * r + 1] = b[r % 2] * (r & 8 ? -0x1p-36f : 0x1p-36f);
     }
     lp_product p = {.m = m, .k = 2, .x = x, .n_factors = 1, .x_packed = floats(k->packed_size(m, 2), WILD)};
-    p.factor[0] = (lp_factor){.w = w, .word = LP_WORD_F32, .n_rows = N, .y = y};
+    lp_weight matrix = {.data = w, .word = LP_WORD_F32, .n_rows = N, .n_cols = 2};
+    p.factor[0] = (lp_factor){.w = &matrix, .y = y};
     run_product(k, &p, 24);
     for (size_t i = 0; i < m * N; i++) {
         float want = canonical_dot(x + i / N * 2, 1, w + i % N * 2, 1, 2);
@@ -116,16 +119,19 @@ static void check_near_ties(const lp_kernels *k, size_t m) {
 /* words: of gate and of up, which a checkpoint may hold in different dtypes */
 static void check_gated(const lp_kernels *k, size_t m, size_t n, size_t kk, int kind, const lp_word word[2]) {
     char *hold[2];
+    lp_weight matrix[2];
     lp_product p = {.m = m, .k = kk, .n_factors = 2, .gated = 1};
     p.x = floats(m * kk, kind), p.x_packed = floats(k->packed_size(m, kk), WILD);
     p.act = floats(m * n, WILD), p.hidden = floats(m * n, WILD);
     float *y[2] = {floats(m * n, WILD), floats(m * n, WILD)};
-    for (int f = 0; f < 2; f++)
-        p.factor[f] = (lp_factor){.w = words(&hold[f], n * kk, word[f], kind), .word = word[f], .n_rows = n, .y = y[f]};
+    for (int f = 0; f < 2; f++) {
+        matrix[f] = (lp_weight){words(&hold[f], n * kk, word[f], kind), word[f], n, kk, 0};
+        p.factor[f] = (lp_factor){.w = &matrix[f], .y = y[f]};
+    }
     run_product(k, &p, 12 * (1 + (m + n + kk) % 7));
     float *wide = floats(2 * n * kk, 0);
     for (size_t i = 0; i < 2 * n * kk; i++)
-        wide[i] = canonical_word(p.factor[i / (n * kk)].w, word[i / (n * kk)], i % (n * kk));
+        wide[i] = canonical_word(matrix[i / (n * kk)].data, word[i / (n * kk)], i % (n * kk));
     int same = 1;
     for (size_t i = 0; i < m * n; i++) {
         float gate = canonical_dot(p.x + i / n * kk, 1, wide + i % n * kk, 1, kk);
@@ -195,20 +201,48 @@ static void check_attention(const lp_kernels *k, size_t n, size_t head_dim, int 
 
 static void check_norm(const lp_kernels *k, size_t d, int kind) {
     char *hold;
-    float *x = floats(d, kind), *unit = floats(d, WILD), *out = floats(d, WILD), rms;
-    void *w = words(&hold, d, LP_WORD_F16, kind);
+    float *x = floats(d, kind), *unit = floats(d, WILD), *out = floats(d, WILD), rms, inverse;
+    float *parts_unit = floats(d, WILD), *parts_out = floats(d, WILD), same_inverse;
+    lp_weight gain = {words(&hold, d, LP_WORD_F16, kind), LP_WORD_F16, 1, d, 0};
     double lane[16] = {0};
-    k->rms_norm(&rms, unit, out, x, w, LP_WORD_F16, 1e-5, d);
+    k->rms_norm(&rms, &inverse, unit, out, x, &gain, 1e-5, d);
     for (size_t i = 0; i < d; i++) lane[i % 16] += (double)x[i] * x[i];
     double mean = canonical_lanes(lane) / (double)d;
     float scale = (float)(1 / sqrt(mean + 1e-5)), want = (float)sqrt(mean + 1e-5);
-    int same = same_floats(&rms, &want, 1);
+    int same = same_floats(&rms, &want, 1) && same_floats(&inverse, &scale, 1);
+    k->rms_norm(NULL, &same_inverse, NULL, NULL, x, NULL, 1e-5, d); /* the norm of its parts */
+    k->scale_row(parts_unit, NULL, x, same_inverse, NULL, d);
+    k->scale_row(NULL, parts_out, parts_unit, 1, &gain, d);
     for (size_t i = 0; i < d; i++) {
-        float u = x[i] * scale, o = canonical_word(w, LP_WORD_F16, i) * u;
+        float u = x[i] * scale, o = canonical_word(gain.data, LP_WORD_F16, i) * u;
         same &= same_floats(&u, unit + i, 1) && same_floats(&o, out + i, 1);
+        same &= same_floats(&u, parts_unit + i, 1) && same_floats(&o, parts_out + i, 1);
     }
     CHECK(same);
-    free(x), free(unit), free(out), free(hold);
+    free(x), free(unit), free(out), free(hold), free(parts_unit), free(parts_out);
+}
+
+/* z of one query from rows of v that lie apart, and silu in place. */
+static void check_parts(const lp_kernels *k, size_t n_keys, size_t head_dim, int kind) {
+    size_t stride = head_dim + n_keys % 3;
+    float *p = floats(n_keys, kind), *v = floats(n_keys * stride, kind), *z = floats(head_dim + 1, WILD), end = 7;
+    z[head_dim] = end;
+    k->mix(z, p, v, stride, n_keys, head_dim);
+    int same = z[head_dim] == end;
+    for (size_t d = 0; d < head_dim; d++) {
+        float want = canonical_dot(p, 1, v + d, stride, n_keys);
+        same &= same_floats(&want, z + d, 1);
+    }
+    float *silu = floats(n_keys, WILD);
+    memcpy(silu, p, n_keys * sizeof *p);
+    k->silu(silu, silu, n_keys);
+    for (size_t i = 0; i < n_keys; i++) {
+        float want = canonical_silu(p[i]);
+        same &= same_floats(&want, silu + i, 1);
+    }
+    CHECK(same);
+    if (!same) fprintf(stderr, "  %s mix n_keys=%zu head_dim=%zu kind=%d\n", k->name, n_keys, head_dim, kind);
+    free(p), free(v), free(z), free(silu);
 }
 
 static void check_rope(const lp_kernels *k, size_t n_heads, size_t h, int kind) {
@@ -284,7 +318,10 @@ static void check_row(const lp_kernels *k) {
         check_linear(k, 9 + 31 * i, 13, 1100 + 1012 * i, LP_WORD_BF16, ORDINARY); /* units of x */
     check_linear(k, 101, 48, 832, LP_WORD_BF16, ORDINARY); /* three tiles, which share what is asked for */
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
-        for (size_t d = 0; d < 7; d++) check_attention(k, lengths[i], dims[d], (int)((i + d) % N_KINDS));
+        for (size_t d = 0; d < 7; d++) {
+            check_attention(k, lengths[i], dims[d], (int)((i + d) % N_KINDS));
+            check_parts(k, lengths[i], dims[d], (int)((i + d) % N_KINDS));
+        }
     for (size_t d = 1; d < 200; d += 3) check_norm(k, d, (int)(d % N_KINDS));
     for (size_t h = 2; h < 140; h += 6) check_rope(k, h % 5 + 1, h, (int)(h % N_KINDS));
     check_near_ties(k, 2), check_near_ties(k, 33);

@@ -15,12 +15,14 @@
 
 #define HUGE_PAGE ((size_t)2 << 20)
 
+static lp_arena *arena; /* of all checks but those of arenas */
+
 static int stop_later(void *polls_left) { return --*(int *)polls_left < 0; }
 
 static void check_block(size_t n_bytes, size_t n_threads) {
     lp_crew crew = {n_threads, NULL, NULL};
     lp_block block;
-    CHECK(lp_block_make(&block, n_bytes, &crew) == 0);
+    CHECK(lp_block_make(&block, n_bytes, arena, &crew) == 0);
     unsigned char *bytes = block.data;
     CHECK(block.n_bytes == n_bytes && (uintptr_t)bytes % (n_bytes < HUGE_PAGE ? 64 : HUGE_PAGE) == 0);
     CHECK(bytes[0] == 0 && !memcmp(bytes, bytes + 1, n_bytes - 1));
@@ -55,19 +57,20 @@ static int is_mapped(void *at) {
 static void check_kept(void) {
     lp_crew crew = {2, NULL, NULL};
     lp_block a, b;
-    CHECK(lp_block_make(&a, 20 * HUGE_PAGE, &crew) == 0);
+    CHECK(lp_block_make(&a, 20 * HUGE_PAGE, arena, &crew) == 0);
     void *first = a.data;
     memset(first, 0xA5, a.n_bytes);
     lp_block_free(&a);
     CHECK(is_mapped(first));
-    CHECK(lp_block_make(&b, 40 * HUGE_PAGE, &crew) == 0 && b.data != first);
-    CHECK(lp_block_make(&a, 19 * HUGE_PAGE + 5, &crew) == 0 && a.data == first && a.n_bytes == 19 * HUGE_PAGE + 5);
+    CHECK(lp_block_make(&b, 40 * HUGE_PAGE, arena, &crew) == 0 && b.data != first);
+    CHECK(lp_block_make(&a, 19 * HUGE_PAGE + 5, arena, &crew) == 0 && a.data == first &&
+          a.n_bytes == 19 * HUGE_PAGE + 5);
     CHECK(is_zero(&a));
     lp_block_free(&a), lp_block_free(&b);
-    CHECK(lp_block_make(&a, 8 * HUGE_PAGE, &crew) == 0); /* neither is: too much would lie idle */
+    CHECK(lp_block_make(&a, 8 * HUGE_PAGE, arena, &crew) == 0); /* neither is: too much would lie idle */
     CHECK(a.mapped < 16 * HUGE_PAGE);
     lp_block_free(&a);
-    lp_memory_release();
+    lp_arena_release(arena);
     CHECK(!is_mapped(first));
     CHECK(lp_block_reserve(&a, 20 * HUGE_PAGE) == 0);
     first = a.data;
@@ -82,36 +85,44 @@ static void check_most_kept(int n, size_t n_bytes, size_t most) {
     lp_block block[MOST];
     void *at[MOST];
     size_t n_kept = 0;
-    for (int i = 0; i < n; i++) CHECK(lp_block_make(&block[i], n_bytes, &crew) == 0);
+    for (int i = 0; i < n; i++) CHECK(lp_block_make(&block[i], n_bytes, arena, &crew) == 0);
     for (int i = 0; i < n; i++) at[i] = block[i].data;
     for (int i = 0; i < n; i++) lp_block_free(&block[i]);
     for (int i = 0; i < n; i++) n_kept += (size_t)is_mapped(at[i]);
     CHECK(n_kept >= 3 && n_kept <= 32 && n_kept * n_bytes <= most);
     CHECK(is_mapped(at[n - 1]) && !is_mapped(at[0]));
-    lp_memory_release();
+    lp_arena_release(arena);
     for (int i = 0; i < n; i++) CHECK(!is_mapped(at[i]));
 }
 
-/* Nothing before somebody asks for it, and nothing when the last who did is gone. */
-static void check_keepers(void) {
+/* Nothing is cached without an arena, in another one, or when its owner has closed it; blocks may outlive it. */
+static void check_arenas(void) {
     lp_crew crew = {1, NULL, NULL};
-    lp_block a;
-    for (int n = 0; n < 3; n++) {
-        for (int i = 0; i < n; i++) lp_memory_keep_begin();
-        CHECK(lp_block_make(&a, 20 * HUGE_PAGE, &crew) == 0);
-        void *at = a.data;
-        lp_block_free(&a);
-        CHECK(is_mapped(at) == (n > 0));
-        for (int i = 0; i < n; i++) lp_memory_keep_end();
-        CHECK(!is_mapped(at));
-    }
-    CHECK(lp_block_make(&a, 20 * HUGE_PAGE, &crew) == 0);
+    lp_arena *own = lp_arena_new(), *other = lp_arena_new();
+    lp_block a, b;
+    CHECK(own && other);
+    CHECK(lp_block_make(&a, 20 * HUGE_PAGE, NULL, &crew) == 0);
     void *at = a.data;
-    lp_memory_keep_begin();
-    a.made = 0; /* nobody will make its like again */
     lp_block_free(&a);
     CHECK(!is_mapped(at));
-    lp_memory_keep_end();
+    CHECK(lp_block_make(&a, 20 * HUGE_PAGE, own, &crew) == 0);
+    at = a.data;
+    lp_block_free(&a);
+    CHECK(is_mapped(at));
+    CHECK(lp_block_make(&b, 20 * HUGE_PAGE, other, &crew) == 0 && b.data != at);
+    lp_arena_release(other);
+    CHECK(is_mapped(at));
+    CHECK(lp_block_make(&a, 20 * HUGE_PAGE, own, &crew) == 0 && a.data == at);
+    lp_block_free(&a);
+    lp_arena_close(own);
+    CHECK(!is_mapped(at));
+    lp_arena_close(other);
+    at = b.data;
+    memset(at, 1, b.n_bytes);
+    lp_block_free(&b);
+    CHECK(!is_mapped(at));
+    lp_arena_close(NULL);
+    lp_arena_release(NULL);
 }
 
 static size_t mapped_bytes(void) {
@@ -128,29 +139,29 @@ static void check_given_back(void) {
     struct rlimit old = {0}, limit;
     lp_block a;
     for (int ask = 0; ask < 2; ask++) { /* the second time mmap itself fails at first */
-        CHECK(getrlimit(RLIMIT_AS, &old) == 0 && lp_block_make(&a, 28 * HUGE_PAGE, &crew) == 0);
+        CHECK(getrlimit(RLIMIT_AS, &old) == 0 && lp_block_make(&a, 28 * HUGE_PAGE, arena, &crew) == 0);
         lp_block_free(&a);
         limit = old;
         limit.rlim_cur = (rlim_t)(mapped_bytes() + 24 * HUGE_PAGE); /* 52 without what is kept */
         CHECK(setrlimit(RLIMIT_AS, &limit) == 0);
-        if (!ask) CHECK(lp_memory_fits(40 * HUGE_PAGE) && !lp_memory_fits(60 * HUGE_PAGE));
-        CHECK(lp_block_make(&a, 40 * HUGE_PAGE, &crew) == 0);
+        if (!ask) CHECK(lp_memory_fits(40 * HUGE_PAGE, arena) && !lp_memory_fits(60 * HUGE_PAGE, arena));
+        CHECK(lp_block_make(&a, 40 * HUGE_PAGE, arena, &crew) == 0);
         void *at = a.data;
         lp_block_free(&a);
         CHECK(!is_mapped(at));
         CHECK(setrlimit(RLIMIT_AS, &old) == 0);
     }
-    CHECK(lp_memory_fits(0) && !lp_memory_fits(SIZE_MAX));
+    CHECK(lp_memory_fits(0, NULL) && !lp_memory_fits(SIZE_MAX, NULL));
 }
 
 static void *make_and_free(void *seed) {
     lp_crew crew = {1, NULL, NULL};
     for (size_t i = 0; i < 40; i++) {
         lp_block a;
-        int failed = lp_block_make(&a, (1 + (i * 7 + (uintptr_t)seed) % 4) * HUGE_PAGE, &crew);
+        int failed = lp_block_make(&a, (1 + (i * 7 + (uintptr_t)seed) % 4) * HUGE_PAGE, arena, &crew);
         if (failed || !is_zero(&a)) return seed;
         memset(a.data, 0xA5, a.n_bytes);
-        if (i % 16 == 15) lp_memory_release();
+        if (i % 16 == 15) lp_arena_release(arena);
         lp_block_free(&a);
     }
     return NULL;
@@ -164,15 +175,15 @@ static void check_threads(void) {
     void *wrong;
     for (int i = 0; i < N; i++) CHECK(pthread_create(&thread[i], NULL, make_and_free, seeds + i) == 0);
     for (int i = 0; i < N; i++) CHECK(pthread_join(thread[i], &wrong) == 0 && !wrong);
-    lp_memory_release();
+    lp_arena_release(arena);
 }
 
 int main(void) {
     static const size_t sizes[] = {1, 64, 65, HUGE_PAGE - 1, HUGE_PAGE, HUGE_PAGE + 1, 20 * HUGE_PAGE + 4097};
     lp_crew crew = {2, NULL, NULL};
     lp_block block;
-    check_keepers();
-    lp_memory_keep_begin();
+    check_arenas();
+    arena = lp_arena_new();
     check_kept();
     size_t share = lp_limits_memory() / 16, most = (size_t)64 << 20;
     if (share > most) most = share < (size_t)1 << 30 ? share : (size_t)1 << 30;
@@ -183,17 +194,18 @@ int main(void) {
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (size_t n_threads = 1; n_threads < 4; n_threads++) check_block(sizes[i], n_threads);
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) check_reserve(sizes[i]);
-    CHECK(lp_block_make(&block, 0, &crew) == 0 && !block.data);
+    CHECK(lp_block_make(&block, 0, arena, &crew) == 0 && !block.data);
     CHECK(lp_block_reserve(&block, 0) == 0 && !block.data);
     CHECK(lp_block_reserve(&block, SIZE_MAX) == -1 && !block.data);
-    CHECK(lp_block_make(&block, SIZE_MAX, &crew) == -1 && !block.data);     /* with the page before it, it overflows */
-    CHECK(lp_block_make(&block, SIZE_MAX / 4, &crew) == -1 && !block.data); /* the system refuses */
+    CHECK(lp_block_make(&block, SIZE_MAX, arena, &crew) == -1 &&
+          !block.data); /* with the page before it, it overflows */
+    CHECK(lp_block_make(&block, SIZE_MAX / 4, arena, &crew) == -1 && !block.data); /* the system refuses */
     for (crew.n_threads = 1; crew.n_threads < 3; crew.n_threads++) {
         int polls_left = 0;
         crew.poll = stop_later;
         crew.poll_arg = &polls_left;
-        CHECK(lp_block_make(&block, 20 * HUGE_PAGE, &crew) == 1 && !block.data);
+        CHECK(lp_block_make(&block, 20 * HUGE_PAGE, arena, &crew) == 1 && !block.data);
     }
-    lp_memory_keep_end();
+    lp_arena_close(arena);
     return CHECK_REPORT();
 }

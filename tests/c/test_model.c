@@ -36,7 +36,7 @@ static unsigned char *find_text(image file, const char *text) {
 static int open_changed(lp_safetensors **file, lp_model **model, image bytes, const char *from, const char *to) {
     memcpy(find_text(bytes, from), to, strlen(from));
     CHECK(lp_safetensors_from_bytes(file, "f", bytes.bytes, bytes.n_bytes, &err) == 0);
-    int status = lp_model_open(model, &config, inv_freq, file, 1, &err);
+    int status = lp_model_open(model, &config, inv_freq, lp_safetensors_tensors(file, 1, &err), &err);
     if (status) lp_safetensors_close(*file);
     return status;
 }
@@ -76,6 +76,10 @@ static void test_files_that_do_not_fit(void) {
 
 /* ---------------------------------------------------------------- configs */
 
+static int open_with(lp_model **model, const lp_config *c, lp_safetensors *file) {
+    return lp_model_open(model, c, inv_freq, lp_safetensors_tensors(&file, 1, &err), &err);
+}
+
 static void test_configs(void) {
     static const double eps[] = {-1e-5, INFINITY, NAN};
     image bytes = make_tiny_model(&config, 0);
@@ -88,22 +92,23 @@ static void test_configs(void) {
             size_t *fields[] = {&c.n_layers, &c.n_heads, &c.n_kv_heads, &c.head_dim,
                                 &c.d_model,  &c.d_ff,    &c.vocab_size, &c.max_positions};
             *fields[field] = large ? SIZE_MAX : 0;
-            CHECK(lp_model_open(&model, &c, inv_freq, &file, 1, &err) == -1 && !model && err.status == LP_EARG);
+            CHECK(open_with(&model, &c, file) == -1 && !model && err.status == LP_EARG);
             CHECK(strstr(err.msg, large ? "is 18446744073709551615, must be 1 to" : "is 0, must be 1 to"));
         }
     for (size_t i = 0; i < 3; i++) {
         lp_config c = config;
         c.rms_norm_eps = eps[i];
-        CHECK(lp_model_open(&model, &c, inv_freq, &file, 1, &err) == -1 && strstr(err.msg, "rms_norm_eps"));
+        CHECK(open_with(&model, &c, file) == -1 && strstr(err.msg, "rms_norm_eps"));
     }
     lp_config uneven = config, odd = config, wide = config;
     uneven.n_heads = 3, uneven.n_kv_heads = 2;
     odd.head_dim = 5;
     wide.n_heads = 4096, wide.head_dim = 1024;
-    CHECK(lp_model_open(&model, &uneven, inv_freq, &file, 1, &err) == -1 && strstr(err.msg, "not a multiple"));
-    CHECK(lp_model_open(&model, &odd, inv_freq, &file, 1, &err) == -1 && strstr(err.msg, "head_dim 5 is odd"));
-    CHECK(lp_model_open(&model, &wide, inv_freq, &file, 1, &err) == -1 && strstr(err.msg, "n_heads * head_dim"));
-    CHECK(lp_model_open(&model, &config, inv_freq, &file, 0, &err) == -1 && err.status == LP_EARG);
+    CHECK(open_with(&model, &uneven, file) == -1 && strstr(err.msg, "not a multiple"));
+    CHECK(open_with(&model, &odd, file) == -1 && strstr(err.msg, "head_dim 5 is odd"));
+    CHECK(open_with(&model, &wide, file) == -1 && strstr(err.msg, "n_heads * head_dim"));
+    CHECK(lp_model_open(&model, &config, inv_freq, lp_safetensors_tensors(&file, 0, &err), &err) == -1 &&
+          err.status == LP_EARG);
     lp_safetensors_close(file);
     free(bytes.bytes);
 }

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "../../csrc/memory.h" /* lp_memory_release */
+#include "../../csrc/memory.h" /* lp_arena_release */
 #include "check.h"
 #include "faults.h"
 #include "tiny_model.h"
@@ -35,7 +35,7 @@ static int32_t ids[N_TOKENS];
 static int open_both(lp_safetensors **file, lp_model **model, const char *path, int use_mmap, lp_error *err) {
     *model = NULL;
     if (lp_safetensors_open(file, AT_FDCWD, path, use_mmap, err)) return -1;
-    if (!lp_model_open(model, &config, inv_freq, file, 1, err)) return 0;
+    if (!lp_model_open(model, &config, inv_freq, lp_safetensors_tensors(file, 1, err), err)) return 0;
     lp_safetensors_close(*file);
     *file = NULL;
     return -1;
@@ -57,7 +57,7 @@ static void test_open(const char *path, int use_mmap, int lasting) {
         lp_safetensors_close(file);
         CHECK(faults.n_live == before.n_live && faults.live_mapped == before.live_mapped);
     }
-    CHECK(n == 9); /* file, its bytes or map, header, block; model, inv_freq, layers, files; then it opens */
+    CHECK(n == 10); /* file, its bytes or map, header, block; door, model, inv_freq, layers, arena; then it opens */
 }
 
 /* ---------------------------------------------------------------- running */
@@ -81,7 +81,7 @@ static void test_run(const lp_model *model, size_t n_tokens, size_t n_threads, i
     CHECK(run_logits(wanted, model, n_tokens, 1, &err) == 0 && isfinite(wanted[0]) && wanted[0] != 0);
     long n = 0;
     for (int done = 0; !done && n < 100; n++) {
-        lp_memory_release(); /* a kept block needs no memory */
+        lp_arena_release(model->arena); /* a cached block needs no memory */
         fault_state before = faults;
         faults = (fault_state){n, lasting, 0, 0, before.n_live, before.live_mapped};
         memset(logits, 0, n_logits * sizeof *logits);
@@ -90,7 +90,7 @@ static void test_run(const lp_model *model, size_t n_tokens, size_t n_threads, i
         faults.after = -1;
         CHECK(!done || n_tokens < N_TOKENS || faults.n_bytes > (size_t)2 << 20); /* so it was mapped */
         CHECK(status == 0 ? !memcmp(logits, wanted, n_logits * sizeof *logits) : !done && err.status == LP_ENOMEM);
-        lp_memory_release();
+        lp_arena_release(model->arena);
         CHECK(faults.n_live == before.n_live && faults.live_mapped == before.live_mapped);
         n_errors += status != 0;
         CHECK(run_logits(logits, model, n_tokens, 1, &err) == 0);
@@ -108,8 +108,8 @@ static void test_runs(const char *path) {
     lp_error err;
     CHECK(open_both(&file, &model, path, 1, &err) == 0);
     for (int lasting = 0; lasting < 2; lasting++) {
-        test_run(model, 5, 1, lasting, 2); /* the table of places, the scratch block */
-        int mapped = 1 + lasting;          /* the same, mapped: that is tried twice */
+        test_run(model, 5, 1, lasting, 4); /* the tables of places and of requests, the plan, the scratch block */
+        int mapped = 3 + lasting;          /* the same, mapped: that is tried twice */
         test_run(model, N_TOKENS, 1, lasting, mapped);
         for (size_t more = 0; more < 2; more++)
             test_run(model, N_TOKENS, 2 + 2 * (size_t)lasting + more, lasting, mapped);
@@ -119,7 +119,6 @@ static void test_runs(const char *path) {
 }
 
 int main(void) {
-    lp_memory_keep_begin(); /* as an open model in Python */
     char path[] = "/tmp/llamaprobe_test_XXXXXX";
     int fd = mkstemp(path);
     image bytes = make_tiny_model(&config, 5);
@@ -129,10 +128,8 @@ int main(void) {
     for (int lasting = 0; lasting < 2; lasting++)
         for (int use_mmap = 0; use_mmap < 2; use_mmap++) test_open(path, use_mmap, lasting);
     test_runs(path);
-    lp_memory_release();
     CHECK(faults.n_live == 0 && faults.live_mapped == 0);
     close(fd);
     unlink(path);
-    lp_memory_keep_end();
     return CHECK_REPORT();
 }

@@ -20,20 +20,19 @@
 #define FILE_BYTES (N_LAYERS * LAYER + 4 * MATRIX) /* the head, which is the embedding too, comes last */
 
 static lp_map map;
-static lp_layer layers[N_LAYERS];
-static lp_model model = {.config = {.n_layers = N_LAYERS}, .layers = layers};
+static lp_weight matrices[7 * N_LAYERS + 1];
+static const lp_weight *weights[7 * N_LAYERS + 1];
+static const size_t ends[] = {7, 14, 21, 22}; /* the layers, and the head */
+static const lp_weight *const head = &matrices[7 * N_LAYERS];
 
 static lp_weight matrix_at(size_t offset, size_t n) {
-    return (lp_weight){map.bytes + offset, LP_WORD_BF16, n * ROWS, ROW};
+    return (lp_weight){map.bytes + offset, LP_WORD_BF16, n * ROWS, ROW, 0};
 }
 
 static void set_weights(void) {
-    for (size_t i = 0; i < N_LAYERS; i++) {
-        lp_weight *w[] = {&layers[i].q,    &layers[i].k,  &layers[i].v,   &layers[i].o,
-                          &layers[i].gate, &layers[i].up, &layers[i].down};
-        for (size_t j = 0; j < 7; j++) *w[j] = matrix_at(i * LAYER + j * MATRIX, 1);
-    }
-    model.head = model.embed = matrix_at(N_LAYERS * LAYER, 4);
+    for (size_t i = 0; i < 7 * N_LAYERS; i++) matrices[i] = matrix_at(i * MATRIX, 1);
+    matrices[7 * N_LAYERS] = matrix_at(N_LAYERS * LAYER, 4);
+    for (size_t i = 0; i <= 7 * N_LAYERS; i++) weights[i] = &matrices[i];
 }
 
 /* A file of real blocks, out of the page cache, mapped. -1 when the file system keeps it there. */
@@ -71,7 +70,7 @@ static int becomes_resident(size_t offset, size_t n_bytes) {
 }
 
 static void test_layer_by_layer(void) {
-    lp_readahead *ahead = lp_readahead_start(&model, N_LAYERS, 0);
+    lp_readahead *ahead = lp_readahead_start(weights, ends, N_LAYERS);
     struct timespec pause = {0, 50000000};
     CHECK(ahead != NULL);
     CHECK(becomes_resident(0, LAYER)); /* nobody touches the map here */
@@ -82,20 +81,20 @@ static void test_layer_by_layer(void) {
     nanosleep(&pause, NULL);
     CHECK(resident_pages(3 * LAYER - MATRIX, MATRIX) == 0);
     lp_readahead_stop(ahead);
-    CHECK(lp_readahead_start(&model, 2, 0) == NULL); /* nothing of these is cold */
+    CHECK(lp_readahead_start(weights, ends, 2) == NULL); /* nothing of these is cold */
 }
 
 static void test_rows_alone(void) {
     size_t row = ROW * 2, page = (size_t)sysconf(_SC_PAGESIZE), embed = N_LAYERS * LAYER;
     const int32_t ids[] = {4 * ROWS - 1, 3 * ROWS};
-    lp_readahead_rows(&model.embed, ids, 2);
+    lp_readahead_rows(head, ids, 2);
     CHECK(becomes_resident(embed + ids[0] * row / page * page, page));
     CHECK(becomes_resident(embed + ids[1] * row / page * page, page));
     CHECK(resident_pages(embed, MATRIX) == 0);
 }
 
 static void test_stop_at_once(void) {
-    lp_readahead *ahead = lp_readahead_start(&model, N_LAYERS, 1);
+    lp_readahead *ahead = lp_readahead_start(weights, ends, N_LAYERS + 1);
     CHECK(ahead != NULL);
     lp_readahead_stop(ahead);
     lp_readahead_advance(NULL);
@@ -103,12 +102,12 @@ static void test_stop_at_once(void) {
 }
 
 static void test_head(void) {
-    lp_readahead *ahead = lp_readahead_start(&model, N_LAYERS, 1);
+    lp_readahead *ahead = lp_readahead_start(weights, ends, N_LAYERS + 1);
     CHECK(ahead != NULL);
     for (int i = 0; i < N_LAYERS; i++) lp_readahead_advance(ahead);
     CHECK(becomes_resident(0, FILE_BYTES));
     lp_readahead_stop(ahead);
-    CHECK(lp_readahead_start(&model, N_LAYERS, 1) == NULL);
+    CHECK(lp_readahead_start(weights, ends, N_LAYERS + 1) == NULL);
 }
 
 /* Whether huge pages were asked for where the byte at `at` is mapped. */
@@ -130,10 +129,10 @@ static int is_advised(const void *at) {
 static void test_huge_pages(void) {
     void *any = mmap(NULL, MATRIX, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     int known = madvise(any, MATRIX, MADV_HUGEPAGE) == 0;
-    lp_readahead *ahead = lp_readahead_start(&model, N_LAYERS, 0);
+    lp_readahead *ahead = lp_readahead_start(weights, ends, N_LAYERS);
     CHECK(ahead != NULL);
-    CHECK(!known || is_advised((const char *)layers[N_LAYERS - 1].down.data + MATRIX / 2));
-    CHECK(!is_advised((const char *)model.embed.data + MATRIX)); /* rows here and there are read */
+    CHECK(!known || is_advised((const char *)matrices[7 * N_LAYERS - 1].data + MATRIX / 2));
+    CHECK(!is_advised((const char *)head->data + MATRIX)); /* rows here and there are read */
     lp_readahead_stop(ahead);
     munmap(any, MATRIX);
 }
@@ -158,7 +157,9 @@ static void test_few_mappings(void) {
     posix_fadvise(map.fd, 0, 0, POSIX_FADV_RANDOM); /* read what is asked for alone */
     for (size_t at = MATRIX / 2; bytes && at < FILE_BYTES; at += MATRIX)
         CHECK(pread(map.fd, bytes, MATRIX / 2, (off_t)at) == (ssize_t)(MATRIX / 2));
-    lp_readahead *ahead = lp_readahead_start(&model, 0, 1); /* the head alone: four matrices in one */
+    const lp_weight *const alone[] = {head};
+    const size_t end = 1;
+    lp_readahead *ahead = lp_readahead_start(alone, &end, 1); /* the head alone: four matrices in one */
     CHECK(ahead != NULL);
     CHECK(becomes_resident(N_LAYERS * LAYER, 4 * MATRIX));
     CHECK(n_mappings() <= 3);

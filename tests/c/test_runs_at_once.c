@@ -1,7 +1,6 @@
 /* test_runs_at_once.c - runs of several threads on one model share the pool and give the bits that each gives alone;
  * some are stopped by another thread, and models are opened and closed beside them. Fit for ThreadSanitizer. */
 #define _GNU_SOURCE
-#include "../../csrc/memory.h" /* lp_memory_keep_begin */
 #include "../../csrc/forward.h"
 
 #include <pthread.h>
@@ -37,7 +36,7 @@ typedef struct {
 static int open_model(opened *o, uint64_t seed) {
     o->bytes = make_tiny_model(&config, seed);
     if (lp_safetensors_from_bytes(&o->file, "f", o->bytes.bytes, o->bytes.n_bytes, NULL)) return -1;
-    return lp_model_open(&o->model, &config, inv_freq, &o->file, 1, NULL);
+    return lp_model_open(&o->model, &config, inv_freq, lp_safetensors_tensors(&o->file, 1, NULL), NULL);
 }
 
 static void close_model(opened *o) {
@@ -132,7 +131,6 @@ static void test_together(const lp_model *model, const float *wanted) {
 }
 
 int main(void) {
-    lp_memory_keep_begin(); /* as an open model in Python */
     opened o;
     lp_error err;
     CHECK(open_model(&o, 3) == 0);
@@ -140,6 +138,5 @@ int main(void) {
     CHECK(run_once(&alone, &err) == 0 && alone.logits[0] != 0);
     for (int i = 0; i < 5; i++) test_together(o.model, alone.logits);
     close_model(&o);
-    lp_memory_keep_end();
     return CHECK_REPORT();
 }

@@ -7,8 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../csrc/model.h" /* lp_config, lp_dtype */
-#include "image.h"            /* make_image */
+#include "../../csrc/model.h"       /* lp_config */
+#include "../../csrc/safetensors.h" /* lp_dtype, lp_safetensors_tensors */
+#include "image.h"                  /* make_image */
 
 /* A file that is being put together: its header, where the next tensor begins, and what its dtype hangs on. */
 typedef struct {
@@ -43,28 +44,12 @@ static inline void add_tensor(tiny_draft *d, const char *prefix, const char *nam
                              d->n > 1 ? "," : "", prefix, name, lp_dtype_name(dtype), shape, begin, d->data_end);
 }
 
-static inline void add_linear_layer(tiny_draft *d, const char *prefix, const char *name, int has_bias, size_t n_rows,
-                                    size_t n_cols) {
-    char full[64];
-    snprintf(full, sizeof full, "%s.weight", name);
-    add_tensor(d, prefix, full, n_rows, n_cols);
-    snprintf(full, sizeof full, "%s.bias", name);
-    if (has_bias) add_tensor(d, prefix, full, 0, n_rows);
-}
-
-static inline void add_layer(tiny_draft *d, const lp_config *c, size_t i) {
-    size_t q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
-    char at[48];
-    snprintf(at, sizeof at, "model.layers.%zu.", i);
-    add_tensor(d, at, "input_layernorm.weight", 0, c->d_model);
-    add_linear_layer(d, at, "self_attn.q_proj", c->attention_bias, q, c->d_model);
-    add_linear_layer(d, at, "self_attn.k_proj", c->attention_bias, kv, c->d_model);
-    add_linear_layer(d, at, "self_attn.v_proj", c->attention_bias, kv, c->d_model);
-    add_linear_layer(d, at, "self_attn.o_proj", c->attention_bias, c->d_model, q);
-    add_tensor(d, at, "post_attention_layernorm.weight", 0, c->d_model);
-    add_linear_layer(d, at, "mlp.gate_proj", c->mlp_bias, c->d_ff, c->d_model);
-    add_linear_layer(d, at, "mlp.up_proj", c->mlp_bias, c->d_ff, c->d_model);
-    add_linear_layer(d, at, "mlp.down_proj", c->mlp_bias, c->d_model, c->d_ff);
+/* Rows first .. end of the list of tensors. */
+static inline void add_tensors(tiny_draft *d, const lp_config *c, size_t first, size_t end, const char *prefix) {
+    lp_tensor_spec specs[LP_N_TENSORS];
+    lp_model_specs(c, specs);
+    for (const lp_tensor_spec *s = specs + first; s < specs + end; s++)
+        if (s->present) add_tensor(d, prefix, s->name, s->is_vector ? 0 : s->n_rows, s->n_cols);
 }
 
 /* Exponents near that of 1, so that values stay in range: bytes of noise, the high byte of each word set to 0x3c to
@@ -82,10 +67,13 @@ static inline image make_tiny_model(const lp_config *c, uint64_t seed) {
     tiny_draft d = {.room = (c->n_layers + 1) * 4096, .n = 1, .seed = seed};
     d.header = malloc(d.room);
     d.header[0] = '{';
-    add_tensor(&d, "", "model.embed_tokens.weight", c->vocab_size, c->d_model);
-    for (size_t i = 0; i < c->n_layers; i++) add_layer(&d, c, i);
-    add_tensor(&d, "", "model.norm.weight", 0, c->d_model);
-    if (!c->tied_head) add_tensor(&d, "", "lm_head.weight", c->vocab_size, c->d_model);
+    add_tensors(&d, c, 0, 1, ""); /* the embedding */
+    for (size_t i = 0; i < c->n_layers; i++) {
+        char prefix[48];
+        snprintf(prefix, sizeof prefix, LP_LAYER_PREFIX, i);
+        add_tensors(&d, c, LP_N_MODEL_TENSORS, LP_N_TENSORS, prefix);
+    }
+    add_tensors(&d, c, 1, LP_N_MODEL_TENSORS, "");
     d.header[d.n++] = '}';
     image file = make_image_n(d.header, d.n, d.data_end);
     fill_weights(file, 8 + d.n, seed);

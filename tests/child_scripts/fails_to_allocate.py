@@ -18,9 +18,7 @@ MOST = 2000  # allocations of one call; far more than any needs
 folder = sys.argv[1]
 path = os.path.join(folder, "model.safetensors")
 config = llamaprobe.load(folder).config
-names = "n_layers n_heads n_kv_heads head_dim d_model d_ff vocab_size max_positions rms_norm_eps"
-names += " attention_bias mlp_bias tied_head inv_freq"
-sizes = {name: getattr(config, name) for name in names.split()}
+numbers = {name: getattr(config, name) for name, _ in _core.config()}
 ids = np.array([1, 2, 3], np.int32)
 points = [
     (i, tuple(range(config.n_layers if per_layer else 1)))
@@ -33,11 +31,15 @@ def open_file():
 
 
 def open_model(files=(_core.Safetensors(path),)):
-    return _core.Model(files, **sizes)
+    return _core.Model(files, inv_freq=config.inv_freq, **numbers)
 
 
 def run(model=open_model()):
     return model.run(ids, [0, 3], points, n_threads=1)
+
+
+def plan(model=open_model()):
+    return model.plan(ids, [0, 3], points, n_threads=1)
 
 
 def look(file=open_file()):
@@ -46,7 +48,8 @@ def look(file=open_file()):
 
 
 def ask():
-    return _core.points(), _core.kernels(), _core.kernel_in_use(), _core.cores()
+    lists = _core.points(), _core.reads(), _core.widths(), _core.config(), _core.tensors(**numbers)
+    return *lists, _core.kernels(), _core.kernel_in_use(), _core.cores()
 
 
 def refuse(model=open_model()):
@@ -80,6 +83,6 @@ def fail_each(call):
 
 
 wanted = [array.tobytes() for array in run()]
-calls = (open_file, open_model, run, look, ask, refuse)
+calls = (open_file, open_model, run, plan, look, ask, refuse)
 print(*(f"{call.__name__}={fail_each(call)}" for call in calls))
 assert [array.tobytes() for array in run()] == wanted

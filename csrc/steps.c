@@ -1,0 +1,243 @@
+/* steps.c - each verb finds its step and its places, and runs the operation when the step is complete. */
+#include "steps.h"
+
+/* ---- places -------------------------------------------------------------------------------------------------- */
+
+static size_t width_of(const lp_pass *p, lp_point point) { return lp_config_width(p->config, lp_point_width(point)); }
+
+/* Where a value of the layer goes; NULL: nowhere. */
+static float *place(const lp_pass *p, lp_point point) {
+    const lp_value *v = lp_plan_value(p->plan, p->layer, point);
+    if (v->where == LP_IN_ARRAY) return p->run->places[v->at];
+    return v->where == LP_IN_SCRATCH ? (float *)((char *)p->scratch.data + v->at) : NULL;
+}
+
+static size_t first_row(const lp_pass *p, lp_point point) { return lp_plan_value(p->plan, p->layer, point)->first_row; }
+
+static size_t n_rows(const lp_pass *p, lp_point out) { return p->run->n_tokens - first_row(p, out); }
+
+static size_t n_floats(const lp_pass *p, lp_point out) { return n_rows(p, out) * width_of(p, out); }
+
+/* The rows of a value that `out` has. */
+static const float *rows_for(const lp_pass *p, lp_point out, lp_point point) {
+    const float *x = place(p, point);
+    return x ? x + (first_row(p, out) - first_row(p, point)) * width_of(p, point) : NULL;
+}
+
+/* ---- steps --------------------------------------------------------------------------------------------------- */
+
+/* The step that computes a value; NULL when there is none, or nothing more is to be done. */
+static const lp_step *step_of(const lp_pass *p, lp_point out) {
+    size_t step = lp_plan_value(p->plan, p->layer, out)->step;
+    return p->failed || step == LP_NO_STEP ? NULL : &p->plan->steps[step];
+}
+
+static void end_step(lp_pass *p, const lp_step *s, int failed) {
+    p->failed |= failed;
+    p->run->steps_done++;
+    lp_profile_lap(p->run->profile, s->stage);
+}
+
+static void end_product(lp_pass *p, const lp_step *s, lp_point out) {
+    if (s->last == out) end_step(p, s, lp_linear(&p->ops, &p->product));
+}
+
+/* The fused norm, or a part of it that begins a step of its own. */
+static void end_norm(lp_pass *p, const lp_step *s, lp_point point, const float *x, const float *inverse, float *out,
+                     const lp_weight *gain) {
+    size_t m = n_rows(p, point), d = width_of(p, LP_X);
+    if (s->last != point) return;
+    end_step(p, s,
+             p->norm.x ? lp_rms_norm(&p->ops, p->norm.rms, p->inverse, p->norm.unit, out, p->norm.x, gain,
+                                     p->config->rms_norm_eps, m, d)
+                       : lp_scale_rows(&p->ops, p->norm.unit, out, x, inverse, gain, m, d));
+    p->norm.x = NULL;
+}
+
+static void end_attention(lp_pass *p, const lp_step *s, lp_point out,
+                          int (*part)(const lp_ops *ops, const lp_attention *a)) {
+    /* the fused kernel writes no pattern after the query: arrays are zeros, scratch is anything */
+    int fused = s->first == LP_SCORES, failed = 0;
+    if (s->last != out) return;
+    if (fused && p->attention.pattern && lp_plan_value(p->plan, p->layer, LP_PATTERN)->where == LP_IN_SCRATCH)
+        failed = lp_zero(&p->ops, p->attention.pattern, p->attention.n_map);
+    end_step(p, s, failed || (fused ? lp_attend : part)(&p->ops, &p->attention));
+}
+
+/* ---- verbs --------------------------------------------------------------------------------------------------- */
+
+void lp_pass_angles(lp_pass *p) {
+    const lp_step *s = p->plan->steps;
+    size_t half = p->config->head_dim / 2;
+    if (s->first != LP_N_POINTS || p->failed) return;
+    end_step(p, s, lp_rope_table(&p->ops, p->cos, p->sin, p->run->model->inv_freq, p->plan->longest, half));
+}
+
+void lp_pass_embed(lp_pass *p, lp_point out, const lp_weight *table) {
+    const lp_step *s = step_of(p, out);
+    if (s) end_step(p, s, lp_embed(&p->ops, place(p, out), p->run->token_ids, table, p->run->n_tokens));
+}
+
+void lp_pass_carry(lp_pass *p, lp_point out, lp_point x_out) {
+    const lp_step *s = step_of(p, out);
+    if (!s || !p->layer) return;
+    const lp_value *from = lp_plan_value(p->plan, p->layer - 1, x_out); /* an array, as is x */
+    end_step(p, s, lp_copy(&p->ops, place(p, out), p->run->places[from->at], n_floats(p, out)));
+}
+
+void lp_pass_rms(lp_pass *p, lp_point out, lp_point x) {
+    const lp_step *s = step_of(p, out);
+    if (!s) return;
+    p->norm.x = rows_for(p, out, x), p->norm.rms = place(p, out), p->norm.unit = NULL;
+    end_norm(p, s, out, NULL, NULL, NULL, NULL);
+}
+
+void lp_pass_unit(lp_pass *p, lp_point out, lp_point x, lp_point rms) {
+    const lp_step *s = step_of(p, out);
+    (void)rms; /* its inverse was written beside it */
+    if (!s) return;
+    p->norm.unit = place(p, out);
+    end_norm(p, s, out, rows_for(p, out, x), p->inverse, NULL, NULL);
+}
+
+void lp_pass_gain(lp_pass *p, lp_point out, lp_point unit, const lp_weight *gain) {
+    const lp_step *s = step_of(p, out);
+    if (!s) return;
+    if (s->first == out) p->norm.unit = NULL;
+    end_norm(p, s, out, rows_for(p, out, unit), NULL, place(p, out), gain);
+}
+
+void lp_pass_linear(lp_pass *p, lp_point out, lp_point x, const lp_weight *w, const lp_weight *bias) {
+    const lp_step *s = step_of(p, out);
+    if (!s) return;
+    if (s->first == out) p->product = (lp_product){.m = n_rows(p, out), .k = w->n_cols, .x = rows_for(p, out, x)};
+    p->product.factor[p->product.n_factors++] = (lp_factor){.w = w, .bias = bias, .y = place(p, out)};
+    end_product(p, s, out);
+}
+
+void lp_pass_rope(lp_pass *p, lp_point out, lp_point x) {
+    const lp_step *s = step_of(p, out);
+    size_t head_dim = p->config->head_dim, n_heads = width_of(p, out) / head_dim;
+    if (!s) return;
+    end_step(
+        p, s,
+        lp_rope(&p->ops, place(p, out), place(p, x), p->cos, p->sin, p->sequences, p->run->n_seqs, n_heads, head_dim));
+}
+
+void lp_pass_scores(lp_pass *p, lp_point out, lp_point q, lp_point k) {
+    const lp_step *s = step_of(p, out);
+    if (!s) return;
+    p->attention.q = place(p, q), p->attention.k = place(p, k), p->attention.scores = place(p, out);
+    p->attention.v = p->attention.pattern = p->attention.z = NULL;
+    end_attention(p, s, out, lp_attend);
+}
+
+void lp_pass_softmax(lp_pass *p, lp_point out, lp_point scores) {
+    const lp_step *s = step_of(p, out);
+    (void)scores; /* their place is known, here and below */
+    if (!s) return;
+    p->attention.pattern = place(p, out);
+    end_attention(p, s, out, lp_softmax);
+}
+
+void lp_pass_mix(lp_pass *p, lp_point out, lp_point pattern, lp_point v) {
+    const lp_step *s = step_of(p, out);
+    (void)pattern;
+    if (!s) return;
+    p->attention.z = place(p, out), p->attention.v = place(p, v);
+    end_attention(p, s, out, lp_mix);
+}
+
+void lp_pass_add(lp_pass *p, lp_point out, lp_point a, lp_point b) {
+    const lp_step *s = step_of(p, out);
+    if (!s) return;
+    if (s->first == out) {
+        end_step(p, s, lp_add(&p->ops, place(p, out), rows_for(p, out, a), rows_for(p, out, b), n_floats(p, out)));
+        return;
+    }
+    p->product.factor[0].add = rows_for(p, out, a), p->product.factor[0].sum = place(p, out);
+    end_product(p, s, out);
+}
+
+void lp_pass_silu(lp_pass *p, lp_point out, lp_point x) {
+    const lp_step *s = step_of(p, out);
+    if (s && s->first == out)
+        end_step(p, s, lp_silu(&p->ops, place(p, out), rows_for(p, out, x), n_floats(p, out)));
+    else if (s)
+        p->product.gated = 1, p->product.act = place(p, out); /* the product with up follows */
+}
+
+void lp_pass_multiply(lp_pass *p, lp_point out, lp_point a, lp_point b) {
+    const lp_step *s = step_of(p, out);
+    if (!s) return;
+    if (s->first == out) {
+        end_step(p, s, lp_multiply(&p->ops, place(p, out), rows_for(p, out, a), rows_for(p, out, b), n_floats(p, out)));
+        return;
+    }
+    p->product.hidden = place(p, out);
+    end_product(p, s, out);
+}
+
+/* ---- the pass ------------------------------------------------------------------------------------------------ */
+
+static void number_sequences(lp_pass *p) {
+    size_t first_tile = 0, map_at = 0, q_tile = p->ops.kernels->q_tile;
+    for (size_t s = 0; s < p->run->n_seqs; s++) {
+        size_t start = p->run->seq_start[s], n = p->run->seq_start[s + 1] - start;
+        p->sequences[s] = (lp_sequence){.start = start, .n_tokens = n, .first_tile = first_tile, .map_at = map_at};
+        first_tile += (n + q_tile - 1) / q_tile;
+        map_at += p->config->n_heads * n * n; /* used only when a map has a place, and then its size was checked */
+    }
+    p->attention = (lp_attention){.n_map = map_at,
+                                  .n_heads = p->config->n_heads,
+                                  .n_kv_heads = p->config->n_kv_heads,
+                                  .head_dim = p->config->head_dim,
+                                  .sequences = p->sequences,
+                                  .n_sequences = p->run->n_seqs};
+}
+
+static void read_ahead(lp_pass *p) {
+    const lp_plan *plan = p->plan;
+    const lp_model *model = p->run->model;
+    if (!lp_model_is_mapped(model)) return;
+    lp_readahead_rows(&model->embed, p->run->token_ids, p->run->n_tokens);
+    p->ahead = lp_readahead_start(plan->weights, plan->weight_end, plan->n_layers + 1);
+}
+
+int lp_pass_begin(lp_pass *p, lp_run *run, lp_error *err) {
+    const lp_plan *plan = run->plan;
+    *p = (lp_pass){.run = run, .plan = plan, .config = &run->model->config};
+    int failed = lp_block_make(&p->scratch, plan->scratch_bytes, run->model->arena, &run->crew);
+    if (failed > 0) return lp_fail(err, LP_ECANCELED, "the run was stopped before its first step");
+    if (failed)
+        return lp_fail(err, LP_ENOMEM,
+                       "%zu tokens need %zu MB of scratch memory; use a shorter prompt or smaller batch", run->n_tokens,
+                       plan->scratch_bytes >> 20);
+    char *base = p->scratch.data;
+    p->ops = (lp_ops){.kernels = run->kernels,
+                      .crew = run->crew,
+                      .scratch = (float *)(base + plan->worker_at),
+                      .scratch_stride = plan->worker_stride,
+                      .packed = (float *)(base + plan->packed_at),
+                      .profile = run->profile};
+    p->ops.crew.n_threads = plan->n_threads;
+    p->cos = (float *)(base + plan->angles_at);
+    p->sin = p->cos + plan->longest * (p->config->head_dim / 2);
+    p->inverse = (float *)(base + plan->inverse_at);
+    p->sequences = (lp_sequence *)(base + plan->sequences_at);
+    run->n_steps = plan->n_steps, run->steps_done = 0;
+    lp_profile_lap(run->profile, LP_STAGE_MEMORY);
+    number_sequences(p);
+    read_ahead(p);
+    return 0;
+}
+
+void lp_pass_layer(lp_pass *p, size_t layer) {
+    p->layer = layer;
+    lp_readahead_advance(p->ahead);
+}
+
+void lp_pass_end(lp_pass *p) {
+    lp_readahead_stop(p->ahead);
+    lp_block_free(&p->scratch);
+}
