@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from .model import Model as Model
     from .model import load as load
     from .run import Run as Run
+    from .saved import NewerFormatError as NewerFormatError
     from .saved import read_run as read_run
     from .tokenizer import Tokenizer as Tokenizer
     from .weights import WeightError as WeightError
@@ -89,6 +90,7 @@ _LAZY = {
     "read": ("array_file", "read"),
     "write": ("array_file", "write"),
     "kernels": ("machine", "kernels"),
+    "NewerFormatError": ("saved", "NewerFormatError"),
     "read_run": ("saved", "read_run"),
     "export_weights": ("export", "export_weights"),
     "download": ("hub", "download"),

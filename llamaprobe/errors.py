@@ -9,6 +9,7 @@ All are `Error`, and each is also the built-in class that Python people catch fo
     ConfigError          ValueError            config.json
         UnsupportedConfigError                 also UnsupportedError: it asks for other maths
     FormatError          ValueError            a file of weights, of a run, of an array
+        NewerFormatError                       a run that a later llamaprobe saved
     TokenizerError       ValueError            tokenizer.json, or a text that it cannot encode
     TemplateError        ValueError            the chat template, or messages that it refuses
     UnsupportedError     NotImplementedError   well formed, but nothing that can be run exactly

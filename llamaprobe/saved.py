@@ -35,12 +35,8 @@ if TYPE_CHECKING:
 class NewerFormatError(FormatError):
     """The folder was written by a later llamaprobe in a format that this one does not know."""
 
-    def __init__(self, manifest: str, version: int) -> None:
-        super().__init__(
-            f"{manifest}: is of format version {version}, and this llamaprobe reads versions up to"
-            f" {FORMAT_VERSION}; update llamaprobe"
-        )
-        self.version = version
+    version: int | None = None
+    """Of the format."""
 
 
 class Saved:
@@ -68,7 +64,12 @@ class Saved:
             self._version(key) for key in ("format_version", "arithmetic_version")
         )
         if self.format_version > FORMAT_VERSION:
-            raise NewerFormatError(self._at, self.format_version)
+            error = NewerFormatError(
+                f"{self._at}: is of format version {self.format_version}, and this llamaprobe reads"
+                f" versions up to {FORMAT_VERSION}; update llamaprobe"
+            )
+            error.version = self.format_version
+            raise error
         self.files: dict[str, dict[str, Any]] = self._take(manifest, "files", dict)
         if not all(isinstance(entry, dict) for entry in self.files.values()):
             raise FormatError(f"{self._at}: files does not hold one object per file")

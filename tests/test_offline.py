@@ -107,7 +107,7 @@ def test_a_real_model_from_start_to_end(smollm2, tmp_path):
     assert faults(tmp_path / "run", model) == []
     alter(tmp_path / "run/x_layer20.csv", 3, 100, 3)
     mend_manifest(tmp_path / "run")
-    assert set(dict(faults(tmp_path / "run", model))) >= {"x", "the same tokens run again"}
+    assert "the same tokens run again" in dict(faults(tmp_path / "run", model))
 
 
 # ---- verify ----

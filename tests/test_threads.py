@@ -260,7 +260,7 @@ def test_the_poll_is_called_during_a_long_run(slow: lp.Model):
     def report(done: int, total: int) -> None:
         seen.append(done)
         if len(seen) == 2:
-            assert done < total
+            assert done < total or total == 0  # 0 of 0: memory is made ready
             raise Stop
 
     with pytest.raises(Stop):
