@@ -97,6 +97,7 @@ _LAZY = {
     "Cancel": ("cancel", "Cancel"),
     "UnsupportedConfigError": ("config", "UnsupportedConfigError"),
     "WeightError": ("weights", "WeightError"),
+    "NewerFormatError": ("saved", "NewerFormatError"),
 }
 
 _HUB_ERRORS = (

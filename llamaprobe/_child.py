@@ -29,10 +29,7 @@ import threading
 import time
 import types
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
-
-if TYPE_CHECKING:
-    import subprocess
+from typing import Any, NamedTuple, NoReturn
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 
@@ -40,7 +37,7 @@ _HEAD = struct.Struct("!iQ")
 _HELLO = b"llamaprobe child"
 _MAX_REQUEST = 1 << 30  # bytes of JSON
 _START = 30.0  # seconds in which a Python must have started, also on a busy machine
-_TICK = 1.0  # seconds after which one who waits looks if the other side is still there
+_TICK = 1.0  # seconds between two checks that the other side is alive
 _GRACE = 2.0  # seconds that the child has to see that a grandchild is late
 
 
@@ -113,7 +110,7 @@ class Worker:
         self._script, self._prepare = script, prepare
         self._packages, self._limits = packages, limits
         self._lock = threading.Lock()
-        self._child: "subprocess.Popen[bytes] | None" = None
+        self._child: Any = None  # subprocess.Popen[bytes]
         self._prepared = False
         self._owner = os.getpid()
 
@@ -178,7 +175,7 @@ class Worker:
                 "cannot run a child process: sys.executable is"
                 f" {sys.executable}: {e.strerror or e}"
             ) from None
-        os.set_blocking(self._child.stdin.fileno(), False)  # type: ignore[union-attr]
+        os.set_blocking(self._child.stdin.fileno(), False)
         self._expect_python()
         status, reply = self._exchange(json.dumps(head).encode("ascii"), self._limits.wall_seconds)
         _result(reply)
@@ -283,8 +280,8 @@ def _always() -> bool:
 def _send(
     fd: int, status: int, data: bytes, deadline: float | None, goes_on: Callable[[], bool] = _always
 ) -> None:
-    """Write a frame to a pipe that does not block. TimeoutError, BrokenPipeError (nobody reads, or
-    `goes_on` says that it is over)."""
+    """Write a frame to a pipe that does not block. TimeoutError, BrokenPipeError (the reader is
+    gone, or `goes_on` is False)."""
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     for part in (memoryview(_HEAD.pack(status, len(data))), memoryview(data)):
@@ -298,7 +295,7 @@ def _receive(
     fd: int, room: int, deadline: float | None, goes_on: Callable[[], bool] = _always
 ) -> tuple[int, bytes]:
     """Read a frame: (status, data). EOFError (closed too early), OverflowError (over `room`
-    bytes), TimeoutError, BrokenPipeError (`goes_on` says that it is over)."""
+    bytes), TimeoutError, BrokenPipeError (`goes_on` is False)."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
 
@@ -343,7 +340,7 @@ def _serve() -> None:
     requests, replies = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
-    os.dup2(null, 1)  # what a library prints is no frame
+    os.dup2(null, 1)  # what a library prints must not be read as a frame
     os.set_blocking(replies, False)
     child = _Child(requests, replies, lambda: os.getppid() == parent)
     with contextlib.suppress(EOFError, BrokenPipeError):

@@ -1,6 +1,6 @@
 """Text to token ids and back: the only file that touches the `tokenizers` library.
 
-Runs on its own: imports nothing of llamaprobe, so that `_child` can load it by path; a
+Runs on its own: imports nothing of llamaprobe, so that `_child` can load it without the package; a
 tokenizer.json with nothing in it that could blow up is used in the caller's process. Whatever the
 library does (its panics are no `Exception`) becomes a ValueError in one line.
 

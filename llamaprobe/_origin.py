@@ -25,6 +25,7 @@ class Text(str):
     """A str with the origin of each character."""
 
     __slots__ = ("_origin",)
+    _origin: str
 
     def __new__(cls, value: str = "", origin: str | None = None) -> "Text":
         """`origin`: one letter for each character, or one for all. Without it: LOST."""

@@ -11,12 +11,10 @@ are, before memory for them is taken, and what is wrong is told with its line an
 is a character, counted from 1).
 """
 
-import errno
 import math
 import operator
 import os
 import re
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,13 +22,13 @@ from typing import Any
 import numpy as np
 
 from . import _core
-from .atomic import atomic_open, checked_path, file_error, shown_path
-from .errors import ArgumentError, FileChangedError, FileError, FormatError
+from .atomic import atomic_open, checked_path, open_regular, shown_path
+from .errors import ArgumentError, FileChangedError, FormatError
 from .file_bytes import FileBytes
 from .hex_words import read_hex
 from .names import printable
 from .npy_file import read_npy
-from .shape import is_possible
+from .shape import MAX_RANK, is_possible
 from .tables import (
     BLOCK,
     SEPARATORS,
@@ -99,24 +97,16 @@ def read(
     Raises FileError (missing, not a regular file), FileChangedError (written to meanwhile),
     FormatError (no `# shape=` line, ragged rows, words, other numbers than the shape says: with
     line and column), OutOfMemory (text is read whole) and ArgumentError (a name that ends in none
-    of the four, a shape or dtype that makes no sense). Ctrl-C stops it.
+    of the four, an impossible shape or dtype). Ctrl-C stops it.
     """
     path = checked_path(path)
     style = check_format(format) if format is not None else _format_of(path)
     mark = "#" if style in SEPARATORS else "//"
     given = _given(shape, dtype, mark)
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with open(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise FileError(f"{shown_path(path)}: not a regular file", errno.EINVAL, path)
-            if style == "npy":
-                return _expected(_read_npy(file, path), given, path)
-            return _read_text(file, path, SEPARATORS.get(style), given)
-    except FileError:
-        raise
-    except OSError as error:
-        raise file_error(error, path) from error
+    with open_regular(path) as file:
+        if style == "npy":
+            return _expected(_read_npy(file, path), given, path)
+        return _read_text(file, path, SEPARATORS.get(style), given)
 
 
 def _given(shape: Sequence[int] | None, dtype: Any, mark: str) -> FirstLine | None:
@@ -133,7 +123,7 @@ def _given(shape: Sequence[int] | None, dtype: Any, mark: str) -> FirstLine | No
     if kind and not is_known(kind, mark):
         raise ArgumentError(f"dtype {printable(kind, 60)!r} cannot be stored in such a file")
     n_bytes = np.dtype(kind).itemsize if kind in OTHERS else 4
-    if any(n < 0 for n in axes) or len(axes) > 32 or not is_possible(axes, n_bytes):
+    if any(n < 0 for n in axes) or len(axes) > MAX_RANK or not is_possible(axes, n_bytes):
         raise ArgumentError(f"shape={list(axes)} is not the shape of an array")
     return FirstLine(0, 1, axes, kind)
 
@@ -283,7 +273,8 @@ def _parse_others(text: bytes, dtype: np.dtype, first_line: int, sep: str) -> li
             try:
                 values.append(_number(word, dtype))
             except (ValueError, OverflowError):
-                raise _Fault(f"{where}: {_shown(word)} is not an {dtype} number") from None
+                article = "an" if dtype.kind == "i" else "a"
+                raise _Fault(f"{where}: {_shown(word)} is not {article} {dtype} number") from None
             n_found += 1
         n_cols = n_cols or n_found
         if n_found != n_cols:
@@ -294,7 +285,7 @@ def _parse_others(text: bytes, dtype: np.dtype, first_line: int, sep: str) -> li
     return values
 
 
-def _plain_row(line: bytes, dtype: np.dtype, sep: str) -> list[int | float] | None:
+def _plain_row(line: bytes, dtype: np.dtype, sep: str) -> Sequence[int | float] | None:
     """The numbers of a row as we write it, five times as fast as word by word; None for another."""
     try:
         if dtype.kind == "f":

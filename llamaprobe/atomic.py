@@ -46,15 +46,15 @@ def no_such(path: str | os.PathLike[str], fact: str) -> FileError:
 
 
 def shown_path(path: str | os.PathLike[str]) -> str:
-    """A path as a message shows it: on one line, control characters and bytes that are no UTF-8 as
-    escapes."""
+    """A path as a message shows it: on one line, control characters and bytes that are not
+    UTF-8 as escapes."""
     return printable(os.fsdecode(path), MAX_PATH)
 
 
 def checked_path(path: str | os.PathLike[str]) -> Path:
     """A path that the system can take, with a leading ~ or ~user expanded (write "./~" for a file
     of that name). FileError for one that is empty, or holds a NUL or half of a surrogate pair;
-    ArgumentError for what is no path."""
+    ArgumentError for another type."""
     try:
         name = os.fsdecode(path)
     except TypeError:
@@ -73,15 +73,26 @@ def checked_path(path: str | os.PathLike[str]) -> Path:
     return Path(expand_user(name))
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """A regular file, or a link to one, open for reading. FileError for a FIFO, a device, a socket
-    or a folder, without waiting for it; OSError for what the system refuses."""
-    fd = os.open(checked_path(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    file = open(fd, "rb") if stat.S_ISREG(os.fstat(fd).st_mode) else None
-    if file is None:
-        os.close(fd)
-        raise FileError(f"{printable(os.fsdecode(path), 4096)}: is not a regular file")
-    return file
+@contextlib.contextmanager
+def open_regular(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A regular file, or a link to one, open for reading in the block. FileError for a FIFO, a
+    device, a socket or a folder, without waiting for it, and for what the system refuses, in the
+    block too."""
+    path = checked_path(path)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(mode := os.fstat(fd).st_mode):
+                code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+                raise FileError(f"{shown_path(path)}: is not a regular file", code, path)
+            with open(fd, "rb", closefd=False) as file:
+                yield file
+        finally:
+            os.close(fd)
+    except FileError:
+        raise
+    except OSError as error:
+        raise file_error(error, path) from error
 
 
 def open_temporary(folder: Path) -> tuple[io.FileIO, Path]:
@@ -228,7 +239,8 @@ def _locked_folder(path: Path) -> Iterator[bool]:
             )
         if is_alone is None:
             log.warn(
-                f"{shown_path(path)}: this file system has no locks; see to it that nobody else writes there",
+                f"{shown_path(path)}: this file system has no locks; make sure that no other"
+                " program writes there",
                 stacklevel=4,
             )
         with _removed_on_error(made):
@@ -283,8 +295,8 @@ def check_space(folder: Path, n_bytes: int, way_out: str) -> None:
     free = shutil.disk_usage(folder).free
     if n_bytes > free:
         raise FileError(
-            f"{shown_path(folder)}: about {show_bytes(n_bytes)} are to be written and {show_bytes(free)} are "
-            f"free; {way_out}",
+            f"{shown_path(folder)}: about {show_bytes(n_bytes)} are to be written and"
+            f" {show_bytes(free)} are free; {way_out}",
             errno.ENOSPC,
             folder,
         )

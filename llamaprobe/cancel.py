@@ -1,6 +1,6 @@
 """What may end a run before its time: a deadline, or a token that another thread sets.
 
-Both are looked at between the prompts of a batch while they become token ids, and by the core about
+Both are checked between the prompts of a batch while they become token ids, and by the core about
 every 20 ms. Neither has to do with Ctrl-C, which stays KeyboardInterrupt.
 """
 
@@ -48,7 +48,8 @@ class Stop:
     """The deadline and the token of one call; `check` raises when it has to end."""
 
     def __init__(self, timeout: float | None, cancel: Cancel | None) -> None:
-        """ArgumentError: a timeout that is no number of seconds from 0 up, no Cancel."""
+        """ArgumentError: a timeout that is not a number of seconds from 0 up, another type than
+        Cancel."""
         self._seconds = None if timeout is None else _seconds(timeout)
         self._deadline = None if self._seconds is None else time.monotonic() + self._seconds
         if cancel is not None and not isinstance(cancel, Cancel):

@@ -82,7 +82,7 @@ class ChatOptions:
 
 
 def pin_date(date: str | datetime.date | None) -> datetime.date:
-    """The day that a template is told: None is 26 Jul 2024, "today" the machine's own; else a
+    """The day that a template gets: None is 26 Jul 2024, "today" the machine's own; else a
     date or its ISO spelling, "2025-01-31". ArgumentError.
     """
     if date is None:

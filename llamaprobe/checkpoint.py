@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import _core, log
+from .atomic import checked_path, file_error, open_regular, shown_path
 from .errors import Error, FileError, FormatError, UnsupportedError
-from .json_file import MAX_PATH, describe_wrong_content, read_object, read_regular, show
+from .json_file import describe_wrong_content, read_object, show
 from .names import counted, printable
 
 SINGLE = "model.safetensors"
@@ -95,12 +96,11 @@ def open_checkpoint(
     Raises FileError (no weights, a shard missing or unreadable, a link that leaves a download),
     FormatError (a broken file or index), UnsupportedError (weights in another format).
     """
-    folder = Path(folder)
+    folder = checked_path(folder)
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except (OSError, ValueError) as e:  # ValueError: a NUL in the path
-        fact, code = getattr(e, "strerror", None) or e, getattr(e, "errno", None)
-        raise FileError(f"{_shown(folder)}: {fact}", code, folder) from None
+    except OSError as error:
+        raise file_error(error, folder) from None
     try:
         return _open(folder, fd, mmap, layers)
     finally:
@@ -113,7 +113,8 @@ def named(folder: Path) -> Iterator[None]:
     try:
         yield
     except (FileError, FormatError, UnsupportedError) as e:
-        raise e.reworded(f"{_shown(folder)}: {e}") from None
+        e.reword(f"{shown_path(folder)}: {e}")
+        raise
 
 
 def _open(folder: Path, fd: int, mmap: bool, layers: int | None) -> Checkpoint:
@@ -138,8 +139,8 @@ def _open_file(path: Path, fd: int, mmap: bool) -> _core.Safetensors:
         raise
     except FormatError as e:
         fact = None
-        with contextlib.suppress(Error, OSError):
-            fact = describe_wrong_content(read_regular(path, 1024))
+        with contextlib.suppress(FileError), open_regular(path) as file:
+            fact = describe_wrong_content(file.read(1024))
         if fact is None or "Git LFS" in str(e):
             raise
         raise FormatError(f"{path.name}: {fact}") from None
@@ -158,21 +159,21 @@ def _nothing_found(folder: Path, fd: int) -> Error:
     for name in names:
         if why := OTHER_FORMATS.get(os.path.splitext(name)[1].lower()):
             return UnsupportedError(
-                f"{_shown(folder)}: holds {printable(name, 80)}, which is {why}"
+                f"{shown_path(folder)}: holds {printable(name, 80)}, which is {why}"
             )
     others = [name for name in names if name.endswith(".safetensors")]
     shards = [name for name in others if _SERIES.fullmatch(name)]
     if shards:
         return FileError(
-            f"{_shown(folder)}: holds {counted(len(shards), 'shard')}, {_list(shards)}, but {INDEX}"
-            " is missing; it comes with them, download it too",
+            f"{shown_path(folder)}: holds {counted(len(shards), 'shard')}, {_list(shards)}, but"
+            f" {INDEX} is missing; it comes with them, download it too",
             errno.ENOENT,
             folder / INDEX,
         )
     found = f"; there is {_list(others)}, under a name that no model has" if others else ""
     if _ADAPTER in others:
-        found = f"; there is {_ADAPTER}, which is no model; merge it into the one that it is for"
-    message = f"{_shown(folder)}: neither {SINGLE} nor {INDEX}{found}"
+        found = f"; there is {_ADAPTER}, which is not a model; merge it into the one that it is for"
+    message = f"{shown_path(folder)}: neither {SINGLE} nor {INDEX}{found}"
     return FileError(message, errno.ENOENT, folder / SINGLE)
 
 
@@ -207,13 +208,13 @@ def _read_index(folder: Path, fd: int) -> _Index:
     found = index.get("weight_map")
     if type(found) is not dict or not found:
         raise FormatError(
-            f"{_shown(path)}: weight_map is {show(found)}; it must map tensors to files"
+            f"{shown_path(path)}: weight_map is {show(found)}; it must map tensors to files"
         )
     for tensor, name in found.items():
         if type(name) is not str or not _NAME.fullmatch(name) or len(name) > _MAX_NAME:
             raise FormatError(
-                f"{_shown(path)}: weight_map of {show(tensor)} is {show(name)}; it must be the name"
-                " of a .safetensors file in the same folder: letters, digits, '.', '_' and '-'"
+                f"{shown_path(path)}: weight_map of {show(tensor)} is {show(name)}; it must be the"
+                " name of a .safetensors file in the same folder: letters, digits, '.', '_' and '-'"
             )
     metadata = index.get("metadata")
     return _Index(path, found, metadata.get("total_size") if type(metadata) is dict else None)
@@ -223,7 +224,7 @@ def _check_present(folder: Path, fd: int, names: tuple[str, ...]) -> None:
     missing = [name for name in names if not _exists(fd, name)]
     if missing:
         raise FileError(
-            f"{_shown(folder)}: {len(missing)} of {len(names)} shards are missing:"
+            f"{shown_path(folder)}: {len(missing)} of {len(names)} shards are missing:"
             f" {_list(missing)}; download them again",
             errno.ENOENT,
             folder / missing[0],
@@ -236,7 +237,7 @@ def _tensors(folder: Path, files: tuple[_core.Safetensors, ...]) -> dict[str, Te
         for name, dtype, shape, offset, n_bytes in file.tensors():
             if name in tensors:
                 raise FormatError(
-                    f"{_shown(folder)}: tensor {show(name)} is in two files,"
+                    f"{shown_path(folder)}: tensor {show(name)} is in two files,"
                     f" {_base(tensors[name].file)} and {_base(file)}"
                 )
             tensors[name] = Tensor(file, dtype, shape, offset, n_bytes)
@@ -245,7 +246,7 @@ def _tensors(folder: Path, files: tuple[_core.Safetensors, ...]) -> dict[str, Te
 
 def _check_map(index: _Index, tensors: Mapping[str, Tensor]) -> None:
     for name, file in index.weight_map.items():
-        told = f"{_shown(index.path)}: says that {file} has a tensor {show(name)}"
+        told = f"{shown_path(index.path)}: says that {file} has a tensor {show(name)}"
         if name not in tensors:
             raise FormatError(f"{told}, which no shard has")
         if (found := _base(tensors[name].file)) != file:
@@ -257,8 +258,8 @@ def _check_total(index: _Index, tensors: Mapping[str, Tensor]) -> None:
     n_bytes = sum(tensor.n_bytes for tensor in tensors.values())
     if index.total_size is not None and index.total_size != n_bytes:
         log.warn(
-            f"{_shown(index.path)}: total_size is {show(index.total_size)}, but the tensors have"
-            f" {n_bytes} bytes",
+            f"{shown_path(index.path)}: total_size is {show(index.total_size)}, but the tensors"
+            f" have {n_bytes} bytes",
             stacklevel=7,  # the caller of load
         )
 
@@ -279,8 +280,8 @@ def _links(folder: Path, fd: int, names: tuple[str, ...]) -> dict[str, Path]:
             continue
         if not _passes_a_blob(folder / name, blobs):
             raise FileError(
-                f"{_shown(folder / name)}: is a link out of its download, to {_shown(target)};"
-                " download it again"
+                f"{shown_path(folder / name)}: is a link out of its download, to"
+                f" {shown_path(target)}; download it again"
             )
     return links
 
@@ -315,10 +316,6 @@ def _passes_a_blob(link: Path, blobs: list[Path]) -> bool:
         except OSError:
             return False
     return False
-
-
-def _shown(path: Path) -> str:
-    return printable(str(path), MAX_PATH)
 
 
 def _base(file: _core.Safetensors) -> str:

@@ -2,9 +2,9 @@
 
 Masks, meta files, the manifest's entries and the set of files are written anew, as save_run would
 write them for this run, and compared bit for bit: each file by its sha256, the json files key by
-key where that differs. What nothing at hand determines (which llamaprobe it was, under which name
-the model was opened, the date of a chat) is taken as the files have it, must be the same in every
-meta file, and is listed as unchecked.
+key where that differs. Facts that neither tokens nor model determine (the version of llamaprobe,
+the name under which the model was opened, the date of a chat) are taken from the files, must be the
+same in every meta file, and are listed as unchecked.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .atomic import file_error, open_regular
+from .atomic import file_error, open_regular, shown_path
 from .config import Config, inverse_frequencies
 from .errors import Error, FileError, FormatError
 from .files import (
@@ -60,7 +60,8 @@ _STATED = (
     "revision",
     "llamaprobe_version",
 )
-_OF_MODEL = ("config", "weight_files", "fingerprints", "unused")  # what an Origin has from the model at hand
+# What an Origin has from the model that is compared with.
+_OF_MODEL = ("config", "weight_files", "fingerprints", "unused")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _COUNTS = ("saturated", "nan")
 
@@ -82,8 +83,8 @@ class Claimed:
     # ---- files ----
 
     def file_faults(self) -> Iterator[tuple[str, str]]:
-        """(name, what is wrong) of each file that is missing, no regular file, not as its entry in
-        the manifest says, or not one of this run's."""
+        """(name, what is wrong) of each file that is missing, not a regular file, not as its entry
+        in the manifest says, or not one of this run's."""
         wanted = self._wanted
         for name, entry in self.saved.files.items():
             fault = self._file_fault(name, entry)
@@ -117,9 +118,7 @@ class Claimed:
                 return f"has {n_bytes} bytes, and {MANIFEST} says {show(told)}"
             self._digests[name] = hash_file(path)
         except FileError as error:
-            return str(error).removeprefix(f"{path}: ")
-        except OSError as error:
-            return error.strerror or str(error)
+            return str(error).removeprefix(f"{shown_path(path)}: ")
         return "" if self.digest(name) == entry.get("sha256") else _OTHER_SHA256
 
     def count_fault(self, name: str, counts: dict[str, int]) -> str:
@@ -139,7 +138,8 @@ class Claimed:
             return {}
         tables = {}
         for point, layers in saved.points.items():
-            for layer in layers or [None]:
+            numbers: list[int | None] = [*layers] or [None]
+            for layer in numbers:
                 value = self._run[point] if layer is None else self._run[point, layer]
                 table = number_table(
                     _nothing, (1, *value.shape), value.dtype, saved.format, header=saved.has_header
@@ -200,7 +200,7 @@ class Claimed:
 
     @cached_property
     def _tokenizer(self) -> Tokenizer | str:
-        """The model's, or why there is none."""
+        """The model's, or why it cannot be had."""
         if self._model is None:
             return "needs the model"
         try:
@@ -278,7 +278,9 @@ class Claimed:
 
     def _weights_wrong(self) -> tuple[list[str], list[str]]:
         """Faults of the manifest's weight_files, and what it does not record."""
-        stated, faults, notes = self.saved.weight_files, [], []
+        stated = self.saved.weight_files
+        faults: list[str] = []
+        notes: list[str] = []
         if not isinstance(stated, dict):
             return ["weight_files is missing"], notes
         here = weight_entries(self._run, False)
@@ -286,10 +288,10 @@ class Claimed:
         for name in sorted({*here, *stated}):
             at, entry, wanted = f"weight_files: {printable(name)}", stated.get(name), here.get(name)
             if not isinstance(entry, dict) or wanted is None:
-                faults.append(f"{at} is {'missing' if wanted else 'no file of the model'}")
+                faults.append(f"{at} is {'missing' if wanted else 'not a file of the model'}")
                 continue
             if set(entry) != set(wanted):
-                faults.append(f"{at} has not {', '.join(wanted)}, and no more")
+                faults.append(f"{at} does not have exactly the keys {', '.join(wanted)}")
                 continue
             if self._model is None:
                 continue
@@ -324,7 +326,7 @@ class Claimed:
         if prompt.date is not None and prompt.text is None:
             yield "template_date is given without a prompt"
         if prompt.date is not None and not _is_day(prompt.date):
-            yield f"template_date is {show(prompt.date)}, no day as YYYY-MM-DD"
+            yield f"template_date is {show(prompt.date)}, not a day as YYYY-MM-DD"
         if prompt.text is None or not isinstance(self._tokenizer, Tokenizer):
             return
         try:
@@ -339,11 +341,11 @@ class Claimed:
 
     def _revision_wrong(self, known: set[str]) -> Iterator[str]:
         """The name of the model, its folder and its commit, where these are those of the model at
-        hand. A repo has commits with the same weights, so another commit is no fault."""
+        hand. A repo has commits with the same weights, so another commit is not a fault."""
         meta = self.saved.meta
         stated = meta.get("revision")
         if stated is not None and not (isinstance(stated, str) and _COMMIT.fullmatch(stated)):
-            yield f"revision is {show(stated)}, which is no commit"
+            yield f"revision is {show(stated)}, which is not a commit"
         if self._model is None:
             return
         source = self._model._origin
@@ -401,7 +403,7 @@ def _entry_fault(entry: dict[str, Any], table: Table) -> str:
 
 
 def _keys_fault(found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """The first key that is missing, has another value, or is none of a run's."""
+    """The first key that is missing, has another value, or does not belong there."""
     for key, value in wanted.items():
         if key not in found:
             return f"{key} is missing"
@@ -409,7 +411,7 @@ def _keys_fault(found: dict[str, Any], wanted: dict[str, Any]) -> str:
             return f"{key} is {show(found[key])} and should be {show(value)}"
     for key in found:
         if key not in wanted:
-            return f"{printable(key)} is no key of this file"
+            return f"{printable(key)} is not a key of this file"
     return ""
 
 

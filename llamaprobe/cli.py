@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from .cli_parser import Parser
     from .cli_process import Interrupts
 
-_MAX_LINE = 2000
-
 
 def main(argv: "Sequence[str] | None" = None) -> int:
     """Run one command and return its exit code. SystemExit after --help, --version, wrong usage.
@@ -60,7 +58,7 @@ def _run(argv: "Sequence[str]", interrupts: "Interrupts") -> int:
     from .cli_process import standard_streams, warnings_as_notes
 
     end = None
-    with standard_streams() as stdout, warnings_as_notes(_line):
+    with standard_streams() as stdout, warnings_as_notes():
         try:
             try:
                 args = _parser().parse_args(argv)
@@ -122,7 +120,7 @@ def _failed(error: Exception) -> int:
             drop(sys.stdout)
         return _fail(str(error) or type(error).__name__, 1)
     if isinstance(error, MemoryError):
-        return _fail("out of memory; ask for fewer points, layers or tokens", 1)
+        return _fail("out of memory; request fewer points, layers or tokens", 1)
     if isinstance(error, RecursionError):
         return _fail("a file is nested too deep", 1)
     raise error
@@ -132,11 +130,5 @@ def _fail(message: str, code: int) -> int:
     """One line on stderr, whatever is in the message."""
     from . import stderr
 
-    stderr.fail(_line(message))
+    stderr.fail(f"llamaprobe: {stderr.one_line(message)}")
     return code
-
-
-def _line(message: str) -> str:
-    from .names import hide_tokens, printable
-
-    return f"llamaprobe: {printable(hide_tokens(' '.join(message.splitlines())), _MAX_LINE)}"

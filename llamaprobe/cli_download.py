@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from . import stderr
 from .cli_options import add_quiet, layers, location
 from .errors import ArgumentError, Error, FileError, HubError
-from .names import counted, hide_tokens, printable
+from .names import counted, printable
 
 if TYPE_CHECKING:
     from .hub.fetch import Choice
@@ -142,7 +142,7 @@ def _no_folder(args: argparse.Namespace, repo: str) -> Iterator[None]:
     try:
         yield
     except HubError as error:
-        error.args = (f"{error} ({told})", *error.args[1:])
+        error.reword(f"{error} ({told})")
         raise
 
 
@@ -255,11 +255,11 @@ def _read_token() -> str:
 
 
 def _say(line: str) -> None:
-    stderr.say(printable(hide_tokens(line), 2000))
+    stderr.say(stderr.one_line(line))
 
 
 def _fail(line: str) -> None:
-    stderr.fail(printable(hide_tokens(line), 2000))
+    stderr.fail(stderr.one_line(line))
 
 
 class _RefuseToken(argparse.Action):

@@ -120,11 +120,12 @@ def _file(file: Any, links: Mapping[str, Path]) -> dict[str, Any]:
 def _config(checkpoint: "Checkpoint") -> dict[str, Any]:
     """The numbers of config.json and the tensors that a run of it would not use, or why llamaprobe
     cannot run this model. A broken config is an error."""
-    from dataclasses import asdict, replace
+    from dataclasses import asdict
 
     from .config import read_config
     from .errors import FormatError, UnsupportedError
-    from .tensor_names import HEAD, check_complete, find_unused
+    from .opening import with_head
+    from .tensor_names import check_complete, find_unused
 
     if not os.path.exists(checkpoint.folder / "config.json"):
         return {"config": None, "cannot_run": "there is no config.json"}
@@ -132,8 +133,7 @@ def _config(checkpoint: "Checkpoint") -> dict[str, Any]:
         config = read_config(checkpoint.folder)
     except UnsupportedError as error:
         return {"config": None, "cannot_run": str(error)}
-    tied = config.tied_head and HEAD not in checkpoint.tensors
-    config = replace(config, tied_head=tied)
+    config = with_head(config, checkpoint)
     unused = find_unused(config, checkpoint.tensors)
     why = unused.refusal(config)
     try:

@@ -33,7 +33,8 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-header",
         action="store_true",
-        help="of csv, txt and hex: leave out the first line, # shape=[..]; manifest.json has the shapes",
+        help="of csv, txt and hex: leave out the first line, # shape=[..]; manifest.json has the"
+        " shapes",
     )
     parser.add_argument("--force", action="store_true", help="replace files that exist")
 
@@ -161,7 +162,8 @@ def tell_size(n_bytes: int, n_files: int, exact: bool) -> None:
 
     if n_bytes >= _LARGE:
         about = "" if exact else "about "
-        stderr.say(f"llamaprobe: writing {about}{show_bytes(n_bytes)} in {counted(n_files, 'file')}")
+        n_written = f"{show_bytes(n_bytes)} in {counted(n_files, 'file')}"
+        stderr.say(f"llamaprobe: writing {about}{n_written}")
 
 
 def tell_written(paths: "list[Path]", about: str) -> None:

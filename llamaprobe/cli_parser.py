@@ -1,9 +1,9 @@
 """The parser of every command: argparse, with options anywhere among the positional arguments.
 
 argparse gives an optional positional such as PROMPT nothing when an option stands between it and
-MODEL, in the versions before September 2024. Here the words are sorted first: the options with their
-values, then `--`, then the positionals in their order. So the order of a command line has no
-meaning beyond that of the positionals themselves.
+MODEL, in the versions before September 2024. Here the words are sorted first: the options with
+their values, then `--`, then the positionals in their order. So only the order of the positionals
+matters.
 """
 
 import argparse
@@ -14,10 +14,8 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from . import stderr
-from .names import hide_tokens, printable
 
 _NEGATIVE = re.compile(r"-\d+|-\d*\.\d+")
-_MAX_LINE = 2000
 
 
 class _Dashes(str):
@@ -49,7 +47,7 @@ class Parser(argparse.ArgumentParser):
         return found, unknown
 
     def error(self, message: str) -> NoReturn:
-        line = printable(hide_tokens(" ".join(message.split("\n"))), _MAX_LINE)
+        line = stderr.one_line(message)
         stderr.fail(f"{self.prog}: error: {line}; see {self.prog} --help")
         raise SystemExit(2)
 

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from . import stderr
@@ -51,7 +51,7 @@ class Interrupts:
         if not self.ended:
             self.came = True
             raise KeyboardInterrupt
-        if self.came:  # again: whoever is to read our last words does not
+        if self.came:  # a second one: the reader of our last lines is stuck
             drop(sys.stdout)
 
     def _show(self, kind: type[BaseException], error: BaseException, trace: Any) -> None:
@@ -115,11 +115,11 @@ def standard_streams() -> Iterator[Output]:
 
 
 @contextlib.contextmanager
-def warnings_as_notes(line_of: Callable[[str], str]) -> Iterator[None]:
-    """Warnings are notes of one line. Whether notes are wanted is for the command to say."""
+def warnings_as_notes() -> Iterator[None]:
+    """Warnings are notes of one line, which --quiet leaves out."""
 
     def show(message: Warning | str, *_: object) -> None:
-        stderr.say(line_of(f"warning: {message}"))
+        stderr.say(f"llamaprobe: warning: {stderr.one_line(str(message))}")
 
     before, warnings.showwarning = warnings.showwarning, show  # type: ignore[assignment]
     stderr.quiet = False

@@ -93,7 +93,8 @@ def _check_usage(args: argparse.Namespace) -> None:
 
 
 def _run(model: "Model", args: argparse.Namespace, points: list[str]) -> "Run":
-    prompt, how = read_ids(args.ids) if args.ids else args.prompt, {}
+    prompt: Any = read_ids(args.ids) if args.ids else args.prompt
+    how: dict[str, Any] = {}
     if args.chat or args.messages:
         prompt, how = read_chat(args)
     return model.run(prompt, points=points, layers=args.layers, progress=args.progress, **how)

@@ -75,15 +75,13 @@ def _next_tokens(model: "Model", run: "Run") -> list[dict[str, Any]] | None:
     """Of the last row of the logits, the likeliest first."""
     import numpy as np
 
-    from .prompt import TokenizerSource
-
     logits = run["logits"][-1].astype(np.float64)
     if not np.isfinite(logits).all():
         return None
     likely = np.argsort(-logits, kind="stable")[:_N_NEXT]
     share = np.exp(logits - logits.max())
     share /= share.sum()
-    texts = TokenizerSource(model.path).pieces(likely) or [None] * len(likely)
+    texts: list[Any] = model._origin.tokenizer.pieces(likely) or [None] * len(likely)
     return [
         {"id": token_id, "text": text, "share": float(share[token_id])}
         for token_id, text in zip(likely.tolist(), texts, strict=True)

@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core, log
+from .atomic import file_error, shown_path
 from .errors import ConfigError, FileError, UnsupportedError
-from .json_file import MAX_PATH, parse_object, read_file, show
+from .json_file import parse_object, read_file, show
 from .names import printable
 
 MAX_BYTES = 4 << 20  # real ones have 1 to 10 KB
@@ -38,7 +39,7 @@ _REQUIRED: Any = object()
 _SHOWN = 5  # so many names in a message
 
 # Keys by which models that are no plain Llama say that they compute something else. In a Llama
-# transformers 5 reads none of them.
+# transformers 5 ignores them.
 _FOREIGN = (
     *("use_bidirectional_attention", "no_rope_layers", "no_rope_layer_interval"),
     *("rope_interleaved", "qk_norm", "use_qk_norm", "bias", "use_bias", "qkv_bias", "clip_qkv"),
@@ -114,8 +115,8 @@ def read_config(path: str | os.PathLike[str], *, stacklevel: int = 2) -> Config:
     """Read and check the config of a model: a folder that holds config.json, or that file.
 
     A key that is ignored although its author meant something by it (`auto_map`, `logit_scale`), or
-    a value that the file leaves to history (`rope_theta`), is told once per call through `warnings`
-    and kept in `Config.notes`. The rounding mode of the calling thread does not matter.
+    a value that the file leaves to history (`rope_theta`), is reported once per call through
+    `warnings` and kept in `Config.notes`. The rounding mode of the calling thread does not matter.
 
     Raises FileError (missing, unreadable, no regular file), ConfigError (broken JSON, a key that is
     missing, of the wrong type, out of range or contradicted by another), UnsupportedConfigError
@@ -135,7 +136,7 @@ def read_config(path: str | os.PathLike[str], *, stacklevel: int = 2) -> Config:
 def _read(file: str) -> Config:
     data = read_file(file, MAX_BYTES, ConfigError)
     raw = parse_object(data, file, ConfigError)
-    return _config(_Keys(printable(file, MAX_PATH), raw), file, hashlib.sha256(data).hexdigest())
+    return _config(_Keys(shown_path(file), raw), file, hashlib.sha256(data).hexdigest())
 
 
 def core_numbers(config: Config) -> dict[str, Any]:
@@ -154,12 +155,11 @@ def _no_model(folder: str) -> FileError:
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
-        shown = printable(folder, MAX_PATH)
-        return FileError(f"{shown}: {error.strerror}", error.errno, folder)
+        return file_error(error, folder)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     held = ", ".join(printable(name, 60) for name in names[:_SHOWN]) or "nothing"
     return FileError(
-        f"{printable(folder, MAX_PATH)}: has no config.json, so this is no model folder; it holds:"
+        f"{shown_path(folder)}: has no config.json, so this is no model folder; it holds:"
         f" {held}{more}",
         errno.ENOENT,
         os.path.join(folder, "config.json"),

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .atomic import shown_path
+from .chat import TOKEN_NAMES
 from .errors import TokenizerError
 from .names import printable
 from .side_file import MAX_FILE, read_json
@@ -43,8 +45,7 @@ class Token(NamedTuple):
         """From an object of a JSON file. Flags that it leaves out are False. TokenizerError."""
         if not isinstance(value, dict) or not isinstance(value.get("content"), str):
             raise TokenizerError(
-                f"{path}: an added token without content:"
-                f" {printable(repr(value), 120)}"
+                f"{shown_path(path)}: an added token without content: {printable(repr(value), 120)}"
             )
         if special is None:
             special = value.get("special") is True
@@ -52,8 +53,10 @@ class Token(NamedTuple):
         return cls(
             value["content"],
             special,
-            *(value.get(flag) is True for flag in ("single_word", "lstrip", "rstrip")),
-            normalized=None if normalized is None else normalized is True,
+            value.get("single_word") is True,
+            value.get("lstrip") is True,
+            value.get("rstrip") is True,
+            None if normalized is None else normalized is True,
         )
 
     def final(self, special: bool) -> "Token":
@@ -65,7 +68,6 @@ class Token(NamedTuple):
         return self._replace(special=special, normalized=normalized)
 
 
-_NAMED = tuple(f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _LLAMA = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 _INFILL = {
     "prefix_token": "▁<PRE>",
@@ -147,23 +149,26 @@ def _own_tokens(spec: dict[str, Any], path: Path) -> dict[int, Token]:
     """The added tokens of tokenizer.json by id."""
     tokens = spec.get("added_tokens") or []
     if not isinstance(tokens, list):
-        raise TokenizerError(f"{path}: added_tokens is not a list")
+        raise TokenizerError(f"{shown_path(path)}: added_tokens is not a list")
     found: dict[int, Token] = {}
     contents = set()
     for one in tokens:
         token = Token.of(one, path)
         id, name = one.get("id"), f"{token.content!r:.80}"
         if not token.content:
-            raise TokenizerError(f"{path}: an added token without content: {one!r:.120}")
+            raise TokenizerError(
+                f"{shown_path(path)}: an added token without content: {one!r:.120}"
+            )
         if token.content in contents:
-            raise TokenizerError(f"{path}: the added token {name} occurs twice")
+            raise TokenizerError(f"{shown_path(path)}: the added token {name} occurs twice")
         if type(id) is not int or not 0 <= id < MAX_IDS:
             raise TokenizerError(
-                f"{path}: token {name} has id {id!r:.40}; ids go from 0 to {MAX_IDS - 1}"
+                f"{shown_path(path)}:"
+                f" token {name} has id {id!r:.40}; ids go from 0 to {MAX_IDS - 1}"
             )
         if id in found:
             raise TokenizerError(
-                f"{path}: id {id} belongs to both {found[id].content!r:.80} and {name}"
+                f"{shown_path(path)}: id {id} belongs to both {found[id].content!r:.80} and {name}"
             )
         contents.add(token.content)
         found[id] = token
@@ -195,7 +200,8 @@ def _check_versions(config: dict[str, Any], folder: Path) -> None:
     files = config.get("fast_tokenizer_files")
     if isinstance(files, list) and any(name != "tokenizer.json" for name in files):
         raise TokenizerError(
-            f"{folder / CONFIG}: fast_tokenizer_files chooses among tokenizer files by the version"
+            f"{shown_path(folder / CONFIG)}:"
+            " fast_tokenizer_files chooses among tokenizer files by the version"
             " of transformers; name the right one tokenizer.json and drop that key"
         )
 
@@ -273,7 +279,7 @@ class _Arguments:
         if "additional_special_tokens" in given and not given.get("extra_special_tokens"):
             given["extra_special_tokens"] = given.pop("additional_special_tokens")
         for key in config:
-            if key.endswith("_token") and key not in _NAMED and isinstance(config[key], str):
+            if key.endswith("_token") and key not in TOKEN_NAMES and isinstance(config[key], str):
                 self._own[key] = given.pop(key)
         self._move_own()
         if "added_tokens_decoder" in config:
@@ -287,7 +293,7 @@ class _Arguments:
 
     def set_defaults(self, names: dict[str, str]) -> None:
         """The tokens that a class names where nothing else does."""
-        self._infill = [key for key in names if key not in _NAMED]
+        self._infill = [key for key in names if key not in TOKEN_NAMES]
         values = {key: self._given.get(key, value) for key, value in names.items()}
         first = {key: values[key] for key in self._infill}
         self._given = {**first, **self._given, **values}
@@ -295,13 +301,13 @@ class _Arguments:
     def named(self) -> dict[str, str | Token]:
         """bos_token and so on, the seven first."""
         given = self._given
-        found: dict[str, str | Token | None] = dict.fromkeys(_NAMED)
-        for key in _NAMED:
+        found: dict[str, str | Token | None] = dict.fromkeys(TOKEN_NAMES)
+        for key in TOKEN_NAMES:
             if given.get(key) is not None:
                 value = self._token(key, given[key])
                 found[key] = self._by_content.get(_content(value), value)
         for key, value in given.items():
-            if key.endswith("_token") and key not in _NAMED and isinstance(value, str | Token):
+            if key.endswith("_token") and key not in TOKEN_NAMES and isinstance(value, str | Token):
                 found[key] = value
         for key, value in self._own.items():
             found[key] = self._token(key, value)
@@ -328,12 +334,13 @@ class _Arguments:
         tokens = self._config["added_tokens_decoder"]
         if not isinstance(tokens, dict):
             raise TokenizerError(
-                f"{self._folder / CONFIG}: added_tokens_decoder is not an object of tokens by id"
+                f"{shown_path(self._folder / CONFIG)}:"
+                " added_tokens_decoder is not an object of tokens by id"
             )
         for id, value in tokens.items():
             if not id.isascii() or not id.isdecimal() or len(id) > 10:
                 raise TokenizerError(
-                    f"{self._folder / CONFIG}: added_tokens_decoder has the id"
+                    f"{shown_path(self._folder / CONFIG)}: added_tokens_decoder has the id"
                     f" {printable(repr(id), 40)}; ids are numbers from 0 up"
                 )
             self._put(int(id), Token.of(value, self._folder / CONFIG))
@@ -355,13 +362,13 @@ class _Arguments:
 
     def _read_added(self) -> None:
         path = self._folder / ADDED
-        values = [self._given.get(key) for key in _NAMED]
+        values = [self._given.get(key) for key in TOKEN_NAMES]
         values += self._list("extra_special_tokens")
         special = {_content(value) for value in values}  # objects do not count yet
         for content, id in read_json(path, MAX_FILE, TokenizerError).items():
             if type(id) is not int:
                 raise TokenizerError(
-                    f"{path}: token {printable(repr(content), 80)} has id"
+                    f"{shown_path(path)}: token {printable(repr(content), 80)} has id"
                     f" {printable(repr(id), 40)}; ids are numbers from 0 up"
                 )
             is_special = content in special
@@ -382,7 +389,9 @@ class _Arguments:
     def _list(self, key: str) -> list[Any]:
         value = self._given.get(key) or []
         if not isinstance(value, list):
-            raise TokenizerError(f"{self._folder / CONFIG}: {key} is not a list of tokens")
+            raise TokenizerError(
+                f"{shown_path(self._folder / CONFIG)}: {key} is not a list of tokens"
+            )
         return value
 
     def _token(self, key: str, value: Any) -> str | Token:
@@ -391,7 +400,8 @@ class _Arguments:
         if isinstance(value, dict) and isinstance(value.get("content"), str):
             return Token.of(value, self._folder / CONFIG)
         raise TokenizerError(
-            f"{self._folder / CONFIG}: {printable(key, 60)} is {printable(repr(value), 80)},"
+            f"{shown_path(self._folder / CONFIG)}:"
+            f" {printable(key, 60)} is {printable(repr(value), 80)},"
             " which is not a token"
         )
 

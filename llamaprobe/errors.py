@@ -7,7 +7,7 @@ All are `Error`, and each is also the built-in class that Python people catch fo
         PointError       KeyError              a capture point or a layer
         WeightError      KeyError              the name of a tensor
     ConfigError          ValueError            config.json
-        UnsupportedConfigError                 also UnsupportedError: it asks for other maths
+        UnsupportedConfigError                 also UnsupportedError: it needs other maths
     FormatError          ValueError            a file of weights, of a run, of an array
         NewerFormatError                       a run that a later llamaprobe saved
     TokenizerError       ValueError            tokenizer.json, or a text that it cannot encode
@@ -25,8 +25,8 @@ All are `Error`, and each is also the built-in class that Python people catch fo
         FileChangedError                       a file is no longer the one that was opened
     HubError             OSError               and its kinds, which llamaprobe/hub/errors.py lists
 
-A FileError is of the class that its `errno` calls for, whoever made it. All of them can be pickled and
-copied, and keep their attributes then. Ctrl-C is KeyboardInterrupt and nothing else is.
+A FileError has the class of its `errno`. All of them can be pickled and copied with their
+attributes. Ctrl-C is KeyboardInterrupt, and nothing else is.
 """
 
 import errno as codes
@@ -37,14 +37,9 @@ from typing import Any
 class Error(Exception):
     """Base of all errors that llamaprobe raises on purpose."""
 
-    def reworded(self, message: str) -> "Error":
-        """The same error, attributes and all, with another message."""
-        reduced: Any = self.__reduce__()
-        other: Error = reduced[0](*reduced[1])
-        if reduced[2:]:
-            other.__setstate__(reduced[2])
-        other.args = (message, *self.args[1:])
-        return other
+    def reword(self, message: str) -> None:
+        """Replaces the message; the class and all attributes stay."""
+        self.args = (message, *self.args[1:])
 
 
 class FormatError(Error, ValueError):
@@ -75,7 +70,7 @@ class TemplateError(Error, ValueError):
 
 
 class _SystemError(Error, OSError):
-    """An OSError whose one argument is the message. OSError itself shows and pickles other things."""
+    """An OSError whose one argument is the message; OSError itself would show and pickle others."""
 
     def __init__(
         self,

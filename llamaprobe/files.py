@@ -25,8 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _core, save_journal
-from .atomic import atomic_open, check_space, file_error, hold_folder, open_regular, shown_path
-from .atomic import sync_folder
+from .atomic import atomic_open, check_space, hold_folder, open_regular, shown_path, sync_folder
 from .errors import FileError, FormatError, PointError
 from .fingerprint import REPLACED
 from .json_file import read_object
@@ -283,7 +282,7 @@ def _row_length(point: str, value: np.ndarray) -> int:
 
 def check_new_run(folder: Path, names: Iterable[str], force: bool) -> None:
     """`check_new` for a run; FileError also for files of a save that was not finished, whatever
-    their names are."""
+    their names."""
     if not force and not os.path.lexists(folder / MANIFEST):
         if any(os.path.lexists(folder / name) for name in _left_files(folder)):
             raise FileError(
@@ -379,13 +378,8 @@ def hash_file(path: str | os.PathLike[str]) -> str:
     """sha256 of a regular file, in hex. FileError."""
     import hashlib
 
-    try:
-        with open_regular(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileError:
-        raise
-    except OSError as error:
-        raise file_error(error, path) from error
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 # ---- JSON ----

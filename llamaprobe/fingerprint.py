@@ -8,10 +8,8 @@ import hashlib
 import os
 from collections.abc import Iterable
 
-from .atomic import file_error, open_regular
+from .atomic import open_regular, shown_path
 from .errors import FileChangedError, FileError
-from .json_file import MAX_PATH
-from .names import printable
 
 _N_SAMPLES = 64
 _SAMPLE = 16384  # bytes
@@ -39,7 +37,7 @@ class Fingerprints:
         for path, state in self._states.items():
             if file_state(path) != state:
                 raise FileChangedError(
-                    f"{printable(path, MAX_PATH)}: was replaced or changed since the model was"
+                    f"{shown_path(path)}: was replaced or changed since the model was"
                     " opened; load it again"
                 )
 
@@ -66,15 +64,10 @@ def file_state(path: str | os.PathLike[str]) -> tuple[int, ...] | None:
 def fingerprint(path: str | os.PathLike[str]) -> str:
     """sha256, in hex, of the size of a file and of samples spread evenly from its first to its last
     byte. FileError."""
-    try:
-        with open_regular(path) as file:
-            n_bytes = os.fstat(file.fileno()).st_size
-            digest = hashlib.sha256(b"%d\n" % n_bytes)
-            for i in range(_N_SAMPLES):
-                at = max(0, n_bytes - _SAMPLE) * i // (_N_SAMPLES - 1)
-                digest.update(os.pread(file.fileno(), _SAMPLE, at))
-            return digest.hexdigest()
-    except FileError:
-        raise
-    except OSError as error:
-        raise file_error(error, path) from error
+    with open_regular(path) as file:
+        n_bytes = os.fstat(file.fileno()).st_size
+        digest = hashlib.sha256(b"%d\n" % n_bytes)
+        for i in range(_N_SAMPLES):
+            at = max(0, n_bytes - _SAMPLE) * i // (_N_SAMPLES - 1)
+            digest.update(os.pread(file.fileno(), _SAMPLE, at))
+        return digest.hexdigest()

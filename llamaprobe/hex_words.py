@@ -63,7 +63,8 @@ class FixedPoint:
         """Words, how many values were saturated, how many are NaN.
 
         Rounds to nearest, ties to even; what then lies beyond the smallest or the largest number,
-        infinities too, becomes that number. NaN becomes 0. The caller's rounding mode changes nothing.
+        infinities too, becomes that number. NaN becomes 0. The caller's rounding mode has no
+        effect.
         """
         found: tuple[np.ndarray, int, int] = _core.call_rounded(self._encode, values)
         return found
@@ -253,7 +254,7 @@ class _Words:
         return self._numbers(chars[is_digit].reshape(-1, self._n_digits), words)
 
     def _bad_word(self, text: bytes, start: int, stop: int) -> FormatError:
-        """What is wrong with the first word in a stretch that is none."""
+        """What is wrong with the first bad word of a stretch."""
         for token in _TOKEN.finditer(text, start, stop):
             word = token[0].replace(b"_", b"")
             shown = repr(printable(token[0].decode("ascii", "backslashreplace"), 40))

@@ -8,18 +8,14 @@ value from such a file is shown in a message, and what stands in the place of a 
 fetched.
 """
 
-import errno
 import functools
 import json
 import math
-import os
 import re
-import stat
 from typing import Any, NoReturn
 
-from .atomic import checked_path, file_error
-from .errors import Error, FileError
-from .names import MAX_PATH as MAX_PATH
+from .atomic import open_regular, shown_path
+from .errors import Error
 from .names import printable
 
 MAX_DEPTH = 64
@@ -36,9 +32,9 @@ def parse_object(data: bytes, name: str, error: type[Error]) -> dict[str, Any]:
         value = _parse(data)
     except (ValueError, RecursionError) as e:
         fact = describe_wrong_content(data) or printable(str(e))
-        raise error(f"{printable(name, MAX_PATH)}: {fact}") from None
+        raise error(f"{shown_path(name)}: {fact}") from None
     if type(value) is not dict:
-        raise error(f"{printable(name, MAX_PATH)}: holds {show(value)}; it must be a JSON object")
+        raise error(f"{shown_path(name)}: holds {show(value)}; it must be a JSON object")
     return value
 
 
@@ -155,21 +151,6 @@ def _refuse(name: str) -> NoReturn:
     raise ValueError(f"{name} is not valid JSON")
 
 
-def read_regular(path: str | os.PathLike[str], n_bytes: int) -> bytes:
-    """The first `n_bytes` of a regular file. FileError for anything else that has the name, the
-    system's own OSError, ValueError for a NUL in the path."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        if not stat.S_ISREG(mode := os.fstat(fd).st_mode):
-            code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-            shown = printable(os.fspath(path), MAX_PATH)
-            raise FileError(f"{shown}: not a regular file", code, path)
-        with open(fd, "rb", closefd=False) as file:
-            return file.read(n_bytes)
-    finally:
-        os.close(fd)
-
-
 def decode(data: bytes) -> str:
     """UTF-8 bytes as text; ValueError says where they are none."""
     try:
@@ -180,14 +161,10 @@ def decode(data: bytes) -> str:
 
 def read_file(path: str, max_bytes: int, error: type[Error]) -> bytes:
     """All of a regular file. FileError, or `error` for one of more than `max_bytes`."""
-    try:
-        data = read_regular(checked_path(path), max_bytes + 1)
-    except FileError:
-        raise
-    except OSError as e:
-        raise file_error(e, path) from None
+    with open_regular(path) as file:
+        data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
-        raise error(f"{printable(path, MAX_PATH)}: over {max_bytes} bytes; none needs so many")
+        raise error(f"{shown_path(path)}: over {max_bytes} bytes; none needs so many")
     return data
 
 

@@ -48,14 +48,16 @@ class Ledger:
     def _take_manifest(self, manifest: dict[str, Any], force: bool) -> None:
         if manifest.get("kind") != "weights":
             raise FileError(
-                f"{shown_path(self.folder / MANIFEST)}: is not of exported weights; choose another folder"
+                f"{shown_path(self.folder / MANIFEST)}: is not of exported weights; choose another"
+                " folder"
             )
         if _agree(manifest.get("weight_files"), self.weight_files):
             self.entries |= _objects(manifest.get("files"))
             self.weight_files = {**manifest["weight_files"], **self.weight_files}
         elif not force:
             raise FileError(
-                f"{shown_path(self.folder / MANIFEST)}: is of other weights; choose another folder, or --force"
+                f"{shown_path(self.folder / MANIFEST)}: is of other weights; choose another folder,"
+                " or --force"
             )
 
     def _take_journal(self) -> None:

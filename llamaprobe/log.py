@@ -3,10 +3,10 @@
     logging.basicConfig(level=logging.INFO)    # in the program that wants to see it
     logging.getLogger("llamaprobe").setLevel(logging.DEBUG)
 
-INFO: where a model, its tokenizer and its template were found. DEBUG: what a run was given. WARNING:
-what `warnings` says too, and tries that failed. Nothing is shown unless the program sets logging up:
-llamaprobe adds no handler but a NullHandler, and loads `logging` at the first record, where some
-other module has not. No token is ever in a record.
+INFO: where a model, its tokenizer and its template were found. DEBUG: what a run was given.
+WARNING: what `warnings` says too, and tries that failed. Nothing is shown unless the program sets
+logging up: llamaprobe adds no handler but a NullHandler, and makes no record before some module has
+imported `logging`. No token is ever in a record.
 """
 
 import sys
@@ -28,7 +28,7 @@ def logger() -> "Logger":
 
 
 def info(message: str, *args: object) -> None:
-    """A record for who set logging up; where nobody loaded `logging`, nobody did."""
+    """A record, where `logging` is loaded: else the program has not set it up."""
     if "logging" in sys.modules:
         logger().info(message, *args)
 

@@ -113,9 +113,7 @@ def load(
     name = expand_user(os.fspath(source))
     is_own = isinstance(source, os.PathLike) or (source != "demo" and os.path.isdir(name))
     folder = whole_path(folder)
-    return open_model(
-        Opening(name, folder, is_own, commit, threads, mmap, n_layers, globs)
-    )
+    return open_model(Opening(name, folder, is_own, commit, threads, mmap, n_layers, globs))
 
 
 def open_model(opening: Opening) -> "Model":

@@ -1,10 +1,10 @@
 r"""NumPy's .npy files of numbers, read by rules of our own.
 
     \x93NUMPY, version 1.0, 2.0 or 3.0; length of the header, 2 or 4 bytes
-    {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }       the header, at most 10,000 bytes
+    {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }     the header, up to 10,000 bytes
     the numbers
 
-The header is matched, not evaluated, and its length is looked at before it is read. Its three keys
+The header is matched, not evaluated, and its length is checked before it is read. Its three keys
 may come in any order; the shape must be that of the bytes that follow, before memory is taken for
 them. Refused by name: objects, records, text, dates.
 """
@@ -19,10 +19,9 @@ import numpy as np
 from .atomic import show_bytes, shown_path
 from .errors import FileChangedError, FormatError, OutOfMemory
 from .names import printable
-from .shape import is_possible
+from .shape import MAX_RANK, is_possible
 
 _MAX_HEADER = 10_000  # bytes, as NumPy itself has it
-_MAX_RANK = 32
 _LENGTH_BYTES = {b"\x01\x00": 2, b"\x02\x00": 4, b"\x03\x00": 4}  # by version
 _ENTRIES = {
     "descr": r"""(['"])(?P<descr>[^'"\\]{1,40})\1""",
@@ -89,7 +88,7 @@ def _parse_header(text: str) -> tuple[tuple[int, ...], bool, np.dtype]:
         dtype = np.dtype(descr)
     except TypeError:  # a float of 96 bits on a system without
         raise _Unsound(f"{descr!r} is not a dtype of this system") from None
-    if len(axes) > _MAX_RANK or not is_possible(axes, dtype.itemsize):
+    if len(axes) > MAX_RANK or not is_possible(axes, dtype.itemsize):
         raise _Unsound("its shape is larger than an array can be")
     return tuple(axes), found["fortran_order"] == "True", dtype
 

@@ -78,16 +78,18 @@ def attention(
 
 
 def _checked(formulas: Callable[..., Any]) -> Callable[..., Any]:
-    """`attention` as others call it: what it is given is looked at first, so that the listing above
-    is the maths alone."""
+    """`attention` as others call it: its arguments are checked first, so that the listing above is
+    the maths alone."""
 
     @functools.wraps(formulas)
     def attention(run_folder: Folder, weight_folder: Folder, layer: int) -> dict[str, np.ndarray]:
         run_folder, weight_folder = checked_path(run_folder), checked_path(weight_folder)
         meta = _read_meta(run_folder / f"meta_layer{layer}.json")
         D, H, K, h = meta["d_model"], meta["num_heads"], meta["num_kv_heads"], meta["head_dim"]
-        shapes = {"weight": {"q": (H * h, D), "k": (K * h, D), "v": (K * h, D)}}
-        shapes["bias"] = {"q": (H * h,), "k": (K * h,), "v": (K * h,)}
+        shapes: dict[str, dict[str, tuple[int, ...]]] = {
+            "weight": {"q": (H * h, D), "k": (K * h, D), "v": (K * h, D)},
+            "bias": {"q": (H * h,), "k": (K * h,), "v": (K * h,)},
+        }
         for kind in ("weight", "bias") if meta["attention_bias"] else ("weight",):
             for name, shape in shapes[kind].items():
                 stem = f"model.layers.{layer}.self_attn.{name}_proj.{kind}"
@@ -190,6 +192,6 @@ def _widen(words: np.ndarray, path: Path) -> np.ndarray:
     if dtype in ("U8", "U16"):
         return words
     raise FormatError(
-        f"{shown_path(path)}: holds {words.dtype}, not floats, and {MANIFEST} beside it does not say of which"
-        " dtype they are the words; export the weights as float32"
+        f"{shown_path(path)}: holds {words.dtype}, not floats, and {MANIFEST} beside it does not"
+        " say of which dtype they are the words; export the weights as float32"
     )

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from . import _core, log
+from .atomic import shown_path
 from .checkpoint import Checkpoint, named, open_checkpoint
 from .config import Config, core_numbers, read_config
 from .errors import ArgumentError, UnsupportedError
-from .json_file import MAX_PATH
 from .names import printable
-from .tensor_names import check_complete, find_unused
+from .tensor_names import HEAD, check_complete, find_unused
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -52,8 +52,8 @@ def open_files(opening: Opening) -> tuple[Config, Checkpoint, tuple[str, ...]]:
     whole = read_config(opening.folder, stacklevel=5)
     config = _first_layers(whole, opening.layers)
     checkpoint = open_checkpoint(opening.folder, mmap=opening.mmap, layers=opening.layers)
-    config = _with_head(config, checkpoint)
-    where = printable(str(checkpoint.folder), MAX_PATH)
+    config = with_head(config, checkpoint)
+    where = shown_path(checkpoint.folder)
     check_complete(config, checkpoint.tensors, f"{where}: {checkpoint.first_file}")
     unused = find_unused(config, checkpoint.tensors, opening.ignore, whole.n_layers)
     if unused.refused:
@@ -88,9 +88,9 @@ def _first_layers(config: Config, layers: int | None) -> Config:
     return dataclasses.replace(config, n_layers=int(layers))
 
 
-def _with_head(config: Config, checkpoint: Checkpoint) -> Config:
-    """A head in the file is the head, whatever the flag says: so does transformers 5."""
-    tied = config.tied_head and "lm_head.weight" not in checkpoint.tensors
+def with_head(config: Config, checkpoint: Checkpoint) -> Config:
+    """A head in the file is the head, whatever the flag says, as in transformers 5."""
+    tied = config.tied_head and HEAD not in checkpoint.tensors
     return dataclasses.replace(config, tied_head=tied)
 
 

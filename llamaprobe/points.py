@@ -61,13 +61,11 @@ _TABLE: dict[str, tuple[str, str]] = {
     ),
     "attn_out": (
         "o_proj(z)",
-        "blocks.L.hook_attn_out blocks.L.attn.hook_out"
-        " attention_output",
+        "blocks.L.hook_attn_out blocks.L.attn.hook_out attention_output",
     ),
     "x_mid": (
         "x + attn_out",
-        "blocks.L.hook_resid_mid blocks.L.ln2.hook_in"
-        " residual_after_attn",
+        "blocks.L.hook_resid_mid blocks.L.ln2.hook_in residual_after_attn",
     ),
     "x_mid_rms": ("sqrt(mean(x_mid^2) + rms_norm_eps)", "blocks.L.ln2.hook_scale"),
     "x_mid_unit": ("x_mid / x_mid_rms", "blocks.L.ln2.hook_normalized"),
@@ -77,8 +75,7 @@ _TABLE: dict[str, tuple[str, str]] = {
     ),
     "gate": (
         "gate_proj(x_mid_norm)",
-        "blocks.L.mlp.hook_pre blocks.L.mlp.gate.hook_out mlp_pre"
-        " neuron_activations",
+        "blocks.L.mlp.hook_pre blocks.L.mlp.gate.hook_out mlp_pre neuron_activations",
     ),
     "up": (
         "up_proj(x_mid_norm)",
@@ -87,13 +84,11 @@ _TABLE: dict[str, tuple[str, str]] = {
     "act": ("silu(gate) = gate / (1 + exp(-gate))", ""),
     "hidden": (
         "act * up",
-        "blocks.L.mlp.hook_post blocks.L.mlp.out.hook_in"
-        " mlp_post",
+        "blocks.L.mlp.hook_post blocks.L.mlp.out.hook_in mlp_post",
     ),
     "mlp_out": (
         "down_proj(hidden)",
-        "blocks.L.hook_mlp_out blocks.L.mlp.hook_out"
-        " ffn_out",
+        "blocks.L.hook_mlp_out blocks.L.mlp.hook_out ffn_out",
     ),
     "x_out": (
         "x_mid + mlp_out",
@@ -339,7 +334,7 @@ def _is_pair(names: object) -> bool:
     return isinstance(names, tuple) and len(names) > 1 and hasattr(names[1], "__index__")
 
 
-def _matches(name: object) -> list[tuple[Point, int | None]]:
+def _matches(name: Name) -> list[tuple[Point, int | None]]:
     """What "all" or a pattern stands for; [] for a plain name. PointError: it matches nothing."""
     if not is_pattern(name):
         return []
@@ -356,7 +351,8 @@ def _matches(name: object) -> list[tuple[Point, int | None]]:
     if layer is not None:
         found = [point for point in found if point.per_layer]
     if not found:
-        raise PointError(f"no point matches {_shown(name)}; all: {', '.join(p.name for p in points)}")
+        names = ", ".join(point.name for point in points)
+        raise PointError(f"no point matches {_shown(name)}; all: {names}")
     return [(point, layer if point.per_layer else None) for point in found]
 
 

@@ -3,7 +3,7 @@
 A prompt is a str (text), integers in one row (token ids), or a list of dicts (chat messages); a
 list of these is a batch. What holds them may be a list, a tuple, a range, a generator, or whatever
 NumPy makes an array of: tensors, Series, arrays of str. What a tokenizer of transformers returns
-stands for its input_ids. Refused: nothing at all, floats, bools, bytes, sets, masked arrays,
+stands for its input_ids. Refused: nothing at all, floats, bools, bytes, sets, masked values,
 padding, arrays of ids with more than one axis, ids outside the vocabulary, more tokens than the
 model has positions. An error in a batch begins with the number of the prompt, from 0 as in the
 list, and its first words.
@@ -27,6 +27,7 @@ from .chat import ChatOptions
 from .config import Config
 from .errors import ArgumentError, Error
 from .names import printable
+from .shape import check_unmasked
 from .tokenizer import Tokenizer
 from .tokenizer_files import TokenizerFiles
 
@@ -65,7 +66,7 @@ class TokenizerSource:
         with self._lock:
             if self._tokenizer is None:
                 self._tokenizer = Tokenizer(self._files, workers)
-                log.info("%s: the tokenizer", self._files.folder)
+                log.info("%s: opened the tokenizer", self._files.folder)
             return self._tokenizer
 
     @contextlib.contextmanager
@@ -74,13 +75,12 @@ class TokenizerSource:
         with contextlib.ExitStack() as stack:
             yield TokenizerOfBatch(self, stack)
 
-    def pieces(self, ids: NDArray[np.int32]) -> list[str] | None:
+    def pieces(self, ids: NDArray[np.integer[Any]]) -> list[str] | None:
         """The text of each token; None when the folder had no tokenizer. Raises as `get`."""
         if not self._files.has_tokenizer:
             log.info("%s: no tokenizer.json, so tokens have no text", self._files.folder)
             return None
         return self.get().pieces(ids)
-
 
     def marks(self) -> dict[str, str]:
         """Fingerprints of the files that make it, by name. FileChangedError, FileError."""
@@ -188,9 +188,9 @@ def _is_prompt(item: object) -> bool:
     return isinstance(item, (str, list, tuple, range, Iterator)) or getattr(item, "ndim", 0) > 0
 
 
-# Iterables that are no prompt, although their items could be.
+# Iterables that are refused as prompts, although their items could be one.
 _MISTAKEN = (bytes, bytearray, memoryview, set, frozenset, io.IOBase)
-_MISTAKEN_HINT = "a prompt is no {}; decode bytes to a str, read a file, and put ids in order"
+_MISTAKEN_HINT = "a prompt is not a {}; decode bytes to a str, read a file, and put ids in order"
 
 
 def _encoding(encoding: Mapping[str, Any]) -> object:
@@ -214,14 +214,15 @@ def _flat(mask: Any) -> list[Any]:
 
 def _array(prompt: Any) -> Any:
     """What NumPy makes of a tensor or a Series; texts and objects as a list."""
-    if hasattr(prompt, "mask") and hasattr(prompt, "filled"):
-        raise ArgumentError(
-            "a masked array is no prompt: the ids under its mask would be run too; give"
-            " .compressed() or .filled(id)"
-        )
+    check_unmasked(prompt)
     try:
         array = np.asarray(prompt)
-    except Exception:  # a tensor on another device, or one of which gradients are wanted
+    except Exception as error:  # a tensor on another device, or one that requires gradients
+        if not hasattr(prompt, "tolist"):
+            raise ArgumentError(
+                f"NumPy cannot read the prompt, {printable(type(prompt).__name__)}:"
+                f" {printable(str(error))}"
+            ) from error
         array = np.asarray(prompt.tolist())
     is_plain = array.dtype.kind in "OUT" and (array.ndim > 0 or array.dtype.kind != "O")
     return array.tolist() if is_plain else array
@@ -233,8 +234,7 @@ def _numbered(number: int, of: int, prompt: object) -> Iterator[None]:
     try:
         yield
     except Error as e:
-        message = f"prompt {number} of {of} ({_beginning(prompt)}): {e}"
-        e.args = (message, *e.args[1:])
+        e.reword(f"prompt {number} of {of} ({_beginning(prompt)}): {e}")
         raise
 
 

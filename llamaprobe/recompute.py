@@ -8,10 +8,10 @@ margin is chosen by hand: a value that was saved two steps after the last saved 
 one than its neighbour.
 
 Errors are joined in one of two ways. By default as independent ones are: squares are added, and a
-sum of products is a random walk in each block of 256 terms, as the canonical arithmetic
-(docs/arithmetic.md) cuts it. That is what honest runs look like, unless their weights have a
-pattern (all equal, say), whose roundings all go one way. With `worst` sizes are added: BAR * s is a
-bound that no honest run can pass. Both hold where errors are not small, since a curve is followed
+sum of products is a random walk in each block of terms, as the canonical arithmetic of the run's
+version (docs/arithmetic.md) cuts it. That is what honest runs look like, unless their weights have
+a pattern (all equal, say), whose roundings all go one way. With `worst` sizes are added: BAR * s is
+a bound that no honest run can pass. Both hold where errors are not small, since a curve is followed
 BAR deviations up and down instead of by its slope; and in the denormals, where a rounding leaves up
 to half of TINY whatever the number.
 
@@ -31,7 +31,8 @@ TINY = 2.0**-149  # the smallest float32
 MAX = float(np.finfo(np.float32).max)
 _MEAN = U / np.sqrt(3)  # deviation of one rounding, in parts of the number
 _LIMIT = MAX * (1 - 1e-6)
-_BLOCK = 256
+_BLOCKS = {0: 256}  # terms of a block by arithmetic version; of all later ones:
+_BLOCK = 64
 _CHUNK = 1 << 24  # weights that are widened to float64 at a time
 _FAR = 1e-30  # squares below this part of a row's largest count as this part of it
 _MAX_ANGLE = 2.0**26  # beyond, the canonical sine is NaN
@@ -68,8 +69,9 @@ class Formulas:
     """The steps of a layer. Values that come in and go out have no infinities but in `s` and where
     a key comes after its query."""
 
-    def __init__(self, worst: bool = False) -> None:
+    def __init__(self, worst: bool = False, arithmetic_version: int = 1) -> None:
         self._worst = worst
+        self._block = _BLOCKS.get(arithmetic_version, _BLOCK)
 
     # ---- errors ----
 
@@ -96,8 +98,10 @@ class Formulas:
         products. Each partial sum is rounded once. The square of one is at most about the sum of
         the squared products when they have no trend, and (j / n)^2 of its block's square when they
         have one, which `_trend` adds; a bound is the sum of the products' sizes."""
-        n_rounded = min(n, _BLOCK)
-        return U * (n_rounded + n / _BLOCK) / BAR if self._worst else _MEAN * np.sqrt(n_rounded)
+        n_rounded = min(n, self._block)
+        if self._worst:
+            return U * (n_rounded + n / self._block) / BAR
+        return _MEAN * np.sqrt(n_rounded)
 
     def _trend(self, n: int, blocks2: np.ndarray) -> np.ndarray:
         """See `_sum_noise`; blocks2: the sum of the squares of the blocks' sums."""
@@ -110,7 +114,7 @@ class Formulas:
         the power of `_power`. Loose where a partial sum may have left float32."""
         inputs = self._root(terms)
         size = inputs / self._sum_noise(n) * (1 if self._worst else np.sqrt(n))
-        s = self._join(inputs, self._trend(n, blocks2), self._roundings(v, max(1, n / _BLOCK)))
+        s = self._join(inputs, self._trend(n, blocks2), self._roundings(v, max(1, n / self._block)))
         return _value(v, s + n * TINY, loose | (size >= _LIMIT))
 
     # ---- steps ----
@@ -129,8 +133,9 @@ class Formulas:
         n, loose, x = w.shape[1], x.loose.any(axis=1), x.known
         v, blocks2 = np.zeros((len(x.v), len(w))), np.zeros((len(x.v), len(w)))
         with np.errstate(invalid="ignore"):  # weights that are not finite
-            for k in range(0, n, _BLOCK):
-                block = x.v[:, k : k + _BLOCK] @ w[:, k : k + _BLOCK].astype(np.float64).T
+            for k in range(0, n, self._block):
+                end = k + self._block
+                block = x.v[:, k:end] @ w[:, k:end].astype(np.float64).T
                 v += block
                 blocks2 += block * block
             terms = self._matrix(self._power(self._sum_noise(n) * x.v) + self._power(x.s), w)

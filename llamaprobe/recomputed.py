@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Undetermined(Exception):
-    """The files alone do not determine a value: it takes weights, and there is no model."""
+    """A value takes weights, and there is no model."""
 
 
 class Recomputed:
@@ -32,7 +32,8 @@ class Recomputed:
     def __init__(
         self, saved: Saved, config: Config, model: "Model | None", worst: bool = False
     ) -> None:
-        self.saved, self.config, self._again = saved, config, Formulas(worst)
+        self.saved, self.config = saved, config
+        self._again = Formulas(worst, saved.arithmetic_version)
         self._tensors = {tensor.name: tensor for tensor in model_tensors(model)} if model else None
         self._saved = set(saved.values())
         self._layer = 0

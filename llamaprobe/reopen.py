@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from .atomic import shown_path
 from .errors import FileChangedError
 from .fingerprint import REPLACED, fingerprint
 from .run import Origin
@@ -39,8 +40,8 @@ def marks_of(origin: Origin) -> Marks:
         mark = marks[os.path.basename(path)] = origin.fingerprints.of(path)
         if mark == REPLACED:
             raise FileChangedError(
-                f"{path}: is no longer the file that was opened, so the model cannot be pickled;"
-                " load it again",
+                f"{shown_path(path)}: is no longer the file that was opened, so the model cannot"
+                " be pickled; load it again",
                 None,
                 path,
             )
@@ -56,5 +57,5 @@ def check_mark(path: str, mark: str | None) -> None:
 def changed(path: str) -> FileChangedError:
     """For a file that is another one than was pickled."""
     return FileChangedError(
-        f"{path}: is not the file that was pickled; load the model again", None, path
+        f"{shown_path(path)}: is not the file that was pickled; load the model again", None, path
     )

@@ -242,8 +242,9 @@ class Run:
 
         Nothing is written when a file of that name exists and `force` is not given, or when the
         disk lacks the space. With `force` the files of the run that was there go, also those that
-        this one does not have, and those of a save that was killed. Raises ArgumentError, PointError (a point or layer that this run
-        does not hold) and FileError.
+        this one does not have, and those of a save that was killed.
+
+        Raises ArgumentError, PointError (a point or layer that this run does not hold), FileError.
         """
         from .files import save_run
 
@@ -269,8 +270,8 @@ class Run:
 
     def __repr__(self) -> str:
         return (
-            f"<Run of {printable(self._origin.model)}: {counted(len(self), 'token')}, layers {_numbers(self.layers)},"
-            f" points {', '.join(self.points)}>"
+            f"<Run of {printable(self._origin.model)}: {counted(len(self), 'token')},"
+            f" layers {_numbers(self.layers)}, points {', '.join(self.points)}>"
         )
 
     def _find(self, point: points.Name) -> tuple[str, tuple[int, ...], NDArray[np.float32]]:

@@ -35,8 +35,17 @@ if TYPE_CHECKING:
 class NewerFormatError(FormatError):
     """The folder was written by a later llamaprobe in a format that this one does not know."""
 
-    version: int | None = None
-    """Of the format."""
+    version: int = 0
+    """That of the folder."""
+
+    @classmethod
+    def of(cls, manifest: str, version: int) -> "NewerFormatError":
+        error = cls(
+            f"{manifest}: is of format version {version}, and this llamaprobe reads versions up to"
+            f" {FORMAT_VERSION}; update llamaprobe"
+        )
+        error.version = version
+        return error
 
 
 class Saved:
@@ -64,12 +73,7 @@ class Saved:
             self._version(key) for key in ("format_version", "arithmetic_version")
         )
         if self.format_version > FORMAT_VERSION:
-            error = NewerFormatError(
-                f"{self._at}: is of format version {self.format_version}, and this llamaprobe reads"
-                f" versions up to {FORMAT_VERSION}; update llamaprobe"
-            )
-            error.version = self.format_version
-            raise error
+            raise NewerFormatError.of(self._at, self.format_version)
         self.files: dict[str, dict[str, Any]] = self._take(manifest, "files", dict)
         if not all(isinstance(entry, dict) for entry in self.files.values()):
             raise FormatError(f"{self._at}: files does not hold one object per file")
@@ -78,7 +82,7 @@ class Saved:
         self.has_header = manifest.get("header") is not False
         """Whether text files have a first line."""
         if self.digits is not None and type(self.digits) is not int:
-            raise FormatError(f"{self._at}: digits is no number of digits")
+            raise FormatError(f"{self._at}: digits is not a number of digits")
         self.weight_files = manifest.get("weight_files")
         try:
             check_digits(self.digits)
@@ -101,7 +105,7 @@ class Saved:
         """0 where it is absent: runs did not always have a number."""
         version = self.manifest.get(key, 0)
         if type(version) is not int or version < 0:
-            raise FormatError(f"{self._at}: {key} is no version number")
+            raise FormatError(f"{self._at}: {key} is not a version number")
         return version
 
     def _rounded(self, told: Any) -> tuple[tuple[str, int | None], ...]:
@@ -114,7 +118,7 @@ class Saved:
                 return before
         except (ArgumentError, TypeError, ValueError):
             pass
-        raise FormatError(f"{self._at}: rounded is no list of formats and digits")
+        raise FormatError(f"{self._at}: rounded is not a list of formats and digits")
 
     def _check_point(self, point: str, layers: Any) -> None:
         if point not in self._known:
@@ -162,7 +166,8 @@ class Saved:
             or any(type(i) is not int or not 0 <= i < 2**31 for i in ids)
         ):
             raise FormatError(
-                f"{self.folder}: token_ids in the meta_layer files is no list of token ids"
+                f"{shown_path(self.folder)}:"
+                " token_ids in the meta_layer files is no list of token ids"
             )
         return np.array(ids, np.int32)
 
@@ -182,7 +187,7 @@ class Saved:
         array = self.array(name, wanted, self.format if fixed_point(self.format) else "float32")
         if array.shape != wanted or array.dtype != np.float32:
             raise FormatError(
-                f"{self.folder / name}: holds {array.dtype} {list(array.shape)}, and "
+                f"{shown_path(self.folder / name)}: holds {array.dtype} {list(array.shape)}, and "
                 f"{len(self.token_ids)} tokens of this model need float32 {list(wanted)}"
             )
         return array[0]
@@ -204,19 +209,19 @@ class Saved:
         """A number above 0 of the model."""
         value = self.numbers.get(key, self.meta.get(key))
         if type(value) is not int or not 0 < value < 2**31:
-            raise FormatError(f"{self.folder}: {key} is missing or no size")
+            raise FormatError(f"{shown_path(self.folder)}: {key} is missing or no size")
         return value
 
     def real(self, key: str) -> float:
         value = self.meta.get(key)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise FormatError(f"{self.folder}: {key} is missing or no number")
+            raise FormatError(f"{shown_path(self.folder)}: {key} is missing or no number")
         return float(value)
 
     def real_list(self, key: str) -> list[float]:
         values = self.meta.get(key)
         if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
-            raise FormatError(f"{self.folder}: {key} is missing or no list of numbers")
+            raise FormatError(f"{shown_path(self.folder)}: {key} is missing or no list of numbers")
         return values
 
     def strings(self, key: str) -> tuple[str, ...]:
@@ -229,15 +234,16 @@ class Saved:
         meta, numbers = self.meta, self.numbers
         frequencies = np.array(self.real_list("inv_freq"), np.float64)
         if not np.all(np.abs(frequencies) <= np.finfo(np.float32).max):
-            raise FormatError(f"{self.folder}: inv_freq is beyond float32")
+            raise FormatError(f"{shown_path(self.folder)}: inv_freq is beyond float32")
         inv_freq = frequencies.astype(np.float32)
         inv_freq.flags.writeable = False
         if self.real("rms_norm_eps") < 0:
-            raise FormatError(f"{self.folder}: rms_norm_eps is negative")
+            raise FormatError(f"{shown_path(self.folder)}: rms_norm_eps is negative")
         heads, kv_heads, head_dim = map(self.size, ("num_heads", "num_kv_heads", "head_dim"))
         if heads % kv_heads or 2 * inv_freq.size != head_dim:
             raise FormatError(
-                f"{self.folder}: {heads} heads, {kv_heads} kv heads, head_dim {head_dim} and "
+                f"{shown_path(self.folder)}:"
+                f" {heads} heads, {kv_heads} kv heads, head_dim {head_dim} and "
                 f"{inv_freq.size} inv_freq are of no model"
             )
         return Config(
@@ -306,8 +312,8 @@ def read_run(folder: str | os.PathLike[str]) -> "Run":
     and numbers of the model; `run.equals` compares. The model itself is not needed.
 
     Raises FileError (no manifest, a file is missing) and FormatError (a file that is not what was
-    saved; line and column of text that is no number; a later format version). Whether values were altered is what
-    `llamaprobe verify` tells.
+    saved; line and column of text that is not a number), NewerFormatError (a later format version).
+    Whether values were altered is what `llamaprobe verify` says.
     """
     from .run import Run
 

@@ -11,8 +11,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from .errors import Error, FileError
-from .json_file import decode, describe_wrong_content, read_regular
+from .atomic import open_regular, shown_path
+from .errors import Error
+from .json_file import decode, describe_wrong_content
 from .names import printable
 
 MAX_FILE = 64 << 20  # bytes
@@ -23,18 +24,14 @@ def read_bytes(path: Path, limit: int, error: type[Error]) -> bytes | None:
     something else that was left in its place.
     """
     try:
-        data = read_regular(path, limit + 1)
+        with open_regular(path) as file:
+            data = file.read(limit + 1)
     except FileNotFoundError:
         return None
-    except FileError:
-        raise
-    except (OSError, ValueError) as e:  # ValueError: a NUL in the path
-        fact, code = getattr(e, "strerror", None) or e, getattr(e, "errno", None)
-        raise FileError(f"{path}: {fact}", code, path) from None
     if len(data) > limit:
-        raise error(f"{path}: over {limit} bytes, more than such a file ever has")
+        raise error(f"{shown_path(path)}: over {limit} bytes, more than such a file ever has")
     if fact := describe_wrong_content(data):
-        raise error(f"{path}: {fact}")
+        raise error(f"{shown_path(path)}: {fact}")
     return data
 
 
@@ -49,12 +46,11 @@ def parse_json(data: bytes, path: Path, error: type[Error]) -> dict[str, Any]:
     try:
         value = json.loads(decode(data), object_pairs_hook=_object, parse_constant=_refuse)
     except RecursionError:
-        raise error(f"{path}: nested too deeply") from None
+        raise error(f"{shown_path(path)}: nested too deeply") from None
     except ValueError as e:
-        fact = describe_wrong_content(data) or printable(str(e))
-        raise error(f"{path}: {fact}") from None
+        raise error(f"{shown_path(path)}: {printable(str(e))}") from None
     if not isinstance(value, dict):
-        raise error(f"{path}: holds a {type(value).__name__}; it must be a JSON object")
+        raise error(f"{shown_path(path)}: holds a {type(value).__name__}; it must be a JSON object")
     return value
 
 

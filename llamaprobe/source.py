@@ -76,7 +76,7 @@ def asking_the_hub(name: str) -> Iterator[None]:
     try:
         yield
     except HubError as e:
-        e.args = (f"{e} (there is no folder {printable(name)} here either)", *e.args[1:])
+        e.reword(f"{e} (there is no folder {printable(name)} here either)")
         raise
 
 

@@ -7,8 +7,17 @@ never ends the work. `quiet` leaves out all but failures.
 import contextlib
 import sys
 
+from .names import hide_tokens, printable
+
+_MAX_LINE = 2000  # characters
+
 quiet = False
 """Set by the command line for --quiet."""
+
+
+def one_line(text: str) -> str:
+    """A text as a line for the screen: printable, cut, without tokens of the hub."""
+    return printable(hide_tokens(" ".join(text.splitlines())), _MAX_LINE)
 
 
 def say(line: str) -> None:

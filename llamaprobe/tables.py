@@ -18,7 +18,8 @@ import numpy as np
 from . import _core
 from .errors import ArgumentError
 from .hex_words import FixedPoint, fixed_point, word_lines
-from .names import counted, printable
+from .names import printable
+from .shape import check_unmasked
 
 SUFFIXES = {"csv": ".csv", "txt": ".txt", "npy": ".npy", "hex": ".hex"}
 SEPARATORS = {"csv": ",", "txt": " "}  # the formats that --digits is about
@@ -35,7 +36,7 @@ Take = Callable[[int, int], np.ndarray]
 @dataclass(frozen=True)
 class Table:
     """What a file will hold. `encode(scratch, first, count)` gives the bytes of `count` elements
-    from `first` on, in order, as buffers that may lie in `scratch` (`scratch_bytes(table)` long)."""
+    from `first` on, in order, as buffers that may lie in `scratch`, `scratch_bytes(table)` long."""
 
     shape: tuple[int, ...]
     dtype: str  # as NumPy spells it; "" for bytes that are no array
@@ -87,7 +88,7 @@ def check_format(format: str) -> str:
 
 
 def check_header(header: bool, style: str) -> None:
-    """ArgumentError for a format whose first bytes are no line that could be left out."""
+    """ArgumentError for npy, whose header cannot be left out."""
     if not header and style == "npy":
         raise ArgumentError("header=False is for text and words; the header of npy is its format")
 
@@ -119,18 +120,12 @@ def check_digits(digits: int | str | None) -> int:
 
 
 def plain_array(values: object) -> np.ndarray:
-    """`values` as an array. ArgumentError for rows of different lengths, and for masked values:
-    what lies below a mask is no value, and files have none for it."""
+    """`values` as an array. ArgumentError for rows of different lengths and for masked values."""
     try:
         array = np.asanyarray(values)
     except ValueError as error:  # rows of different lengths
         raise ArgumentError(f"the values are not an array: {printable(str(error))}") from None
-    n_masked = int(np.count_nonzero(np.ma.getmaskarray(array))) if np.ma.isMA(array) else 0
-    if n_masked:
-        raise ArgumentError(
-            f"the array is masked ({n_masked} of {counted(array.size, 'value')}), and neither files"
-            " nor token ids have a mask; fill it (array.filled(0)) or take array.data"
-        )
+    check_unmasked(array)
     return np.asarray(array)
 
 

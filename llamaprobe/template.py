@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from . import _child, log
+from .atomic import shown_path
 from .chat import MAX_CHARS, TOKEN_NAMES, ChatOptions, pin_date, texts
 from .errors import ArgumentError, TemplateError
 from .json_file import decode, describe_wrong_content
@@ -78,14 +79,15 @@ class Template:
         path, text = _find_text(folder, config_path, config, tools)
         if len(text) > _MAX_TEMPLATE:
             raise TemplateError(
-                f"{path}: the template has {len(text)} characters; the limit is {_MAX_TEMPLATE}"
+                f"{shown_path(path)}:"
+                f" the template has {len(text)} characters; the limit is {_MAX_TEMPLATE}"
             )
         if not is_text(text):
             raise TemplateError(
-                f"{path}: the template holds a lone surrogate, which is no character"
+                f"{shown_path(path)}: the template holds a lone surrogate, which is no character"
             )
         if fact := describe_wrong_content(text.encode()):
-            raise TemplateError(f"{path}: {fact}")
+            raise TemplateError(f"{shown_path(path)}: {fact}")
         known = hashlib.sha256(text.encode()).hexdigest() in _KNOWN or _is_demo(folder)
         where = "in this process" if known else "in a child process"
         log.info("%s: the chat template; it runs %s", path, where)
@@ -155,12 +157,13 @@ class Template:
                 )
         except (ValueError, _child.ChildError) as e:
             raise TemplateError(
-                f"{self.path}: the chat template failed: {printable(str(e), 300)}"
+                f"{shown_path(self.path)}: the chat template failed: {printable(str(e), 300)}"
             ) from None
         text, origin = answer if isinstance(answer, list | tuple) and len(answer) == 2 else (0, 0)
         if not isinstance(text, str) or not is_text(text):
             raise TemplateError(
-                f"{self.path}: the template makes a lone surrogate, which is no character"
+                f"{shown_path(self.path)}:"
+                " the template makes a lone surrogate, which is no character"
             )
         whole = isinstance(origin, str) and len(origin) == len(text)
         return Rendered(text, origin if whole else None)
@@ -185,7 +188,7 @@ class Template:
             fields = [name for name in _REASONING if last.get(name) == value]
         if not any(name in self.text for name in fields):
             raise TemplateError(
-                f"{self.path}: continue_final_message: the template does not use"
+                f"{shown_path(self.path)}: continue_final_message: the template does not use"
                 f" {printable(repr(field), 60)}"
             )
         if isinstance(value, list):
@@ -209,7 +212,8 @@ class Template:
         at = text.rfind(_CONTINUED.strip())
         if at < 0 or continued.strip() not in text:
             raise TemplateError(
-                f"{self.path}: continue_final_message: the last message does not appear as it is in"
+                f"{shown_path(self.path)}:"
+                " continue_final_message: the last message does not appear as it is in"
                 " what the template makes of the chat"
             )
         stripped = not text.startswith(_CONTINUED, at)
@@ -248,14 +252,15 @@ def _find_text(
         try:
             return path, decode(data).replace("\r\n", "\n").replace("\r", "\n")
         except ValueError as e:
-            raise TemplateError(f"{path}: {describe_wrong_content(data) or e}") from None
+            raise TemplateError(f"{shown_path(path)}: {e}") from None
     if config.get("chat_template") is not None:
         return config_path, _chosen(config["chat_template"], config_path, tools)
     path = folder / "chat_template.json"
     found = read_json(path, _MAX_FILE, TemplateError).get("chat_template")
     if found is None:
         raise TemplateError(
-            f"{folder}: this model has no chat template; give the prompt as text or as token ids"
+            f"{shown_path(folder)}:"
+            " this model has no chat template; give the prompt as text or as token ids"
         )
     return path, _chosen(found, path, tools)
 
@@ -265,7 +270,8 @@ def _chosen(found: object, path: Path, tools: bool) -> str:
     if isinstance(found, list):
         if not all(isinstance(t, dict) and isinstance(t.get("name"), str) for t in found):
             raise TemplateError(
-                f"{path}: chat_template is a list of other things than name and template"
+                f"{shown_path(path)}:"
+                " chat_template is a list of other things than name and template"
             )
         found = {t["name"]: t.get("template") for t in found}
     if isinstance(found, dict):
@@ -273,11 +279,14 @@ def _chosen(found: object, path: Path, tools: bool) -> str:
             found = {"default": found["tool_use"]}
         if "default" not in found:
             raise TemplateError(
-                f"{path}: no chat template named default, only {', '.join(sorted(found))!r:.200}"
+                f"{shown_path(path)}:"
+                f" no chat template named default, only {', '.join(sorted(found))!r:.200}"
             )
         found = found["default"]
     if not isinstance(found, str):
-        raise TemplateError(f"{path}: chat_template is a {type(found).__name__}, not text")
+        raise TemplateError(
+            f"{shown_path(path)}: chat_template is a {type(found).__name__}, not text"
+        )
     return found
 
 
@@ -297,7 +306,9 @@ def _special_tokens(folder: Path, config: dict[str, Any]) -> dict[str, str]:
         if isinstance(value, str) and is_text(value):
             tokens[name] = value
         elif value is not None:
-            raise TemplateError(f"{folder}: {name} is {value!r:.80}, not a token's text")
+            raise TemplateError(
+                f"{shown_path(folder)}: {name} is {value!r:.80}, not a token's text"
+            )
     return tokens
 
 

@@ -97,7 +97,7 @@ class Unused:
         )
 
     def warning(self, config: Config) -> str:
-        """What a run goes without and nobody said that it may; "" for nothing."""
+        """A warning about unused tensors that no glob of `ignore` matches; "" for none."""
         if not self.others:
             return ""
         n = len(self.others)
@@ -160,8 +160,8 @@ def _matched(names: Collection[str], glob: str) -> list[str]:
 def _matches_nothing(glob: str, held: Collection[str], unused: Sequence[str]) -> str:
     told = f"ignore {printable(repr(glob))} matches "
     if in_use := _matched(held, glob):
-        return f"{told}no tensor that is left unused, only such as {printable(in_use[0])}"
-    example = f"unused is {printable(unused[0])}" if unused else "none is unused"
+        return f"{told}only tensors in use, such as {printable(in_use[0])}"
+    example = f"an unused one is {printable(unused[0])}" if unused else "all of them are used"
     return f"{told}none of {counted(len(held), 'tensor')}; {example}"
 
 

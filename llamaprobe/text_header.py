@@ -15,12 +15,12 @@ import numpy as np
 from .atomic import shown_path
 from .errors import FormatError
 from .hex_words import is_fixed_point
+from .json_file import describe_wrong_content
 from .names import printable
-from .shape import is_possible
+from .shape import MAX_RANK, is_possible
 
 _BOM = b"\xef\xbb\xbf"
 _MAX_LINE = 4096
-_MAX_RANK = 32
 _LINE = re.compile(rb"(#|//)\s*shape=\[([0-9, ]*)\](?:\s+dtype=([A-Za-z0-9_.]+))?\s*")
 _PADDING = b",;\t \r\n"
 FLOATS = frozenset({"float32", "float16", "bfloat16"})  # read as float32, which holds them exactly
@@ -38,7 +38,6 @@ _NOT_TEXT = {
     b"\x28\xb5\x2f\xfd": "compressed by zstd; unpack it first",
     b"PK\x03\x04": "a zip archive, as workbooks (.xlsx) and .npz files are; save it as csv",
     b"\x93NUMPY": "an .npy file; its name must end in .npy, or give format='npy'",
-    b"version https://git-lfs": "a Git LFS pointer; fetch the file with `git lfs pull`",
 }
 
 
@@ -55,10 +54,12 @@ class FirstLine:
 
 
 def refuse_other_files(head: bytes, path: str | os.PathLike[str]) -> None:
-    """FormatError that says what a file is, where its first bytes tell that it is no text."""
+    """FormatError for a file whose first bytes show that it is not text; it says what it is."""
     for magic, told in _NOT_TEXT.items():
         if head.startswith(magic):
             raise FormatError(f"{shown_path(path)}: is {told}")
+    if fact := describe_wrong_content(head):
+        raise FormatError(f"{shown_path(path)}: {fact}")
 
 
 def read_first_line(
@@ -92,7 +93,7 @@ def _parse(
     match: re.Match[bytes], path: str | os.PathLike[str], mark: str
 ) -> tuple[tuple[int, ...], str]:
     words = match[2].decode().replace(",", " ").split()
-    if len(words) > _MAX_RANK or any(len(word) > 15 for word in words):
+    if len(words) > MAX_RANK or any(len(word) > 15 for word in words):
         raise FormatError(
             f"{shown_path(path)}: line 1: the shape has too many axes or an axis too long"
         )
@@ -120,6 +121,7 @@ def _checked(found: FirstLine, given: FirstLine | None, path: str | os.PathLike[
         )
     if given is not None and given.dtype not in ("", found.dtype):
         raise FormatError(
-            f"{shown_path(path)}: line 1 says dtype={found.dtype}, and dtype={given.dtype} was given"
+            f"{shown_path(path)}: line 1 says dtype={found.dtype}, and dtype={given.dtype} was"
+            " given"
         )
     return found

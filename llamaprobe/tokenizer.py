@@ -15,7 +15,6 @@ is marked by a private character, and the text is encoded as a whole.
 import contextlib
 import copy
 import datetime
-import errno
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,11 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _child, _encode, _origin
+from .atomic import no_such, shown_path
 from .chat import MAX_CHARS, ChatOptions, check_messages, pin_date, texts
 from .declared import Declared, beginning
-from .errors import ArgumentError, FileError, TemplateError, TokenizerError
+from .errors import ArgumentError, TemplateError, TokenizerError
 from .harmless import decodes_harmlessly, is_harmless
 from .names import printable
+from .shape import check_unmasked
 from .side_file import MAX_FILE, parse_json, read_bytes
 from .special_tokens import SpecialTokens
 from .template import Template, private_characters
@@ -84,9 +85,10 @@ class Tokenizer:
         data = read_bytes(self.path, MAX_FILE, TokenizerError)
         if data is None:
             if not os.path.isdir(self.folder):
-                raise FileError(f"{self.folder}: no such folder", errno.ENOENT, self.folder)
+                raise no_such(self.folder, "no such folder")
             raise TokenizerError(
-                f"{self.folder}: no tokenizer.json, so no text and no chat; token ids still work"
+                f"{shown_path(self.folder)}:"
+                " no tokenizer.json, so no text and no chat; token ids still work"
             )
         spec = parse_json(data, self.path, TokenizerError)
         declared = Declared.of(self.folder, spec, data)
@@ -239,7 +241,8 @@ class Tokenizer:
             letters = origin[start:end]
             if _origin.LOST in letters and token in spelled:
                 raise TemplateError(
-                    f"{template.path}: the template changes the messages in a way that does not"
+                    f"{shown_path(template.path)}:"
+                    " the template changes the messages in a way that does not"
                     f" show if {printable(repr(token), 60)} is its own or a message's; take it"
                     " out of the messages"
                 )
@@ -301,7 +304,8 @@ class Tokenizer:
         fill = self._declared.fill
         if fill and fill in text:
             raise TokenizerError(
-                f"{self.path}: the text holds {printable(fill, 60)}, between the prefix and the"
+                f"{shown_path(self.path)}:"
+                f" the text holds {printable(fill, 60)}, between the prefix and the"
                 " suffix of a text to fill in; give such a prompt as token ids"
             )
         question = {"text": text, "around": around, "marks": marks, "spelled": spelled}
@@ -347,11 +351,13 @@ class Tokenizer:
         return array.astype(np.int32)
 
     def _error(self, reason: object) -> TokenizerError:
-        return TokenizerError(f"{self.path}: the tokenizer failed: {printable(str(reason), 300)}")
+        fact = printable(str(reason), 300)
+        return TokenizerError(f"{shown_path(self.path)}: the tokenizer failed: {fact}")
 
 
 def _id_array(ids: Any) -> NDArray[np.integer]:
     """Ids of a user, 1-D and from 0 up. ArgumentError."""
+    check_unmasked(ids)
     try:
         array = np.asarray(ids)
     except (ValueError, TypeError, RuntimeError):  # ragged; a tensor of another device

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from .atomic import shown_path
 from .errors import Error, FileChangedError
 from .fingerprint import file_state, fingerprint
 
@@ -65,7 +66,8 @@ class TokenizerFiles:
             if now != before:
                 fact = "appeared" if before is None else "is gone" if now is None else "changed"
                 raise FileChangedError(
-                    f"{self.folder / name}: {fact} since the model was opened; load the model again",
+                    f"{shown_path(self.folder / name)}: {fact} since the model was opened; load the"
+                    " model again",
                     None,
                     self.folder / name,
                 )

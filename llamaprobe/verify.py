@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .atomic import shown_path
 from .claimed import Claimed, table_digest
 from .config import Config
 from .errors import ArgumentError, FileError, FormatError
@@ -52,7 +53,7 @@ class Check:
         None  # of a point: largest error, 1 being what float32 rounding is expected to leave
     )
     note: str = ""  # what could not be checked, and why, though nothing is wrong with it
-    unchecked: tuple[str, ...] = ()  # facts in the files that nothing at hand determines
+    unchecked: tuple[str, ...] = ()  # facts that neither tokens nor model determine
 
 
 def verify_run(
@@ -75,7 +76,7 @@ def verify_run(
         return
     try:
         config = saved.config() if model is None else model.config
-        saved.token_ids
+        saved.token_ids  # noqa: B018 - reads them, or raises
     except (FileError, FormatError) as error:
         yield from _of_files(Claimed(saved, None))
         yield Check("values", f"none can be checked: {error}")
@@ -134,19 +135,20 @@ def _check_model(saved: Saved, model: "Model") -> None:
     config = model.config
     if saved.token_ids.max() >= config.vocab_size:
         raise ArgumentError(
-            f"{saved.folder}: token id {saved.token_ids.max()} is none of the model's "
+            f"{shown_path(saved.folder)}: token id {saved.token_ids.max()} is none of the model's "
             f"{config.vocab_size}: give the one that the run was made with (--model)"
         )
     n_layers = saved.numbers.get("n_layers", config.n_layers)
     if n_layers != config.n_layers:
         raise ArgumentError(
-            f"{saved.folder}: the model of the run had {str(n_layers)[:60]} layers, and this one has"
-            f" {config.n_layers}: give the one that the run was made with; layers= of load opens the"
-            f" first ones"
+            f"{shown_path(saved.folder)}: the model of the run had {str(n_layers)[:60]} layers, and"
+            f" this one has {config.n_layers}: give the one that the run was made with; layers= of"
+            " load opens the first ones"
         )
     if saved.layers and saved.layers[-1] >= config.n_layers:
         raise ArgumentError(
-            f"{saved.folder}: the run has values of layer {saved.layers[-1]}, and the model has"
+            f"{shown_path(saved.folder)}:"
+            f" the run has values of layer {saved.layers[-1]}, and the model has"
             f" layers 0 to {config.n_layers - 1}: give the one that the run was made with (--model)"
         )
     same = {
@@ -165,7 +167,8 @@ def _check_model(saved: Saved, model: "Model") -> None:
         found = [meta.get(key) for meta in metas]
         if metas and all(each != value for each in found):
             raise ArgumentError(
-                f"{saved.folder}: {key} is {str(found[0])[:60]} in the meta_layer files, "
+                f"{shown_path(saved.folder)}:"
+                f" {key} is {str(found[0])[:60]} in the meta_layer files, "
                 f"and the model has {str(value)[:60]}: "
                 "give the one that the run was made with (--model)"
             )
@@ -263,7 +266,7 @@ def _check_bits(claimed: Claimed, model: "Model", unreadable: set[_Where]) -> It
     """The run again: every saved value that can be read must have its bits, or be what they are
     rounded to. A file that would be written just so is not read for that."""
     saved = claimed.saved
-    names = [(p, i) for p, layers in saved.points.items() for i in layers]
+    names: list[_Where] = [(p, i) for p, layers in saved.points.items() for i in layers]
     names += [(p, None) for p, layers in saved.points.items() if not layers]
     run: Any = model.run(saved.token_ids, points=[(p, i) if i is not None else p for p, i in names])
     n_different, first, spelled = 0, "", []

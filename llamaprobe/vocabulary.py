@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .atomic import shown_path
 from .declared import MAX_IDS, Declared, Token
 from .errors import TokenizerError
 from .harmless import nodes
@@ -48,7 +49,7 @@ class Vocabulary:
         changes = numbering.add(declared.tokens)
         names, added = numbering.names, numbering.added
         if not names:
-            raise TokenizerError(f"{path}: the vocabulary is empty")
+            raise TokenizerError(f"{shown_path(path)}: the vocabulary is empty")
         parts = [spec.get(key) for key in ("normalizer", "pre_tokenizer", "decoder")]
         types = [node.get("type") for part in parts for node in nodes(part)]
         return cls(
@@ -91,7 +92,7 @@ def _model_ids(spec: dict[str, Any], path: Path) -> list[tuple[str, int]]:
     """(name, id) of the model's own vocabulary."""
     model = spec.get("model")
     if not isinstance(model, dict):
-        raise TokenizerError(f"{path}: it has no model")
+        raise TokenizerError(f"{shown_path(path)}: it has no model")
     vocab = model.get("vocab")
     if isinstance(vocab, dict):
         return list(vocab.items())
@@ -100,7 +101,8 @@ def _model_ids(spec: dict[str, Any], path: Path) -> list[tuple[str, int]]:
     ):
         return [(token[0], id) for id, token in enumerate(vocab)]
     raise TokenizerError(
-        f"{path}: the model of type {model.get('type')!r:.80} has no vocabulary that is known here"
+        f"{shown_path(path)}:"
+        f" the model of type {model.get('type')!r:.80} has no vocabulary that is known here"
     )
 
 
@@ -114,11 +116,13 @@ class _Numbering:
         for name, id in vocab:
             if type(id) is not int or not 0 <= id < MAX_IDS:
                 raise TokenizerError(
-                    f"{path}: token {name!r:.80} has id {id!r:.40}; ids go from 0 to {MAX_IDS - 1}"
+                    f"{shown_path(path)}:"
+                    f" token {name!r:.80} has id {id!r:.40}; ids go from 0 to {MAX_IDS - 1}"
                 )
             if id in self.names:
                 raise TokenizerError(
-                    f"{path}: id {id} belongs to both {self.names[id]!r:.80} and {name!r:.80}"
+                    f"{shown_path(path)}:"
+                    f" id {id} belongs to both {self.names[id]!r:.80} and {name!r:.80}"
                 )
             self.names[id] = name
         self._ids = dict(vocab)
@@ -133,12 +137,13 @@ class _Numbering:
                 continue  # nor does the library take it
             if len(name) > _MAX_TOKEN:
                 raise TokenizerError(
-                    f"{self._path}: an added token of {len(name)} characters; the limit is"
+                    f"{shown_path(self._path)}:"
+                    f" an added token of {len(name)} characters; the limit is"
                     f" {_MAX_TOKEN}"
                 )
             id = self._ids.get(name, next_id)
             if fault := _fault(name, id, self._own.get(name, id), self.names):
-                raise TokenizerError(f"{self._path}: {fault}")
+                raise TokenizerError(f"{shown_path(self._path)}: {fault}")
             next_id += name not in self._ids
             before = self.added.get(id)
             after = token.final(before is not None and before.special)

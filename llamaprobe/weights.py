@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from . import _core
+from .atomic import shown_path
 from .checkpoint import Checkpoint, Tensor, named
 from .errors import ArgumentError, UnsupportedError
 from .fingerprint import fingerprint
-from .json_file import MAX_PATH
 from .names import printable
 from .reopen import check_mark
 from .shape import is_possible
@@ -134,16 +134,14 @@ class Weights(Mapping[str, Weight]):
     def __getitem__(self, name: str) -> Weight:
         tensor = self._checkpoint.tensors.get(name) if isinstance(name, str) else None
         if tensor is None:
-            where = printable(str(self._checkpoint.folder), MAX_PATH)
+            where = shown_path(self._checkpoint.folder)
             if name == HEAD and self._tied_head:
                 raise WeightError(
                     f"{where}: there is no tensor {HEAD}: the head is tied: {EMBEDDING}"
                 )
             near = difflib.get_close_matches(str(name), self._checkpoint.tensors, 3, 0.6)
             hint = f"; near: {', '.join(map(printable, near))}" if near else ""
-            raise WeightError(
-                f"{where}: there is no tensor {printable(repr(name))}{hint}"
-            )
+            raise WeightError(f"{where}: there is no tensor {printable(repr(name))}{hint}")
         return Weight(name, self._checkpoint.folder, tensor)
 
     def __iter__(self) -> Iterator[str]:
@@ -154,9 +152,9 @@ class Weights(Mapping[str, Weight]):
 
     def __reduce__(self) -> NoReturn:
         raise ArgumentError(
-            f"{self._checkpoint.folder}: its weights cannot be pickled or copied together; pickle the"
-            " model, or the Weight that is needed"
+            f"{shown_path(self._checkpoint.folder)}: its weights cannot be pickled or copied"
+            " together; pickle the model, or the Weight that is needed"
         )
 
     def __repr__(self) -> str:
-        return f"<{len(self)} weights of {printable(str(self._checkpoint.folder), MAX_PATH)}>"
+        return f"<{len(self)} weights of {shown_path(self._checkpoint.folder)}>"

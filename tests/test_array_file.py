@@ -480,3 +480,13 @@ def test_modes_follow_the_umask(tmp_path):
     finally:
         os.umask(old)
     assert (tmp_path / "a.csv").stat().st_mode & 0o777 == 0o640
+
+
+def test_what_is_refused_leaves_no_descriptor_open(tmp_path):
+    (tmp_path / "a.csv").mkdir()
+    os.mkfifo(tmp_path / "b.csv")
+    before = len(os.listdir("/proc/self/fd"))
+    for name in ("a.csv", "b.csv", "c.csv"):
+        with pytest.raises(lp.FileError):
+            lp.read(tmp_path / name)
+    assert len(os.listdir("/proc/self/fd")) == before

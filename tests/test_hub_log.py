@@ -31,7 +31,7 @@ def test_what_was_found_where(hub: FakeHub, tmp_path: Path, caplog: pytest.LogCa
     assert f"{REPO_ID}: model.safetensors: downloaded, 300000 bytes" in told
     assert told[-1] == f"{REPO_ID} at main: all is in {folder}"
     snapshot(REPO_ID)
-    assert said(caplog) == [("INFO", f"{REPO_ID} at main: all is in {folder}; nobody is asked")]
+    assert said(caplog) == [("INFO", f"{REPO_ID} at main: all is in {folder}; the hub is not asked")]
     download(REPO_ID, local_dir=tmp_path / "plain", progress=False)
     told = [message for _, message in said(caplog)]
     assert f"{REPO_ID}: model.safetensors: copied from the cache, 300000 bytes" in told

@@ -16,6 +16,7 @@ from llamaprobe import cli, offline
 from llamaprobe.names import path_entries, path_entry, path_text
 from llamaprobe.provenance import recorded_models
 from llamaprobe.saved import Saved
+from llamaprobe.template import Template
 from llamaprobe.verify import verify_run
 
 LATIN = os.fsdecode(b"mod\xe8le")
@@ -205,3 +206,12 @@ def test_a_tilde_is_the_home_everywhere(random_checkpoint, tmp_path, monkeypatch
     assert run.equals(lp.read_run("./~")) and sorted(os.listdir()) == ["~", "~b.csv"]
     run.save("~nobody-of-that-name/x")
     assert (tmp_path / "here/~nobody-of-that-name/x/manifest.json").exists()
+
+
+def test_errors_about_tokenizers_and_templates_are_one_line(tmp_path):
+    folder = tmp_path / "a\nb"
+    folder.mkdir()
+    for open_it in (lp.Tokenizer.open, Template.find):
+        with pytest.raises(lp.Error) as error:
+            open_it(folder)
+        assert "\n" not in str(error.value) and r"a\x0ab: " in str(error.value)

@@ -128,18 +128,24 @@ def test_what_a_tokenizer_of_transformers_returns(model: lp.Model, demo_folder: 
     assert model.run(chat).token_ids.tolist() == chat["input_ids"]
 
 
+class Unreadable:
+    def __array__(self, *args: object, **kwargs: object) -> None:
+        raise RuntimeError("no array")
+
+
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
         (Tensor([[1, 2, 3]]), r"one row of integers, not an array of shape \[1, 3\]; give array\[0\]"),
         (np.ones(3), "token ids are integers, not float64"),
         (Tensor([True, False]), "token ids are integers, not bool"),
-        (np.ma.array([1, 2, 3], mask=[0, 1, 0]), r"masked array.*compressed\(\) or .filled\(id\)"),
-        ([np.ma.array([1, 2])], "prompt 0 of 1 .*masked array"),
-        (b"Once", "no bytes; decode bytes"),
-        (bytearray(b"Once"), "no bytearray; decode bytes"),
-        ({1, 2}, "no set; .* order"),
-        (io.StringIO("Once\nupon"), "no StringIO; .* read a file"),
+        (np.ma.array([1, 2, 3], mask=[0, 1, 0]), r"is masked \(1 of 3 values\).*filled\(value\)"),
+        ([np.ma.array([1, 2], mask=[1, 0])], "prompt 0 of 1 .*is masked"),
+        (Unreadable(), "cannot read the prompt, Unreadable: no array"),
+        (b"Once", "not a bytes; decode bytes"),
+        (bytearray(b"Once"), "not a bytearray; decode bytes"),
+        ({1, 2}, "not a set; .* order"),
+        (io.StringIO("Once\nupon"), "not a StringIO; .* read a file"),
         ({"role": "user", "content": "Hi"}, r"a list of messages, not one dict; give \[message\]"),
         ({"input_ids": [1, 2], "attention_mask": [0, 1]}, "attention_mask has zeros.*padding"),
         ({"input_ids": [[1, 2], [3, 0]], "attention_mask": [[1, 1], [1, 0]]}, "padding"),
@@ -175,7 +181,7 @@ LONG = "Once upon a time there was a fox who had the key of the house"
         (["Once", None], lp.ArgumentError, "prompt 1 of 2 (None): a prompt is text"),
         ([None, "Once"], lp.ArgumentError, "prompt 0 of 2 (None): a prompt is text"),
         ([float("nan"), "Once"], lp.ArgumentError, "prompt 0 of 2 (nan): a prompt is text"),
-        (["Once", b"a"], lp.ArgumentError, "prompt 1 of 2 (b'a'): a prompt is no bytes; decode"),
+        (["Once", b"a"], lp.ArgumentError, "prompt 1 of 2 (b'a'): a prompt is not a bytes; decode"),
         (["Once", 5], lp.ArgumentError, "prompt 1 of 2 (5): a prompt is text"),
         (["Once", []], lp.ArgumentError, "prompt 1 of 2 ([]): the prompt is empty"),
         (["a", LONG + "\udc80"], lp.TokenizerError, "prompt 1 of 2 ('Once upon a time there was"),

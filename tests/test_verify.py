@@ -156,7 +156,7 @@ def test_a_run_without_versions_is_of_version_0(model, saved, tmp_path):
 def test_a_version_that_is_none_is_refused(model, saved, tmp_path, key, value):
     path = shutil.copytree(saved("csv"), tmp_path / "run")
     edit_manifest(path, **{key: value})
-    assert found(path, model) == [f"{path}/manifest.json: {key} is no version number"]
+    assert found(path, model) == [f"{path}/manifest.json: {key} is not a version number"]
 
 
 # ---- files that are no files ----
@@ -235,6 +235,15 @@ def test_the_margin_of_a_sum_grows_with_its_weights(gain, worst):
     floor = 300 * 2.0**-149
     assert np.all(scaled.s >= 0.9 * gain * once.s)
     assert np.all(scaled.s <= 1.1 * gain * once.s + 2 * floor)
+
+
+@pytest.mark.parametrize(("version", "block"), [(0, 256), (1, 64)])
+def test_the_bound_of_a_sum_counts_the_roundings_of_its_arithmetic(version, block):
+    """A term is rounded with each partial sum of its block, and with each block that is added."""
+    n, block_of = 1 << 16, Formulas(True, version)
+    y = block_of.linear(given(np.ones((1, n))), lambda a, b: np.ones((1, n), np.float32), 1, None)
+    n_roundings = block + n // block
+    assert n_roundings < BAR * y.s[0, 0] / (2.0**-24 * n) < n_roundings + n // block + 2
 
 
 def test_what_may_leave_float32_is_loose():

@@ -76,7 +76,10 @@ class CacheStore:
 
     @contextlib.contextmanager
     def incomplete(self, file: RepoFile, is_locked: bool = True) -> Iterator[tuple[Folder, str]]:
-        with self._open(create=True) as root, root.inside("blobs", create=True, moved=True) as blobs:
+        with (
+            self._open(create=True) as root,
+            root.inside("blobs", create=True, moved=True) as blobs,
+        ):
             yield blobs, unfinished_name(blobs, file.etag, is_locked)
 
     def publish(self, file: RepoFile, name: str) -> None:
@@ -118,13 +121,19 @@ class CacheStore:
         return None
 
     def save_listing(self, listing: Listing) -> None:
-        with self._open(create=True) as root, root.inside(_OURS, create=True, moved=True) as folder:
+        with (
+            self._open(create=True) as root,
+            root.inside(_OURS, create=True, moved=True) as folder,
+        ):
             folder.write(f"{self._commit}.json", serialize(listing))
 
     def finish(self, revision: str) -> None:
         if revision == self._commit or read_ref(self.root, revision) == self._commit:
             return
-        with self._open(create=True) as root, root.inside(_OURS, create=True, moved=True) as scratch:
+        with (
+            self._open(create=True) as root,
+            root.inside(_OURS, create=True, moved=True) as scratch,
+        ):
             place, folders, name = _ref_place(self.root, revision)
             with root.inside(*place, *folders, create=True, moved=True) as refs:
                 refs.write(name, self._commit.encode(), scratch)
@@ -181,7 +190,8 @@ class CacheStore:
                 if not self._leads(root, folder, name, file):
                     folder.link(name, os.path.realpath(self.root / "blobs" / file.etag))
             else:
-                with root.inside("blobs", moved=True) as blobs:  # the bytes move to where they are looked for
+                # No links here: the bytes move to the snapshot.
+                with root.inside("blobs", moved=True) as blobs:
                     blobs.replace(file.etag, folder, name)
             folder.sync()
 

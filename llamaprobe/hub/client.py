@@ -13,7 +13,7 @@ tries, which is small while no server has answered and names cannot be looked up
 Ctrl-C end them all at once: what cannot be interrupted, such as looking up a name, is left to a
 thread of its own, which nobody waits for any more. What requests raises is turned into our own
 errors outside of its `except`, so that no exception chain holds a request and its headers. What a
-server says is masked before anybody sees it (secret.py).
+server says is masked before it is used (secret.py).
 """
 
 import contextlib
@@ -424,7 +424,7 @@ def _session(auth: _NoAuth | _HubAuth, user_agent: str) -> "Session":
 
 def _echoes(url: str) -> RedirectError:
     return RedirectError(
-        f"{shown_url(url)} sends us to an address that holds the token; it is not asked"
+        f"{shown_url(url)} redirects to an address that holds the token; it is not followed"
     )
 
 

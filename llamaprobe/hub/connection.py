@@ -45,7 +45,7 @@ class _Timed(io.RawIOBase):
 
 
 class _TimedResponse(http.client.HTTPResponse):
-    """An answer, also that of a proxy to CONNECT. Its time runs from the moment it is waited for."""
+    """An answer, also that of a proxy to CONNECT. Its time runs from when it is waited for."""
 
     def __init__(self, *args: Any, **how: Any) -> None:
         super().__init__(*args, **how)

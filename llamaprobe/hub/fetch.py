@@ -241,7 +241,7 @@ class Job:
         `selection.looks_complete`; without it what is in doubt is read and hashed."""
         found = self._complete(commit, strict)
         if found is not None:
-            log.info(f"{self.repo_id} at {self.revision}: all is in {found}; nobody is asked")
+            log.info(f"{self.repo_id} at {self.revision}: all is in {found}; the hub is not asked")
         return found
 
     def _complete(self, commit: str, strict: bool) -> Path | None:

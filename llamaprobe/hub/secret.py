@@ -19,8 +19,8 @@ _LOGGERS = ("connection", "connectionpool", "response", "util.retry", "poolmanag
 
 
 class Secret:
-    """What is not to be shown. Nothing when there is no token, or one too short to be a secret:
-    a masked `a` would make nonsense of everything."""
+    """The token to mask. Nothing is masked when there is no token, or one so short that ordinary
+    text has it."""
 
     __slots__ = ("__weakref__", "_forms", "_value")
 

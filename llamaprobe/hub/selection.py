@@ -120,8 +120,8 @@ def looks_complete(folder: Path, layers: Collection[int] | None, strict: bool) -
 
 
 def missing(folder: Path, layers: Collection[int] | None) -> str:
-    """Why a folder is not complete, as far as a look at it tells; "" when there is none, or nothing
-    is missing."""
+    """Why a folder is not complete, as far as its names tell; "" when nothing is missing or there
+    is no folder."""
     try:
         held = sorted(os.listdir(folder))
         if SINGLE in held:
@@ -138,7 +138,8 @@ def missing(folder: Path, layers: Collection[int] | None) -> str:
         if not os.path.lexists(folder / name):
             return f"{name} is not there"
         if not os.path.exists(folder / name):
-            return f"{name} is a link to {printable(os.readlink(folder / name))}, which is not there"
+            target = printable(os.readlink(folder / name))
+            return f"{name} is a link to {target}, which is not there"
     return ""
 
 

@@ -58,7 +58,7 @@ class Token:
         return f"Bearer {self._value}"
 
     def is_in(self, text: str) -> bool:
-        """Whether a name of the user's holds it. Of very short ones nobody can tell."""
+        """Whether a name holds it; False for a token under 8 characters."""
         return len(self._value) >= 8 and self._value in unquote(text)
 
     def secret(self) -> "Secret":

@@ -45,7 +45,7 @@ Advance = Callable[[int], None]
 
 
 class NoRanges(Exception):
-    """The server sends the whole file, whatever is asked, or parts without saying which."""
+    """The server sends the whole file, whatever is requested, or parts without saying which."""
 
 
 class Source(Protocol):

@@ -153,11 +153,11 @@ BAD_PROMPTS: list[tuple[Any, str]] = [
     ([[1], []], "empty"),
     ([[[1]]], "item 0 of the prompt is"),
     ([0] * 257, "257 tokens, over the 256 positions"),
-    (b"bytes", "is no bytes; decode"),
+    (b"bytes", "is not a bytes; decode"),
     (7, "not int"),
     (None, "not NoneType"),
     ({"role": "user"}, "a list of messages, not one dict"),
-    ({1, 2}, "is no set; .* put ids in order"),
+    ({1, 2}, "is not a set; .* put ids in order"),
 ]
 
 

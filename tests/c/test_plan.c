@@ -31,7 +31,7 @@ typedef struct {
 
 static int open_subject(subject *s, const lp_config *config, const size_t *lengths) {
     static float inv_freq[64];
-    lp_error err = {LP_OK, ""};
+    lp_error err = {0};
     for (size_t i = 0; i < 64; i++) inv_freq[i] = 1.0f / (float)(1 + i);
     *s = (subject){.bytes = make_tiny_model(config, pick(97))};
     for (; s->n_seqs < MOST_SEQS && lengths[s->n_seqs]; s->n_seqs++)
@@ -51,7 +51,7 @@ static void close_subject(subject *s) {
 }
 
 static void start_run(lp_run *run, const subject *s, size_t n_threads) {
-    lp_error err = {LP_OK, ""};
+    lp_error err = {0};
     CHECK(lp_run_init(run, s->model, s->ids, s->starts, s->n_seqs, n_threads, &err) == 0);
 }
 
@@ -80,7 +80,7 @@ static void free_run(lp_run *run) {
 
 /* Runs, and compares what was requested with a run of all values. */
 static void check_run(lp_run *run, const lp_run *all, const char *what) {
-    lp_error err = {LP_OK, ""};
+    lp_error err = {0};
     CHECK(lp_forward(run, &err) == 0 && run->steps_done == run->n_steps);
     if (err.status) fprintf(stderr, "  %s\n", err.msg);
     for (lp_point p = 0; p < LP_N_POINTS; p++)
@@ -171,7 +171,7 @@ static void check_rows(const subject *s, const lp_run *all) {
 static void check_subject(const lp_kernels *kernels, const lp_config *config, const size_t *lengths) {
     subject s;
     lp_run all;
-    lp_error err = {LP_OK, ""};
+    lp_error err = {0};
     (void)kernels;
     if (open_subject(&s, config, lengths)) return;
     start_run(&all, &s, 1);
@@ -242,7 +242,7 @@ static void check_plans(void) {
         CHECK(lp_run_plan(&run, NULL) == 0);
         CHECK((run.plan->n_steps == 0) == (round == 0));
         check_places(&run);
-        lp_error err = {LP_OK, ""};
+        lp_error err = {0};
         CHECK(round ? lp_forward(&run, &err) == -1 && err.status == LP_EARG : lp_forward(&run, &err) == 0);
         lp_run_free(&run);
     }
