@@ -26,6 +26,7 @@ from .errors import (
     FileMissingError,
     FormatError,
     HubError,
+    NewerFormatError,
     NotFolderError,
     OutOfMemory,
     PointError,
@@ -69,7 +70,6 @@ if TYPE_CHECKING:
     from .model import Model as Model
     from .model import load as load
     from .run import Run as Run
-    from .saved import NewerFormatError as NewerFormatError
     from .saved import read_run as read_run
     from .tokenizer import Tokenizer as Tokenizer
     from .weights import WeightError as WeightError
@@ -90,14 +90,12 @@ _LAZY = {
     "read": ("array_file", "read"),
     "write": ("array_file", "write"),
     "kernels": ("machine", "kernels"),
-    "NewerFormatError": ("saved", "NewerFormatError"),
     "read_run": ("saved", "read_run"),
     "export_weights": ("export", "export_weights"),
     "download": ("hub", "download"),
     "Cancel": ("cancel", "Cancel"),
     "UnsupportedConfigError": ("config", "UnsupportedConfigError"),
     "WeightError": ("weights", "WeightError"),
-    "NewerFormatError": ("saved", "NewerFormatError"),
 }
 
 _HUB_ERRORS = (
@@ -135,6 +133,7 @@ __all__ = [
     "FileMissingError",
     "FormatError",
     "HubError",
+    "NewerFormatError",
     "NotFolderError",
     "OutOfMemory",
     "PointError",

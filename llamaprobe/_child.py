@@ -38,6 +38,7 @@ _HELLO = b"llamaprobe child"
 _MAX_REQUEST = 1 << 30  # bytes of JSON
 _START = 30.0  # seconds in which a Python must have started, also on a busy machine
 _TICK = 1.0  # seconds between two checks that the other side is alive
+_CHECK = 0.05  # seconds between two calls of `check`
 _GRACE = 2.0  # seconds that the child has to see that a grandchild is late
 
 
@@ -62,40 +63,6 @@ def call(
         return worker.answer(request)
 
 
-class Workers:
-    """The Workers of one batch, each started when it is first needed; a context manager."""
-
-    def __init__(self) -> None:
-        self._workers: list[tuple[str, dict, Worker]] = []
-        self._lock = threading.Lock()
-
-    def call(
-        self,
-        script: str,
-        prepare: dict,
-        request: dict,
-        *,
-        packages: tuple[str, ...],
-        limits: Limits,
-    ) -> object:
-        """As `call`, by the Worker that has prepared by an equal `prepare`."""
-        with self._lock:
-            found = (w for name, made, w in self._workers if name == script and made == prepare)
-            worker = next(found, None)
-            if worker is None:
-                worker = Worker(script, prepare, packages=packages, limits=limits)
-                self._workers.append((script, prepare, worker))
-        return worker.answer(request)
-
-    def __enter__(self) -> "Workers":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        with contextlib.ExitStack() as stack:  # each, also when one is interrupted
-            for _, _, worker in self._workers:
-                stack.callback(worker.close)
-
-
 class Worker:
     """`script`, a file in this folder, in a child process that answers until it is closed.
 
@@ -104,11 +71,21 @@ class Worker:
     """
 
     def __init__(
-        self, script: str, prepare: dict, *, packages: tuple[str, ...], limits: Limits
+        self,
+        script: str,
+        prepare: dict,
+        *,
+        packages: tuple[str, ...],
+        limits: Limits,
+        check: Callable[[], object] | None = None,
     ) -> None:
-        """`packages`: the third-party packages that the script imports, by name."""
+        """`packages`: the third-party packages that the script imports, by name. `check`: called
+        now and then while the child works; what it raises ends the child and is raised here.
+        """
         self._script, self._prepare = script, prepare
         self._packages, self._limits = packages, limits
+        self._check = check or _always
+        self._tick = _TICK if check is None else _CHECK
         self._lock = threading.Lock()
         self._child: Any = None  # subprocess.Popen[bytes]
         self._prepared = False
@@ -185,24 +162,36 @@ class Worker:
         """Read the child's first frame; what sends none is another program than Python."""
         child, deadline = self._child, time.monotonic() + _START
         with contextlib.suppress(EOFError, TimeoutError, OverflowError):
-            if _receive(child.stdout.fileno(), len(_HELLO), deadline)[1] == _HELLO:
+            hello = _receive(
+                child.stdout.fileno(), len(_HELLO), deadline, self._goes_on, self._tick
+            )
+            if hello[1] == _HELLO:
                 return
+        self._check()
         child.kill()
         status = child.wait()
         if status < 0 and status != -signal.SIGKILL:
             raise ChildError(_why(status, self._limits))
+        ended = f" (it ended with status {status})" if status >= 0 else ""
         raise ChildError(
-            f"sys.executable is {sys.executable}, which is not Python (it ended with status"
-            f" {status}); set it to the path of the Python that is running"
+            f"sys.executable is {sys.executable}, which is not Python{ended}; set it to the path of"
+            " the Python that is running"
         )
+
+    def _goes_on(self) -> bool:
+        self._check()
+        return True
 
     def _exchange(self, data: bytes, seconds: float) -> tuple[int, bytes]:
         """One frame to the child and one back. ChildError: it is dead, or hangs."""
         child, deadline = self._child, time.monotonic() + seconds
         try:
-            _send(child.stdin.fileno(), 0, data, deadline)
-            return _receive(child.stdout.fileno(), self._limits.reply, deadline)
+            _send(child.stdin.fileno(), 0, data, deadline, self._goes_on, self._tick)
+            return _receive(
+                child.stdout.fileno(), self._limits.reply, deadline, self._goes_on, self._tick
+            )
         except TimeoutError:
+            self._check()  # its own may be a TimeoutError too
             raise ChildError(_why(-signal.SIGALRM, self._limits)) from None
         except OverflowError:
             raise ChildError(_why(-signal.SIGXFSZ, self._limits)) from None
@@ -278,7 +267,12 @@ def _always() -> bool:
 
 
 def _send(
-    fd: int, status: int, data: bytes, deadline: float | None, goes_on: Callable[[], bool] = _always
+    fd: int,
+    status: int,
+    data: bytes,
+    deadline: float | None,
+    goes_on: Callable[[], bool] = _always,
+    tick: float = _TICK,
 ) -> None:
     """Write a frame to a pipe that does not block. TimeoutError, BrokenPipeError (the reader is
     gone, or `goes_on` is False)."""
@@ -286,13 +280,17 @@ def _send(
     poll.register(fd, select.POLLOUT)
     for part in (memoryview(_HEAD.pack(status, len(data))), memoryview(data)):
         while part:
-            _wait(poll, deadline, goes_on)
+            _wait(poll, deadline, goes_on, tick)
             with contextlib.suppress(BlockingIOError):
                 part = part[os.write(fd, part[: 1 << 16]) :]
 
 
 def _receive(
-    fd: int, room: int, deadline: float | None, goes_on: Callable[[], bool] = _always
+    fd: int,
+    room: int,
+    deadline: float | None,
+    goes_on: Callable[[], bool] = _always,
+    tick: float = _TICK,
 ) -> tuple[int, bytes]:
     """Read a frame: (status, data). EOFError (closed too early), OverflowError (over `room`
     bytes), TimeoutError, BrokenPipeError (`goes_on` is False)."""
@@ -302,7 +300,7 @@ def _receive(
     def read(n: int) -> bytes:
         chunks: list[bytes] = []
         while n:
-            _wait(poll, deadline, goes_on)
+            _wait(poll, deadline, goes_on, tick)
             chunks.append(os.read(fd, min(n, 1 << 16)))
             if not chunks[-1]:
                 raise EOFError
@@ -315,10 +313,12 @@ def _receive(
     return status, read(length)
 
 
-def _wait(poll: "select.poll", deadline: float | None, goes_on: Callable[[], bool]) -> None:
+def _wait(
+    poll: "select.poll", deadline: float | None, goes_on: Callable[[], bool], tick: float
+) -> None:
     """Until something can be read or written."""
     while True:
-        left = _TICK if deadline is None else min(_TICK, deadline - time.monotonic())
+        left = tick if deadline is None else min(tick, deadline - time.monotonic())
         if left <= 0:
             raise TimeoutError
         if poll.poll(left * 1000):
@@ -336,6 +336,8 @@ def _serve() -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it goes to a whole group; the parent decides
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for number in (signal.SIGCHLD, signal.SIGALRM, signal.SIGXCPU):  # ignored ones are inherited
+        signal.signal(number, signal.SIG_DFL)
     parent = os.getppid()
     requests, replies = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)

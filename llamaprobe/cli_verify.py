@@ -128,8 +128,9 @@ def _line(check: "Check") -> str:
 
 def _model(args: argparse.Namespace) -> "tuple[Model | None, list[str]]":
     """The model to check with, and its weight files that are not the run's."""
+    from .errors import NewerFormatError
     from .provenance import open_for, other_weights
-    from .saved import NewerFormatError, Saved
+    from .saved import Saved
 
     if args.model is None and args.revision is not None:
         args.usage_error("--revision is for --model")

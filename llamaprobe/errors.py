@@ -46,6 +46,12 @@ class FormatError(Error, ValueError):
     """A file breaks the rules of its format, or contradicts the config."""
 
 
+class NewerFormatError(FormatError):
+    """A saved run of a format that only a later llamaprobe knows; `version` is that format's."""
+
+    version: int | None = None
+
+
 class ConfigError(Error, ValueError):
     """config.json lacks a key, or has a value that makes no sense."""
 

@@ -19,6 +19,7 @@ from .errors import Error
 from .names import printable
 
 MAX_DEPTH = 64
+BYTE_ORDER_MARK = "starts with a byte order mark; save it as plain UTF-8"
 
 
 def read_object(path: str, max_bytes: int, error: type[Error]) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def show(value: Any) -> str:
 def _parse(data: bytes) -> Any:
     text = decode(data)
     if text.startswith("\ufeff"):
-        raise ValueError("starts with a byte order mark; save it as plain UTF-8")
+        raise ValueError(BYTE_ORDER_MARK)
     _check_size(text)
     try:
         value = json.loads(

@@ -37,6 +37,7 @@ from .run import Origin, Run
 from .source import find_folder, whole_path
 from .tensor_names import read_globs
 from .tokenizer import Tokenizer
+from .tokenizer_files import TokenizerFiles
 from .weights import Weights
 
 OnePrompt = str | Sequence[int] | NDArray[np.integer[Any]] | Sequence[Mapping[str, Any]]
@@ -157,7 +158,7 @@ class Model:
             opening.name,
             opening.commit,
             files,
-            TokenizerSource(checkpoint.folder),
+            TokenizerSource(TokenizerFiles(checkpoint.folder)),
             Fingerprints(path for path, *_ in files),
             str(checkpoint.folder) if opening.is_own else None,
             opening.ignore,
@@ -263,7 +264,7 @@ class Model:
         chat = ChatOptions(
             date, add_generation_prompt, template_vars, tools, continue_final_message
         )
-        with self._origin.tokenizer.batch() as tokenizer:
+        with self._origin.tokenizer.batch(stop.check) as tokenizer:
             read = partial(read_prompt, config=self.config, tokenizer=tokenizer, options=chat)
             prompts, is_batch = read_prompts(prompt, read, stop.check)
         starts = [0, *np.cumsum([len(one.token_ids) for one in prompts]).tolist()]
@@ -297,7 +298,7 @@ class Model:
         core = self._open()
         captures = _captures(points, layers, self.config.n_layers)
         stop.check()
-        with self._origin.tokenizer.batch() as tokenizer:
+        with self._origin.tokenizer.batch(stop.check) as tokenizer:
             ids = read_prompt(prompt, self.config, tokenizer, ChatOptions()).token_ids
         n_threads = thread_count(self._threads if threads is None else threads)
         start = time.perf_counter()

@@ -57,9 +57,9 @@ def open_files(opening: Opening) -> tuple[Config, Checkpoint, tuple[str, ...]]:
     check_complete(config, checkpoint.tensors, f"{where}: {checkpoint.first_file}")
     unused = find_unused(config, checkpoint.tensors, opening.ignore, whole.n_layers)
     if unused.refused:
-        raise UnsupportedError(f"{where}: {unused.refusal(config)}")
+        raise UnsupportedError(f"{where}: {unused.refusal(whole)}")
     if unused.others:
-        log.warn(f"{where}: {unused.warning(config)}", stacklevel=4)
+        log.warn(f"{where}: {unused.warning(whole)}", stacklevel=4)
     if os.path.exists(opening.folder / "adapter_config.json"):
         log.warn(
             f"{where}: adapter_config.json beside the weights is of a LoRA, which is not applied",

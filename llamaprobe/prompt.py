@@ -15,21 +15,20 @@ import operator
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import log
-from ._child import Workers
 from .chat import ChatOptions
 from .config import Config
-from .errors import ArgumentError, Error
+from .errors import ArgumentError, Cancelled, Error, Timeout
 from .names import printable
 from .shape import check_unmasked
 from .tokenizer import Tokenizer
 from .tokenizer_files import TokenizerFiles
+from .workers import Workers
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,14 +51,14 @@ class TokenizerSource:
     What is opened then is what was there when this was made.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._files = TokenizerFiles(folder)
+    def __init__(self, files: TokenizerFiles) -> None:
+        self._files = files
         self._lock = threading.Lock()
         self._tokenizer: Tokenizer | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """By its folder: the lock and the open tokenizer stay here."""
-        return type(self), (self._files.folder,)
+        """By its files: the lock and the open tokenizer stay here."""
+        return type(self), (self._files,)
 
     def get(self, workers: Workers | None = None) -> Tokenizer:
         """TokenizerError (none, damaged), FileError, FileChangedError (not what was there)."""
@@ -70,10 +69,11 @@ class TokenizerSource:
             return self._tokenizer
 
     @contextlib.contextmanager
-    def batch(self) -> Iterator["TokenizerOfBatch"]:
-        """The tokenizer for the prompts of one batch; see `Tokenizer.batch`."""
+    def batch(self, check: Callable[[], object] | None = None) -> Iterator["TokenizerOfBatch"]:
+        """The tokenizer for the prompts of one batch; see `Tokenizer.batch`. `check` is called now
+        and then while a child process works; what it raises ends the child."""
         with contextlib.ExitStack() as stack:
-            yield TokenizerOfBatch(self, stack)
+            yield TokenizerOfBatch(self, stack, check)
 
     def pieces(self, ids: NDArray[np.integer[Any]]) -> list[str] | None:
         """The text of each token; None when the folder had no tokenizer. Raises as `get`."""
@@ -95,14 +95,19 @@ class HasTokenizer(Protocol):
 class TokenizerOfBatch:
     """The tokenizer of a batch, opened at first use."""
 
-    def __init__(self, source: TokenizerSource, stack: contextlib.ExitStack) -> None:
-        self._source, self._stack = source, stack
+    def __init__(
+        self,
+        source: TokenizerSource,
+        stack: contextlib.ExitStack,
+        check: Callable[[], object] | None,
+    ) -> None:
+        self._source, self._stack, self._check = source, stack, check
         self._tokenizer: Tokenizer | None = None
 
     def get(self) -> Tokenizer:
         """TokenizerError (none, damaged), FileError."""
         if self._tokenizer is None:
-            workers = self._stack.enter_context(Workers())
+            workers = self._stack.enter_context(Workers(self._check))
             tokenizer = self._source.get(workers)
             self._tokenizer = self._stack.enter_context(tokenizer.batch(workers))
         return self._tokenizer
@@ -170,6 +175,8 @@ def read_prompt(
             tools=options.tools,
             continue_final_message=options.continue_final_message,
         )
+        if not chat.text:
+            raise ArgumentError("the prompt is empty: the chat template makes no text of the chat")
         return Prompt(_check(chat.ids, config), chat.text, chat.date, chat.inputs)
     if given := options.check().inputs:
         raise ArgumentError(
@@ -203,6 +210,8 @@ def _encoding(encoding: Mapping[str, Any]) -> object:
             "the attention_mask has zeros, so the ids are padded; encode without padding: the"
             " prompts of a batch may differ in length"
         )
+    if isinstance(encoding["input_ids"], Mapping):
+        raise ArgumentError("input_ids is a dict; give token ids")
     return as_plain(encoding["input_ids"])
 
 
@@ -217,13 +226,14 @@ def _array(prompt: Any) -> Any:
     check_unmasked(prompt)
     try:
         array = np.asarray(prompt)
-    except Exception as error:  # a tensor on another device, or one that requires gradients
-        if not hasattr(prompt, "tolist"):
+    except Exception:  # a tensor on another device, or one that requires gradients
+        try:
+            array = np.asarray(prompt.tolist())
+        except Exception as error:  # a sparse one, or one without data
             raise ArgumentError(
                 f"NumPy cannot read the prompt, {printable(type(prompt).__name__)}:"
-                f" {printable(str(error))}"
-            ) from error
-        array = np.asarray(prompt.tolist())
+                f" {printable(str(error), 120)}; give a list of token ids"
+            ) from None
     is_plain = array.dtype.kind in "OUT" and (array.ndim > 0 or array.dtype.kind != "O")
     return array.tolist() if is_plain else array
 
@@ -233,6 +243,8 @@ def _numbered(number: int, of: int, prompt: object) -> Iterator[None]:
     """Puts the number and the beginning of a prompt in front of errors about it."""
     try:
         yield
+    except (Timeout, Cancelled):  # of the whole call
+        raise
     except Error as e:
         e.reword(f"prompt {number} of {of} ({_beginning(prompt)}): {e}")
         raise

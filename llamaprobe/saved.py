@@ -19,7 +19,7 @@ from . import _core
 from .array_file import read
 from .atomic import checked_path, no_such, shown_path
 from .config import Config
-from .errors import ArgumentError, FileError, FormatError
+from .errors import ArgumentError, FileError, FormatError, NewerFormatError
 from .files import FORMAT_VERSION, MANIFEST, file_name, read_json
 from .fingerprint import ToldFingerprints
 from .hex_words import fixed_point
@@ -30,22 +30,6 @@ from .tables import check_digits, check_format, is_rounded
 if TYPE_CHECKING:
     from .prompt import Prompt
     from .run import Origin, Run
-
-
-class NewerFormatError(FormatError):
-    """The folder was written by a later llamaprobe in a format that this one does not know."""
-
-    version: int = 0
-    """That of the folder."""
-
-    @classmethod
-    def of(cls, manifest: str, version: int) -> "NewerFormatError":
-        error = cls(
-            f"{manifest}: is of format version {version}, and this llamaprobe reads versions up to"
-            f" {FORMAT_VERSION}; update llamaprobe"
-        )
-        error.version = version
-        return error
 
 
 class Saved:
@@ -73,7 +57,12 @@ class Saved:
             self._version(key) for key in ("format_version", "arithmetic_version")
         )
         if self.format_version > FORMAT_VERSION:
-            raise NewerFormatError.of(self._at, self.format_version)
+            error = NewerFormatError(
+                f"{self._at}: is of format version {self.format_version}, and this llamaprobe reads"
+                f" versions up to {FORMAT_VERSION}; update llamaprobe"
+            )
+            error.version = self.format_version
+            raise error
         self.files: dict[str, dict[str, Any]] = self._take(manifest, "files", dict)
         if not all(isinstance(entry, dict) for entry in self.files.values()):
             raise FormatError(f"{self._at}: files does not hold one object per file")

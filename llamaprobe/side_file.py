@@ -13,7 +13,7 @@ from typing import Any
 
 from .atomic import open_regular, shown_path
 from .errors import Error
-from .json_file import decode, describe_wrong_content
+from .json_file import BYTE_ORDER_MARK, decode, describe_wrong_content
 from .names import printable
 
 MAX_FILE = 64 << 20  # bytes
@@ -44,7 +44,12 @@ def read_json(path: Path, limit: int, error: type[Error]) -> dict[str, Any]:
 def parse_json(data: bytes, path: Path, error: type[Error]) -> dict[str, Any]:
     """The object in `data`, or `error` that names the file and the fault."""
     try:
-        value = json.loads(decode(data), object_pairs_hook=_object, parse_constant=_refuse)
+        text = decode(data)
+        if text.startswith("\ufeff"):
+            raise ValueError(BYTE_ORDER_MARK)
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse)
+    except json.JSONDecodeError as e:
+        raise error(f"{shown_path(path)}: not valid JSON: {printable(str(e))}") from None
     except RecursionError:
         raise error(f"{shown_path(path)}: nested too deeply") from None
     except ValueError as e:

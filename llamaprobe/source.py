@@ -111,7 +111,9 @@ def _not_a_folder(name: str) -> FileError | UnsupportedError:
 
 
 def _commit(folder: Path) -> str | None:
-    """The commit that a hub cache names the folder after."""
-    real = Path(os.path.realpath(folder))
-    cached = real.parent.name == "snapshots" and _COMMIT.fullmatch(real.name)
-    return real.name if cached else None
+    """The commit that a hub cache names the folder after. `snapshots` may be a link to a folder of
+    another name, and a link to a commit's folder may have any name."""
+    for path in (folder, Path(os.path.realpath(folder))):
+        if path.parent.name == "snapshots" and _COMMIT.fullmatch(path.name):
+            return path.name
+    return None

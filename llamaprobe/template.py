@@ -106,7 +106,7 @@ class Template:
 
         A template without a clock that takes a `date_string` (Llama 3.1) gets one if the caller
         chose a date. `traced`: with the origin of each character; `spelled` are then the special
-        tokens that occur in what the caller gives. `call`: of a `_child.Workers`.
+        tokens that occur in what the caller gives. `call`: of a `Workers`.
         Raises TemplateError: the template refuses, fails, or exceeds its limits; ArgumentError as
         `ChatOptions.check`.
         """

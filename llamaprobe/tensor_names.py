@@ -86,7 +86,7 @@ class Unused:
             ("attention_bias", config.attention_bias, ".self_attn."),
             ("mlp_bias", config.mlp_bias, ".mlp."),
         ):
-            if not value and any(module in t and t.endswith(".bias") for t in self.refused):
+            if not value and any(module in t and t.endswith("_proj.bias") for t in self.refused):
                 reasons.append(f"{flag} is not true in config.json")
         if any(_LORA.search(name) for name in self.refused):
             reasons.append("a LoRA has to be merged into its weights first")

@@ -13,7 +13,6 @@ is marked by a private character, and the text is encoded as a whole.
 """
 
 import contextlib
-import copy
 import datetime
 import os
 import re
@@ -37,6 +36,7 @@ from .special_tokens import SpecialTokens
 from .template import Template, private_characters
 from .tokenizer_files import TokenizerFiles
 from .vocabulary import Vocabulary
+from .workers import Workers
 
 _MAX_DECODED = 1 << 26
 _LONG = 1 << 19  # characters; takes about half a second
@@ -60,7 +60,8 @@ class Chat:
 class Tokenizer:
     """The tokenizer of one model: `Model.tokenizer`, or `Tokenizer.open(folder)`.
 
-    Any number of threads may use it at once.
+    Any number of threads may use it at once. Pickled and copied by its folder, and opened again
+    where it arrives: FileChangedError if the files are others there.
     """
 
     @classmethod
@@ -68,7 +69,7 @@ class Tokenizer:
         """The tokenizer of the model in `folder`. TokenizerError (none, damaged), FileError."""
         return cls(TokenizerFiles(folder))
 
-    def __init__(self, files: TokenizerFiles, workers: _child.Workers | None = None) -> None:
+    def __init__(self, files: TokenizerFiles, workers: Workers | None = None) -> None:
         """From files as they were at one moment: FileChangedError if they are not so any more.
 
         workers: of a batch that begins, so that it need not read the file again.
@@ -118,13 +119,18 @@ class Tokenizer:
                 raise self._error(e) from None
         self._ids("")  # what is broken shows here, not at the first prompt
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By its files: FileChangedError where it arrives if they are others there."""
+        return type(self), (self._files,)
+
     @contextlib.contextmanager
-    def batch(self, workers: _child.Workers | None = None) -> Iterator["Tokenizer"]:
+    def batch(self, workers: Workers | None = None) -> Iterator["Tokenizer"]:
         """This tokenizer for many texts: what it needs a child process for goes to one that lives
         until the end of the block. Without this each text has a child of its own.
         """
-        one = copy.copy(self)
-        with workers or _child.Workers() as one._workers:
+        one = object.__new__(type(self))
+        one.__dict__.update(self.__dict__)
+        with workers or Workers() as one._workers:
             yield one
 
     @property

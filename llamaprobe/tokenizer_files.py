@@ -9,10 +9,11 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from .atomic import shown_path
 from .errors import Error, FileChangedError
-from .fingerprint import file_state, fingerprint
+from .fingerprint import REPLACED, file_state, fingerprint
 
 NAMES = (
     "tokenizer.json",
@@ -27,17 +28,35 @@ NAMES = (
 
 
 class TokenizerFiles:
-    """The state of NAMES in a folder, which need not have any of them."""
+    """The state of NAMES in a folder, which need not have any of them.
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    Pickled as the folder and the fingerprints of the files: inode and time of a file are others
+    where it was copied to.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], marks: dict[str, str] | None = None
+    ) -> None:
+        """`marks`: the `fingerprints` that the files must have when they are first read."""
         self.folder = Path(os.path.abspath(folder))
         """Absolute: it stays the same when the process changes its working directory."""
         self._states = {name: file_state(self.folder / name) for name in NAMES}
+        self._marks = marks
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        marks = self._marks
+        if marks is None:
+            try:
+                marks = self.fingerprints()
+            except Error:  # what is pickled with this travels; reading the files is the error
+                marks = {name: REPLACED for name, state in self._states.items() if state}
+        return type(self), (self.folder, marks)
 
     @property
     def has_tokenizer(self) -> bool:
         """Whether there was a tokenizer.json."""
-        return self._states["tokenizer.json"] is not None
+        there = self._states if self._marks is None else self._marks
+        return there.get("tokenizer.json") is not None
 
     def state(self, name: str) -> tuple[int, ...] | None:
         """device, inode, size, mtime in ns; None: it was not there."""
@@ -56,11 +75,32 @@ class TokenizerFiles:
     def fingerprints(self) -> dict[str, str]:
         """Of those that are there, by name. FileChangedError, FileError."""
         with self.unchanged():
-            there = [name for name, state in self._states.items() if state is not None]
-            return {name: fingerprint(self.folder / name) for name in there}
+            return self._fingerprints()
+
+    def _fingerprints(self) -> dict[str, str]:
+        there = [name for name, state in self._states.items() if state is not None]
+        return {name: fingerprint(self.folder / name) for name in there}
 
     def check(self) -> None:
         """FileChangedError when a file is not as it was."""
+        self._check_states()
+        if self._marks is not None:
+            found = self._fingerprints()
+            self._check_states()
+            for name in NAMES:
+                before, now = self._marks.get(name), found.get(name)
+                if now != before:
+                    fact = "is not the file that was pickled"
+                    if now is None or before is None:
+                        fact = f"is {'not there' if now is None else 'there'}, unlike when pickled"
+                    raise FileChangedError(
+                        f"{self.folder / name}: {fact}; load the model again",
+                        None,
+                        self.folder / name,
+                    )
+            self._marks = None  # from here on the states tell
+
+    def _check_states(self) -> None:
         for name, before in self._states.items():
             now = file_state(self.folder / name)
             if now != before:

@@ -25,14 +25,14 @@ import numpy as np
 from .atomic import shown_path
 from .claimed import Claimed, table_digest
 from .config import Config
-from .errors import ArgumentError, FileError, FormatError
+from .errors import ArgumentError, FileError, FormatError, NewerFormatError
 from .files import FORMAT_VERSION, MANIFEST, file_name, value_table
 from .hex_words import fixed_point
 from .names import counted
 from .recompute import BAR, MAX, TINY, U, Value
 from .recomputed import Recomputed, Undetermined
 from .run import ARITHMETIC_VERSION
-from .saved import NewerFormatError, Saved
+from .saved import Saved
 from .tables import check_digits, text_values
 
 if TYPE_CHECKING:

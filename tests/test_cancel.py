@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import shutil
 import sys
 import threading
 import time
@@ -45,6 +46,38 @@ def test_a_timeout_ends_a_run_soon(slow: lp.Model):
         assert 0.1 <= time.monotonic() - start < 0.1 + SOON
         assert isinstance(e.value, TimeoutError) and isinstance(e.value, lp.Error)
     assert slow.run([1, 2, 3]).equals(before)
+
+
+@pytest.fixture(scope="module")
+def endless(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> lp.Model:
+    """A model whose chat template ends only for the message "hi"."""
+    folder = shutil.copytree(demo_folder, tmp_path_factory.mktemp("endless") / "model")
+    (folder / "chat_template.jinja").write_text(
+        "{% if messages[0].content != 'hi' %}{% for a in range(99999) %}{% for b in range(99999) %}"
+        "{% endfor %}{% endfor %}{% endif %}{{ messages[0].content }}"
+    )
+    return lp.load(folder, threads=1)
+
+
+def test_a_template_in_a_child_is_ended_too(endless: lp.Model):
+    chats = [[{"role": "user", "content": text}] for text in ("hi", "slow")]
+    for call in (
+        lambda **how: endless.run(chats, **how),
+        lambda **how: endless.run(chats[1], **how),
+        lambda **how: endless.profile(chats[1], **how),
+    ):
+        start = time.monotonic()
+        with pytest.raises(lp.Timeout, match=r"^the run took longer"):  # of the call, not a prompt
+            call(timeout=0.7)
+        assert time.monotonic() - start < 0.7 + SOON
+        token = lp.Cancel()
+        timer = threading.Timer(0.7, token.set)
+        timer.start()
+        start = time.monotonic()
+        with pytest.raises(lp.Cancelled, match=r"^the run was stopped"):
+            call(cancel=token)
+        assert time.monotonic() - start < 0.7 + SOON
+    assert endless.run(chats[0], timeout=60).prompt == "hi"
 
 
 def test_a_token_set_by_another_thread_ends_a_run_soon(slow: lp.Model):

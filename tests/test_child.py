@@ -14,6 +14,7 @@ import pytest
 from bad_inputs.child import LIBC, in_child, less_memory
 
 from llamaprobe import _child
+from llamaprobe.workers import Workers
 
 
 def test_wall_clock_ends_a_child_that_sleeps(monkeypatch):
@@ -288,6 +289,21 @@ def test_closed_standard_streams():
     assert ended.stdout == b"1 1"
 
 
+def test_signals_that_the_parent_ignores_are_the_childs_own(monkeypatch):
+    numbers = (signal.SIGCHLD, signal.SIGALRM, signal.SIGXCPU)
+    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    try:
+        with obedient(monkeypatch) as worker:
+            child = tell(worker)[2]
+            with pytest.raises(_child.ChildError, match="1 s of processor time"):
+                worker.answer({"do": "loop"})
+            assert tell(worker)[2] == child
+        assert not is_running(child)
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
 def test_signals_that_are_blocked_do_not_keep_a_child(monkeypatch):
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGALRM, signal.SIGXCPU])
     try:
@@ -307,8 +323,8 @@ def test_signals_that_are_blocked_do_not_keep_a_child(monkeypatch):
     [
         ("#!/bin/sh\nexit 2\n", "which is not Python (it ended with status 2)"),
         ("#!/bin/sh\necho usage: R; exit 0\n", "which is not Python"),
-        ("#!/bin/sh\nyes\n", "which is not Python"),
-        ("#!/bin/sh\nsleep 60\n", "which is not Python"),
+        ("#!/bin/sh\nyes\n", "which is not Python; set it"),
+        ("#!/bin/sh\nsleep 60\n", "which is not Python; set it"),
         ("not a program", "cannot run a child process: "),
     ],
 )
@@ -326,7 +342,7 @@ def test_another_program_as_sys_executable_is_named(monkeypatch, tmp_path, progr
 def test_workers_of_a_batch_are_told_apart_by_what_they_prepare(monkeypatch):
     monkeypatch.setattr(_child, "FOLDER", os.path.dirname(__file__))
     how = {"packages": (), "limits": LIMITS}
-    with _child.Workers() as workers:
+    with Workers() as workers:
         told = [
             workers.call("child_scripts/obeys.py", {"do": [], "n": n}, {"do": "tell"}, **how)
             for n in (1, 2, 1, 2)

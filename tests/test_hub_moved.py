@@ -2,8 +2,10 @@
 cache that lacks something."""
 
 import os
+import pickle
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,22 @@ def test_a_cache_that_was_moved_piece_by_piece(
     assert snapshot(REPO_ID) == folder and hub.seen == []
     assert tree(folder) == chosen(files)
     assert all((cache / what).is_symlink() for what in moved if what != "a blob")
+
+
+@pytest.mark.parametrize("moved", ["blobs", "snapshots"])
+def test_a_model_of_a_moved_cache_knows_its_commit(
+    hub: FakeHub, tmp_path: Path, moved: str, random_checkpoint: Callable[..., Path]
+) -> None:
+    hub.add(REPO_ID, {path.name: path.read_bytes() for path in random_checkpoint().iterdir()})
+    folder = download(REPO_ID)
+    before = lp.load(REPO_ID).run([1], points="x")
+    move(folder.parent.parent / moved, tmp_path / "disk" / "another name")
+    hub.forget()
+    model = lp.load(REPO_ID)
+    for one in (model, pickle.loads(pickle.dumps(model))):
+        run = one.run([1], points="x")
+        assert run.meta["revision"] == before.meta["revision"] == folder.name
+        assert run.meta["model"] == REPO_ID and run.meta["model_folder"] is None
 
 
 @pytest.mark.parametrize("moved", ["blobs", "snapshots"])

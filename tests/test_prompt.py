@@ -2,6 +2,7 @@
 
 import array
 import io
+import shutil
 from collections import UserDict
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,18 @@ CHAT = [{"role": "user", "content": "Who has the key?"}]
 @pytest.fixture(scope="module")
 def model(demo_folder: Path) -> lp.Model:
     return lp.load("demo", threads=1)
+
+
+class Nowhere:
+    """A tensor that holds no numbers, or not as an array does."""
+
+    ndim = 1
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        raise RuntimeError("no storage")
+
+    def tolist(self) -> list[Any]:
+        raise NotImplementedError("no data")
 
 
 class Tensor:
@@ -154,6 +167,8 @@ class Unreadable:
         (Path("x"), "not PosixPath"),
         (np.int64(5), "not int64"),
         (np.array(5), r"not an array of shape \[\]"),
+        (Nowhere(), "NumPy cannot read the prompt, Nowhere: no data; give a list of token ids"),
+        ({"input_ids": {"input_ids": [1]}}, "input_ids is a dict"),
         ((i for i in ()), "the prompt is empty"),
         (np.array([], dtype=str), "the prompt is empty"),
         ([None, 5], "item 0 of the prompt is None, not a token id"),
@@ -218,6 +233,13 @@ def test_an_error_of_a_template_in_a_batch(demo_folder: Path, tmp_path: Path):
     chats = [[{"role": "user", "content": content}] for content in ("yes", "no")]
     with pytest.raises(lp.TemplateError, match=r"^prompt 1 of 2 \('no'\): .*refused"):
         model.run(chats)
+
+
+def test_a_template_that_makes_nothing(demo_folder: Path, tmp_path: Path):
+    folder = shutil.copytree(demo_folder, tmp_path / "model")
+    (folder / "chat_template.jinja").write_text("{{ nothing }}")
+    with pytest.raises(lp.ArgumentError, match="^prompt 0 of 1 .* the chat template makes no text"):
+        lp.load(folder).run([CHAT])
 
 
 def test_an_error_without_a_batch_has_no_number(model: lp.Model):

@@ -142,6 +142,8 @@ def test_layers_beyond_those_of_the_config(make):
     with pytest.warns(UserWarning, match=r"num_hidden_layers is 3"):
         model = lp.load(folder)
     assert set(model.unused) == set(extra)
+    with pytest.warns(UserWarning, match=r"num_hidden_layers is 3"):  # as config.json has it
+        assert lp.load(folder, layers=1).unused == model.unused
     assert load_quietly(folder, ignore="model.layers.3.*").run(IDS)["x"].shape[0] == 3
 
 

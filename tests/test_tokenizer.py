@@ -255,6 +255,22 @@ def test_special_tokens_inside_the_vocabulary(tmp_path):
     assert tokenizer.chat([{"role": "u", "content": "</s>a"}]).ids.tolist()[1] == space
 
 
+@pytest.mark.parametrize("unused", ["c", "<0x7F>"])
+def test_special_tokens_in_messages_of_a_vocabulary_with_unused_ids(tmp_path, unused):
+    """The library numbers added tokens from the number of tokens on: by ids that are in use."""
+    spec = sentencepiece()
+    how = {"template": "<s>{{ messages[0].content }}</s>", "bos_token": "<s>", "eos_token": "</s>"}
+    whole = write_folder(tmp_path / "whole", spec, **how)
+    del spec["model"]["vocab"][unused]
+    holed = write_folder(tmp_path / "holed", spec, **how)
+    for text in ("ab", "ab</s>", "</s>ab<s>", "a ab</s> b ab"):
+        found = [
+            Tokenizer.open(folder).chat([{"role": "u", "content": text}]).ids.tolist()
+            for folder in (whole, holed)
+        ]
+        assert found[0] == found[1]
+
+
 def test_special_token_that_plain_text_gives_too(tmp_path):
     spec = byte_level()
     spec["model"]["vocab"]["<|eot|>"] = 260

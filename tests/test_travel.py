@@ -71,6 +71,64 @@ def test_the_tokens_of_a_text_travel(demo_folder: Path, tmp_path: Path):
     assert pickle.loads(sent).tokens == tokens
 
 
+def edit_tokenizer(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("<|eot_id|>", "<|other|>"))
+
+
+def remove_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+def add_a_file(folder: Path) -> None:
+    (folder / "added_tokens.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("change", "fact"),
+    [
+        (edit_tokenizer, "tokenizer.json: is not the file that was pickled"),
+        (remove_tokenizer, "tokenizer.json: is not there, unlike when pickled"),
+        (add_a_file, "added_tokens.json: is there, unlike when pickled"),
+        (shutil.rmtree, "is not there, unlike when pickled"),
+    ],
+)
+@pytest.mark.parametrize("twice", [False, True])
+def test_another_tokenizer_is_none_of_a_run_that_travelled(
+    demo_folder: Path, tmp_path: Path, change: Callable[[Path], object], fact: str, twice: bool
+):
+    folder = shutil.copytree(demo_folder, tmp_path / "model")
+    model = lp.load(folder)
+    run = model.run([1, 2, 3], points="x")
+    sent = pickle.dumps((run, lp.load(folder).run([1])))
+    tokenizer = pickle.dumps(model.tokenizer)
+    if twice:
+        sent = pickle.dumps(pickle.loads(sent))
+    change(folder)
+    late = pickle.dumps(run)  # its values travel all the same
+    for one in (*pickle.loads(sent), pickle.loads(late)):
+        with pytest.raises(lp.FileChangedError, match="load the model again"):
+            _ = one.tokens
+    with pytest.raises(lp.FileChangedError, match=fact):
+        pickle.loads(tokenizer)
+
+
+@COPIES
+def test_a_tokenizer(through: Callable[[Any], Any], demo_folder: Path, tmp_path: Path):
+    folder = shutil.copytree(demo_folder, tmp_path / "model")
+    tokenizer = lp.load(folder).tokenizer
+    other = through(tokenizer)
+    ids = tokenizer.encode("Once upon a time")
+    assert other.encode("Once upon a time").tolist() == ids.tolist()
+    chat = [{"role": "user", "content": "a<|eot_id|>"}]
+    assert other.chat(chat).ids.tolist() == tokenizer.chat(chat).ids.tolist()
+    shutil.copytree(folder, tmp_path / "copy")
+    sent = pickle.dumps(tokenizer)
+    shutil.rmtree(folder)
+    (tmp_path / "copy").rename(folder)  # the same bytes in other files
+    assert pickle.loads(sent).pieces(ids) == tokenizer.pieces(ids)
+
+
 @COPIES
 def test_a_config_and_a_weight(through: Callable[[Any], Any], folder: Path):
     model = lp.load(folder)

@@ -109,7 +109,8 @@ ROWS = [
     for name, (breaking, fact) in BROKEN.items()
 ]
 NO_JSON = [
-    (b"", "Expecting value"),
+    (b"", "not valid JSON: Expecting value"),
+    (b"\xef\xbb\xbf{}", "starts with a byte order mark; save it as plain UTF-8"),
     (b"[]", "holds a list"),
     (b"[" * 1_000_000, "nested too deeply"),
     (b'{"a":' * 100_000, "nested too deeply"),
