@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .atomic import file_error, open_regular, shown_path
+from .chat import TEMPLATE_INPUTS, ChatOptions
 from .config import Config, inverse_frequencies
-from .errors import Error, FileError, FormatError
+from .errors import ArgumentError, Error, FileError, FormatError
 from .files import (
     FORMAT_VERSION,
     MANIFEST,
@@ -43,6 +44,7 @@ from .points import shape as shape_of
 from .run import Run
 from .saved import Saved, SavedTokens
 from .tables import BLOCK, Table, new_scratch, number_table, scratch_bytes
+from .tensor_names import find_unused
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -190,6 +192,8 @@ class Claimed:
         origin = dataclasses.replace(origin, rounded=saved.rounded_before)
         if model is not None:
             of_model = {name: getattr(model._origin, name) for name in _OF_MODEL}
+            if not self._knows_unused:
+                of_model["unused"] = origin.unused
             origin = dataclasses.replace(origin, **of_model)
         values = {}
         for point, layers in saved.points.items():
@@ -197,6 +201,12 @@ class Claimed:
             axes = (len(layers), *shape) if layers else shape
             values[point] = tuple(layers), np.broadcast_to(np.float32(0), axes)
         return Run(prompt, values, dataclasses.replace(origin, tokenizer=SavedTokens(self._tokens)))
+
+    @property
+    def _knows_unused(self) -> bool:
+        """Whether what made the run looked for tensors that no operation uses: saved again, one of
+        version 0 says that there are none."""
+        return self.saved.arithmetic_version > 0
 
     @cached_property
     def _tokenizer(self) -> Tokenizer | str:
@@ -311,7 +321,7 @@ class Claimed:
         """What is wrong with facts that the meta files state, and which facts are unchecked."""
         known: set[str] = set()
         left = [] if isinstance(self._tokenizer, Tokenizer) else ["tokens"]
-        faults = list(self._prompt_wrong(known))
+        faults = [*self._prompt_wrong(known), *self._inputs_wrong(), *self._ignore_wrong()]
         if self._model is None:
             faults += self._rope_wrong(self._run.config)
             left.append("weight_files")
@@ -322,7 +332,9 @@ class Claimed:
         return faults, [key for key in left if told.get(key) not in empty]
 
     def _prompt_wrong(self, known: set[str]) -> Iterator[str]:
-        prompt = self.saved.prompt()
+        prompt, tokens = self.saved.prompt(), self.saved.meta.get("tokens")
+        if isinstance(tokens, list) and not _are_texts(tokens, len(prompt.token_ids)):
+            yield f"tokens is not a list of {len(prompt.token_ids)} texts"
         if prompt.date is not None and prompt.text is None:
             yield "template_date is given without a prompt"
         if prompt.date is not None and not _is_day(prompt.date):
@@ -339,6 +351,35 @@ class Claimed:
         if not gives:
             yield "the text of prompt does not give these token_ids"
 
+    def _inputs_wrong(self) -> Iterator[str]:
+        """The inputs of a chat template are recorded of a chat, as `Model.run` took them."""
+        meta = self.saved.meta
+        stated = {key: meta[key] for key in TEMPLATE_INPUTS if key in meta}
+        if stated and self.saved.prompt().date is None:
+            yield f"{', '.join(stated)} without template_date, the sign of a chat"
+            return
+        try:
+            wanted = ChatOptions(**stated).check().inputs
+        except ArgumentError as error:
+            yield str(error)
+            return
+        for key, value in stated.items():
+            if key not in wanted or _differ(value, wanted[key]):
+                yield f"{key} is {show(value)}, which no chat records"
+
+    def _ignore_wrong(self) -> Iterator[str]:
+        """The globs of the run must let this model open."""
+        globs, model = self.saved.strings("ignore"), self._model
+        if model is None or model._checkpoint is None or not self._knows_unused:
+            return
+        try:
+            unused = find_unused(model.config, model._checkpoint.tensors, globs)
+        except ArgumentError as error:
+            yield str(error)
+            return
+        if unused.refused and model._opening.layers is None:
+            yield f"ignore does not match {printable(unused.refused[0])}, without which no run is"
+
     def _revision_wrong(self, known: set[str]) -> Iterator[str]:
         """The name of the model, its folder and its commit, where these are those of the model at
         hand. A repo has commits with the same weights, so another commit is not a fault."""
@@ -346,6 +387,9 @@ class Claimed:
         stated = meta.get("revision")
         if stated is not None and not (isinstance(stated, str) and _COMMIT.fullmatch(stated)):
             yield f"revision is {show(stated)}, which is not a commit"
+        folder = path_entry(meta, "model_folder")
+        if folder is not None and not os.path.isabs(folder):
+            yield f"model_folder is {show(folder)}, which does not begin at the root"
         if self._model is None:
             return
         source = self._model._origin
@@ -418,6 +462,10 @@ def _keys_fault(found: dict[str, Any], wanted: dict[str, Any]) -> str:
 def _differ(a: Any, b: Any) -> bool:
     """Of values from JSON; 1, 1.0 and true are three, and so are 0.0 and -0.0 two."""
     return json.dumps(a, sort_keys=True) != json.dumps(b, sort_keys=True)
+
+
+def _are_texts(tokens: list[Any], n: int) -> bool:
+    return len(tokens) == n and all(isinstance(token, str) for token in tokens)
 
 
 def _is_day(text: str) -> bool:

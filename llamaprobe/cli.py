@@ -28,7 +28,7 @@ def main(argv: "Sequence[str] | None" = None) -> int:
 
         return _main(argv, Interrupts())
     except KeyboardInterrupt:  # before they were installed
-        return _fail("interrupted", 130)
+        return _interrupted()
 
 
 def _main(argv: "Sequence[str] | None", interrupts: "Interrupts") -> int:
@@ -45,7 +45,7 @@ def _main(argv: "Sequence[str] | None", interrupts: "Interrupts") -> int:
         if not interrupts.came and not isinstance(error, KeyboardInterrupt):
             raise
         flush_or_drop(sys.stdout)
-        code = _fail("interrupted", 130)
+        code = _interrupted()
     finally:
         interrupts.close(for_good=argv is None)
     return code
@@ -124,6 +124,15 @@ def _failed(error: Exception) -> int:
     if isinstance(error, RecursionError):
         return _fail("a file is nested too deep", 1)
     raise error
+
+
+def _interrupted() -> int:
+    """130, after its line. CPython notes a KeyboardInterrupt that leaves `exec` of a text, by which
+    dataclasses and namedtuples are made, and `python -m` then ends by the signal, caught or not;
+    the next `exec` of a text clears the note."""
+    code = _fail("interrupted", 130)
+    exec("")
+    return code
 
 
 def _fail(message: str, code: int) -> int:

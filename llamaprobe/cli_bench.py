@@ -86,9 +86,9 @@ def run(args: argparse.Namespace) -> int:
             _print(timing, **about)
         told.append(about | timing.to_dict())
     if args.json:
-        import json
+        from .cli_json import print_json
 
-        print(json.dumps(told, indent=1, allow_nan=False))
+        print_json(told)
     return 0
 
 

@@ -93,17 +93,17 @@ def read_chat(args: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
             if others or "messages" not in messages:
                 what = f"holds {min(others)!r:.60}" if others else "has no messages"
                 raise FormatError(
-                    f"{printable(args.messages)}: {what}; it is a list of messages, or an object"
+                    f"{_shown(args.messages)}: {what}; it is a list of messages, or an object"
                     " with messages and tools"
                 )
             if tools is not None and messages.get("tools") is not None:
-                raise ArgumentError(f"--tools: {printable(args.messages)} has tools as well")
+                raise ArgumentError(f"--tools: {_shown(args.messages)} has tools as well")
             tools = messages.get("tools") if tools is None else tools
             messages = messages["messages"]
         try:
             check_messages(messages)
         except ArgumentError as error:
-            raise ArgumentError(f"{printable(args.messages)}: {error}") from None
+            raise ArgumentError(f"{_shown(args.messages)}: {error}") from None
     return messages, {
         "date": args.date,
         "tools": tools,
@@ -127,13 +127,18 @@ def variable(text: str) -> tuple[str, Any]:
     return name, found
 
 
+def _shown(path: str) -> str:
+    return "standard input" if path == "-" else printable(path)
+
+
 def _read_json(path: str) -> Any:
-    """What a JSON file or standard input holds. FileError, FormatError."""
+    """What a JSON file or standard input holds; a byte order mark in front of it, as editors on
+    Windows write it, is passed over. FileError, FormatError."""
     from .atomic import file_error
     from .errors import FormatError
     from .json_file import decode, describe_wrong_content
 
-    shown = "standard input" if path == "-" else printable(path)
+    shown = _shown(path)
     try:
         if path != "-":
             with open(path, "rb") as file:
@@ -147,7 +152,10 @@ def _read_json(path: str) -> Any:
     if len(data) > _MAX_FILE:
         raise FormatError(f"{shown}: over {_MAX_FILE} bytes, more than a chat can have")
     try:
-        return json.loads(decode(data))
+        text = decode(data).removeprefix("\ufeff")
+        if not text.strip():
+            raise FormatError(f"{shown}: is empty; it must hold JSON")
+        return json.loads(text)
     except RecursionError:
         raise FormatError(f"{shown}: nested too deeply") from None
     except ValueError as error:

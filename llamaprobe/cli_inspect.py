@@ -37,9 +37,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     told = describe_source(args.model, revision_of(args))
     if args.json:
-        import json
+        from .cli_json import print_json
 
-        print(json.dumps(told, indent=1, allow_nan=False))
+        print_json(told)
     else:
         _print(told)
     return 0

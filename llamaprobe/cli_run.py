@@ -110,23 +110,18 @@ def _check_out(args: argparse.Namespace) -> None:
 
 def _show(model: "Model", args: argparse.Namespace) -> int:
     """A summary instead of files."""
+    from .cli_json import print_json
     from .cli_summary import print_summary, summary
 
     result = _run(model, args, args.points or ["x", "x_norm", "logits"])
     shown = [point for point in result.points if args.points or point != "logits"]
     told = summary(model, result, shown)
     if args.json:
-        _print_json(told | {"files": []})
+        print_json(told | {"files": []})
     else:
         print_summary(told)
     stderr.say("nothing was written; --out DIR writes these values as files")
     return 0
-
-
-def _print_json(told: dict[str, Any]) -> None:
-    import json
-
-    print(json.dumps(told, indent=1, allow_nan=False))
 
 
 def _save(model: "Model", result: "Run", args: argparse.Namespace) -> int:
@@ -139,10 +134,11 @@ def _save(model: "Model", result: "Run", args: argparse.Namespace) -> int:
     tell_size(sum(table.n_bytes() for table in tables.values()), len(tables), exact)
     paths = save_run(result, args.out, force=args.force, hash_weights=args.hash_weights, **how)
     if args.json:
+        from .cli_json import print_json
         from .cli_summary import summary
 
         told = summary(model, result, list(result.points))
-        _print_json(told | {"files": [str(path) for path in paths]})
+        print_json(told | {"files": [str(path) for path in paths]})
     else:
         for path in paths:
             print(path)

@@ -105,7 +105,7 @@ def _unchecked(checks: "list[Check]") -> list[str]:
 
 
 def _print_json(folder: str, checks: "list[Check]", told: dict[str, str], code: int) -> None:
-    import json
+    from .cli_json import print_json
 
     shown = {
         "folder": folder,
@@ -117,7 +117,7 @@ def _print_json(folder: str, checks: "list[Check]", told: dict[str, str], code: 
         "unchecked": _unchecked(checks),
         "exit": {"code": code, "means": _VERDICTS[code][1]},
     }
-    print(json.dumps(shown, indent=1, allow_nan=False))
+    print_json(shown)
 
 
 def _line(check: "Check") -> str:

@@ -145,9 +145,9 @@ class Model:
         self.ignore: tuple[str, ...] = opening.ignore
         """The globs that `load` was given."""
         self.unused: tuple[str, ...] = unused
-        """Names of tensors in the opened files that no operation uses: those that `load` warned
-        about, and those that `ignore` matches. Leftover buffers of rotary embeddings and layers
-        that `load(layers=)` left out are not among them."""
+        """Names of tensors in the opened files that no operation uses, in the order of the files,
+        whether `load` warned about them or `ignore` matches them. Leftover buffers of rotary
+        embeddings and layers that `load(layers=)` left out are not among them."""
         self._core: _core.Model | None = open_core(config, checkpoint)
         self._checkpoint: Checkpoint | None = checkpoint
         self._opening = opening

@@ -56,10 +56,18 @@ def _open(saved: Saved, name: str, options: dict[str, Any]) -> "Model":
         with contextlib.suppress(Error):
             return load(name, layers=n_layers, **options)
         raise
-    if n_layers is None or n_layers >= model.config.n_layers:
+    n_here = model.config.n_layers
+    if n_layers is None or n_layers > n_here or n_layers == n_here and not _has_more(saved, model):
         return model
     model.close()
     return load(name, layers=n_layers, **options)
+
+
+def _has_more(saved: Saved, model: "Model") -> bool:
+    """Whether the model was opened with files that the run does not name: `load(layers=)` leaves
+    out the shards of layers beyond num_hidden_layers, although it opens as many layers."""
+    told = saved.weight_files if isinstance(saved.weight_files, dict) else {}
+    return any(os.path.basename(path) not in told for path, *_ in model._origin.weight_files)
 
 
 def _ignored(saved: Saved) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from .fingerprint import ToldFingerprints
 from .hex_words import fixed_point
 from .names import path_entry, printable
 from .points import axes
-from .tables import check_digits, check_format, is_rounded
+from .tables import SEPARATORS, check_digits, check_format, is_rounded
 
 if TYPE_CHECKING:
     from .prompt import Prompt
@@ -68,8 +68,8 @@ class Saved:
             raise FormatError(f"{self._at}: files does not hold one object per file")
         self.format: str = self._take(manifest, "format", str)
         self.digits: int | None = manifest.get("digits")
-        self.has_header = manifest.get("header") is not False
-        """Whether text files have a first line."""
+        self.has_header = manifest.get("header") is not False or self.format == "npy"
+        """Whether files have a first line; the header of npy is its format."""
         if self.digits is not None and type(self.digits) is not int:
             raise FormatError(f"{self._at}: digits is not a number of digits")
         self.weight_files = manifest.get("weight_files")
@@ -101,13 +101,17 @@ class Saved:
         """(format, digits) of the files that the values were read back from."""
         try:
             before = tuple((check_format(format), digits) for format, digits in told)
-            if all(digits is None or type(digits) is int for _, digits in before):
+            if all(
+                digits is None or (type(digits) is int and format in SEPARATORS)
+                for format, digits in before
+            ):
                 for _, digits in before:
                     check_digits(digits)
-                return before
+                if all(is_rounded(*each) for each in before):
+                    return before
         except (ArgumentError, TypeError, ValueError):
             pass
-        raise FormatError(f"{self._at}: rounded is not a list of formats and digits")
+        raise FormatError(f"{self._at}: rounded is not a list of formats and digits that round")
 
     def _check_point(self, point: str, layers: Any) -> None:
         if point not in self._known:
@@ -183,7 +187,7 @@ class Saved:
 
     def array(self, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         """What a file holds; shape and dtype are for one whose first line was left out."""
-        if self.has_header or self.format == "npy":
+        if self.has_header:
             return read(self.folder / name)
         return read(self.folder / name, shape=shape, dtype=dtype)
 

@@ -69,13 +69,9 @@ class Unused:
     refused: tuple[str, ...]
     """Those in a part that is run, and parts of a LoRA."""
     others: tuple[str, ...]
-    ignored: tuple[str, ...]
-    """Those that the caller's globs match."""
-
-    @property
-    def passed_over(self) -> tuple[str, ...]:
-        """Those that a run goes without, `ignored` last."""
-        return (*self.others, *self.ignored)
+    passed_over: tuple[str, ...]
+    """All that a run goes without, warned about or ignored, in the order of the files: the same
+    whatever globs let the model open."""
 
     def refusal(self, config: Config) -> str:
         """Why the model cannot be run as its config says; "" when it can."""
@@ -128,17 +124,19 @@ def find_unused(
             raise ArgumentError(_matches_nothing(glob, held, unused))
         ignored |= set(matched)
     sorts: dict[bool, list[str]] = {True: [], False: []}
+    passed_over = []
     for name in unused:
         layer = _LAYER.match(name)
         number = int(layer[1]) if layer else None
         is_closed = number is not None and config.n_layers <= number < n_whole
-        if name in ignored or is_closed or _LEFTOVER.fullmatch(name):
+        if is_closed or _LEFTOVER.fullmatch(name):
+            continue
+        passed_over.append(name)
+        if name in ignored:
             continue
         is_run = name.startswith(_RUN) and (number is None or number < config.n_layers)
         sorts[is_run or _LORA.search(name) is not None].append(name)
-    return Unused(
-        tuple(sorts[True]), tuple(sorts[False]), tuple(n for n in unused if n in ignored)
-    )
+    return Unused(tuple(sorts[True]), tuple(sorts[False]), tuple(passed_over))
 
 
 def read_globs(ignore: object) -> tuple[str, ...]:

@@ -81,10 +81,10 @@ def verify_run(
         yield from _of_files(Claimed(saved, None))
         yield Check("values", f"none can be checked: {error}")
         return
+    if model is not None:
+        _check_model(saved, model)  # first: of another model no table can be made
     claimed = Claimed(saved, model)
     yield from _of_files(claimed)
-    if model is not None:
-        _check_model(saved, model)
     yield from _of_facts(claimed)
     unreadable: set[_Where] = set()
     bits = _why_no_bits(saved, model)

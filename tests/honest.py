@@ -1,14 +1,17 @@
 """Random models and runs that nobody altered: every weight matrix has a gain of its own, from 1e-20
-to 1e18, or rows that are dead or enormous, or is all one number; any points and layers are saved,
-in any format. `verify` may accuse none of them.
+to 1e18, or rows that are dead or enormous, or is all one number, and beside them there may be
+tensors that are ignored; any points and layers are saved, in any format, of one run or one of a batch, and
+may be read back and saved again. `verify` may accuse none of them.
 
 `python tests/honest.py 1000` tries so many.
 """
 
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import models
 import numpy as np
@@ -53,7 +56,23 @@ def make_model(rng: np.random.Generator, folder: Path) -> Path:
                 w[...] = np.float32(rng.choice([0.1, 1.0, -0.3, 0.0, 1e-40, 3e18]))
             np.clip(w, -3e38, 3e38, out=w)
             weights[name] = models.from_bits(models.to_bits(w, dtype), dtype).reshape(w.shape)
+    if rng.integers(3) == 0:  # biases that the config does not name, and a stranger's tensor
+        named = {**config, "attention_bias": True, "mlp_bias": True}
+        for name, shape in models.weight_shapes(named).items():
+            weights.setdefault(name, np.ones(shape, np.float32))
+        weights["score.weight"] = np.ones(3, np.float32)
     return models.write_checkpoint(folder, config, weights, dtype)
+
+
+def open_model(rng: np.random.Generator, folder: Path) -> lp.Model:
+    """Some of its layers; what no operation uses is ignored."""
+    n_layers = 1 if rng.integers(4) == 0 else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return lp.load(folder, layers=n_layers, mmap=bool(rng.integers(2)))
+        except lp.UnsupportedError:
+            return lp.load(folder, layers=n_layers, ignore=["*.bias", "*"][rng.integers(2)])
 
 
 def save_some(rng: np.random.Generator, model: lp.Model, out: Path) -> str:
@@ -69,14 +88,25 @@ def save_some(rng: np.random.Generator, model: lp.Model, out: Path) -> str:
     format = str(rng.choice(FORMATS))
     text = format in ("csv", "txt")
     digits = [None, 0, 1, 3, 8, 16][rng.integers(6)] if text else None
-    model.run(ids, points=points, layers=layers).save(out, format=format, digits=digits)
-    return f"{ids.tolist()} {points} {layers} {format} digits={digits}"
+    how: dict[str, Any] = {"format": format, "digits": digits, "masks": bool(rng.integers(4))}
+    how["header"] = format == "npy" or bool(rng.integers(3))
+    how["hash_weights"] = bool(rng.integers(2))
+    run = model.run(ids, points=points, layers=layers)
+    if rng.integers(4) == 0:
+        run = model.run([[1], ids, [0, 1]], points=points, layers=layers)[1]
+    run.save(out, **how)
+    told = f"{ids.tolist()} {points} {layers} {how}"
+    if rng.integers(4) == 0:
+        how |= {"format": "csv", "digits": [None, 2][rng.integers(2)], "header": True}
+        lp.read_run(out).save(out, force=True, **how)
+        told += f", then {how}"
+    return told
 
 
 def draw(seed: int, folder: Path) -> tuple[str, list[Check]]:
     """One random run: what it was, and what verify says with and without the model."""
     rng = np.random.default_rng(seed)
-    model = lp.load(make_model(rng, folder / "model"))
+    model = open_model(rng, make_model(rng, folder / "model"))
     how = save_some(rng, model, folder / "run")
     return how, [*verify_run(folder / "run", model), *verify_run(folder / "run")]
 

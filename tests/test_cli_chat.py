@@ -146,3 +146,21 @@ def test_other_errors_of_chats(chat, tmp_path):
     assert "has tools as well" in chat("--messages", both, "--tools", tools)[1]
     assert "tool 0: a int" in chat("ab", "--chat", "--tools", write(tmp_path / "i", [5]))[1]
     assert "leave it out" in chat("ab", "--chat", "--template-var", "bos_token=x")[1]
+
+
+def test_json_as_editors_and_pipes_give_it(chat, tmp_path, monkeypatch):
+    """With a byte order mark; empty; and errors name the standard input."""
+    path, text = tmp_path / "m.json", json.dumps([{"role": "user", "content": "ab"}])
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert chat("--messages", path).prompt == USER + BOT
+    path.write_bytes(b"\xef\xbb\xbf\r\n")
+    assert chat("--messages", path)[1].endswith("m.json: is empty; it must hold JSON")
+    for data, fact in {
+        b"": "is empty; it must hold JSON",
+        b'{"role": "user"}': "holds 'role'",
+        b'[{"role": 1}]': "message 0: ",
+        b"\xef\xbb\xbf[": "Expecting value",
+    }.items():
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        code, line = chat("--messages", "-")
+        assert code == 1 and f"standard input: {fact}" in line

@@ -108,6 +108,21 @@ def test_an_interrupt_is_not_lost(how: str):
     assert fake(LOST[how]) == (130, LINE)
 
 
+def test_an_interrupt_while_a_dataclass_is_made(tmp_path):
+    """`python -m` remembers a KeyboardInterrupt that leaves exec() of a text."""
+    work = "exec('interrupt()', {'interrupt': interrupt})"
+    (tmp_path / "fake.py").write_text(FAKE.format(work=work, before=""))
+    process = subprocess.run(
+        [sys.executable, "-m", "fake"],
+        cwd=tmp_path,  # `-m` looks here first
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (process.returncode, process.stderr) == (130, LINE)
+
+
 AT_THE_END = {
     "at exit": "atexit.register(interrupt)",
     "while threads end": "threading._register_atexit(interrupt)",

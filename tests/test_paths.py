@@ -215,3 +215,28 @@ def test_errors_about_tokenizers_and_templates_are_one_line(tmp_path):
         with pytest.raises(lp.Error) as error:
             open_it(folder)
         assert "\n" not in str(error.value) and r"a\x0ab: " in str(error.value)
+
+
+def test_json_of_the_command_line_takes_any_path(latin_folder, capsys):
+    """Text that any JSON reader takes, and the bytes beside it."""
+    Path("ids").write_text("1 2 3")
+    out, told = os.fsdecode(b"out\xff"), {}
+    for command in (
+        ["run", LATIN, "--ids", "ids", "--out", out, "--quiet"],
+        ["verify", out, "--quiet"],
+        ["inspect", LATIN],
+        ["bench", LATIN, "--tokens", "2", "--repeat", "1"],
+    ):
+        assert cli.main([*command, "--json"]) == 0
+        shown = capsys.readouterr().out
+        assert "\\ud" not in shown
+        told[command[0]] = json.loads(shown)
+    run, of_bench = told["run"], told["bench"][0]
+    assert run["model"].endswith("mod\\xe8le")
+    assert bytes.fromhex(run["model_bytes"]) == os.fsencode(latin_folder / LATIN)
+    assert run["files"][0] == "out\\xff/x_layer0.csv"
+    assert bytes.fromhex(run["files_bytes"][0]) == b"out\xff/x_layer0.csv"
+    assert told["verify"]["folder"] == "out\\xff"
+    assert bytes.fromhex(told["verify"]["folder_bytes"]) == b"out\xff"
+    assert bytes.fromhex(told["inspect"]["path_bytes"]).endswith(b"mod\xe8le")
+    assert bytes.fromhex(of_bench["model_bytes"]).endswith(b"mod\xe8le")

@@ -81,6 +81,13 @@ def test_runs_without_a_tokenizer_and_of_the_first_layers_are_true(random_checkp
     assert told.endswith("tokens: the run has none, and the model has a tokenizer now")
 
 
+def test_a_model_of_fewer_layers_is_named_before_anything_is_compared(random_checkpoint, tmp_path):
+    folder = random_checkpoint()
+    lp.load(folder).run([1, 2], points="x").save(tmp_path / "run")
+    told = found(tmp_path / "run", lp.load(folder, layers=1))
+    assert len(told) == 1 and "the model of the run had" in told[0] and "this one has 1" in told[0]
+
+
 def test_prompt_and_date_of_a_chat(model, tmp_path):
     model.run(CHAT).save(tmp_path / "run")
 

@@ -1,0 +1,105 @@
+"""verify and facts that nothing at hand determines: they must be possible ones."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+import pytest
+from tampering import Folder, found, model, saved
+
+import llamaprobe as lp
+
+__all__ = ["model", "saved"]  # fixtures
+
+
+def edit(run: Path, at: Path, **facts: Any) -> Path:
+    """A copy of a run with other facts in all its meta files, and in the manifest where it has
+    them; keys stay and come where `Run.meta` has them."""
+    folder = Folder(shutil.copytree(run, at))
+    inputs = ("template_vars", "tools", "continue_final_message")
+
+    def change(meta: dict) -> None:
+        new = meta | facts
+        order = [key for key in meta if key not in inputs]
+        at = order.index("template_date") + 1
+        order[at:at] = inputs
+        meta.clear()
+        meta.update({key: new[key] for key in order if key in new})
+
+    folder.change_meta(change)
+    folder.manifest |= {key: value for key, value in facts.items() if key in folder.manifest}
+    folder.close()
+    return folder.path
+
+
+def test_inputs_of_a_template_are_of_a_chat(model, saved, tmp_path):
+    assert found(edit(saved("csv"), tmp_path / "same"), model) == []
+    for i, facts in enumerate([{"template_vars": {"a": 1}}, {"tools": []}]):
+        told = found(edit(saved("csv"), tmp_path / f"{i}", **facts), model)
+        assert len(told) == 1 and "without template_date, the sign of a chat" in told[0]
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        *({"template_vars": each} for each in (None, [], "x", 1, {"a b": 1}, {"messages": 1})),
+        *({"tools": each} for each in (None, {}, "x", [1], ["x"])),
+        *({"continue_final_message": each} for each in (None, False, "", 1, [])),
+    ],
+    ids=str,
+)
+def test_inputs_that_no_chat_takes(model, tmp_path, facts):
+    chat, inputs = [{"role": "user", "content": "ab"}], {"template_vars": {"a": [1]}, "tools": [{}]}
+    run = model.run(chat, points="x", continue_final_message=True, **inputs)
+    run.save(tmp_path / "run")
+    assert found(tmp_path / "run", model) == []
+    assert found(edit(tmp_path / "run", tmp_path / "a"), model) == []
+    assert found(edit(tmp_path / "run", tmp_path / "b", **facts), model)
+    assert found(edit(tmp_path / "run", tmp_path / "c", **facts), None)
+
+
+def test_globs_that_do_not_let_the_model_open(saved, model, tmp_path):
+    (told,) = found(edit(saved("csv"), tmp_path / "a", ignore=["x*"]), model)
+    assert "ignore 'x*' matches" in told
+    config = models.make_config()
+    bias = {"lm_head.bias": np.ones(config["vocab_size"], np.float32)}
+    folder = models.write_checkpoint(tmp_path / "m", config, models.make_weights(config) | bias)
+    biased = lp.load(folder, ignore="*bias")
+    biased.run([1, 2]).save(tmp_path / "run")
+    assert found(edit(tmp_path / "run", tmp_path / "b", ignore=["lm_head*"]), biased) == []
+    (told,) = found(edit(tmp_path / "run", tmp_path / "c", ignore=[]), biased)
+    assert "ignore does not match lm_head.bias" in told
+
+
+@pytest.mark.parametrize("tokens", [["x"], [], [1, 2], ["a", None], ["a", "b", "c"]], ids=str)
+def test_tokens_without_a_tokenizer_are_texts(random_checkpoint, tmp_path, tokens):
+    plain = lp.load(random_checkpoint())
+    plain.run([1, 2]).save(tmp_path / "run")
+    assert found(edit(tmp_path / "run", tmp_path / "a", tokens=["a", "b"]), plain) == []
+    told = found(edit(tmp_path / "run", tmp_path / "b", tokens=tokens), plain)
+    assert any("tokens is not a list of 2 texts" in each for each in told)
+
+
+def test_a_folder_that_is_not_absolute(model, saved, tmp_path):
+    (told,) = found(edit(saved("csv"), tmp_path / "a", model_folder="m"), model)
+    assert "does not begin at the root" in told
+
+
+def test_npy_without_a_header(model, saved, tmp_path):
+    folder = Folder(shutil.copytree(saved("npy"), tmp_path / "run"))
+    folder.manifest["header"] = False
+    folder.close()
+    assert any("header is no key" in each for each in found(folder.path, model))
+
+
+_EXACT = [["npy", None], ["csv", None], ["csv", 16], ["hex", 3]]
+
+
+@pytest.mark.parametrize("rounded", _EXACT, ids=str)
+def test_rounded_by_what_does_not_round(model, saved, tmp_path, rounded):
+    folder = Folder(shutil.copytree(saved("csv"), tmp_path / "run"))
+    folder.manifest["rounded"] = [rounded]
+    folder.close()
+    assert any("rounded is no list" in each for each in found(folder.path, model))
