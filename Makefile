@@ -19,7 +19,7 @@ endif
 VARIANT := $(notdir $(CC))$(if $(SAN),-san-$(SAN))$(if $(COV),-cov)
 OUT := build/c-$(VARIANT)
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wvla -Werror
-CFLAGS_ALL := -std=c11 -O2 -g -ffp-contract=off -pthread $(WARNINGS) \
+CFLAGS_ALL := -std=c11 -O2 -g -DLP_EMULATED= -ffp-contract=off -pthread $(WARNINGS) \
   $(if $(SAN),-g1 -O1 -DLP_NO_UNROLL= -fsanitize=$(SANITIZERS) -fno-sanitize-recover=all -fno-omit-frame-pointer) \
   $(if $(COV),-g1 -O1 -DLP_NO_UNROLL= --coverage -fprofile-update=atomic) $(CFLAGS)
 
@@ -41,8 +41,8 @@ REPLAY := $(foreach name,$(FUZZ),$(if $(wildcard fuzz/corpus/$(name)/*),$(name))
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## compile the C core into the checkout, so that `import llamaprobe` works here
-	$(PYTHON) setup.py -q build_ext --inplace
+build: ## compile the C core into the checkout, so that `import llamaprobe` works here, with the kernels for tests
+	LLAMAPROBE_EMULATED=1 $(PYTHON) setup.py -q build_ext --inplace
 
 test: test-c replay test-py ## everything that proves the code right in minutes
 
@@ -94,7 +94,7 @@ ASAN_ENV = env LD_PRELOAD=$(shell $(CC) -print-file-name=libasan.so) PYTHONMALLO
 
 sanitize: ## C tests and Python tests under AddressSanitizer and UBSan
 	$(MAKE) test-c replay SAN=1
-	LLAMAPROBE_SANITIZE=1 $(PYTHON) setup.py -q build --build-base build/sanitize --build-lib build/sanitize/lib
+	LLAMAPROBE_EMULATED=1 LLAMAPROBE_SANITIZE=1 $(PYTHON) setup.py -q build --build-base build/sanitize --build-lib build/sanitize/lib
 	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/sanitize/lib $(ASAN_ENV) $(PYTHON) -m pytest -q -s $(PYTEST)
 
 # The tests in Python whose work is done in C, but for those that compare with torch.
@@ -111,7 +111,7 @@ coverage: ## which lines of the C core the tests in C and in Python reach togeth
 	rm -f build/c-$(notdir $(CC))-cov/*.passed # or the counts of runs before would be the counts
 	find build -path '*cov*' -name '*.gcda' -delete
 	$(MAKE) test-c replay COV=1
-	LLAMAPROBE_COVERAGE=1 $(PYTHON) setup.py -q build --build-base build/coverage --build-lib build/coverage/lib
+	LLAMAPROBE_EMULATED=1 LLAMAPROBE_COVERAGE=1 $(PYTHON) setup.py -q build --build-base build/coverage --build-lib build/coverage/lib
 	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/coverage/lib $(PYTHON) -m pytest -q $(or $(PYTEST),$(CORE_TESTS))
 	$(PYTHON) tools/coverage_table.py --least 95 build/c-$(notdir $(CC))-cov build/coverage
 
@@ -162,7 +162,7 @@ $(OUT)/%.passed: $(OUT)/%
 	@touch $@
 
 # The core is compiled once for all targets. Unrolled kernels would take clang minutes each under sanitizers.
-FUZZ_CFLAGS := -std=c11 -O1 -g1 -DLP_NO_UNROLL= -ffp-contract=off -pthread -fno-sanitize-recover=all
+FUZZ_CFLAGS := -std=c11 -O1 -g1 -DLP_EMULATED= -DLP_NO_UNROLL= -ffp-contract=off -pthread -fno-sanitize-recover=all
 
 build/fuzz/%.o: %.c $(HEADERS) $(TEST_HEADERS)
 	@mkdir -p $(@D)

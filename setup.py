@@ -2,7 +2,8 @@
 
 Switches, by environment: LLAMAPROBE_WERROR=1 (warnings are errors), LLAMAPROBE_DEBUG=1 (-O0 -g),
 LLAMAPROBE_SANITIZE=1 (AddressSanitizer and UBSan; or a list for -fsanitize=),
-LLAMAPROBE_COVERAGE=1 (gcov).
+LLAMAPROBE_COVERAGE=1 (gcov), LLAMAPROBE_EMULATED=1 (variants of the kernels for tests: AVX-512 in
+plain C).
 """
 
 import os
@@ -50,16 +51,27 @@ if on("COVERAGE"):
     define_macros += [("LP_NO_UNROLL", "")]
     link_args += ["--coverage"]
 
+if on("EMULATED"):
+    define_macros += [("LP_EMULATED", "")]
+
+# Kernels for CPUs without vectors: half the seconds of -O3, for which they are slower (docs/speed.md).
+QUICK = {os.path.join("csrc", "kernels", "generic.c")}
+
 
 class BuildExt(build_ext):
-    """build_ext that compiles its files side by side."""
+    """build_ext that compiles its files side by side, those of QUICK with less optimisation."""
 
     def build_extension(self, ext: Extension) -> None:
         compile_in_turn = self.compiler.compile
 
+        def compile_one(source: str, extra_postargs: list[str], **options: object) -> list[str]:
+            if source in QUICK:
+                extra_postargs = ["-O2" if flag == "-O3" else flag for flag in extra_postargs]
+            return compile_in_turn([source], extra_postargs=extra_postargs, **options)
+
         def compile_side_by_side(sources: list[str], **options: object) -> list[str]:
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                results = pool.map(lambda source: compile_in_turn([source], **options), sources)
+                results = pool.map(lambda source: compile_one(source, **options), sources)
                 return [name for names in results for name in names]
 
         self.compiler.compile = compile_side_by_side

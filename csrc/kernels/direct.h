@@ -91,6 +91,16 @@ INLINE void T(direct)(float *out, size_t pitch, const float *x, const char *w, s
                                                 int in_order) {                                                    \
         T(direct)(out, pitch, x, w, k, word, in_order, n_tokens);                                                  \
     }
+
+#if defined(LP_HALF) && LP_N != LP_HALF
+/* The wide vector of two: direct_lanes() of tiles.h chooses it for bf16 and for more than one token only. */
+DIRECT(2, bf16, LP_WORD_BF16)
+DIRECT(3, bf16, LP_WORD_BF16)
+DIRECT(4, bf16, LP_WORD_BF16)
+
+static direct_tile *const T(direct_table)[MAX_TOKENS][3] = {
+    {NULL}, {T(direct_2_bf16)}, {T(direct_3_bf16)}, {T(direct_4_bf16)}};
+#else
 #define DIRECT_ALL(n_tokens) \
     DIRECT(n_tokens, bf16, LP_WORD_BF16) DIRECT(n_tokens, f16, LP_WORD_F16) DIRECT(n_tokens, f32, LP_WORD_F32)
 DIRECT_ALL(1)
@@ -102,6 +112,7 @@ static direct_tile *const T(direct_table)[MAX_TOKENS][3] = {
 #define DIRECT_ROW(n) \
     { T(direct_##n##_bf16), T(direct_##n##_f16), T(direct_##n##_f32) }
     DIRECT_ROW(1), DIRECT_ROW(2), DIRECT_ROW(3), DIRECT_ROW(4)};
+#endif
 
 #undef DIRECT
 #undef DIRECT_ALL

@@ -6,10 +6,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-extern const lp_kernels lp_kernels_generic, lp_kernels_emu16, lp_kernels_emu16_zen4;
+extern const lp_kernels lp_kernels_generic;
+#ifdef LP_EMULATED
+extern const lp_kernels lp_kernels_emu16, lp_kernels_emu16_zen4;
+#endif
 
 static int always(void) { return 1; }
+#ifdef LP_EMULATED
 static int never(void) { return 0; }
+#endif
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -48,7 +53,9 @@ static const struct {
     const lp_kernels *row;
     int (*supported)(void), (*suits)(void);
 } rows[] = {
+#ifdef LP_EMULATED
     {&lp_kernels_emu16_zen4, always, never}, {&lp_kernels_emu16, always, never},
+#endif
     {&lp_kernels_generic, always, always},
 #if defined(__x86_64__)
     {&lp_kernels_avx2, has_avx2, has_avx2},  {&lp_kernels_avx512, has_avx512, has_avx512},

@@ -1,6 +1,7 @@
 /* emu16.c - a row for tests: the body of avx512 (tiles, tails, order) in plain C. */
 #include "kernels.h" /* lp_kernels */
 
+#ifdef LP_EMULATED
 #include "emulated.h"
 
 #define DIRECT_WIDE
@@ -10,3 +11,4 @@
 #define GATED_ROWS 48
 #define LP_ROW emu16
 #include "lanes16.h"
+#endif

@@ -1,6 +1,7 @@
 /* emu16_zen4.c - a row for tests: the body of zen4 in plain C. */
 #include "kernels.h" /* lp_kernels */
 
+#ifdef LP_EMULATED
 #include "emulated.h"
 
 #define HALVES
@@ -9,3 +10,4 @@
 #define GATED_ROWS 24
 #define LP_ROW emu16_zen4
 #include "lanes16.h"
+#endif

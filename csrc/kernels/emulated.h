@@ -1,4 +1,6 @@
-/* emulated.h - the verbs of 16 and of 8 lanes in plain C, for rows that prove the bodies of AVX-512 elsewhere. */
+/* emulated.h - the verbs of 16 and of 8 lanes in plain C, for rows that prove the bodies of AVX-512 elsewhere.
+ *
+ * They are only in builds for tests, which define LP_EMULATED. */
 #define LP_NO_UNROLL /* a row that proves bits need not be fast */
 #include "headers.h"
 
