@@ -158,6 +158,7 @@ class Run:
             "revision": self._origin.revision,
             "ignore": list(self._origin.ignore),
             "unused_tensors": list(self._origin.unused),
+            "arithmetic_version": self.arithmetic_version,
             "llamaprobe_version": self._origin.llamaprobe_version,
         }
 

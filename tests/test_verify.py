@@ -129,7 +129,10 @@ def test_another_version_is_not_compared_and_not_accused(model, saved, tmp_path,
 def test_another_arithmetic_is_compared_by_the_formulas(model, saved, tmp_path, command):
     path = shutil.copytree(saved("csv"), tmp_path / "run")
     other_version = run_module.ARITHMETIC_VERSION + 1
-    edit_manifest(path, arithmetic_version=other_version)
+    folder = Folder(path)
+    folder.change_meta(lambda meta: meta.update(arithmetic_version=other_version))
+    folder.manifest["arithmetic_version"] = other_version
+    folder.close()
     assert found(path, model) == []
     assert left_out(path, model) == [
         f"the same tokens run again: not compared: arithmetic version {other_version}, and this is"

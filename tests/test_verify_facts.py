@@ -91,7 +91,7 @@ def test_npy_without_a_header(model, saved, tmp_path):
     folder = Folder(shutil.copytree(saved("npy"), tmp_path / "run"))
     folder.manifest["header"] = False
     folder.close()
-    assert any("header is no key" in each for each in found(folder.path, model))
+    assert any("header is not a key" in each for each in found(folder.path, model))
 
 
 _EXACT = [["npy", None], ["csv", None], ["csv", 16], ["hex", 3]]
@@ -102,4 +102,4 @@ def test_rounded_by_what_does_not_round(model, saved, tmp_path, rounded):
     folder = Folder(shutil.copytree(saved("csv"), tmp_path / "run"))
     folder.manifest["rounded"] = [rounded]
     folder.close()
-    assert any("rounded is no list" in each for each in found(folder.path, model))
+    assert any("rounded is not a list" in each for each in found(folder.path, model))

@@ -41,7 +41,7 @@ META_KEYS = [
     *("rms_norm_eps", "rmsnorm_eps", "rope_theta", "rope_scaling", "inv_freq", "attention_scale"),
     *("token_ids", "tokens", "position_ids", "attention_bias", "qk_norm", "prompt"),
     *("template_date", "model", "model_folder", "revision", "ignore", "unused_tensors"),
-    *("llamaprobe_version", "dtype", "shapes", "weight_names"),
+    *("arithmetic_version", "llamaprobe_version", "dtype", "shapes", "weight_names"),
 ]
 
 
