@@ -41,7 +41,8 @@ class Parser(argparse.ArgumentParser):
             return super().parse_known_args(words, namespace)
         found, unknown = super().parse_known_args(self._sorted(words), namespace)
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+            hint = "" if unknown[0].startswith("-") else "; text with spaces goes in quotes"
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         for name, value in vars(found).items():
             setattr(found, name, _plain(value))
         return found, unknown

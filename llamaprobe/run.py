@@ -272,7 +272,7 @@ class Run:
     def __repr__(self) -> str:
         return (
             f"<Run of {printable(self._origin.model)}: {counted(len(self), 'token')},"
-            f" layers {_numbers(self.layers)}, points {', '.join(self.points)}>"
+            f"{f' layers {_numbers(self.layers)},' if self.layers else ''} points {', '.join(self.points)}>"
         )
 
     def _find(self, point: points.Name) -> tuple[str, tuple[int, ...], NDArray[np.float32]]:

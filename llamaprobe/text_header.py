@@ -74,6 +74,11 @@ def read_first_line(
     text = line[start:].replace(b'"', b"").rstrip(_PADDING)
     match = _LINE.fullmatch(text)
     if not match or match[1] != mark.encode():
+        if text.startswith(f"{mark} shape=[".encode()) and b";" in text:
+            raise FormatError(
+                f"{shown_path(path)}: line 1: ';' stands between the cells; save it with ',' between"
+                " them and '.' before decimals"
+            )
         if given is None:
             raise FormatError(
                 f"{shown_path(path)}: line 1, column 1: there is no '{mark} shape=[..]' line; of a"
