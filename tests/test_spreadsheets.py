@@ -214,9 +214,8 @@ def test_masked_values_are_refused_in_words(tmp_path, random_checkpoint):
     assert len(model.run(np.ma.array([1, 2]))) == 2
 
 
-@pytest.mark.parametrize("first", ["# shape=[1; 2; 3];;", "# shape=[1, 2, 3];;"])
-def test_semicolons_between_cells_are_named(tmp_path, first):
+def test_semicolons_between_cells_are_named(tmp_path):
     """As programs write csv where the decimal point is a comma."""
-    (tmp_path / "a.csv").write_text(f"{first}\n1,5;2;3\n4;5;6\n")
+    (tmp_path / "a.csv").write_text("# shape=[1; 2; 3];;\n1,5;2;3\n4;5;6\n")
     with pytest.raises(lp.FormatError, match="line 1: ';' stands between the cells; save it with ','"):
         lp.read(tmp_path / "a.csv")
