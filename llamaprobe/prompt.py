@@ -228,6 +228,8 @@ def _array(prompt: Any) -> Any:
         array = np.asarray(prompt)
     except Exception:  # a tensor on another device, or one that requires gradients
         try:
+            if not hasattr(prompt, "tolist"):
+                raise
             array = np.asarray(prompt.tolist())
         except Exception as error:  # a sparse one, or one without data
             raise ArgumentError(

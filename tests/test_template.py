@@ -119,7 +119,7 @@ def test_no_usable_template(tmp_path, template, fact):
         ("tokenizer_config.json", b"{", "Expecting"),
         ("tokenizer_config.json", b"[]", "holds a list"),
         ("tokenizer_config.json", b"\xff", "byte 0 is 0xff"),
-        ("tokenizer_config.json", b"\xef\xbb\xbf{}", "BOM"),
+        ("tokenizer_config.json", b"\xef\xbb\xbf{}", "byte order mark"),
         ("tokenizer_config.json", b'{"a":1,"a":2}', "duplicate key 'a'"),
         ("tokenizer_config.json", b'{"a":NaN}', "NaN"),
         ("tokenizer_config.json", b"[" * 200_000, "nested too deeply"),
