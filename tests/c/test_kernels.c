@@ -289,7 +289,7 @@ static void check_peak(const lp_kernels *k) {
 }
 
 static void check_row(const lp_kernels *k) {
-    static const size_t ns[] = {1, 7, 12, 17, 35, 49}, ks[] = {1, 31, 64, 65, 256, 257, 576, 600},
+    static const size_t ns[] = {1, 7, 12, 17, 35, 49}, ks[] = {1, 31, 64, 65, 257, 576, 600},
                         ms[] = {16, 17, 24, 31, 32, 40, 67, 49, 64, 113};
     static const size_t lengths[] = {1, 2, 7, 8, 9, 16, 23, 31, 32, 33, 48, 57, 64, 96, 100, 255, 257, 272, 288, 300};
     static const size_t dims[] = {2, 6, 32, 64, 80, 256, 258};
