@@ -50,13 +50,17 @@ _OTHER_FORMATS = {
 
 def layer_tensors(config: Config, layer: int) -> list[str]:
     """The tensors of one layer."""
-    return [f"model.layers.{layer}.{name}" for name, _, _, is_of_layer in tensors(config) if is_of_layer]
+    of_layer = [name for name, _, _, is_of_layer in tensors(config) if is_of_layer]
+    return [f"model.layers.{layer}.{name}" for name in of_layer]
 
 
 def used_tensors(config: Config) -> list[str]:
     """All that a run may use. `config.tied_head` decides about the head."""
-    layers = [name for i in range(config.n_layers) for name in layer_tensors(config, i)]
-    return [name for name, _, _, is_of_layer in tensors(config) if not is_of_layer] + layers
+    names: list[str] = []
+    for name, _, _, is_of_layer in tensors(config):
+        layers = range(config.n_layers) if is_of_layer else ()
+        names += [f"model.layers.{i}.{name}" for i in layers] or [name]
+    return names
 
 
 # ---- what is there beside them ----
