@@ -19,18 +19,22 @@ REPLACED = "replaced"  # in the place of a fingerprint: the file that was opened
 
 
 class Fingerprints:
-    """Of files that are open: `of` re-reads a file only if its stat is unchanged since then."""
+    """Of files that are open: `of` reads a file once, and only if its stat is unchanged since then."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         self._states = {path: file_state(path) for path in paths}
+        self._found: dict[str, str] = {}
 
     def of(self, path: str) -> str | None:
         """The fingerprint, or REPLACED."""
         try:
-            found = fingerprint(path)
+            found = self._found.get(path) or fingerprint(path)
         except FileError:
             return REPLACED
-        return found if self._states[path] == file_state(path) else REPLACED
+        if self._states[path] != file_state(path):
+            return REPLACED
+        self._found[path] = found
+        return found
 
     def check_in_place(self) -> None:
         """FileChangedError when one of the files is not what its path names any more."""
