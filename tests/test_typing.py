@@ -1,6 +1,7 @@
 """What mypy says of programs that use llamaprobe: README's and one that calls most of the API."""
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -72,11 +73,15 @@ def mypy() -> list[str]:
 
 
 def complaints(program: str, folder: Path) -> str:
-    """What mypy --strict prints; an error in our own files is not the program's."""
+    """What mypy --strict prints; an error in our own files is not the program's. mypy does not see
+    what an editable install has put in the way of an import, so it is told where the package is."""
     (folder / "program.py").write_text(program)
+    home = Path(lp.__file__).parent.parent
+    where = {} if home.name == "site-packages" else {"MYPYPATH": str(home)}
     done = subprocess.run(
-        [*mypy(), "--strict", "--no-incremental", "program.py"],
+        [*mypy(), "--strict", "--no-incremental", "--follow-imports=silent", "program.py"],
         cwd=folder,
+        env=os.environ | where,
         capture_output=True,
         text=True,
         timeout=300,
