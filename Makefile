@@ -23,10 +23,10 @@ CFLAGS_ALL := -std=c11 -O2 -g -DLP_EMULATED= -ffp-contract=off -pthread $(WARNIN
   $(if $(SAN),-g1 -O1 -DLP_NO_UNROLL= -fsanitize=$(SANITIZERS) -fno-sanitize-recover=all -fno-omit-frame-pointer) \
   $(if $(COV),-g1 -O1 -DLP_NO_UNROLL= --coverage -fprofile-update=atomic) $(CFLAGS)
 
-CORE := $(wildcard csrc/*.c csrc/kernels/*.c)
-HEADERS := $(wildcard csrc/*.h csrc/kernels/*.h)
+CORE := $(filter-out csrc/python/%,$(wildcard csrc/*/*.c csrc/*/*/*.c))
+HEADERS := $(filter-out csrc/python/%,$(wildcard csrc/*/*.h csrc/*/*/*.h))
 TEST_HEADERS := $(wildcard tests/c/*.h fuzz/*.h)
-C_FILES := $(wildcard csrc/*.[ch] csrc/*/*.[ch] tests/c/*.[ch] fuzz/*.[ch])
+C_FILES := $(wildcard csrc/*/*.[ch] csrc/*/*/*.[ch] tests/c/*.[ch] fuzz/*.[ch])
 LIBRARY := $(OUT)/libllamaprobe.a
 TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/test_*.c))
 EXHAUSTIVE := $(patsubst tests/c/%.c,%,$(wildcard tests/c/exhaustive_*.c))

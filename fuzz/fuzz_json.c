@@ -2,7 +2,7 @@
  *
  * The text is skipped as one value, and walked container by container; both must say yes or both no. Each string is
  * copied out, put between quotes again with other escapes, read again, and must still be the same. */
-#include "../csrc/json.h"
+#include "../csrc/io/json.h"
 
 #include <string.h>
 

@@ -8,7 +8,7 @@
  * the file anew, changes weights, some of them to infinity or NaN, changes the run, or lets the header mutator loose
  * on the file. */
 #define _GNU_SOURCE
-#include "../csrc/forward.h"
+#include "../csrc/run/forward.h"
 
 #include <fcntl.h>
 #include <math.h>

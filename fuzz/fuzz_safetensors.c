@@ -1,7 +1,7 @@
 /* fuzz_safetensors.c - whatever the bytes are, the header is refused in one printable line, or every promise holds.
  *
  * tests/test_safetensors_reference.py calls its mutator, to feed this reader and the format's own the same bytes. */
-#include "../csrc/safetensors.h"
+#include "../csrc/io/safetensors.h"
 
 #include <string.h>
 

@@ -2,13 +2,13 @@
  *
  * The first byte picks the separator, the second the numbers in a row; the rest is the text. Rows that were read
  * without a fault are written again, and the new text must give the same bits. */
-#include "../csrc/text_read.h"
+#include "../csrc/text/parse.h"
 
 #include <math.h>
 #include <string.h>
 
-#include "../csrc/text.h" /* lp_text_rows_f32 */
-#include "promise.h"      /* must */
+#include "../csrc/text/format.h" /* lp_text_rows_f32 */
+#include "promise.h"             /* must */
 
 /* A NaN is any NaN. */
 static int same(float a, float b) { return isnan(a) ? isnan(b) : memcmp(&a, &b, sizeof a) == 0; }

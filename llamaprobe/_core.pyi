@@ -76,7 +76,7 @@ class Model:
         progress: Callable[[int, int], object] | None = None,
     ) -> tuple[list[NDArray[np.float32]], list[tuple[str, float, int, float, float, float]]]:
         """What `run` gives, and (stage, seconds, laps, FLOP, bytes of weights, bytes of values) of every stage of
-        csrc/profile.h: what was really done, a multiply-add counted as two, what causal attention skips not at all."""
+        csrc/sys/profile.h: what was really done, a multiply-add counted as two, what causal attention skips not at all."""
 
     def plan(
         self,
@@ -101,7 +101,7 @@ def points() -> list[tuple[str, str, bool]]:
     Widths are those of `widths()`."""
 
 def reads() -> dict[str, str]:
-    """Point -> the points that it is computed from, in the order of its formula, as csrc/points.h has them: "X X_RMS". x
+    """Point -> the points that it is computed from, in the order of its formula, as csrc/model/points.h has them: "X X_RMS". x
     reads x_out of the layer before."""
 
 def widths() -> dict[str, str]:

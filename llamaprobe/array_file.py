@@ -235,7 +235,7 @@ def _shown(word: bytes) -> str:
 def _read_others(
     data: memoryview, dtype: np.dtype, first: FirstLine, sep: str, path: str | os.PathLike[str]
 ) -> np.ndarray:
-    """Integers, bool and float64, by the rules of the float32 reader (csrc/text_read.h): blanks
+    """Integers, bool and float64, by the rules of the float32 reader (csrc/text/parse.h): blanks
     around numbers, blank lines and comments are passed over."""
     text = bytes(data)
     try:

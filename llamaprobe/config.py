@@ -32,7 +32,7 @@ _SIZE = 65536
 _VOCAB = 1 << 21
 _COUNT = 1024
 _POSITIONS = 1 << 24  # beyond this a position is no exact float32
-_MAX_ANGLE = 1 << 26  # radians; beyond it csrc/sincos.c has no sine and cosine
+_MAX_ANGLE = 1 << 26  # radians; beyond it csrc/base/sincos.c has no sine and cosine
 
 _ROPE_TYPES = ("default", "linear", "llama3")
 _REQUIRED: Any = object()
@@ -140,7 +140,7 @@ def _read(file: str) -> Config:
 
 
 def core_numbers(config: Config) -> dict[str, Any]:
-    """What the core takes of a config: the numbers of csrc/config.h, by name."""
+    """What the core takes of a config: the numbers of csrc/model/config.h, by name."""
     return {name: getattr(config, name) for name, _ in _core.config()}
 
 

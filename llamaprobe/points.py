@@ -1,6 +1,6 @@
 """The capture points: what they are called here and elsewhere, their shapes and formulas.
 
-The list itself is csrc/points.h, asked of the core at first use; this file adds a formula to each
+The list itself is csrc/model/points.h, asked of the core at first use; this file adds a formula to each
 and the names that other tools have for exactly the same value. Shapes are always ours, whatever
 name was used. A name that other tools use for something that only looks alike is no alias: it is
 refused, with the way out.

@@ -6,7 +6,7 @@ from .machine import Roof
 
 
 class Stage(NamedTuple):
-    """One stage of a run, of all layers together; csrc/profile.h says what belongs to which."""
+    """One stage of a run, of all layers together; csrc/sys/profile.h says what belongs to which."""
 
     name: str
     seconds: float

@@ -12,7 +12,7 @@ from llamaprobe.machine import Roof, cpu_name, roof
 from llamaprobe.profile import Profile, Stage
 
 STAGES = (
-    "plan memory embed rope norm pack qkv attention o_proj gate_up down copy head"  # csrc/profile.h
+    "plan memory embed rope norm pack qkv attention o_proj gate_up down copy head"  # csrc/sys/profile.h
 ).split()
 FLOAT = 4
 

@@ -298,9 +298,9 @@ def test_arrays_of_a_batch_are_those_of_its_plan(model: lp.Model):
 
 # ---- forward.c, which is prose, and the lists ----
 
-FORWARD = (Path(__file__).parent.parent / "csrc" / "forward.c").read_text()
-MODEL = (Path(__file__).parent.parent / "csrc" / "model.h").read_text()
-STEPS = (Path(__file__).parent.parent / "csrc" / "steps.h").read_text()
+FORWARD = (Path(__file__).parent.parent / "csrc/run/forward.c").read_text()
+MODEL = (Path(__file__).parent.parent / "csrc/model/model.h").read_text()
+STEPS = (Path(__file__).parent.parent / "csrc/run/steps.h").read_text()
 
 
 def operations() -> list[tuple[str, str, list[str], list[str]]]:

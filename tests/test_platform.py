@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 CSRC = Path(__file__).parent.parent / "csrc"
-SOURCES = sorted([*CSRC.glob("*.c"), *CSRC.glob("kernels/*.c")])
+SOURCES = sorted(path for path in CSRC.rglob("*.c") if path.parent.name != "python")
 
 BIG_ENDIAN = ["-U__BYTE_ORDER__", "-D__BYTE_ORDER__=__ORDER_BIG_ENDIAN__"]
 FOUR_BYTES = ["-U__SIZEOF_POINTER__", "-D__SIZEOF_POINTER__=4"]
@@ -30,7 +30,7 @@ def preprocess(file: Path, *flags: str, cc: str = "cc") -> str:
 
 @needs_cc
 def test_this_machine_is_taken():
-    assert "error:" not in preprocess(CSRC / "platform.h")
+    assert "error:" not in preprocess(CSRC / "base/platform.h")
 
 
 @needs_cc
@@ -46,19 +46,19 @@ def test_this_machine_is_taken():
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_another_machine_is_refused_in_a_sentence(flags: list[str], sentence: str):
-    assert sentence in preprocess(CSRC / "platform.h", *flags)
+    assert sentence in preprocess(CSRC / "base/platform.h", *flags)
 
 
 @needs_cc
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="-m32 is an option of x86")
 def test_a_32_bit_build_is_refused():
-    assert "llamaprobe needs a 64-bit CPU: " in preprocess(CSRC / "platform.h", "-m32")
+    assert "llamaprobe needs a 64-bit CPU: " in preprocess(CSRC / "base/platform.h", "-m32")
 
 
 @needs_clang
 @pytest.mark.parametrize("target", ["s390x-linux-gnu", "powerpc64-linux-gnu", "aarch64_be-linux-gnu"])
 def test_a_big_endian_build_is_refused(target: str):
-    said = preprocess(CSRC / "platform.h", f"--target={target}", cc="clang")
+    said = preprocess(CSRC / "base/platform.h", f"--target={target}", cc="clang")
     assert "llamaprobe needs a little-endian CPU: " in said
 
 

@@ -30,7 +30,7 @@ def test_the_list_is_that_of_the_core() -> None:
     assert [(p.name, p.width, p.per_layer) for p in points] == _core.points()
     assert [point.number for point in points] == list(range(len(NAMES)))
     assert [point.name for point in points if not point.per_layer] == NAMES[-4:]
-    header = (REPO / "csrc" / "points.h").read_text()
+    header = (REPO / "csrc/model/points.h").read_text()
     assert re.findall(r"^ +P\(\w+, (\w+),", header, re.MULTILINE) == NAMES
 
 

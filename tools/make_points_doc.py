@@ -1,4 +1,4 @@
-"""Writes docs/points.md from the list of capture points. Run it after a change to csrc/points.h or
+"""Writes docs/points.md from the list of capture points. Run it after a change to csrc/model/points.h or
 llamaprobe/points.py: python tools/make_points_doc.py"""
 
 from pathlib import Path
@@ -11,7 +11,7 @@ HEAD = """\
 # Capture points
 
 Every value of the forward pass that has a name. Made by `tools/make_points_doc.py` from
-`csrc/points.h` and `llamaprobe/points.py`.
+`csrc/model/points.h` and `llamaprobe/points.py`.
 
 ```python
 run = model.run("Once upon a time", points=("x_norm", "pattern"))

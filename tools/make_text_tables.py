@@ -1,4 +1,4 @@
-"""Writes csrc/text_tables.h and csrc/text_read_tables.h: powers of two and ten for the text code.
+"""Writes csrc/text/format_tables.h and csrc/text/parse_tables.h: powers of two and ten for the text code.
 
     python tools/make_text_tables.py            # writes both headers
     python tools/make_text_tables.py --check    # exits 1 when a header is not what this writes
@@ -72,10 +72,10 @@ def text_tables() -> str:
         row = unit(q, 124)
         assert row.denominator == 1
         exact.append(f"{{0x{int(row) >> 64:016x}, 0x{int(row) % 2**64:016x}}}")
-    return f"""/* text_tables.h - written by tools/make_text_tables.py; see docs/text.md. */
+    return f"""/* format_tables.h - written by tools/make_text_tables.py; see docs/text.md. */
 /* clang-format off */
-#ifndef LP_TEXT_TABLES_H
-#define LP_TEXT_TABLES_H
+#ifndef LP_FORMAT_TABLES_H
+#define LP_FORMAT_TABLES_H
 
 #include <stdint.h>
 
@@ -112,10 +112,10 @@ def text_read_tables() -> str:
         b -= Fraction(2) ** b > x
         assert e * 217706 >> 16 == b  # the shortcut of text_read_number.h
         mantissas.append(f"0x{x / Fraction(2) ** b * 2**63 // 1:016x}")
-    return f"""/* text_read_tables.h - written by tools/make_text_tables.py; see docs/text.md. */
+    return f"""/* parse_tables.h - written by tools/make_text_tables.py; see docs/text.md. */
 /* clang-format off */
-#ifndef LP_TEXT_READ_TABLES_H
-#define LP_TEXT_READ_TABLES_H
+#ifndef LP_PARSE_TABLES_H
+#define LP_PARSE_TABLES_H
 
 #include <stdint.h>
 
@@ -132,7 +132,7 @@ static const uint64_t read_power[{len(mantissas)}] = {{
 
 def main() -> int:
     stale = 0
-    tables = {"text_tables.h": text_tables(), "text_read_tables.h": text_read_tables()}
+    tables = {"text/format_tables.h": text_tables(), "text/parse_tables.h": text_read_tables()}
     for name, text in tables.items():
         path = CSRC / name
         if "--check" in sys.argv[1:]:

@@ -109,8 +109,7 @@ DIRECT_ALL(3)
 DIRECT_ALL(4)
 
 static direct_tile *const T(direct_table)[MAX_TOKENS][3] = {
-#define DIRECT_ROW(n) \
-    { T(direct_##n##_bf16), T(direct_##n##_f16), T(direct_##n##_f32) }
+#define DIRECT_ROW(n) {T(direct_##n##_bf16), T(direct_##n##_f16), T(direct_##n##_f32)}
     DIRECT_ROW(1), DIRECT_ROW(2), DIRECT_ROW(3), DIRECT_ROW(4)};
 #endif
 

@@ -7,9 +7,9 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "../size.h" /* lp_size_min */
-#include "isa.h"     /* INLINE, UNROLL, LP_TARGET_BEGIN */
-#include "kernels.h" /* lp_kernels, lp_product, lp_head */
-#include "words.h"   /* lp_bf16_float, lp_f16_float */
+#include "../base/size.h" /* lp_size_min */
+#include "isa.h"          /* INLINE, UNROLL, LP_TARGET_BEGIN */
+#include "kernels.h"      /* lp_kernels, lp_product, lp_head */
+#include "words.h"        /* lp_bf16_float, lp_f16_float */
 
 #endif

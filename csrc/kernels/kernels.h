@@ -12,8 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "../error.h"  /* lp_error */
-#include "../weight.h" /* lp_weight */
+#include "../base/error.h"  /* lp_error */
+#include "../base/weight.h" /* lp_weight */
 
 #define LP_ARITHMETIC_VERSION 1 /* of docs/arithmetic.md: runs of another version have other bits */
 #define LP_K_BLOCK 64           /* k is summed in blocks of this many; part of the canonical arithmetic */

@@ -22,9 +22,8 @@ NOINLINE void unpack_to_memory(float *y, const float *add, float *sum, size_t st
                                size_t m, size_t n) {
     for (size_t v = 0; v < m; v += LP_N) {
         size_t at = v * stride;
-        T(unpack_lines)
-        (y ? y + at : NULL, add ? add + at : NULL, sum ? sum + at : NULL, stride, c + v, width,
-         lp_size_min(m - v, LP_N), n);
+        T(unpack_lines)(y ? y + at : NULL, add ? add + at : NULL, sum ? sum + at : NULL, stride, c + v, width,
+                        lp_size_min(m - v, LP_N), n);
     }
 }
 

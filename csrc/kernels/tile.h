@@ -33,7 +33,7 @@ INLINE VEC T(widen_words)(const char *w, lp_word word) {
         }                                                                                                             \
     } while (0)
 #undef STEP
-#define STEP(i) STEP_AT(i, (size_t)(i)*k_stride)
+#define STEP(i) STEP_AT(i, (size_t)(i) * k_stride)
 
 #undef WEIGHT
 #define WEIGHT(at) V(set1)(w[at])

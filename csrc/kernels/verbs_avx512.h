@@ -129,14 +129,14 @@ INLINE v8 v8_set1_bf16(const char *p) {
     v8 a;
     __asm__("vpandd %1%{1to8%}, %2, %0"
             : "=v"(a)
-            : "m"(*(const char(*)[4])(p - 2)), "v"(_mm256_set1_epi32((int)0xffff0000)));
+            : "m"(*(const char (*)[4])(p - 2)), "v"(_mm256_set1_epi32((int)0xffff0000)));
     return a;
 }
 INLINE v16 v16_set1_bf16(const char *p) {
     v16 a;
     __asm__("vpandd %1%{1to16%}, %2, %0"
             : "=v"(a)
-            : "m"(*(const char(*)[4])(p - 2)), "v"(_mm512_set1_epi32((int)0xffff0000)));
+            : "m"(*(const char (*)[4])(p - 2)), "v"(_mm512_set1_epi32((int)0xffff0000)));
     return a;
 }
 

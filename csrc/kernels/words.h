@@ -6,9 +6,9 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "../half.h" /* lp_bf16_to_f32, lp_f16_to_f32 */
-#include "isa.h"     /* INLINE */
-#include "kernels.h" /* lp_word */
+#include "../base/half.h" /* lp_bf16_to_f32, lp_f16_to_f32 */
+#include "isa.h"          /* INLINE */
+#include "kernels.h"      /* lp_word */
 
 INLINE uint16_t lp_word_at(const void *words, size_t i) {
     uint16_t w;

@@ -1,11 +1,11 @@
 /* functions.c - the functions of the module: what this build and this machine have. */
 #include "module.h"
 
-#include "../fpenv.h"           /* lp_fpenv_set, lp_fpenv_restore */
+#include "../base/fpenv.h"      /* lp_fpenv_set, lp_fpenv_restore */
 #include "../kernels/kernels.h" /* lp_kernels_count, lp_kernels_get */
-#include "../limits.h"          /* lp_limits_cores, lp_limits_memory */
-#include "../points.h"          /* LP_POINTS */
-#include "../roof.h"            /* lp_roof_measure */
+#include "../sys/limits.h"      /* lp_limits_cores, lp_limits_memory */
+#include "../model/points.h"    /* LP_POINTS */
+#include "../ops/roof.h"        /* lp_roof_measure */
 #include "poll.h"               /* lp_poll_python */
 
 static PyObject *list_points(PyObject *module, PyObject *unused) {

@@ -4,7 +4,7 @@
 
 #include "module.h"
 
-#include "../model.h" /* lp_model */
+#include "../model/model.h" /* lp_model */
 
 /* Whole from the moment it exists, and never changed: runs on several threads share it. */
 typedef struct {

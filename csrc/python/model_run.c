@@ -7,13 +7,13 @@
 
 #include <stdio.h>
 
-#include "../forward.h" /* lp_forward */
-#include "../limits.h"  /* lp_limits_memory */
-#include "../pool.h"    /* LP_MAX_THREADS */
-#include "../profile.h" /* lp_profile_lap, lp_stage_name */
-#include "../run.h"     /* lp_run */
-#include "../size.h"    /* lp_size_add */
-#include "poll.h"       /* lp_poll_python */
+#include "../run/forward.h" /* lp_forward */
+#include "../sys/limits.h"  /* lp_limits_memory */
+#include "../sys/pool.h"    /* LP_MAX_THREADS */
+#include "../sys/profile.h" /* lp_profile_lap, lp_stage_name */
+#include "../run/run.h"     /* lp_run */
+#include "../base/size.h"   /* lp_size_add */
+#include "poll.h"           /* lp_poll_python */
 
 /* One point at some layers: an array [n_layers, n_floats]. */
 typedef struct {

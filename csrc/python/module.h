@@ -16,9 +16,9 @@
 #endif
 #include <numpy/arrayobject.h>
 
-#include "../error.h"       /* lp_error, lp_status */
-#include "../memory.h"      /* lp_block */
-#include "../safetensors.h" /* lp_safetensors */
+#include "../base/error.h"     /* lp_error, lp_status */
+#include "../sys/memory.h"     /* lp_block */
+#include "../io/safetensors.h" /* lp_safetensors */
 
 typedef struct {
     PyTypeObject *safetensors_type, *model_type;

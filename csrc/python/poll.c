@@ -1,7 +1,7 @@
 /* poll.c - takes the GIL now and then, to let signal handlers run. */
 #include "poll.h"
 
-#include "../clock.h" /* lp_clock_ns */
+#include "../base/clock.h" /* lp_clock_ns */
 
 #define POLL_NS 20000000 /* the GIL is asked for no more often than this */
 

@@ -7,8 +7,8 @@
 #include <fcntl.h>
 #include <string.h>
 
-#include "../limits.h" /* lp_limits_memory */
-#include "poll.h"      /* lp_poll_python */
+#include "../sys/limits.h" /* lp_limits_memory */
+#include "poll.h"          /* lp_poll_python */
 
 static const lp_module_state *state_of(PyObject *self) { return PyType_GetModuleState(Py_TYPE(self)); }
 

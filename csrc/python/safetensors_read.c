@@ -5,9 +5,9 @@
 #include "safetensors_object.h"
 
 #include "../kernels/kernels.h" /* lp_kernels_get */
-#include "../limits.h"          /* lp_limits_cores, lp_limits_memory */
-#include "../ops.h"             /* lp_widen */
-#include "../size.h"            /* lp_size_mul */
+#include "../sys/limits.h"      /* lp_limits_cores, lp_limits_memory */
+#include "../ops/ops.h"         /* lp_widen */
+#include "../base/size.h"       /* lp_size_mul */
 #include "poll.h"               /* lp_poll_python */
 
 #define ONE_THREAD ((size_t)1 << 23) /* elements: with fewer it is done before other threads are called */

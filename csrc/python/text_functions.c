@@ -9,11 +9,11 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-#include "../read.h"  /* lp_read_text */
-#include "../size.h"  /* lp_size_mul */
-#include "../text.h"  /* lp_text_table */
-#include "../write.h" /* lp_write_stretch */
-#include "poll.h"     /* lp_poll_python */
+#include "../text/parallel_read.h"  /* lp_read_text */
+#include "../base/size.h"           /* lp_size_mul */
+#include "../text/format.h"         /* lp_text_table */
+#include "../text/parallel_write.h" /* lp_write_stretch */
+#include "poll.h"                   /* lp_poll_python */
 
 #define TABLE_NAME "llamaprobe text table"
 

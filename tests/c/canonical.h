@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "../../csrc/half.h"
+#include "../../csrc/base/half.h"
 #include "../../csrc/kernels/kernels.h"
 
 static inline float canonical_word(const void *w, lp_word word, size_t i) {

@@ -11,8 +11,8 @@
  *   5. does text_read.c give back the same bits?
  * Before it starts it must reject texts that are wrong in each of these ways. */
 #define _POSIX_C_SOURCE 200809L
-#include "../../csrc/text.h"
-#include "../../csrc/text_read.h"
+#include "../../csrc/text/format.h"
+#include "../../csrc/text/parse.h"
 
 #include <pthread.h>
 #include <stdatomic.h>

@@ -1,5 +1,5 @@
 /* test_error.c - messages are terminated, cut at whole characters, and hold nothing that a terminal obeys. */
-#include "../../csrc/error.h"
+#include "../../csrc/base/error.h"
 
 #include <stdlib.h>
 #include <string.h>

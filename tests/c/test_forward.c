@@ -1,7 +1,7 @@
 /* test_forward.c - whole runs of small models: every value of every point, hashed, is the recorded one, whatever row
  * of kernels computes it, on however many threads, and whatever mode the caller's floating point is in.
  *
- * The hash is FNV-1a of 64 bits over the bytes of the floats, lowest first, in the order of csrc/points.h. The
+ * The hash is FNV-1a of 64 bits over the bytes of the floats, lowest first, in the order of csrc/model/points.h. The
  * numbers are those of arithmetic version 1 (docs/arithmetic.md); another one is another version. */
 #define _GNU_SOURCE
 #include "check.h"
@@ -10,9 +10,9 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "../../csrc/forward.h"
-#include "../../csrc/fpenv.h"
-#include "../../csrc/half.h"
+#include "../../csrc/run/forward.h"
+#include "../../csrc/base/fpenv.h"
+#include "../../csrc/base/half.h"
 #include "rows.h"
 #include "tiny_model.h"
 

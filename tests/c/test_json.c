@@ -1,7 +1,7 @@
 /* test_json.c - the cursor takes JSON and nothing else, reads no byte past its end, and says where it stopped.
  *
  * Every text is first copied into a block of its own exact size, so that the address sanitizer sees a step too far. */
-#include "../../csrc/json.h"
+#include "../../csrc/io/json.h"
 
 #include <stdint.h>
 #include <stdlib.h>

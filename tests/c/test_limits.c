@@ -2,7 +2,7 @@
  *
  * The wrappers give the core the files and limits of a test instead of those of this machine. */
 #define _GNU_SOURCE
-#include "../../csrc/limits.h"
+#include "../../csrc/sys/limits.h"
 
 #include <errno.h>
 #include <sched.h>

@@ -2,7 +2,7 @@
  *
  * Link with -Wl,--wrap=fstat,--wrap=pread,--wrap=mmap,--wrap=malloc: the wrappers below let a call fail once. */
 #define _POSIX_C_SOURCE 200809L
-#include "../../csrc/map.h"
+#include "../../csrc/io/map.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,7 +1,7 @@
 /* test_memory.c - blocks are zeroed, aligned, and can be written to their last byte; making one can be stopped. */
 #define _DEFAULT_SOURCE
-#include "../../csrc/memory.h"
-#include "../../csrc/limits.h" /* lp_limits_memory */
+#include "../../csrc/sys/memory.h"
+#include "../../csrc/sys/limits.h" /* lp_limits_memory */
 
 #include <pthread.h>
 #include <stdint.h>

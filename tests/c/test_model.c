@@ -1,12 +1,12 @@
 /* test_model.c - a model whose file and config disagree is refused in words that name the tensor and both numbers; a
  * run of tokens that it cannot take is refused too. */
-#include "../../csrc/model.h"
+#include "../../csrc/model/model.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../csrc/run.h" /* lp_run_init */
+#include "../../csrc/run/run.h" /* lp_run_init */
 #include "check.h"
 #include "tiny_model.h"
 

@@ -1,7 +1,7 @@
 /* test_model_memory.c - each allocation of an open and of a run may fail: a clean error, nothing kept, and the model
  * as good as before. A thread that cannot be made is no error: fewer threads give the same bits. */
 #define _GNU_SOURCE
-#include "../../csrc/forward.h"
+#include "../../csrc/run/forward.h"
 
 #include <fcntl.h>
 #include <math.h>
@@ -9,12 +9,12 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "../../csrc/memory.h" /* lp_arena_release */
+#include "../../csrc/sys/memory.h" /* lp_arena_release */
 #include "check.h"
 #include "faults.h"
 #include "tiny_model.h"
 
-enum { N_TOKENS = 1200 }; /* so many that the scratch block is mapped and not taken from the heap */
+enum { N_TOKENS = 2400 }; /* so many that the scratch block is mapped and not taken from the heap */
 
 static const lp_config config = {.n_layers = 2,
                                  .n_heads = 2,

@@ -5,7 +5,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-#include "../../csrc/ops_attention.h"
+#include "../../csrc/ops/attention.h"
 #include "canonical.h"
 
 static uint64_t seed = 88172645463325252u;

@@ -5,8 +5,8 @@
 
 #include <stdlib.h>
 
-#include "../../csrc/clock.h"
-#include "../../csrc/forward.h"
+#include "../../csrc/base/clock.h"
+#include "../../csrc/run/forward.h"
 #include "canonical.h"
 #include "rows.h"
 #include "tiny_model.h"

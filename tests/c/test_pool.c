@@ -10,7 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../../csrc/pool.h"
+#include "../../csrc/sys/pool.h"
 
 enum { N = 5000 };
 

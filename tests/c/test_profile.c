@@ -6,9 +6,9 @@
 #include <stdint.h>
 #include <time.h>
 
-#include "../../csrc/clock.h"
-#include "../../csrc/profile.h"
-#include "../../csrc/roof.h"
+#include "../../csrc/base/clock.h"
+#include "../../csrc/sys/profile.h"
+#include "../../csrc/ops/roof.h"
 
 static void wait_ns(long ns) { nanosleep(&(struct timespec){0, ns}, NULL); }
 

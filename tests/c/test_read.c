@@ -1,5 +1,5 @@
 /* test_read.c - a whole text is read by its parts; it may be stopped, and it may change meanwhile. */
-#include "../../csrc/read.h"
+#include "../../csrc/text/parallel_read.h"
 
 #include <stdlib.h>
 

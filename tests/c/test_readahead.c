@@ -1,6 +1,6 @@
 /* test_readahead.c - what is cold is read a layer ahead, and no further. */
 #define _GNU_SOURCE
-#include "../../csrc/readahead.h"
+#include "../../csrc/io/readahead.h"
 
 #include <fcntl.h>
 #include <stdlib.h>
@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../../csrc/map.h"
+#include "../../csrc/io/map.h"
 #include "check.h"
 
 #define ROW 1024 /* bf16 words */

@@ -1,7 +1,7 @@
 /* test_runs_at_once.c - runs of several threads on one model share the pool and give the bits that each gives alone;
  * some are stopped by another thread, and models are opened and closed beside them. Fit for ThreadSanitizer. */
 #define _GNU_SOURCE
-#include "../../csrc/forward.h"
+#include "../../csrc/run/forward.h"
 
 #include <pthread.h>
 #include <sched.h>

@@ -1,7 +1,7 @@
 /* test_safetensors.c - what the door lets in, and what it refuses in which words. Headers that are huge, lengths that
  * lie and allocations that fail are in test_safetensors_memory.c, the file itself is in test_map.c. */
 #define _POSIX_C_SOURCE 200809L
-#include "../../csrc/safetensors.h"
+#include "../../csrc/io/safetensors.h"
 
 #include <fcntl.h>
 #include <stdlib.h>

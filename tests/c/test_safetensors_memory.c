@@ -1,7 +1,7 @@
 /* test_safetensors_memory.c - no number in a file becomes the size of an allocation, what is allocated stays in
  * proportion to the file, and each allocation may fail. */
 #define _POSIX_C_SOURCE 200809L
-#include "../../csrc/safetensors.h"
+#include "../../csrc/io/safetensors.h"
 
 #include <fcntl.h>
 #include <stdlib.h>

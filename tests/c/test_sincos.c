@@ -6,8 +6,8 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "../../csrc/half.h"
-#include "../../csrc/sincos.h"
+#include "../../csrc/base/half.h"
+#include "../../csrc/base/sincos.h"
 
 /* got is the float32 next to want, within a hair more than half a unit in the last place */
 static int is_rounded(float got, double want) {

@@ -2,7 +2,7 @@
  *
  * exhaustive_text.c proves the shortest digits of all floats; here are samples, every other spelling, the tables of
  * 16-bit words, and what must not matter: the locale, the rounding mode, what lies behind the buffer. */
-#include "../../csrc/text.h"
+#include "../../csrc/text/format.h"
 
 #include <fenv.h>
 #include <locale.h>
@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../csrc/half.h"
+#include "../../csrc/base/half.h"
 #include "check.h"
 
 static uint64_t state = 88172645463325252;

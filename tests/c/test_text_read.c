@@ -2,7 +2,7 @@
  *
  * Texts lie at the end of a page that is followed by one which cannot be read, so a byte too far is a crash. */
 #define _DEFAULT_SOURCE
-#include "../../csrc/text_read.h"
+#include "../../csrc/text/parse.h"
 
 #include <fenv.h>
 #include <locale.h>
@@ -14,8 +14,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "../../csrc/half.h"
-#include "../../csrc/text.h"
+#include "../../csrc/base/half.h"
+#include "../../csrc/text/format.h"
 #include "check.h"
 
 #define ROOM 65536

@@ -7,9 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../csrc/model.h"       /* lp_config */
-#include "../../csrc/safetensors.h" /* lp_dtype, lp_safetensors_tensors */
-#include "image.h"                  /* make_image */
+#include "../../csrc/model/model.h"    /* lp_config */
+#include "../../csrc/io/safetensors.h" /* lp_dtype, lp_safetensors_tensors */
+#include "image.h"                     /* make_image */
 
 /* A file that is being put together: its header, where the next tensor begins, and what its dtype hangs on. */
 typedef struct {

@@ -1,0 +1,95 @@
+/* safetensors.h - one safetensors file: mapped, its header proved, its tensors found by name.
+ *
+ * A file is  u64 n (little endian) | n bytes of JSON | data.  Before any byte of data is handed out the header
+ * is proved by the format's rules: n fits the file, strict UTF-8 JSON without duplicate keys, known dtypes,
+ * size = shape x dtype, tensors one after the other from 0 without hole or overlap, the last one ending at the
+ * end of the file. Whatever breaks a rule is refused with a message that names the file and the tensor.
+ *
+ * Data may start at any address: users read it with unaligned loads. Names and shapes are copied into one
+ * private block; tensor data is never copied (except when `use_mmap` is 0, which reads the file into memory). */
+#ifndef LP_SAFETENSORS_H
+#define LP_SAFETENSORS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../base/error.h" /* lp_error */
+#include "map.h"           /* lp_map_reading */
+#include "tensors.h"       /* lp_tensors, lp_word */
+
+/* One line per dtype of the format: name, bits per element. Only BF16, F16 and F32 can be computed with. */
+/* clang-format off */
+#define LP_DTYPES(D)                                                                                                   \
+    D(BOOL, 8) D(F4, 4) D(F6_E2M3, 6) D(F6_E3M2, 6) D(U8, 8) D(I8, 8) D(F8_E5M2, 8) D(F8_E4M3, 8) D(F8_E8M0, 8)        \
+    D(F8_E4M3FNUZ, 8) D(F8_E5M2FNUZ, 8) D(I16, 16) D(U16, 16) D(F16, 16) D(BF16, 16) D(I32, 32) D(U32, 32) D(F32, 32)  \
+    D(C64, 64) D(F64, 64) D(I64, 64) D(U64, 64)
+
+typedef enum {
+#define LP_DTYPE_ENUM(name, bits) LP_##name,
+    LP_DTYPES(LP_DTYPE_ENUM)
+#undef LP_DTYPE_ENUM
+    LP_N_DTYPES
+} lp_dtype;
+/* clang-format on */
+
+const char *lp_dtype_name(lp_dtype dtype); /* "BF16" */
+size_t lp_dtype_bits(lp_dtype dtype);      /* 16 */
+/* The element type of a dtype; -1 for one that cannot be computed with. */
+int lp_dtype_word(lp_dtype dtype, lp_word *word);
+
+#define LP_MAX_RANK 32
+
+typedef struct {
+    const char *name; /* UTF-8 with escapes resolved, no NUL inside, terminated; owned by the file */
+    size_t name_len;
+    lp_dtype dtype;
+    size_t rank;           /* <= LP_MAX_RANK; 0 is a scalar */
+    const uint64_t *shape; /* [rank]; owned by the file */
+    size_t n_elements;     /* product of the shape, checked */
+    size_t n_bytes;
+    const unsigned char *data; /* n_bytes bytes in the map, any alignment; valid until close */
+    size_t offset;             /* where data starts, counted from the start of the file */
+} lp_tensor;
+
+typedef struct lp_safetensors lp_safetensors;
+
+/* Opens `path` relative to the directory descriptor `dir_fd` (AT_FDCWD for the current folder). Regular files
+ * only. With use_mmap 0 the whole file is read into private memory instead of mapped. *out is NULL on failure.
+ * LP_EIO: the system refused; LP_EFORMAT: a rule is broken; LP_ENOMEM. */
+int lp_safetensors_open(lp_safetensors **out, int dir_fd, const char *path, int use_mmap, lp_error *err);
+/* The same with use_mmap 0, within limits: see lp_map_copy. */
+int lp_safetensors_copy(lp_safetensors **out, int dir_fd, const char *path, const lp_map_reading *how, lp_error *err);
+void lp_safetensors_close(lp_safetensors *file); /* NULL is legal */
+
+/* The same proof on bytes in memory, which must outlive the result: for tests and fuzzers. `name` is what
+ * messages call the file. */
+int lp_safetensors_from_bytes(lp_safetensors **out, const char *name, const unsigned char *bytes, size_t n_bytes,
+                              lp_error *err);
+
+size_t lp_safetensors_count(const lp_safetensors *file);
+/* Tensor number i in the order of the data, i < count. */
+const lp_tensor *lp_safetensors_at(const lp_safetensors *file, size_t i);
+/* NULL when there is none of that name. */
+const lp_tensor *lp_safetensors_find(const lp_safetensors *file, const char *name, size_t name_len);
+
+size_t lp_safetensors_n_metadata(const lp_safetensors *file);
+/* Pair i of __metadata__: both strings terminated, no NUL inside, lengths in bytes. */
+void lp_safetensors_metadata(const lp_safetensors *file, size_t i, const char **key, size_t *key_len,
+                             const char **value, size_t *value_len);
+
+const char *lp_safetensors_path(const lp_safetensors *file);
+size_t lp_safetensors_n_bytes(const lp_safetensors *file);
+/* Unknown keys inside tensor entries, which the format's reader ignores too: how many were passed over. */
+size_t lp_safetensors_n_ignored(const lp_safetensors *file);
+
+int lp_safetensors_is_mapped(const lp_safetensors *file); /* not read into memory, not borrowed */
+
+/* Compares (device, inode, size, mtime) of the open descriptor with what they were at open.
+ * LP_ECHANGED when they differ. Nothing to check for a file that was read, or for bytes. */
+int lp_safetensors_check_unchanged(const lp_safetensors *file, lp_error *err);
+
+/* The door to the tensors of at least one file; of two with one name the first file's. The files must outlive it. NULL:
+ * LP_ENOMEM, or LP_EARG for no files. */
+lp_tensors *lp_safetensors_tensors(lp_safetensors *const *files, size_t n_files, lp_error *err);
+
+#endif

@@ -1,0 +1,81 @@
+/* points.h - the one list of capture points: every value of the forward pass that has a name, and what it is computed
+ * from.
+ *
+ * P(NAME, name, WIDTH, PER_LAYER, STAGE, READS): the enum LP_<NAME>, the name that Python sees, a width of config.h,
+ * whether every layer has one (what is computed once follows the last layer), the stage of profile.h that its time
+ * belongs to, and the values that the maths computes it from, in the order of its formula. The order is that of
+ * computation: a value reads values before it, or one after it of the layer before. What nothing requested depends on
+ * is not computed. */
+#ifndef LP_POINTS_H
+#define LP_POINTS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "config.h"         /* lp_width */
+#include "../sys/profile.h" /* lp_stage */
+
+#define LP_POINTS(P)                                                                                                   \
+    P(X, x, D_MODEL, 1, EMBED, R1(X_OUT))             /* the layer's input: the residual stream; layer 0: embedding */ \
+    P(X_RMS, x_rms, ONE, 1, NORM, R1(X))              /* sqrt(mean(x^2) + eps) */                                      \
+    P(X_UNIT, x_unit, D_MODEL, 1, NORM, R2(X, X_RMS)) /* x / x_rms, before the gain */                                 \
+    P(X_NORM, x_norm, D_MODEL, 1, NORM, R1(X_UNIT))   /* input_layernorm(x) */                                         \
+    P(Q, q, HEADS, 1, QKV, R1(X_NORM))                /* before RoPE */                                                \
+    P(K, k, KV, 1, QKV, R1(X_NORM))                   /* before RoPE */                                                \
+    P(V, v, KV, 1, QKV, R1(X_NORM))                                                                                    \
+    P(Q_ROPE, q_rope, HEADS, 1, ROPE, R1(Q))                 /* after RoPE */                                          \
+    P(K_ROPE, k_rope, KV, 1, ROPE, R1(K))                    /* after RoPE */                                          \
+    P(SCORES, scores, MAP, 1, ATTENTION, R2(Q_ROPE, K_ROPE)) /* q_rope . k_rope * scale; -inf after the query */       \
+    P(PATTERN, pattern, MAP, 1, ATTENTION, R1(SCORES))       /* softmax(scores); 0 after the query */                  \
+    P(Z, z, HEADS, 1, ATTENTION, R2(PATTERN, V))             /* pattern . v, the input of o_proj */                    \
+    P(ATTN_OUT, attn_out, D_MODEL, 1, O_PROJ, R1(Z))         /* o_proj(z) */                                           \
+    P(X_MID, x_mid, D_MODEL, 1, O_PROJ, R2(X, ATTN_OUT))     /* x + attn_out */                                        \
+    P(X_MID_RMS, x_mid_rms, ONE, 1, NORM, R1(X_MID))                                                                   \
+    P(X_MID_UNIT, x_mid_unit, D_MODEL, 1, NORM, R2(X_MID, X_MID_RMS))                                                  \
+    P(X_MID_NORM, x_mid_norm, D_MODEL, 1, NORM, R1(X_MID_UNIT)) /* post_attention_layernorm(x_mid) */                  \
+    P(GATE, gate, D_FF, 1, GATE_UP, R1(X_MID_NORM))             /* gate_proj(x_mid_norm) */                            \
+    P(UP, up, D_FF, 1, GATE_UP, R1(X_MID_NORM))                 /* up_proj(x_mid_norm) */                              \
+    P(ACT, act, D_FF, 1, GATE_UP, R1(GATE))                     /* silu(gate) */                                       \
+    P(HIDDEN, hidden, D_FF, 1, GATE_UP, R2(ACT, UP))            /* act * up, the input of down_proj */                 \
+    P(MLP_OUT, mlp_out, D_MODEL, 1, DOWN, R1(HIDDEN))           /* down_proj(hidden) */                                \
+    P(X_OUT, x_out, D_MODEL, 1, DOWN, R2(X_MID, MLP_OUT))       /* x_mid + mlp_out: x of the next layer */             \
+    P(FINAL_RMS, final_rms, ONE, 0, NORM, R1(X_OUT))                                                                   \
+    P(FINAL_UNIT, final_unit, D_MODEL, 0, NORM, R2(X_OUT, FINAL_RMS))                                                  \
+    P(FINAL_NORM, final_norm, D_MODEL, 0, NORM, R1(FINAL_UNIT)) /* norm(x_out of the last layer) */                    \
+    P(LOGITS, logits, VOCAB, 0, HEAD, R1(FINAL_NORM))           /* lm_head(final_norm) */
+
+typedef enum {
+#define LP_POINT_ENUM(NAME, name, width, per_layer, stage, reads) LP_##NAME,
+    LP_POINTS(LP_POINT_ENUM)
+#undef LP_POINT_ENUM
+        LP_N_POINTS
+} lp_point;
+
+#define LP_MOST_READS 2
+
+const char *lp_point_name(lp_point point);
+lp_width lp_point_width(lp_point point);
+int lp_point_per_layer(lp_point point);
+lp_stage lp_point_stage(lp_point point);
+/* The values that it is computed from, in order; returns how many. */
+size_t lp_point_reads(lp_point point, const lp_point **reads);
+
+/* ---- sets of points ---- */
+
+#define LP_SET_WORDS 2
+
+typedef struct {
+    uint64_t word[LP_SET_WORDS];
+} lp_points;
+
+_Static_assert(LP_N_POINTS <= 64 * LP_SET_WORDS, "a set has a bit for each point");
+
+static inline void lp_points_add(lp_points *set, lp_point p) { set->word[p / 64] |= (uint64_t)1 << p % 64; }
+static inline int lp_points_has(const lp_points *set, lp_point p) { return (int)(set->word[p / 64] >> p % 64 & 1); }
+static inline int lp_points_any(const lp_points *set) {
+    uint64_t all = 0;
+    for (int i = 0; i < LP_SET_WORDS; i++) all |= set->word[i];
+    return all != 0;
+}
+
+#endif

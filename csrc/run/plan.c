@@ -1,0 +1,343 @@
+/* plan.c - what is needed, then steps, then places. */
+#include "plan.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "../ops/attention.h" /* lp_sequence, lp_ops_packed_heads */
+#include "../ops/jobs.h"      /* FLOATS_A_JOB */
+#include "../base/size.h"     /* lp_size_add, lp_size_mul */
+
+/* From first to last, values that one operation can compute together. Nothing joins the step of one that reads another
+ * of its row: parts have operations of their own, which compute one value. */
+static const struct {
+    lp_point first, last;
+} fusions[] = {
+    {LP_X_RMS, LP_X_NORM},         {LP_Q, LP_V},         {LP_SCORES, LP_Z},      {LP_ATTN_OUT, LP_X_MID},
+    {LP_X_MID_RMS, LP_X_MID_NORM}, {LP_GATE, LP_HIDDEN}, {LP_MLP_OUT, LP_X_OUT}, {LP_FINAL_RMS, LP_FINAL_NORM}};
+
+#define MOST_LIVE (2 * LP_N_POINTS) /* values that may have scratch at once: of a layer and the one before */
+
+typedef struct {
+    size_t at, n_bytes, last;
+} slot;
+
+/* A plan that is being made. */
+typedef struct {
+    lp_plan *plan;
+    lp_points *needed;           /* [n_layers of the model] */
+    int row[LP_N_POINTS];        /* of fusions, from 1 on; 0: none */
+    size_t n_bytes[LP_N_POINTS]; /* of a value with all rows; SIZE_MAX: more than there are addresses */
+    slot live[MOST_LIVE];        /* in the order of their offsets */
+    size_t n_live;
+    lp_tensor_spec specs[LP_N_TENSORS];
+} draft;
+
+static int has(const lp_points *sets, size_t layer, lp_point p) { return lp_points_has(&sets[layer], p); }
+
+size_t lp_plan_array(const lp_model *model, lp_point point, size_t layer) {
+    return (size_t)point * model->config.n_layers + (lp_point_per_layer(point) ? layer : 0);
+}
+
+/* ---- what is needed ------------------------------------------------------------------------------------------ */
+
+static void find_needed(draft *d) {
+    lp_plan *plan = d->plan;
+    for (size_t i = plan->request.model->config.n_layers; i--;) {
+        for (int w = 0; w < LP_SET_WORDS; w++)
+            d->needed[i].word[w] |= plan->request.requested[i].word[w] | plan->request.materialised[i].word[w];
+        if (!plan->n_layers && lp_points_any(&d->needed[i])) plan->n_layers = i + 1;
+        for (lp_point p = LP_N_POINTS; p--;) {
+            const lp_point *reads;
+            size_t n = has(d->needed, i, p) ? lp_point_reads(p, &reads) : 0;
+            for (size_t r = 0; r < n; r++) {
+                if (reads[r] < p)
+                    lp_points_add(&d->needed[i], reads[r]);
+                else if (i)
+                    lp_points_add(&d->needed[i - 1], reads[r]);
+            }
+        }
+    }
+}
+
+int lp_request_floats(const lp_request *q, lp_point point, size_t n_rows, size_t *n_floats) {
+    size_t width = lp_config_width(&q->model->config, lp_point_width(point)), map;
+    if (lp_point_width(point) != LP_WIDTH_MAP) return lp_size_mul(n_floats, n_rows, width);
+    *n_floats = 0;
+    for (size_t s = 0; s < q->n_seqs; s++) {
+        size_t t = q->seq_start[s + 1] - q->seq_start[s];
+        if (lp_size_mul3(&map, t, t, width) || lp_size_add(n_floats, *n_floats, map)) return -1;
+    }
+    return 0;
+}
+
+/* ---- steps --------------------------------------------------------------------------------------------------- */
+
+/* Whether a value of the row is read: by an operation that computes one part. */
+static int reads_its_row(const draft *d, lp_point p) {
+    const lp_point *reads;
+    for (size_t n = lp_point_reads(p, &reads), r = 0; r < n; r++)
+        if (d->row[reads[r]] == d->row[p]) return 1;
+    return 0;
+}
+
+/* Whether the operation of the step can compute p as well. */
+static int joins(const draft *d, const lp_step *s, size_t layer, lp_point p) {
+    const lp_point *reads;
+    if (s->layer != layer || !d->row[p] || d->row[s->first] != d->row[p] || reads_its_row(d, s->first)) return 0;
+    for (size_t n = lp_point_reads(p, &reads), r = 0; r < n; r++)
+        if (d->row[reads[r]] == d->row[p] &&
+            (!lp_points_has(&s->points, reads[r]) || has(d->plan->request.materialised, layer, reads[r])))
+            return 0;
+    if (p != LP_ACT) return 1;
+    /* the gated product computes gate, up and hidden, or none */
+    return has(d->needed, layer, LP_HIDDEN) && !has(d->plan->request.materialised, layer, LP_ACT) &&
+           !has(d->plan->request.materialised, layer, LP_UP);
+}
+
+static void add_step(draft *d, size_t layer, lp_point p, lp_stage stage) {
+    lp_plan *plan = d->plan;
+    lp_step *s = plan->n_steps ? &plan->steps[plan->n_steps - 1] : NULL;
+    if (!s || !joins(d, s, layer, p)) {
+        s = &plan->steps[plan->n_steps++];
+        *s = (lp_step){.layer = layer, .stage = stage, .first = p};
+    }
+    lp_points_add(&s->points, p);
+    s->last = p;
+    lp_plan_value(plan, layer, p)->step = plan->n_steps - 1;
+}
+
+/* Where x is x_out of the layer before under another name; both requested, it is a copy. */
+static int is_alias(const draft *d, size_t layer, lp_point p) {
+    return p == LP_X && layer &&
+           !(has(d->plan->request.requested, layer, LP_X) && has(d->plan->request.requested, layer - 1, LP_X_OUT));
+}
+
+static void make_steps(draft *d) {
+    lp_plan *plan = d->plan;
+    for (size_t i = 0; i < plan->request.model->config.n_layers * LP_N_POINTS; i++) plan->values[i].step = LP_NO_STEP;
+    for (size_t i = 0; i < plan->n_layers && !plan->n_steps; i++)
+        if (has(d->needed, i, LP_Q_ROPE) || has(d->needed, i, LP_K_ROPE))
+            plan->steps[plan->n_steps++] = (lp_step){.stage = LP_STAGE_ROPE, .first = LP_N_POINTS, .last = LP_N_POINTS};
+    for (size_t i = 0; i < plan->n_layers; i++)
+        for (lp_point p = 0; p < LP_N_POINTS; p++)
+            if (has(d->needed, i, p) && !is_alias(d, i, p))
+                add_step(d, i, p, p == LP_X && i ? LP_STAGE_COPY : lp_point_stage(p));
+}
+
+/* The matrices that are read, a group for each layer and one for the head. */
+static void list_weights(draft *d) {
+    lp_plan *plan = d->plan;
+    size_t n = 0, head = plan->n_layers;
+    for (size_t group = 0; group <= head; group++) {
+        for (size_t i = 0; i < LP_N_TENSORS; i++) {
+            const lp_tensor_spec *spec = &d->specs[i];
+            size_t layer = group < head ? group : head - 1;
+            if (spec->per_layer != (group < head) || spec->is_vector || spec->point == LP_X || !head) continue;
+            if (has(d->needed, layer, spec->point))
+                plan->weights[n++] = lp_model_weight(plan->request.model, spec, layer);
+        }
+        plan->weight_end[group] = n;
+    }
+}
+
+size_t lp_plan_weight_bytes(const lp_plan *plan, const lp_step *step) {
+    lp_tensor_spec specs[LP_N_TENSORS];
+    size_t n_bytes = 0;
+    lp_model_specs(&plan->request.model->config, specs);
+    for (size_t i = 0; i < LP_N_TENSORS; i++) {
+        const lp_weight *w = lp_model_weight(plan->request.model, &specs[i], step->layer);
+        if (!w->data || step->first == LP_N_POINTS || !lp_points_has(&step->points, specs[i].point)) continue;
+        if (specs[i].point != LP_X)
+            n_bytes += lp_weight_bytes(w);
+        else if (step->stage != LP_STAGE_COPY)
+            n_bytes += plan->request.n_tokens * w->n_cols * lp_word_bytes(w->word);
+    }
+    return n_bytes;
+}
+
+/* ---- places -------------------------------------------------------------------------------------------------- */
+
+/* The value that a point of a layer is: x may be that of the layer before. */
+static lp_value *value_of(const draft *d, size_t layer, lp_point p) {
+    return is_alias(d, layer, p) ? lp_plan_value(d->plan, layer - 1, LP_X_OUT) : lp_plan_value(d->plan, layer, p);
+}
+
+/* Each value learns which step reads it last, and that it needs room. */
+static void find_readers(draft *d) {
+    lp_plan *plan = d->plan;
+    const lp_point *reads;
+    for (size_t i = 0; i < plan->n_steps; i++) {
+        const lp_step *s = &plan->steps[i];
+        for (lp_point p = s->first; p <= s->last && p < LP_N_POINTS; p++) {
+            size_t n = lp_points_has(&s->points, p) ? lp_point_reads(p, &reads) : 0;
+            for (size_t r = 0; r < n; r++) {
+                if (reads[r] > p && !s->layer) continue; /* the embedding reads no value */
+                lp_value *v = reads[r] < p ? value_of(d, s->layer, reads[r]) : value_of(d, s->layer - 1, reads[r]);
+                if (v->step != i) v->last = i, v->where = LP_IN_SCRATCH;
+            }
+        }
+    }
+}
+
+/* The place of value p of a layer, by all the names that it has. */
+static void choose_place(draft *d, size_t layer, lp_point p) {
+    lp_plan *plan = d->plan;
+    lp_value *v = lp_plan_value(plan, layer, p);
+    size_t next = layer + 1;
+    int has_next = p == LP_X_OUT && next < plan->n_layers && is_alias(d, next, LP_X);
+    if (has(d->plan->request.materialised, layer, p) || (has_next && has(d->plan->request.materialised, next, LP_X)))
+        v->where = LP_IN_SCRATCH;
+    if (has_next && has(d->plan->request.requested, next, LP_X))
+        v->where = LP_IN_ARRAY, v->at = lp_plan_array(plan->request.model, LP_X, next);
+    if (has(d->plan->request.requested, layer, p))
+        v->where = LP_IN_ARRAY, v->at = lp_plan_array(plan->request.model, p, layer);
+    if (v->last < v->step) v->last = v->step;
+    if (layer + 1 == plan->n_layers && p >= LP_ATTN_OUT) v->first_row = plan->request.layer_row;
+    if (p >= LP_FINAL_RMS) v->first_row = plan->request.head_row;
+}
+
+/* The first gap of the live slots that is large enough. */
+static int take_slot(draft *d, lp_value *v, size_t n_bytes) {
+    size_t i = 0, at = 0, end;
+    if (lp_size_add(&n_bytes, n_bytes, 63)) return -1;
+    n_bytes &= ~(size_t)63;
+    for (; i < d->n_live && d->live[i].at - at < n_bytes; i++) at = d->live[i].at + d->live[i].n_bytes;
+    if (d->n_live == MOST_LIVE || lp_size_add(&end, at, n_bytes)) return -1;
+    memmove(d->live + i + 1, d->live + i, (d->n_live++ - i) * sizeof *d->live);
+    d->live[i] = (slot){at, n_bytes, v->last};
+    v->at = at;
+    if (end > d->plan->value_bytes) d->plan->value_bytes = end;
+    return 0;
+}
+
+static void free_slots(draft *d, size_t step) {
+    size_t n = 0;
+    for (size_t i = 0; i < d->n_live; i++)
+        if (d->live[i].last > step) d->live[n++] = d->live[i];
+    d->n_live = n;
+}
+
+static int place_values(draft *d) {
+    lp_plan *plan = d->plan;
+    find_readers(d);
+    for (size_t i = 0; i < plan->n_steps; i++) {
+        const lp_step *s = &plan->steps[i];
+        for (lp_point p = s->first; p <= s->last && p < LP_N_POINTS; p++) {
+            if (!lp_points_has(&s->points, p)) continue;
+            lp_value *v = lp_plan_value(plan, s->layer, p);
+            choose_place(d, s->layer, p);
+            if (v->where == LP_IN_SCRATCH && (d->n_bytes[p] == (size_t)-1 || take_slot(d, v, d->n_bytes[p]))) return -1;
+        }
+        free_slots(d, i);
+    }
+    for (size_t i = 1; i < plan->n_layers; i++) { /* under its other name, without a step */
+        lp_value *x = lp_plan_value(plan, i, LP_X);
+        if (is_alias(d, i, LP_X)) *x = *lp_plan_value(plan, i - 1, LP_X_OUT), x->step = LP_NO_STEP;
+    }
+    return 0;
+}
+
+/* ---- what the kernels need ----------------------------------------------------------------------------------- */
+
+/* Lays n items of so many bytes after what was laid before, on a line of their own; *at is where. */
+static int lay(lp_plan *plan, size_t n, size_t item_bytes, size_t *at) {
+    size_t n_bytes, *total = &plan->scratch_bytes;
+    *at = *total;
+    if (lp_size_mul(&n_bytes, n, item_bytes) || lp_size_add(total, *total, n_bytes) || lp_size_add(total, *total, 63))
+        return -1;
+    *total &= ~(size_t)63;
+    return 0;
+}
+
+/* What the operations of the run need at most. */
+typedef struct {
+    size_t packed, worker, jobs;
+} most;
+
+static void grow(most *m, size_t packed, size_t worker, size_t jobs) {
+    if (packed > m->packed) m->packed = packed;
+    if (worker > m->worker) m->worker = worker;
+    if (jobs > m->jobs) m->jobs = jobs;
+}
+
+static void find_most(const draft *d, most *m) {
+    const lp_request *q = &d->plan->request;
+    const lp_config *c = &q->model->config;
+    lp_points used = {{0}};
+    size_t n_rows = 0, n_tiles = 0, q_tile = q->kernels->q_tile;
+    for (size_t i = 0; i < d->plan->n_layers; i++)
+        for (int w = 0; w < LP_SET_WORDS; w++) used.word[w] |= d->needed[i].word[w];
+    for (const lp_tensor_spec *s = d->specs; s < d->specs + LP_N_TENSORS; s++) {
+        if (s->is_vector || s->point == LP_X || !lp_points_has(&used, s->point)) continue;
+        n_rows += s->n_rows;
+        grow(m, q->kernels->packed_size(q->n_tokens, s->n_cols), q->kernels->band_scratch(q->n_tokens),
+             n_rows / q->kernels->row_unit + 1);
+    }
+    for (size_t s = 0; s < q->n_seqs; s++) n_tiles += (q->seq_start[s + 1] - q->seq_start[s] + q_tile - 1) / q_tile;
+    if (lp_points_has(&used, LP_SCORES))
+        grow(m, lp_ops_packed_heads(q->n_tokens, q->n_seqs, c->n_kv_heads, c->head_dim),
+             q->kernels->attend_scratch(d->plan->longest, c->head_dim), n_tiles * c->n_heads);
+}
+
+/* A thread that has no job needs no scratch. */
+static int lay_out_work(draft *d) {
+    lp_plan *plan = d->plan;
+    const lp_request *q = &plan->request;
+    size_t n, half = q->model->config.head_dim / 2;
+    most m = {0, 0, 1 + q->n_tokens * q->model->config.d_model / FLOATS_A_JOB};
+    find_most(d, &m);
+    plan->n_threads = lp_size_min(q->n_threads, m.jobs);
+    plan->worker_stride = (m.worker + 15) / 16 * 16;
+    plan->scratch_bytes = plan->value_bytes;
+    return lp_size_mul(&n, plan->worker_stride, plan->n_threads) || lay(plan, n, sizeof(float), &plan->worker_at) ||
+           lay(plan, m.packed, sizeof(float), &plan->packed_at) || lp_size_mul3(&n, plan->longest, half, 2) ||
+           lay(plan, n, sizeof(float), &plan->angles_at) || lay(plan, q->n_tokens, sizeof(float), &plan->inverse_at) ||
+           lay(plan, q->n_seqs, sizeof(lp_sequence), &plan->sequences_at);
+}
+
+/* ---- the plan ------------------------------------------------------------------------------------------------ */
+
+/* One block for all tables, so that making a plan is one allocation. */
+static lp_plan *alloc_plan(const lp_request *q, lp_points **needed) {
+    size_t n = q->model->config.n_layers, n_values = n * LP_N_POINTS, n_weights = n * LP_N_LAYER_TENSORS + 1;
+    lp_plan *plan = calloc(1, sizeof *plan + n_values * sizeof *plan->values + (n_values + 1) * sizeof *plan->steps +
+                                  n * sizeof **needed + n_weights * sizeof *plan->weights + (n + 1) * sizeof(size_t));
+    if (!plan) return NULL;
+    plan->request = *q;
+    plan->values = (lp_value *)(plan + 1);
+    plan->steps = (lp_step *)(plan->values + n_values);
+    *needed = (lp_points *)(plan->steps + n_values + 1);
+    plan->weights = (const lp_weight **)(*needed + n);
+    plan->weight_end = (size_t *)(plan->weights + n_weights);
+    for (size_t s = 0; s < q->n_seqs; s++) {
+        size_t n_tokens = q->seq_start[s + 1] - q->seq_start[s];
+        if (n_tokens > plan->longest) plan->longest = n_tokens;
+    }
+    return plan;
+}
+
+lp_plan *lp_plan_new(const lp_request *request, lp_error *err) {
+    draft d = {.n_live = 0};
+    d.plan = alloc_plan(request, &d.needed);
+    if (!d.plan) {
+        lp_fail(err, LP_ENOMEM, "no memory for the plan of a run of %zu layers", request->model->config.n_layers);
+        return NULL;
+    }
+    for (size_t i = 0; i < sizeof fusions / sizeof *fusions; i++)
+        for (lp_point p = fusions[i].first; p <= fusions[i].last; p++) d.row[p] = (int)i + 1;
+    for (lp_point p = 0; p < LP_N_POINTS; p++)
+        if (lp_request_floats(request, p, request->n_tokens, &d.n_bytes[p]) ||
+            lp_size_mul(&d.n_bytes[p], d.n_bytes[p], sizeof(float)))
+            d.n_bytes[p] = (size_t)-1;
+    lp_model_specs(&request->model->config, d.specs);
+    find_needed(&d);
+    make_steps(&d);
+    list_weights(&d);
+    if (!place_values(&d) && !lay_out_work(&d)) return d.plan;
+    lp_fail(err, LP_ENOMEM, "the scratch of %zu tokens has more bytes than there are addresses", request->n_tokens);
+    lp_plan_free(d.plan);
+    return NULL;
+}
+
+void lp_plan_free(lp_plan *plan) { free(plan); }

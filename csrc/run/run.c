@@ -1,0 +1,109 @@
+/* run.c - checks the tokens of a run, and remembers what is requested and where it goes. */
+#include "run.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "../base/size.h" /* lp_size_min */
+
+#define MOST_TOKENS ((size_t)1 << 31)
+
+static int check_sequences(const lp_run *run, lp_error *err) {
+    size_t most = run->model->config.max_positions;
+    if (!run->n_seqs || run->seq_start[0])
+        return lp_fail(err, LP_EARG, "a run needs at least one sequence, from row 0");
+    for (size_t s = 0; s < run->n_seqs; s++) {
+        size_t start = run->seq_start[s], end = run->seq_start[s + 1];
+        if (end <= start) return lp_fail(err, LP_EARG, "sequence %zu is empty: a prompt needs at least one token", s);
+        if (end - start > most)
+            return lp_fail(err, LP_EARG, "sequence %zu has %zu tokens, the model takes at most %zu", s, end - start,
+                           most);
+    }
+    if (run->n_tokens > MOST_TOKENS)
+        return lp_fail(err, LP_EARG, "%zu tokens in one run, the most are %zu", run->n_tokens, MOST_TOKENS);
+    return 0;
+}
+
+static int check_ids(const lp_run *run, lp_error *err) {
+    size_t vocab_size = run->model->config.vocab_size;
+    for (size_t i = 0; i < run->n_tokens; i++)
+        if (run->token_ids[i] < 0 || (size_t)run->token_ids[i] >= vocab_size)
+            return lp_fail(err, LP_EARG, "token id %ld at position %zu is out of range: the vocabulary has %zu",
+                           (long)run->token_ids[i], i, vocab_size);
+    return 0;
+}
+
+int lp_run_init(lp_run *run, const lp_model *model, const int32_t *token_ids, const size_t *seq_start, size_t n_seqs,
+                size_t n_threads, lp_error *err) {
+    memset(run, 0, sizeof *run);
+    run->model = model;
+    run->token_ids = token_ids;
+    run->seq_start = seq_start;
+    run->n_seqs = n_seqs;
+    run->n_tokens = seq_start[n_seqs];
+    run->crew.n_threads = n_threads ? lp_size_min(n_threads, LP_MAX_THREADS) : 1;
+    if (check_sequences(run, err) || check_ids(run, err) || !(run->kernels = lp_kernels_get(err))) return -1;
+    size_t n = model->config.n_layers;
+    run->places = calloc(LP_N_POINTS * n, sizeof *run->places);
+    run->requested = calloc(2 * n, sizeof *run->requested);
+    run->materialised = run->requested ? run->requested + n : NULL;
+    if (run->places && run->requested) return 0;
+    lp_run_free(run);
+    return lp_fail(err, LP_ENOMEM, "no memory for a table of %d values", LP_N_POINTS);
+}
+
+void lp_run_free(lp_run *run) {
+    lp_plan_free(run->plan);
+    free(run->places);
+    free(run->requested);
+    run->plan = NULL, run->places = NULL, run->requested = run->materialised = NULL;
+}
+
+static lp_request request_of(const lp_run *run) {
+    return (lp_request){.model = run->model,
+                        .kernels = run->kernels,
+                        .n_threads = run->crew.n_threads,
+                        .n_tokens = run->n_tokens,
+                        .n_seqs = run->n_seqs,
+                        .seq_start = run->seq_start,
+                        .requested = run->requested,
+                        .materialised = run->materialised,
+                        .layer_row = run->layer_row,
+                        .head_row = run->head_row};
+}
+
+int lp_run_size(const lp_run *run, lp_point point, size_t *n_floats) {
+    lp_request request = request_of(run);
+    return lp_request_floats(&request, point, run->n_tokens, n_floats);
+}
+
+/* The set that holds a point: one that is computed once belongs to the last layer. */
+static lp_points *set_of(const lp_run *run, lp_points *sets, lp_point point, size_t layer) {
+    return &sets[lp_point_per_layer(point) ? layer : run->model->config.n_layers - 1];
+}
+
+int lp_run_request(lp_run *run, lp_point point, size_t layer) {
+    lp_points *set = set_of(run, run->requested, point, layer);
+    if (lp_points_has(set, point)) return -1;
+    lp_points_add(set, point);
+    return 0;
+}
+
+void lp_run_materialise(lp_run *run, lp_point point, size_t layer) {
+    lp_points_add(set_of(run, run->materialised, point, layer), point);
+}
+
+int lp_run_plan(lp_run *run, lp_error *err) {
+    lp_request request = request_of(run);
+    if (run->layer_row > run->head_row || run->head_row >= run->n_tokens)
+        return lp_fail(err, LP_EARG, "rows from %zu and from %zu of %zu tokens", run->layer_row, run->head_row,
+                       run->n_tokens);
+    lp_plan_free(run->plan);
+    run->plan = lp_plan_new(&request, err);
+    return run->plan ? 0 : -1;
+}
+
+void lp_run_set_place(lp_run *run, lp_point point, size_t layer, float *place) {
+    lp_points_add(set_of(run, run->requested, point, layer), point);
+    run->places[lp_plan_array(run->model, point, layer)] = place;
+}

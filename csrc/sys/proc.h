@@ -1,0 +1,17 @@
+/* proc.h - numbers in the small text files of /proc and of cgroups. */
+#ifndef LP_PROC_H
+#define LP_PROC_H
+
+#include <stddef.h>
+
+#include "../base/platform.h"
+
+#define LP_PROC_NONE ((size_t)-1)
+
+/* The first line of a file, cut to fit; 0 when it could be read. */
+int lp_proc_line(const char *path, char *line, int size);
+
+/* The number behind a key that a line begins with ("MemAvailable:  123 kB"); LP_PROC_NONE when it is not there. */
+size_t lp_proc_number(const char *path, const char *key);
+
+#endif

@@ -1,0 +1,63 @@
+/* profile.h - where the time of a run goes, and how much was computed and moved meanwhile.
+ *
+ * A run is timed in laps: the clock is read once at the end of each step, and all that passed since the step before
+ * belongs to the step's stage, so that the stages add up to the whole. Operations count what they really do as they do
+ * it; the lap gives that to the stage too. A profile is only kept when somebody asked for one: NULL is legal
+ * everywhere here, and costs a comparison. */
+#ifndef LP_PROFILE_H
+#define LP_PROFILE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../base/platform.h"
+
+/* S(NAME, name): the enum LP_STAGE_<NAME> and the name that Python sees, in order of computation. SwiGLU and the
+ * residual adds are made on tiles of a product while these are in cache: they are in the time of gate_up, of o_proj and
+ * of down. The softmax is in attention. */
+#define LP_STAGES(S)                                                                            \
+    S(PLAN, plan)           /* arguments, sizes, what is needed of each layer */                \
+    S(MEMORY, memory)       /* captured arrays and scratch: made, and touched by the threads */ \
+    S(EMBED, embed)         /* rows of the embedding */                                         \
+    S(ROPE, rope)           /* the table of angles, and q and k turned */                       \
+    S(NORM, norm)           /* the three norms */                                               \
+    S(PACK, pack)           /* x of every product into tiles of tokens */                       \
+    S(QKV, qkv)             /* x_norm by q, k, v */                                             \
+    S(ATTENTION, attention) /* scores, softmax, pattern by v */                                 \
+    S(O_PROJ, o_proj)       /* z by o, added to x */                                            \
+    S(GATE_UP, gate_up)     /* x_mid_norm by gate and up, silu(gate) * up */                    \
+    S(DOWN, down)           /* hidden by down, added to x_mid */                                \
+    S(COPY, copy)           /* a value that was asked for by both its names */                  \
+    S(HEAD, head)           /* final_norm by the head */
+
+typedef enum {
+#define LP_STAGE_ENUM(NAME, name) LP_STAGE_##NAME,
+    LP_STAGES(LP_STAGE_ENUM)
+#undef LP_STAGE_ENUM
+        LP_N_STAGES
+} lp_stage;
+
+typedef struct {
+    int64_t ns;
+    size_t n_laps;
+    double flops;        /* of products: a multiply-add is two; what causal attention skips is not counted */
+    double weight_bytes; /* read from the files, each weight once per product */
+    double value_bytes;  /* activations read and written, each once */
+} lp_stage_work;
+
+typedef struct {
+    int64_t last_ns;     /* when the last lap ended */
+    lp_stage_work since; /* counted since then */
+    lp_stage_work stages[LP_N_STAGES];
+} lp_profile;
+
+const char *lp_stage_name(lp_stage stage);
+
+/* Forgets all, and starts the clock. */
+void lp_profile_start(lp_profile *p);
+/* Work of the step at hand. */
+void lp_profile_count(lp_profile *p, double flops, double weight_bytes, double value_bytes);
+/* What passed since the last lap was `stage`. */
+void lp_profile_lap(lp_profile *p, lp_stage stage);
+
+#endif
