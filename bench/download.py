@@ -68,7 +68,7 @@ print(time.perf_counter() - start, time.process_time() - cpu)
 
 INSPECT = """
 import time
-from llamaprobe.cli_inspect import describe_source
+from llamaprobe.cli.inspect import describe_source
 start, cpu = time.perf_counter(), time.process_time()
 assert len(describe_source("bench/shards", "main")["tensors"]) == 723
 print(time.perf_counter() - start, time.process_time() - cpu)

@@ -43,7 +43,7 @@ for name, weight in lp.load(sys.argv[1]).weights.items():
 
 
 def export(model: str, threads: int) -> Callable[[Path], object]:
-    from llamaprobe.export import export_weights
+    from llamaprobe.saved.export import export_weights
 
     return lambda folder: export_weights(model, folder, threads=threads, progress=False)
 

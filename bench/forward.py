@@ -28,8 +28,8 @@ from typing import NamedTuple
 import numpy as np
 
 import llamaprobe as lp
-from llamaprobe.bench import random_ids
-from llamaprobe.machine import cpu_name
+from llamaprobe.perf.bench import random_ids
+from llamaprobe.perf.machine import cpu_name
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 

@@ -46,8 +46,8 @@ def compare(folder: Path, args: argparse.Namespace) -> None:
     import numpy as np
 
     import llamaprobe as lp
-    from llamaprobe.bench import random_ids
-    from llamaprobe.machine import cpu_name, kernels
+    from llamaprobe.perf.bench import random_ids
+    from llamaprobe.perf.machine import cpu_name, kernels
 
     models = {}
     for name, dtype in WORDS.items():

@@ -14,7 +14,7 @@ import numpy as np
 
 import llamaprobe as lp
 from llamaprobe import offline
-from llamaprobe.export import export_weights
+from llamaprobe.saved.export import export_weights
 
 
 def main(source: str = "demo", layer: str = "0") -> None:

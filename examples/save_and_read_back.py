@@ -9,7 +9,7 @@ import tempfile
 import numpy as np
 
 import llamaprobe as lp
-from llamaprobe.saved import read_run
+from llamaprobe.saved.read import read_run
 
 
 def main(source: str = "demo", folder: str | None = None) -> None:

@@ -44,11 +44,11 @@ if TYPE_CHECKING:
     from . import hub as hub
     from . import offline as offline
     from . import reference as reference
-    from .array_file import read as read
-    from .array_file import write as write
+    from .files.array import read as read
+    from .files.array import write as write
     from .cancel import Cancel as Cancel
     from .config import UnsupportedConfigError as UnsupportedConfigError
-    from .export import export_weights as export_weights
+    from .saved.export import export_weights as export_weights
     from .hub import CaptivePortalError as CaptivePortalError
     from .hub import ChecksumError as ChecksumError
     from .hub import DisabledError as DisabledError
@@ -66,13 +66,13 @@ if TYPE_CHECKING:
     from .hub import TransferError as TransferError
     from .hub import UnsafeNameError as UnsafeNameError
     from .hub import download as download
-    from .machine import kernels as kernels
+    from .perf.machine import kernels as kernels
     from .model import Model as Model
     from .model import load as load
     from .run import Run as Run
-    from .saved import read_run as read_run
-    from .tokenizer import Tokenizer as Tokenizer
-    from .weights import WeightError as WeightError
+    from .saved.read import read_run as read_run
+    from .prompts.tokenizer import Tokenizer as Tokenizer
+    from .checkpoint.weights import WeightError as WeightError
 
 __version__ = "0.1.0"
 
@@ -86,16 +86,16 @@ _LAZY = {
     "load": ("model", "load"),
     "Model": ("model", "Model"),
     "Run": ("run", "Run"),
-    "Tokenizer": ("tokenizer", "Tokenizer"),
-    "read": ("array_file", "read"),
-    "write": ("array_file", "write"),
-    "kernels": ("machine", "kernels"),
-    "read_run": ("saved", "read_run"),
-    "export_weights": ("export", "export_weights"),
+    "Tokenizer": ("prompts.tokenizer", "Tokenizer"),
+    "read": ("files.array", "read"),
+    "write": ("files.array", "write"),
+    "kernels": ("perf.machine", "kernels"),
+    "read_run": ("saved.read", "read_run"),
+    "export_weights": ("saved.export", "export_weights"),
     "download": ("hub", "download"),
     "Cancel": ("cancel", "Cancel"),
     "UnsupportedConfigError": ("config", "UnsupportedConfigError"),
-    "WeightError": ("weights", "WeightError"),
+    "WeightError": ("checkpoint.weights", "WeightError"),
 }
 
 _HUB_ERRORS = (

@@ -10,7 +10,7 @@ from numbers import Real
 from typing import NoReturn
 
 from .errors import ArgumentError, Cancelled, Timeout
-from .names import printable
+from .files.naming import printable
 
 
 class Cancel:

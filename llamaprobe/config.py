@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core, log
-from .atomic import file_error, shown_path
+from .files.atomic import file_error, shown_path
 from .errors import ConfigError, FileError, UnsupportedError
-from .json_file import parse_object, read_file, show
-from .names import printable
+from .files.json_file import parse_object, read_file, show
+from .files.naming import printable
 
 MAX_BYTES = 4 << 20  # real ones have 1 to 10 KB
 _SIZE = 65536

@@ -19,26 +19,26 @@ from numpy.typing import NDArray
 
 from . import _core, log
 from .cancel import Cancel, Stop
-from .chat import ChatOptions
-from .checkpoint import Checkpoint, named
+from .prompts.chat import ChatOptions
+from .checkpoint.folder import Checkpoint, named
 from .config import Config, tensors
 from .errors import ArgumentError, PointError
-from .fingerprint import Fingerprints
-from .machine import thread_count
-from .names import expand_user, printable
-from .opening import Opening, at_least_one, describe_files, open_core, open_files
+from .files.fingerprint import Fingerprints
+from .perf.machine import thread_count
+from .files.naming import expand_user, printable
+from .checkpoint.opening import Opening, at_least_one, describe_files, open_core, open_files
 from .plan import Plan, Step, Value
 from .points import Layers, Name, Point, all_points, check_layers, resolve_all
 from .points import shape as shape_of
-from .profile import Profile, Stage
-from .prompt import Prompt, TokenizerSource, read_prompt, read_prompts
-from .reopen import Marks, changed, check_mark, known_here, marks_of, where_from
+from .perf.profile import Profile, Stage
+from .prompts.prompt import Prompt, TokenizerSource, read_prompt, read_prompts
+from .checkpoint.reopen import Marks, changed, check_mark, known_here, marks_of, where_from
 from .run import Origin, Run
-from .source import find_folder, whole_path
-from .tensor_names import read_globs
-from .tokenizer import Tokenizer
-from .tokenizer_files import TokenizerFiles
-from .weights import Weights
+from .checkpoint.source import find_folder, whole_path
+from .checkpoint.tensor_names import read_globs
+from .prompts.tokenizer import Tokenizer
+from .prompts.tokenizer_files import TokenizerFiles
+from .checkpoint.weights import Weights
 
 OnePrompt = str | Sequence[int] | NDArray[np.integer[Any]] | Sequence[Mapping[str, Any]]
 PromptList = Sequence[OnePrompt]
@@ -445,7 +445,7 @@ def _bar(wanted: bool) -> Iterator[Callable[[int, int], None] | None]:
         return
     from tqdm import tqdm
 
-    from .stderr import STREAM
+    from .cli.stderr import STREAM
 
     with tqdm(total=1, unit="step", leave=False, dynamic_ncols=True, file=STREAM) as bar:
 

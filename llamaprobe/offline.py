@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from .array_file import read
-from .atomic import checked_path, shown_path
+from .files.array import read
+from .files.atomic import checked_path, shown_path
 from .errors import ArgumentError, FileError, FormatError
-from .files import MANIFEST, read_json
-from .names import printable
-from .tensor_names import EMBEDDING, HEAD
+from .saved.run_folder import MANIFEST, read_json
+from .files.naming import printable
+from .checkpoint.tensor_names import EMBEDDING, HEAD
 
 Folder = str | os.PathLike[str]
 _WORDS = (np.uint8, np.uint16)  # what raw floats are exported as

@@ -17,7 +17,7 @@ from typing import NoReturn, SupportsIndex
 
 from .config import Config
 from .errors import PointError
-from .names import printable
+from .files.naming import printable
 
 # Formula, then names elsewhere: TransformerLens (blocks.L, ln_final, unembed and its shorthand),
 # fields of the outputs of Hugging Face models, and methods of Meta's LLM Transparency Tool (its

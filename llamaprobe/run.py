@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from . import __version__, _core, points
 from .config import Config
 from .errors import ArgumentError, Error, PointError
-from .fingerprint import Fingerprints, ToldFingerprints
-from .names import counted, path_entries, printable
-from .prompt import Prompt, TokenizerSource
+from .files.fingerprint import Fingerprints, ToldFingerprints
+from .files.naming import counted, path_entries, printable
+from .prompts.prompt import Prompt, TokenizerSource
 
 ARITHMETIC_VERSION = _core.ARITHMETIC_VERSION  # of docs/arithmetic.md
 
@@ -247,7 +247,7 @@ class Run:
 
         Raises ArgumentError, PointError (a point or layer that this run does not hold), FileError.
         """
-        from .files import save_run
+        from .saved.run_folder import save_run
 
         return save_run(
             self,

@@ -8,8 +8,8 @@ from unittest import mock
 import pytest
 from small_tokenizer import byte_level, write_folder
 
-from llamaprobe import _child, _render
-from llamaprobe.tokenizer import Tokenizer
+from llamaprobe.prompts import _render, sandbox
+from llamaprobe.prompts.tokenizer import Tokenizer
 
 
 def template_of(body: str) -> str:
@@ -32,7 +32,7 @@ def tokenizer_of(template: object, *, here: bool = True, **config: object) -> To
     """`here`: rendered in this process by the same code, as if nobody knew the template."""
     tokenizer = Tokenizer.open(folder_of(template, **config))
     if here:
-        call = _child.call
+        call = sandbox.call
 
         def in_process(script, prepare, request, **how):
             if script != "_render.py":

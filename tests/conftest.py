@@ -91,7 +91,7 @@ def random_checkpoint(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """command(*args) -> (exit code, stdout, stderr) of `llamaprobe ARGS`."""
-    from llamaprobe import cli
+    from llamaprobe.cli import main as cli
 
     def run(*args: Any) -> tuple[int, str, str]:
         try:

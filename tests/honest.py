@@ -17,7 +17,7 @@ import models
 import numpy as np
 
 import llamaprobe as lp
-from llamaprobe.verify import Check, verify_run
+from llamaprobe.checks.verify import Check, verify_run
 
 FORMATS = ("csv", "txt", "npy", "hex", "q4.12", "q1.31")
 

@@ -15,8 +15,8 @@ import pytest
 import small_tokenizer
 
 import llamaprobe as lp
-from llamaprobe import files
-from llamaprobe.verify import verify_run
+from llamaprobe.saved import run_folder as files
+from llamaprobe.checks.verify import verify_run
 
 POINTS = ["x", "x_norm", "q", "scores", "pattern", "logits"]
 

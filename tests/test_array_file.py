@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 import llamaprobe as lp
-from llamaprobe import _core, text_floats
-from llamaprobe.file_bytes import FileBytes
+from llamaprobe import _core
+from llamaprobe.files import text_rows as text_floats
+from llamaprobe.files.file_bytes import FileBytes
 
 FORMATS = ("csv", "txt", "npy", "hex")
 

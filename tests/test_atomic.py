@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 import llamaprobe as lp
-from llamaprobe import atomic
-from llamaprobe.saved import read_run
-from llamaprobe.tables import Table, array_table, bytes_table
-from llamaprobe.writer import Writer
+from llamaprobe.files import atomic
+from llamaprobe.saved.read import read_run
+from llamaprobe.files.encode import Table, array_table, bytes_table
+from llamaprobe.files.writer import Writer
 
 IDS = [1, 40, 7, 96, 3]
 

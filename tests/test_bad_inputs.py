@@ -17,7 +17,8 @@ from bad_inputs import BadInput, Refusal, config, index, output, prompt, runtime
 from bad_inputs.child import in_child
 from bad_inputs.elsewhere import WHERE
 
-from llamaprobe import UnsupportedError, cli
+from llamaprobe import UnsupportedError
+from llamaprobe.cli import main as cli
 
 TESTS = Path(__file__).parent
 ROWS: list[BadInput] = [

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import llamaprobe as lp
-from llamaprobe.bench import measure, random_ids
-from llamaprobe.machine import Roof, cpu_name, roof
-from llamaprobe.profile import Profile, Stage
+from llamaprobe.perf.bench import measure, random_ids
+from llamaprobe.perf.machine import Roof, cpu_name, roof
+from llamaprobe.perf.profile import Profile, Stage
 
 STAGES = (
     "plan memory embed rope norm pack qkv attention o_proj gate_up down copy head"  # csrc/sys/profile.h

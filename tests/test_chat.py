@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_tokenizer import BOS, END_HEAD, EOT, HEAD, SPECIAL
 
-from llamaprobe import TemplateError, _origin, _render
-from llamaprobe.chat import ChatOptions, check_messages
-from llamaprobe.template import Template
-from llamaprobe.tokenizer import Tokenizer
+from llamaprobe import TemplateError
+from llamaprobe.prompts import _origin, _render
+from llamaprobe.prompts.chat import ChatOptions, check_messages
+from llamaprobe.prompts.template import Template
+from llamaprobe.prompts.tokenizer import Tokenizer
 
 CHATS = [
     [{"role": "user", "content": "Hi"}],

@@ -8,11 +8,12 @@ from chats import spelled_out, theirs, tokenizer_of
 from small_tokenizer import BOS, END_HEAD, EOT, HEAD, byte_level, write_folder
 
 import llamaprobe
-from llamaprobe import ArgumentError, TemplateError, _render
-from llamaprobe import template as module
-from llamaprobe.chat import ChatOptions, check_messages
-from llamaprobe.template import Template
-from llamaprobe.tokenizer import Tokenizer
+from llamaprobe import ArgumentError, TemplateError
+from llamaprobe.prompts import _render
+from llamaprobe.prompts import template as module
+from llamaprobe.prompts.chat import ChatOptions, check_messages
+from llamaprobe.prompts.template import Template
+from llamaprobe.prompts.tokenizer import Tokenizer
 
 HEADS = [BOS, HEAD, *b"user", END_HEAD]
 HI = [{"role": "user", "content": "Hi"}]

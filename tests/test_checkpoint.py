@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llamaprobe import FileError, FormatError, load
-from llamaprobe.checkpoint import INDEX, SINGLE, open_checkpoint
+from llamaprobe.checkpoint.folder import INDEX, SINGLE, open_checkpoint
 
 
 @pytest.fixture

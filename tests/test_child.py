@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 from bad_inputs.child import LIBC, in_child, less_memory
 
-from llamaprobe import _child
-from llamaprobe.workers import Workers
+from llamaprobe.prompts import sandbox
+from llamaprobe.prompts.workers import Workers
 
 
 def test_wall_clock_ends_a_child_that_sleeps(monkeypatch):
-    limits = _child.Limits(cpu_seconds=5, wall_seconds=0.2, memory=1 << 30, reply=1 << 20)
-    monkeypatch.setattr(_child, "FOLDER", os.path.dirname(__file__))
-    with pytest.raises(_child.ChildError, match="over 0.2 s"):
-        _child.call("child_scripts/sleeps.py", {}, {}, packages=(), limits=limits)
+    limits = sandbox.Limits(cpu_seconds=5, wall_seconds=0.2, memory=1 << 30, reply=1 << 20)
+    monkeypatch.setattr(sandbox, "FOLDER", os.path.dirname(__file__))
+    with pytest.raises(sandbox.ChildError, match="over 0.2 s"):
+        sandbox.call("child_scripts/sleeps.py", {}, {}, packages=(), limits=limits)
 
 
 @pytest.mark.parametrize(
@@ -34,16 +34,16 @@ def test_wall_clock_ends_a_child_that_sleeps(monkeypatch):
     ],
 )
 def test_child_that_misbehaves(monkeypatch, script, fact):
-    limits = _child.Limits(cpu_seconds=5, wall_seconds=60, memory=1 << 30, reply=1 << 20)
-    monkeypatch.setattr(_child, "FOLDER", os.path.dirname(__file__))
-    with pytest.raises(_child.ChildError, match=fact):
-        _child.call(f"child_scripts/{script}.py", {}, {}, packages=(), limits=limits)
+    limits = sandbox.Limits(cpu_seconds=5, wall_seconds=60, memory=1 << 30, reply=1 << 20)
+    monkeypatch.setattr(sandbox, "FOLDER", os.path.dirname(__file__))
+    with pytest.raises(sandbox.ChildError, match=fact):
+        sandbox.call(f"child_scripts/{script}.py", {}, {}, packages=(), limits=limits)
 
 
 def test_missing_package_is_named():
-    limits = _child.Limits(1, 1, 1 << 30, 1 << 20)
-    with pytest.raises(_child.ChildError, match="pip install no_such_package"):
-        _child.call("_render.py", {}, {}, packages=("no_such_package",), limits=limits)
+    limits = sandbox.Limits(1, 1, 1 << 30, 1 << 20)
+    with pytest.raises(sandbox.ChildError, match="pip install no_such_package"):
+        sandbox.call("_render.py", {}, {}, packages=("no_such_package",), limits=limits)
 
 
 @pytest.mark.skipif(
@@ -68,22 +68,22 @@ def test_memory_that_was_freed_is_no_room_beyond_a_limit():
 # A worker: one child, many answers
 
 
-LIMITS = _child.Limits(cpu_seconds=1, wall_seconds=60, memory=512 << 20, reply=1 << 20)
+LIMITS = sandbox.Limits(cpu_seconds=1, wall_seconds=60, memory=512 << 20, reply=1 << 20)
 SHORT = LIMITS._replace(wall_seconds=4)
 
 
 @pytest.fixture
-def worker(monkeypatch) -> Iterator[_child.Worker]:
+def worker(monkeypatch) -> Iterator[sandbox.Worker]:
     with obedient(monkeypatch) as worker:
         yield worker
 
 
-def obedient(monkeypatch, *prepare: str, limits: _child.Limits = LIMITS) -> _child.Worker:
-    monkeypatch.setattr(_child, "FOLDER", os.path.dirname(__file__))
-    return _child.Worker("child_scripts/obeys.py", {"do": prepare}, packages=(), limits=limits)
+def obedient(monkeypatch, *prepare: str, limits: sandbox.Limits = LIMITS) -> sandbox.Worker:
+    monkeypatch.setattr(sandbox, "FOLDER", os.path.dirname(__file__))
+    return sandbox.Worker("child_scripts/obeys.py", {"do": prepare}, packages=(), limits=limits)
 
 
-def tell(worker: _child.Worker) -> list[int]:
+def tell(worker: sandbox.Worker) -> list[int]:
     """[times prepared, answers of this state, pid of the child, pid of the grandchild]."""
     return worker.answer({"do": "tell"})  # type: ignore[return-value]
 
@@ -137,7 +137,7 @@ def test_what_breaks_a_limit_is_refused_and_the_next_is_answered(worker, do, fac
     if fact is None:
         assert worker.answer({"do": do}) == do
     else:
-        with pytest.raises(_child.ChildError, match=fact):
+        with pytest.raises(sandbox.ChildError, match=fact):
             worker.answer({"do": do})
     second = tell(worker)
     assert second[:2] == [1, 1]
@@ -158,7 +158,7 @@ def test_what_breaks_a_limit_is_refused_and_the_next_is_answered(worker, do, fac
 def test_what_is_late_is_ended_and_the_next_is_answered(monkeypatch, do, fact):
     with obedient(monkeypatch, limits=SHORT) as worker:
         child = tell(worker)[2]
-        with pytest.raises(_child.ChildError, match=fact):
+        with pytest.raises(sandbox.ChildError, match=fact):
             worker.answer({"do": do})
         assert tell(worker)[:3] == [1, 1, child]
 
@@ -183,19 +183,19 @@ def test_preparing_has_limits_too(monkeypatch):
     ):
         with (
             obedient(monkeypatch, do, limits=limits) as worker,
-            pytest.raises(_child.ChildError, match=fact),
+            pytest.raises(sandbox.ChildError, match=fact),
         ):
             tell(worker)
 
 
 def test_files_cannot_be_written(worker, tmp_path):
-    with pytest.raises(_child.ChildError, match="File too large"):
+    with pytest.raises(sandbox.ChildError, match="File too large"):
         worker.answer({"do": "write", "path": str(tmp_path / "file")})
 
 
 def test_what_a_grandchild_has_started_ends_with_it(worker):
     if os.geteuid() != 0:
-        with pytest.raises(_child.ChildError, match="temporarily unavailable"):
+        with pytest.raises(sandbox.ChildError, match="temporarily unavailable"):
             worker.answer({"do": "fork"})
         return
     wait_for_end(worker.answer({"do": "fork"}))  # type: ignore[arg-type]
@@ -225,9 +225,9 @@ def test_a_forked_copy_starts_a_child_of_its_own(worker):
 
 def test_a_child_ends_when_its_parent_is_killed():
     code = (
-        "import os, sys; from llamaprobe import _child; _child.FOLDER = sys.argv[1]\n"
-        "w = _child.Worker('child_scripts/obeys.py', {}, packages=(),"
-        " limits=_child.Limits(60, 60, 1 << 30, 1 << 20))\n"
+        "import os, sys; from llamaprobe.prompts import sandbox; sandbox.FOLDER = sys.argv[1]\n"
+        "w = sandbox.Worker('child_scripts/obeys.py', {}, packages=(),"
+        " limits=sandbox.Limits(60, 60, 1 << 30, 1 << 20))\n"
         "print(w.answer({'do': 'tell'})[2], flush=True)\n"
         "if os.fork() == 0: import time; time.sleep(20); os._exit(0)\n"  # holds the pipes
         "w.answer({'do': sys.argv[2]})\n"
@@ -236,7 +236,7 @@ def test_a_child_ends_when_its_parent_is_killed():
         parent = subprocess.Popen(
             [sys.executable, "-c", code, os.path.dirname(__file__), do],
             stdout=subprocess.PIPE, start_new_session=True,
-            cwd=Path(_child.__file__).parents[1],
+            cwd=Path(sandbox.__file__).parents[1],
         )
         child = int(parent.stdout.readline())
         time.sleep(0.3)
@@ -275,16 +275,16 @@ def test_an_interrupt_of_the_whole_group_is_the_parents_to_handle(worker):
 
 def test_closed_standard_streams():
     code = (
-        "import os, sys; from llamaprobe import _child; _child.FOLDER = sys.argv[1]\n"
+        "import os, sys; from llamaprobe.prompts import sandbox; sandbox.FOLDER = sys.argv[1]\n"
         "out = os.dup(1)\n"
         "for fd in (0, 1, 2): os.close(fd)\n"
-        "w = _child.Worker('child_scripts/obeys.py', {}, packages=(),"
-        " limits=_child.Limits(5, 30, 1 << 30, 1 << 20))\n"
+        "w = sandbox.Worker('child_scripts/obeys.py', {}, packages=(),"
+        " limits=sandbox.Limits(5, 30, 1 << 30, 1 << 20))\n"
         "with w: os.write(out, b'%d %d' % tuple(w.answer({'do': 'tell'})[:2]))\n"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code, os.path.dirname(__file__)],
-        capture_output=True, cwd=Path(_child.__file__).parents[1],
+        capture_output=True, cwd=Path(sandbox.__file__).parents[1],
     )
     assert ended.stdout == b"1 1"
 
@@ -295,7 +295,7 @@ def test_signals_that_the_parent_ignores_are_the_childs_own(monkeypatch):
     try:
         with obedient(monkeypatch) as worker:
             child = tell(worker)[2]
-            with pytest.raises(_child.ChildError, match="1 s of processor time"):
+            with pytest.raises(sandbox.ChildError, match="1 s of processor time"):
                 worker.answer({"do": "loop"})
             assert tell(worker)[2] == child
         assert not is_running(child)
@@ -309,7 +309,7 @@ def test_signals_that_are_blocked_do_not_keep_a_child(monkeypatch):
     try:
         with obedient(monkeypatch) as worker:
             child = tell(worker)[2]
-            with pytest.raises(_child.ChildError, match="1 s of processor time"):
+            with pytest.raises(sandbox.ChildError, match="1 s of processor time"):
                 worker.answer({"do": "loop"})
         assert not is_running(child)
     finally:
@@ -333,14 +333,14 @@ def test_another_program_as_sys_executable_is_named(monkeypatch, tmp_path, progr
     path.write_text(program)
     path.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(path))
-    monkeypatch.setattr(_child, "_START", 2.0)
-    with obedient(monkeypatch) as worker, pytest.raises(_child.ChildError) as caught:
+    monkeypatch.setattr(sandbox, "_START", 2.0)
+    with obedient(monkeypatch) as worker, pytest.raises(sandbox.ChildError) as caught:
         tell(worker)
     assert str(path) in str(caught.value) and fact in str(caught.value)
 
 
 def test_workers_of_a_batch_are_told_apart_by_what_they_prepare(monkeypatch):
-    monkeypatch.setattr(_child, "FOLDER", os.path.dirname(__file__))
+    monkeypatch.setattr(sandbox, "FOLDER", os.path.dirname(__file__))
     how = {"packages": (), "limits": LIMITS}
     with Workers() as workers:
         told = [

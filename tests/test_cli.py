@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import llamaprobe as lp
-from llamaprobe import names
-from llamaprobe.saved import read_run
+from llamaprobe.files import naming as names
+from llamaprobe.saved.read import read_run
 
 LP = [sys.executable, "-m", "llamaprobe"]
 IDS = "1, 40 7\n[96 3] # a comment\n"

@@ -7,7 +7,7 @@ import sys
 import pytest
 from small_tokenizer import byte_level, write_folder
 
-from llamaprobe.saved import read_run
+from llamaprobe.saved.read import read_run
 
 TEMPLATE = (
     "{% for m in messages %}<|head|>{{ m.role }}<|/head|>{{ m.content }}<|eot|>{% endfor %}"

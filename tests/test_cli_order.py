@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamaprobe import cli
+from llamaprobe.cli import main as cli
 
 # Of each command: its positionals, and options with their values.
 COMMANDS = {

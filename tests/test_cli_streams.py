@@ -13,7 +13,7 @@ from hub_fixtures import REPO_ID, hub, small_model  # noqa: F401
 from hub_process import environment
 
 import llamaprobe as lp
-from llamaprobe import cli
+from llamaprobe.cli import main as cli
 
 LOST = "llamaprobe: stdout is closed: the results could not be printed\n"
 COMMANDS = [

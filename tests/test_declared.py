@@ -9,7 +9,7 @@ from declared_cases import TEXT, TEXTS, random_files, small, write
 from small_tokenizer import byte_level, sentencepiece
 
 from llamaprobe import TokenizerError
-from llamaprobe.tokenizer import Tokenizer
+from llamaprobe.prompts.tokenizer import Tokenizer
 
 _A = {"content": "<a>", "lstrip": True, "rstrip": True, "normalized": False, "special": True}
 _CODE = {"tokenizer_class": "CodeLlamaTokenizer"}
@@ -186,7 +186,7 @@ def test_random_folders_as_transformers(tmp_path, first):
 
 
 def test_child_and_caller_agree(tmp_path, monkeypatch):
-    from llamaprobe import tokenizer as module
+    from llamaprobe.prompts import tokenizer as module
 
     for name in ("CodeLlama with tokens", "named", "split", "decoder gives flags"):
         folder = write(tmp_path / name, CASES[name])

@@ -22,10 +22,10 @@ from tokenizers import Tokenizer
 
 import llamaprobe
 from llamaprobe.config import inverse_frequencies, read_config
-from llamaprobe.declared import Declared
-from llamaprobe.harmless import is_harmless
+from llamaprobe.prompts.declared import Declared
+from llamaprobe.prompts.harmless import is_harmless
 from llamaprobe.reference import forward
-from llamaprobe.vocabulary import Vocabulary
+from llamaprobe.prompts.vocabulary import Vocabulary
 
 DEMO = Path(llamaprobe.__file__).parent / "demo"
 TOOLS = Path(__file__).parent.parent / "tools" / "demo"

@@ -12,7 +12,7 @@ from weight_files import same, write_safetensors
 
 import llamaprobe as lp
 from llamaprobe import _core
-from llamaprobe.export import export_weights, plan_weights
+from llamaprobe.saved.export import export_weights, plan_weights
 
 LP = [sys.executable, "-m", "llamaprobe"]
 

@@ -13,10 +13,10 @@ import pytest
 from weight_files import same, write_safetensors
 
 import llamaprobe as lp
-from llamaprobe import ledger
-from llamaprobe.export import export_weights
-from llamaprobe.files import hash_file
-from llamaprobe.ledger import JOURNAL
+from llamaprobe.saved import journal as ledger
+from llamaprobe.saved.export import export_weights
+from llamaprobe.saved.run_folder import hash_file
+from llamaprobe.saved.journal import JOURNAL
 
 LP = [sys.executable, "-m", "llamaprobe"]
 
@@ -188,8 +188,8 @@ def test_killed_between_the_journal_and_the_name(random_checkpoint, tmp_path):
     """The line is there, the file is not, or still is the one that --force was to replace."""
     folder, out = random_checkpoint(), tmp_path / "o"
     script = f"""
-import os, llamaprobe.writer as writer
-from llamaprobe.export import export_weights
+import os, llamaprobe.files.writer as writer
+from llamaprobe.saved.export import export_weights
 writer.os.replace = lambda old, new: os._exit(9) if "norm" in str(new) else os.rename(old, new)
 export_weights({str(folder)!r}, {str(out)!r}, filter="model.norm*", force=True)
 """
@@ -256,7 +256,7 @@ def test_memory_does_not_grow_with_the_tensor(tmp_path):
     write_safetensors(tmp_path / "m.safetensors", tensors)
     script = f"""
 import shutil, threading, time
-from llamaprobe.export import export_weights
+from llamaprobe.saved.export import export_weights
 def anonymous():
     for line in open("/proc/self/status"):
         if line.startswith("RssAnon"):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import llamaprobe as lp
-from llamaprobe import atomic, names
-from llamaprobe.fingerprint import fingerprint
-from llamaprobe.saved import read_run
+from llamaprobe.files import atomic, naming as names
+from llamaprobe.files.fingerprint import fingerprint
+from llamaprobe.saved.read import read_run
 
 IDS = [1, 40, 7, 96, 3]
 

@@ -15,7 +15,7 @@ import pytest
 from weight_files import same, write_safetensors
 
 import llamaprobe as lp
-from llamaprobe.export import export_weights, plan_weights
+from llamaprobe.saved.export import export_weights, plan_weights
 
 WORDS = np.arange(2**16, dtype=np.uint16)
 AS_FLOAT = (WORDS.astype(np.uint32) << 16).view(np.float32)

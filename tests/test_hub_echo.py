@@ -17,7 +17,7 @@ from hub_fixtures import REPO_ID, chosen, hub, running, small_model, tree  # noq
 from test_hub_secrets import everything_of
 
 import llamaprobe as lp
-from llamaprobe import cli
+from llamaprobe.cli import main as cli
 from llamaprobe.errors import ArgumentError, HubError
 from llamaprobe.hub import MetadataError, RedirectError, UnsafeNameError, download, plan
 from llamaprobe.hub.secret import Secret

@@ -22,7 +22,8 @@ from bad_inputs import weights_file
 from bad_inputs.child import in_child
 
 import llamaprobe as lp
-from llamaprobe import _core, cli
+from llamaprobe import _core
+from llamaprobe.cli import main as cli
 
 N_MOMENTS = 50
 PROMPT = 60.0

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import llamaprobe as lp
-from llamaprobe.json_file import MAX_DEPTH, parse_object
+from llamaprobe.files.json_file import MAX_DEPTH, parse_object
 
 MB = 1 << 20
 
@@ -100,7 +100,7 @@ def test_a_hostile_file_takes_linear_time_and_a_small_multiple_of_its_size(name)
     script = f"""
 import resource, time
 import llamaprobe as lp
-from llamaprobe.json_file import parse_object
+from llamaprobe.files.json_file import parse_object
 item = {HOSTILE[name]!r}.encode()
 data = b'{{"x":[' + item * ({4 * MB} // len(item)) + b'0]}}'
 most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -11,9 +11,10 @@ import pytest
 from bad_inputs import weights_file
 
 import llamaprobe as lp
-from llamaprobe import _core, source
-from llamaprobe.checkpoint import Tensor
-from llamaprobe.weights import Weight, WeightError
+from llamaprobe import _core
+from llamaprobe.checkpoint import source
+from llamaprobe.checkpoint.folder import Tensor
+from llamaprobe.checkpoint.weights import Weight, WeightError
 
 IDS = [5, 1, 96, 5, 40]
 

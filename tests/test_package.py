@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import llamaprobe
-from llamaprobe import machine
+from llamaprobe.perf import machine
 
 REPO = Path(__file__).parent.parent
 PACKAGE = Path(llamaprobe.__file__).parent

@@ -215,7 +215,7 @@ def test_a_plan_refuses_what_a_run_refuses(model: lp.Model):
 
 
 def test_bench_shows_plans_and_measures_nothing(command, monkeypatch):
-    from llamaprobe import bench
+    from llamaprobe.perf import bench
 
     monkeypatch.setattr(bench, "measure", None)
     code, out, err = command("bench", "demo", "--plan", "--tokens", "1,3", "--points", "x")

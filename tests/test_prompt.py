@@ -176,7 +176,7 @@ class Unreadable:
         ([b"Once"], "item 0 of the prompt is b'Once', not a token id"),
         ([1, "Once"], "item 1 of the prompt is 'Once', not a token id"),
     ],
-    ids=lambda v: str(v)[:30],
+    ids=lambda v: str(v)[:20],
 )
 def test_what_is_no_prompt(model: lp.Model, prompt: Any, message: str):
     with pytest.raises(lp.ArgumentError, match=message) as e:

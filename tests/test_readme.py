@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 import llamaprobe as lp
-from llamaprobe import cli, offline
+from llamaprobe.cli import main as cli
+from llamaprobe import offline
 
 README = Path(__file__).parent.parent / "README.md"
 

@@ -7,7 +7,7 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamaprobe.special_tokens import SpecialTokens
+from llamaprobe.prompts.special_tokens import SpecialTokens
 
 LETTERS = "ab-]^\\[ <|>\0é😀"
 WORDS = st.lists(st.text(LETTERS, min_size=1, max_size=12), max_size=12)

@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_tokenizer import write_folder
 
-from llamaprobe import ArgumentError, FileError, TemplateError, _child, _render
-from llamaprobe import template as module
-from llamaprobe.chat import ChatOptions, check_messages, pin_date
-from llamaprobe.template import Template
+from llamaprobe import ArgumentError, FileError, TemplateError
+from llamaprobe.prompts import _render, sandbox
+from llamaprobe.prompts import template as module
+from llamaprobe.prompts.chat import ChatOptions, check_messages, pin_date
+from llamaprobe.prompts.template import Template
 
 ASK = [{"role": "user", "content": "Hi"}]
 TALK = [
@@ -72,7 +73,7 @@ def render(folder: Path, template: object, messages: object = ASK, **options) ->
 @pytest.fixture
 def tight(monkeypatch):
     """Limits that a hostile template reaches soon."""
-    monkeypatch.setattr(module, "_LIMITS", _child.Limits(1, 30, 256 << 20, 1 << 20))
+    monkeypatch.setattr(module, "_LIMITS", sandbox.Limits(1, 30, 256 << 20, 1 << 20))
     monkeypatch.setattr(module, "MAX_CHARS", 100_000)
 
 
@@ -242,7 +243,7 @@ def test_known_templates_stay_in_this_process(tmp_path, monkeypatch):
     def no_child(*args, **kwargs):
         raise AssertionError("started a child")
 
-    monkeypatch.setattr(_child, "call", no_child)
+    monkeypatch.setattr(sandbox, "call", no_child)
     assert render(tmp_path, smol).endswith("user\nHi<|im_end|>\n<|im_start|>assistant\n")
     with pytest.raises(AssertionError, match="started a child"):
         render(tmp_path, smol + " ")

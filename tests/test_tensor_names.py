@@ -15,8 +15,8 @@ import pytest
 
 import llamaprobe as lp
 from llamaprobe.config import read_config
-from llamaprobe.tensor_names import used_tensors
-from llamaprobe.verify import verify_run
+from llamaprobe.checkpoint.tensor_names import used_tensors
+from llamaprobe.checks.verify import verify_run
 
 IDS = [5, 1, 96, 5, 40]
 LAYER = "model.layers.1."

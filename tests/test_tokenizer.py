@@ -27,9 +27,10 @@ from small_tokenizer import (
 )
 
 import llamaprobe
-from llamaprobe import ArgumentError, FileError, TemplateError, TokenizerError, _child
-from llamaprobe import tokenizer as module
-from llamaprobe.tokenizer import Tokenizer
+from llamaprobe import ArgumentError, FileError, TemplateError, TokenizerError
+from llamaprobe.prompts import sandbox
+from llamaprobe.prompts import tokenizer as module
+from llamaprobe.prompts.tokenizer import Tokenizer
 
 TEXTS = [
     "",
@@ -222,7 +223,7 @@ def test_no_message_can_inject_a_special_token(contents):
 @functools.cache
 def cheap_chat() -> Tokenizer:
     """The byte-level one, its template rendered in this process: hypothesis asks often."""
-    from llamaprobe.template import Template
+    from llamaprobe.prompts.template import Template
 
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = Tokenizer.open(write_folder(Path(folder), byte_level()))
@@ -327,7 +328,7 @@ def test_long_text_goes_to_a_child(small, monkeypatch):
     calls = []
     monkeypatch.setattr(module, "_LONG", 10)
     monkeypatch.setattr(
-        _child, "call", lambda *a, call=_child.call, **k: calls.append(a) or call(*a, **k)
+        sandbox, "call", lambda *a, call=sandbox.call, **k: calls.append(a) or call(*a, **k)
     )
     assert all(
         np.array_equal(small.encode(text), ids) for text, ids in zip(texts, here, strict=True)
@@ -355,7 +356,7 @@ def test_threads_share_a_tokenizer(small):
 def test_libraries_are_imported_late(tmp_path):
     write_folder(tmp_path, byte_level())
     code = (
-        "import sys, llamaprobe.tokenizer as t\n"
+        "import sys, llamaprobe.prompts.tokenizer as t\n"
         "assert 'tokenizers' not in sys.modules and 'jinja2' not in sys.modules\n"
         "t.Tokenizer.open(sys.argv[1])\n"
         "assert 'jinja2' not in sys.modules\n"

@@ -12,7 +12,7 @@ from small_tokenizer import BOS, EOT, byte_level, sentencepiece, write_folder
 
 import llamaprobe as lp
 from llamaprobe import ArgumentError, FileChangedError, FileError, TemplateError, TokenizerError
-from llamaprobe.tokenizer_files import NAMES
+from llamaprobe.prompts.tokenizer_files import NAMES
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 17210084\n"
 PAGE = b"<!DOCTYPE html>\n<html><body>Sign in</body></html>\n"
@@ -111,7 +111,7 @@ def test_a_folder_that_never_had_a_tokenizer(random_checkpoint, tmp_path):
 
 
 def test_child_reads_the_file_that_was_opened(folder, monkeypatch):
-    from llamaprobe import tokenizer as module
+    from llamaprobe.prompts import tokenizer as module
 
     monkeypatch.setattr(module, "_LONG", 10)
     tokenizer = lp.load(folder).tokenizer
@@ -190,7 +190,7 @@ def test_decoded_text_is_bounded(tmp_path):
 
 
 def test_long_decoding_in_a_child_is_the_same(folder, monkeypatch):
-    from llamaprobe import tokenizer as module
+    from llamaprobe.prompts import tokenizer as module
 
     tokenizer = lp.Tokenizer.open(folder)
     ids = tokenizer.encode("the ab<|eot|> é")

@@ -11,8 +11,8 @@ import time
 import pytest
 
 import llamaprobe as lp
-from llamaprobe import files, save_journal
-from llamaprobe.writer import Writer
+from llamaprobe.saved import run_folder as files, save_journal
+from llamaprobe.files.writer import Writer
 
 IDS = [1, 40, 7]
 

@@ -15,10 +15,10 @@ import small_tokenizer
 from tampering import POINTS, Folder, found, left_out, model, other, saved, write_floats
 
 import llamaprobe as lp
-from llamaprobe import files
+from llamaprobe.saved import run_folder as files
 from llamaprobe import run as run_module
-from llamaprobe.fingerprint import fingerprint
-from llamaprobe.recompute import BAR, Formulas, given
+from llamaprobe.files.fingerprint import fingerprint
+from llamaprobe.checks.recompute import BAR, Formulas, given
 
 __all__ = ["model", "saved"]  # fixtures
 

@@ -22,8 +22,8 @@ from tampering import (
     write_integers,
 )
 
-from llamaprobe import files
-from llamaprobe.verify import verify_run
+from llamaprobe.saved import run_folder as files
+from llamaprobe.checks.verify import verify_run
 
 __all__ = ["model", "saved"]  # fixtures
 STATED = ["model", "model_folder", "llamaprobe_version"]  # nothing at hand determines these

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_tokenizer import byte_level, sentencepiece, write_folder
 
-from llamaprobe import TokenizerError, _child
-from llamaprobe import tokenizer as module
-from llamaprobe.tokenizer import Tokenizer
+from llamaprobe import TokenizerError
+from llamaprobe.prompts import sandbox
+from llamaprobe.prompts import tokenizer as module
+from llamaprobe.prompts.tokenizer import Tokenizer
 
 
 @pytest.mark.parametrize("spec", [byte_level(), sentencepiece()])
@@ -46,7 +47,7 @@ def test_any_value_of_another_kind(data):
     parent = functools.reduce(lambda part, key: part[key], path[:-1], spec)
     parent[path[-1]] = data.draw(JUNK)
     with (
-        mock.patch.object(module._child, "call", no_child),
+        mock.patch.object(module.sandbox, "call", no_child),
         tempfile.TemporaryDirectory() as folder,
     ):
         try:
@@ -58,7 +59,7 @@ def test_any_value_of_another_kind(data):
 
 
 def no_child(*args, **kwargs):
-    raise _child.ChildError("would need a child")
+    raise sandbox.ChildError("would need a child")
 
 
 def growing(spec):
@@ -85,7 +86,7 @@ BOMBS = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_bomb(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(module, "_LIMITS", _child.Limits(1, 60, 512 << 20, 1 << 24))
+    monkeypatch.setattr(module, "_LIMITS", sandbox.Limits(1, 60, 512 << 20, 1 << 24))
     spec = byte_level()
     setting, text = BOMBS[name]
     setting(spec)

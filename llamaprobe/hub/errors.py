@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from ..errors import HubError
-from ..names import printable
+from ..files.naming import printable
 
 
 class _SameStepError(HubError):

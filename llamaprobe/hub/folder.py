@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..atomic import file_error
+from ..files.atomic import file_error
 from ..errors import FileError, HubError
 from .errors import DiskFullError
 

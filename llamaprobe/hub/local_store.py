@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..names import printable
+from ..files.naming import printable
 from .errors import UnsafeNameError
 from .folder import Folder
 from .listing import MAX_LISTING, Listing, RepoFile, parse, serialize

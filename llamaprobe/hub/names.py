@@ -16,7 +16,7 @@ import unicodedata
 from collections.abc import Iterable
 
 from ..errors import ArgumentError
-from ..names import printable
+from ..files.naming import printable
 from .errors import MetadataError, TokenError, UnsafeNameError
 from .settings import read_token
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..atomic import file_error
+from ..files.atomic import file_error
 from .errors import ChecksumError, TransferError
 from .folder import Folder, refused
 from .listing import RepoFile

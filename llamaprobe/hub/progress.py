@@ -9,10 +9,10 @@ import threading
 import time
 from typing import Any
 
-from ..atomic import show_bytes
-from ..names import printable
-from ..stderr import STREAM
-from ..stderr import say as say_line
+from ..files.atomic import show_bytes
+from ..files.naming import printable
+from ..cli.stderr import STREAM
+from ..cli.stderr import say as say_line
 from .listing import RepoFile
 
 

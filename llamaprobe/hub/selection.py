@@ -12,9 +12,9 @@ import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from ..checkpoint import OTHER_FORMATS
+from ..checkpoint.folder import OTHER_FORMATS
 from ..errors import ArgumentError, Error, FormatError
-from ..names import printable
+from ..files.naming import printable
 from .listing import Listing, RepoFile
 
 SINGLE = "model.safetensors"

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from .. import __version__
 from ..errors import ArgumentError
-from ..names import printable
+from ..files.naming import printable
 from .errors import TokenError
 
 if TYPE_CHECKING:

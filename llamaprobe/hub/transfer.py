@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Protocol
 
-from ..atomic import file_error
+from ..files.atomic import file_error
 from ..errors import FormatError
 from .client import MAX_TRIES, PIECE, Client, check_identity, content_length
 from .errors import CaptivePortalError, ChecksumError, TransferError, shown_url

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import log
-from ..atomic import show_bytes
+from ..files.atomic import show_bytes
 from .cache_store import CacheStore
 from .client import Client, Stopped
 from .errors import ChecksumError, DiskFullError, TransferError

@@ -11,7 +11,7 @@ import models
 from bad_inputs import BadInput, Refusal
 
 from llamaprobe import FileError, FormatError
-from llamaprobe.checkpoint import INDEX, SINGLE, open_checkpoint
+from llamaprobe.checkpoint.folder import INDEX, SINGLE, open_checkpoint
 
 NORM = "model.norm.weight"
 SHARDS = [f"model-{i:05}-of-00003.safetensors" for i in (1, 2, 3)]

@@ -16,8 +16,8 @@ from small_tokenizer import byte_level, write_folder
 
 import llamaprobe as lp
 from llamaprobe import ArgumentError, FileError
-from llamaprobe.cli_inspect import describe
-from llamaprobe.tokenizer import Tokenizer
+from llamaprobe.cli.inspect import describe
+from llamaprobe.prompts.tokenizer import Tokenizer
 
 
 def model(box: Path) -> Path:

@@ -11,7 +11,7 @@ from small_tokenizer import byte_level, write_folder
 
 import llamaprobe as lp
 from llamaprobe import ArgumentError, TokenizerError
-from llamaprobe.tokenizer import Tokenizer
+from llamaprobe.prompts.tokenizer import Tokenizer
 
 FILE = "tokenizer.json"
 

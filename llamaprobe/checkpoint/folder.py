@@ -1,0 +1,327 @@
+"""A folder of weights -> open files and tensors by name.
+
+`model.safetensors` is looked for first, then the shards of `model.safetensors.index.json`. The
+index comes from a stranger: it may name plain files of its own folder and nothing else, and what it
+says of a tensor must be true of the shard. Files are opened relative to the folder, mapped and
+proved in C.
+
+In a folder that a download made, a link must stay inside that download, or go through a blob of its
+cache that the owner has moved; in a folder of the user's own it is followed, and `Checkpoint.links`
+tells where it leads.
+"""
+
+import contextlib
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from .. import _core, log
+from ..files.atomic import checked_path, file_error, open_regular, shown_path
+from ..errors import Error, FileError, FormatError, UnsupportedError
+from ..files.json_file import describe_wrong_content, read_object, show
+from ..files.naming import counted, printable
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_ADAPTER = "adapter_model.safetensors"
+
+_MAX_INDEX = 16 << 20
+_MAX_NAME = 255
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
+_LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # what a cache calls a blob
+_SERIES = re.compile(r".+-[0-9]+-of-[0-9]+\.safetensors")
+_MAX_LINKS = 40  # as many as the system follows
+_SHOWN = 5  # so many names in a message
+
+# What else holds the weights of a Llama, and why that is no use here.
+OTHER_FORMATS = {
+    ".gguf": "GGUF, whose weights are converted and mostly quantised; take the safetensors that it"
+    " was made from",
+    ".bin": "PyTorch pickle, which can run code; convert it with transformers: "
+    "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)",
+}
+OTHER_FORMATS |= dict.fromkeys((".pth", ".pt", ".ckpt"), OTHER_FORMATS[".bin"])
+
+
+class Tensor(NamedTuple):
+    """Where a tensor lies."""
+
+    file: _core.Safetensors
+    dtype: str
+    """As safetensors spells it: "BF16"."""
+    shape: tuple[int, ...]
+    offset: int
+    """Of its first byte in the file."""
+    n_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The open weight files of one folder. Made by `open_checkpoint`; nothing of it can change."""
+
+    folder: Path
+    files: tuple[_core.Safetensors, ...] = field(repr=False)
+    """In the order of their names; `path` of each is its full path."""
+    tensors: Mapping[str, Tensor] = field(repr=False)
+    """By name, file by file, in the order of the data."""
+    links: Mapping[str, Path]
+    """Where those of the files lead that are symbolic links."""
+
+    @property
+    def first_file(self) -> str:
+        """The name of the first file: what a message names where a tensor is in none."""
+        return _base(self.files[0])
+
+    @property
+    def n_bytes(self) -> int:
+        """Of all tensors together."""
+        return sum(tensor.n_bytes for tensor in self.tensors.values())
+
+
+def open_checkpoint(
+    folder: str | os.PathLike[str], *, mmap: bool = True, layers: int | None = None
+) -> Checkpoint:
+    """Open the weights in a folder.
+
+    With `mmap=False` the files are read into memory, so that nothing that happens to them later can
+    do harm. `layers`: shards that hold nothing but layers from that number on are left alone, and
+    may be missing.
+
+    Raises FileError (no weights, a shard missing or unreadable, a link that leaves a download),
+    FormatError (a broken file or index), UnsupportedError (weights in another format).
+    """
+    folder = checked_path(folder)
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise file_error(error, folder) from None
+    try:
+        return _open(folder, fd, mmap, layers)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def named(folder: Path) -> Iterator[None]:
+    """Puts the folder in front of the core's errors about a file, of which it knows the name."""
+    try:
+        yield
+    except (FileError, FormatError, UnsupportedError) as e:
+        e.reword(f"{shown_path(folder)}: {e}")
+        raise
+
+
+def _open(folder: Path, fd: int, mmap: bool, layers: int | None) -> Checkpoint:
+    index = None if _exists(fd, SINGLE) else _read_index(folder, fd).first(layers)
+    names = (SINGLE,) if index is None else tuple(sorted(set(index.weight_map.values())))
+    _check_present(folder, fd, names)
+    links = _links(folder, fd, names)
+    with named(folder):
+        files = tuple(_open_file(folder / name, fd, mmap) for name in names)
+    tensors = _tensors(folder, files)
+    if index is not None:
+        _check_map(index, tensors)
+        _check_total(index, tensors)
+    return Checkpoint(folder, files, tensors, links)
+
+
+def _open_file(path: Path, fd: int, mmap: bool) -> _core.Safetensors:
+    try:
+        return _core.Safetensors(path, mmap=mmap, dir_fd=fd)
+    except FileError as e:
+        e.filename = os.fspath(path)
+        raise
+    except FormatError as e:
+        fact = None
+        with contextlib.suppress(FileError), open_regular(path) as file:
+            fact = describe_wrong_content(file.read(1024))
+        if fact is None or "Git LFS" in str(e):
+            raise
+        raise FormatError(f"{path.name}: {fact}") from None
+
+
+def _exists(fd: int, name: str) -> bool:
+    """True for a dangling link too: opening it tells what is wrong."""
+    with contextlib.suppress(FileNotFoundError):
+        os.lstat(name, dir_fd=fd)
+        return True
+    return False
+
+
+def _nothing_found(folder: Path, fd: int) -> Error:
+    names = sorted(os.listdir(fd))
+    for name in names:
+        if why := OTHER_FORMATS.get(os.path.splitext(name)[1].lower()):
+            return UnsupportedError(
+                f"{shown_path(folder)}: holds {printable(name, 80)}, which is {why}"
+            )
+    others = [name for name in names if name.endswith(".safetensors")]
+    shards = [name for name in others if _SERIES.fullmatch(name)]
+    if shards:
+        return FileError(
+            f"{shown_path(folder)}: holds {counted(len(shards), 'shard')}, {_list(shards)}, but"
+            f" {INDEX} is missing; it comes with them, download it too",
+            errno.ENOENT,
+            folder / INDEX,
+        )
+    found = f"; there is {_list(others)}, under a name that no model has" if others else ""
+    if _ADAPTER in others:
+        found = f"; there is {_ADAPTER}, which is not a model; merge it into the one that it is for"
+    message = f"{shown_path(folder)}: neither {SINGLE} nor {INDEX}{found}"
+    return FileError(message, errno.ENOENT, folder / SINGLE)
+
+
+# ---- the index ----
+
+
+class _Index(NamedTuple):
+    path: Path
+    weight_map: dict[str, str]
+    """Tensor -> file name, each one a plain name."""
+    total_size: object = None
+
+    def first(self, n_layers: int | None) -> "_Index":
+        """What is left without the shards that hold only later layers."""
+        if n_layers is None:
+            return self
+        numbered = {tensor: _LAYER.match(tensor) for tensor in self.weight_map}
+        needed = {
+            self.weight_map[tensor]
+            for tensor, layer in numbered.items()
+            if layer is None or int(layer[1]) < n_layers
+        }
+        kept = {tensor: file for tensor, file in self.weight_map.items() if file in needed}
+        return self if kept == self.weight_map else _Index(self.path, kept)
+
+
+def _read_index(folder: Path, fd: int) -> _Index:
+    if not _exists(fd, INDEX):
+        raise _nothing_found(folder, fd)
+    path = folder / INDEX
+    index = read_object(str(path), _MAX_INDEX, FormatError)
+    found = index.get("weight_map")
+    if type(found) is not dict or not found:
+        raise FormatError(
+            f"{shown_path(path)}: weight_map is {show(found)}; it must map tensors to files"
+        )
+    for tensor, name in found.items():
+        if type(name) is not str or not _NAME.fullmatch(name) or len(name) > _MAX_NAME:
+            raise FormatError(
+                f"{shown_path(path)}: weight_map of {show(tensor)} is {show(name)}; it must be the"
+                " name of a .safetensors file in the same folder: letters, digits, '.', '_' and '-'"
+            )
+    metadata = index.get("metadata")
+    return _Index(path, found, metadata.get("total_size") if type(metadata) is dict else None)
+
+
+def _check_present(folder: Path, fd: int, names: tuple[str, ...]) -> None:
+    missing = [name for name in names if not _exists(fd, name)]
+    if missing:
+        raise FileError(
+            f"{shown_path(folder)}: {len(missing)} of {len(names)} shards are missing:"
+            f" {_list(missing)}; download them again",
+            errno.ENOENT,
+            folder / missing[0],
+        )
+
+
+def _tensors(folder: Path, files: tuple[_core.Safetensors, ...]) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        for name, dtype, shape, offset, n_bytes in file.tensors():
+            if name in tensors:
+                raise FormatError(
+                    f"{shown_path(folder)}: tensor {show(name)} is in two files,"
+                    f" {_base(tensors[name].file)} and {_base(file)}"
+                )
+            tensors[name] = Tensor(file, dtype, shape, offset, n_bytes)
+    return tensors
+
+
+def _check_map(index: _Index, tensors: Mapping[str, Tensor]) -> None:
+    for name, file in index.weight_map.items():
+        told = f"{shown_path(index.path)}: says that {file} has a tensor {show(name)}"
+        if name not in tensors:
+            raise FormatError(f"{told}, which no shard has")
+        if (found := _base(tensors[name].file)) != file:
+            raise FormatError(f"{told}, which is in {found}")
+
+
+def _check_total(index: _Index, tensors: Mapping[str, Tensor]) -> None:
+    """A wrong sum harms nobody: writers disagree on what it counts."""
+    n_bytes = sum(tensor.n_bytes for tensor in tensors.values())
+    if index.total_size is not None and index.total_size != n_bytes:
+        log.warn(
+            f"{shown_path(index.path)}: total_size is {show(index.total_size)}, but the tensors"
+            f" have {n_bytes} bytes",
+            stacklevel=7,  # the caller of load
+        )
+
+
+# ---- links ----
+
+
+def _links(folder: Path, fd: int, names: tuple[str, ...]) -> dict[str, Path]:
+    """Where links lead. FileError for one that leaves the download which made the folder."""
+    links = {
+        name: Path(os.path.realpath(folder / name))
+        for name in names
+        if stat.S_ISLNK(os.lstat(name, dir_fd=fd).st_mode)
+    }
+    roots, blobs = _download_roots(folder) if links else ([], [])
+    for name, target in links.items():
+        if not roots or any(target.is_relative_to(root) for root in roots):
+            continue
+        if not _passes_a_blob(folder / name, blobs):
+            raise FileError(
+                f"{shown_path(folder / name)}: is a link out of its download, to"
+                f" {shown_path(target)}; download it again"
+            )
+    return links
+
+
+def _download_roots(folder: Path) -> tuple[list[Path], list[Path]]:
+    """What a download fills, and in it the folders of blobs: models--owner--name of a hub cache,
+    its blobs, and those that its models share (huggingface_hub 2.4); or a folder with its own
+    notes. Both are empty for a folder of the user's own. The cache is its owner's: its blobs or
+    snapshots may be links to another disk."""
+    real = Path(os.path.realpath(folder))
+    caches = {
+        here.parent.parent
+        for here in (real, folder)
+        if here.parent.name == "snapshots" and here.parent.parent.name.startswith("models--")
+    }
+    if not caches:
+        return ([real] if os.path.isdir(folder / ".cache" / "huggingface") else []), []
+    places = [place for cache in caches for place in (cache / "blobs", cache.parent / "blobs")]
+    blobs = [Path(os.path.realpath(place)) for place in places]
+    return [real, *(Path(os.path.realpath(cache)) for cache in caches), *blobs], blobs
+
+
+def _passes_a_blob(link: Path, blobs: list[Path]) -> bool:
+    """Whether a chain of links goes through a blob that is named by its hash: then the owner of the
+    cache has put that blob on another disk, because what was downloaded can only name it."""
+    for _ in range(_MAX_LINKS):
+        at = Path(os.path.realpath(link.parent))
+        if _HASH.fullmatch(link.name) and any(place in (at, at.parent) for place in blobs):
+            return True
+        try:
+            link = at / os.readlink(at / link.name)
+        except OSError:
+            return False
+    return False
+
+
+def _base(file: _core.Safetensors) -> str:
+    return os.path.basename(file.path)
+
+
+def _list(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(printable(name, 80) for name in names[:_SHOWN]) + more

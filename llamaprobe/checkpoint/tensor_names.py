@@ -1,0 +1,242 @@
+"""The tensors of a Llama by their Hugging Face names: those that a run uses, and what a file has
+beside them or instead of them.
+
+A tensor that no operation uses is a sign that the config describes another model than the file. In
+a part that is run (a layer, the embeddings, the last norm, the head), and as a part of a LoRA
+anywhere, it is refused; all others (layers beyond num_hidden_layers, a second head, a vision tower)
+are a warning. Buffers of old rotary embeddings hold nothing that config.json does not say.
+"""
+
+import difflib
+import fnmatch
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from ..config import Config, tensors
+from ..errors import ArgumentError, FormatError
+from ..files.naming import counted, printable
+
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+
+_SHOWN = 6  # so many names in a message
+_COMPARED = 2000  # so many names are compared letter by letter
+_LAYER = re.compile(r"model\.layers\.([0-9]{1,9})\.")
+_RUN = ("model.", "lm_head.")  # what begins so is a part of the decoder
+_LORA = re.compile(r"lora_|\.base_layer\.|(^|\.)(dora|ia3|vera)_")
+_LEFTOVER = re.compile(
+    r"model\.(layers\.[0-9]+\.self_attn\.)?rotary_emb\."
+    r"(original_)?(inv_freq|cos_cached|sin_cached)"
+)
+# Names that are right but for what stands before them, and who saves such files.
+_WRAPPERS = {
+    "_orig_mod.": "saved from a compiled model: save model._orig_mod instead",
+    "module.": "saved from a wrapped model: save model.module instead",
+    "base_model.model.": "saved from a PEFT model: save model.merge_and_unload() instead",
+}
+# What else is a Llama, by a name that tells it.
+_OTHER_FORMATS = {
+    re.compile(r"(.*\.)?(tok_embeddings|wq|wk|wv|feed_forward\.w[123])\.weight"): (
+        "Meta's names; convert it with transformers"
+    ),
+    re.compile(r".*\.(qkv_proj|query_key_value|c_attn|W_pack|qkv|gate_up_proj)\.weight"): (
+        "fused, as no Llama of transformers has it"
+    ),
+}
+
+
+def layer_tensors(config: Config, layer: int) -> list[str]:
+    """The tensors of one layer."""
+    of_layer = [name for name, _, _, is_of_layer in tensors(config) if is_of_layer]
+    return [f"model.layers.{layer}.{name}" for name in of_layer]
+
+
+def used_tensors(config: Config) -> list[str]:
+    """All that a run may use. `config.tied_head` decides about the head."""
+    names: list[str] = []
+    for name, _, _, is_of_layer in tensors(config):
+        layers = range(config.n_layers) if is_of_layer else ()
+        names += [f"model.layers.{i}.{name}" for i in layers] or [name]
+    return names
+
+
+# ---- what is there beside them ----
+
+
+@dataclass(frozen=True)
+class Unused:
+    """The tensors of a checkpoint that no operation uses, but leftovers and layers not opened."""
+
+    refused: tuple[str, ...]
+    """Those in a part that is run, and parts of a LoRA."""
+    others: tuple[str, ...]
+    passed_over: tuple[str, ...]
+    """All that a run goes without, warned about or ignored, in the order of the files: the same
+    whatever globs let the model open."""
+
+    def refusal(self, config: Config) -> str:
+        """Why the model cannot be run as its config says; "" when it can."""
+        if not self.refused:
+            return ""
+        n, reasons = len(self.refused), [""]
+        for flag, value, module in (
+            ("attention_bias", config.attention_bias, ".self_attn."),
+            ("mlp_bias", config.mlp_bias, ".mlp."),
+        ):
+            if not value and any(module in t and t.endswith("_proj.bias") for t in self.refused):
+                reasons.append(f"{flag} is not true in config.json")
+        if any(_LORA.search(name) for name in self.refused):
+            reasons.append("a LoRA has to be merged into its weights first")
+        return (
+            f"holds {counted(n, 'tensor')} that a run does not use, so config.json describes"
+            f" another model: {_grouped(self.refused)}{'; '.join(reasons)}; ignore= of load"
+            " (--ignore GLOB) passes over them"
+        )
+
+    def warning(self, config: Config) -> str:
+        """A warning about unused tensors that no glob of `ignore` matches; "" for none."""
+        if not self.others:
+            return ""
+        n = len(self.others)
+        beyond = any(_LAYER.match(name) for name in self.others)
+        layers = f" (num_hidden_layers is {config.n_layers})" if beyond else ""
+        return (
+            f"{counted(n, 'tensor')} of its weights {'is' if n == 1 else 'are'} not used:"
+            f" {_grouped(self.others)}{layers}; ignore= of load (--ignore GLOB) turns this warning"
+            " off"
+        )
+
+
+def find_unused(
+    config: Config, held: Collection[str], ignore: Sequence[str] = (), n_layers: int | None = None
+) -> Unused:
+    """Sorts the tensors `held` that `config` does not use.
+
+    n_layers: of the whole model, when `config` is of its first layers; those between are left out.
+    Raises ArgumentError for a glob of `ignore` that matches none of the unused tensors.
+    """
+    used = set(used_tensors(config))
+    n_whole = config.n_layers if n_layers is None else n_layers
+    unused = [name for name in held if name not in used]
+    ignored: set[str] = set()
+    for glob in ignore:
+        matched = _matched(unused, glob)
+        if not matched:
+            raise ArgumentError(_matches_nothing(glob, held, unused))
+        ignored |= set(matched)
+    sorts: dict[bool, list[str]] = {True: [], False: []}
+    passed_over = []
+    for name in unused:
+        layer = _LAYER.match(name)
+        number = int(layer[1]) if layer else None
+        is_closed = number is not None and config.n_layers <= number < n_whole
+        if is_closed or _LEFTOVER.fullmatch(name):
+            continue
+        passed_over.append(name)
+        if name in ignored:
+            continue
+        is_run = name.startswith(_RUN) and (number is None or number < config.n_layers)
+        sorts[is_run or _LORA.search(name) is not None].append(name)
+    return Unused(tuple(sorts[True]), tuple(sorts[False]), tuple(passed_over))
+
+
+def read_globs(ignore: object) -> tuple[str, ...]:
+    """`ignore` of load: one glob or several. ArgumentError."""
+    globs = (ignore,) if isinstance(ignore, str) else ignore
+    if isinstance(globs, Iterable) and not isinstance(globs, bytes):
+        found = tuple(globs)
+        if all(isinstance(glob, str) and glob for glob in found):
+            return found
+    raise ArgumentError(
+        f"ignore is {printable(repr(ignore), 60)}; it is a glob over names of tensors, or several"
+    )
+
+
+def _matched(names: Collection[str], glob: str) -> list[str]:
+    return [name for name in names if fnmatch.fnmatchcase(name, glob)]
+
+
+def _matches_nothing(glob: str, held: Collection[str], unused: Sequence[str]) -> str:
+    told = f"ignore {printable(repr(glob))} matches "
+    if in_use := _matched(held, glob):
+        return f"{told}only tensors in use, such as {printable(in_use[0])}"
+    example = f"an unused one is {printable(unused[0])}" if unused else "all of them are used"
+    return f"{told}none of {counted(len(held), 'tensor')}; {example}"
+
+
+def _grouped(names: Sequence[str]) -> str:
+    """The names, those of all layers as one: "model.layers.*.mlp.up_proj.bias (3 layers)"."""
+    times = Counter(_LAYER.sub("model.layers.*.", name) for name in names)
+    single = {_LAYER.sub("model.layers.*.", name): name for name in names}
+    shown = [
+        printable(single[group], 100) if n == 1 else f"{printable(group, 100)} ({n} layers)"
+        for group, n in list(times.items())[:_SHOWN]
+    ]
+    more = len(times) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+# ---- what is there instead of them ----
+
+
+def check_complete(config: Config, held: Collection[str], where: str) -> None:
+    """FormatError when one of the tensors that `config` asks for is missing; the message begins
+    with `where` and says what is there instead."""
+    for name in used_tensors(config):
+        if name not in held:
+            raise FormatError(
+                f"{where}: tensor {name} is missing; {_instead(name, held)}; the checkpoint is"
+                " incomplete or not a Llama"
+            )
+
+
+def _instead(missing: str, held: Collection[str]) -> str:
+    """What a file has in the place of a tensor."""
+    for look in (_under_a_prefix, _in_another_format, _in_its_module):
+        if found := look(missing, held):
+            return f"the file has {found}"
+    if missing == HEAD and EMBEDDING in held:
+        return "it would be the embedding if tie_word_embeddings were true in config.json"
+    layer = _LAYER.match(missing)
+    numbers = {int(m[1]) for m in map(_LAYER.match, held) if m}
+    if layer and numbers and int(layer[1]) not in numbers:
+        return f"the file has {counted(len(numbers), 'layer')}, the last is {max(numbers)}"
+    near = difflib.get_close_matches(missing, islice(held, _COMPARED), 1, 0.6)
+    example = near[0] if near else next(iter(held), None)
+    return f"the file has {printable(example, 100)}" if example else "the file has no tensor"
+
+
+def _under_a_prefix(missing: str, held: Collection[str]) -> str:
+    """The same name with more or less before it: a whole checkpoint is spelt so."""
+    tail = missing.removeprefix("model.")
+    for name in held:
+        if name != missing and (name == tail or name.endswith(f".{tail}")):
+            prefix = name[: len(name) - len(tail)]
+            why = next((told for start, told in _WRAPPERS.items() if prefix.startswith(start)), "")
+            return printable(name, 100) + (f", {why}" if why else "")
+    return ""
+
+
+def _in_another_format(missing: str, held: Collection[str]) -> str:
+    for pattern, told in _OTHER_FORMATS.items():
+        for name in held:
+            if pattern.fullmatch(name) and _same_layer(name, missing):
+                return f"{printable(name, 100)}: {told}"
+    return ""
+
+
+def _same_layer(name: str, missing: str) -> bool:
+    """Fused tensors of another part of the model explain nothing."""
+    layer = _LAYER.match(missing)
+    return layer is None or not name.startswith("model.layers.") or name.startswith(layer[0])
+
+
+def _in_its_module(missing: str, held: Collection[str]) -> str:
+    """q_proj.qweight for q_proj.weight."""
+    module = missing.rpartition(".")[0] + "."
+    return next((printable(name, 100) for name in held if name.startswith(module)), "")
+
+

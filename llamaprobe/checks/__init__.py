@@ -1,0 +1,1 @@
+"""Saved runs against what follows from their tokens and their model."""

@@ -1,0 +1,98 @@
+"""Which model a saved run was made with, where that may be found, and whether this is it."""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ArgumentError, Error, FileError, FormatError, UnsupportedError
+from ..files.fingerprint import REPLACED
+from ..files.naming import path_entry
+from ..saved.read import Saved
+
+if TYPE_CHECKING:
+    from ..model import Model
+
+
+def recorded_models(saved: Saved) -> list[tuple[str, str]]:
+    """(name, revision) for `load`, the likeliest first: a folder where it was, then as the user
+    named it. Empty when the files do not say."""
+    try:
+        meta = saved.meta
+    except (FileError, FormatError):
+        return []
+    name, folder = path_entry(meta, "model"), path_entry(meta, "model_folder")
+    revision = meta.get("revision")
+    if name is None:
+        return []
+    if folder is not None:
+        return [(path, "main") for path in dict.fromkeys((folder, os.path.abspath(name)))]
+    has_none = name == "demo" or os.path.isdir(name) or not isinstance(revision, str)
+    return [(name, "main" if has_none else revision)]
+
+
+def open_for(saved: Saved, name: str, **options: Any) -> "Model":
+    """`load`, no more layers of it than the run's model had, and with the run's `ignore` unless
+    `options` have one. Raises as `load`."""
+    recorded = () if options.get("ignore") else _ignored(saved)
+    if recorded:
+        with contextlib.suppress(ArgumentError):  # another model may not have what they match
+            return _open(saved, name, options | {"ignore": recorded})
+    return _open(saved, name, options)
+
+
+def _open(saved: Saved, name: str, options: dict[str, Any]) -> "Model":
+    from ..hub.errors import OfflineError
+    from ..model import load
+
+    told = saved.numbers.get("n_layers")
+    n_layers = told if type(told) is int and told > 0 else None
+    try:
+        model = load(name, **options)
+    except (OfflineError, FileError, FormatError, UnsupportedError):
+        # The files of those layers may be here, or be all that can be run.
+        if n_layers is None:
+            raise
+        with contextlib.suppress(Error):
+            return load(name, layers=n_layers, **options)
+        raise
+    n_here = model.config.n_layers
+    if n_layers is None or n_layers > n_here or n_layers == n_here and not _has_more(saved, model):
+        return model
+    model.close()
+    return load(name, layers=n_layers, **options)
+
+
+def _has_more(saved: Saved, model: "Model") -> bool:
+    """Whether the model was opened with files that the run does not name: `load(layers=)` leaves
+    out the shards of layers beyond num_hidden_layers, although it opens as many layers."""
+    told = saved.weight_files if isinstance(saved.weight_files, dict) else {}
+    return any(os.path.basename(path) not in told for path, *_ in model._origin.weight_files)
+
+
+def _ignored(saved: Saved) -> tuple[str, ...]:
+    """The globs of the run; () when the files do not say."""
+    try:
+        return saved.strings("ignore")
+    except (FileError, FormatError):
+        return ()
+
+
+def other_weights(saved: Saved, model: "Model") -> list[str]:
+    """Weight files of the run that `model` does not have as they were then, by size and
+    fingerprint: it is another model, or was changed."""
+    told = saved.weight_files if isinstance(saved.weight_files, dict) else {}
+    here = {Path(path).name: (path, n_bytes) for path, n_bytes, _ in model._origin.weight_files}
+    return [
+        name
+        for name, entry in told.items()
+        if name not in here or not _is_file(model, *here[name], entry)
+    ]
+
+
+def _is_file(model: "Model", path: str, n_bytes: int, entry: object) -> bool:
+    """Whether a file of an open model is the one of an entry, as far as the entry says."""
+    if not isinstance(entry, dict) or entry.get("bytes") not in (None, n_bytes):
+        return False
+    told = entry.get("fingerprint")
+    return told is None or (told != REPLACED and told == model._origin.fingerprints.of(path))

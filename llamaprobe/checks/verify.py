@@ -1,0 +1,312 @@
+"""Is a saved run true? Its files against its manifest, against what follows from its tokens and its
+model, against the weights, and against the run made again.
+
+Four checks, from the outside in. Every file has the size and the sha256 of the manifest. Masks,
+meta files and manifest are what the run would write now (claimed.py). Every saved value is, within
+what float32 rounding explains, what the values saved before it and the weights determine
+(recompute.py: float64 in NumPy, none of the code that made the files): x_norm from x, q from
+x_norm, ..., x of the next layer, logits. And the same tokens run again give the same bits, which is
+a promise of llamaprobe on every machine; files with fewer digits must hold what those bits are
+rounded to.
+
+A file that is missing or cannot be read is a fault, and the rest is checked all the same. Without
+the model what the files determine among themselves is checked: scores from q_rope and k_rope, x_mid
+from x and attn_out. A run of another format or arithmetic version is not accused of what its
+version made other: that is noted as not compared.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..files.atomic import shown_path
+from .claimed import Claimed, table_digest
+from ..config import Config
+from ..errors import ArgumentError, FileError, FormatError, NewerFormatError
+from ..saved.run_folder import FORMAT_VERSION, MANIFEST, file_name, value_table
+from ..files.hex import fixed_point
+from ..files.naming import counted
+from .recompute import BAR, MAX, TINY, U, Value
+from .recomputed import Recomputed, Undetermined
+from ..run import ARITHMETIC_VERSION
+from ..saved.read import Saved
+from ..files.encode import check_digits, text_values
+
+if TYPE_CHECKING:
+    from ..model import Model
+    from ..run import Run
+
+_AGAIN = "the same tokens run again"
+_FACTS = "tokens, masks, meta"
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was found about a file, or about one capture point in all layers that were saved."""
+
+    what: str
+    fault: str = ""  # altered, missing or unreadable, in words; "" when all is well
+    roundings: float | None = (
+        None  # of a point: largest error, 1 being what float32 rounding is expected to leave
+    )
+    note: str = ""  # what could not be checked, and why, though nothing is wrong with it
+    unchecked: tuple[str, ...] = ()  # facts that neither tokens nor model determine
+
+
+def verify_run(
+    folder: str | os.PathLike[str], model: "Model | None" = None
+) -> Iterator[Check]:
+    """Checks a folder that `save_run` wrote against the model it was made with, one Check after the
+    other: the files that are not what the manifest says, what follows from tokens and model, each
+    point, and the run made again. All is true when no Check has a `fault`, and all was checked when
+    none has a `note`, but for the facts in `unchecked`. Without `model` only what needs no weights
+    is.
+
+    Raises FileError and FormatError when there is no manifest or it makes no sense, and
+    ArgumentError when `model` is another one than the files say.
+    """
+    try:
+        saved = Saved(folder)
+    except NewerFormatError as error:
+        known = f"format version {error.version}, and this llamaprobe knows up to {FORMAT_VERSION}"
+        yield Check(MANIFEST, note=f"not compared: {known}")
+        return
+    try:
+        config = saved.config() if model is None else model.config
+        saved.token_ids  # noqa: B018 - reads them, or raises
+    except (FileError, FormatError) as error:
+        yield from _of_files(Claimed(saved, None))
+        yield Check("values", f"none can be checked: {error}")
+        return
+    if model is not None:
+        _check_model(saved, model)  # first: of another model no table can be made
+    claimed = Claimed(saved, model)
+    yield from _of_files(claimed)
+    yield from _of_facts(claimed)
+    unreadable: set[_Where] = set()
+    bits = _why_no_bits(saved, model)
+    yield from _check_values(saved, config, model, unreadable, fixed_note=bits)
+    if model is None or bits:
+        yield Check(_AGAIN, note=bits)
+    else:
+        yield from _check_bits(claimed, model, unreadable)
+
+
+def _of_files(claimed: Claimed) -> Iterator[Check]:
+    n_wrong = 0
+    for name, fault in claimed.file_faults():
+        n_wrong += 1
+        yield Check(name, fault)
+    if not n_wrong:
+        yield Check(f"{counted(len(claimed.saved.files), 'file')} as in {MANIFEST}")
+
+
+def _of_facts(claimed: Claimed) -> Iterator[Check]:
+    """Masks, meta files and manifest."""
+    saved = claimed.saved
+    if saved.format_version != FORMAT_VERSION:
+        note = f"not compared: format version {saved.format_version}, and this is {FORMAT_VERSION}"
+        yield Check(_FACTS, note=note)
+        return
+    faults, notes, unchecked = claimed.fact_faults()
+    yield from (Check(what, fault) for what, fault in faults)
+    if not faults or notes or unchecked:
+        yield Check(_FACTS, note="; ".join(notes), unchecked=tuple(unchecked))
+
+
+def _why_no_bits(saved: Saved, model: "Model | None") -> str:
+    """Why the run cannot be made again; "" when it can."""
+    if model is None:
+        return "not checked: needs the model"
+    if saved.arithmetic_version != ARITHMETIC_VERSION:
+        return (
+            f"not compared: arithmetic version {saved.arithmetic_version}, and this is"
+            f" {ARITHMETIC_VERSION}"
+        )
+    return ""
+
+
+def _check_model(saved: Saved, model: "Model") -> None:
+    """The numbers that the files and the model both have must be the same. One that only some of
+    the meta files have otherwise is theirs alone, and reported as a fact that does not follow."""
+    config = model.config
+    if saved.token_ids.max() >= config.vocab_size:
+        raise ArgumentError(
+            f"{shown_path(saved.folder)}: token id {saved.token_ids.max()} is none of the model's "
+            f"{config.vocab_size}: give the one that the run was made with (--model)"
+        )
+    n_layers = saved.numbers.get("n_layers", config.n_layers)
+    if n_layers != config.n_layers:
+        raise ArgumentError(
+            f"{shown_path(saved.folder)}: the model of the run had {str(n_layers)[:60]} layers, and"
+            f" this one has {config.n_layers}: give the one that the run was made with; layers= of"
+            " load opens the first ones"
+        )
+    if saved.layers and saved.layers[-1] >= config.n_layers:
+        raise ArgumentError(
+            f"{shown_path(saved.folder)}:"
+            f" the run has values of layer {saved.layers[-1]}, and the model has"
+            f" layers 0 to {config.n_layers - 1}: give the one that the run was made with (--model)"
+        )
+    same = {
+        "d_model": config.d_model,
+        "d_ff": config.d_ff,
+        "num_heads": config.n_heads,
+        "num_kv_heads": config.n_kv_heads,
+        "head_dim": config.head_dim,
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_theta": config.rope_theta,
+        "attention_scale": config.attention_scale,
+        "inv_freq": config.inv_freq.tolist(),
+    }
+    metas = list(saved.metas.values())
+    for key, value in same.items():
+        found = [meta.get(key) for meta in metas]
+        if metas and all(each != value for each in found):
+            raise ArgumentError(
+                f"{shown_path(saved.folder)}:"
+                f" {key} is {str(found[0])[:60]} in the meta_layer files, "
+                f"and the model has {str(value)[:60]}: "
+                "give the one that the run was made with (--model)"
+            )
+
+
+# ---- values ----
+
+
+_Where = tuple[str, int | None]  # (point, layer); None: not of a layer
+
+
+def _check_values(
+    saved: Saved,
+    config: Config,
+    model: "Model | None",
+    unreadable: set[_Where],
+    fixed_note: str,
+) -> Iterator[Check]:
+    """One Check per point, of all its layers. Values that cannot be read go into `unreadable`.
+    What fails with errors joined as independent ones is compared once more with their bound."""
+    found: dict[str, list[Check]] = {point: [] for point in saved.points}
+    recomputed, strict = Recomputed(saved, config, model), None
+    with np.errstate(all="ignore"):  # a stranger's numbers may leave float64
+        for point, layer in saved.values():
+            at = config.n_layers - 1 if layer is None else layer
+            recomputed.go_to(at)
+            try:
+                values = recomputed.read(point, layer)
+            except (FileError, FormatError) as error:
+                unreadable.add((point, layer))
+                found[point].append(Check(point, f"{_of(layer)}cannot be checked: {error}"))
+                continue
+            if any(fixed_point(format) for format, _ in saved.rounded):
+                found[point].append(Check(point, note=fixed_note and "fixed point"))
+                continue
+            s = recomputed.deviation(values)
+            try:
+                check = _compare(point, layer, values, s, recomputed.expected(point))
+                if check.fault:
+                    strict = strict or Recomputed(saved, config, model, worst=True)
+                    strict.go_to(at)
+                    bound = _compare(point, layer, values, s, strict.expected(point))
+                    check = check if bound.fault else bound
+                found[point].append(check)
+            except Undetermined:
+                found[point].append(Check(point, note="needs the weights"))
+    yield from (_of_all_layers(point, checks) for point, checks in found.items())
+
+
+def _of(layer: int | None) -> str:
+    return "" if layer is None else f"of layer {layer} "
+
+
+def _of_all_layers(point: str, checks: list[Check]) -> Check:
+    """The worst of its layers: first what is altered, by how much, then what cannot be read."""
+    sizes = [check.roundings for check in checks if check.roundings is not None]
+    faults = sorted((c for c in checks if c.fault), key=lambda c: -(c.roundings or -1))
+    notes = [check.note for check in checks if check.note]
+    fault = faults[0].fault if faults else ""
+    if len(faults) > 1:
+        fault += f" (and {counted(len(faults) - 1, 'more layer')})"
+    where = f" in {len(notes)} of {len(checks)} layers" if len(notes) < len(checks) else ""
+    note = f"not checked{where}: {notes[0]}" if notes else ""
+    return Check(point, fault, max(sizes) if sizes else None, note)
+
+
+def _compare(
+    point: str, layer: int | None, values: np.ndarray, s: np.ndarray | float, wanted: Value
+) -> Check:
+    """Where no rounding is expected (x of a layer whose input is a saved value) there may be no
+    difference."""
+    found = values.astype(np.float64)
+    if np.any(s):  # the largest numbers may have been rounded to infinity
+        beyond = np.isinf(found) & np.isfinite(wanted.v)
+        found = np.where(beyond, np.copysign(MAX, found), found)
+    with np.errstate(invalid="ignore"):
+        error = np.where(found == wanted.v, 0, np.abs(found - wanted.v))  # inf - inf is nan
+        unit = np.hypot(s, wanted.s)
+        one_rounding = np.maximum(U * np.abs(np.nan_to_num(wanted.v)), TINY)
+        roundings = error / np.where(unit > 0, unit, one_rounding)
+    roundings = np.where(np.isinf(unit), 0, np.nan_to_num(roundings, nan=np.inf))
+    share = np.where(unit > 0, roundings / BAR, np.where(error == 0, 0, np.inf))
+    i = np.unravel_index(np.argmax(share), share.shape)
+    fault = ""
+    if share[i] > 1:
+        at, is_, should = list(map(int, i)), values[i], wanted.v[i]
+        fault = f"{_of(layer)}at {at} is {is_:.9g} and should be {should:.9g}"
+    return Check(point, fault, float(roundings.max()))
+
+
+# ---- the run again ----
+
+
+def _check_bits(claimed: Claimed, model: "Model", unreadable: set[_Where]) -> Iterator[Check]:
+    """The run again: every saved value that can be read must have its bits, or be what they are
+    rounded to. A file that would be written just so is not read for that."""
+    saved = claimed.saved
+    names: list[_Where] = [(p, i) for p, layers in saved.points.items() for i in layers]
+    names += [(p, None) for p, layers in saved.points.items() if not layers]
+    run: Any = model.run(saved.token_ids, points=[(p, i) if i is not None else p for p, i in names])
+    n_different, first, spelled = 0, "", []
+    for point, layer in saved.values():
+        if (point, layer) in unreadable:
+            continue
+        name = file_name(point, layer, saved.format)
+        fault, n = _same(claimed, name, point, layer, run)
+        if n and not first:
+            first = point if layer is None else f"{point} of layer {layer}"
+        n_different += n
+        if fault:
+            spelled.append(Check(name, fault))
+    yield from spelled
+    differ = "value differs" if n_different == 1 else "values differ, the first"
+    fault = f"{n_different} {differ} in {first}" if n_different else ""
+    note = f"{counted(len(unreadable), 'value')} could not be read" if unreadable else ""
+    yield Check(_AGAIN, fault, note=note)
+
+
+def _same(
+    claimed: Claimed, name: str, point: str, layer: int | None, run: "Run"
+) -> tuple[str, int]:
+    """What is wrong with how a file is written, and how many of its values are not the run's."""
+    saved = claimed.saved
+    value = run[point] if layer is None else run[point, layer]
+    for rounded in saved.rounded_before:
+        value = text_values(value, *rounded)
+    table = value_table(
+        point, value, saved.format, check_digits(saved.digits), saved.has_header
+    )
+    same_bytes = table_digest(table) == claimed.digest(name)
+    is_ours = saved.format_version == FORMAT_VERSION
+    fault = claimed.count_fault(name, table.counts) if is_ours else ""
+    if same_bytes:
+        return fault, 0
+    found, wanted = saved.value(point, layer), text_values(value, saved.format, saved.digits)
+    is_nan = np.isnan(wanted)
+    same = (found.view(np.uint32) == wanted.view(np.uint32)) | (np.isnan(found) & is_nan)
+    varies = saved.format == "npy" or is_nan.any()  # NumPy's header; what a NaN carries
+    if same.all() and is_ours and not varies and not fault:
+        fault = "holds these numbers, but is not written as llamaprobe writes them"
+    return fault, int(np.count_nonzero(~same))

@@ -1,0 +1,133 @@
+"""The command line: llamaprobe run | points | inspect | weights | verify | download | bench.
+
+Results go to stdout and all else to stderr, so that output can be piped. A user's mistake is one
+line on stderr and exit code 1 (2 for wrong usage, 130 for Ctrl-C), never a traceback. What a
+command needs is imported when it runs, and this file's own parts inside `main`: so Ctrl-C during an
+import ends it like any other.
+"""
+
+import sys
+
+TYPE_CHECKING = False  # typing and collections.abc are imports too
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .parser import Parser
+    from .process import Interrupts
+
+
+def main(argv: "Sequence[str] | None" = None) -> int:
+    """Run one command and return its exit code. SystemExit after --help, --version, wrong usage.
+
+    Without `argv` the words are those of the process, which then is this command's alone: once its
+    code is decided, Ctrl-C is ignored until the process ends.
+    """
+    try:
+        from .process import Interrupts
+
+        return _main(argv, Interrupts())
+    except KeyboardInterrupt:  # before they were installed
+        return _interrupted()
+
+
+def _main(argv: "Sequence[str] | None", interrupts: "Interrupts") -> int:
+    from .process import flush_or_drop, open_descriptors
+
+    try:
+        interrupts.install()
+        if argv is None:
+            open_descriptors()
+        code = _run(sys.argv[1:] if argv is None else argv, interrupts)
+        interrupts.ended = True
+    except BaseException as error:
+        interrupts.ended = True
+        if not interrupts.came and not isinstance(error, KeyboardInterrupt):
+            raise
+        flush_or_drop(sys.stdout)
+        code = _interrupted()
+    finally:
+        interrupts.close(for_good=argv is None)
+    return code
+
+
+def _run(argv: "Sequence[str]", interrupts: "Interrupts") -> int:
+    """The exit code of one command, with all its output written. KeyboardInterrupt passes, and
+    SystemExit with the code."""
+    from . import stderr
+    from .process import standard_streams, warnings_as_notes
+
+    end = None
+    with standard_streams() as stdout, warnings_as_notes():
+        try:
+            try:
+                args = _parser().parse_args(argv)
+                stderr.quiet = getattr(args, "quiet", False)
+                code = int(args.run(args))
+            except SystemExit as error:  # help, version, wrong usage
+                end = error
+                code = error.code if isinstance(error.code, int) else 0
+            sys.stdout.flush()  # a full disk shows here
+        except Exception as error:
+            if interrupts.came:  # and C code has made another error of it
+                raise
+            code = _failed(error)
+        if stdout.lost and code == 0:
+            code = _fail("stdout is closed: the results could not be printed", 1)
+    if end is not None:
+        raise SystemExit(code)
+    return code
+
+
+def _parser() -> "Parser":
+    from .. import __version__
+    from . import bench, download, inspect, points, run, verify, weights
+    from .parser import Parser
+
+    parser = Parser(
+        prog="llamaprobe",
+        description="See inside a Llama: every value of the forward pass, as arrays or files.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"llamaprobe {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in (run, points, inspect, weights, verify, bench, download):
+        command.add_parser(commands)
+    return parser
+
+
+def _failed(error: Exception) -> int:
+    """The exit code of a failure that a user can do something about, after its line; others are
+    raised."""
+    from .process import drop
+    from ..errors import Error
+
+    if isinstance(error, BrokenPipeError) and not isinstance(error, Error):
+        drop(sys.stdout)  # whoever read our output has seen enough
+        return 141
+    if isinstance(error, Error | OSError):
+        if not isinstance(error, Error):
+            drop(sys.stdout)
+        return _fail(str(error) or type(error).__name__, 1)
+    if isinstance(error, MemoryError):
+        return _fail("out of memory; request fewer points, layers or tokens", 1)
+    if isinstance(error, RecursionError):
+        return _fail("a file is nested too deep", 1)
+    raise error
+
+
+def _interrupted() -> int:
+    """130, after its line. CPython notes a KeyboardInterrupt that leaves `exec` of a text, by which
+    dataclasses and namedtuples are made, and `python -m` then ends by the signal, caught or not;
+    the next `exec` of a text clears the note."""
+    code = _fail("interrupted", 130)
+    exec("")
+    return code
+
+
+def _fail(message: str, code: int) -> int:
+    """One line on stderr, whatever is in the message."""
+    from . import stderr
+
+    stderr.fail(f"llamaprobe: {stderr.one_line(message)}")
+    return code

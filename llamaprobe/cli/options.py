@@ -1,0 +1,183 @@
+"""Options that several commands have, and how their text becomes values. Wrong text is wrong usage:
+exit 2."""
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+from . import stderr
+from ..files.naming import counted, printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODEL_HELP = 'a folder, a repo id such as meta-llama/Llama-3.2-1B-Instruct, or "demo"'
+_LARGE = 100_000_000  # bytes: what is told before it is written
+
+
+def add_file_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--format",
+        type=file_format,
+        metavar="F",
+        help="csv (default), txt, npy, hex (words for Verilog's $readmemh), or q<m>.<n> (the same "
+        "for fixed point of m + n bits)",
+    )
+    parser.add_argument(
+        "--digits",
+        type=digits,
+        metavar="N",
+        help='of csv and txt: "shortest" (default: the shortest decimal that reads back to the '
+        "same bits), or 0 to 25 for %%.Ne",
+    )
+    parser.add_argument(
+        "--no-header",
+        action="store_true",
+        help="of csv, txt and hex: leave out the first line, # shape=[..]; manifest.json has the"
+        " shapes",
+    )
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
+
+
+def format_of(args: argparse.Namespace) -> str:
+    """--format, csv by default. --digits where no decimals are written is wrong usage."""
+    style: str = args.format or "csv"
+    if args.digits is not None and style not in ("csv", "txt"):
+        args.usage_error(f"--digits is for csv and txt, not for {style}")
+    if args.no_header and style == "npy":
+        args.usage_error("--no-header is for csv, txt and hex, not for npy")
+    return style
+
+
+def add_capture_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--points",
+        type=names,
+        action="extend",
+        metavar="P,P",
+        help="values to keep, as x,q,pattern (default x,x_norm; `llamaprobe points` lists them)",
+    )
+    parser.add_argument("--layers", type=layers, metavar="0,3,5-7", help="their numbers (default all)")
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quiet", action="store_true", help="only errors on stderr")
+
+
+def add_source_options(parser: argparse.ArgumentParser) -> None:
+    add_revision(parser)
+    parser.add_argument(
+        "--threads", type=count, metavar="N", help="default: the cores that this process may use"
+    )
+
+
+def add_ignore(parser: argparse.ArgumentParser) -> None:
+    """For commands that open a model to run it."""
+    parser.add_argument(
+        "--ignore",
+        type=location,
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="pass over the tensors of these names, which no operation uses; may be repeated",
+    )
+
+
+def add_revision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--revision", metavar="REV", help="branch, tag or commit of a repo (default main)"
+    )
+
+
+def revision_of(args: argparse.Namespace) -> str:
+    """--revision, main by default. For what is no repo it is wrong usage."""
+    if args.revision is None:
+        return "main"
+    if args.model == "demo" or os.path.exists(args.model):
+        args.usage_error(f"--revision is for a repo, which {args.model} is not")
+    return str(args.revision)
+
+
+def location(text: str) -> str:
+    """A file, a folder or a model. An empty one, such as an unset variable of a shell gives, would
+    mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty")
+    return text
+
+
+def file_format(text: str) -> str:
+    from ..errors import ArgumentError
+    from ..files.encode import check_format
+
+    try:
+        return check_format(text)
+    except ArgumentError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def digits(text: str) -> int | None:
+    if text == "shortest":
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > 2 or int(text) > 25:
+        raise argparse.ArgumentTypeError(f'{text!r} is neither "shortest" nor 0 to 25')
+    return int(text)
+
+
+def count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 6 or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 999999")
+    return int(text)
+
+
+def counts(text: str) -> list[int]:
+    """ "8,128" -> [8, 128]."""
+    return [count(part.strip()) for part in text.split(",")]
+
+
+def layers(text: str) -> list[int]:
+    """ "0,3,5-7" -> [0, 3, 5, 6, 7]."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        ends = (first, last) if dash else (first,)
+        if not all(n.isascii() and n.isdigit() and len(n) <= 5 for n in ends):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list of layers such as 0,3,5-7")
+        if int(ends[-1]) < int(first):
+            raise argparse.ArgumentTypeError(f"{part.strip()!r} runs backwards: write {last}-{first}")
+        numbers += range(int(first), int(ends[-1]) + 1)
+    return numbers
+
+
+def names(text: str) -> list[str]:
+    found = [name.strip() for name in text.split(",") if name.strip()]
+    if not found:
+        raise argparse.ArgumentTypeError("names none; leave the option out for the default")
+    return found
+
+
+def tell_size(n_bytes: int, n_files: int, exact: bool) -> None:
+    """On stderr, before a large write."""
+    from ..files.atomic import show_bytes
+
+    if n_bytes >= _LARGE:
+        about = "" if exact else "about "
+        n_written = f"{show_bytes(n_bytes)} in {counted(n_files, 'file')}"
+        stderr.say(f"llamaprobe: writing {about}{n_written}")
+
+
+def tell_written(paths: "list[Path]", about: str) -> None:
+    """One line on stderr: how many files, how large, where, and what fixed point could not hold.
+    The last path is the manifest, which counts too."""
+    from ..files.atomic import show_bytes
+    from ..saved.run_folder import read_json
+
+    entries = read_json(paths[-1])["files"]
+    files = [entries[path.name] for path in paths[:-1]]
+    n_bytes = sum(entry["bytes"] for entry in files) + os.path.getsize(paths[-1])
+    told = f"{counted(len(paths), 'file')}, {show_bytes(n_bytes)}, in"
+    told += f" {printable(str(paths[-1].parent))}{about}"
+    for key, what in (("saturated", "saturated"), ("nan", "NaN became 0")):
+        if count := sum(entry.get(key, 0) for entry in files):
+            told += f"; {count} {what}"
+    stderr.say(f"llamaprobe: {told}")

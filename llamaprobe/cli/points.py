@@ -1,0 +1,83 @@
+"""llamaprobe points: the capture points by name, with their shapes and formulas."""
+
+import argparse
+import re
+from typing import TYPE_CHECKING, Any
+
+from .options import MODEL_HELP, add_revision, location, revision_of
+
+if TYPE_CHECKING:
+    from ..points import Point
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "points",
+        help="list the values that a run can keep",
+        description="Lists every value of the forward pass that has a name, in the order of "
+        "computation: its shape (T is the number of tokens) and formula. With MODEL the shapes are "
+        "its own. Names of TransformerLens and Hugging Face modules are understood too.",
+    )
+    parser.add_argument("model", metavar="MODEL", nargs="?", type=location, help=MODEL_HELP)
+    parser.add_argument("--json", action="store_true", help="as a JSON list")
+    add_revision(parser)
+    parser.set_defaults(run=run, usage_error=parser.error)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..points import all_points
+
+    if args.model is None and args.revision is not None:
+        args.usage_error("--revision is for MODEL")
+    sizes = {} if args.model is None else _sizes(args.model, revision_of(args))
+    if args.json:
+        return _print_json(sizes)
+    shapes = [_shape(point, sizes) for point in all_points()]
+    width = max(map(len, shapes))
+    for point, shape in zip(all_points(), shapes, strict=True):
+        print(f"{point.name:<10}  {shape:<{width}}  {point.formula}")
+    return 0
+
+
+def _sizes(model: str, revision: str) -> dict[str, Any]:
+    """The config's numbers by name; those of a repo without downloading it."""
+    from .inspect import describe_source
+    from ..errors import UnsupportedError
+
+    told = describe_source(model, revision)
+    if not told.get("config"):
+        raise UnsupportedError(f"{model}: {told.get('cannot_run', 'a file alone is no model')}")
+    return dict(told["config"])
+
+
+def _print_json(sizes: dict[str, Any]) -> int:
+    """One object for each point; its shape as a list, of numbers where they are known."""
+    import json
+
+    from ..points import all_points
+
+    told = [
+        {
+            "name": point.name,
+            "shape": [_number(each) for each in _numbers(point, sizes).strip("[]").split(", ")],
+            "per_layer": point.per_layer,
+            "formula": point.formula,
+        }
+        for point in all_points()
+    ]
+    print(json.dumps(told, indent=1))
+    return 0
+
+
+def _number(text: str) -> int | str:
+    return int(text) if text.isdigit() else text
+
+
+def _shape(point: "Point", sizes: dict[str, Any]) -> str:
+    """In words, or with a model's numbers: "[T, 576]"."""
+    shape = _numbers(point, sizes)
+    return shape if point.per_layer else f"{shape}, once"
+
+
+def _numbers(point: "Point", sizes: dict[str, Any]) -> str:
+    return re.sub(r"[a-z_]+", lambda name: str(sizes.get(name[0], name[0])), point.shape)

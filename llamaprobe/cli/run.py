@@ -1,0 +1,173 @@
+"""llamaprobe run: a prompt through a model, its values into files, or a summary on the screen."""
+
+import argparse
+import re
+from typing import TYPE_CHECKING, Any
+
+from . import stderr
+from .chat import add_chat_options, check_chat_usage, read_chat
+from .options import (
+    MODEL_HELP,
+    add_capture_options,
+    add_file_options,
+    add_ignore,
+    add_quiet,
+    add_source_options,
+    format_of,
+    location,
+    revision_of,
+    tell_size,
+    tell_written,
+)
+from ..files.naming import counted, printable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..model import Model
+    from ..run import Run
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "run",
+        help="run a prompt and write the values of every layer",
+        description="Runs a prompt. With --out the values become files, whose paths are printed, "
+        "one a line, the manifest last; else a summary is shown.",
+    )
+    parser.add_argument("model", metavar="MODEL", type=location, help=MODEL_HELP)
+    parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="text")
+    parser.add_argument(
+        "--ids",
+        type=location,
+        metavar="FILE",
+        help="token ids from a file (integers, or .npy) instead of text",
+    )
+    add_chat_options(parser)
+    parser.add_argument("--out", type=location, metavar="DIR", help="where the files go")
+    add_capture_options(parser)
+    parser.add_argument(
+        "--no-masks", action="store_true", help="leave out attention_mask and position_ids"
+    )
+    parser.add_argument(
+        "--hash-weights", action="store_true", help="read the weights for their sha256"
+    )
+    parser.add_argument("--progress", action="store_true", help="show a bar on stderr")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="the summary as one JSON object, with the paths of the files that were written",
+    )
+    add_file_options(parser)
+    add_source_options(parser)
+    add_ignore(parser)
+    add_quiet(parser)
+    parser.set_defaults(run=run, usage_error=parser.error)
+
+
+def run(args: argparse.Namespace) -> int:
+    _check_usage(args)
+    from ..model import load
+
+    if args.out is not None:
+        _check_out(args)
+    model = load(
+        args.model, revision=revision_of(args), threads=args.threads, ignore=args.ignore
+    )
+    if args.out is None:
+        return _show(model, args)
+    result = _run(model, args, args.points or ["x", "x_norm"])
+    return _save(model, result, args)
+
+
+def _check_usage(args: argparse.Namespace) -> None:
+    """No option is dropped silently."""
+    check_chat_usage(args)
+    of_files = ("format", "digits", "force", "no_masks", "no_header", "hash_weights")
+    given = [
+        name for name in of_files if not any(getattr(args, name) is no for no in (None, False))
+    ]
+    if given and args.out is None:
+        args.usage_error(f"--{given[0].replace('_', '-')} is for --out DIR")
+    format_of(args)
+
+
+def _run(model: "Model", args: argparse.Namespace, points: list[str]) -> "Run":
+    prompt: Any = read_ids(args.ids) if args.ids else args.prompt
+    how: dict[str, Any] = {}
+    if args.chat or args.messages:
+        prompt, how = read_chat(args)
+    return model.run(prompt, points=points, layers=args.layers, progress=args.progress, **how)
+
+
+def _check_out(args: argparse.Namespace) -> None:
+    """A folder that holds a run already is told before minutes of work, not after."""
+    from ..files.atomic import checked_path
+    from ..saved.run_folder import MANIFEST, check_new_run
+
+    check_new_run(checked_path(args.out), [MANIFEST], args.force)
+
+
+def _show(model: "Model", args: argparse.Namespace) -> int:
+    """A summary instead of files."""
+    from .json import print_json
+    from .summary import print_summary, summary
+
+    result = _run(model, args, args.points or ["x", "x_norm", "logits"])
+    shown = [point for point in result.points if args.points or point != "logits"]
+    told = summary(model, result, shown)
+    if args.json:
+        print_json(told | {"files": []})
+    else:
+        print_summary(told)
+    stderr.say("nothing was written; --out DIR writes these values as files")
+    return 0
+
+
+def _save(model: "Model", result: "Run", args: argparse.Namespace) -> int:
+    from ..saved.run_folder import run_tables, save_run
+
+    how = {"format": format_of(args), "digits": args.digits}
+    how |= {"header": not args.no_header, "masks": not args.no_masks}
+    tables = run_tables(result, **how)
+    exact = all(table.exact for table in tables.values())
+    tell_size(sum(table.n_bytes() for table in tables.values()), len(tables), exact)
+    paths = save_run(result, args.out, force=args.force, hash_weights=args.hash_weights, **how)
+    if args.json:
+        from .json import print_json
+        from .summary import summary
+
+        told = summary(model, result, list(result.points))
+        print_json(told | {"files": [str(path) for path in paths]})
+    else:
+        for path in paths:
+            print(path)
+    tell_written(paths, f": {counted(len(result), 'token')}, {', '.join(result.points)}")
+    return 0
+
+
+def read_ids(path: str) -> "np.ndarray":
+    """Token ids from .npy, or from text: integers with spaces, commas, brackets or lines between, #
+    comments."""
+    import numpy as np
+
+    from ..files.array import read
+    from ..files.atomic import checked_path, file_error, shown_path
+    from ..errors import FormatError
+
+    if path.endswith(".npy"):
+        return read(path).reshape(-1)
+    try:
+        with open(checked_path(path), encoding="utf-8-sig", errors="backslashreplace") as file:
+            lines = file.read().splitlines()
+    except OSError as error:
+        raise file_error(error, path) from error
+    ids = []
+    for number, line in enumerate(lines, start=1):
+        for word in re.split(r"[\s,\[\]]+", line.partition("#")[0].strip()):
+            if word and not re.fullmatch(r"[0-9]{1,10}", word):
+                raise FormatError(
+                    f"{shown_path(path)}: line {number}: {printable(word, 40)!r} is not a token id"
+                )
+            ids += [int(word)] if word else []
+    return np.array(ids, np.int64)

@@ -1,0 +1,63 @@
+"""What llamaprobe says on stderr beside its results: notes, progress, the reason of a failure.
+
+stderr may be missing (a service without one), closed or full. What cannot be said is dropped: it
+never ends the work. `quiet` leaves out all but failures.
+"""
+
+import contextlib
+import sys
+
+from ..files.naming import hide_tokens, printable
+
+_MAX_LINE = 2000  # characters
+
+quiet = False
+"""Set by the command line for --quiet."""
+
+
+def one_line(text: str) -> str:
+    """A text as a line for the screen: printable, cut, without tokens of the hub."""
+    return printable(hide_tokens(" ".join(text.splitlines())), _MAX_LINE)
+
+
+def say(line: str) -> None:
+    """One line, unless `quiet`."""
+    if not quiet:
+        fail(line)
+
+
+def fail(line: str) -> None:
+    """One line, also when `quiet`."""
+    if sys.stderr is not None:  # print would take None for stdout
+        with contextlib.suppress(OSError, ValueError):
+            print(line, file=sys.stderr, flush=True)
+
+
+class _Stream:
+    """stderr for tqdm. It looks sys.stderr up at every call."""
+
+    encoding = property(lambda self: getattr(sys.stderr, "encoding", None))
+
+    def write(self, text: str) -> None:
+        if sys.stderr is not None and not quiet:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.write(text)
+
+    def flush(self) -> None:
+        if sys.stderr is not None:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        try:
+            return sys.stderr is not None and not quiet and sys.stderr.isatty()
+        except ValueError:  # closed
+            return False
+
+    def fileno(self) -> int:
+        if sys.stderr is None:
+            raise OSError("there is no stderr")
+        return sys.stderr.fileno()
+
+
+STREAM = _Stream()

@@ -1,0 +1,88 @@
+"""What `llamaprobe run` shows of a run: its tokens, the shape and size of each value, and the
+likeliest next tokens, as plain data and as text."""
+
+from typing import TYPE_CHECKING, Any
+
+from ..files.naming import counted, printable
+
+if TYPE_CHECKING:
+    from ..model import Model
+    from ..run import Run
+
+_N_NEXT = 5
+
+
+def summary(model: "Model", run: "Run", points: list[str]) -> dict[str, Any]:
+    """Plain data: JSON holds it as it is.
+
+    tokens: text pieces, None without a tokenizer. points: by name {"dtype", "shape", "rms"}; "rms"
+    is None for a point that is not of layers, else a list with a number for each of "layers": the
+    root of the mean square over the finite values, None where there are none. next_tokens: the
+    likeliest, as {"id", "text", "share"}, None where the logits were not kept or are not finite.
+    """
+    return {
+        "model": str(model.path),
+        "prompt": run.prompt,
+        "template_date": run.template_date,
+        "tokens": None if run.tokens is None else list(run.tokens),
+        "token_ids": run.token_ids.tolist(),
+        "layers": list(run.layers),
+        "points": {
+            point: {
+                "dtype": str(run[point].dtype),
+                "shape": list(run[point].shape),
+                "rms": _sizes(run, point),
+            }
+            for point in points
+        },
+        "next_tokens": _next_tokens(model, run) if "logits" in run.points else None,
+    }
+
+
+def print_summary(told: dict[str, Any]) -> None:
+    pieces = told["tokens"] or [str(i) for i in told["token_ids"]]
+    print(f"{counted(len(pieces), 'token')}: {printable(' | '.join(pieces), 2000)}")
+    for name, point in told["points"].items():
+        print(f"{name:<12}{point['dtype']} {point['shape']}")
+    sizes = {n: point["rms"] for n, point in told["points"].items() if point["rms"] is not None}
+    if sizes:
+        print("root mean square\n" + "layer".rjust(5) + "".join(name.rjust(14) for name in sizes))
+    for row, layer in enumerate(told["layers"] if sizes else ()):
+        cells = ("" if size[row] is None else f"{size[row]:.6g}" for size in sizes.values())
+        print(str(layer).rjust(5) + "".join(cell.rjust(14) for cell in cells))
+    if told["next_tokens"] is not None:
+        print("likeliest next tokens")
+        for token in told["next_tokens"]:
+            text = "" if token["text"] is None else f"  {token['text']!r}"
+            print(f"{token['share']:#9.3g}  {token['id']:>6}{printable(text, 82)}")
+
+
+def _sizes(run: "Run", point: str) -> list[float | None] | None:
+    import numpy as np
+
+    kept = run.layers_of(point)
+    if not kept:
+        return None
+    sizes: list[float | None] = []
+    for layer in run.layers:
+        value = run[point, layer] if layer in kept else np.zeros(0, np.float32)
+        finite = value[np.isfinite(value)].astype(np.float64)
+        sizes.append(float(np.sqrt(np.mean(finite**2))) if finite.size else None)
+    return sizes
+
+
+def _next_tokens(model: "Model", run: "Run") -> list[dict[str, Any]] | None:
+    """Of the last row of the logits, the likeliest first."""
+    import numpy as np
+
+    logits = run["logits"][-1].astype(np.float64)
+    if not np.isfinite(logits).all():
+        return None
+    likely = np.argsort(-logits, kind="stable")[:_N_NEXT]
+    share = np.exp(logits - logits.max())
+    share /= share.sum()
+    texts: list[Any] = model._origin.tokenizer.pieces(likely) or [None] * len(likely)
+    return [
+        {"id": token_id, "text": text, "share": float(share[token_id])}
+        for token_id, text in zip(likely.tolist(), texts, strict=True)
+    ]

@@ -1,0 +1,101 @@
+"""llamaprobe weights: one file per tensor."""
+
+import argparse
+
+from .options import (
+    MODEL_HELP,
+    add_file_options,
+    add_quiet,
+    add_source_options,
+    format_of,
+    location,
+    revision_of,
+    tell_size,
+    tell_written,
+)
+from ..files.naming import counted, printable
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "weights",
+        help="write the weights as text or npy, one file per tensor",
+        description="Writes one file per tensor and a manifest.json, and prints their paths, one a "
+        "line. Goes on where an earlier call was stopped.",
+    )
+    parser.add_argument(
+        "model", metavar="MODEL", type=location, help=f"{MODEL_HELP}, or one .safetensors file"
+    )
+    parser.add_argument("--out", type=location, metavar="DIR", help="where the files go")
+    parser.add_argument(
+        "--filter",
+        action="append",
+        metavar="F",
+        help='names to write: a glob, or "re:" and a regular expression',
+    )
+    parser.add_argument(
+        "--exclude", action="append", metavar="F", help="names to leave out, in the same forms"
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="show what would be written, and write nothing"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "raw"),
+        default="float32",
+        help="of npy and hex; raw: the words of 16-bit and 8-bit floats as they are",
+    )
+    add_file_options(parser)
+    add_source_options(parser)
+    add_quiet(parser)
+    parser.set_defaults(run=run, usage_error=parser.error)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..saved.export import export_weights, plan_weights
+    from ..checkpoint.tensors import find_source
+
+    if not args.list and not args.out:
+        args.usage_error("give --out DIR, or --list")
+    choice = {name: getattr(args, name) for name in ("filter", "exclude", "digits", "dtype", "threads")}
+    choice |= {"format": format_of(args), "header": not args.no_header}
+    source = find_source(args.model, revision=revision_of(args))
+    if args.list:
+        return _list(plan_weights(source, **choice))
+    todo: list = []
+    paths = export_weights(
+        source,
+        args.out,
+        force=args.force,
+        on_start=lambda planned: (todo.extend(planned), _tell(planned)),
+        **choice,
+    )
+    for written in paths:
+        print(written)
+    n_kept = len(paths) - 1 - len(todo)
+    was = "was" if n_kept == 1 else "were"
+    tell_written(paths, f"; {n_kept} of them {was} whole already" if n_kept else "")
+    return 0
+
+
+def _tell(todo: list) -> None:
+    tell_size(sum(p.n_bytes for p in todo), len(todo), all(p.exact for p in todo))
+
+
+def _list(plan: list) -> int:
+    width = max(len(p.tensor.file) for p in plan)
+    for p in plan:
+        size = f"{p.n_bytes:,}" if p.exact else f"~{p.n_bytes:,}"
+        shape = "x".join(map(str, p.tensor.shape)) or "scalar"
+        renamed = (
+            f"  {printable(p.tensor.name)}"
+            if not p.tensor.file.startswith(p.tensor.name + ".")
+            else ""
+        )
+        print(
+            f"{p.tensor.file:<{width}}  {p.tensor.dtype:<5} {shape:>16} {size:>18} bytes{renamed}"
+        )
+    total = sum(p.n_bytes for p in plan)
+    estimated = "" if all(p.exact for p in plan) else "estimated "
+    print(f"{counted(len(plan), 'file')}, {estimated}{total:,} bytes")
+    return 0

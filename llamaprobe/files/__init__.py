@@ -1,0 +1,1 @@
+"""Arrays to files of numbers and back: csv, txt, npy, hex, json; written atomically."""

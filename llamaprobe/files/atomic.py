@@ -1,0 +1,311 @@
+"""Files that are whole or not there.
+
+A file is written under a temporary name in the folder where it will live, flushed, fsynced, and
+only then renamed: whoever sees the final name sees all of it, also after a crash. The folder is
+fsynced once at the end. Whatever the system refuses becomes a FileError that names the final path,
+and the temporary file is removed.
+
+An open temporary file is locked, so that the next writer can tell what was left behind, by a kill or
+by Ctrl-C at a bad moment. The process id only keeps names apart: it says nothing of a process in a
+container.
+"""
+
+import contextlib
+import errno
+import fcntl
+import io
+import itertools
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from .. import log
+from ..errors import ArgumentError, FileError
+from .naming import MAX_PATH, expand_user, printable
+
+_TEMPORARY = re.compile(r"\.llamaprobe-[0-9]+-[0-9]+\.part")
+_NOT_REPLACED = re.compile(r"/dev/[^/]+|/proc/.+")  # devices, and descriptors of processes
+_MAX_LINKS = 40  # as the system itself follows
+_counter = itertools.count()
+
+
+def file_error(error: OSError, path: str | os.PathLike[str], fact: str | None = None) -> FileError:
+    """The system's refusal as a FileError that names `path`; `errno` is kept, and the class is that
+    of `errno`. `fact` says more than the system does."""
+    message = f"{shown_path(path)}: {fact or error.strerror or error}"
+    return FileError(message, error.errno, os.fsdecode(path))
+
+
+def no_such(path: str | os.PathLike[str], fact: str) -> FileError:
+    """A FileError for what is not there, as the system's own."""
+    return file_error(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), path, fact)
+
+
+def shown_path(path: str | os.PathLike[str]) -> str:
+    """A path as a message shows it: on one line, control characters and bytes that are not
+    UTF-8 as escapes."""
+    return printable(os.fsdecode(path), MAX_PATH)
+
+
+def checked_path(path: str | os.PathLike[str]) -> Path:
+    """A path that the system can take, with a leading ~ or ~user expanded (write "./~" for a file
+    of that name). FileError for one that is empty, or holds a NUL or half of a surrogate pair;
+    ArgumentError for another type."""
+    try:
+        name = os.fsdecode(path)
+    except TypeError:
+        raise ArgumentError(f"a path is a str or a Path, not {type(path).__name__}") from None
+    except UnicodeError:  # a lone surrogate in an object with __fspath__
+        raise FileError(f"{printable(repr(path))}: not a path on this system") from None
+    if not name:
+        raise FileError('the path is empty; "." is the current folder', errno.ENOENT, name)
+    if "\0" in name:
+        raise FileError(f"{shown_path(name)}: a path cannot hold a NUL", errno.EINVAL, name)
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        fact = "a path cannot hold half of a surrogate pair"
+        raise FileError(f"{shown_path(name)}: {fact}", errno.EINVAL, name) from None
+    return Path(expand_user(name))
+
+
+@contextlib.contextmanager
+def open_regular(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A regular file, or a link to one, open for reading in the block. FileError for a FIFO, a
+    device, a socket or a folder, without waiting for it, and for what the system refuses, in the
+    block too."""
+    path = checked_path(path)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(mode := os.fstat(fd).st_mode):
+                code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+                raise FileError(f"{shown_path(path)}: is not a regular file", code, path)
+            with open(fd, "rb", closefd=False) as file:
+                yield file
+        finally:
+            os.close(fd)
+    except FileError:
+        raise
+    except OSError as error:
+        raise file_error(error, path) from error
+
+
+def open_temporary(folder: Path) -> tuple[io.FileIO, Path]:
+    """A new empty file in `folder`, open for writing and locked, and its path. Rename it before it
+    is closed. Raises OSError.
+
+    No bare descriptor: Ctrl-C between two lines would leave that open, and the file locked.
+    """
+    while True:
+        path = folder / f".llamaprobe-{os.getpid()}-{next(_counter)}.part"
+        with contextlib.suppress(FileExistsError):
+            file = open(path, "x+b", buffering=0)
+            if _try_lock(file.fileno()) is not False and _is_at(path, file.fileno()):
+                return file, path
+            file.close()  # somebody took it for left behind before it was locked
+
+
+def _is_at(path: Path, fd: int) -> bool:
+    """Whether a name still is that of an open file."""
+    with contextlib.suppress(OSError):
+        return os.path.samestat(os.lstat(path), os.fstat(fd))
+    return False
+
+
+@contextlib.contextmanager
+def atomic_open(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A binary file that appears at `path` when the block ends well, and leaves no trace when it
+    does not.
+
+    What was at `path` is replaced; a symbolic link is replaced, not followed. A device, a pipe or a
+    descriptor (/dev/stdout, also when that is a file) cannot be replaced and is written as it is.
+    FileError names `path`.
+    """
+    final = checked_path(path)
+    try:
+        if (special := _open_special(final)) is not None:
+            with open(special, "wb") as file:
+                yield file
+            return
+        raw, temporary = open_temporary(final.parent)
+        try:
+            with io.BufferedWriter(raw) as file:
+                yield file
+                file.flush()
+                os.fsync(raw.fileno())
+                os.replace(temporary, final)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        sync_folder(final.parent)
+    except FileError:
+        raise
+    except OSError as error:
+        raise file_error(error, final) from error
+
+
+def _open_special(path: Path) -> int | None:
+    """A descriptor of what is at `path`, open for writing, when it is no file that another one can
+    take the place of: a device, a pipe, a name below /proc. None for all else. Raises OSError.
+
+    A descriptor of this process is shared, not opened anew: that would begin at byte 0 again.
+    """
+    place = _last_link(path)
+    own = re.escape(os.path.realpath("/proc/self"))  # not getpid: /proc may be another container's
+    if match := re.fullmatch(rf"{own}(?:/task/[0-9]+)?/fd/([0-9]+)", place):
+        return os.dup(int(match[1]))
+    if not _NOT_REPLACED.fullmatch(place):
+        try:
+            mode = os.stat(place).st_mode
+        except OSError:
+            return None
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            return None
+    return os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+
+
+def _last_link(path: Path) -> str:
+    """The absolute path at the end of a chain of links; below /proc its beginning: those lead to no
+    path."""
+    place = os.path.abspath(path)
+    for _ in range(_MAX_LINKS):
+        folder, name = os.path.split(place)
+        place = os.path.join(os.path.realpath(folder), name)
+        if place.startswith("/proc/") or not os.path.islink(place):
+            break
+        place = os.path.join(os.path.dirname(place), os.readlink(place))
+    return place
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in `folder` durable. File systems that cannot are left alone."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def hold_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Makes `folder`, keeps other llamaprobe writers out of it, clears what a killed one left,
+    syncs it at the end.
+
+    FileError when it cannot be made, is not a folder, or another process is writing to it. The lock
+    is the kernel's: it is gone with its process. On a file system without locks a warning says
+    so. A folder that was made for this and is still empty after an error goes again.
+    """
+    path = checked_path(folder)
+    try:
+        with _locked_folder(path) as is_alone:
+            if is_alone:
+                _remove_leftovers(path)
+            yield path
+            sync_folder(path)
+    except FileError:
+        raise
+    except OSError as error:
+        raise file_error(error, error.filename or path) from error
+
+
+def _missing_folders(path: Path) -> list[Path]:
+    """The folders that `mkdir(parents=True)` would make, the lowest first."""
+    return [each for each in (path, *path.parents) if not os.path.lexists(each)]
+
+
+@contextlib.contextmanager
+def _locked_folder(path: Path) -> Iterator[bool]:
+    """Makes the folder and locks it, if the file system can: whether it is ours alone."""
+    made = _missing_folders(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise file_error(error, path, "exists and is not a folder; choose another one") from error
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        is_alone = _try_lock(fd)
+        if is_alone is False:
+            raise FileError(
+                f"{shown_path(path)}: another llamaprobe is writing to this folder; wait for it"
+            )
+        if is_alone is None:
+            log.warn(
+                f"{shown_path(path)}: this file system has no locks; make sure that no other"
+                " program writes there",
+                stacklevel=4,
+            )
+        with _removed_on_error(made):
+            yield bool(is_alone)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _removed_on_error(folders: list[Path]) -> Iterator[None]:
+    """Removes those of the folders that are empty when the block fails."""
+    try:
+        yield
+    except BaseException:
+        for folder in folders:
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+        raise
+
+
+def _try_lock(fd: int) -> bool | None:
+    """True: ours, until the descriptor is closed. False: somebody else's. None: there are no
+    locks."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for entry in os.scandir(folder):
+        if _TEMPORARY.fullmatch(entry.name):
+            with contextlib.suppress(OSError):
+                _remove_unlocked(entry.path)
+
+
+def _remove_unlocked(path: str) -> None:
+    """Removes a temporary file that nobody has open. Raises OSError."""
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if _try_lock(fd) is not False:
+            os.unlink(path)
+    finally:
+        os.close(fd)
+
+
+def check_space(folder: Path, n_bytes: int, way_out: str) -> None:
+    """FileError when `n_bytes` more do not fit the disk of `folder`; it ends in `way_out`."""
+    free = shutil.disk_usage(folder).free
+    if n_bytes > free:
+        raise FileError(
+            f"{shown_path(folder)}: about {show_bytes(n_bytes)} are to be written and"
+            f" {show_bytes(free)} are free; {way_out}",
+            errno.ENOSPC,
+            folder,
+        )
+
+
+def show_bytes(n_bytes: float) -> str:
+    """12345678 -> '12.3 MB'."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.0f} bytes" if unit == "bytes" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.1f} TB"

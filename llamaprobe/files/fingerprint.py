@@ -1,0 +1,77 @@
+"""Which weight file is this? A fingerprint that reads a megabyte, whatever the size of the file.
+
+It tells two models of the same shape apart, as a header would not: the samples lie all over the
+file. It does not prove that a file is whole; that takes its sha256.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable
+
+from .atomic import open_regular, shown_path
+from ..errors import FileChangedError, FileError
+
+_N_SAMPLES = 64
+_SAMPLE = 16384  # bytes
+
+
+REPLACED = "replaced"  # in the place of a fingerprint: the file that was opened is gone
+
+
+class Fingerprints:
+    """Of files that are open: `of` reads a file once, and only if its stat is unchanged since then."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._states = {path: file_state(path) for path in paths}
+        self._found: dict[str, str] = {}
+
+    def of(self, path: str) -> str | None:
+        """The fingerprint, or REPLACED."""
+        try:
+            found = self._found.get(path) or fingerprint(path)
+        except FileError:
+            return REPLACED
+        if self._states[path] != file_state(path):
+            return REPLACED
+        self._found[path] = found
+        return found
+
+    def check_in_place(self) -> None:
+        """FileChangedError when one of the files is not what its path names any more."""
+        for path, state in self._states.items():
+            if file_state(path) != state:
+                raise FileChangedError(
+                    f"{shown_path(path)}: was replaced or changed since the model was"
+                    " opened; load it again"
+                )
+
+
+class ToldFingerprints:
+    """Those that the manifest of a run told; None for what it did not tell."""
+
+    def __init__(self, told: dict[str, str | None]) -> None:
+        self._told = told
+
+    def of(self, name: str) -> str | None:
+        return self._told[name]
+
+
+def file_state(path: str | os.PathLike[str]) -> tuple[int, ...] | None:
+    """What is different once a file was written or replaced; None: it is not there."""
+    try:
+        s = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a NUL in the path
+        return None
+    return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns
+
+
+def fingerprint(path: str | os.PathLike[str]) -> str:
+    """sha256, in hex, of the size of a file and of samples spread evenly from its first to its last
+    byte. FileError."""
+    with open_regular(path) as file:
+        n_bytes = os.fstat(file.fileno()).st_size
+        digest = hashlib.sha256(b"%d\n" % n_bytes)
+        for i in range(_N_SAMPLES):
+            at = max(0, n_bytes - _SAMPLE) * i // (_N_SAMPLES - 1)
+            digest.update(os.pread(file.fileno(), _SAMPLE, at))
+        return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""The machine, and where the time of a run goes."""

@@ -1,0 +1,89 @@
+"""What this build can do on this CPU: kernel rows, threads, its name and its roof."""
+
+import os
+import platform
+import re
+from typing import NamedTuple
+
+from .. import _core
+from ..errors import ArgumentError
+
+
+class Kernel(NamedTuple):
+    """A row of the dispatch table: the hot loops for one instruction set. All give equal bits."""
+
+    name: str
+    supported: bool
+    """This CPU can run it."""
+    in_use: bool
+
+
+def kernels() -> list[Kernel]:
+    """The kernel rows of this build, best last, and which one is in use.
+
+    LLAMAPROBE_KERNELS=name forces a row. Raises ArgumentError when it names none of this build, and
+    UnsupportedError when this CPU lacks it: there is no silent fallback.
+    """
+    chosen = _core.kernel_in_use()
+    return [Kernel(name, supported, name == chosen) for name, supported in _core.kernels()]
+
+
+def thread_count(threads: int | None = None) -> int:
+    """How many threads a run uses: `threads`, else LLAMAPROBE_NUM_THREADS, else all cores that the
+    process may use.
+
+    More threads than cores are legal, and never change a result. Raises ArgumentError when the
+    number is no integer of at least 1.
+    """
+    if threads is not None:
+        return _at_least_one(threads, "threads")
+    text = os.environ.get("LLAMAPROBE_NUM_THREADS", "")
+    if not text:
+        return _core.cores()
+    try:
+        return _at_least_one(int(text), "LLAMAPROBE_NUM_THREADS")
+    except ValueError:
+        raise ArgumentError(
+            f"LLAMAPROBE_NUM_THREADS is {text[:40]!r}; it must be an integer of at least 1"
+        ) from None
+
+
+class Roof(NamedTuple):
+    """What no run can beat."""
+
+    flops: float
+    """Per second, of the kernel row in use; a multiply-add is two."""
+    bytes: float
+    """Read per second from memory that no cache holds."""
+
+
+def roof(threads: int | None = None) -> Roof:
+    """Measure the roof, now and on as many threads as a run would use; takes about a quarter of a second.
+
+    Raises OutOfMemory, and what `kernels` and `thread_count` raise.
+    """
+    return Roof(*_core.roof(thread_count(threads)))
+
+
+def cpu_name() -> str:
+    """What the CPU calls itself, with family and model where that is vague ("AMD EPYC")."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            told = dict(re.findall(r"^([^:\n]*?)\s*:\s*(.*?)\s*$", file.read(), re.MULTILINE))
+    except OSError:
+        told = {}
+    name = told.get("model name") or platform.processor() or platform.machine()
+    numbers = [
+        f"{what} {told[key]}"
+        for what, key in (("family", "cpu family"), ("model", "model"))
+        + (("implementer", "CPU implementer"), ("part", "CPU part"))
+        if key in told
+    ]
+    vague = not re.search(r"\d\d", name) or "model name" not in told
+    return f"{name} ({', '.join(numbers)})" if vague and numbers else name
+
+
+def _at_least_one(count: int, name: str) -> int:
+    if isinstance(count, bool) or not hasattr(count, "__index__") or count.__index__() < 1:
+        raise ArgumentError(f"{name} is {count!r:.40}; it must be an integer of at least 1")
+    return min(count.__index__(), 2**31 - 1)  # the core caps it again

@@ -1,0 +1,1 @@
+"""Runs and weights as folders: written, resumed, read back."""

@@ -1,0 +1,358 @@
+"""A saved run read back: the folder that files.py wrote.
+
+The folder may come from a stranger. Only names that save_run itself would give are opened, whatever
+the manifest says; an array must have the shape that the manifest, its own first line and the
+numbers of the model agree on.
+"""
+
+import contextlib
+import errno
+import os
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _core
+from ..files.array import read
+from ..files.atomic import checked_path, no_such, shown_path
+from ..config import Config
+from ..errors import ArgumentError, FileError, FormatError, NewerFormatError
+from .run_folder import FORMAT_VERSION, MANIFEST, file_name, read_json
+from ..files.fingerprint import ToldFingerprints
+from ..files.hex import fixed_point
+from ..files.naming import path_entry, printable
+from ..points import axes
+from ..files.encode import SEPARATORS, check_digits, check_format, is_rounded
+
+if TYPE_CHECKING:
+    from ..prompts.prompt import Prompt
+    from ..run import Origin, Run
+
+
+class Saved:
+    """What a folder says of itself; values are read when they are asked for.
+
+    Raises FileError (no manifest: the run was not saved, or not to its end) and FormatError.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = checked_path(folder)
+        self._at = shown_path(self.folder / MANIFEST)
+        if not os.path.isdir(self.folder):
+            code = errno.ENOTDIR if os.path.lexists(self.folder) else errno.ENOENT
+            raise FileError(f"{shown_path(self.folder)}: no such folder", code, self.folder)
+        if not os.path.isfile(self.folder / MANIFEST):
+            raise no_such(
+                self.folder / MANIFEST,
+                "missing; the folder holds no saved run, or one that was not finished",
+            )
+        manifest = read_json(self.folder / MANIFEST)
+        if manifest.get("kind") != "run":
+            raise FormatError(f"{self._at}: is not of a saved run")
+        self.manifest = manifest
+        self.format_version, self.arithmetic_version = (
+            self._version(key) for key in ("format_version", "arithmetic_version")
+        )
+        if self.format_version > FORMAT_VERSION:
+            error = NewerFormatError(
+                f"{self._at}: is of format version {self.format_version}, and this llamaprobe reads"
+                f" versions up to {FORMAT_VERSION}; update llamaprobe"
+            )
+            error.version = self.format_version
+            raise error
+        self.files: dict[str, dict[str, Any]] = self._take(manifest, "files", dict)
+        if not all(isinstance(entry, dict) for entry in self.files.values()):
+            raise FormatError(f"{self._at}: files does not hold one object per file")
+        self.format: str = self._take(manifest, "format", str)
+        self.digits: int | None = manifest.get("digits")
+        self.has_header = manifest.get("header") is not False or self.format == "npy"
+        """Whether files have a first line; the header of npy is its format."""
+        if self.digits is not None and type(self.digits) is not int:
+            raise FormatError(f"{self._at}: digits is not a number of digits")
+        self.weight_files = manifest.get("weight_files")
+        try:
+            check_digits(self.digits)
+            check_format(self.format)
+        except ArgumentError as error:
+            raise FormatError(f"{self._at}: {error}") from error
+        self.rounded_before = self._rounded(manifest.get("rounded", []))
+        own = ((self.format, self.digits),) if is_rounded(self.format, self.digits) else ()
+        self.rounded = self.rounded_before + own  # by what the values were rounded
+        self.numbers: dict[str, Any] = self._take(manifest, "model_numbers", dict)
+        self.points: dict[str, list[int]] = self._take(manifest, "points", dict)
+        self._known = {name: (width, per_layer) for name, width, per_layer in _core.points()}
+        if not self.points:
+            raise FormatError(f"{self._at}: points is empty")
+        for point, layers in self.points.items():
+            self._check_point(point, layers)
+        self.layers = sorted({layer for layers in self.points.values() for layer in layers})
+
+    def _version(self, key: str) -> int:
+        """0 where it is absent: runs did not always have a number."""
+        version = self.manifest.get(key, 0)
+        if type(version) is not int or version < 0:
+            raise FormatError(f"{self._at}: {key} is not a version number")
+        return version
+
+    def _rounded(self, told: Any) -> tuple[tuple[str, int | None], ...]:
+        """(format, digits) of the files that the values were read back from."""
+        try:
+            before = tuple((check_format(format), digits) for format, digits in told)
+            if all(
+                digits is None or (type(digits) is int and format in SEPARATORS)
+                for format, digits in before
+            ):
+                for _, digits in before:
+                    check_digits(digits)
+                if all(is_rounded(*each) for each in before):
+                    return before
+        except (ArgumentError, TypeError, ValueError):
+            pass
+        raise FormatError(f"{self._at}: rounded is not a list of formats and digits that round")
+
+    def _check_point(self, point: str, layers: Any) -> None:
+        if point not in self._known:
+            raise FormatError(f"{self._at}: there is no point {printable(point)!r}")
+        sound = isinstance(layers, list) and all(
+            type(layer) is int and 0 <= layer < 10000 for layer in layers
+        )
+        if not sound or bool(layers) != self._known[point][1] or len(set(layers)) != len(layers):
+            raise FormatError(f"{self._at}: points has no list of layers for {point}")
+
+    def path(self, name: str) -> Path:
+        """Where a file of the manifest lies; FormatError for a name that leads elsewhere."""
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
+            raise FormatError(f"{self._at}: {printable(name)!r} is no name of a saved file")
+        return self.folder / name
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """meta_layer{i}.json of the first layer of which it can be read: what is of the whole run
+        stands in each. Raises what stood in the way of the first."""
+        for meta in self.metas.values():
+            return meta
+        return self.layer_meta((self.layers or [0])[0])
+
+    @cached_property
+    def metas(self) -> dict[int, dict[str, Any]]:
+        """Layer -> meta_layer{i}.json, of those that the manifest lists and that can be read."""
+        listed = [re.fullmatch(r"meta_layer(0|[1-9][0-9]{0,8})\.json", name) for name in self.files]
+        found = {}
+        for layer in sorted({int(match[1]) for match in listed if match} | set(self.layers or [0])):
+            with contextlib.suppress(FileError, FormatError):
+                found[layer] = self.layer_meta(layer)
+        return found
+
+    def layer_meta(self, layer: int) -> dict[str, Any]:
+        return read_json(self.folder / f"meta_layer{layer}.json")
+
+    @cached_property
+    def token_ids(self) -> np.ndarray:
+        """int32 [T]."""
+        ids = self.meta.get("token_ids")
+        if (
+            not isinstance(ids, list)
+            or not ids
+            or any(type(i) is not int or not 0 <= i < 2**31 for i in ids)
+        ):
+            raise FormatError(
+                f"{shown_path(self.folder)}:"
+                " token_ids in the meta_layer files is no list of token ids"
+            )
+        return np.array(ids, np.int32)
+
+    def values(self) -> list[tuple[str, int | None]]:
+        """(point, layer) of every saved value, in the order of computation; layer None: computed
+        once."""
+        held = [point for point in self._known if point in self.points]
+        per_layer = [
+            (point, layer) for layer in self.layers for point in held if layer in self.points[point]
+        ]
+        return per_layer + [(point, None) for point in held if not self.points[point]]
+
+    def value(self, point: str, layer: int | None) -> np.ndarray:
+        """float32 in the shape of the point, as `run[point, layer]` has it."""
+        name = file_name(point, layer, self.format)
+        wanted = (1, *self._shape(self._known[point][0]))
+        array = self.array(name, wanted, self.format if fixed_point(self.format) else "float32")
+        if array.shape != wanted or array.dtype != np.float32:
+            raise FormatError(
+                f"{shown_path(self.folder / name)}: holds {array.dtype} {list(array.shape)}, and "
+                f"{len(self.token_ids)} tokens of this model need float32 {list(wanted)}"
+            )
+        return array[0]
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        """What a file holds; shape and dtype are for one whose first line was left out."""
+        if self.has_header:
+            return read(self.folder / name)
+        return read(self.folder / name, shape=shape, dtype=dtype)
+
+    def _shape(self, width: str) -> tuple[int, ...]:
+        spelt = {"n_heads": "num_heads", "n_kv_heads": "num_kv_heads"}  # in the meta files
+        return tuple(
+            len(self.token_ids) if axis == "T" else self.size(spelt.get(axis, axis))
+            for axis in axes(width)
+        )
+
+    def size(self, key: str) -> int:
+        """A number above 0 of the model."""
+        value = self.numbers.get(key, self.meta.get(key))
+        if type(value) is not int or not 0 < value < 2**31:
+            raise FormatError(f"{shown_path(self.folder)}: {key} is missing or no size")
+        return value
+
+    def real(self, key: str) -> float:
+        value = self.meta.get(key)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise FormatError(f"{shown_path(self.folder)}: {key} is missing or no number")
+        return float(value)
+
+    def real_list(self, key: str) -> list[float]:
+        values = self.meta.get(key)
+        if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
+            raise FormatError(f"{shown_path(self.folder)}: {key} is missing or no list of numbers")
+        return values
+
+    def strings(self, key: str) -> tuple[str, ...]:
+        """A list of strings of the meta; empty where there is none, as in older runs."""
+        found = self.meta.get(key)
+        return tuple(s for s in found if isinstance(s, str)) if isinstance(found, list) else ()
+
+    def config(self) -> Config:
+        """The numbers of the model, as the files have them."""
+        meta, numbers = self.meta, self.numbers
+        frequencies = np.array(self.real_list("inv_freq"), np.float64)
+        if not np.all(np.abs(frequencies) <= np.finfo(np.float32).max):
+            raise FormatError(f"{shown_path(self.folder)}: inv_freq is beyond float32")
+        inv_freq = frequencies.astype(np.float32)
+        inv_freq.flags.writeable = False
+        if self.real("rms_norm_eps") < 0:
+            raise FormatError(f"{shown_path(self.folder)}: rms_norm_eps is negative")
+        heads, kv_heads, head_dim = map(self.size, ("num_heads", "num_kv_heads", "head_dim"))
+        if heads % kv_heads or 2 * inv_freq.size != head_dim:
+            raise FormatError(
+                f"{shown_path(self.folder)}:"
+                f" {heads} heads, {kv_heads} kv heads, head_dim {head_dim} and "
+                f"{inv_freq.size} inv_freq are of no model"
+            )
+        return Config(
+            n_layers=self.size("n_layers"),
+            n_heads=heads,
+            n_kv_heads=kv_heads,
+            head_dim=head_dim,
+            d_model=self.size("d_model"),
+            d_ff=self.size("d_ff"),
+            vocab_size=self.size("vocab_size"),
+            max_positions=self.size("max_positions"),
+            rms_norm_eps=self.real("rms_norm_eps"),
+            rope_theta=self.real("rope_theta"),
+            rope_scaling=_optional(meta, "rope_scaling", dict),
+            inv_freq=inv_freq,
+            attention_scale=self.real("attention_scale"),
+            attention_bias=meta.get("attention_bias") is True,
+            mlp_bias=numbers.get("mlp_bias") is True,
+            tied_head=numbers.get("tied_head") is True,
+            qk_norm=False,
+            bos_token_id=_optional(numbers, "bos_token_id", int),
+            eos_token_id=_eos(numbers.get("eos_token_id")),
+            dtype=_optional(numbers, "dtype", str),
+            path=str(self.folder),
+            raw={},
+        )
+
+    def prompt(self) -> "Prompt":
+        """What was run, as the files have it."""
+        from ..prompts.chat import TEMPLATE_INPUTS
+        from ..prompts.prompt import Prompt
+
+        text, date = (_optional(self.meta, key, str) for key in ("prompt", "template_date"))
+        inputs = {key: self.meta[key] for key in TEMPLATE_INPUTS if key in self.meta}
+        return Prompt(self.token_ids, text, date, inputs)
+
+    def origin(self, config: Config | None = None) -> "Origin":
+        """What the files say of the model; `config`: instead of its numbers."""
+        from ..run import Origin
+
+        meta = self.meta
+        return Origin(
+            config=config or self.config(),
+            model=path_entry(meta, "model") or "None",
+            revision=_optional(meta, "revision", str),
+            weight_files=_weight_files(self),
+            tokenizer=SavedTokens(_optional(meta, "tokens", list)),  # type: ignore[arg-type]
+            fingerprints=ToldFingerprints(_fingerprints(self)),
+            folder=path_entry(meta, "model_folder"),
+            ignore=self.strings("ignore"),
+            unused=self.strings("unused_tensors"),
+            llamaprobe_version=_optional(meta, "llamaprobe_version", str),
+            arithmetic_version=self.arithmetic_version,
+            rounded=self.rounded,
+        )
+
+    def _take(self, manifest: dict[str, Any], key: str, kind: type) -> Any:
+        if not isinstance(manifest.get(key), kind):
+            raise FormatError(f"{self._at}: {key} is missing or of the wrong kind")
+        return manifest[key]
+
+
+def read_run(folder: str | os.PathLike[str]) -> "Run":
+    """The run that `run.save(folder)` wrote, equal to it bit for bit when it was saved with the
+    shortest digits or as npy (a NaN may be another NaN): the same points, arrays, tokens, prompt
+    and numbers of the model; `run.equals` compares. The model itself is not needed.
+
+    Raises FileError (no manifest, a file is missing) and FormatError (a file that is not what was
+    saved; line and column of text that is not a number), NewerFormatError (a later format version).
+    Whether values were altered is what `llamaprobe verify` says.
+    """
+    from ..run import Run
+
+    saved = Saved(folder)
+    values = {}
+    for point, layers in saved.points.items():
+        numbers: list[int | None] = [*layers] or [None]
+        found = [saved.value(point, layer) for layer in numbers]
+        values[point] = (tuple(layers), np.stack(found) if layers else found[0])
+    return Run(saved.prompt(), values, saved.origin())
+
+
+class SavedTokens:
+    """Stands where a run has its tokenizer: the text of the tokens was saved with them."""
+
+    def __init__(self, tokens: list[str] | None) -> None:
+        self._tokens = tokens
+
+    def pieces(self, ids: np.ndarray) -> list[str] | None:
+        return None if self._tokens is None else list(self._tokens)
+
+
+def _optional(meta: dict[str, Any], key: str, kind: type) -> Any:
+    """A value that may be null; anything of another kind counts as null."""
+    return meta[key] if isinstance(meta.get(key), kind) else None
+
+
+def _eos(value: Any) -> Any:
+    if isinstance(value, list) and all(type(i) is int for i in value):
+        return tuple(value)
+    return value if type(value) is int else None
+
+
+def _fingerprints(saved: Saved) -> dict[str, str | None]:
+    told = saved.weight_files if isinstance(saved.weight_files, dict) else {}
+    return {
+        name: _optional(entry, "fingerprint", str)
+        for name, entry in told.items()
+        if isinstance(entry, dict)
+    }
+
+
+def _weight_files(saved: Saved) -> tuple[tuple[str, int, str | None], ...]:
+    found = saved.weight_files if isinstance(saved.weight_files, dict) else {}
+    return tuple(
+        (name, entry["bytes"], _optional(entry, "sha256", str))
+        for name, entry in found.items()
+        if isinstance(entry, dict) and type(entry.get("bytes")) is int
+    )
