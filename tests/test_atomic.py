@@ -192,7 +192,7 @@ def test_ctrl_c_during_a_slow_fsync_closes_nobody_elses_file(tmp_path, n_signals
     script = f"""
 import os, signal, sys, threading, time
 import llamaprobe as lp
-from llamaprobe import atomic
+from llamaprobe.files import atomic
 sync, started, sent = os.fsync, threading.Event(), threading.Event()
 def slow(fd):
     if threading.current_thread() is threading.main_thread():

@@ -194,9 +194,9 @@ def test_a_batch_has_one_child_for_each_file(random_checkpoint, monkeypatch):
     )
     write_folder(folder, spec)
     started = []
-    start = module._child.Worker._start
+    start = module.sandbox.Worker._start
     monkeypatch.setattr(
-        module._child.Worker, "_start", lambda self: started.append(self._script) or start(self)
+        module.sandbox.Worker, "_start", lambda self: started.append(self._script) or start(self)
     )
     model = llamaprobe.load(folder)
     chats = [[{"role": "user", "content": f"ab{i}<|eot|>"}] for i in range(10)]
@@ -210,7 +210,7 @@ def test_a_batch_has_one_child_for_each_file(random_checkpoint, monkeypatch):
 
 
 def test_a_prompt_over_its_limits_leaves_the_others_to_be_read(monkeypatch):
-    monkeypatch.setattr(module, "_LIMITS", module._child.Limits(1, 30, 256 << 20, 1 << 20))
+    monkeypatch.setattr(module, "_LIMITS", module.sandbox.Limits(1, 30, 256 << 20, 1 << 20))
     template = (
         "{% if messages[0].content == 'loop' %}"
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"

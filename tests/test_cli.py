@@ -405,7 +405,7 @@ def test_output_to_a_terminal_without_utf_8(folder, ids):
 def test_heavy_modules_are_not_imported_for_help():
     script = """
 import sys
-from llamaprobe.cli import main
+from llamaprobe.cli.main import main
 try:
     main(["run", "--help"])
 except SystemExit:

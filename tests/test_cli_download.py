@@ -8,7 +8,7 @@ import pytest
 from fakehub import FakeHub
 from hub_fixtures import NEEDED, REPO_ID, chosen, hub, small_model, tree  # noqa: F401
 
-from llamaprobe.cli import main
+from llamaprobe.cli.main import main
 
 
 def run(*arguments: object) -> int:

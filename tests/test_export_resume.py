@@ -235,7 +235,7 @@ def test_a_limit_on_file_size_names_the_file(random_checkpoint, tmp_path):
     folder = random_checkpoint(vocab_size=9000)
     script = f"""
 import resource, sys
-from llamaprobe.cli import main
+from llamaprobe.cli.main import main
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 sys.exit(main(["weights", {str(folder)!r}, "--out", {str(tmp_path / "o")!r}]))
 """

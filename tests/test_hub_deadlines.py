@@ -129,7 +129,7 @@ def test_a_name_that_is_looked_up_for_ever(impatient: None, monkeypatch: pytest.
 
 @pytest.mark.parametrize("how", ["100 Continue at full speed", "headers a byte at a time"])
 def test_ctrl_c_meanwhile(how: str, hub: FakeHub, tmp_path: Path):
-    code = "import sys; from llamaprobe.cli import main; sys.exit(main())"
+    code = "import sys; from llamaprobe.cli.main import main; sys.exit(main())"
     with serving(ENDLESS[how]) as endpoint:
         env = hub_process.environment(HF_ENDPOINT=endpoint, HF_HOME=str(tmp_path / "h"))
         process = hub_process.start(code, "download", REPO_ID, env=env)

@@ -12,7 +12,7 @@ from fakehub import FakeHub
 from hub_fixtures import REPO_ID, hub, noise  # noqa: F401
 from models import safetensors_bytes
 
-from llamaprobe.cli import main
+from llamaprobe.cli.main import main
 from llamaprobe.hub import download
 from llamaprobe.hub.remote import FIRST_BYTES
 

@@ -197,7 +197,7 @@ def test_room_is_checked_before(
     assert tree(download(REPO_ID, force=True)) == chosen(files)
 
 
-MAIN = "import sys; from llamaprobe.cli import main; sys.exit(main(sys.argv[1:]))"
+MAIN = "import sys; from llamaprobe.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
 
 def interrupt(process: subprocess.Popen[str]) -> None:

@@ -16,7 +16,7 @@ LINE = "llamaprobe: interrupted\n"
 
 START = """
 import os, sys
-from llamaprobe import cli, cli_process
+from llamaprobe.cli import main as cli, process as cli_process
 install = cli_process.Interrupts.install
 def tell(self):
     install(self)
@@ -27,7 +27,7 @@ sys.exit(cli.main())
 
 FAKE = """
 import argparse, atexit, os, signal, sys, threading, time
-from llamaprobe import cli
+from llamaprobe.cli import main as cli
 def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
 def work(args):
@@ -141,7 +141,7 @@ def test_a_status_that_is_decided_stays(when: str, code: int):
 def test_a_command_in_a_program_gives_ctrl_c_back():
     script = """
 import os, signal, sys
-from llamaprobe import cli
+from llamaprobe.cli import main as cli
 hooks = sys.excepthook, sys.unraisablehook
 assert cli.main(["points", "--json"]) == 0
 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -224,7 +224,7 @@ def test_demo_is_always_the_built_in_one(
 ):
     folder.rename(folder.parent / "demo")
     monkeypatch.chdir(folder.parent)
-    assert lp.load("demo").path == Path(source.__file__).parent / "demo"
+    assert lp.load("demo").path == Path(source.__file__).parent.parent / "demo"
     assert lp.load("./demo").path == folder.parent / "demo"
 
 
