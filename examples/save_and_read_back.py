@@ -1,6 +1,6 @@
-"""The main job in a notebook: x and x_norm of every layer as arrays, as files, and back.
+"""The main job in a notebook: x and x_norm of every layer as arrays, as files, and read back.
 
-    python examples/save_and_read_back.py [MODEL] [FOLDER]
+python examples/save_and_read_back.py [MODEL] [FOLDER]
 """
 
 import sys
@@ -9,7 +9,6 @@ import tempfile
 import numpy as np
 
 import llamaprobe as lp
-from llamaprobe.saved.read import read_run
 
 
 def main(source: str = "demo", folder: str | None = None) -> None:
@@ -18,10 +17,9 @@ def main(source: str = "demo", folder: str | None = None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         paths = run.save(folder or f"{temporary}/x_all_layers")
         print(f"{len(paths)} files, the first is {paths[0].name}")
-        one = lp.read(paths[0])
-        back = read_run(paths[0].parent)
-    assert np.array_equal(one[0], run["x", 0])
-    assert all(back[point].tobytes() == run[point].tobytes() for point in run.points)
+        one = lp.read(paths[0])  # float32 [1, n_tokens, d_model]
+        back = lp.read_run(paths[0].parent)
+    assert np.array_equal(one[0], run["x", 0]) and run.equals(back)
     print("read back, equal bit for bit")
 
 

@@ -18,6 +18,51 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPO = Path(__file__).parent.parent
+PASSED = "llamaprobe/passed"  # in pytest's cache: ids of the tests that passed in the last run
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("llamaprobe")
+    group.addoption("--slow", action="store_true", help="run the tests marked slow as well")
+    group.addoption(
+        "--rest",
+        action="store_true",
+        help="run what did not pass in the last whole run: it was "
+        "skipped, it is slow, or it failed",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Slow tests wait for --slow, for an expression after -m, or for their name on the command line;
+    --rest leaves out what passed before."""
+    if config.option.rest:
+        passed = set(config.cache.get(PASSED, []))
+        left_out = [item for item in items if item.nodeid in passed]
+    elif config.option.slow or config.option.markexpr:
+        return
+    else:
+        named = {arg.rpartition("::")[2].partition("[")[0] for arg in config.args if "::" in arg}
+        left_out = [
+            item
+            for item in items
+            if item.get_closest_marker("slow")
+            and getattr(item, "originalname", item.name) not in named
+        ]
+    out = {id(item) for item in left_out}
+    items[:] = [item for item in items if id(item) not in out]
+    config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if not (config.option.slow or config.option.rest or config.option.markexpr):
+        terminalreporter.write_line(
+            "slow tests wait for --slow (all tests) or -m slow (only these)"
+        )
+    whole = config.args == config.getini("testpaths") and not config.option.keyword
+    if whole and not config.option.rest and not config.option.markexpr:
+        reports = terminalreporter.stats.get("passed", [])
+        config.cache.set(PASSED, [report.nodeid for report in reports if report.when == "call"])
 
 
 def _found(path: Path, what: str) -> Path:

@@ -7,7 +7,7 @@ repository is a dict of file name to bytes; files from LARGE bytes on, and safet
 does not store: the hub redirects to the CDN for them.
 
 A `Fault` makes the next matching answers go wrong in one way. What must be true in every test (no
-token at the CDN, no dot segment in any path, no compression asked for, a bounded number of
+token at the CDN, no dot segment in any path, no compression requested, a bounded number of
 requests) is recorded as it happens and raised by `close`.
 """
 
@@ -91,7 +91,7 @@ class FakeHub:
         return sum(seen.sent for seen in self.seen if seen.where == where)
 
     def forget(self) -> None:
-        """As if nothing had been asked."""
+        """Forgets the requests so far."""
         self.seen.clear()
 
     def close(self) -> None:
@@ -158,7 +158,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             broken.append(f"dot segment in {self.path}")
         agent = self.headers.get("User-Agent", "")
         if "llamaprobe" in agent and self.headers.get("Accept-Encoding") != "identity":
-            broken.append(f"compression asked for: {self.headers.get('Accept-Encoding')}")
+            broken.append(f"compression requested: {self.headers.get('Accept-Encoding')}")
         if where == "cdn" and (self.headers.get("Authorization") or self.headers.get("Cookie")):
             broken.append(f"a secret at the CDN: {self.path}")
         if self.fake.token in self.path:
@@ -183,7 +183,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif fault.kind == "body":
             self.send(200, fault.body, fault.headers)
         elif fault.kind == "silent":
-            self.fake.stopping.wait(60)
+            self.fake.stopping.wait(600)
             self.close_connection = True
         else:
             return False
@@ -208,17 +208,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     ) -> None:
         """An answer; HEAD gets the same headers."""
         self.send_response(status)
-        told: dict[str, str | None] = {
+        sent: dict[str, str | None] = {
             "Content-Length": str(len(body)),
             "X-Request-Id": "fake",
             **(headers or {}),
         }
         if self.failing is not None and self.failing.kind == "header":
-            told |= self.failing.headers
-        for name, value in told.items():
+            sent |= self.failing.headers
+        for name, value in sent.items():
             if value is not None:
                 self.send_header(name, value)
-        if told["Content-Length"] is None:
+        if sent["Content-Length"] is None:
             self.close_connection = True
         self.end_headers()
         if self.command != "HEAD":
@@ -235,7 +235,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         )
 
     def send_file(self, data: bytes, headers: dict[str, str | None]) -> None:
-        """A file or the range of it that is asked for, with what is to go wrong."""
+        """A file, or the requested range of it, with its fault."""
         fault = self.failing or Fault("none")
         if fault.kind == "flip":
             data = data[: fault.after] + bytes([data[fault.after] ^ 1]) + data[fault.after + 1 :]
@@ -248,10 +248,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 return
             status = 206
             shift = 1 if fault.kind == "wrong-start" else 0
-            told_total = total + 1 if fault.kind == "wrong-total" else total
+            sent_total = total + 1 if fault.kind == "wrong-total" else total
             headers = {
                 **headers,
-                "Content-Range": f"bytes {start + shift}-{end - 1 + shift}/{told_total}",
+                "Content-Range": f"bytes {start + shift}-{end - 1 + shift}/{sent_total}",
             }
         headers = {"Accept-Ranges": "bytes", "Content-Length": str(end - start), **headers}
         if fault.kind == "gzip":
@@ -288,13 +288,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fault.kind == "long":
             self.wfile.write(b"more than that")
         if cut:
-            self._cut(fault.kind)
+            self._cut(fault.kind, fault.until or self.fake.stopping)
 
-    def _cut(self, kind: str) -> None:
+    def _cut(self, kind: str, until: threading.Event) -> None:
         self.close_connection = True
         self.wfile.flush()
         if kind == "stall":
-            self.fake.stopping.wait(60)
+            until.wait(600)
         elif kind == "reset":
             time.sleep(0.05)  # so that what was sent arrives before the reset destroys it
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -303,7 +303,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 class _Cdn(_Handler):
-    """Files by their sha256, to whoever has a signed address; a token is a reason to refuse."""
+    """Files by their sha256, for a signed address; refused with a token."""
 
     def place(self) -> str:
         return "cdn"
@@ -336,7 +336,7 @@ class _Hub(_Handler):
             return
         match = (
             re.fullmatch(
-                r"/api/models/(?P<id>[^/]+(?:/[^/]+)?)(?:/(?P<verb>revision|tree|paths-info|auth-check)(?:/(?P<rev>[^/]+)(?:/(?P<path>.*))?)?)?",
+                r"/api/models/(?P<id>[^/]+(?:/[^/]+)?)(?:/(?P<verb>revision|tree)(?:/(?P<rev>[^/]+)(?:/(?P<path>.*))?)?)?",
                 self.route,
             )
             if self.place() == "api"
@@ -357,7 +357,7 @@ class _Hub(_Handler):
         if commit not in repo.commits:
             self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
             return
-        verb = (found["verb"] or "revision").replace("-", "_")
+        verb = found["verb"] or "revision"
         getattr(self, f"_{verb}")(found["id"], repo, commit, unquote(found["path"] or ""))
 
     def _token_ok(self) -> bool:
@@ -424,17 +424,6 @@ class _Hub(_Handler):
             url = f"{self.fake.endpoint}/api/models/{repo_id}/tree/{commit}?{query}"
             headers["Link"] = f'<{url}>; rel="next"'
         self.send_json(entries[at : at + size], headers)
-
-    def _paths_info(self, repo_id: str, repo: FakeRepo, commit: str, path: str) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        paths = parse_qs(body.decode()).get("paths", []) or json.loads(body or b"{}").get(
-            "paths", []
-        )
-        files = repo.commits[commit]
-        self.send_json([repo.entry(path, files[path]) for path in paths if path in files])
-
-    def _auth_check(self, repo_id: str, repo: FakeRepo, commit: str, path: str) -> None:
-        self.send_json({})
 
     def _resolve(self, repo_id: str, repo: FakeRepo, commit: str, path: str) -> None:
         headers = {"X-Repo-Commit": commit}

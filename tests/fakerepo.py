@@ -1,7 +1,8 @@
-"""What the fake hub holds, what goes wrong with it, and what it was asked."""
+"""The repositories, faults and recorded requests of the fake hub."""
 
 import dataclasses
 import hashlib
+import threading
 from collections.abc import Mapping
 
 LARGE = 1 << 20
@@ -74,6 +75,8 @@ class Fault:
     """A glob over the path of the request."""
     method: str = "*"
     times: int = 1
+    until: threading.Event | None = None
+    """Ends a stall; None: the end of the test does."""
     after: int = 0
     """Bytes that are sent before it happens."""
     status: int = 503

@@ -1,5 +1,8 @@
-"""What the tests of the hub share: a fake hub, an environment that knows nothing but it, and a
-small model."""
+"""What the tests of the hub share: a fake hub, an environment that points at it, and a small model.
+
+No test depends on speed: what must not happen is awaited with DEADLINE seconds, far beyond what a
+loaded machine needs, and what must happen is polled for with `wait_for`.
+"""
 
 import contextlib
 import http.server
@@ -10,13 +13,17 @@ import shutil
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from fakehub import FakeHub
 
+import llamaprobe.hub.transfer  # noqa: F401 - it copies constants: before any is patched
+
 HOLDS_TOKEN = {"token", "elsewhere"}  # files that a test itself puts it into
+DEADLINE = 120.0  # seconds
 REPO_ID = "meta-llama/Llama-3.2-1B-Instruct"
 
 
@@ -25,7 +32,7 @@ def hub(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> Iterator[FakeHub]:
     """A fake hub; the environment points at it, without a token, with an empty cache in
-    tmp_path/hf. Nothing is synced to the disk in this process: it would take a third of the time.
+    tmp_path/hf. Nothing is synced to the disk in this process, which would take a third of the time.
     """
     with running(FakeHub(), monkeypatch, tmp_path, caplog) as fake:
         yield fake
@@ -33,13 +40,10 @@ def hub(
 
 @contextlib.contextmanager
 def running(
-    fake: FakeHub,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+    fake: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> Iterator[FakeHub]:
-    """A fake hub with the environment of `hub`. In the end: no connection left this machine, and
-    the token is in no log and in no file that a download wrote."""
+    """A fake hub with the environment of `hub`. Checks in the end that no connection left this
+    machine, and that the token is in no log and in no file that a download wrote."""
     for name in list(os.environ):
         if name.startswith(("HF_", "HUGGING", "TRANSFORMERS_", "REQUESTS_", "CURL_")):
             monkeypatch.delenv(name)
@@ -48,8 +52,8 @@ def running(
     monkeypatch.setenv("HF_ENDPOINT", fake.endpoint)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "2")
-    monkeypatch.setattr("llamaprobe.hub.failure.FIRST_WAIT", 0.01)
+    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", str(DEADLINE))
+    monkeypatch.setattr("llamaprobe.hub.client.FIRST_WAIT", 0.002)
     monkeypatch.setattr("os.fsync", lambda fd: None)
     called: set[str] = set()
     connect = socket.socket.connect
@@ -101,13 +105,13 @@ def https(
 
 @pytest.fixture
 def elsewhere() -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """A third server, over plain http: its address, and what it is asked, headers by name and the
-    first line as "line"."""
-    asked: list[dict[str, str]] = []
+    """A third server, over plain http: its address, and the requests it gets, as headers by name and
+    the first line as "line"."""
+    received: list[dict[str, str]] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append({**self.headers, "line": self.requestline})
+            received.append({**self.headers, "line": self.requestline})
             self.send_error(404)
 
         do_HEAD = do_CONNECT = do_GET
@@ -117,21 +121,21 @@ def elsewhere() -> Iterator[tuple[str, list[dict[str, str]]]]:
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.005,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}", asked
+    yield f"http://127.0.0.1:{server.server_address[1]}", received
     server.shutdown()
     server.server_close()
 
 
 @pytest.fixture
 def ranges(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Parallel ranges for small files too: so many bytes each, from four of them on."""
+    """Parallel ranges for small files too: the bytes of a range; four make it worth it."""
     monkeypatch.setattr("llamaprobe.hub.transfer.RANGE", 50_000)
     monkeypatch.setattr("llamaprobe.hub.transfer.PARALLEL_FROM", 200_000)
     return 50_000
 
 
 def noise(n: int, seed: int = 0) -> bytes:
-    """Bytes that no compression and no shift leaves alike."""
+    """Random bytes, which no shift or truncation leaves equal."""
     return random.Random(seed).randbytes(n)
 
 
@@ -154,6 +158,13 @@ def small_model(seed: int = 0, size: int = 300_000) -> dict[str, bytes]:
     }
 
 
+def add_model(hub: FakeHub, seed: int = 0, size: int = 300_000) -> dict[str, bytes]:
+    """Adds a small model as REPO_ID and returns its files."""
+    files = small_model(seed, size)
+    hub.add(REPO_ID, files)
+    return files
+
+
 NEEDED = sorted(
     [
         "config.json",
@@ -166,6 +177,14 @@ NEEDED = sorted(
 )
 
 
+def wait_for(true: Callable[[], object]) -> None:
+    """Returns when it is true; AssertionError after DEADLINE."""
+    end = time.monotonic() + DEADLINE
+    while not true():
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.01)
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     """Path -> bytes of all files below a folder but the bookkeeping, links followed."""
     found = {}
@@ -176,7 +195,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def chosen(files: dict[str, bytes]) -> dict[str, bytes]:
-    """What the default set is of them."""
+    """Those of the default set."""
     return {path: data for path, data in files.items() if path in NEEDED}
 
 

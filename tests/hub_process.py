@@ -1,5 +1,4 @@
-"""Runs a piece of Python in a process of its own, with the hub's environment and nothing else of
-it."""
+"""Runs Python code in a process of its own, with an environment for one hub."""
 
 import os
 import subprocess
@@ -22,7 +21,7 @@ _DROPPED = (
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """This process's environment without what would steer a download, and with `variables`."""
+    """This process's environment without what affects a download, plus `variables`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_DROPPED)}
     paths = os.pathsep.join([str(REPO), str(REPO / "tests")])
     return kept | {"PYTHONPATH": paths, "HF_HUB_DISABLE_XET": "1"} | variables
@@ -42,7 +41,7 @@ def start(code: str, *arguments: str, env: dict[str, str]) -> subprocess.Popen[s
 
 
 def run(
-    code: str, *arguments: str, env: dict[str, str], timeout: float = 60, stdin: str = ""
+    code: str, *arguments: str, env: dict[str, str], timeout: float = 120, stdin: str = ""
 ) -> str:
     """What it prints; an AssertionError with its stderr if it fails."""
     process = start(code, *arguments, env=env)

@@ -69,7 +69,7 @@ def test_what_another_container_writes_is_not_cleared(tmp_path):
 @pytest.mark.parametrize("again", [False, True])
 def test_a_temporary_file_that_somebody_removed_at_once_is_made_again(tmp_path, monkeypatch, again):
     """Also when another one has its name since: a process in a container may have our number."""
-    removed, lock = [], atomic._try_lock
+    removed, lock = [], atomic.try_lock
 
     def remove_first(fd):
         if not removed:
@@ -79,7 +79,7 @@ def test_a_temporary_file_that_somebody_removed_at_once_is_made_again(tmp_path, 
                 removed[0].write_text("somebody's")
         return lock(fd)
 
-    monkeypatch.setattr(atomic, "_try_lock", remove_first)
+    monkeypatch.setattr(atomic, "try_lock", remove_first)
     with atomic.atomic_open(tmp_path / "a") as file:
         file.write(b"whole")
     assert (tmp_path / "a").read_bytes() == b"whole" and removed
@@ -91,13 +91,13 @@ def test_ctrl_c_in_between_leaves_no_descriptor(tmp_path, monkeypatch):
 
     n_open = len(os.listdir("/proc/self/fd"))
     with monkeypatch.context() as patch:
-        patch.setattr(atomic, "_try_lock", interrupt)
+        patch.setattr(atomic, "try_lock", interrupt)
         try:
             atomic.open_temporary(tmp_path)
         except KeyboardInterrupt:
             pass
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == n_open
+    assert len(os.listdir("/proc/self/fd")) <= n_open  # others may close meanwhile
     with atomic.hold_folder(tmp_path):
         assert os.listdir(tmp_path) == []
 
@@ -140,7 +140,7 @@ def test_a_file_system_without_locks_is_told(model, tmp_path, monkeypatch):
     def refuse(fd, operation):
         raise OSError(errno.ENOTSUP, "no locks")
 
-    monkeypatch.setattr(atomic.fcntl, "flock", refuse)
+    monkeypatch.setattr("llamaprobe.files.lock.fcntl.flock", refuse)
     with pytest.warns(UserWarning, match=r"out: this file system has no locks"):
         model.run(IDS).save(tmp_path / "out")
     assert read_run(tmp_path / "out")["x"].shape == (3, 5, 48)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from fakehub import FakeHub
-from hub_fixtures import NEEDED, REPO_ID, chosen, hub, small_model, tree  # noqa: F401
+from hub_fixtures import NEEDED, REPO_ID, add_model, chosen, hub, small_model, tree  # noqa: F401
 
 from llamaprobe.cli.main import main
 
@@ -21,8 +21,7 @@ def run(*arguments: object) -> int:
 def test_the_folder_goes_to_stdout_and_all_else_to_stderr(
     hub: FakeHub, capsys: pytest.CaptureFixture
 ) -> None:
-    files = small_model()
-    hub.add(REPO_ID, files)
+    files = add_model(hub)
     assert run(REPO_ID) == 0
     out, err = capsys.readouterr()
     assert tree(Path(out.strip())) == chosen(files) and out.count("\n") == 1
@@ -68,7 +67,9 @@ def test_a_list_of_models_and_one_that_fails(
     assert (tmp_path / "one" / "config.json").is_file()
 
 
-def test_lists_that_are_none(hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_rejects_bad_lists_of_models(
+    hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     (tmp_path / "empty").write_bytes(b"\n# nothing\n")
     for arguments in (
@@ -85,8 +86,7 @@ def test_lists_that_are_none(hub: FakeHub, tmp_path: Path, capsys: pytest.Captur
 def test_a_dry_run_lists_and_fetches_nothing(
     hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    files = small_model()
-    hub.add(REPO_ID, files)
+    files = add_model(hub)
     assert run(REPO_ID, "--dry-run") == 0
     out, err = capsys.readouterr()
     rows = [line.split("\t") for line in out.splitlines()]
@@ -95,12 +95,12 @@ def test_a_dry_run_lists_and_fetches_nothing(
     assert hub.requests("cdn") == hub.requests("resolve") == [] and not (tmp_path / "hf").exists()
 
 
-def test_a_dry_run_cannot_ask_nobody(hub: FakeHub, capsys: pytest.CaptureFixture) -> None:
+def test_a_dry_run_cannot_be_offline(hub: FakeHub, capsys: pytest.CaptureFixture) -> None:
     assert run(REPO_ID, "--dry-run", "--offline") == 2
     assert "--offline asks nobody" in capsys.readouterr().err and hub.seen == []
 
 
-def test_check_verifies_without_asking(
+def test_check_sends_no_request(
     hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     hub.add(REPO_ID, small_model())
@@ -138,7 +138,7 @@ def test_a_failure_among_several_names_its_model(
     sha256 = hashlib.sha256(small_model(1)["model.safetensors"]).hexdigest()
     hub.fault("flip", method="GET", path=f"/{sha256}", times=10)
     assert run("a/b", "a/c") == 1
-    assert "llamaprobe: a/c: model.safetensors: all 300000 bytes came" in capsys.readouterr().err
+    assert "llamaprobe: a/c: model.safetensors: all 300000 bytes arrived" in capsys.readouterr().err
 
 
 def test_include_exclude_and_layers_reach_the_download(hub: FakeHub, tmp_path: Path) -> None:
@@ -187,17 +187,17 @@ def test_a_token_comes_from_stdin_and_never_from_the_command_line(
 def test_a_folder_needs_no_download(
     hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = "is a folder that is here already and needs no download"
+    fact = "is a folder that is here already and needs no download"
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models" / "mine").mkdir(parents=True)
     for name in (tmp_path, tmp_path / "models" / "mine", "models", "./models", "models/mine/", "."):
         assert run(name) == 1
         out, err = capsys.readouterr()
-        assert (out, err) == ("", f"llamaprobe: {name}: {told}\n")
+        assert (out, err) == ("", f"llamaprobe: {name}: {fact}\n")
     assert hub.seen == []
     assert run("models/mine") == 1, "this may be a repository too"
     err = capsys.readouterr().err
-    assert "not found, or private" in err and f"(models/mine: {told})" in err
+    assert "not found, or private" in err and f"(models/mine: {fact})" in err
     hub.add("models/mine", small_model())
     assert run("models/mine") == 0
     assert run("models/mine", "--local-dir", "models/mine") == 0

@@ -171,7 +171,7 @@ def test_run_json_is_what_the_summary_says(command, tmp_path):
         n: list(run[n].shape) for n in ("x", "q", "logits")
     }
     human = command(*words[:-1])[1]
-    for layer, x, q in zip(told["layers"], told["points"]["x"]["rms"], told["points"]["q"]["rms"]):
+    for layer, x, q in zip(told["layers"], told["points"]["x"]["rms"], told["points"]["q"]["rms"], strict=True):
         assert f"{layer:>5}{x:>14.6g}{q:>14.6g}\n" in human
     assert told["points"]["logits"]["rms"] is None
     assert [token["id"] for token in told["next_tokens"]] == (-run["logits"][-1]).argsort()[:5].tolist()

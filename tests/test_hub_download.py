@@ -1,4 +1,4 @@
-"""Downloads that go well: which files, where they go, what is asked of the hub and how often."""
+"""Downloads that go well: which files, where they go, which requests are sent."""
 
 import json
 import os
@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 from fakehub import FakeHub
 from fakerepo import git_sha1
-from hub_fixtures import NEEDED, REPO_ID, chosen, hub, leftovers, noise, ranges, small_model, tree  # noqa: F401
+from hub_fixtures import (  # noqa: F401
+    NEEDED,
+    REPO_ID,
+    add_model,
+    chosen,
+    hub,
+    leftovers,
+    noise,
+    ranges,
+    small_model,
+    tree,
+)
 
 from llamaprobe.errors import ArgumentError, FileError, FormatError
 from llamaprobe.hub import EntryNotFoundError, NetworkError, OfflineError, download, plan, snapshot
@@ -29,7 +40,7 @@ def test_the_default_set_lands_in_the_cache_in_its_layout(hub: FakeHub, tmp_path
     assert hub.requests("cdn", "GET") and not any("original" in seen.path for seen in hub.seen)
 
 
-def test_what_is_here_is_not_asked_for_again(hub: FakeHub) -> None:
+def test_what_is_here_is_not_requested_again(hub: FakeHub) -> None:
     repo = hub.add(REPO_ID, small_model())
     folder = download(REPO_ID)
     hub.forget()
@@ -52,8 +63,7 @@ def test_a_branch_that_moves_shares_what_did_not_change(hub: FakeHub) -> None:
 
 
 def test_force_fetches_again(hub: FakeHub) -> None:
-    files = small_model()
-    hub.add(REPO_ID, files)
+    files = add_model(hub)
     folder = download(REPO_ID)
     (folder / "model.safetensors").resolve().write_bytes(bytes(300_000))
     assert [f.path for f in check(REPO_ID) if f.state == "damaged"] == ["model.safetensors"]
@@ -62,16 +72,14 @@ def test_force_fetches_again(hub: FakeHub) -> None:
 
 
 def test_a_blob_of_the_wrong_size_counts_as_missing(hub: FakeHub) -> None:
-    files = small_model()
-    hub.add(REPO_ID, files)
+    files = add_model(hub)
     folder = download(REPO_ID)
     (folder / "model.safetensors").resolve().write_bytes(b"short")
     assert download(REPO_ID) == folder and tree(folder) == chosen(files)
 
 
 def test_include_exclude_and_the_files_that_are_never_fetched(hub: FakeHub, tmp_path: Path) -> None:
-    files = small_model()
-    hub.add(REPO_ID, files)
+    files = add_model(hub)
     everything = download(REPO_ID, include="*", local_dir=tmp_path / "a")
     never = {
         "pytorch_model.bin",
@@ -132,11 +140,10 @@ def test_a_renamed_repository_is_followed(hub: FakeHub) -> None:
 
 
 def test_ranges_in_parallel_give_the_same_bytes(hub: FakeHub, ranges: int) -> None:
-    files = small_model(size=1_234_567)
-    hub.add(REPO_ID, files)
+    files = add_model(hub, size=1_234_567)
     assert tree(download(REPO_ID)) == chosen(files)
-    asked = sorted(int(s.headers["Range"][6:].split("-")[0]) for s in hub.requests("cdn"))
-    assert asked == list(range(0, 1_234_567, ranges))
+    starts = sorted(int(s.headers["Range"][6:].split("-")[0]) for s in hub.requests("cdn"))
+    assert starts == list(range(0, 1_234_567, ranges))
     assert hub.sent() == 1_234_567
 
 
@@ -156,7 +163,7 @@ def test_bytes_are_on_the_disk_before_their_name_is(
         replace(name, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
         final = f"{path_of(dst_dir_fd)}/{new}"
         came_from[final] = f"{path_of(src_dir_fd)}/{name}"
-        done.append(("to", final))  # other threads write to this list meanwhile
+        done.append(("to", final))  # other threads write to this list too
 
     monkeypatch.setattr("os.fsync", lambda fd: done.append(("sync", path_of(fd))))
     monkeypatch.setattr("os.replace", record_replace)
@@ -201,18 +208,16 @@ def test_a_plain_folder_gets_files_and_bookkeeping(hub: FakeHub, tmp_path: Path)
     assert not leftovers(tmp_path)
 
 
-def test_a_plain_folder_takes_what_the_cache_holds(hub: FakeHub, tmp_path: Path) -> None:
-    files = small_model()
-    hub.add(REPO_ID, files)
+def test_a_plain_folder_copies_what_the_cache_holds(hub: FakeHub, tmp_path: Path) -> None:
+    files = add_model(hub)
     download(REPO_ID)
     hub.forget()
     assert tree(download(REPO_ID, local_dir=tmp_path / "out")) == chosen(files)
     assert hub.requests("cdn") == hub.requests("resolve") == []
 
 
-def test_a_damaged_copy_in_the_cache_is_not_taken(hub: FakeHub, tmp_path: Path) -> None:
-    files = small_model()
-    hub.add(REPO_ID, files)
+def test_a_damaged_copy_in_the_cache_is_not_used(hub: FakeHub, tmp_path: Path) -> None:
+    files = add_model(hub)
     (download(REPO_ID) / "model.safetensors").resolve().write_bytes(bytes(300_000))
     assert tree(download(REPO_ID, local_dir=tmp_path / "out")) == chosen(files)
 
@@ -260,7 +265,7 @@ def test_offline_with_and_without_files(
     assert hub.seen == []
 
 
-def test_a_dead_hub_is_survived_if_all_is_here(
+def test_a_complete_model_is_used_when_the_hub_is_down(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.add(REPO_ID, small_model())
@@ -273,9 +278,8 @@ def test_a_dead_hub_is_survived_if_all_is_here(
         download("other/model")
 
 
-def test_half_a_model_is_not_taken_for_a_whole_one(hub: FakeHub) -> None:
-    files = small_model()
-    hub.add(REPO_ID, files)
+def test_half_a_model_is_completed(hub: FakeHub) -> None:
+    files = add_model(hub)
     folder = download(REPO_ID)
     (folder / "model.safetensors").unlink()
     with pytest.raises(OfflineError):
@@ -349,7 +353,7 @@ def test_an_index_may_name_files_beside_it_only(hub: FakeHub, tmp_path: Path, na
     assert not any("m.safetensors" in seen.path for seen in hub.seen)
 
 
-def test_an_index_that_names_what_is_not_there(hub: FakeHub) -> None:
+def test_an_index_that_names_an_absent_file(hub: FakeHub) -> None:
     files = sharded()
     del files["model-00002-of-00005.safetensors"]
     hub.add("a/b", files)
@@ -385,7 +389,7 @@ def test_check_finds_damage_and_what_is_missing(hub: FakeHub, tmp_path: Path) ->
         states = {f.path: f.state for f in check(folder)}
         assert states["tokenizer.json"] == "damaged" and states["config.json"] == "missing"
         assert states["mine.txt"] == "unknown" and states["model.safetensors"] == "ok"
-    with pytest.raises(ArgumentError, match="no download"):
+    with pytest.raises(ArgumentError, match="was not made by a download"):
         check(tmp_path)
     with pytest.raises(OfflineError):
         check("not/here")

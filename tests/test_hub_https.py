@@ -7,6 +7,7 @@ import pytest
 from fakehub import FakeHub
 from hub_fixtures import (  # noqa: F401
     REPO_ID,
+    add_model,
     certificate,
     chosen,
     elsewhere,
@@ -27,11 +28,11 @@ def test_the_token_goes_to_the_hub_by_https(https: FakeHub) -> None:
     https.add(REPO_ID, files, gated=True)
     assert https.endpoint.startswith("https://") and https.cdn.startswith("https://")
     assert tree(download(REPO_ID, token=https.token)) == chosen(files)
-    told = {seen.where for seen in https.seen if "Authorization" in seen.headers}
-    assert told == {"api", "resolve"} and https.requests("cdn", "GET")
+    places = {seen.where for seen in https.seen if "Authorization" in seen.headers}
+    assert places == {"api", "resolve"} and https.requests("cdn", "GET")
 
 
-def test_a_certificate_that_nobody_trusts(https: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_certificate_that_is_not_trusted(https: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     https.add(REPO_ID, small_model())
     monkeypatch.delenv("REQUESTS_CA_BUNDLE")
     pauses: list[float] = []
@@ -42,7 +43,7 @@ def test_a_certificate_that_nobody_trusts(https: FakeHub, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("content", [None, b"no certificate"])
-def test_a_bundle_that_is_none(
+def test_rejects_a_ca_file_without_a_certificate(
     https: FakeHub, tmp_path: Path, content: bytes | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = tmp_path / "ca.pem"
@@ -61,42 +62,44 @@ def test_a_redirect_to_plain_http_is_refused(
     https: FakeHub, tmp_path: Path, where: str, elsewhere: Elsewhere
 ) -> None:
     https.add(REPO_ID, small_model())
-    url, asked = elsewhere
+    url, received = elsewhere
     https.fault("redirect", where=where, location=f"{url}/x?sig=y", times=100)
     with pytest.raises(RedirectError, match="from https to plain http; refused"):
         download(REPO_ID, token=https.token)
-    assert asked == [] and not list((tmp_path / "hf").rglob("model.safetensors"))
+    assert received == [] and not list((tmp_path / "hf").rglob("model.safetensors"))
 
 
 def test_pages_by_plain_http_are_refused(https: FakeHub, elsewhere: Elsewhere) -> None:
     https.add(REPO_ID, small_model())
-    url, asked = elsewhere
+    url, received = elsewhere
     link = {"Link": f'<{url}/tree>; rel="next"'}
     https.fault("header", where="api", path="*/tree/*", headers=link, times=100)
     with pytest.raises(RedirectError, match="another server; refused"):
         download(REPO_ID, token=https.token)
-    assert asked == []
+    assert received == []
 
 
 def test_a_proxy_does_not_see_the_token(
     https: FakeHub, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url, asked = elsewhere
+    url, received = elsewhere
     monkeypatch.setenv("HTTPS_PROXY", url)
     monkeypatch.setenv("HF_ENDPOINT", "https://hub.example")
     with pytest.raises(HubError, match="check the connection and HTTPS_PROXY"):
         download(REPO_ID, token=https.token)
-    assert asked and all(seen["line"].startswith("CONNECT hub.example:443 ") for seen in asked)
-    assert not any(https.token in value for seen in asked for value in seen.values())
+    assert received and all(
+        seen["line"].startswith("CONNECT hub.example:443 ") for seen in received
+    )
+    assert not any(https.token in value for seen in received for value in seen.values())
 
 
 @pytest.mark.parametrize("kind", ["drop", "reset", "stall", "flip"])
 def test_broken_connections_are_cured(
     https: FakeHub, ranges: int, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "0.5")
-    files = small_model(size=600_000)
-    https.add(REPO_ID, files)
+    if kind == "stall":
+        monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "1")
+    files = add_model(https, size=600_000)
     for _ in range(3):
         https.fault(kind, method="GET", after=11_111)
     assert tree(download(REPO_ID)) == chosen(files)

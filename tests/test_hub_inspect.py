@@ -14,7 +14,7 @@ from models import safetensors_bytes
 
 from llamaprobe.cli.main import main
 from llamaprobe.hub import download
-from llamaprobe.hub.remote import FIRST_BYTES
+from llamaprobe.hub.fetch import FIRST_BYTES
 
 Inspect = Callable[..., tuple[int, str, str]]
 
@@ -47,16 +47,16 @@ def test_a_model_of_many_shards_that_is_not_here(
     folder = random_checkpoint(n_shards=30, num_hidden_layers=80, hidden_size=96)
     files = files_of(folder)
     repo = hub.add(REPO_ID, files)
-    code, told, errors = inspect(REPO_ID, "--json")
+    code, out, errors = inspect(REPO_ID, "--json")
     assert (code, errors) == (0, "")
-    there = json.loads(told)
-    asked = list(hub.seen)
+    there = json.loads(out)
+    requests = list(hub.seen)
     here = json.loads(inspect(folder, "--json")[1])
     assert there.pop("path") == f"{REPO_ID} at {repo.commit}" and here.pop("path") == str(folder)
     assert there == here and len(there["tensors"]) == 723 and len(there["files"]) == 30
-    assert hub.seen == asked and not (tmp_path / "hf").exists()
+    assert hub.seen == requests and not (tmp_path / "hf").exists()
     # commit and listing; index and config; a HEAD and a piece of every shard
-    assert len(asked) == 2 + 4 + 2 * 30
+    assert len(requests) == 2 + 4 + 2 * 30
     shards = sum(len(data) for name, data in files.items() if name.endswith(".safetensors"))
     assert hub.sent() <= 30 * FIRST_BYTES < shards
     assert all(
@@ -69,13 +69,13 @@ def test_a_model_in_one_file_as_text(
 ) -> None:
     folder = random_checkpoint()
     repo = hub.add(REPO_ID, files_of(folder))
-    code, told, errors = inspect(REPO_ID)
+    code, out, errors = inspect(REPO_ID)
     assert (code, errors) == (0, "")
-    first, *lines = told.splitlines()
+    first, *lines = out.splitlines()
     assert first == f"{REPO_ID} at {repo.commit}" and lines == inspect(folder)[1].splitlines()[1:]
 
 
-def test_what_is_in_the_cache_is_not_asked_for(
+def test_a_cached_model_needs_no_request(
     hub: FakeHub,
     inspect: Inspect,
     random_checkpoint: Callable[..., Path],
@@ -85,22 +85,22 @@ def test_what_is_in_the_cache_is_not_asked_for(
     cached = download(REPO_ID)
     hub.forget()
     for arguments in ([], ["--revision", repo.commit]):
-        code, told, _ = inspect(REPO_ID, "--json", *arguments)
-        assert code == 0 and json.loads(told)["path"] == str(cached) and hub.seen == []
+        code, out, _ = inspect(REPO_ID, "--json", *arguments)
+        assert code == 0 and json.loads(out)["path"] == str(cached) and hub.seen == []
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert inspect(REPO_ID)[0] == 0
-    code, told, errors = inspect("other/model")
-    assert (code, told) == (1, "") and "HF_HUB_OFFLINE is set; run it once with" in errors
+    code, out, errors = inspect("other/model")
+    assert (code, out) == (1, "") and "HF_HUB_OFFLINE is set; run it once with" in errors
     assert hub.seen == []
 
 
-def test_half_a_model_in_the_cache_is_looked_at_on_the_hub(
+def test_half_a_cached_model_is_inspected_on_the_hub(
     hub: FakeHub, inspect: Inspect, random_checkpoint: Callable[..., Path]
 ) -> None:
     repo = hub.add(REPO_ID, files_of(random_checkpoint(n_shards=3)))
     (download(REPO_ID) / "model-00002-of-00003.safetensors").unlink()
-    code, told, _ = inspect(REPO_ID)
-    assert code == 0 and told.startswith(f"{REPO_ID} at {repo.commit}\n")
+    code, out, _ = inspect(REPO_ID)
+    assert code == 0 and out.startswith(f"{REPO_ID} at {repo.commit}\n")
 
 
 def test_a_folder_of_that_name_wins(
@@ -120,7 +120,7 @@ def test_a_folder_of_that_name_wins(
 def test_a_header_that_is_longer_than_the_first_request(
     hub: FakeHub, inspect: Inspect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llamaprobe.hub.remote.FIRST_BYTES", 100)
+    monkeypatch.setattr("llamaprobe.hub.fetch.FIRST_BYTES", 100)
     data = tensors(50)
     header = int.from_bytes(data[:8], "little") + 8
     hub.add("a/b", {"model.safetensors": data})
@@ -134,8 +134,8 @@ def test_a_model_that_cannot_be_run(hub: FakeHub, inspect: Inspect) -> None:
     repo = hub.add("a/b", files)
     assert "cannot be run: there is no config.json" in inspect("a/b")[1]
     repo.update(files | {"config.json": b'{"model_type": "mamba"}'})
-    told = inspect("a/b")[1]
-    assert f"cannot be run: a/b at {repo.commit}: config.json: " in told and "mamba" in told
+    out = inspect("a/b")[1]
+    assert f"cannot be run: a/b at {repo.commit}: config.json: " in out and "mamba" in out
 
 
 def tensors(n: int) -> bytes:
@@ -157,8 +157,8 @@ BROKEN = {
 def test_a_header_that_is_broken(hub: FakeHub, inspect: Inspect, case: str) -> None:
     data, match = BROKEN[case]
     repo = hub.add("a/b", {"model.safetensors": data, "config.json": b"{}"})
-    code, told, errors = inspect("a/b")
-    assert (code, told) == (1, "") and errors.count("\n") == 1 and match in errors
+    code, out, errors = inspect("a/b")
+    assert (code, out) == (1, "") and errors.count("\n") == 1 and match in errors
     assert errors.startswith(f"llamaprobe: a/b at {repo.commit}: model.safetensors: ")
     assert hub.sent() <= 2 * FIRST_BYTES
 
@@ -175,11 +175,11 @@ def test_an_index_that_contradicts_its_shards(
     assert code == 0 and errors.startswith(f"llamaprobe: warning: {where}total_size is 5")
     index["weight_map"]["nobody.has.it"] = "model-00001-of-00002.safetensors"
     repo.update(files | {"model.safetensors.index.json": json.dumps(index).encode()})
-    code, told, errors = inspect("a/b")
-    assert (code, told) == (1, "") and "nobody.has.it" in errors and errors.count("\n") == 1
+    code, out, errors = inspect("a/b")
+    assert (code, out) == (1, "") and "nobody.has.it" in errors and errors.count("\n") == 1
 
 
-def test_a_server_that_sends_no_parts(hub: FakeHub, inspect: Inspect) -> None:
+def test_a_server_without_ranges_cannot_be_inspected(hub: FakeHub, inspect: Inspect) -> None:
     hub.add("a/b", {"model.safetensors": tensors(1) + bytes(32 << 20)})
     hub.fault("ignore-range", method="GET", times=100)
     code, _, errors = inspect("a/b")
@@ -194,11 +194,11 @@ def test_what_a_repo_lacks(hub: FakeHub, inspect: Inspect) -> None:
         ("a/gated", "accept the licence at"),
         ("a/none", "there is no folder a/none here either"),
     ]:
-        code, told, errors = inspect(repo_id)
-        assert (code, told) == (1, "") and match in errors and errors.count("\n") == 1
+        code, out, errors = inspect(repo_id)
+        assert (code, out) == (1, "") and match in errors and errors.count("\n") == 1
 
 
-def test_small_files_that_are_large(hub: FakeHub, inspect: Inspect) -> None:
+def test_rejects_small_files_that_are_listed_as_large(hub: FakeHub, inspect: Inspect) -> None:
     """What would have to be held in memory is bounded, whatever the listing says."""
     name = "model.safetensors.index.json"
     entry = {"type": "file", "oid": "a" * 40, "size": 1 << 40}

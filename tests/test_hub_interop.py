@@ -1,7 +1,6 @@
-"""The real huggingface_hub against the fake hub, and each client with what the other one has
-fetched.
+"""The real huggingface_hub against the fake hub, and each client with what the other one fetched.
 
-Every step of the other client runs in a process of its own: it reads its environment at import.
+The other client runs in processes of its own: it reads its environment at import.
 """
 
 import hashlib
@@ -13,7 +12,17 @@ from pathlib import Path
 import hub_process
 import pytest
 from fakehub import FakeHub
-from hub_fixtures import REPO_ID, chosen, hub, noise, small_model, tree  # noqa: F401
+from hub_fixtures import (  # noqa: F401
+    DEADLINE,
+    REPO_ID,
+    add_model,
+    chosen,
+    hub,
+    noise,
+    small_model,
+    tree,
+    wait_for,
+)
 
 from llamaprobe.hub import download, snapshot
 
@@ -39,14 +48,15 @@ def about_files(hub: FakeHub) -> list[str]:
     return [seen.path for seen in hub.seen if REPO_ID in seen.path or seen.where == "cdn"]
 
 
+@pytest.mark.slow
 def test_the_fake_hub_is_like_the_real_one(hub: FakeHub, tmp_path: Path) -> None:
-    files = small_model()
-    hub.add(REPO_ID, files)
+    files = add_model(hub)
     hub.page_size = 3
     found = theirs(hub, tmp_path, folder=f"snapshot_download('{REPO_ID}')")
     assert tree(Path(found["folder"])) == files
 
 
+@pytest.mark.slow
 def test_the_fake_hub_refuses_like_the_real_one(hub: FakeHub, tmp_path: Path) -> None:
     hub.add("a/gated", small_model(), gated=True)
     hub.add("a/fine", small_model())
@@ -69,6 +79,7 @@ for repo, revision, name, error in [
     hub_process.run(code, env=env)
 
 
+@pytest.mark.slow
 def test_they_find_what_we_fetched(hub: FakeHub, tmp_path: Path) -> None:
     files = small_model()
     repo = hub.add(REPO_ID, files)
@@ -91,6 +102,7 @@ def test_they_find_what_we_fetched(hub: FakeHub, tmp_path: Path) -> None:
     assert tree(plain) == files
 
 
+@pytest.mark.slow
 def test_we_find_what_they_fetched(hub: FakeHub, tmp_path: Path) -> None:
     files = small_model()
     repo = hub.add(REPO_ID, files)
@@ -110,9 +122,9 @@ def test_we_find_what_they_fetched(hub: FakeHub, tmp_path: Path) -> None:
     assert download(REPO_ID) == Path(found["cache"]) and len(hub.seen) == 1
 
 
+@pytest.mark.slow
 def test_we_complete_what_they_began(hub: FakeHub, tmp_path: Path) -> None:
-    files = small_model()
-    hub.add(REPO_ID, files)
+    files = add_model(hub)
     found = theirs(hub, tmp_path, one=f"hf_hub_download('{REPO_ID}', 'model.safetensors')")
     hub.forget()
     folder = snapshot(REPO_ID)
@@ -123,8 +135,7 @@ def test_we_complete_what_they_began(hub: FakeHub, tmp_path: Path) -> None:
 def test_their_store_of_blobs_for_all_repositories_is_understood(
     hub: FakeHub, tmp_path: Path
 ) -> None:
-    files = small_model()
-    hub.add(REPO_ID, files)
+    files = add_model(hub)
     folder = download(REPO_ID)
     blob = (folder / "model.safetensors").resolve()
     shared = tmp_path / "hf" / "hub" / "blobs" / "ab" / ("ab" * 32)
@@ -142,15 +153,15 @@ def test_their_store_of_blobs_for_all_repositories_is_understood(
 
 def test_both_wait_for_the_same_lock(hub: FakeHub, tmp_path: Path) -> None:
     filelock = pytest.importorskip("filelock")
-    files = small_model()
-    hub.add(REPO_ID, files)
+    files = add_model(hub)
     etag = hashlib.sha256(files["model.safetensors"]).hexdigest()
     locks = tmp_path / "hf/hub/.locks/models--meta-llama--Llama-3.2-1B-Instruct"
     locks.mkdir(parents=True)
     worker = threading.Thread(target=download, args=(REPO_ID,))
     with filelock.FileLock(locks / f"{etag}.lock"):
         worker.start()
-        worker.join(1.0)
+        wait_for(lambda: len(list(locks.parent.parent.rglob("snapshots/*/*"))) == 5)
+        worker.join(0.2)
         assert worker.is_alive() and hub.requests("cdn") == []
-    worker.join(20)
+    worker.join(DEADLINE)
     assert not worker.is_alive() and tree(snapshot(REPO_ID)) == chosen(files)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fakehub import FakeHub
-from hub_fixtures import REPO_ID, chosen, hub, small_model, tree  # noqa: F401
+from hub_fixtures import REPO_ID, add_model, chosen, hub, small_model, tree  # noqa: F401
 
 import llamaprobe as lp
 from llamaprobe.hub import download, snapshot
@@ -30,8 +30,7 @@ def move(path: Path, to: Path) -> None:
 def test_a_cache_that_was_moved_piece_by_piece(
     hub: FakeHub, tmp_path: Path, moved: tuple[str, ...], listed: bool
 ) -> None:
-    files = small_model()
-    hub.add(REPO_ID, files)
+    files = add_model(hub)
     folder = download(REPO_ID)
     cache = folder.parent.parent
     if not listed:
@@ -66,8 +65,7 @@ def test_a_model_of_a_moved_cache_knows_its_commit(
 def test_what_is_missing_is_fetched_into_a_moved_cache(
     hub: FakeHub, tmp_path: Path, moved: str
 ) -> None:
-    files = small_model()
-    hub.add(REPO_ID, files)
+    files = add_model(hub)
     folder = download(REPO_ID)
     (folder / "model.safetensors").resolve().unlink()
     (folder / "model.safetensors").unlink()
@@ -78,9 +76,7 @@ def test_what_is_missing_is_fetched_into_a_moved_cache(
     assert (folder.parent.parent / moved).is_symlink()
 
 
-def test_offline_the_reason_is_what_is_in_the_cache(
-    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_offline_errors_say_what_is_missing(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add(REPO_ID, small_model())
     folder = download(REPO_ID)
     shutil.rmtree(folder.parent.parent / ".llamaprobe")
@@ -114,7 +110,8 @@ def assert_here(hub: FakeHub, files: dict[str, bytes], folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "parts", [["blobs"], ["refs"], ["snapshots", "blobs"], [".llamaprobe"], ["snapshots", "blobs", "refs"]]
+    "parts",
+    [["blobs"], ["refs"], ["snapshots", "blobs"], [".llamaprobe"], ["snapshots", "blobs", "refs"]],
 )
 def test_a_folder_of_the_cache_is_a_link(hub: FakeHub, tmp_path: Path, parts: list[str]) -> None:
     files = small_model()
@@ -132,8 +129,7 @@ def test_a_folder_of_the_cache_is_a_link(hub: FakeHub, tmp_path: Path, parts: li
 
 def test_snapshots_alone_is_a_link(hub: FakeHub, tmp_path: Path) -> None:
     """Its links to ../../blobs lead elsewhere then; they are made anew."""
-    files = small_model()
-    hub.add(REPO_ID, files)
+    files = add_model(hub)
     folder = download(REPO_ID)
     move(folder.parent, tmp_path / "big" / "deep" / "snapshots")
     assert not (folder / "config.json").exists()
@@ -141,8 +137,7 @@ def test_snapshots_alone_is_a_link(hub: FakeHub, tmp_path: Path) -> None:
 
 
 def test_a_blob_is_a_link_to_another_cache(hub: FakeHub, tmp_path: Path) -> None:
-    files = small_model()
-    hub.add(REPO_ID, files)
+    files = add_model(hub)
     folder = download(REPO_ID)
     blobs = folder.parent.parent / "blobs"
     for blob in list(blobs.iterdir()):
@@ -151,9 +146,8 @@ def test_a_blob_is_a_link_to_another_cache(hub: FakeHub, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("size", ["another", "none"])
-def test_a_link_that_leads_to_nothing_of_use(hub: FakeHub, tmp_path: Path, size: str) -> None:
-    files = small_model()
-    hub.add(REPO_ID, files)
+def test_a_link_to_no_usable_blob(hub: FakeHub, tmp_path: Path, size: str) -> None:
+    files = add_model(hub)
     folder = download(REPO_ID)
     blob = (folder / "model.safetensors").resolve()
     move(blob, tmp_path / "new" / "blobs" / blob.name)

@@ -24,13 +24,13 @@ NOT_A_REPO = {
 
 
 @pytest.mark.parametrize("name", NOT_A_REPO)
-def test_what_is_taken_for_a_repository_id(hub: FakeHub, name: str) -> None:
+def test_which_addresses_name_a_repository(hub: FakeHub, name: str) -> None:
     with pytest.raises(ArgumentError, match=NOT_A_REPO[name]):
         download(name)
     assert hub.seen == []
 
 
-def test_loading_an_address_tells_the_repository_too(hub: FakeHub) -> None:
+def test_loading_an_address_names_the_repository(hub: FakeHub) -> None:
     with pytest.raises(FileError, match="no repo id, which looks like owner/name; give org/name"):
         lp.load("https://huggingface.co/org/name")
 
@@ -45,9 +45,7 @@ NEVER_HONEST = [
 
 
 @pytest.mark.parametrize("path", NEVER_HONEST, ids=lambda path: ascii(path)[:20])
-def test_a_listing_with_a_name_that_is_never_honest(
-    hub: FakeHub, tmp_path: Path, path: object
-) -> None:
+def test_rejects_a_listing_with_an_unsafe_name(hub: FakeHub, tmp_path: Path, path: object) -> None:
     entry = {"type": "file", "oid": "a" * 40, "size": 1, "path": path}
     hub.add(REPO_ID, small_model(), extra_entries=[entry])
     with pytest.raises(UnsafeNameError) as caught:
@@ -64,7 +62,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize("paths", PAIRS, ids=ascii)
-def test_chosen_names_that_some_system_cannot_hold(
+def test_rejects_selected_names_that_some_system_cannot_hold(
     hub: FakeHub, tmp_path: Path, paths: list[str]
 ) -> None:
     hub.add(REPO_ID, small_model() | dict.fromkeys(paths, b"x"))
@@ -103,7 +101,7 @@ def test_a_name_too_long_for_its_bookkeeping(hub: FakeHub, tmp_path: Path) -> No
         *({"lfs": {"oid": "../x", "size": 1}}, {"lfs": {"oid": "a" * 64, "size": 2}}),
     ],
 )
-def test_entries_with_impossible_facts(hub: FakeHub, change: dict) -> None:
+def test_rejects_entries_with_impossible_values(hub: FakeHub, change: dict) -> None:
     entry = {"type": "file", "oid": "a" * 40, "size": 1, "path": "x.json"} | change
     hub.add(REPO_ID, small_model(), extra_entries=[entry])
     with pytest.raises(MetadataError):

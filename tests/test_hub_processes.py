@@ -1,4 +1,7 @@
-"""Downloads that are killed, interrupted, run out of disk, or are not alone."""
+"""Downloads that are killed, interrupted, run out of disk, or are not alone.
+
+LLAMAPROBE_KILLS=50 kills a download at as many moments.
+"""
 
 import hashlib
 import os
@@ -7,8 +10,8 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +20,9 @@ import pytest
 from fakehub import FakeHub
 from fakerepo import git_sha1
 from hub_fixtures import (  # noqa: F401
+    DEADLINE,
     REPO_ID,
+    add_model,
     certificate,
     chosen,
     https,
@@ -25,14 +30,15 @@ from hub_fixtures import (  # noqa: F401
     leftovers,
     small_model,
     tree,
+    wait_for,
 )
 
 from llamaprobe.hub import DiskFullError, download, snapshot
 
 ONE = """
 import resource, sys
-from llamaprobe.hub import DiskFullError, download, failure
-failure.FIRST_WAIT = 0.01
+from llamaprobe.hub import DiskFullError, client, download
+client.FIRST_WAIT = 0.002
 if len(sys.argv) > 2:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
 try:
@@ -44,7 +50,7 @@ except DiskFullError as error:
 FORKING = """
 import os, sys
 import requests
-from llamaprobe.hub import client, download, progress, repo, transfer, work
+from llamaprobe.hub import client, download, transfer
 transfer.RANGE, transfer.PARALLEL_FROM, client.PIECE = 50_000, 200_000, 10_000
 for line in iter(sys.stdin.readline, ""):
     pid = os.fork()
@@ -57,7 +63,7 @@ for line in iter(sys.stdin.readline, ""):
         os._exit(0)
     print("started", flush=True)
     sys.stdin.readline()
-    os.kill(pid, 9)  # not waited for yet, so the number is still its own
+    os.kill(pid, 9)  # not waited for yet, so the number still belongs to it
     print(os.waitpid(pid, 0)[1], flush=True)
 """
 
@@ -65,6 +71,7 @@ for line in iter(sys.stdin.readline, ""):
 def env(hub: FakeHub, tmp_path: Path, **more: str) -> dict[str, str]:
     if "REQUESTS_CA_BUNDLE" in os.environ:
         more["REQUESTS_CA_BUNDLE"] = os.environ["REQUESTS_CA_BUNDLE"]
+    more["HF_HUB_DOWNLOAD_TIMEOUT"] = str(5 * DEADLINE)
     return hub_process.environment(
         HF_ENDPOINT=hub.endpoint, HF_HOME=str(tmp_path / "hf"), HOME=str(tmp_path), **more
     )
@@ -80,35 +87,28 @@ def assert_final_names_are_true(cache: Path, files: dict[str, bytes]) -> None:
         assert path.read_bytes() == files[path.name]
 
 
-def wait_for(true: Callable[[], bool]) -> None:
-    for _ in range(1200):
-        if true():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it does not happen")
-
-
 def kept(tmp_path: Path, etag: str) -> int:
     """Bytes of the unfinished file."""
     return sum(path.stat().st_size for path in (tmp_path / "hf").rglob(f"{etag}*.incomplete"))
 
 
 def tell(process: subprocess.Popen[str], line: str) -> str:
-    """What it answers to a line."""
+    """Its answer to a line."""
     process.stdin.write(line + "\n")
     process.stdin.flush()
     return process.stdout.readline()
 
 
-def test_killed_at_fifty_moments(hub: FakeHub, tmp_path: Path) -> None:
-    files = small_model(size=3_000_000)
-    hub.add(REPO_ID, files)
-    cache, moments = tmp_path / "hf" / "hub", random.Random(5)
+@pytest.mark.slow
+def test_killed_at_any_moment(hub: FakeHub, tmp_path: Path) -> None:
+    files = add_model(hub, size=3_000_000)
+    n_kills = int(os.environ.get("LLAMAPROBE_KILLS", "5"))
+    cache, moments = tmp_path / "hf" / "hub", random.Random()
     parent = hub_process.start(FORKING, env=env(hub, tmp_path))
     kills, whole = 0, 0.15
     try:
-        for _ in range(500):
-            if kills >= 50:
+        for _ in range(100 * n_kills):
+            if kills >= n_kills:
                 break
             assert tell(parent, REPO_ID) == "started\n"
             time.sleep(moments.uniform(0, whole))
@@ -122,18 +122,17 @@ def test_killed_at_fifty_moments(hub: FakeHub, tmp_path: Path) -> None:
                 shutil.rmtree(cache)
     finally:
         parent.stdin.close()
-        parent.wait(30)
+        parent.wait(DEADLINE)
         parent.stdout.close()
         parent.stderr.close()
-    assert kills == 50
+    assert kills == n_kills
     assert tree(download(REPO_ID)) == chosen(files) and not leftovers(
         tmp_path / "hf" / "hub" / "blobs"
     )
 
 
 def test_what_a_killed_process_fetched_is_not_fetched_again(hub: FakeHub, tmp_path: Path) -> None:
-    files = small_model(size=500_000)
-    hub.add(REPO_ID, files)
+    files = add_model(hub, size=500_000)
     hub.fault("stall", method="GET", after=400_000)
     process = hub_process.start(ONE, REPO_ID, env=env(hub, tmp_path))
     sha256 = hashlib.sha256(files["model.safetensors"]).hexdigest()
@@ -145,24 +144,32 @@ def test_what_a_killed_process_fetched_is_not_fetched_again(hub: FakeHub, tmp_pa
     assert hub.sent() == 100_000
 
 
-def test_two_processes_do_the_work_once(hub: FakeHub, tmp_path: Path) -> None:
-    files = small_model(size=5_000_000)
-    hub.add(REPO_ID, files)
-    processes = [hub_process.start(ONE, REPO_ID, env=env(hub, tmp_path)) for _ in range(3)]
+@pytest.mark.slow
+def test_three_processes_do_the_work_once(hub: FakeHub, tmp_path: Path) -> None:
+    files = add_model(hub, size=5_000_000)
+    released = threading.Event()
+    hub.fault("stall", method="GET", after=1_000_000, until=released)
+    processes = [hub_process.start(ONE, REPO_ID, env=env(hub, tmp_path))]
+    sha256 = hashlib.sha256(files["model.safetensors"]).hexdigest()
+    wait_for(lambda: kept(tmp_path, sha256) == 1_000_000)
+    processes += [hub_process.start(ONE, REPO_ID, env=env(hub, tmp_path)) for _ in range(2)]
+    wait_for(lambda: len([seen for seen in hub.seen if "/revision/" in seen.path]) == 3)
+    time.sleep(1)  # without a lock they would fetch now
+    released.set()
     for process in processes:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=DEADLINE)
         assert process.returncode == 0, err
     assert hub.sent() == 5_000_000
     assert tree(snapshot(REPO_ID)) == chosen(files) and not leftovers(tmp_path)
 
 
+@pytest.mark.slow
 def test_four_files_at_once(hub: FakeHub, tmp_path: Path) -> None:
-    """As long as four are waited for, nobody asks for a fifth."""
+    """While four are awaited, a fifth is not requested."""
     different = {"special_tokens_map.json": b"1", "vocab.json": b"2", "merges.txt": b"3"}
     hub.add(REPO_ID, small_model() | different)
     fault = hub.fault("silent", where="resolve", times=100)
-    more = {"HF_HUB_DOWNLOAD_TIMEOUT": "600"}
-    process = hub_process.start(ONE, REPO_ID, env=env(hub, tmp_path, **more))
+    process = hub_process.start(ONE, REPO_ID, env=env(hub, tmp_path))
     wait_for(lambda: fault.times <= 96)
     time.sleep(0.2)
     assert fault.times == 96
@@ -170,9 +177,9 @@ def test_four_files_at_once(hub: FakeHub, tmp_path: Path) -> None:
     process.communicate()
 
 
-def test_a_full_disk_keeps_what_came(hub: FakeHub, tmp_path: Path) -> None:
-    files = small_model(size=300_000)
-    hub.add(REPO_ID, files)
+@pytest.mark.slow
+def test_a_full_disk_keeps_what_arrived(hub: FakeHub, tmp_path: Path) -> None:
+    files = add_model(hub, size=300_000)
     out = hub_process.run(ONE, REPO_ID, "150000", env=env(hub, tmp_path))
     assert "free some space and run it again" in out
     sha256 = hashlib.sha256(files["model.safetensors"]).hexdigest()
@@ -185,12 +192,11 @@ def test_a_full_disk_keeps_what_came(hub: FakeHub, tmp_path: Path) -> None:
 def test_room_is_checked_before(
     hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = small_model(size=300_000)
-    hub.add(REPO_ID, files)
+    files = add_model(hub, size=300_000)
     monkeypatch.setattr(
-        "llamaprobe.hub.work.shutil.disk_usage", lambda path: SimpleNamespace(free=20 << 20)
+        "llamaprobe.hub.transfer.shutil.disk_usage", lambda path: SimpleNamespace(free=20 << 20)
     )
-    monkeypatch.setattr("llamaprobe.hub.work._SPARE", (20 << 20) - 100_000)
+    monkeypatch.setattr("llamaprobe.hub.transfer._SPARE", (20 << 20) - 100_000)
     with pytest.raises(DiskFullError, match="are missing and .* are free"):
         download(REPO_ID)
     assert hub.requests("resolve") == []
@@ -201,46 +207,46 @@ MAIN = "import sys; from llamaprobe.cli.main import main; sys.exit(main(sys.argv
 
 
 def interrupt(process: subprocess.Popen[str]) -> None:
-    """Ctrl-C ends it long before the silence of the server does."""
+    """Ctrl-C ends it, long before the timeout of 600 seconds."""
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == 130 and out == "" and "Traceback" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["api", "resolve", "cdn"])
 def test_control_c_while_there_is_no_answer(hub: FakeHub, tmp_path: Path, where: str) -> None:
     hub.add(REPO_ID, small_model())
     fault = hub.fault("silent", where=where, times=1000)
-    more = {"HF_HUB_DOWNLOAD_TIMEOUT": "600"}
-    process = hub_process.start(MAIN, "download", REPO_ID, env=env(hub, tmp_path, **more))
+    process = hub_process.start(MAIN, "download", REPO_ID, env=env(hub, tmp_path))
     wait_for(lambda: fault.times < 1000)
     interrupt(process)
 
 
-def test_control_c_while_a_name_is_looked_up(hub: FakeHub, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_control_c_during_a_lookup_of_a_name(hub: FakeHub, tmp_path: Path) -> None:
     code = """
 import socket, sys, threading
 def look_up(*_, **__):
-    print("asked", file=sys.stderr, flush=True)
+    print("called", file=sys.stderr, flush=True)
     threading.Event().wait(60)
 socket.getaddrinfo = look_up
 """
     more = {"HF_ENDPOINT": "http://hub.example"}
     process = hub_process.start(code + MAIN, "download", REPO_ID, env=env(hub, tmp_path) | more)
-    assert process.stderr.readline() == "asked\n"
+    assert process.stderr.readline() == "called\n"
     interrupt(process)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["hub", "https"])
-def test_control_c_keeps_what_came(
+def test_control_c_keeps_what_arrived(
     scheme: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     hub = request.getfixturevalue(scheme)
-    files = small_model(size=500_000)
-    hub.add(REPO_ID, files)
+    files = add_model(hub, size=500_000)
     hub.fault("stall", method="GET", after=300_000)
-    more = {"HF_HUB_DOWNLOAD_TIMEOUT": "600"}
-    process = hub_process.start(MAIN, "download", REPO_ID, env=env(hub, tmp_path, **more))
+    process = hub_process.start(MAIN, "download", REPO_ID, env=env(hub, tmp_path))
     sha256 = hashlib.sha256(files["model.safetensors"]).hexdigest()
     wait_for(lambda: kept(tmp_path, sha256) == 300_000)
     interrupt(process)
@@ -250,10 +256,10 @@ def test_control_c_keeps_what_came(
     assert tree(download(REPO_ID)) == chosen(files) and hub.sent() == 200_000
 
 
+@pytest.mark.slow
 def test_control_c_in_a_program_that_goes_on(hub: FakeHub, tmp_path: Path) -> None:
-    """Nothing is held by those who still wait for an answer: the same process can begin again."""
-    files = small_model()
-    hub.add(REPO_ID, files)
+    """Threads that still wait for an answer hold nothing: the same process can begin again."""
+    files = add_model(hub)
     code = """
 import sys
 from llamaprobe.hub import download
@@ -264,12 +270,11 @@ except KeyboardInterrupt:
     print(download(sys.argv[1], progress=False))
 """
     fault = hub.fault("silent", times=1000)
-    more = {"HF_HUB_DOWNLOAD_TIMEOUT": "600"}
-    process = hub_process.start(code, REPO_ID, env=env(hub, tmp_path, **more))
+    process = hub_process.start(code, REPO_ID, env=env(hub, tmp_path))
     wait_for(lambda: fault.times < 1000)
     hub.faults.clear()
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0 and err == ""
-    told, folder = out.splitlines()
-    assert told == "interrupted" and tree(Path(folder)) == chosen(files)
+    said, folder = out.splitlines()
+    assert said == "interrupted" and tree(Path(folder)) == chosen(files)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 from fakehub import FakeHub
-from hub_fixtures import REPO_ID, chosen, elsewhere, hub, small_model, tree  # noqa: F401
+from hub_fixtures import REPO_ID, add_model, chosen, elsewhere, hub, small_model, tree  # noqa: F401
 
 from llamaprobe.errors import ArgumentError, HubError
 from llamaprobe.hub import (
@@ -26,8 +26,7 @@ from llamaprobe.hub import (
     snapshot,
 )
 from llamaprobe.hub.check import check
-from llamaprobe.hub.failure import failure_of
-from llamaprobe.hub.origin import check_redirect, may_carry_token, origin
+from llamaprobe.hub.connection import check_redirect, failure_of, may_carry_token, origin
 from llamaprobe.hub.settings import Token, read_token
 
 
@@ -146,7 +145,7 @@ def test_the_body_of_a_redirect_is_not_read(hub: FakeHub, where: str) -> None:
     assert hub.sent(where) < 64 << 20
 
 
-def test_which_way_a_redirect_may_lead() -> None:
+def test_where_a_redirect_may_lead() -> None:
     assert check_redirect("https://hub.x/a", "https://cdn.x/a") is None
     assert check_redirect("http://127.0.0.1:1/a", "http://localhost:2/a") is None
     assert "plain http" in str(check_redirect("https://hub.x/a", "http://hub.x/a"))
@@ -169,7 +168,7 @@ def test_redirects_in_circles(hub: FakeHub, where: str) -> None:
 def test_a_redirect_to_another_port_gets_no_token(
     hub: FakeHub, elsewhere: tuple[str, list[dict[str, str]]]
 ) -> None:
-    url, asked = elsewhere
+    url, received = elsewhere
     hub.add(REPO_ID, small_model())
     for where in ("api", "resolve"):
         hub.faults = []
@@ -180,12 +179,11 @@ def test_a_redirect_to_another_port_gets_no_token(
     hub.fault("redirect", where="cdn", location=f"{url}/x", times=1000)
     with pytest.raises(ServerError):
         download(REPO_ID, token=hub.token)
-    assert asked and not any("Authorization" in headers for headers in asked)
+    assert received and not any("Authorization" in headers for headers in received)
 
 
-def test_off_the_hub_and_back_the_token_stays_away(hub: FakeHub) -> None:
-    files = small_model()
-    hub.add(REPO_ID, files)
+def test_a_redirect_off_the_hub_and_back_gets_no_token(hub: FakeHub) -> None:
+    add_model(hub)
     back = f"{hub.endpoint}/api/whoami-v2"
     hub.fault("redirect", where="cdn", location=back, times=1000)
     with pytest.raises(HubError):
@@ -215,11 +213,11 @@ def test_a_token_goes_over_https_or_inside_this_machine(
         download(REPO_ID, token=True)
 
 
-def test_an_implicit_token_is_left_out_over_plain_http(
+def test_an_implicit_token_is_not_sent_over_plain_http(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """127.0.0.2 is this machine too, but we say that it is not."""
-    monkeypatch.setattr("llamaprobe.hub.origin.is_loopback", lambda host: False)
+    monkeypatch.setattr("llamaprobe.hub.connection._is_loopback", lambda host: False)
     monkeypatch.setenv("HF_TOKEN", hub.token)
     hub.add(REPO_ID, small_model())
     download(REPO_ID)
@@ -229,13 +227,13 @@ def test_an_implicit_token_is_left_out_over_plain_http(
 def test_proxies_are_honoured(
     hub: FakeHub, elsewhere: tuple[str, list[dict[str, str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url, asked = elsewhere
+    url, received = elsewhere
     monkeypatch.setenv("HTTP_PROXY", url)
     monkeypatch.setenv("http_proxy", url)
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.example")
     with pytest.raises(HubError):
         download(REPO_ID)
-    assert asked and asked[0]["Host"] == "hub.example"
+    assert received and received[0]["Host"] == "hub.example"
 
 
 def test_a_socks_proxy_without_its_package() -> None:
@@ -247,24 +245,24 @@ def test_a_socks_proxy_without_its_package() -> None:
 
 def everything_of(error: BaseException) -> str:
     """All that an exception, its chain, its frames and what they hold can tell."""
-    told, seen = [], set()
+    parts, seen = [], set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
         seen.add(id(link))
-        told += [
+        parts += [
             "".join(
                 traceback.TracebackException.from_exception(link, capture_locals=True).format()
             ),
             repr(vars(link)),
         ]
-        told += [repr(vars(value)) for value in vars(link).values() if hasattr(value, "__dict__")]
+        parts += [repr(vars(value)) for value in vars(link).values() if hasattr(value, "__dict__")]
         link = link.__cause__ or link.__context__
-    return "\n".join(told)
+    return "\n".join(parts)
 
 
 @pytest.mark.parametrize("fault", ["status", "drop", "reset", "html", "body", "refused"])
 @pytest.mark.parametrize("where", ["api", "resolve", "cdn"])
-def test_no_error_and_no_log_tells_the_token(
+def test_no_error_and_no_log_shows_the_token(
     hub: FakeHub,
     where: str,
     fault: str,
@@ -278,7 +276,6 @@ def test_no_error_and_no_log_tells_the_token(
             closed.bind(("127.0.0.1", 0))
             monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
     hub.fault(fault, where=where, status=500, times=1000)
-    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "0.3")
     try:
         download(REPO_ID, token=hub.token, progress=False)
     except HubError as error:
@@ -311,7 +308,7 @@ BAD_IDS = [
 
 
 @pytest.mark.parametrize("repo_id", BAD_IDS, ids=lambda text: ascii(text)[:12])
-def test_repository_ids_that_are_none(hub: FakeHub, repo_id: object) -> None:
+def test_rejects_bad_repository_ids(hub: FakeHub, repo_id: object) -> None:
     for call in (download, plan):
         with pytest.raises(ArgumentError):
             call(repo_id)
@@ -321,7 +318,7 @@ def test_repository_ids_that_are_none(hub: FakeHub, repo_id: object) -> None:
 @pytest.mark.parametrize(
     "revision", ["", "../x", "/x", "a\nb", "a\\b", "x" * 300, "a//b", ".", 5, None]
 )
-def test_revisions_that_are_none(hub: FakeHub, revision: object) -> None:
+def test_rejects_bad_revisions(hub: FakeHub, revision: object) -> None:
     with pytest.raises(ArgumentError):
         download(REPO_ID, revision=revision)
     assert hub.seen == []
@@ -336,7 +333,9 @@ def test_a_revision_with_a_slash(hub: FakeHub) -> None:
     assert (folder.parent.parent / "refs/refs/pr/1").read_text() == repo.commit
 
 
-@pytest.mark.parametrize("revisions", [["v", "v/1"], ["v/1", "v"], ["a/b", "a/b/c/d", "a", "a/b/c"]])
+@pytest.mark.parametrize(
+    "revisions", [["v", "v/1"], ["v/1", "v"], ["a/b", "a/b/c/d", "a", "a/b/c"]]
+)
 def test_a_revision_below_another_one(
     hub: FakeHub, revisions: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,7 +368,7 @@ def test_a_revision_below_another_one(
         "https://x/a\tb",
     ],
 )
-def test_endpoints_that_are_none(
+def test_rejects_bad_endpoints(
     hub: FakeHub, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", endpoint)

@@ -13,15 +13,14 @@ from pathlib import Path
 
 import pytest
 from fakehub import FakeHub
-from hub_fixtures import REPO_ID, chosen, hub, leftovers, noise, small_model, tree  # noqa: F401
+from hub_fixtures import REPO_ID, add_model, chosen, hub, leftovers, noise, small_model, tree  # noqa: F401
 
 from llamaprobe import FileError
-from llamaprobe.hub import OfflineError, TransferError, download, lock, partial
-from llamaprobe.hub.cache_store import CacheStore
+from llamaprobe.hub import OfflineError, TransferError, download, folder
+from llamaprobe.hub.folder import Folder, Partial
 from llamaprobe.hub.listing import RepoFile
 from llamaprobe.hub.local_store import LocalStore
-from llamaprobe.hub.partial import Partial
-from llamaprobe.hub.store import INCOMPLETE, Store
+from llamaprobe.hub.store import INCOMPLETE, CacheStore, Store
 
 COMMIT = "a" * 40
 DATA = noise(100_000)
@@ -33,9 +32,9 @@ def no_locks(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
         raise OSError(errno.ENOTSUP, "no locks")
 
     if why == "the file system has none":
-        monkeypatch.setattr(lock.fcntl, "flock", refuse)
+        monkeypatch.setattr("llamaprobe.files.lock.fcntl.flock", refuse)
     else:
-        monkeypatch.setattr(lock, "_open", lambda folder, name: None)
+        monkeypatch.setattr(Folder, "_open_lock", lambda self, name: None)
 
 
 def make_store(kind: str, path: Path) -> Store:
@@ -50,7 +49,7 @@ def writing(store: Store) -> Iterator[tuple[Partial, str]]:
         store.incomplete(FILE, is_locked) as (folder, name),
     ):
         part = Partial(folder, name, FILE, is_new=not is_locked)
-        part.take_up(lambda: None)
+        part.resume(lambda: None)
         yield part, name
         part.close()
 
@@ -85,8 +84,7 @@ def test_downloads_at_the_same_time_without_locks(
     hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str
 ) -> None:
     no_locks(monkeypatch, "the file system has none")
-    files = small_model()
-    hub.add(REPO_ID, files)
+    files = add_model(hub)
     hub.fault("drop", method="GET", after=100_000, times=3)
     local = None if to == "cache" else tmp_path / "out"
     with ThreadPoolExecutor(3) as pool:
@@ -95,7 +93,7 @@ def test_downloads_at_the_same_time_without_locks(
     assert not leftovers(tmp_path)
 
 
-def test_private_unfinished_files_do_not_stay_for_ever(
+def test_old_private_unfinished_files_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_locks(monkeypatch, "the file system has none")
@@ -113,7 +111,7 @@ def test_private_unfinished_files_do_not_stay_for_ever(
 
 
 @pytest.mark.parametrize("how", ["replaced", "removed"])
-def test_a_file_whose_name_was_taken_meanwhile_is_not_published(tmp_path: Path, how: str) -> None:
+def test_a_file_whose_name_was_taken_is_not_published(tmp_path: Path, how: str) -> None:
     with writing(make_store("cache", tmp_path)) as (part, name):
         part.append(DATA)
         path = tmp_path / "models--o--m/blobs" / name
@@ -124,7 +122,7 @@ def test_a_file_whose_name_was_taken_meanwhile_is_not_published(tmp_path: Path, 
             part.finish()
 
 
-def test_to_start_again_leaves_the_bytes_that_were_there(tmp_path: Path) -> None:
+def test_a_restart_leaves_the_old_bytes(tmp_path: Path) -> None:
     """Somebody may have given them their final name."""
     with writing(make_store("cache", tmp_path)) as (part, name):
         part.append(DATA)
@@ -134,7 +132,7 @@ def test_to_start_again_leaves_the_bytes_that_were_there(tmp_path: Path) -> None
     assert (tmp_path / "whole").read_bytes() == DATA
 
 
-def test_a_disk_that_cannot_be_read_is_told_with_the_file(
+def test_a_disk_that_cannot_be_read_is_reported_with_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = make_store("cache", tmp_path)
@@ -144,7 +142,7 @@ def test_a_disk_that_cannot_be_read_is_told_with_the_file(
     def fail(*_: object) -> bytes:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(partial.os, "pread", fail)
+    monkeypatch.setattr(folder.os, "pread", fail)
     with pytest.raises(FileError, match=rf"{FILE.etag}.*: Input/output error"):
         with writing(store):
             pass
@@ -153,34 +151,25 @@ def test_a_disk_that_cannot_be_read_is_told_with_the_file(
 # ---- what the user put there ----
 
 
-def put(source: Path, target: Path, how: str) -> None:
-    """Another file of the same size and an old time, in place of `target`."""
-    source.write_bytes(bytes(target.stat().st_size))
-    os.utime(source, (1, 1))
-    time.sleep(1.2)  # believed for a second, for clocks that are not one
-    shutil.copy2(source, target) if how == "cp -p" else os.replace(source, target)
-
-
-@pytest.mark.parametrize("how", ["cp -p", "mv"])
-def test_a_copy_with_an_old_time_is_not_believed(hub: FakeHub, tmp_path: Path, how: str) -> None:
+@pytest.mark.slow
+def test_files_of_the_user_are_hashed(hub: FakeHub, tmp_path: Path) -> None:
+    """In a copied folder all files are newer than its metadata says, and their bytes are right; a
+    file with an old time, copied or moved into the folder, is hashed."""
     files, out = small_model(), tmp_path / "out"
     repo = hub.add(REPO_ID, files)
     download(REPO_ID, local_dir=out)
-    put(tmp_path / "other", out / "model.safetensors", how)
-    assert (out / "model.safetensors").stat().st_mtime == 1
-    with pytest.raises(OfflineError, match="not complete"):
-        download(REPO_ID, local_dir=out, local_files_only=True)
-    assert tree(download(REPO_ID, revision=repo.commit, local_dir=out)) == chosen(files)
-
-
-def test_a_copied_folder_is_complete_offline_too(hub: FakeHub, tmp_path: Path) -> None:
-    """Its files are all newer than what the notes say; their bytes are right."""
-    files = small_model()
-    repo = hub.add(REPO_ID, files)
-    download(REPO_ID, local_dir=tmp_path / "out")
-    time.sleep(1.2)
-    copy = Path(shutil.copytree(tmp_path / "out", tmp_path / "copy"))
+    time.sleep(1.2)  # changes within a second count as part of the download
+    copy = Path(shutil.copytree(out, tmp_path / "copy"))
     hub.forget()
     assert download(REPO_ID, local_dir=copy, local_files_only=True) == copy
     assert tree(download(REPO_ID, revision=repo.commit, local_dir=copy)) == chosen(files)
     assert hub.requests("cdn") == []
+    for name, place in (("model.safetensors", shutil.copy2), ("tokenizer.json", os.replace)):
+        other = tmp_path / "other"
+        other.write_bytes(bytes(len(files[name])))
+        os.utime(other, (1, 1))
+        place(other, out / name)
+        assert (out / name).stat().st_mtime == 1
+        with pytest.raises(OfflineError, match="not complete"):
+            download(REPO_ID, local_dir=out, local_files_only=True)
+        assert tree(download(REPO_ID, revision=repo.commit, local_dir=out)) == chosen(files)

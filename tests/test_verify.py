@@ -71,9 +71,9 @@ def test_a_batch_other_dates_and_one_layer_are_true(model, tmp_path):
 
 def test_runs_without_a_tokenizer_and_of_the_first_layers_are_true(random_checkpoint, tmp_path):
     folder = random_checkpoint(n_shards=2)
-    for i, model in enumerate([lp.load(folder), lp.load(folder, layers=1)]):
-        model.run([1, 2, 3]).save(tmp_path / f"{i}")
-        assert found(tmp_path / f"{i}", model) == left_out(tmp_path / f"{i}", model) == []
+    for i, loaded in enumerate([lp.load(folder), lp.load(folder, layers=1)]):
+        loaded.run([1, 2, 3]).save(tmp_path / f"{i}")
+        assert found(tmp_path / f"{i}", loaded) == left_out(tmp_path / f"{i}", loaded) == []
     spec = json.dumps(small_tokenizer.byte_level())
     (folder / "tokenizer.json").write_text(spec)  # comes later
     assert found(tmp_path / "0", lp.load(folder)) == []

@@ -3,7 +3,7 @@
     python tools/coverage_table.py BUILD_FOLDER...
 
 A line counts when any build has code for it, and is reached when any test of any build ran it. The
-lines that nothing reached are listed behind each file.
+lines that nothing reached are listed after each file.
 """
 
 import argparse

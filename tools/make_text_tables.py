@@ -4,7 +4,7 @@
     python tools/make_text_tables.py --check    # exits 1 when a header is not what this writes
 
 All of it is Python's integer arithmetic, so the tables are right if the formulas below are. What
-the numbers mean and why they are enough is told in docs/text.md.
+the numbers mean and why they suffice is in docs/text.md.
 """
 
 import sys

@@ -20,7 +20,7 @@ from ..errors import ArgumentError, Error, FileError, HubError
 from ..files.naming import counted, printable
 
 if TYPE_CHECKING:
-    from ..hub.fetch import Choice
+    from ..hub.listing import Choice
 
 _MAX_LIST = 1 << 20  # bytes of a list of models
 _MAX_TOKEN = 4096
@@ -224,7 +224,7 @@ def _check(args: argparse.Namespace, repo: str, several: bool, token: str | None
 
 
 def _choice(args: argparse.Namespace) -> "Choice":
-    from ..hub.fetch import Choice
+    from ..hub.listing import Choice
 
     return Choice(
         args.include,

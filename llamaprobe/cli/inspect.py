@@ -63,7 +63,7 @@ def _describe_repo(repo_id: str, revision: str) -> dict[str, Any]:
     cached = find_cached(repo_id, revision=revision)
     if cached is not None:
         return describe(cached)
-    from ..hub.remote import remote_headers
+    from ..hub.fetch import remote_headers
 
     with remote_headers(repo_id, revision=revision) as headers:
         told = describe(headers.folder) | {"path": headers.name}

@@ -12,7 +12,6 @@ container.
 
 import contextlib
 import errno
-import fcntl
 import io
 import itertools
 import os
@@ -25,6 +24,7 @@ from typing import BinaryIO
 
 from .. import log
 from ..errors import ArgumentError, FileError
+from .lock import is_at, try_lock
 from .naming import MAX_PATH, expand_user, printable
 
 _TEMPORARY = re.compile(r"\.llamaprobe-[0-9]+-[0-9]+\.part")
@@ -105,16 +105,9 @@ def open_temporary(folder: Path) -> tuple[io.FileIO, Path]:
         path = folder / f".llamaprobe-{os.getpid()}-{next(_counter)}.part"
         with contextlib.suppress(FileExistsError):
             file = open(path, "x+b", buffering=0)
-            if _try_lock(file.fileno()) is not False and _is_at(path, file.fileno()):
+            if try_lock(file.fileno()) is not False and is_at(path, file.fileno()):
                 return file, path
             file.close()  # somebody took it for left behind before it was locked
-
-
-def _is_at(path: Path, fd: int) -> bool:
-    """Whether a name still is that of an open file."""
-    with contextlib.suppress(OSError):
-        return os.path.samestat(os.lstat(path), os.fstat(fd))
-    return False
 
 
 @contextlib.contextmanager
@@ -232,7 +225,7 @@ def _locked_folder(path: Path) -> Iterator[bool]:
         raise file_error(error, path, "exists and is not a folder; choose another one") from error
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        is_alone = _try_lock(fd)
+        is_alone = try_lock(fd)
         if is_alone is False:
             raise FileError(
                 f"{shown_path(path)}: another llamaprobe is writing to this folder; wait for it"
@@ -261,18 +254,6 @@ def _removed_on_error(folders: list[Path]) -> Iterator[None]:
         raise
 
 
-def _try_lock(fd: int) -> bool | None:
-    """True: ours, until the descriptor is closed. False: somebody else's. None: there are no
-    locks."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
-
-
 def _remove_leftovers(folder: Path) -> None:
     for entry in os.scandir(folder):
         if _TEMPORARY.fullmatch(entry.name):
@@ -284,7 +265,7 @@ def _remove_unlocked(path: str) -> None:
     """Removes a temporary file that nobody has open. Raises OSError."""
     fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        if _try_lock(fd) is not False:
+        if try_lock(fd) is not False:
             os.unlink(path)
     finally:
         os.close(fd)

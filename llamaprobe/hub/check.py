@@ -1,25 +1,22 @@
-"""Verifies what is on disk against what the hub promised when it was fetched. Asks nobody, changes
-nothing.
+"""Verifies what is on disk against the etags that the hub gave when it was fetched. Sends no
+request, changes nothing.
 
-Every file is read and hashed. In the cache the promise is the name of the blob, in a plain folder
-it is the metadata, and a listing, where there is one, tells what is missing.
+Every file is read and hashed. In the cache the etag is the name of the blob, in a plain folder it
+is in the metadata; a listing, where there is one, shows what is missing.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import ArgumentError, Error
-from .cache_store import read_ref, repo_folder
 from .errors import OfflineError
-from .fetch import Choice
-from .listing import MAX_LISTING, Listing, RepoFile, parse
+from .listing import INDEX, MAX_INDEX, MAX_LISTING, Choice, Listing, RepoFile, parse
 from .local_store import parse_metadata, read_marker
 from .names import check_repo_id, check_revision, is_commit, is_etag
-from .partial import hash_matches
-from .selection import INDEX, MAX_INDEX, needs_index
 from .settings import read_settings
+from .store import read_ref, repo_folder
 
 
 class Finding(NamedTuple):
@@ -27,7 +24,7 @@ class Finding(NamedTuple):
 
     path: str
     state: str
-    """"ok", "damaged", "missing" or "unknown": nobody promised anything about it."""
+    """"ok", "damaged", "missing" or "unknown" (no etag is recorded for it)."""
 
 
 def check(
@@ -39,8 +36,8 @@ def check(
 ) -> list[Finding]:
     """Hash every file of a folder that a download made, or of a repository in the cache.
 
-    An existing folder wins over a repository id. "missing" are those of `choice` that the listing
-    has and the disk has not. ArgumentError; OfflineError if it is not on this disk.
+    An existing folder wins over a repository id. "missing" are the files of `choice` that are in
+    the listing and not on the disk. ArgumentError; OfflineError if it is not on this disk.
     """
     choice = choice or Choice()
     folder = Path(source)
@@ -51,7 +48,7 @@ def check(
         if folder.parent.name == "snapshots":
             return _check_snapshot(folder, choice)
         raise ArgumentError(
-            f"{folder}: no download made this folder, so there is nothing to check it against"
+            f"{folder}: was not made by a download, so there is nothing to check it against"
         )
     root = read_settings(cache_dir).cache_dir / repo_folder(check_repo_id(os.fspath(source)))
     commit = read_ref(root, check_revision(revision))
@@ -64,36 +61,43 @@ def check(
 def _check_snapshot(folder: Path, choice: Choice) -> list[Finding]:
     root = folder.parent.parent
     listing = _read_listing(root / ".llamaprobe", root / "trees", folder.name)
-    findings = []
-    for path in _walk(folder):
-        where = folder / path
-        etag = (
-            os.path.basename(os.readlink(where))
-            if os.path.islink(where)
-            else listing[path].etag
-            if path in listing
-            else ""
-        )
-        findings.append(Finding(path, _state(where, path, etag, listing)))
-    return findings + _missing(folder, listing, choice)
+
+    def etag_of(path: str) -> str:
+        if os.path.islink(folder / path):
+            return os.path.basename(os.readlink(folder / path))
+        return listing[path].etag if path in listing else ""
+
+    return _check(folder, listing, etag_of, choice)
 
 
 def _check_local(folder: Path, choice: Choice) -> list[Finding]:
     books = folder / ".cache" / "huggingface"
-    commit = read_marker(folder).get("commit", "")
-    listing = (
-        _read_listing(books / "llamaprobe", books / "trees", commit) if is_commit(commit) else {}
-    )
-    findings = []
-    for path in _walk(folder):
-        told = parse_metadata(_read(books / "download" / f"{path}.metadata", 1000))
-        etag = listing[path].etag if path in listing else told[1] if told else ""
-        findings.append(Finding(path, _state(folder / path, path, etag, listing)))
-    return findings + _missing(folder, listing, choice)
+    commit = read_marker(folder).get("commit")
+    listing: Listing = {}
+    if commit is not None and is_commit(commit):
+        listing = _read_listing(books / "llamaprobe", books / "trees", commit)
+
+    def etag_of(path: str) -> str:
+        noted = parse_metadata(_read(books / "download" / f"{path}.metadata", 1000))
+        return listing[path].etag if path in listing else noted[1] if noted else ""
+
+    return _check(folder, listing, etag_of, choice)
+
+
+def _check(
+    folder: Path, listing: Listing, etag_of: Callable[[str], str], choice: Choice
+) -> list[Finding]:
+    findings = [
+        Finding(path, _state(folder / path, path, etag_of(path), listing)) for path in _walk(folder)
+    ]
+    index = _read(folder / INDEX, MAX_INDEX) if choice.needs_index(listing) else None
+    selected = [file.path for file in choice.of(listing, index)] if listing else []
+    absent = [path for path in selected if not os.path.lexists(folder / path)]
+    return findings + [Finding(path, "missing") for path in absent]
 
 
 def _state(where: Path, path: str, etag: str, listing: Listing) -> str:
-    """Of one file that should have this etag."""
+    """The state of a file that should have this etag."""
     if not is_etag(etag) or (path in listing and listing[path].etag != etag):
         return "damaged" if path in listing else "unknown"
     try:
@@ -103,17 +107,11 @@ def _state(where: Path, path: str, etag: str, listing: Listing) -> str:
     try:
         size = os.fstat(fd).st_size
         file = RepoFile(path, size, etag[:40], etag if len(etag) == 64 else None)
-        return "ok" if hash_matches(fd, file) else "damaged"
+        return "ok" if file.matches(fd) else "damaged"
     except Error:
         return "damaged"
     finally:
         os.close(fd)
-
-
-def _missing(folder: Path, listing: Listing, choice: Choice) -> list[Finding]:
-    index = _read(folder / INDEX, MAX_INDEX) if needs_index(listing, choice.include) else None
-    wanted = [file.path for file in choice.of(listing, index)] if listing else []
-    return [Finding(path, "missing") for path in wanted if not os.path.lexists(folder / path)]
 
 
 def _walk(folder: Path) -> Iterator[str]:

@@ -1,10 +1,8 @@
-"""What can go wrong between here and the hub, one class per next step, and the hub's own words for
-it.
+"""What can go wrong between here and the hub: one class per remedy, and the hub's answers in words.
 
-A message is one line: what was asked for, what is the matter, what to do. Where that is the same
-for all errors of a class, the class says it. A message never holds a token, a
-header, or the query of a signed address; what a server said is stripped of control characters and
-cut before it is shown.
+A message is one line: what was requested, what is the matter, what to do; where the remedy is the
+same for a whole class, the class adds it. A message never holds a token, a header, or the query of
+a signed address; text from a server is stripped of control characters and cut.
 """
 
 from collections.abc import Mapping
@@ -13,18 +11,37 @@ from urllib.parse import urlsplit
 from ..errors import HubError
 from ..files.naming import printable
 
+__all__ = [
+    "CaptivePortalError",
+    "ChecksumError",
+    "DisabledError",
+    "DiskFullError",
+    "EntryNotFoundError",
+    "GatedError",
+    "MetadataError",
+    "NetworkError",
+    "OfflineError",
+    "RedirectError",
+    "RepoNotFoundError",
+    "RevisionNotFoundError",
+    "ServerError",
+    "TokenError",
+    "TransferError",
+    "UnsafeNameError",
+]
 
-class _SameStepError(HubError):
-    """An error whose message ends in the same next step, whatever is the matter."""
 
-    step = ""
+class _SameRemedyError(HubError):
+    """An error whose message always ends in the same remedy."""
+
+    remedy = ""
 
     def __init__(self, what: str) -> None:
-        super().__init__(what if self.step in what else f"{what}; {self.step}")
+        super().__init__(what if self.remedy in what else f"{what}; {self.remedy}")
 
 
 class RepoNotFoundError(HubError):
-    """No such repository, or a private one that this token cannot see (the hub does not tell
+    """No such repository, or a private one that this token cannot see (the hub does not say
     which)."""
 
 
@@ -49,7 +66,7 @@ class TokenError(HubError):
 
 
 class OfflineError(HubError):
-    """It is not on this disk, and the hub may not be asked."""
+    """Not on this disk, and the hub may not be asked."""
 
 
 class NetworkError(HubError):
@@ -57,47 +74,47 @@ class NetworkError(HubError):
 
 
 class ServerError(HubError):
-    """The hub answered with an error that waiting did not cure."""
+    """The hub answered with an error, also after several tries."""
 
 
 class CaptivePortalError(HubError):
     """Something between here and the hub answered with a web page, such as a login form."""
 
 
-class RedirectError(_SameStepError):
-    """The server sends us where we do not go: another scheme, plain http, in circles."""
+class RedirectError(_SameRemedyError):
+    """A redirect that is not followed: to another scheme, to plain http, in circles."""
 
-    step = "check HF_ENDPOINT, and log in to your network if it asks for that"
+    remedy = "check HF_ENDPOINT, and log in to your network if it asks for that"
 
 
-class MetadataError(_SameStepError):
+class MetadataError(_SameRemedyError):
     """The hub's answer lacks a commit, an etag or a size, or contradicts itself."""
 
-    step = "check HF_ENDPOINT and the proxy, or try again later"
+    remedy = "check HF_ENDPOINT and the proxy, or try again later"
 
 
 class UnsafeNameError(HubError):
     """A name from the server that could reach outside the folder, or that two files share."""
 
 
-class TransferError(_SameStepError):
-    """A file came too short, too long, or from the wrong place of it, again and again."""
+class TransferError(_SameRemedyError):
+    """A file arrived too short, too long, or from the wrong offset, in every try."""
 
-    step = "run it again: it goes on where it stopped"
+    remedy = "run it again: it resumes where it stopped"
 
 
-class ChecksumError(_SameStepError):
-    """All bytes came and they are not the file that the hub promised."""
+class ChecksumError(_SameRemedyError):
+    """All bytes arrived, and their hash is not the one that the hub listed."""
 
-    step = "run it again; if that does not help, the repository or a proxy is broken"
+    remedy = "run it again; if that does not help, the repository or a proxy is broken"
 
 
 class DiskFullError(HubError):
-    """The disk cannot hold the files; what came so far is kept and resumed."""
+    """The disk cannot hold the files; what has arrived is kept and resumed."""
 
 
 def shown_url(url: str) -> str:
-    """Where an address leads, without its query: that is where signatures are."""
+    """An address without its query, which may hold a signature."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -107,44 +124,42 @@ def shown_url(url: str) -> str:
 
 
 def explain(
-    status: int, headers: Mapping[str, str], body: str, asked: str, page: str, with_token: bool
+    status: int, headers: Mapping[str, str], body: str, what: str, page: str, with_token: bool
 ) -> HubError:
     """The error for an answer of the hub with a status of 4xx or 5xx.
 
-    `body` is the error text of its JSON, `asked` what the message is about ("meta-llama/X at
-    main"), `page` the repository's web page.
+    `body` is the error text of its JSON, `what` begins the message ("meta-llama/X at main"), `page`
+    is the repository's web page.
     """
     code = headers.get("X-Error-Code", "")
     said = printable(headers.get("X-Error-Message") or body, 200)
     if code == "GatedRepo":
-        return GatedError(f"{asked}: gated; {_gated_step(page, with_token)}")
+        return GatedError(f"{what}: gated; {_gated_remedy(page, with_token)}")
     if said == "Access to this resource is disabled.":
-        return DisabledError(f"{asked}: the hub has disabled this repository; see {page}")
+        return DisabledError(f"{what}: the hub has disabled this repository; see {page}")
     if code == "RevisionNotFound":
-        return RevisionNotFoundError(
-            f"{asked}: no such branch, tag or commit; see {page}/tree/main"
-        )
+        return RevisionNotFoundError(f"{what}: no such branch, tag or commit; see {page}/tree/main")
     if code == "EntryNotFound":
-        return EntryNotFoundError(f"{asked}: no such file in this repository; see {page}/tree/main")
+        return EntryNotFoundError(f"{what}: no such file in this repository; see {page}/tree/main")
     if status == 401 and said == "Invalid credentials in Authorization header":
         return TokenError(
-            f"{asked}: the hub does not know this token; set HF_TOKEN to a valid one or unset it"
+            f"{what}: the hub does not know this token; set HF_TOKEN to a valid one or unset it"
         )
     if code == "RepoNotFound" or status in (401, 404):
         hint = "the token may lack access to it" if with_token else "for a private one set HF_TOKEN"
-        return RepoNotFoundError(f"{asked}: not found, or private; check the spelling, {hint}")
+        return RepoNotFoundError(f"{what}: not found, or private; check the spelling, {hint}")
     if status == 403:
         return TokenError(
-            f"{asked}: the hub refuses (403{_said(said)}); check that the token may read this"
+            f"{what}: the hub refuses (403{_said(said)}); check that the token may read this"
             f" repository"
         )
     if status == 429:
         hint = "" if with_token else ", or set HF_TOKEN for a higher limit"
-        return ServerError(f"{asked}: too many requests (429); wait some minutes{hint}")
-    return ServerError(f"{asked}: the server answers {status}{_said(said)}; try again later")
+        return ServerError(f"{what}: too many requests (429); wait some minutes{hint}")
+    return ServerError(f"{what}: the server answers {status}{_said(said)}; try again later")
 
 
-def _gated_step(page: str, with_token: bool) -> str:
+def _gated_remedy(page: str, with_token: bool) -> str:
     if with_token:
         return (
             f"the account of this token has no access yet: accept the licence at {page}, then wait"

@@ -1,23 +1,57 @@
-"""What a repository holds at one commit: names, sizes, etags. Also how such a listing is kept on
-disk.
+"""The files of a repository at one commit, and which of them llamaprobe needs.
 
-On disk it has the form of the hub's own client, whose listings are read too: the hub is not asked
-again for what is known. A listing of a commit never changes. One that cannot be believed is as good
-as none.
+A listing never changes. On disk it has the form of the hub's own client, whose listings are read
+too, so that the hub is not asked again for what is known; an invalid one counts as absent.
+
+Selected by default: the config, the tokenizer, the chat template, and the weights in safetensors
+once: `model.safetensors`, or the shards that its index names. Whatever the globs say, never the
+second copy of the weights in `original/`, never code or a format that can run code.
 """
 
+import hashlib
 import json
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..errors import HubError
+from ..checkpoint.folder import OTHER_FORMATS
+from ..errors import ArgumentError, Error, FormatError, HubError
+from ..files.atomic import file_error
+from ..files.naming import printable
 from .errors import MetadataError
 from .names import check_entry, is_etag
 
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+MAX_INDEX = 64 << 20
 MAX_LISTING = 64 << 20  # bytes of the file
 _MAX_SIZE = 1 << 50
+_BLOCK = 4 << 20
 _VERSION = 1
+
+_NEEDED = {
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.json",
+    "chat_template.jinja",
+}
+_NEVER = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".pickle", ".py", ".pyc", ".so")
+_SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
+_LAYER = re.compile(r"model\.layers\.([0-9]{1,9})\.")
+_EMBEDDINGS = "model.embed_tokens."
 
 
 @dataclass(frozen=True)
@@ -33,52 +67,71 @@ class RepoFile:
     xet_hash: str | None = None
 
     @property
+    def folders(self) -> list[str]:
+        """The folders that it lies in."""
+        return self.path.split("/")[:-1]
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.path.rpartition("/")[2]
+
+    @property
     def etag(self) -> str:
-        """What the hub calls it, and the name of its blob in the cache: the sha256, or git's sha1
-        of a small file."""
+        """The name of its blob in the cache: the sha256, or git's sha1 of a small file."""
         return self.sha256 or self.blob_id
+
+    def new_hash(self) -> "_Hash":
+        """The hash whose hex digits over all of the file are its etag."""
+        if self.sha256:
+            return hashlib.sha256()
+        return hashlib.sha1(f"blob {self.size}\0".encode(), usedforsecurity=False)
+
+    def matches(self, fd: int, check: Callable[[], None] = lambda: None) -> bool:
+        """Whether an open file has these bytes: reads and hashes it. `check` may raise to end it.
+        FileError if the disk cannot be read."""
+        total, digest = 0, self.new_hash()
+        while total <= self.size:
+            check()
+            try:
+                data = os.pread(fd, _BLOCK, total)
+            except OSError as error:
+                raise file_error(error, self.path) from error
+            if not data:
+                break
+            digest.update(data)
+            total += len(data)
+        return total == self.size and digest.hexdigest() == self.etag
 
 
 Listing = Mapping[str, RepoFile]
 
 
-def from_api(entry: Any, asked: str) -> RepoFile | None:
-    """A file from one entry of the hub's tree listing; None for a folder. UnsafeNameError,
-    MetadataError."""
+# ---- as the hub and the disk have it ----
+
+
+def from_api(entry: Any, what: str) -> RepoFile | None:
+    """A file from one entry of the hub's tree listing; None for a folder. `what` begins messages.
+    UnsafeNameError, MetadataError."""
     if not isinstance(entry, dict):
-        raise MetadataError(f"{asked}: the hub's list of files holds something that is no file")
+        raise MetadataError(f"{what}: the hub's list of files has an entry that is not an object")
     path = check_entry(entry.get("path"))
     if entry.get("type") != "file":
         return None
     lfs = entry.get("lfs")
     large = lfs if isinstance(lfs, dict) else {}
-    return _file(
-        path,
-        entry.get("size"),
-        entry.get("oid"),
-        large.get("oid"),
-        large.get("size"),
-        entry.get("xetHash"),
-        asked,
-    )
+    hashes = {"lfs_sha256": large.get("oid"), "xet_hash": entry.get("xetHash")}
+    return _file(path, entry.get("size"), large.get("size"), entry.get("oid"), hashes, what)
 
 
 def parse(data: bytes) -> Listing | None:
-    """The listing in a `<commit>.json`; None if it is not to be believed."""
+    """The listing in a `<commit>.json`; None for an invalid one."""
     try:
         value = json.loads(data.decode("utf-8"))
         if value["format_version"] != _VERSION:
             return None
         return {
-            check_entry(path): _file(
-                path,
-                e["size"],
-                e["blob_id"],
-                e.get("lfs_sha256"),
-                e.get("lfs_size"),
-                e.get("xet_hash"),
-                "",
-            )
+            check_entry(path): _file(path, e["size"], e.get("lfs_size"), e["blob_id"], e, "")
             for path, e in value["files"].items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, HubError):
@@ -99,15 +152,168 @@ def serialize(listing: Listing) -> bytes:
 
 
 def _file(
-    path: str, size: Any, blob_id: Any, sha256: Any, lfs_size: Any, xet_hash: Any, asked: str
+    path: str, size: Any, lfs_size: Any, blob_id: Any, hashes: Mapping[str, Any], what: str
 ) -> RepoFile:
+    sha256, xet_hash = hashes.get("lfs_sha256"), hashes.get("xet_hash")
     if sha256 is not None and type(lfs_size) is int:
         size = lfs_size if size in (lfs_size, None) else None
     if type(size) is not int or not 0 <= size <= _MAX_SIZE:
-        raise MetadataError(f"{asked}: the hub gives no size, or two, for {path!r}")
+        raise MetadataError(f"{what}: the hub gives no size, or two, for {path!r}")
     if not (is_etag(blob_id) and len(blob_id) == 40) or not (
         sha256 is None or (is_etag(sha256) and len(sha256) == 64)
     ):
-        raise MetadataError(f"{asked}: the hub gives no usable hash for {path!r}")
-    fine = is_etag(xet_hash) and len(xet_hash) == 64
+        raise MetadataError(f"{what}: the hub gives no usable hash for {path!r}")
+    fine = is_etag(xet_hash) and len(str(xet_hash)) == 64
     return RepoFile(path, size, blob_id, sha256, xet_hash if fine else None)
+
+
+# ---- which files ----
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which files of a repository."""
+
+    include: Collection[str] | None = None
+    exclude: Collection[str] | None = None
+    layers: Collection[int] | None = None
+    head: bool = False
+
+    def of(self, listing: Listing, index: bytes | None = None) -> list[RepoFile]:
+        """The selected files, small ones first. `index` holds the bytes of the index file if
+        `needs_index` says so.
+
+        With `layers` only the shards that hold those layers, with layer 0 the embeddings too, and
+        with `head` the last norm and the head; a model in one file comes whole. FormatError for an
+        index that names an absent file.
+        """
+        if self.include:
+            chosen = {path for path in listing if _matches(path, self.include)}
+        else:
+            chosen = {path for path in listing if path in _NEEDED} | self._weights(listing, index)
+        files = [
+            listing[path]
+            for path in chosen
+            if not _never(path) and not _matches(path, self.exclude or ())
+        ]
+        return sorted(files, key=lambda file: (file.size, file.path))
+
+    def needs_index(self, listing: Listing) -> bool:
+        """True if the weights are shards, so that only the index tells which. FormatError for an
+        index that is too large."""
+        if self.include or SINGLE in listing or INDEX not in listing:
+            return False
+        if listing[INDEX].size > MAX_INDEX:
+            raise FormatError(f"{INDEX}: has {listing[INDEX].size} bytes, over {MAX_INDEX}")
+        return True
+
+    def _weights(self, listing: Listing, index: bytes | None) -> set[str]:
+        if SINGLE in listing:
+            return {SINGLE}
+        if index is None:
+            return set()
+        files = shards(index, self.layers, self.head)
+        if absent := sorted(files - listing.keys()):
+            raise FormatError(
+                f"{INDEX}: names {printable(repr(absent[0]), 120)}, which the repository does not"
+                f" have"
+            )
+        return files | {INDEX}
+
+
+def shards(index: bytes, layers: Collection[int] | None = None, head: bool = False) -> set[str]:
+    """The files that an index names for some layers, or all of them. FormatError, ArgumentError."""
+    weight_map = _weight_map(index)
+    if layers is None:
+        return set(weight_map.values())
+    wanted, found = set(layers), set()
+    files = set()
+    for tensor, file in weight_map.items():
+        match = _LAYER.match(tensor)
+        if match:
+            found.add(int(match[1]))
+            use = int(match[1]) in wanted
+        elif tensor.startswith(_EMBEDDINGS):
+            use = 0 in wanted or head  # the head may be tied to them
+        else:
+            use = head
+        if use:
+            files.add(file)
+    if absent := sorted(wanted - found):
+        raise ArgumentError(
+            f"layers {absent[:5]}: the model has layers 0 to {max(found, default=-1)}"
+        )
+    return files
+
+
+def looks_complete(folder: Path, layers: Collection[int] | None, strict: bool) -> bool:
+    """A guess about a folder without a listing, as older clients leave it: config and weights are
+    there. `strict` requires a tokenizer too; offline, a model without one is better than none."""
+    names = {"config.json"} | ({"tokenizer.json"} if strict else set())
+    try:
+        if os.path.exists(folder / SINGLE):
+            names.add(SINGLE)
+        else:
+            with open(folder / INDEX, "rb") as file:
+                names |= shards(file.read(MAX_INDEX), layers)
+    except (OSError, FormatError):
+        return False
+    return all(os.path.exists(folder / name) for name in names)
+
+
+def missing(folder: Path, layers: Collection[int] | None) -> str:
+    """Why a folder is not complete, judged by its names; "" when nothing is missing or there is no
+    folder."""
+    try:
+        held = sorted(os.listdir(folder))
+        if SINGLE in held:
+            needed = {"config.json", SINGLE}
+        elif INDEX in held:
+            needed = {"config.json", INDEX}
+            with open(folder / INDEX, "rb") as file:
+                needed |= shards(file.read(MAX_INDEX), layers)
+        else:
+            return _without_weights(held)
+    except (OSError, Error):
+        return ""
+    for name in sorted(needed):
+        if not os.path.lexists(folder / name):
+            return f"{name} is not there"
+        if not os.path.exists(folder / name):
+            target = printable(os.readlink(folder / name))
+            return f"{name} is a link to {target}, which is not there"
+    return ""
+
+
+def _without_weights(held: list[str]) -> str:
+    for name in held:
+        if why := OTHER_FORMATS.get(os.path.splitext(name)[1].lower()):
+            return f"it holds no safetensors, but {printable(name, 80)}, which is {why}"
+    return f"neither {SINGLE} nor {INDEX} is there"
+
+
+def _weight_map(index: bytes) -> dict[str, str]:
+    try:
+        value = json.loads(index.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise FormatError(f"{INDEX}: not valid JSON") from None
+    weight_map = value.get("weight_map") if isinstance(value, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise FormatError(f"{INDEX}: has no weight_map")
+    for file in weight_map.values():
+        if not isinstance(file, str) or not _SHARD.fullmatch(file) or len(file) > 255:
+            raise FormatError(
+                f"{INDEX}: weight_map names {printable(repr(file), 120)}; it must be a .safetensors"
+                f" file beside it"
+            )
+    return weight_map
+
+
+def _never(path: str) -> bool:
+    return path.startswith("original/") or path.lower().endswith(_NEVER)
+
+
+def _matches(path: str, globs: Iterable[str]) -> bool:
+    from fnmatch import fnmatchcase
+
+    return any(fnmatchcase(path, glob + "*" if glob.endswith("/") else glob) for glob in globs)

@@ -1,5 +1,5 @@
-"""A plain folder of the user's with one repository in it, and the bookkeeping that `hf download
---local-dir` keeps.
+"""A plain folder of the user's with one repository in it, with the bookkeeping of `hf download
+--local-dir`.
 
     DIR/config.json
     DIR/.cache/huggingface/download/config.json.metadata          commit, etag, seconds: three lines
@@ -8,8 +8,8 @@
     DIR/.cache/huggingface/llamaprobe/<commit>.json               the listing; theirs is in trees/
     DIR/.cache/huggingface/llamaprobe.json                        which repository this is
 
-A file that the user put there or changed is believed only after its hash was computed. Whether it
-was, the system's own time of change tells (ctime): the other one (mtime) comes along with a copy.
+A file that the user put there or changed is hashed before it is used. Changes are recognised by the
+system's own time of change (ctime): the other one (mtime) is copied along with a file.
 """
 
 import base64
@@ -24,10 +24,9 @@ from pathlib import Path
 
 from ..files.naming import printable
 from .errors import UnsafeNameError
-from .folder import Folder
-from .listing import MAX_LISTING, Listing, RepoFile, parse, serialize
-from .partial import hash_matches
-from .store import TAG, Check, Note, Pause, hold, looking, unfinished_name
+from .folder import Check, Folder, Pause
+from .listing import Listing, RepoFile
+from .store import TAG, Note, Store, hold, looking, unfinished_name
 
 _BOOKS = (".cache", "huggingface")
 _OURS = "llamaprobe"
@@ -35,8 +34,10 @@ _MAX_NAME = 255 - len(".metadata")
 _DOWNLOAD = (*_BOOKS, "download")
 
 
-class LocalStore:
+class LocalStore(Store):
     """A plain folder of the user's, with one repository in it."""
+
+    _listings = (_OURS, "trees")
 
     def __init__(self, path: Path, repo_id: str, commit: str) -> None:
         self.path = path
@@ -44,17 +45,16 @@ class LocalStore:
         self._commit = commit
 
     def has(self, file: RepoFile) -> bool:
-        *folders, name = file.path.split("/")
         with looking(), Folder.open(self.path) as root:
-            with root.inside(*folders) as folder:
-                found = folder.stat(name)
+            with root.inside(*file.folders) as folder:
+                found = folder.stat(file.name)
             if found is None or not stat.S_ISREG(found.st_mode) or found.st_size != file.size:
                 return False
-            told = self._metadata(root, file)
+            noted = self._metadata(root, file)
             return (
-                told is not None
-                and told[:2] == (self._commit, file.etag)
-                and _is_untouched(found, told[2])
+                noted is not None
+                and noted[:2] == (self._commit, file.etag)
+                and _is_untouched(found, noted[2])
             )
         return False
 
@@ -72,55 +72,50 @@ class LocalStore:
 
     @contextlib.contextmanager
     def hold(self, file: RepoFile, pause: Pause, note: Note) -> Iterator[bool]:
-        *folders, name = file.path.split("/")
-        with self._open() as root, root.inside(*_DOWNLOAD, *folders, create=True) as locks:
-            with hold(locks, f"{name}.lock", file, pause, note) as is_locked:
+        with self._open() as root, root.inside(*_DOWNLOAD, *file.folders, create=True) as locks:
+            with hold(locks, f"{file.name}.lock", file, pause, note) as is_locked:
                 yield is_locked
 
     @contextlib.contextmanager
     def incomplete(self, file: RepoFile, is_locked: bool = True) -> Iterator[tuple[Folder, str]]:
-        *folders, _ = file.path.split("/")
-        with self._open() as root, root.inside(*_DOWNLOAD, *folders, create=True) as folder:
+        with self._open() as root, root.inside(*_DOWNLOAD, *file.folders, create=True) as folder:
             yield folder, unfinished_name(folder, _stem(file), is_locked)
 
     def publish(self, file: RepoFile, name: str) -> None:
-        *folders, final = file.path.split("/")
         with self._open() as root:
             with (
-                root.inside(*_DOWNLOAD, *folders) as download,
-                root.inside(*folders, create=True) as folder,
+                root.inside(*_DOWNLOAD, *file.folders) as download,
+                root.inside(*file.folders, create=True) as folder,
             ):
-                download.remove(f"{final}.metadata")  # what it says is about to be untrue
-                download.replace(name, folder, final)
+                download.remove(f"{file.name}.metadata")  # it is about to be wrong
+                download.replace(name, folder, file.name)
                 folder.sync()
             self._write_metadata(root, file)
 
     def read(self, file: RepoFile, limit: int) -> bytes | None:
-        *folders, name = file.path.split("/")
-        with looking(), Folder.open(self.path) as root, root.inside(*folders) as folder:
-            return folder.read(name, limit)
-        return None
-
-    def listing(self) -> Listing | None:
-        for place in (_OURS, "trees"):
-            with looking(), Folder.open(self.path) as root, root.inside(*_BOOKS, place) as folder:
-                found = parse(folder.read(f"{self._commit}.json", MAX_LISTING) or b"")
-                if found is not None:
-                    return found
+        with looking(), Folder.open(self.path) as root, root.inside(*file.folders) as folder:
+            return folder.read(file.name, limit)
         return None
 
     def save_listing(self, listing: Listing) -> None:
         self._prepare()
-        with self._open() as root, root.inside(*_BOOKS, _OURS, create=True) as folder:
-            folder.write(f"{self._commit}.json", serialize(listing))
+        super().save_listing(listing)
 
     def finish(self, revision: str) -> None:
-        told = {"repo_id": self._repo_id, "revision": revision, "commit": self._commit}
+        marker = {"repo_id": self._repo_id, "revision": revision, "commit": self._commit}
         with self._open() as root, root.inside(*_BOOKS, create=True) as books:
-            books.write("llamaprobe.json", json.dumps(told).encode())
+            books.write("llamaprobe.json", json.dumps(marker).encode())
 
     def _open(self) -> Folder:
         return Folder.open(self.path, create=True)
+
+    @contextlib.contextmanager
+    def _books(self, place: str, create: bool = False) -> Iterator[Folder]:
+        with (
+            Folder.open(self.path, create=create) as root,
+            root.inside(*_BOOKS, place, create=create) as folder,
+        ):
+            yield folder
 
     def _prepare(self) -> None:
         """The bookkeeping folder, kept out of git and backups, and marked with the repository's
@@ -133,40 +128,37 @@ class LocalStore:
                 books.write("llamaprobe.json", json.dumps({"repo_id": self._repo_id}).encode())
 
     def _is_proved(self, root: Folder, file: RepoFile, check: Check) -> bool:
-        """The file in place is this one: its metadata says so and it was not touched since, or its
-        hash does."""
-        *folders, name = file.path.split("/")
-        with looking(), root.inside(*folders) as folder:
-            found = folder.stat(name)
+        """The file in place is this one: by its metadata, if it was not touched since, or by its
+        hash."""
+        with looking(), root.inside(*file.folders) as folder:
+            found = folder.stat(file.name)
             if found is None or not stat.S_ISREG(found.st_mode) or found.st_size != file.size:
                 return False
-            told = self._metadata(root, file)
-            if told is not None and told[1] == file.etag and _is_untouched(found, told[2]):
+            noted = self._metadata(root, file)
+            if noted is not None and noted[1] == file.etag and _is_untouched(found, noted[2]):
                 return True
-            fd = folder.open_file(name, os.O_RDONLY)
+            fd = folder.open_file(file.name, os.O_RDONLY)
             try:
-                return hash_matches(fd, file, check)
+                return file.matches(fd, check)
             finally:
                 os.close(fd)
         return False
 
     def _metadata(self, root: Folder, file: RepoFile) -> tuple[str, str, float] | None:
-        *folders, name = file.path.split("/")
-        with looking(), root.inside(*_DOWNLOAD, *folders) as download:
-            return parse_metadata(download.read(f"{name}.metadata", 1000))
+        with looking(), root.inside(*_DOWNLOAD, *file.folders) as download:
+            return parse_metadata(download.read(f"{file.name}.metadata", 1000))
         return None
 
     def _write_metadata(self, root: Folder, file: RepoFile) -> None:
-        *folders, name = file.path.split("/")
-        with root.inside(*_DOWNLOAD, *folders, create=True) as download:
+        with root.inside(*_DOWNLOAD, *file.folders, create=True) as download:
             download.write(
-                f"{name}.metadata", f"{self._commit}\n{file.etag}\n{time.time()}\n".encode()
+                f"{file.name}.metadata", f"{self._commit}\n{file.etag}\n{time.time()}\n".encode()
             )
             download.sync()
 
 
 def read_marker(path: Path) -> dict[str, str]:
-    """What a plain folder says of itself: repo_id, revision, commit; empty if it says nothing."""
+    """The repo_id, revision and commit that a plain folder records; empty if it has no record."""
     with looking(), Folder.open(path) as root, root.inside(*_BOOKS) as books:
         with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(books.read("llamaprobe.json", 10_000) or b"{}")
@@ -176,7 +168,7 @@ def read_marker(path: Path) -> dict[str, str]:
 
 
 def parse_metadata(data: bytes | None) -> tuple[str, str, float] | None:
-    """Commit, etag and time of a `.metadata` file, None if it is none."""
+    """Commit, etag and time of a `.metadata` file; None for anything else."""
     lines = (data or b"").decode("ascii", "replace").split("\n")
     with contextlib.suppress(ValueError, IndexError):
         return lines[0].strip(), lines[1].strip(), float(lines[2])
@@ -184,15 +176,15 @@ def parse_metadata(data: bytes | None) -> tuple[str, str, float] | None:
 
 
 def check_local_names(files: list[RepoFile]) -> None:
-    """UnsafeNameError for a file that would write into the bookkeeping of a plain folder, or has no
-    room for its own."""
+    """UnsafeNameError for a file whose name lies in the bookkeeping of a plain folder, or is too
+    long for the names there."""
     for file in files:
         if file.path.split("/")[0].casefold() == _BOOKS[0]:
             raise UnsafeNameError(
-                f"file name {printable(repr(file.path), 120)}: .cache is for the bookkeeping;"
+                f"file name {printable(repr(file.path), 120)}: .cache holds the bookkeeping;"
                 " leave it out with --exclude"
             )
-        if len(file.path.rpartition("/")[2].encode()) > _MAX_NAME:
+        if len(file.name.encode()) > _MAX_NAME:
             raise UnsafeNameError(
                 f"file name {printable(repr(file.path), 120)}: over {_MAX_NAME} bytes, which leaves"
                 " none for its bookkeeping; leave it out with --exclude"
@@ -200,11 +192,10 @@ def check_local_names(files: list[RepoFile]) -> None:
 
 
 def _is_untouched(found: os.stat_result, since: float) -> bool:
-    """Whether neither the bytes nor the name were changed later than a second after `since`."""
+    """Whether bytes and name are unchanged since a second after `since`."""
     return max(found.st_mtime, found.st_ctime) - 1 <= since
 
 
 def _stem(file: RepoFile) -> str:
-    name = file.path.rpartition("/")[2]
-    short = base64.urlsafe_b64encode(hashlib.sha1(f"{name}.metadata".encode()).digest()).decode()
-    return f"{short}.{file.etag}"
+    short = base64.urlsafe_b64encode(hashlib.sha1(f"{file.name}.metadata".encode()).digest())
+    return f"{short.decode()}.{file.etag}"

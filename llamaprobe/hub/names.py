@@ -1,13 +1,12 @@
-"""Which names from the outside we let become addresses and paths.
+"""Which names may become addresses and paths.
 
-Repository ids and revisions come from the user, everything else from a server that we do not trust:
-file names, commits, etags. A name that is refused is refused before anything is written and before
-any request is made with it.
+Repository ids and revisions come from the user, all others from a server that is not trusted: file
+names, commits, etags. A name is refused before anything is written and before any request is made
+with it.
 
-Two strengths. `check_entry` is for every name in a listing: no honest repository has such a one, so
-the whole listing is refused. `check_chosen` is for the files that are to be written: names that
-some system cannot hold, and pairs that would fall on one file where case or Unicode form does not
-count.
+`check_entry` is for every name in a listing: no honest repository has such names, so the whole
+listing is refused. `check_chosen` is for the files that are to be written: it refuses names that
+some system cannot hold, and pairs that are one file where case or Unicode form does not count.
 """
 
 import contextlib
@@ -44,15 +43,14 @@ def check_repo_id(repo_id: str) -> str:
     if not fine or "--" in repo_id or ".." in repo_id:
         raise ArgumentError(
             f"repository id {printable(repr(repo_id), 120)}: must be owner/name, of letters,"
-            f" digits, '-', '_' and '.',"
-            " at most 96 each, without '--', '..' or a '.git' at the end"
+            f" digits, '-', '_' and '.', at most 96 each, without '--', '..' or a '.git' at the end"
         )
     return repo_id
 
 
 def check_no_token(text: object, what: str) -> None:
-    """ArgumentError, which does not show it, for a name that holds a token: one of the hub's form,
-    or the one that is set."""
+    """ArgumentError for a name that holds a token, without showing it: one of the hub's form, or
+    the one that is set."""
     if not isinstance(text, str):
         return
     found = any(_TOKEN_LIKE.fullmatch(part) for part in re.split(r"[^A-Za-z0-9_]", text))
@@ -67,7 +65,7 @@ def check_no_token(text: object, what: str) -> None:
 
 
 def repo_in_url(text: str) -> str | None:
-    """The repository whose web page, or a page below it, an address is; None for all else."""
+    """The repository of a web page of the hub; None for any other text."""
     match = _URL.match(text)
     if match is None:
         return None
@@ -78,7 +76,7 @@ def repo_in_url(text: str) -> str | None:
 
 
 def check_revision(revision: str) -> str:
-    """A branch, tag or commit that can also be a path below refs/; ArgumentError otherwise."""
+    """A branch, tag or commit that can be a path below refs/; ArgumentError otherwise."""
     check_no_token(revision, "a revision")
     fault = "not a string" if not isinstance(revision, str) else _fault(revision)
     if fault or len(revision) > 255:
@@ -93,23 +91,22 @@ def is_commit(text: object) -> bool:
     return isinstance(text, str) and bool(_COMMIT.fullmatch(text))
 
 
-def check_commit(text: object, asked: str) -> str:
+def check_commit(text: object, what: str) -> str:
     """`text` if it is a commit hash; MetadataError otherwise."""
     if not is_commit(text):
         raise MetadataError(
-            f"{asked}: the server names commit {printable(repr(text), 80)}; 40 hex digits are"
-            f" wanted"
+            f"{what}: the server gives commit {printable(repr(text), 80)}; it must be 40 hex digits"
         )
     return str(text)
 
 
 def is_etag(text: object) -> bool:
-    """A git sha1 or a sha256, as the hub uses them for etags: they become file names."""
+    """A git sha1 or a sha256: the etags of the hub, which become file names."""
     return isinstance(text, str) and bool(_ETAG.fullmatch(text))
 
 
 def clean_etag(header: str | None) -> str:
-    """The etag in an HTTP header, without `W/` and quotes; "" when there is none."""
+    """The etag in an HTTP header, without `W/` and quotes; "" if there is none."""
     return (header or "").removeprefix("W/").strip('"')
 
 
@@ -125,7 +122,7 @@ def check_entry(path: object) -> str:
 
 
 def check_chosen(paths: Iterable[str]) -> None:
-    """Files that may all be written side by side on any system; UnsafeNameError otherwise."""
+    """UnsafeNameError unless these files can all be written on any system."""
     files: dict[str, str] = {}
     folders: dict[str, str] = {}
     for path in paths:
@@ -133,8 +130,8 @@ def check_chosen(paths: Iterable[str]) -> None:
         for segment in segments:
             if segment[-1] in ". " or _DEVICE.match(segment):
                 raise UnsafeNameError(
-                    f"file name {printable(repr(path), 120)}: not every system can hold {segment!r};"
-                    f" leave it out with --exclude"
+                    f"file name {printable(repr(path), 120)}: not every system can hold"
+                    f" {segment!r}; leave it out with --exclude"
                 )
         if (other := files.setdefault(_fold(path), path)) is not path:
             raise _clash(path, other)
@@ -149,8 +146,7 @@ def check_chosen(paths: Iterable[str]) -> None:
 def _clash(name: str, other: str) -> UnsafeNameError:
     return UnsafeNameError(
         f"file names {printable(repr(name), 120)} and {printable(repr(other), 120)} from the"
-        f" server:"
-        " one name on a system where case does not count; leave one out with --exclude"
+        f" server: one name where case does not count; leave one out with --exclude"
     )
 
 

@@ -1,15 +1,19 @@
-"""What the environment says: where the hub is, where the cache is, how long to wait, and the token.
+"""The settings of a download, from the environment: the hub's address, the cache, timeouts, the
+token.
 
-The variables are those of the hub's own client, read at every call and not at import. A token lives
-in a `Token`, which shows itself as `Token(***)`: no traceback, log line or repr can give it away.
+The variables are those of the hub's own client, read at every call, not at import. The token is
+held in a `Token`, whose repr is `Token(***)`: no traceback or log line can reveal it.
 """
 
 import os
+import re
 import sys
+import weakref
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from .. import __version__
 from ..errors import ArgumentError
@@ -17,11 +21,14 @@ from ..files.naming import printable
 from .errors import TokenError
 
 if TYPE_CHECKING:
-    from .secret import Secret
+    import logging
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 _TRUE = {"1", "ON", "YES", "TRUE"}
 _MAX_TOKEN = 4096
+_SHORTEST = 8
+MASK = "***"
+_LOGGERS = ("connection", "connectionpool", "response", "util.retry", "poolmanager")
 
 
 @dataclass(frozen=True)
@@ -33,16 +40,21 @@ class Settings:
     cache_dir: Path
     offline: bool
     connect_timeout: float
-    """Seconds, as `read_timeout`: the longest silence of a server, not the longest transfer."""
+    """In seconds, as `read_timeout`, which bounds a silence and not a transfer."""
     read_timeout: float
     show_progress: bool
     user_agent: str
 
 
 class Token:
-    """A secret that does not show itself."""
+    """A token that never shows itself, and masks itself in what a server says.
 
-    __slots__ = ("_value",)
+    A server knows the token that it was sent, and may echo it anywhere: in an error, a header, a
+    file name. It is recognised as it is, quoted for an address, and in any other percent-encoding,
+    whatever the case. One under 8 characters is not masked: ordinary text may contain it.
+    """
+
+    __slots__ = ("__weakref__", "_forms", "_value")
 
     def __init__(self, value: str) -> None:
         value = value.strip()
@@ -51,6 +63,9 @@ class Token:
                 "the token is empty, too long, or has characters that no token has; it is not shown"
                 " here"
             )
+        forms = {value, quote(value, safe=""), quote(value), quote_plus(value)}
+        either = "|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))
+        self._forms = re.compile(either, re.IGNORECASE) if len(value) >= _SHORTEST else None
         self._value = value
 
     def header(self) -> str:
@@ -58,25 +73,69 @@ class Token:
         return f"Bearer {self._value}"
 
     def is_in(self, text: str) -> bool:
-        """Whether a name holds it; False for a token under 8 characters."""
-        return len(self._value) >= 8 and self._value in unquote(text)
+        """Whether `mask` would change it."""
+        return self.mask(text) != text
 
-    def secret(self) -> "Secret":
-        """What replaces it in what a server says."""
-        from .secret import Secret
+    def mask(self, text: str) -> str:
+        """`text` with `***` for the token; only `***` where it is encoded in another way."""
+        if self._forms is None:
+            return text
+        text = self._forms.sub(MASK, text)
+        plain = unquote(unquote(text)) if "%" in text else text
+        return MASK if self._forms.search(plain) else text
 
-        return Secret(self._value)
+    def mask_json(self, value: Any) -> Any:
+        """The same for all strings in a value out of JSON."""
+        if isinstance(value, str):
+            return self.mask(value)
+        if isinstance(value, list):
+            return [self.mask_json(each) for each in value]
+        if isinstance(value, dict):
+            return {self.mask(key): self.mask_json(each) for key, each in value.items()}
+        return value
+
+    def mask_headers(self, headers: MutableMapping[str, str]) -> bool:
+        """Masks headers in place; True if one was an address, which must not be followed then."""
+        found = [name for name, text in headers.items() if self.is_in(name) or self.is_in(text)]
+        for name in found:
+            text = headers.pop(name)
+            if not self.is_in(name):
+                headers[name] = self.mask(text)
+        return any(name.lower() in ("location", "link") for name in found)
+
+    def mask_logs(self) -> None:
+        """From now on urllib3, which logs what it cannot parse of an answer, logs no token."""
+        import logging
+
+        _masked_in_logs.add(self)
+        for name in _LOGGERS:
+            logging.getLogger(f"urllib3.{name}").addFilter(_mask_record)
 
     def __repr__(self) -> str:
-        return "Token(***)"
+        return f"Token({MASK})"
 
     def __reduce__(self) -> str:
         raise TypeError("a token is not pickled")
 
 
+_masked_in_logs: "weakref.WeakSet[Token]" = weakref.WeakSet()
+
+
+def _mask_record(record: "logging.LogRecord") -> bool:
+    import logging
+
+    message = record.getMessage()
+    trace = logging.Formatter().formatException(record.exc_info) if record.exc_info else ""
+    for token in list(_masked_in_logs):
+        if token.is_in(message) or token.is_in(trace):
+            record.msg, record.args = token.mask(message), ()
+            record.exc_info = record.exc_text = None
+    return True
+
+
 def read_settings(cache_dir: str | os.PathLike[str] | None = None) -> Settings:
-    """The settings of now; `cache_dir` wins over the environment. ArgumentError for a value that
-    makes no sense."""
+    """The current settings; `cache_dir` overrides the environment. ArgumentError for an invalid
+    value."""
     return Settings(
         endpoint=_endpoint(),
         cache_dir=_cache_dir() if cache_dir is None else Path(cache_dir).expanduser(),
@@ -89,13 +148,13 @@ def read_settings(cache_dir: str | os.PathLike[str] | None = None) -> Settings:
 
 
 def hide(token: "str | bool | None | Token") -> "bool | None | Token":
-    """A string as a Token; what else says where to look for one, as it is."""
+    """A string as a Token; anything else says where to look for one, and is returned as it is."""
     return Token(token) if isinstance(token, str) else token
 
 
 def read_token(token: "str | bool | None | Token") -> Token | None:
-    """The token to use. A string or Token is it; None looks for one; True insists that there is
-    one; False uses none."""
+    """The token to use: the one given; False: none; None: the one that is set, if any; True: the
+    same, and TokenError if there is none."""
     if token is False or (token is None and _is_on("HF_HUB_DISABLE_IMPLICIT_TOKEN")):
         return None
     if isinstance(token, str | Token):
@@ -106,20 +165,6 @@ def read_token(token: "str | bool | None | Token") -> Token | None:
     if token is True:
         raise TokenError("no token: set HF_TOKEN, or store one with `hf auth login`")
     return None
-
-
-def is_loopback(host: str | None) -> bool:
-    """This machine itself, by name or number."""
-    if host is None:
-        return False
-    if host.lower() == "localhost":
-        return True
-    from ipaddress import ip_address
-
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _endpoint() -> str:
@@ -145,7 +190,7 @@ def _endpoint() -> str:
 
 
 def hf_home() -> Path:
-    """The folder of the hub's client: cache, token."""
+    """The folder of the hub's own client, with the cache and the token."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
     return _path(os.environ.get("HF_HOME") or os.path.join(cache, "huggingface"))
 
@@ -175,7 +220,7 @@ def _user_agent() -> str:
 
 
 def _is_on(*names: str) -> bool:
-    """The first of the variables that is set at all decides."""
+    """Whether the first of the variables that is set is true."""
     value = next((os.environ[name] for name in names if os.environ.get(name)), "")
     return value.upper() in _TRUE
 

@@ -193,5 +193,5 @@ def is_number(word: str) -> bool:
 N = len(HOSTILE_TEXT) + 1
 ROWS.append(
     BadInput("95", "token text", talkative, saved_tokens,
-             (HOSTILE_TEXT, {f"# shape=[1"}), adds_files=True)
+             (HOSTILE_TEXT, {"# shape=[1"}), adds_files=True)
 )

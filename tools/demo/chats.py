@@ -53,7 +53,7 @@ def make_chat(rng: random.Random) -> str:
     kinds = (_ask_for_story, _ask_about_story, _story_then_question, _small_talk)
     turns = rng.choices(kinds, (5, 4, 2, 1))[0](rng)
     messages = [
-        {"role": role, "content": text} for turn in turns for role, text in zip(("user", "assistant"), turn)
+        {"role": role, "content": text} for turn in turns for role, text in zip(("user", "assistant"), turn, strict=False)
     ]
     if rng.random() < 0.3:
         messages.insert(0, {"role": "system", "content": rng.choice(_SYSTEM)})
