@@ -33,7 +33,7 @@ EXHAUSTIVE := $(patsubst tests/c/%.c,%,$(wildcard tests/c/exhaustive_*.c))
 FUZZ := $(patsubst fuzz/fuzz_%.c,%,$(wildcard fuzz/fuzz_*.c))
 REPLAY := $(foreach name,$(FUZZ),$(if $(wildcard fuzz/corpus/$(name)/*),$(name)))
 
-.PHONY: help build test test-c test-rows test-aarch64 test-py layout bench format format-check sanitize sanitize-threads fuzz replay \
+.PHONY: help build quick test full test-c test-rows test-aarch64 test-py layout lint bench format format-check sanitize sanitize-threads fuzz replay \
   coverage exhaustive wheel clean
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -44,7 +44,18 @@ help: ## this list
 build: ## compile the C core into the checkout, so that `import llamaprobe` works here, with the kernels for tests
 	LLAMAPROBE_EMULATED=1 $(PYTHON) setup.py -q build_ext --inplace
 
-test: test-c replay test-py ## everything that proves the code right in minutes
+# two processes or more where pytest-xdist is installed; the tests of one file share one, and its fixtures
+XDIST = $(if $(shell $(PYTHON) -c 'import xdist; print(1)' 2>/dev/null),-n $(JOBS) --dist loadfile)
+
+quick: build ## within a minute: layout, the C tests that changed, the tests of the package but the slow ones
+	$(PYTHON) -m pytest -q tests/test_layout.py
+	$(MAKE) -s -j$(JOBS) test-c
+	$(PYTHON) -m pytest -q $(XDIST) --ignore=tests/test_layout.py $(PYTEST)
+
+test: test-c replay test-py ## what proves the code right in minutes
+
+full: test-c replay build ## test, and the slow tests
+	$(PYTHON) -m pytest -q $(XDIST) --slow $(PYTEST)
 
 test-py: build ## the tests of the package; PYTEST="-k checkpoint" narrows them
 	$(PYTHON) -m pytest -q $(PYTEST)
@@ -82,6 +93,11 @@ bench: build ## how fast it is on this machine; never part of the tests
 format: ## lay out the C files the one way
 	$(CLANG_FORMAT) -i $(C_FILES)
 
+lint: format-check ## clang-format, ruff and mypy: pip install -e '.[style]'
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -m mypy --config-file= --strict --follow-imports=silent examples/*.py # as a user's programs
+
 format-check: ## fails where `make format` would change something
 	$(CLANG_FORMAT) --dry-run --Werror $(C_FILES)
 
@@ -95,14 +111,14 @@ ASAN_ENV = env LD_PRELOAD=$(shell $(CC) -print-file-name=libasan.so) PYTHONMALLO
 sanitize: ## C tests and Python tests under AddressSanitizer and UBSan
 	$(MAKE) test-c replay SAN=1
 	LLAMAPROBE_EMULATED=1 LLAMAPROBE_SANITIZE=1 $(PYTHON) setup.py -q build --build-base build/sanitize --build-lib build/sanitize/lib
-	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/sanitize/lib $(ASAN_ENV) $(PYTHON) -m pytest -q -s $(PYTEST)
+	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/sanitize/lib $(ASAN_ENV) $(PYTHON) -m pytest -q -s $(or $(PYTEST),--slow)
 
 # The tests in Python whose work is done in C, but for those that compare with torch.
 CORE_TESTS := $(patsubst %,tests/test_%.py,allocation array_file bad_inputs cancel checkpoint core exact export files \
   hex limits load model plan points safetensors_reference split text threads vectors)
 
 sanitize-core: ## the same without the tests that hardly reach C: what CI does
-	$(MAKE) sanitize PYTEST="$(CORE_TESTS)"
+	$(MAKE) sanitize PYTEST="--slow $(XDIST) $(CORE_TESTS)"
 
 sanitize-threads: ## the C tests under ThreadSanitizer: the pool, and runs side by side
 	TSAN_OPTIONS=die_after_fork=0 $(MAKE) test-c SAN=thread
@@ -112,7 +128,7 @@ coverage: ## which lines of the C core the tests in C and in Python reach togeth
 	find build -path '*cov*' -name '*.gcda' -delete
 	$(MAKE) test-c replay COV=1
 	LLAMAPROBE_EMULATED=1 LLAMAPROBE_COVERAGE=1 $(PYTHON) setup.py -q build --build-base build/coverage --build-lib build/coverage/lib
-	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/coverage/lib $(PYTHON) -m pytest -q $(or $(PYTEST),$(CORE_TESTS))
+	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/coverage/lib $(PYTHON) -m pytest -q $(or $(PYTEST),--slow $(CORE_TESTS))
 	$(PYTHON) tools/coverage_table.py --least 95 build/c-$(notdir $(CC))-cov build/coverage
 
 exhaustive: $(EXHAUSTIVE:%=$(OUT)/%.passed) ## all 2^32 floats and the like: minutes to hours, before a release

@@ -22,8 +22,9 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-import cpu
 import numpy as np
+
+from llamaprobe.perf.machine import cpu_name
 
 Way = tuple[Callable[[Path], object], int]  # what writes into a new folder, and how many values
 
@@ -159,7 +160,7 @@ def main() -> None:
         median, least = statistics.median(seconds[way]), min(seconds[way])
         print(f"{way:20} {median:7.2f} s (min {least:.2f})  {rate:7.1f} M values/s  {ours / rate:6.2f} x")
         kind = "process" if args.process else "in process"
-        rows.append([cpu.name(), kind, args.threads, way, f"{median:.4g}", f"{least:.4g}", f"{rate:.4g}", f"{ours / rate:.4g}"])
+        rows.append([cpu_name(), kind, args.threads, way, f"{median:.4g}", f"{least:.4g}", f"{rate:.4g}", f"{ours / rate:.4g}"])
     if args.csv:
         with args.csv.open("a", newline="") as file:
             csv.writer(file).writerows(rows)

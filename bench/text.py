@@ -17,10 +17,10 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-import cpu
 import numpy as np
 
 from llamaprobe import _core
+from llamaprobe.perf.machine import cpu_name
 
 Job = Callable[[], object]
 
@@ -47,7 +47,7 @@ class Results:
         print(f"{title}, {self.threads} threads")
         for name, rate in result.items():
             print(f"  {name:28} {rate:9.1f} M/s   {ours / rate:6.1f} x")
-            row = [cpu.name(), self.threads, title, name, f"{rate:.4g}", f"{ours / rate:.4g}"]
+            row = [cpu_name(), self.threads, title, name, f"{rate:.4g}", f"{ours / rate:.4g}"]
             self.rows.append(row)
 
 

@@ -13,28 +13,8 @@ Public names are loaded when they are first used, so that `import llamaprobe` is
 from importlib import import_module
 from importlib.machinery import PathFinder
 
-from .errors import (
-    ArgumentError,
-    Cancelled,
-    ConfigError,
-    Error,
-    FileChangedError,
-    FileDeniedError,
-    FileError,
-    FileInPlaceError,
-    FileIsFolderError,
-    FileMissingError,
-    FormatError,
-    HubError,
-    NewerFormatError,
-    NotFolderError,
-    OutOfMemory,
-    PointError,
-    TemplateError,
-    Timeout,
-    TokenizerError,
-    UnsupportedError,
-)
+from . import errors as _errors
+from .errors import *  # noqa: F403
 
 TYPE_CHECKING = False  # typing's own takes most of the time of this import
 
@@ -44,39 +24,24 @@ if TYPE_CHECKING:
     from . import hub as hub
     from . import offline as offline
     from . import reference as reference
+    from .cancel import Cancel as Cancel
+    from .checkpoint.weights import WeightError as WeightError
+    from .config import UnsupportedConfigError as UnsupportedConfigError
     from .files.array import read as read
     from .files.array import write as write
-    from .cancel import Cancel as Cancel
-    from .config import UnsupportedConfigError as UnsupportedConfigError
-    from .saved.export import export_weights as export_weights
-    from .hub import CaptivePortalError as CaptivePortalError
-    from .hub import ChecksumError as ChecksumError
-    from .hub import DisabledError as DisabledError
-    from .hub import DiskFullError as DiskFullError
-    from .hub import EntryNotFoundError as EntryNotFoundError
-    from .hub import GatedError as GatedError
-    from .hub import MetadataError as MetadataError
-    from .hub import NetworkError as NetworkError
-    from .hub import OfflineError as OfflineError
-    from .hub import RedirectError as RedirectError
-    from .hub import RepoNotFoundError as RepoNotFoundError
-    from .hub import RevisionNotFoundError as RevisionNotFoundError
-    from .hub import ServerError as ServerError
-    from .hub import TokenError as TokenError
-    from .hub import TransferError as TransferError
-    from .hub import UnsafeNameError as UnsafeNameError
     from .hub import download as download
-    from .perf.machine import kernels as kernels
+    from .hub.errors import *  # noqa: F403
     from .model import Model as Model
     from .model import load as load
-    from .run import Run as Run
-    from .saved.read import read_run as read_run
+    from .perf.machine import kernels as kernels
     from .prompts.tokenizer import Tokenizer as Tokenizer
-    from .checkpoint.weights import WeightError as WeightError
+    from .run import Run as Run
+    from .run import read_run as read_run
+    from .saved.export import export_weights as export_weights
 
 __version__ = "0.1.0"
 
-if PathFinder.find_spec("llamaprobe._core", __path__) is None:
+if PathFinder.find_spec("llamaprobe._core", __path__) is None:  # noqa: F405
     raise ImportError(
         "llamaprobe's C core is not built; in the checkout, build it with: pip install -e ."
     )
@@ -90,7 +55,7 @@ _LAZY = {
     "read": ("files.array", "read"),
     "write": ("files.array", "write"),
     "kernels": ("perf.machine", "kernels"),
-    "read_run": ("saved.read", "read_run"),
+    "read_run": ("run", "read_run"),
     "export_weights": ("saved.export", "export_weights"),
     "download": ("hub", "download"),
     "Cancel": ("cancel", "Cancel"),
@@ -99,51 +64,16 @@ _LAZY = {
 }
 
 _HUB_ERRORS = (
-    "CaptivePortalError",
-    "ChecksumError",
-    "DisabledError",
-    "DiskFullError",
-    "EntryNotFoundError",
-    "GatedError",
-    "MetadataError",
-    "NetworkError",
-    "OfflineError",
-    "RedirectError",
-    "RepoNotFoundError",
-    "RevisionNotFoundError",
-    "ServerError",
-    "TokenError",
-    "TransferError",
-    "UnsafeNameError",
+    *("CaptivePortalError", "ChecksumError", "DisabledError", "DiskFullError"),
+    *("EntryNotFoundError", "GatedError", "MetadataError", "NetworkError", "OfflineError"),
+    *("RedirectError", "RepoNotFoundError", "RevisionNotFoundError", "ServerError"),
+    *("TokenError", "TransferError", "UnsafeNameError"),
 )
 _LAZY |= {name: ("hub.errors", name) for name in _HUB_ERRORS}
 
 _MODULES = ("hub", "offline", "reference")
 
-__all__ = [
-    "ArgumentError",
-    "Cancelled",
-    "ConfigError",
-    "Error",
-    "FileChangedError",
-    "FileDeniedError",
-    "FileError",
-    "FileInPlaceError",
-    "FileIsFolderError",
-    "FileMissingError",
-    "FormatError",
-    "HubError",
-    "NewerFormatError",
-    "NotFolderError",
-    "OutOfMemory",
-    "PointError",
-    "TemplateError",
-    "Timeout",
-    "TokenizerError",
-    "UnsupportedError",
-    "__version__",
-    *_LAZY,
-]
+__all__ = [*_errors.__all__, "__version__", *_LAZY]
 
 
 def __getattr__(name: str) -> "Any":

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from os import PathLike
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from typing_extensions import Buffer
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+_Bytes = Buffer | NDArray[Any]  # NumPy says that arrays are buffers from Python 3.12 on
 ARITHMETIC_VERSION: int
 """Of docs/arithmetic.md: runs of another version have other bits."""
 
@@ -25,7 +26,7 @@ class Safetensors:
     def n_bytes(self) -> int: ...
     @property
     def n_ignored(self) -> int:
-        """Unknown keys inside tensor entries that were passed over."""
+        """Unknown keys inside tensor entries, which were ignored."""
     @property
     def metadata(self) -> dict[str, str]: ...
     def tensors(self) -> list[tuple[str, str, tuple[int, ...], int, int]]:
@@ -36,7 +37,7 @@ class Safetensors:
     def raw(self, name: str) -> NDArray[np.uint8]:
         """The bytes of a tensor, 1-D, read-only, in place (the array keeps the map alive)."""
     def check_unchanged(self) -> None:
-        """FileChangedError when the file on disk is no longer the one that was opened."""
+        """FileChangedError when the file has changed since it was opened."""
 
 class Model:
     """An open model: what lp_model_open proved. Keeps its files alive."""
@@ -61,8 +62,8 @@ class Model:
     ) -> list[NDArray[np.float32]]:
         """One array [requested layers, floats of the place] per (point number, layer numbers); points that are not
         per layer have one layer, 0. No (point, layer) comes twice. Ctrl-C is checked about every 20 ms;
-        `progress(steps done, steps in all)` is called then, with (0, 0) while memory is made ready, and once at the
-        end; what it raises stops the run.
+        `progress(steps done, steps in all)` is called then, with (0, 0) while memory is prepared, and once at the
+        end; an exception from it stops the run.
         The GIL is released while it computes. OutOfMemory before anything is made; ArgumentError,
         FileChangedError."""
 
@@ -75,8 +76,8 @@ class Model:
         n_threads: int,
         progress: Callable[[int, int], object] | None = None,
     ) -> tuple[list[NDArray[np.float32]], list[tuple[str, float, int, float, float, float]]]:
-        """What `run` gives, and (stage, seconds, laps, FLOP, bytes of weights, bytes of values) of every stage of
-        csrc/sys/profile.h: what was really done, a multiply-add counted as two, what causal attention skips not at all."""
+        """The result of `run`, and (stage, seconds, laps, FLOP, bytes of weights, bytes of values) of every stage of
+        csrc/sys/profile.h. Only computed work counts, not what causal attention skips; a multiply-add is two."""
 
     def plan(
         self,
@@ -87,14 +88,14 @@ class Model:
         n_threads: int,
         progress: Callable[[int, int], object] | None = None,
     ) -> tuple[list[tuple[int, str, list[tuple[str, str, int]], int]], int, int]:
-        """What `run` would do, without doing it: the steps, (layer or -1, stage, values, bytes of weights that are
-        read), a value being (point, "array", "scratch" or "" where it has no place, bytes of that place); bytes of
-        values in scratch; bytes of all scratch. Raises what `run` raises before it computes."""
+        """The plan of `run`: the steps as (layer or -1, stage, values, bytes of weights read), with values as (point,
+        "array", "scratch" or "" if not stored, bytes); bytes of values in scratch; bytes of all scratch. The errors
+        of `run` before it computes."""
 
 def split(array: NDArray[np.float32], sizes: Sequence[int]) -> list[NDArray[np.float32]]:
-    """Cuts the rows of an array that Model.run made: one array [rows, size] for each size, in place. Each owns its
-    columns: the pages of those that were dropped go back to the system soon after, and `array` must not be used any
-    more. ArgumentError: another array, or sizes that do not add up to a row."""
+    """Split the rows of an array of Model.run in place: one array [rows, size] for each size. Each owns its columns:
+    dropping it returns their pages to the system, and `array` must not be used any more. ArgumentError: another
+    array, or sizes that do not add up to a row."""
 
 def points() -> list[tuple[str, str, bool]]:
     """(name, width, per layer) of every capture point, in the order of computation.
@@ -115,35 +116,35 @@ def tensors(**numbers: float) -> list[tuple[str, tuple[int, ...], str, bool]]:
     numbers, all of `config()`; the name in a layer follows "model.layers.N.". ArgumentError."""
 
 def kernels() -> list[tuple[str, bool]]:
-    """(name, can this CPU run it) of every kernel row in this build, best last."""
+    """(name, can this CPU run it) of every kernel variant in this build, best last."""
 
 def kernel_in_use() -> str:
-    """Name of the row in use. Error when LLAMAPROBE_KERNELS names one that is unknown or that the CPU lacks."""
+    """Name of the variant in use. Error when LLAMAPROBE_KERNELS names one that is unknown or that the CPU cannot run."""
 
 def cores() -> int:
     """Cores that this process may use: affinity and cgroup quota."""
 
 def memory() -> int | None:
-    """Bytes that can be had without swapping: free memory, cgroup and rlimits. None when the system says nothing."""
+    """Bytes available without swapping: free memory, cgroup and rlimits. None if unknown."""
 
 def roof(n_threads: int) -> tuple[float, float]:
-    """(FLOP, bytes read from memory) per second that the machine can do now on so many threads, with the row in use.
-    Takes about a quarter of a second. OutOfMemory; ArgumentError."""
+    """(FLOP, bytes read from memory) per second of this machine now, with so many threads and the variant in use, in
+    about 0.25 s. OutOfMemory; ArgumentError."""
 
 def call_rounded(function: Callable[[_T], _R], arg: _T) -> _R:
-    """function(arg), rounding to nearest even and keeping denormals, whatever the mode of the calling thread, which it
-    has again afterwards. Raises what the function raises."""
+    """function(arg), rounding to nearest even and keeping denormals; the mode of the calling thread is restored
+    afterwards, also after an exception."""
 
 # ---- numbers to text and back: csrc/python/text_functions.c ----
 
 def format_floats(
-    out: Buffer, values: Buffer, first: int, n_cols: int, sep: str, digits: int, n_threads: int
+    out: _Bytes, values: _Bytes, first: int, n_cols: int, sep: str, digits: int, n_threads: int
 ) -> list[tuple[int, int]]:
     """Float32 numbers of a matrix, from number `first` on, as text in `out`; (start, stop) of its pieces in order.
     digits -1 is the shortest that reads back, N is "%.Ne"."""
 
 def format_words(
-    out: Buffer, words: Buffer, first: int, n_cols: int, sep: str, table: object, n_threads: int
+    out: _Bytes, words: _Bytes, first: int, n_cols: int, sep: str, table: object, n_threads: int
 ) -> list[tuple[int, int]]:
     """The same for the bytes of 16-bit floats, spelled by a table of `text_table`."""
 
@@ -153,6 +154,6 @@ def text_table(is_bf16: bool, digits: int) -> object:
 def text_capacity(count: int) -> int:
     """Bytes that `out` needs for so many numbers."""
 
-def parse_floats(out: Buffer, text: Buffer, start: int, sep: str, n_threads: int) -> dict[str, object] | None:
-    """The numbers of a text from byte `start` on into float32 `out`, which they fill exactly. None, or what is wrong
-    and where. Ctrl-C stops it."""
+def parse_floats(out: _Bytes, text: _Bytes, start: int, sep: str, n_threads: int) -> dict[str, object] | None:
+    """The numbers of a text from byte `start` on into float32 `out`, which they fill exactly. None, or the fault and
+    its place. Ctrl-C stops it."""

@@ -1,7 +1,7 @@
-"""What may end a run before its time: a deadline, or a token that another thread sets.
+"""Ending a run early: a deadline, or a token that another thread sets.
 
-Both are checked between the prompts of a batch while they become token ids, and by the core about
-every 20 ms. Neither has to do with Ctrl-C, which stays KeyboardInterrupt.
+Both are checked between the prompts of a batch while they are encoded, and by the core about every
+20 ms. Ctrl-C is separate: it stays KeyboardInterrupt.
 """
 
 import time
@@ -10,14 +10,14 @@ from numbers import Real
 from typing import NoReturn
 
 from .errors import ArgumentError, Cancelled, Timeout
-from .files.naming import printable
+from .messages import printable
 
 
 class Cancel:
-    """A token to stop runs with: `run(..., cancel=token)` here, `token.set()` in another thread.
+    """A token that stops runs: `run(..., cancel=token)` here, `token.set()` in another thread.
 
-    Any number of runs may share one. A run that is stopped, or begun while the token is set, raises
-    Cancelled; `clear()` makes the token fit for the next run.
+    Any number of runs may share one. A run that is stopped, or begins while the token is set,
+    raises Cancelled; after `clear()` the token can be used again.
     """
 
     __slots__ = ("_is_set",)
@@ -26,11 +26,11 @@ class Cancel:
         self._is_set = False
 
     def set(self) -> None:
-        """Stop every run that has this token, within about 50 ms. May be called anywhere."""
+        """Stop every run with this token, within about 50 ms. May be called in any thread."""
         self._is_set = True
 
     def clear(self) -> None:
-        """Take `set` back."""
+        """Undo `set`."""
         self._is_set = False
 
     def is_set(self) -> bool:
@@ -45,11 +45,10 @@ class Cancel:
 
 
 class Stop:
-    """The deadline and the token of one call; `check` raises when it has to end."""
+    """The deadline and the token of one call; `check` raises when it must end."""
 
-    def __init__(self, timeout: float | None, cancel: Cancel | None) -> None:
-        """ArgumentError: a timeout that is not a number of seconds from 0 up, another type than
-        Cancel."""
+    def __init__(self, timeout: float | None = None, cancel: Cancel | None = None) -> None:
+        """ArgumentError: a timeout that is not a number from 0 up, a cancel of another type."""
         self._seconds = None if timeout is None else _seconds(timeout)
         self._deadline = None if self._seconds is None else time.monotonic() + self._seconds
         if cancel is not None and not isinstance(cancel, Cancel):
@@ -67,13 +66,13 @@ class Stop:
     def then(
         self, report: Callable[[int, int], object] | None
     ) -> Callable[[int, int], object] | None:
-        """What the core is to call with (steps done, steps in all): `check`, then `report`, which
-        knows nothing of the time before there are steps. None when there is nothing to call."""
+        """The core's callback, with (steps done, steps in all): `check`, then `report` once the
+        number of steps is known. None if neither is needed."""
         if self._deadline is None and self._cancel is None and report is None:
             return None
 
         def both(done: int, total: int) -> None:
-            if done < total or not total:  # what is finished in time is not thrown away
+            if done < total or not total:  # keep what is finished in time
                 self.check()
             if report is not None and total:
                 report(done, total)

@@ -1,67 +1,87 @@
-"""config.json -> Config: every number of a Llama that is not a weight.
+"""config.json -> Config: every number of a model that is not a weight.
 
-Both styles are read: `rope_theta` and `rope_scaling` on the top level (transformers 4), or both
-inside `rope_parameters` (transformers 5). config.json comes from a stranger: types are exact
-(2048.0 and true are no integers), every number has a range, keys that contradict each other are an
-error. What would need other maths than a plain Llama's is refused by name, never approximated; a
-key of another architecture, which transformers ignores in a Llama, is a warning; keys that do not
-touch the maths are ignored. Nothing that decides a value is guessed: the only defaults are those
-that the Llama class has always had (no biases, untied head, n_kv_heads = n_heads, SiLU). Numbers do
-not depend on the caller's rounding mode.
+What the keys mean is the family's, by model_type (families/table.py). config.json comes from a
+stranger: types are exact (2048.0 and true are no integers), every number has a range, keys that
+contradict each other are an error. What would need other maths than llamaprobe has is refused by
+name, never approximated; a key of another architecture, which transformers ignores, is a warning;
+keys that do not touch the maths are ignored. Nothing that decides a value is guessed: the only
+defaults are those of the family's class in transformers. Numbers do not depend on the caller's
+rounding mode.
 """
 
 import errno
 import hashlib
 import math
 import os
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import _core, log
-from .files.atomic import file_error, shown_path
-from .errors import ConfigError, FileError, UnsupportedError
+from .errors import ConfigError, FileError
+from .families.family import LINEARS, PRE_NORMS, Family
+from .families.features import beyond_core
+from .families.keys import Keys, any_of
+from .families.keys import UnsupportedConfigError as UnsupportedConfigError
+from .families.rope import Rope
+from .families.rope import inverse_frequencies as inverse_frequencies
+from .families.rope_keys import POSITIONS, Ropes, read_ropes, rotation_notes
+from .families.table import BY_CLASS, FAMILIES, LLAMA, REFUSED, SHELLS
+from .files.atomic import file_error
 from .files.json_file import parse_object, read_file, show
-from .files.naming import printable
+from .messages import printable, shown_path
 
 MAX_BYTES = 4 << 20  # real ones have 1 to 10 KB
 _SIZE = 65536
 _VOCAB = 1 << 21
 _COUNT = 1024
-_POSITIONS = 1 << 24  # beyond this a position is no exact float32
 _MAX_ANGLE = 1 << 26  # radians; beyond it csrc/base/sincos.c has no sine and cosine
 
-_ROPE_TYPES = ("default", "linear", "llama3")
-_REQUIRED: Any = object()
 _SHOWN = 5  # so many names in a message
 
-# Keys by which models that are no plain Llama say that they compute something else. In a Llama
-# transformers 5 ignores them.
+# Keys by which models say that they compute something else. Where the class of a family does not
+# read one, transformers 5 ignores it.
 _FOREIGN = (
     *("use_bidirectional_attention", "no_rope_layers", "no_rope_layer_interval"),
-    *("rope_interleaved", "qk_norm", "use_qk_norm", "bias", "use_bias", "qkv_bias", "clip_qkv"),
+    *(
+        "rope_interleaved",
+        "qk_norm",
+        "use_qk_norm",
+        "bias",
+        "use_bias",
+        "qkv_bias",
+        "clip_qkv",
+    ),
     "alibi",
-    *("logit_scale", "logits_scaling", "embedding_multiplier", "residual_multiplier", "scale_emb"),
-    *("attention_multiplier", "query_pre_attn_scalar", "scale_depth", "attention_chunk_size"),
+    *(
+        "logit_scale",
+        "logits_scaling",
+        "embedding_multiplier",
+        "residual_multiplier",
+        "scale_emb",
+    ),
+    *(
+        "attention_multiplier",
+        "query_pre_attn_scalar",
+        "scale_depth",
+        "attention_chunk_size",
+    ),
     *("attn_logit_softcapping", "final_logit_softcapping", "attn_temperature_tuning"),
     *("parallel_attn", "use_parallel_residual", "pruned_heads"),
 )
 _WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
-_ROPE_KEYS = {
-    "default": (),
-    "linear": ("factor",),
-    "llama3": (
-        *("factor", "low_freq_factor", "high_freq_factor"),
-        "original_max_position_embeddings",
-    ),
-}
 
 
-class UnsupportedConfigError(ConfigError, UnsupportedError):
-    """config.json asks for something that llamaprobe does not compute; the message says what."""
+class Layer(NamedTuple):
+    """What one layer has of its own."""
+
+    window: int | None
+    """Key k is seen by query q if q - window < k <= q; None: every key up to q."""
+    rope: Rope | None
+    """What turns q and k; None: nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,13 +106,15 @@ class Config:
     inv_freq: NDArray[np.float32] = field(repr=False)
     """float32 [head_dim / 2], radians per position, read-only: the rotation really used."""
     attention_scale: float
-    """float32(1 / sqrt(head_dim)), which multiplies q . k."""
+    """float32(1 / sqrt(head_dim)), or what the family has instead: multiplies q . k."""
     attention_bias: bool
+    """q, k and v have a bias."""
+    o_bias: bool
     mlp_bias: bool
     tied_head: bool
     """The file says that logits use the embedding matrix."""
     qk_norm: bool
-    """False for every Llama; a file with such norms is refused when it is opened."""
+    """q and k have a norm of their own before they are turned."""
     bos_token_id: int | None
     eos_token_id: int | tuple[int, ...] | None
     dtype: str | None
@@ -104,6 +126,39 @@ class Config:
     """What was told as a warning when the file was read."""
     sha256: str = field(default="", repr=False)
     """Of config.json; "" when the numbers come from elsewhere."""
+    # What a Llama does not have: the defaults below are a Llama.
+    family: str = "llama"
+    """model_type of its family."""
+    layers: tuple[Layer, ...] = field(default=(), repr=False)
+    """[n_layers]; (): all without a window, turned by inv_freq."""
+    linears: Mapping[str, str] = field(default_factory=lambda: LINEARS, repr=False)
+    """Point -> module of a layer whose matrix computes it; points that share one are consecutive
+    ranges of its rows."""
+    norms: Mapping[str, str] = field(default_factory=lambda: PRE_NORMS, repr=False)
+    """Point -> module of a layer whose gain computes it."""
+    gain_offset: float = 0.0
+    """Added to the gain of every norm."""
+    qk_norm_whole: bool = False
+    """The norms of q and k go over all heads at once, not over each."""
+    activation: str = "silu"
+    """Or "gelu_tanh"."""
+    score_scale: float | None = None
+    """attention_scale before it was rounded; None: 1 / sqrt(head_dim)."""
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    """Multiplies what is added to the residual stream."""
+    logits_divisor: float = 1.0
+    score_cap: float | None = None
+    """c of c * tanh(scores_raw / c)."""
+    logits_cap: float | None = None
+    interleaved: bool = False
+    """RoPE turns components 2i and 2i + 1 together, not i and i + rotary_dim / 2."""
+
+    prefix: str = ""
+    """What stands before the names of tensors."""
+
+    def layer(self, i: int) -> Layer:
+        return self.layers[i] if self.layers else Layer(None, Rope(self.inv_freq))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """After unpickling and copying inv_freq is read-only again."""
@@ -111,12 +166,15 @@ class Config:
         self.inv_freq.flags.writeable = False
 
 
-def read_config(path: str | os.PathLike[str], *, stacklevel: int = 2) -> Config:
+def read_config(
+    path: str | os.PathLike[str], *, stacklevel: int = 2, any_family: bool = False
+) -> Config:
     """Read and check the config of a model: a folder that holds config.json, or that file.
 
     A key that is ignored although its author meant something by it (`auto_map`, `logit_scale`), or
     a value that the file leaves to history (`rope_theta`), is reported once per call through
     `warnings` and kept in `Config.notes`. The rounding mode of the calling thread does not matter.
+    `any_family`: also of models that need what the core cannot compute yet; reference.py can.
 
     Raises FileError (missing, unreadable, no regular file), ConfigError (broken JSON, a key that is
     missing, of the wrong type, out of range or contradicted by another), UnsupportedConfigError
@@ -128,6 +186,8 @@ def read_config(path: str | os.PathLike[str], *, stacklevel: int = 2) -> Config:
         if not os.path.lexists(file):
             raise _no_model(folder)
     config: Config = _core.call_rounded(_read, file)
+    if not any_family:
+        _core.call_rounded(check_core, config)
     for note in config.notes:
         log.warn(note, stacklevel=stacklevel)
     return config
@@ -136,7 +196,18 @@ def read_config(path: str | os.PathLike[str], *, stacklevel: int = 2) -> Config:
 def _read(file: str) -> Config:
     data = read_file(file, MAX_BYTES, ConfigError)
     raw = parse_object(data, file, ConfigError)
-    return _config(_Keys(shown_path(file), raw), file, hashlib.sha256(data).hexdigest())
+    return _config(raw, file, hashlib.sha256(data).hexdigest())
+
+
+def check_core(config: Config) -> None:
+    """UnsupportedConfigError names what a model needs that the core cannot compute yet."""
+    lacking = ", ".join(beyond_core(config))
+    if lacking:
+        family = FAMILIES[config.family]
+        raise UnsupportedConfigError(
+            f"{shown_path(config.path)}: model_type is {show(config.family)}: {lacking} cannot be run"
+            f" yet, which this {family.title} ({family.architecture}) needs"
+        )
 
 
 def core_numbers(config: Config) -> dict[str, Any]:
@@ -166,175 +237,178 @@ def _no_model(folder: str) -> FileError:
     )
 
 
-def inverse_frequencies(
-    theta: float, head_dim: int, scaling: dict[str, Any] | None = None
-) -> NDArray[np.float32]:
-    """The rotation of RoPE in radians per position: float32 [head_dim / 2].
-
-    `scaling` is None or holds rope_type "linear" (factor) or "llama3" (factor, low_freq_factor,
-    high_freq_factor, original_max_position_embeddings). Each step is rounded to float32 in the
-    order in which transformers 5 takes it, so that only its powf can differ (by 1 or 2 ulp in about
-    one value of 70, and not alike on all CPUs). Source: Su et al. 2021 (RoFormer) for
-    theta^(-2i / head_dim), the Llama 3.1 release for the bands.
-    """
-    f32 = np.float32
-    exponent = np.arange(0, head_dim, 2, dtype=f32) / f32(head_dim)
-    base = float(f32(theta))
-    # libm, not NumPy: its vector pow is less exact and differs between CPUs
-    power = np.array([math.pow(base, float(e)) for e in exponent]).astype(f32)
-    inv = f32(1) / power
-    kind = scaling.get("rope_type", scaling.get("type")) if scaling else "default"
-    if scaling is None or kind == "default":
-        return inv
-    if kind == "linear":
-        return inv / f32(scaling["factor"])
-    return _llama3_bands(inv, scaling)
-
-
-def _llama3_bands(inv: NDArray[np.float32], scaling: dict[str, Any]) -> NDArray[np.float32]:
-    """Long waves are slowed down by factor, short ones stay, those between are blended."""
-    f32 = np.float32
-    factor = f32(scaling["factor"])
-    low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
-    old = float(scaling["original_max_position_embeddings"])
-    # torch takes number / tensor as reciprocal * number, two roundings; so does this
-    wavelength = (f32(1) / inv) * f32(2 * math.pi)
-    slowed = np.where(wavelength > f32(old / low), inv / factor, inv)
-    smooth = ((f32(1) / wavelength) * f32(old) - f32(low)) / f32(high - low)
-    blend = (f32(1) - smooth) * slowed / factor + smooth * slowed
-    between = (wavelength >= f32(old / high)) & (wavelength <= f32(old / low))
-    return np.where(between, blend, slowed)
-
-
 # ---- from keys to Config ----
 
 
-class _Keys:
-    """The keys of one JSON object; `name` stands before a key in messages."""
-
-    def __init__(self, path: str, values: dict[str, Any], name: str = "") -> None:
-        self.path, self.values, self.name = path, values, name
-
-    def fail(self, key: str, allowed: str) -> NoReturn:
-        fact = f"is {show(self.values[key])}" if key in self.values else "is missing"
-        raise ConfigError(f"{self.path}: {self.name}{key} {fact}; it must be {allowed}")
-
-    def refuse(self, key: str, why: str) -> NoReturn:
-        value = show(self.values.get(key))
-        raise UnsupportedConfigError(f"{self.path}: {self.name}{key} is {value}: {why}")
-
-    def value(self, key: str, kinds: tuple[type, ...], allowed: str, default: Any) -> Any:
-        found = self.values.get(key)
-        if found is None and default is not _REQUIRED:
-            return default
-        if type(found) not in kinds:  # exact: True is no int here
-            self.fail(key, allowed)
-        return found
-
-    def integer(self, key: str, low: int, high: int, default: Any = _REQUIRED) -> Any:
-        allowed = f"an integer from {low} to {high}"
-        found = self.value(key, (int,), allowed, default)
-        if found is not None and not low <= found <= high:
-            self.fail(key, allowed)
-        return found
-
-    def number(self, key: str, default: Any = _REQUIRED) -> Any:
-        allowed = "a number above 0 that a float32 can hold"
-        found = self.value(key, (int, float), allowed, default)
-        with np.errstate(over="ignore"):
-            if found is not None and not 0 < np.float32(found) < np.inf:
-                self.fail(key, allowed)
-        return found if found is None else float(found)
-
-    def flag(self, key: str) -> bool:
-        found: bool = self.value(key, (bool,), "true or false", False)
-        return found
-
-    def text(self, key: str) -> str | None:
-        found: str | None = self.value(key, (str,), "a string", None)
-        return found
-
-    def block(self, key: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.value(key, (dict,), "an object", {})
-        return found
-
-
-def _config(keys: _Keys, file: str, sha256: str) -> Config:
-    _check_family(keys)
-    _check_extras(keys)
+def _config(raw: dict[str, Any], file: str, sha256: str) -> Config:
+    keys, prefix = _text_keys(shown_path(file), raw)
+    family = _family(keys)
+    keys = Keys(keys.path, {**family.defaults, **keys.values}, keys.name)
+    _check_extras(keys, family)
     d_model = keys.integer("hidden_size", 1, _SIZE)
     n_heads, n_kv_heads, head_dim = _heads(keys, d_model)
-    scaling, theta, notes = _rope(keys)
-    inv_freq = _inv_freq(keys, theta, head_dim, scaling)
-    max_positions, limits = _positions(keys, inv_freq, theta, scaling)
+    n_layers = keys.integer("num_hidden_layers", 1, _COUNT)
+    ropes = read_ropes(keys, family, head_dim)
+    max_positions, limits = _positions(keys, ropes)
+    layers = [
+        Layer(kind.window, None if kind.rope is None else ropes.of(kind.rope))
+        for kind in family.layers(keys, n_layers)
+    ]
+    scale = _score_scale(keys, family, head_dim)
     return Config(
-        n_layers=keys.integer("num_hidden_layers", 1, _COUNT),
+        n_layers=n_layers,
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
         head_dim=head_dim,
         d_model=d_model,
-        d_ff=keys.integer("intermediate_size", 1, 16 * _SIZE),
+        d_ff=keys.integer(family.d_ff, 1, 16 * _SIZE),
         vocab_size=keys.integer("vocab_size", 1, _VOCAB),
         max_positions=max_positions,
         rms_norm_eps=keys.number("rms_norm_eps"),
-        rope_theta=theta,
-        rope_scaling=scaling,
-        inv_freq=inv_freq,
-        attention_scale=float(np.float32(1 / math.sqrt(head_dim))),
-        attention_bias=keys.flag("attention_bias"),
-        mlp_bias=keys.flag("mlp_bias"),
+        rope_theta=ropes.theta,
+        rope_scaling=ropes.scaling,
+        inv_freq=next(iter(ropes.tables.values())).inv_freq,
+        attention_scale=float(
+            np.float32(1 / math.sqrt(head_dim) if scale is None else scale)
+        ),
+        attention_bias=_flag(keys, family.qkv_bias),
+        o_bias=_flag(keys, family.o_bias),
+        mlp_bias=_flag(keys, family.mlp_bias),
         tied_head=keys.flag("tie_word_embeddings"),
-        qk_norm=False,
+        qk_norm="q_norm" in family.norms,
         bos_token_id=keys.integer("bos_token_id", -1, _VOCAB, None),
         eos_token_id=_eos(keys),
         dtype=keys.text("dtype") or keys.text("torch_dtype"),
         path=file,
-        raw=keys.values,
-        notes=(*notes, *limits, *_ignored_notes(keys)),
+        raw=raw,
+        notes=(*ropes.notes, *limits, *_ignored_notes(keys, family)),
         sha256=sha256,
+        family=family.model_type,
+        layers=tuple(layers),
+        linears=family.linears,
+        norms=family.norms,
+        gain_offset=family.gain_offset,
+        qk_norm_whole=family.qk_norm == "whole",
+        activation=family.activations[keys.values.get(family.activation, "silu")],
+        score_scale=scale,
+        embedding_scale=_embedding_scale(keys, family, d_model),
+        residual_scale=_number(keys, family.residual_scale) or 1.0,
+        logits_divisor=_number(keys, family.logits_divisor) or 1.0,
+        score_cap=_number(keys, family.score_cap),
+        logits_cap=_number(keys, family.logits_cap),
+        interleaved=family.interleaved,
+        prefix=prefix,
     )
 
 
-def _check_family(keys: _Keys) -> None:
-    """model_type and architectures must mean Llama; one of the two may be missing."""
-    names = keys.value("architectures", (list,), "a list of strings", [])
-    if keys.text("model_type") is None and not names:
+def _text_keys(path: str, raw: dict[str, Any]) -> tuple[Keys, str]:
+    """The keys of the decoder, and what stands before its tensors' names: text_config of a model of
+    text and images, which has the flags of the head outside."""
+    keys = Keys(path, raw)
+    shell = SHELLS.get(keys.text("model_type") or "")
+    if shell is None:
+        return keys, ""
+    architecture, model_type, prefix = shell
+    _check_quantization(keys)
+    if keys.strings("architectures") not in ([], [architecture]):
+        keys.refuse("architectures", f"only {architecture} can be run")
+    inside = keys.inside("text_config")
+    ids = ("bos_token_id", "eos_token_id")
+    values: dict[str, Any] = {
+        "model_type": model_type,
+        **{k: raw[k] for k in ids if k in raw},
+    }
+    values |= inside.values
+    values["tie_word_embeddings"] = raw.get("tie_word_embeddings", True)
+    values.pop("architectures", None)
+    return Keys(path, values, inside.name), prefix
+
+
+def _family(keys: Keys) -> Family:
+    """What model_type and architectures mean; one of the two may be missing."""
+    names, model_type = keys.strings("architectures"), keys.text("model_type")
+    if model_type is None and not names:
         keys.fail("model_type", '"llama"')
-    if keys.text("model_type") not in (None, "llama"):
-        keys.refuse("model_type", 'only "llama" can be run')
-    if names not in ([], ["LlamaForCausalLM"]):
-        keys.refuse("architectures", "only LlamaForCausalLM can be run")
+    known = (
+        BY_CLASS.get(names[0]) if len(names) == 1 and type(names[0]) is str else None
+    )
+    family = FAMILIES.get(model_type) if model_type is not None else known
+    if family is None and model_type is not None:
+        why = f"only {any_of(tuple(FAMILIES))} can be run"
+        keys.refuse("model_type", REFUSED.get(model_type, why))
+    if family is None or (names and known is None):
+        keys.refuse(
+            "architectures", f"only {(family or LLAMA).architecture} can be run"
+        )
+    if known not in (None, family):
+        keys.refuse(
+            "model_type", f"its class is {family.architecture}, not {show(names)}"
+        )
+    return family
 
 
-def _check_extras(keys: _Keys) -> None:
-    """Keys that would change the maths of a Llama."""
+def _check_quantization(keys: Keys) -> None:
     for key in ("quantization_config", "quantization", "compression_config"):
         if keys.values.get(key) is not None:
-            keys.refuse(key, "quantised weights cannot be run; take bf16, f16 or f32 ones")
-    if keys.values.get("hidden_act", "silu") not in ("silu", "swish"):  # two names of one function
-        keys.refuse("hidden_act", 'only "silu" can be run')
-    windowed = keys.values.get("use_sliding_window") is not False
-    if keys.values.get("sliding_window") is not None and windowed:
-        keys.refuse("sliding_window", "only attention over all earlier tokens can be run")
-    if keys.values.get("is_causal", True) is not True:  # null too: eager attention takes it so
+            keys.refuse(
+                key, "quantised weights cannot be run; take bf16, f16 or f32 ones"
+            )
+
+
+def _check_extras(keys: Keys, family: Family) -> None:
+    """Keys that would change the maths."""
+    _check_quantization(keys)
+    activation = keys.values.get(family.activation, "silu")
+    if type(activation) is not str or activation not in family.activations:
+        shown = [name for name in family.activations if name != "swish"]
+        keys.refuse(family.activation, f"only {any_of(tuple(shown))} can be run")
+    for key, allowed in family.fixed.items():
+        if keys.values.get(key) not in allowed:
+            keys.refuse(key, f"only {' or '.join(map(show, allowed))} can be run")
+    if (
+        keys.values.get("is_causal", True) is not True
+    ):  # null too: eager attention takes it so
         keys.refuse("is_causal", "only attention over earlier tokens can be run")
     if keys.values.get("per_layer_config"):
         keys.refuse("per_layer_config", "only layers that are all alike can be run")
     if keys.values.get("attribute_map"):
         keys.refuse("attribute_map", "keys can only be read under their own names")
     if keys.values.get("transformers_weights") not in (None, *_WEIGHT_FILES):
-        keys.refuse("transformers_weights", "only model.safetensors or its shards can be run")
-    kinds = keys.value("layer_types", (list,), "a list of strings", [])
-    if any(kind != "full_attention" for kind in kinds):
-        keys.refuse("layer_types", 'only "full_attention" can be run')
+        keys.refuse(
+            "transformers_weights", "only model.safetensors or its shards can be run"
+        )
 
 
-def _heads(keys: _Keys, d_model: int) -> tuple[int, int, int]:
+def _flag(keys: Keys, flag: str | bool) -> bool:
+    return keys.flag(flag) if isinstance(flag, str) else flag
+
+
+def _number(keys: Keys, key: str) -> float | None:
+    """None where the family has no such number, or the file turns it off."""
+    found: float | None = keys.number(key, None) if key else None
+    return found
+
+
+def _score_scale(keys: Keys, family: Family, head_dim: int) -> float | None:
+    key, power = family.scale
+    return None if key == "head_dim" else float(keys.number(key) ** power)
+
+
+def _embedding_scale(keys: Keys, family: Family, d_model: int) -> float:
+    if family.embedding_scale == "sqrt(hidden_size)":
+        return float(np.float32(math.sqrt(d_model)))
+    return _number(keys, family.embedding_scale) or 1.0
+
+
+def _heads(keys: Keys, d_model: int) -> tuple[int, int, int]:
     """n_heads, n_kv_heads, head_dim. Without a key for the last two: n_heads, d_model / n_heads."""
     n_heads = keys.integer("num_attention_heads", 1, _COUNT)
     n_kv_heads = keys.integer("num_key_value_heads", 1, _COUNT, n_heads)
     if n_heads % n_kv_heads:
-        keys.fail("num_key_value_heads", f"a divisor of num_attention_heads, which is {n_heads}")
+        keys.fail(
+            "num_key_value_heads",
+            f"a divisor of num_attention_heads, which is {n_heads}",
+        )
     head_dim = keys.integer("head_dim", 2, _SIZE, None)
     if head_dim is None and d_model % n_heads:
         keys.fail(
@@ -344,90 +418,14 @@ def _heads(keys: _Keys, d_model: int) -> tuple[int, int, int]:
     if head_dim is not None and head_dim % 2:
         keys.fail("head_dim", "even")
     if head_dim is None and d_model // n_heads % 2:
-        keys.fail("hidden_size", f"an even multiple of num_attention_heads, which is {n_heads}")
+        keys.fail(
+            "hidden_size",
+            f"an even multiple of num_attention_heads, which is {n_heads}",
+        )
     return n_heads, n_kv_heads, head_dim or d_model // n_heads
 
 
-def _rope(keys: _Keys) -> tuple[dict[str, Any] | None, float, list[str]]:
-    """The rope block as found (None when it scales nothing), theta, notes."""
-    new, old = _rope_block(keys, "rope_parameters"), _rope_block(keys, "rope_scaling")
-    if new and old and new != old:
-        keys.fail("rope_scaling", f"what rope_parameters says, {show(new)}, or absent")
-    if keys.number("partial_rotary_factor", 1.0) != 1.0:
-        keys.refuse("partial_rotary_factor", "only whole heads can be rotated")
-    theta, notes = _rope_theta(keys)
-    if (new or old or {}).get("rope_type", "default") == "default":
-        return None, theta, notes
-    return keys.block("rope_parameters" if new else "rope_scaling"), theta, notes
-
-
-def _rope_block(keys: _Keys, name: str) -> dict[str, Any] | None:
-    """What the block says of scaling, in one spelling; None without a block."""
-    block = _Keys(keys.path, keys.block(name), f"{name}.")
-    kind = block.text("rope_type") or block.text("type")
-    if block.text("type") not in (None, kind):
-        block.fail("type", f"what rope_type says, {show(kind)}, or absent")
-    if block.number("partial_rotary_factor", 1.0) != 1.0:
-        block.refuse("partial_rotary_factor", "only whole heads can be rotated")
-    if not block.values:
-        return None
-    if kind is None and set(block.values) != {"rope_theta"}:
-        block.fail("rope_type", _any_of(_ROPE_TYPES))
-    if kind not in (None, *_ROPE_TYPES):
-        spelt = "rope_type" if "rope_type" in block.values else "type"
-        block.refuse(spelt, f"only {_any_of(_ROPE_TYPES)} can be run")
-    if kind == "linear":
-        return {"rope_type": kind, "factor": block.number("factor")}
-    return _llama3_block(keys, block) if kind == "llama3" else {"rope_type": "default"}
-
-
-def _llama3_block(keys: _Keys, block: _Keys) -> dict[str, Any]:
-    low, high = block.number("low_freq_factor"), block.number("high_freq_factor")
-    if low >= high:
-        block.fail("low_freq_factor", f"below high_freq_factor, which is {show(high)}")
-    key = "original_max_position_embeddings"
-    old = block.integer(key, 1, _POSITIONS)
-    if keys.integer(key, 1, _POSITIONS, old) != old:
-        keys.fail(key, f"what {block.name}{key} says: {old}")
-    factor = block.number("factor")
-    return {"rope_type": "llama3", "factor": factor, "low": low, "high": high, "old": old}
-
-
-def _rope_theta(keys: _Keys) -> tuple[float, list[str]]:
-    """theta from wherever it stands; only files older than the key itself may leave it out."""
-    found = keys.number("rope_theta", None)
-    for name in ("rope_parameters", "rope_scaling"):
-        inside = _Keys(keys.path, keys.block(name), f"{name}.").number("rope_theta", found)
-        if found not in (None, inside):
-            keys.fail("rope_theta", f"what {name} says: {show(inside)}")
-        found = inside
-    if found is not None:
-        return found, []
-    version = re.match(r"(\d{1,4})\.(\d{1,4})\.", keys.text("transformers_version") or "")
-    if not version or (int(version[1]), int(version[2])) >= (4, 33):
-        keys.fail("rope_theta", "the number that the model was trained with (Llama 2: 10000.0)")
-    note = (
-        f"{keys.path}: there is no rope_theta; 10000 is used, as it was fixed in the code of the"
-        f" transformers {version[0]}x that wrote this file"
-    )
-    return 10000.0, [note]
-
-
-def _inv_freq(
-    keys: _Keys, theta: float, head_dim: int, scaling: dict[str, Any] | None
-) -> NDArray[np.float32]:
-    with np.errstate(all="ignore"):
-        inv_freq = inverse_frequencies(theta, head_dim, scaling)
-    if not np.all((inv_freq > 0) & np.isfinite(inv_freq)):
-        raise ConfigError(
-            f"{keys.path}: rope_theta {theta:g} with {show(scaling)} gives a frequency that is 0"
-            " or infinite in float32"
-        )
-    inv_freq.flags.writeable = False
-    return inv_freq
-
-
-def _eos(keys: _Keys) -> int | tuple[int, ...] | None:
+def _eos(keys: Keys) -> int | tuple[int, ...] | None:
     """One id, or several: Llama 3's chat models end at any of a list."""
     ids = keys.values.get("eos_token_id")
     if type(ids) is not list:
@@ -438,54 +436,57 @@ def _eos(keys: _Keys) -> int | tuple[int, ...] | None:
     return tuple(ids)
 
 
-def _positions(
-    keys: _Keys, inv_freq: NDArray[np.float32], theta: float, scaling: dict[str, Any] | None
-) -> tuple[int, list[str]]:
+def _positions(keys: Keys, ropes: Ropes) -> tuple[int, list[str]]:
     """The positions that a run may have, and a note where the rotation leaves fewer than the file
     says."""
-    said: int = keys.integer("max_position_embeddings", 1, _POSITIONS)
-    fastest = float(inv_freq.max())
+    said: int = keys.integer("max_position_embeddings", 1, POSITIONS)
+    fastest = max(
+        float(t.max()) for rope in ropes.tables.values() for t in rope.tables()
+    )
     usable = int(_MAX_ANGLE / fastest) + 1
     if usable >= said:
         return said, []
     last = f"{(said - 1) * fastest:.4g} radians at position {said - 1}"
+    turned = f"rope_theta {ropes.theta:g} with {show(ropes.scaling)}"
     fact = (
-        f"{keys.path}: rope_theta {theta:g} with {show(scaling)} turns by {fastest:.4g} radians per"
-        f" position, {last}; sines are computed up to {_MAX_ANGLE}"
+        f"{keys.path}: {turned} turns by {fastest:.4g} radians per position, {last}; sines are"
+        f" computed up to {_MAX_ANGLE}"
     )
     if usable == 1:
-        raise UnsupportedConfigError(f"{fact}, so that no prompt of two tokens can be run")
+        raise UnsupportedConfigError(
+            f"{fact}, so that no prompt of two tokens can be run"
+        )
     return usable, [f"{fact}, so that a prompt may have {usable} tokens at most"]
 
 
-def _ignored_notes(keys: _Keys) -> list[str]:
+def _ignored_notes(keys: Keys, family: Family) -> list[str]:
     notes = []
     if keys.values.get("auto_map") is not None:
-        notes = [f"{keys.path}: auto_map is ignored: code that comes with a model is never run"]
-    found = [f"{key} ({show(keys.values[key])})" for key in _FOREIGN if _is_meant(keys, key)]
-    for name in ("rope_parameters", "rope_scaling"):
-        block = keys.block(name)
-        known = _ROPE_KEYS[block.get("rope_type") or block.get("type") or "default"]
-        named = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *known}
-        found += [f"{name}.{printable(k, 60)}" for k, v in block.items() if k not in named and v]
+        notes = [
+            f"{keys.path}: auto_map is ignored: code that comes with a model is never run"
+        ]
+    found = [
+        f"{key} ({show(keys.values[key])})"
+        for key in _FOREIGN
+        if not family.reads(key) and _is_meant(keys, key)
+    ]
+    found += [printable(name, 60) for name in rotation_notes(keys, family)]
     if found:
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         notes.append(
             f"{keys.path}: {', '.join(found[:_SHOWN])}{more}: ignored, as transformers does in a"
-            " Llama; the values are those of a model without"
+            f" {family.title}; the values are those of a model without"
         )
     return notes
 
 
-def _is_meant(keys: _Keys, key: str) -> bool:
+def _is_meant(keys: Keys, key: str) -> bool:
     """Whether a key says anything but that nothing is different."""
     value = keys.values.get(key)
-    if value is True and key.endswith("bias"):  # another name of the flags, which say the same
+    if value is True and key.endswith(
+        "bias"
+    ):  # another name of the flags, which say the same
         return not keys.flag("attention_bias")
     if key == "no_rope_layers" and isinstance(value, list):
         return any(layer != 1 for layer in value)
     return bool(value) and (value is True or value != 1)
-
-
-def _any_of(names: tuple[str, ...]) -> str:
-    return ", ".join(f'"{name}"' for name in names)

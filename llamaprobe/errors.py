@@ -1,7 +1,7 @@
 """Every exception that llamaprobe raises on purpose, all of them reachable as `llamaprobe.NAME`.
 
-All are `Error`, and each is also the built-in class that Python people catch for that kind of fault, so
-`except ValueError` around a bad argument works as usual. Messages name the file, the fact and the way out.
+All are `Error`, and each is also the built-in class for that kind of fault, so that `except
+ValueError` around a bad argument works as usual. Messages name the file, the fact and the remedy.
 
     ArgumentError        ValueError            an argument, a prompt, a token id
         PointError       KeyError              a capture point or a layer
@@ -12,11 +12,11 @@ All are `Error`, and each is also the built-in class that Python people catch fo
         NewerFormatError                       a run that a later llamaprobe saved
     TokenizerError       ValueError            tokenizer.json, or a text that it cannot encode
     TemplateError        ValueError            the chat template, or messages that it refuses
-    UnsupportedError     NotImplementedError   well formed, but nothing that can be run exactly
+    UnsupportedError     NotImplementedError   well formed, but cannot be run exactly
     OutOfMemory          MemoryError           raised before anything is computed
     Timeout              TimeoutError          a run took longer than its `timeout`
     Cancelled                                  a run was stopped by its `cancel`
-    FileError            OSError               `filename`, and `errno` where the system gave one
+    FileError            OSError               with `filename`, and `errno` if the system gave one
         FileMissingError FileNotFoundError
         FileDeniedError  PermissionError
         FileIsFolderError IsADirectoryError
@@ -25,20 +25,43 @@ All are `Error`, and each is also the built-in class that Python people catch fo
         FileChangedError                       a file is no longer the one that was opened
     HubError             OSError               and its kinds, which llamaprobe/hub/errors.py lists
 
-A FileError has the class of its `errno`. All of them can be pickled and copied with their
-attributes. Ctrl-C is KeyboardInterrupt, and nothing else is.
+A FileError has the class of its `errno`. All can be pickled and copied with their attributes.
+Ctrl-C, and only Ctrl-C, raises KeyboardInterrupt.
 """
 
 import errno as codes
 import os
 from typing import Any
 
+__all__ = [
+    "ArgumentError",
+    "Cancelled",
+    "ConfigError",
+    "Error",
+    "FileChangedError",
+    "FileDeniedError",
+    "FileError",
+    "FileInPlaceError",
+    "FileIsFolderError",
+    "FileMissingError",
+    "FormatError",
+    "HubError",
+    "NewerFormatError",
+    "NotFolderError",
+    "OutOfMemory",
+    "PointError",
+    "TemplateError",
+    "Timeout",
+    "TokenizerError",
+    "UnsupportedError",
+]
+
 
 class Error(Exception):
     """Base of all errors that llamaprobe raises on purpose."""
 
     def reword(self, message: str) -> None:
-        """Replaces the message; the class and all attributes stay."""
+        """Replace the message and keep all else."""
         self.args = (message, *self.args[1:])
 
 
@@ -47,7 +70,7 @@ class FormatError(Error, ValueError):
 
 
 class NewerFormatError(FormatError):
-    """A saved run of a format that only a later llamaprobe knows; `version` is that format's."""
+    """A saved run in the format `version`, which only a later llamaprobe knows."""
 
     version: int | None = None
 
@@ -57,7 +80,7 @@ class ConfigError(Error, ValueError):
 
 
 class ArgumentError(Error, ValueError):
-    """An argument is out of range, of the wrong kind, or names nothing that exists."""
+    """An argument is out of range, of the wrong kind, or an unknown name."""
 
 
 class PointError(ArgumentError, KeyError):
@@ -76,7 +99,7 @@ class TemplateError(Error, ValueError):
 
 
 class _SystemError(Error, OSError):
-    """An OSError whose one argument is the message; OSError itself would show and pickle others."""
+    """An OSError whose only argument is the message; OSError itself shows and pickles others."""
 
     def __init__(
         self,
@@ -100,8 +123,8 @@ class _SystemError(Error, OSError):
 class FileError(_SystemError):
     """The operating system refused a file: missing, unreadable, not a regular file, disk full.
 
-    `filename` is its path, `errno` the system's number; None where there is none. The constructor
-    gives the subclass that is also Python's own class for that number.
+    `filename` is its path or None, `errno` the system's number or None. The constructor returns the
+    subclass that is also Python's own class for that number.
     """
 
     def __new__(
@@ -115,7 +138,7 @@ class FileError(_SystemError):
 
 
 class FileMissingError(FileError, FileNotFoundError):
-    """There is no such file or folder."""
+    """A file or folder is missing."""
 
 
 class FileDeniedError(FileError, PermissionError):
@@ -123,19 +146,19 @@ class FileDeniedError(FileError, PermissionError):
 
 
 class FileIsFolderError(FileError, IsADirectoryError):
-    """A folder is where a file is needed."""
+    """A folder, but a file is needed."""
 
 
 class NotFolderError(FileError, NotADirectoryError):
-    """Something else is where a folder is needed."""
+    """Not a folder, but one is needed."""
 
 
 class FileInPlaceError(FileError, FileExistsError):
-    """A file is where a new one would go."""
+    """A file to be written exists already."""
 
 
 class FileChangedError(FileError):
-    """A file is no longer the one that was opened: load the model again, or read the file again."""
+    """A file has changed since it was opened: load the model, or read the file, again."""
 
 
 _BY_ERRNO: dict[int | None, type[FileError]] = {
@@ -153,7 +176,7 @@ class OutOfMemory(Error, MemoryError):
 
 
 class UnsupportedError(Error, NotImplementedError):
-    """Well formed, but nothing that llamaprobe can run exactly: it refuses rather than approximates."""
+    """Well formed, but llamaprobe cannot run it exactly, and does not approximate."""
 
 
 class Timeout(Error, TimeoutError):

@@ -1,12 +1,12 @@
-"""The one logger, `llamaprobe`: what was found where, what was tried again, what was warned about.
+"""The one logger, `llamaprobe`: files found, retries, warnings.
 
-    logging.basicConfig(level=logging.INFO)    # in the program that wants to see it
+    logging.basicConfig(level=logging.INFO)    # in a program that shows its log
     logging.getLogger("llamaprobe").setLevel(logging.DEBUG)
 
-INFO: where a model, its tokenizer and its template were found. DEBUG: what a run was given.
-WARNING: what `warnings` says too, and tries that failed. Nothing is shown unless the program sets
-logging up: llamaprobe adds no handler but a NullHandler, and makes no record before some module has
-imported `logging`. No token is ever in a record.
+INFO: where a model, its tokenizer and its template were found. DEBUG: the arguments of a run.
+WARNING: as in `warnings`, and failed attempts. Nothing is shown unless the program configures
+logging: llamaprobe adds only a NullHandler, and makes no record before some module has imported
+`logging`. No record contains a hub token.
 """
 
 import sys
@@ -28,7 +28,7 @@ def logger() -> "Logger":
 
 
 def info(message: str, *args: object) -> None:
-    """A record, where `logging` is loaded: else the program has not set it up."""
+    """A record, if `logging` is loaded: else the program has not configured it."""
     if "logging" in sys.modules:
         logger().info(message, *args)
 
@@ -40,12 +40,12 @@ def debug(message: str, *args: object) -> None:
 
 
 def warning(message: str, *args: object) -> None:
-    """A record of what went wrong and was mended, such as a try that failed."""
+    """A record of a fault that was overcome, such as a failed attempt."""
     if "logging" in sys.modules:
         logger().warning(message, *args)
 
 
 def warn(message: str, stacklevel: int = 2) -> None:
-    """A warning for the program's author, and a record for its log."""
+    """A warning, and a record of it."""
     warnings.warn(message, stacklevel=stacklevel + 1)
     warning("%s", message)

@@ -1,7 +1,7 @@
 """A model: opened by `load`, run by `Model.run`.
 
-Opening reads headers only; weights stay in their files, mapped, and are used where they lie. A
-model never changes, so that any number of threads may run it at once.
+Opening reads headers only; the weights are used in place, in their mapped files. A model never
+changes, so that any number of threads may run it at once.
 """
 
 import contextlib
@@ -17,35 +17,36 @@ from typing import Any, TypedDict, Unpack, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core, log
+from . import _core, log, stderr
 from .cancel import Cancel, Stop
-from .prompts.chat import ChatOptions
 from .checkpoint.folder import Checkpoint, named
+from .checkpoint.opening import Opening, describe_files, first_layers, open_core, open_files
+from .checkpoint.tensor_names import read_globs
+from .checkpoint.weights import Weights
 from .config import Config, tensors
 from .errors import ArgumentError, PointError
-from .files.fingerprint import Fingerprints
+from .files.fingerprint import Fingerprints, check_fingerprint, not_as_pickled
+from .files.paths import expand_user
+from .messages import printable
+from .origin import Origin
 from .perf.machine import thread_count
-from .files.naming import expand_user, printable
-from .checkpoint.opening import Opening, at_least_one, describe_files, open_core, open_files
+from .perf.profile import Profile, Stage
 from .plan import Plan, Step, Value
 from .points import Layers, Name, Point, all_points, check_layers, resolve_all
 from .points import shape as shape_of
-from .perf.profile import Profile, Stage
+from .prompts.chat import ChatOptions
 from .prompts.prompt import Prompt, TokenizerSource, read_prompt, read_prompts
-from .checkpoint.reopen import Marks, changed, check_mark, known_here, marks_of, where_from
-from .run import Origin, Run
-from .checkpoint.source import find_folder, whole_path
-from .checkpoint.tensor_names import read_globs
 from .prompts.tokenizer import Tokenizer
 from .prompts.tokenizer_files import TokenizerFiles
-from .checkpoint.weights import Weights
+from .run import Run
+from .source import find_folder, whole_path
 
 OnePrompt = str | Sequence[int] | NDArray[np.integer[Any]] | Sequence[Mapping[str, Any]]
 PromptList = Sequence[OnePrompt]
 
 
 class RunOptions(TypedDict, total=False):
-    """What `Model.run` takes besides the prompt; it says what each means."""
+    """The arguments of `Model.run` besides the prompt; see there."""
 
     points: str | Iterable[Name]
     layers: Layers
@@ -80,27 +81,25 @@ def load(
     revision, token, cache_dir, local_files_only: for a repo id; see `download`.
     threads: how many a run uses unless it says otherwise. Default: LLAMAPROBE_NUM_THREADS, else
         all cores that the process may use.
-    mmap: False reads the weights into memory, so that nothing that happens to the files later
-        does harm.
-    layers: open only the first so many, said as 4 or range(4); of a sharded model only their shards
-        are needed, and those of embeddings, last norm and head. What the truncated model computes
-        there is what the whole one does; its `final_*` and `logits` are those of no model that
-        anybody trained.
-    ignore: globs over names of tensors that no operation uses and that are to be passed over, such
-        as "*.q_norm.weight". Without one, such a tensor in a part that is run (a bias whose flag is
-        not set, `lm_head.bias`, a part of a LoRA) is an error, because the file is then of another
-        model than config.json says; elsewhere (layers beyond num_hidden_layers, a vision tower) it
-        is a warning and stands in `Model.unused`.
+    mmap: False reads the weights into memory, independent of later changes to the files.
+    layers: open only the first layers, as a number, 4, or range(4). Of a sharded model only their
+        shards are needed, and those of embeddings, last norm and head. The values of these layers
+        are those of the whole model; `final_*` and `logits` belong to a model that was never
+        trained.
+    ignore: globs over names of tensors that no operation uses and that are to be ignored, such as
+        "*.q_norm.weight". Without one, such a tensor in a part that is run (a bias whose flag is
+        not set, `lm_head.bias`, a part of a LoRA) is an error, because config.json then describes
+        another model; elsewhere (layers beyond num_hidden_layers, a vision tower) it is a warning
+        and listed in `Model.unused`.
 
     The folder is made absolute: a later `os.chdir` changes nothing.
 
     Raises FileError (no such folder, no weights), ConfigError, FormatError (broken or contradictory
-    files), UnsupportedError (well formed, but nothing that can be run exactly), HubError,
-    ArgumentError.
+    files), UnsupportedError (well formed, but cannot be run exactly), HubError, ArgumentError.
     """
     if threads is not None:
         thread_count(threads)
-    n_layers = None if layers is None else at_least_one(layers)
+    n_layers = None if layers is None else first_layers(layers)
     globs = read_globs(ignore)
     part = {} if n_layers is None else {"layers": range(n_layers), "head": True}
     folder, commit = find_folder(
@@ -118,7 +117,7 @@ def load(
 
 
 def open_model(opening: Opening) -> "Model":
-    """`load`, when the folder is known. Raises as `load`."""
+    """`load` with a known folder. Raises as `load`."""
     config, checkpoint, unused = open_files(opening)
     log.info("%s: opened from %s, %d layers", opening.name, checkpoint.folder, config.n_layers)
     return Model(config, checkpoint, opening, unused)
@@ -129,41 +128,44 @@ class Model:
 
     Also a context manager: `with load(...) as model`.
 
-    Pickled and copied as where its files are: "demo", the absolute path of a folder, a repo id with
-    its commit; with the options of `load` (never a token) and fingerprints of the files. Where it
-    is unpickled, without asking the hub, the files must be there and the same: else OfflineError,
-    FileChangedError, or what `load` raises. A closed model cannot be pickled (ArgumentError).
+    Pickled and copied as the place of its files: "demo", the absolute path of a folder, a repo id
+    with its commit; with the options of `load` (never a token) and fingerprints of the files. It is
+    unpickled without the network and needs the same files there: else OfflineError,
+    FileChangedError, or an error of `load`. A closed model cannot be pickled (ArgumentError).
     """
 
     def __init__(
         self, config: Config, checkpoint: Checkpoint, opening: Opening, unused: tuple[str, ...]
     ) -> None:
         self.config = config
-        """Every number of the model that is not a weight."""
+        """All numbers of the model besides the weights."""
         self.path: Path = checkpoint.folder
-        """The folder that it was opened from, from the root on."""
+        """The folder that it was opened from, absolute."""
         self.ignore: tuple[str, ...] = opening.ignore
-        """The globs that `load` was given."""
+        """The globs of `load(ignore=)`."""
         self.unused: tuple[str, ...] = unused
         """Names of tensors in the opened files that no operation uses, in the order of the files,
-        whether `load` warned about them or `ignore` matches them. Leftover buffers of rotary
-        embeddings and layers that `load(layers=)` left out are not among them."""
+        whether `load` warned about them or `ignore` matches them; without leftover buffers of
+        rotary embeddings and layers that `load(layers=)` left out."""
         self._core: _core.Model | None = open_core(config, checkpoint)
         self._checkpoint: Checkpoint | None = checkpoint
         self._opening = opening
-        self._threads = opening.threads
+        self._tokenizer = TokenizerSource(TokenizerFiles(checkpoint.folder))
         files = tuple(describe_files(checkpoint))
-        self._origin = Origin(
-            config,
-            opening.name,
-            opening.commit,
-            files,
-            TokenizerSource(TokenizerFiles(checkpoint.folder)),
-            Fingerprints(path for path, *_ in files),
-            str(checkpoint.folder) if opening.is_own else None,
-            opening.ignore,
-            unused,
+        self.fingerprints = Fingerprints(path for path, *_ in files)
+        """Of the weight files, by path."""
+        self.origin = Origin(
+            config=config,
+            model=opening.name,
+            revision=opening.commit,
+            weight_files=files,
+            tokenizer=self._tokenizer,
+            fingerprints=self.fingerprints,
+            folder=str(checkpoint.folder) if opening.is_own else None,
+            ignore=opening.ignore,
+            unused=unused,
         )
+        """The facts that its runs keep."""
 
     @property
     def weights(self) -> Weights:
@@ -179,15 +181,15 @@ class Model:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the model: `encode`, `decode`, `pieces`, `chat`, `vocab_size`.
 
-        It is opened at first use, of the files that were there when the model was loaded, and
-        needs no weights: a closed model has it too. Raises TokenizerError (there is none, or it
-        is damaged), FileError, FileChangedError (a file changed, appeared or is gone).
+        Opened at first use, from the files as they were when the model was loaded; a closed model
+        has it too. Raises TokenizerError (missing or damaged), FileError, FileChangedError (a file
+        changed, appeared or is gone).
         """
-        return self._origin.tokenizer.get()
+        return self._tokenizer.get()
 
     @property
     def n_params(self) -> int:
-        """How many numbers its weights are: of the open layers, a tied head counted once."""
+        """The number of parameters: of the open layers, a tied head counted once."""
         return sum(
             math.prod(shape) * (self.config.n_layers if per_layer else 1)
             for _, shape, _, per_layer in tensors(self.config)
@@ -222,56 +224,54 @@ class Model:
         timeout: float | None = None,
         cancel: Cancel | None = None,
     ) -> Run | list[Run]:
-        """Run a prompt and keep every value that is asked for: a Run; for a batch a list of them.
+        """Run a prompt and keep every requested value: a Run; for a batch a list of them.
 
         prompt: text; token ids (integers in a list, a range, or what NumPy makes a 1-D array of,
             such as a tensor); chat messages (a list of dicts with "role" and "content"); or a list
             of these, a batch: its prompts may differ in length, there is no padding, and each gives
-            the same bits as alone. A generator, an array or a Series of texts is a batch too. What
-            a tokenizer of transformers returns stands for its input_ids.
+            the same bits as alone. A generator, an array or a Series of texts is a batch too. The
+            output of a tokenizer of transformers counts as its input_ids.
         points: names, see `Model.points`; "all" for every point, "x*" for those whose name matches.
             Names of TransformerLens and Hugging Face modules are understood; one with a layer
-            ("blocks.3.attn.hook_z", ("z", 3)) asks for that alone.
+            ("blocks.3.attn.hook_z", ("z", 3)) requests that layer alone.
         layers: which layers, in the order in which run[point] stacks them: a number, numbers, a
             range or a slice; negative numbers count from the last layer. None for all.
         threads: see `load`. The number of threads never changes a result.
         progress: show a bar on stderr.
-        date: for chat messages, as the next four: what the template takes for today. None for
+        date: for chat messages, as the next four: the date that the template sees. None for
             26 Jul 2024, "today", a datetime.date or YYYY-MM-DD.
         add_generation_prompt: begin an answer. None: yes, unless continue_final_message.
         template_vars: further variables of the template by name, {"enable_thinking": False}.
         tools: JSON schemas of functions, as dicts.
-        continue_final_message: the text ends with the last message as far as it goes, so that the
-            model goes on with it; a str names a field of it other than "content".
+        continue_final_message: the text ends with the last message, for the model to continue; a
+            str names a field other than "content".
         timeout: seconds that the call may take, prompts included, before it raises Timeout.
-        cancel: a `Cancel`; its `set`, in any thread, has the call raise Cancelled.
+        cancel: a `Cancel`; after its `set`, in any thread, the call raises Cancelled.
 
-        What is not requested costs no memory, and nothing past the last value that is needed is
-        computed. Each run of a batch holds its own memory: when the other runs are dropped, theirs
-        is free. Ctrl-C (KeyboardInterrupt), `timeout` and `cancel` stop a run within about 50 ms
-        and leave the model usable.
+        Values that are not requested cost no memory, and nothing after the last value needed is
+        computed. Each run of a batch has its own memory, which is freed with the run. Ctrl-C
+        (KeyboardInterrupt), `timeout` and `cancel` stop a run within about 50 ms and leave the
+        model usable.
 
         Raises ArgumentError (an empty or too long prompt, an id outside the vocabulary), PointError
         (an unknown point or layer), TokenizerError, TemplateError, OutOfMemory (before anything is
         computed), FileChangedError (the weights were written to since they were opened), Timeout,
-        Cancelled. What is wrong with one prompt of a batch begins with its number in the list,
-        from 0, and its first words: "prompt 1 of 3 ('Once upon'): ...".
+        Cancelled. The message for one prompt of a batch begins with its number, from 0, and its
+        first words: "prompt 1 of 3 ('Once upon'): ...".
         """
         stop = Stop(timeout, cancel)
         core = self._open()
         captures = _captures(points, layers, self.config.n_layers)
-        n_threads = thread_count(self._threads if threads is None else threads)
+        n_threads = self._n_threads(threads)
         chat = ChatOptions(
             date, add_generation_prompt, template_vars, tools, continue_final_message
         )
-        with self._origin.tokenizer.batch(stop.check) as tokenizer:
-            read = partial(read_prompt, config=self.config, tokenizer=tokenizer, options=chat)
-            prompts, is_batch = read_prompts(prompt, read, stop.check)
-        starts = [0, *np.cumsum([len(one.token_ids) for one in prompts]).tolist()]
-        log.debug("run: %d prompts, %d tokens, %d threads", len(prompts), starts[-1], n_threads)
+        prompts, is_batch = self._read(prompt, chat, stop)
+        ids, starts = _joined(prompts)
+        log.debug("run: %d prompts, %d tokens, %d threads", len(prompts), len(ids), n_threads)
         with named(self.path), _bar(progress) as report:
             arrays = core.run(
-                np.concatenate([one.token_ids for one in prompts]),
+                ids,
                 starts,
                 _numbers_of(captures),
                 n_threads=n_threads,
@@ -290,17 +290,16 @@ class Model:
         timeout: float | None = None,
         cancel: Cancel | None = None,
     ) -> Profile:
-        """Run one prompt as `run` does, drop its values and say where the time went.
-
-        Takes and raises what `run` does.
+        """Run one prompt, drop its values and return where the time went. Arguments and errors as
+        for `run`.
         """
         stop = Stop(timeout, cancel)
         core = self._open()
         captures = _captures(points, layers, self.config.n_layers)
         stop.check()
-        with self._origin.tokenizer.batch(stop.check) as tokenizer:
+        with self._tokenizer.batch(stop.check) as tokenizer:
             ids = read_prompt(prompt, self.config, tokenizer, ChatOptions()).token_ids
-        n_threads = thread_count(self._threads if threads is None else threads)
+        n_threads = self._n_threads(threads)
         start = time.perf_counter()
         with named(self.path):
             arrays, stages = core.profile(
@@ -322,51 +321,46 @@ class Model:
         layers: Layers = None,
         threads: int | None = None,
     ) -> Plan:
-        """What `run` would do with this prompt, or with one of so many tokens (an int), without doing
-        it: the steps, which values each computes and where they go, and the memory in bytes.
-        `print(model.plan(8))` shows a line for each step; values on one line are one operation.
+        """The plan of a run with this prompt, or with a number of tokens (an int): the steps, which
+        values each computes and where they go, and the memory in bytes. `print(model.plan(8))`
+        shows a line for each step; values on one line are one operation.
 
-        Raises what `run` raises before it computes, but for OutOfMemory: a plan that does not fit
-        into memory says why. ArgumentError for fewer than 1 token or more than the model takes.
+        Raises the errors of `run` before it computes, but for OutOfMemory: a plan that does not fit
+        into memory can be made. ArgumentError for a number of tokens that the model cannot run.
         """
         core = self._open()
         captures = _captures(points, layers, self.config.n_layers)
-        n_threads = thread_count(self._threads if threads is None else threads)
+        n_threads = self._n_threads(threads)
         if isinstance(prompt, (int, np.integer)) and not isinstance(prompt, bool):
             if not 1 <= prompt <= self.config.max_positions:
                 raise ArgumentError(
                     f"a plan for {prompt} tokens: the model takes 1 to {self.config.max_positions}"
                 )
-            ids = [np.zeros(prompt, np.int32)]
-        else:
-            with self._origin.tokenizer.batch() as tokenizer:
-                read = partial(
-                    read_prompt, config=self.config, tokenizer=tokenizer, options=ChatOptions()
-                )
-                ids = [one.token_ids for one in read_prompts(prompt, read, lambda: None)[0]]
-        starts = [0, *np.cumsum([len(one) for one in ids]).tolist()]
+            prompt = np.zeros(prompt, np.int32)
+        ids, starts = _joined(self._read(prompt, ChatOptions(), Stop())[0])
         with named(self.path):
             steps, value_bytes, scratch_bytes = core.plan(
-                np.concatenate(ids), starts, _numbers_of(captures), n_threads=n_threads
+                ids, starts, _numbers_of(captures), n_threads=n_threads
             )
-        told = tuple(
-            Step(None if layer < 0 else layer, stage, tuple(Value(*v) for v in values), n_bytes)
-            for layer, stage, values, n_bytes in steps
+        return Plan(
+            tuple(
+                Step(None if layer < 0 else layer, stage, tuple(Value(*v) for v in values), n_bytes)
+                for layer, stage, values, n_bytes in steps
+            ),
+            value_bytes,
+            scratch_bytes,
         )
-        kept = sum(v.n_bytes for step in told for v in step.values if v.where == "array")
-        return Plan(told, kept, value_bytes, scratch_bytes)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._core is None:
             raise self._closed()
-        where = where_from(self._origin, str(self._opening.folder))
-        marks = marks_of(self._origin) | self._origin.tokenizer.marks()
-        return _open_again, (where, self._opening.options, self.config.raw, marks)
+        marks = self.fingerprints.by_name() | self._tokenizer.marks()
+        return _open_again, (self._opening.source, self._opening.options, self.config.raw, marks)
 
     def close(self) -> None:
-        """Let go of the files; closing twice is fine.
+        """Release the files; closing twice is legal.
 
-        Runs that are under way finish; arrays and weights that were taken stay valid.
+        Runs in progress finish; arrays and weights obtained before stay valid.
         """
         self._core = self._checkpoint = None
 
@@ -380,10 +374,19 @@ class Model:
         c = self.config
         closed = ", closed" if self._core is None else ""
         return (
-            f"<Model {printable(self._origin.model)}: {c.n_layers} layers, d_model {c.d_model},"
+            f"<Model {printable(self.origin.model)}: {c.n_layers} layers, d_model {c.d_model},"
             f" {c.n_heads} heads, {c.n_kv_heads} kv heads, vocabulary {c.vocab_size},"
             f" {self.n_params:,} parameters{closed}>"
         )
+
+    def _n_threads(self, threads: int | None) -> int:
+        return thread_count(self._opening.threads if threads is None else threads)
+
+    def _read(self, prompt: object, chat: ChatOptions, stop: Stop) -> tuple[list[Prompt], bool]:
+        """The prompts, and whether they are a batch."""
+        with self._tokenizer.batch(stop.check) as tokenizer:
+            read = partial(read_prompt, config=self.config, tokenizer=tokenizer, options=chat)
+            return read_prompts(prompt, read, stop.check)
 
     def _open(self) -> _core.Model:
         if self._core is None:
@@ -391,7 +394,7 @@ class Model:
         return self._core
 
     def _closed(self) -> ArgumentError:
-        return ArgumentError(f"the model {printable(self._origin.model)} is closed; load it again")
+        return ArgumentError(f"the model {printable(self.origin.model)} is closed; load it again")
 
     def _runs(
         self,
@@ -409,7 +412,7 @@ class Model:
             for held, part, shape in zip(values, parts, shapes, strict=True):
                 value = part.reshape(len(part), *shape)
                 held[point.name] = numbers, value if numbers else value[0]
-        return [Run(one, held, self._origin) for one, held in zip(prompts, values, strict=True)]
+        return [Run(one, held, self.origin) for one, held in zip(prompts, values, strict=True)]
 
 
 # ---- running ----
@@ -432,22 +435,26 @@ def _captures(
     return captures
 
 
+def _joined(prompts: Sequence[Prompt]) -> tuple[NDArray[np.int32], list[int]]:
+    """The ids of all prompts, concatenated, and the start of each, with the end of the last."""
+    ids = [prompt.token_ids for prompt in prompts]
+    return np.concatenate(ids), [0, *np.cumsum([len(one) for one in ids]).tolist()]
+
+
 def _numbers_of(captures: dict[Point, tuple[int, ...]]) -> list[tuple[int, tuple[int, ...]]]:
-    """The captures as the core takes them; what is not per layer has one layer, 0."""
+    """The captures for the core; points that are not per layer have one layer, 0."""
     return [(point.number, numbers or (0,)) for point, numbers in captures.items()]
 
 
 @contextlib.contextmanager
-def _bar(wanted: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """What the core is to call with (steps done, steps in all) now and then; None: no bar."""
-    if not wanted:
+def _bar(shown: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """The core's callback, with (steps done, steps in all); None without a bar."""
+    if not shown:
         yield None
         return
     from tqdm import tqdm
 
-    from .cli.stderr import STREAM
-
-    with tqdm(total=1, unit="step", leave=False, dynamic_ncols=True, file=STREAM) as bar:
+    with tqdm(total=1, unit="step", leave=False, dynamic_ncols=True, file=stderr.STREAM) as bar:
 
         def report(done: int, total: int) -> None:
             bar.total = total
@@ -460,15 +467,18 @@ def _bar(wanted: bool) -> Iterator[Callable[[int, int], None] | None]:
 
 
 def _open_again(
-    where: dict[str, Any], options: dict[str, Any], raw: dict[str, Any], marks: Marks
+    source: dict[str, Any], options: dict[str, Any], raw: dict[str, Any], marks: dict[str, str]
 ) -> Model:
-    """A model that was pickled, if its files are here and the same: `raw` is its config.json."""
-    model = load(**known_here(where), **options, local_files_only=True)
+    """A model that was pickled, if its files are here and the same. `raw` is its config.json,
+    `marks` are the fingerprints of its other files by name. Nothing is downloaded."""
+    if not os.path.isdir(source.get("cache_dir", os.curdir)):  # another machine's cache
+        source = {**source, "cache_dir": None}
+    model = load(**source, **options, local_files_only=True)
     if model.config.raw != raw:
-        raise changed(model.config.path)
-    for path, *_ in model._origin.weight_files:
-        check_mark(path, marks.pop(os.path.basename(path), None))
-    if (found := model._origin.tokenizer.marks()) != marks:
+        raise not_as_pickled(model.config.path)
+    for path, *_ in model.origin.weight_files:
+        check_fingerprint(path, marks.pop(os.path.basename(path), None))
+    if (found := model._tokenizer.marks()) != marks:
         name = min(name for name in found | marks if found.get(name) != marks.get(name))
-        raise changed(str(model.path / name))
+        raise not_as_pickled(str(model.path / name))
     return model

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from .files.array import read
-from .files.atomic import checked_path, shown_path
-from .errors import ArgumentError, FileError, FormatError
-from .saved.run_folder import MANIFEST, read_json
-from .files.naming import printable
 from .checkpoint.tensor_names import EMBEDDING, HEAD
+from .errors import ArgumentError, FileError, FormatError
+from .files.array import read
+from .files.paths import checked_path
+from .messages import printable, shown_path
+from .saved.manifest import MANIFEST, read_json
 
 Folder = str | os.PathLike[str]
 _WORDS = (np.uint8, np.uint16)  # what raw floats are exported as

@@ -1,7 +1,6 @@
-"""What a run does, known before it begins: made by `Model.plan`, shown by `llamaprobe bench --plan`.
-"""
+"""The steps of a run, known before it begins: `Model.plan` and `llamaprobe bench --plan`."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Value(NamedTuple):
@@ -9,20 +8,20 @@ class Value(NamedTuple):
 
     point: str
     where: str
-    """"array": of the caller; "scratch": until its last reader has it; "": nowhere, the fused
-    operation hands it on in registers."""
+    """"array": the caller's; "scratch": until its last reader is done; "": in registers only,
+    inside a fused operation."""
     n_bytes: int
-    """Of its place; 0 for one that has none."""
+    """0 for a value that is not stored."""
 
     def __str__(self) -> str:
         return f"{self.point} {self.where} {self.n_bytes:,}" if self.where else self.point
 
 
 class Step(NamedTuple):
-    """One operation; with more than one value it is a fused one."""
+    """One operation; a fused one computes several values."""
 
     layer: int | None
-    """None for what is not of a layer."""
+    """None outside of the layers."""
     stage: str
     """As in `Model.profile`."""
     values: tuple[Value, ...]
@@ -39,12 +38,23 @@ class Plan(NamedTuple):
     """Every step of a run in order, and its memory. `print(plan)` gives a line for each step."""
 
     steps: tuple[Step, ...]
-    array_bytes: int
-    """Of the arrays that the run returns."""
     value_bytes: int
-    """Of scratch for values that later steps read: room is used again after the last reader."""
+    """Of scratch for values that later steps read: reused after the last reader."""
     scratch_bytes: int
     """Of all scratch: values, and what the kernels and threads of this machine need."""
+
+    @property
+    def array_bytes(self) -> int:
+        """Of the arrays that the run returns."""
+        return sum(v.n_bytes for step in self.steps for v in step.values if v.where == "array")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain data."""
+        steps = [
+            step._asdict() | {"values": [value._asdict() for value in step.values]}
+            for step in self.steps
+        ]
+        return {"array_bytes": self.array_bytes} | self._asdict() | {"steps": steps}
 
     def __str__(self) -> str:
         lines = [f"{'step':>4} {'layer':>5}  {'stage':<9} {'weights':>15}  values and their places"]
@@ -54,3 +64,9 @@ class Plan(NamedTuple):
             f" {self.value_bytes:,}, all scratch {self.scratch_bytes:,}"
         )
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Plan of {len(self.steps)} steps: {self.array_bytes:,} bytes of arrays,"
+            f" {self.scratch_bytes:,} of scratch>"
+        )

@@ -1,9 +1,9 @@
-"""The capture points: what they are called here and elsewhere, their shapes and formulas.
+"""The capture points: their names here and elsewhere, shapes and formulas.
 
-The list itself is csrc/model/points.h, asked of the core at first use; this file adds a formula to each
-and the names that other tools have for exactly the same value. Shapes are always ours, whatever
-name was used. A name that other tools use for something that only looks alike is no alias: it is
-refused, with the way out.
+The list itself is csrc/model/points.h, read from the core at first use; this file adds the formula
+of each and the names that other tools have for exactly the same value. The shape is always ours,
+whatever the name. A name that other tools use for a value that only looks alike is not an alias: it
+is refused, with the way out.
 """
 
 import difflib
@@ -17,7 +17,7 @@ from typing import NoReturn, SupportsIndex
 
 from .config import Config
 from .errors import PointError
-from .files.naming import printable
+from .messages import printable
 
 # Formula, then names elsewhere: TransformerLens (blocks.L, ln_final, unembed and its shorthand),
 # fields of the outputs of Hugging Face models, and methods of Meta's LLM Transparency Tool (its
@@ -105,7 +105,7 @@ _TABLE: dict[str, tuple[str, str]] = {
         "unembed.hook_out unembed",
     ),
 }
-# Path of a module in a layer of a Hugging Face model, and the points that it takes and gives.
+# Path of a module in a layer of a Hugging Face model, and the points that are its input and output.
 _IN_LAYER = {
     "": ("x", "x_out"),
     "input_layernorm": ("x", "x_norm"),
@@ -129,10 +129,10 @@ _OUTSIDE: dict[str, tuple[tuple[str, int | None] | None, tuple[str, int | None]]
 }
 _EMBED = ("embed", "hook_embed", "embed.hook_out")  # x of layer 0
 
-# Names that ask for something else than a point.
+# Names of something other than a point.
 _REFUSED = {
     "hidden_states": "entry i < n_layers is x of layer i, the last entry is final_norm",
-    "past_key_values": "ask for k_rope and v",
+    "past_key_values": "request k_rope and v",
     "q_norm": "only models with norms of q and k have it",
     "k_norm": "only models with norms of q and k have it",
     "head_out": "not offered; it is z of a head times its columns of o_proj",
@@ -179,7 +179,7 @@ Layers = SupportsIndex | Iterable[SupportsIndex] | slice | None
 
 @functools.cache
 def all_points() -> tuple[Point, ...]:
-    """Every point of this build, in the order of computation."""
+    """Every point, in the order of computation."""
     from . import _core
 
     return tuple(
@@ -206,10 +206,10 @@ def resolve(name: Name) -> tuple[Point, int | None]:
     names in full ("blocks.3.hook_resid_pre"), without the block ("hook_resid_pre", "resid_pre"),
     or as `get_act_name` takes them ("k6", "scale4ln1", ("normalized", 27, "ln2")); the path of any
     module of a Hugging Face Llama ("model.layers.3.mlp.gate_proj", also with nnsight's "model."
-    before it; "self_attn.q_proj" without a layer), whose value is the module's output, also written
-    ".output" or ".output[0]", or with ".input" what it takes; the names of docs/points.md.
-    A negative layer counts from the last and is returned as it is.
-    Raises PointError with near matches, or with the reason where the name asks for something else.
+    before it; "self_attn.q_proj" without a layer), which means the module's output, also written
+    ".output" or ".output[0]", or with ".input" its input; the names of docs/points.md.
+    A negative layer counts from the last and is returned unchanged.
+    Raises PointError with near matches, or with the reason where the name means something else.
     """
     text, layer, module = _split(name)
     point, inner = _lookup(text, module)
@@ -226,9 +226,9 @@ def resolve_all(
 ) -> Iterator[tuple[Name, Point, int | None]]:
     """(name, point, layer from 0 on or None) of each requested name, in that order.
 
-    Besides what `resolve` takes, a name may be "all", or a pattern with * or ? ("x*", ("x_*", 3),
-    "blocks.*.hook_resid_pre"): of our names or, if none matches, of those elsewhere. PointError,
-    also when there is no name at all.
+    A name may also be "all", or a pattern with * or ? ("x*", ("x_*", 3),
+    "blocks.*.hook_resid_pre"), for our names or, if none matches, for those elsewhere. PointError,
+    also for an empty list.
     """
     if isinstance(names, str) or _is_pair(names):
         names = (names,)  # type: ignore[assignment]
@@ -242,16 +242,14 @@ def resolve_all(
 
 
 def is_pattern(name: Name) -> bool:
-    """Whether a name stands for several points: "all", or one with * or ?. PointError."""
+    """Whether a name may match several points: "all", or one with * or ?. PointError."""
     text, _, module = _split(name)
     return module is None and (text == "all" or "*" in text or "?" in text)
 
 
 def shape(point: Point, config: Config, n_tokens: int) -> tuple[int, ...]:
     """The shape of one layer's value for one prompt, without a layer axis."""
-    return tuple(
-        n_tokens if axis == "T" else getattr(config, axis) for axis in axes(point.width)
-    )
+    return tuple(n_tokens if axis == "T" else getattr(config, axis) for axis in axes(point.width))
 
 
 def axes(width: str) -> list[str]:
@@ -262,7 +260,7 @@ def axes(width: str) -> list[str]:
 
 
 def reads(point: str) -> tuple[str, ...]:
-    """The points that the formula of a point reads, in its order; that of x is of the layer before."""
+    """The points that the formula of a point reads, in order; that of x is in the layer before."""
     from . import _core
 
     return tuple(_core.reads()[point].lower().split())
@@ -272,7 +270,7 @@ def check_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:
     """Layer numbers as a tuple in the requested order; None means all.
 
     A number, numbers, a range or a slice; negative numbers count from the last layer. PointError
-    when there is none, one is not an integer or not in the model, or one comes twice.
+    for an empty list, a number that is not an integer or not in the model, and a repeated one.
     """
     if isinstance(layers, slice) or layers is None:
         try:
@@ -300,7 +298,7 @@ def check_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:
 
 
 def layer_number(layer: int, n_layers: int) -> int:
-    """The number from 0 on of a layer that may be counted from the last; PointError."""
+    """The layer number from 0 on; a negative one counts from the last. PointError."""
     if -n_layers <= layer < n_layers:
         return layer % n_layers
     raise PointError(f"there is no layer {layer}; the model has 0 to {n_layers - 1}")
@@ -326,16 +324,16 @@ def _split(name: object) -> tuple[str, int | None, str | None]:
         module = name[2] if len(name) == 3 else None
         if module is None or isinstance(module, str):
             return name[0], _layer(name[1]), module
-    raise PointError(f'{_shown(name)} is no name of a point; try "x" or ("x", 3)')
+    raise PointError(f'{_shown(name)} is not the name of a point; try "x" or ("x", 3)')
 
 
 def _is_pair(names: object) -> bool:
-    """("x", 3) itself, and no list of names."""
+    """Whether it is one name, ("x", 3), not a list of names."""
     return isinstance(names, tuple) and len(names) > 1 and hasattr(names[1], "__index__")
 
 
 def _matches(name: Name) -> list[tuple[Point, int | None]]:
-    """What "all" or a pattern stands for; [] for a plain name. PointError: it matches nothing."""
+    """The matches of "all" or a pattern; [] for a plain name. PointError for no match."""
     if not is_pattern(name):
         return []
     text, layer, _ = _split(name)
@@ -357,7 +355,7 @@ def _matches(name: Name) -> list[tuple[Point, int | None]]:
 
 
 def _module(text: str) -> tuple[Point, int | None] | None:
-    """The point that the path of a Hugging Face module means, by what it takes or gives."""
+    """The point that is the output, or with ".input" the input, of a Hugging Face module."""
     side = _SIDE.search(text)
     takes = side is not None and side[1] != "output"
     match = _MODULE.fullmatch(text[: side.start()] if side else text)
@@ -397,7 +395,7 @@ def _lookup(text: str, module: str | None) -> tuple[Point, int | None]:
 
 
 def _find(text: str, module: str | None) -> tuple[Point, int | None] | None:
-    """`module` is the part of a block that TransformerLens puts before a short name."""
+    """`module`: the part of a block, as in TransformerLens's `get_act_name`."""
     if module is None:
         return _aliases().get(text)
     part = _MODULES.get(module, module)
@@ -406,7 +404,7 @@ def _find(text: str, module: str | None) -> tuple[Point, int | None] | None:
 
 @functools.cache
 def _aliases() -> dict[str, tuple[Point, int | None]]:
-    """Every accepted name; those of a block also without it, where that is clear."""
+    """Every accepted name; those of a block also without it, where unambiguous."""
     table: dict[str, tuple[Point, int | None]] = {}
     short: dict[str, list[Point]] = {}
     points = all_points()

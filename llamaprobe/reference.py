@@ -1,110 +1,163 @@
-"""A Llama in plain NumPy, to be read as the specification of every capture point.
+"""A decoder in plain NumPy, to be read as the specification of every capture point.
 
 Everything is float64 except one number that defines the model: the angle of RoPE, a float32 product
-of a float32 frequency and the position, as in every program that Llamas are trained and run with.
-`forward` says what a value *is*; the C core says to the bit how float32 gets there, and tests hold
-both against transformers. Shapes: T tokens, D d_model, H n_heads, K n_kv_heads, h head_dim, F d_ff,
-V vocab_size. A weight matrix is [out, in] as in the files, so a linear layer is x @ W.T.
+of a float32 frequency and the position, as in every program that such models are trained and run
+with. `forward` says what a value *is*; the C core says to the bit how float32 gets there, and tests
+hold both against transformers. A line that a family does not have is passed over: `config` says which.
+Shapes: T tokens, D d_model, H n_heads, K n_kv_heads, h head_dim, F d_ff, V vocab_size. A weight matrix
+is [out, in] as in the files, so a linear layer is x @ W.T.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .config import Config
+from .config import Config, Layer
+from .families.points import has_raw_logits
+from .families.rope import Rope
+from .families.tensors import EMBEDDING, FINAL_NORM, HEAD, matrix
 
 Array = NDArray[np.float64]
 
 
 def forward(
-    config: Config, weights: Mapping[str, ArrayLike], token_ids: Sequence[int] | NDArray[np.integer]
+    config: Config,
+    weights: Mapping[str, ArrayLike],
+    token_ids: Sequence[int] | NDArray[np.integer],
+    rope_length: int | None = None,
 ) -> dict[str, Array]:
-    """Every capture point of one prompt, by name.
+    """Every capture point of one prompt, by name; none that the model lacks.
 
     `weights` maps Hugging Face tensor names to arrays of any float dtype; a matrix is made float64
     when it is used and dropped after. Points of a layer have a leading [n_layers] axis, so that
-    forward(...)["x"] is [n_layers, T, D]; `final_*` and `logits` have none. Keys after the query
-    are -inf in `scores` and 0 in `pattern`. KeyError when a tensor is missing.
+    forward(...)["x"] is [n_layers, T, D]; `final_*` and `logits` have none. Keys that a query does
+    not see are -inf in `scores` and 0 in `pattern`. `rope_length` (default: T) chooses the table of
+    LongRoPE. KeyError when a tensor is missing.
     """
-    w = _Weights(weights)
+    w = _Weights(config, weights, config.prefix)
     ids = np.asarray(token_ids)
-    cos, sin = _rotation(config, len(ids))
-    x = np.asarray(weights["model.embed_tokens.weight"])[ids].astype(np.float64)  # [T, D]
+    x = w.array(EMBEDDING, rows=ids) * config.embedding_scale  # [T, D]
     layers = []
     for i in range(config.n_layers):
-        layers.append(_layer(config, w.under(f"model.layers.{i}."), x, cos, sin))
+        under = w.under(f"model.layers.{i}.")
+        layers.append(
+            _layer(config, config.layer(i), under, x, rope_length or len(ids))
+        )
         x = layers[-1]["x_out"]
-    values = {point: np.stack([layer[point] for layer in layers]) for point in layers[0]}
-    final = _norm(config, w, "model.norm", x)
+    values = {
+        point: np.stack([layer[point] for layer in layers]) for point in layers[0]
+    }
+    final = _rms_norm(config, w.array(FINAL_NORM), x)
     values["final_rms"], values["final_unit"], values["final_norm"] = final
-    tied = config.tied_head and "lm_head.weight" not in weights
-    values["logits"] = w.linear("model.embed_tokens" if tied else "lm_head", values["final_norm"])
+    tied = config.tied_head and f"{config.prefix}{HEAD}.weight" not in weights
+    logits = values["final_norm"] @ w.array(EMBEDDING if tied else HEAD).T
+    if has_raw_logits(config):
+        values["logits_raw"] = logits
+    values["logits"] = _cap(logits / config.logits_divisor, config.logits_cap)
     return values
 
 
-def _layer(config: Config, w: "_Weights", x: Array, cos: Array, sin: Array) -> dict[str, Array]:
+def _layer(
+    config: Config, layer: Layer, w: "_Weights", x: Array, rope_length: int
+) -> dict[str, Array]:
     """One layer, top to bottom: x [T, D] to x_out [T, D]."""
     at: dict[str, Array] = {"x": x}
-    at["x_rms"], at["x_unit"], at["x_norm"] = _norm(config, w, "input_layernorm", x)
+    x_norm = _norm(config, w, at, "x", x)
 
-    bias = config.attention_bias
-    q = w.linear("self_attn.q_proj", at["x_norm"], bias)
-    k = w.linear("self_attn.k_proj", at["x_norm"], bias)
-    v = w.linear("self_attn.v_proj", at["x_norm"], bias)
-    at["q"] = q.reshape(len(x), config.n_heads, config.head_dim)  # [T, H, h]
-    at["k"] = k.reshape(len(x), config.n_kv_heads, config.head_dim)  # [T, K, h]
-    at["v"] = v.reshape(len(x), config.n_kv_heads, config.head_dim)  # [T, K, h]
-    at["q_rope"] = _rotate(at["q"], cos, sin)
-    at["k_rope"] = _rotate(at["k"], cos, sin)
-    at["scores"], at["pattern"], at["z"] = _attend(config, at["q_rope"], at["k_rope"], at["v"])
-    at["attn_out"] = w.linear("self_attn.o_proj", at["z"].reshape(len(x), -1), bias)
-    at["x_mid"] = x + at["attn_out"]
+    heads = (len(x), -1, config.head_dim)
+    at["q"] = w.linear("q", x_norm).reshape(heads)  # [T, H, h]
+    at["k"] = w.linear("k", x_norm).reshape(heads)  # [T, K, h]
+    at["v"] = w.linear("v", x_norm).reshape(heads)  # [T, K, h]
+    q, k = _norm(config, w, at, "q", at["q"]), _norm(config, w, at, "k", at["k"])
+    at["q_rope"] = _rotate(config, layer.rope, q, rope_length)
+    at["k_rope"] = _rotate(config, layer.rope, k, rope_length)
+    _attend(config, layer, at)
+    at["attn_out"] = w.linear("attn_out", at["z"].reshape(len(x), -1))
+    attn_norm = _norm(config, w, at, "attn", at["attn_out"])
+    at["x_mid"] = x + attn_norm * config.residual_scale
 
-    norm = _norm(config, w, "post_attention_layernorm", at["x_mid"])
-    at["x_mid_rms"], at["x_mid_unit"], at["x_mid_norm"] = norm
-    at["gate"] = w.linear("mlp.gate_proj", at["x_mid_norm"], config.mlp_bias)  # [T, F]
-    at["up"] = w.linear("mlp.up_proj", at["x_mid_norm"], config.mlp_bias)  # [T, F]
-    at["act"] = _silu(at["gate"])
+    x_mid_norm = _norm(config, w, at, "x_mid", at["x_mid"])
+    at["gate"] = w.linear("gate", x_mid_norm)  # [T, F]
+    at["up"] = w.linear("up", x_mid_norm)  # [T, F]
+    at["act"] = _ACTIVATIONS[config.activation](at["gate"])
     at["hidden"] = at["act"] * at["up"]
-    at["mlp_out"] = w.linear("mlp.down_proj", at["hidden"], config.mlp_bias)
-    at["x_out"] = at["x_mid"] + at["mlp_out"]
+    at["mlp_out"] = w.linear("mlp_out", at["hidden"])
+    mlp_norm = _norm(config, w, at, "mlp", at["mlp_out"])
+    at["x_out"] = at["x_mid"] + mlp_norm * config.residual_scale
     return at
 
 
-def _norm(config: Config, w: "_Weights", name: str, x: Array) -> tuple[Array, Array, Array]:
+def _norm(
+    config: Config, w: "_Weights", at: dict[str, Array], name: str, x: Array
+) -> Array:
+    """The values {name}_rms, {name}_unit and {name}_norm, which is returned; x itself in a model that
+    has no such norm. That of q and k goes over each head, or over all of them at once."""
+    if f"{name}_norm" not in config.norms:
+        return x
+    whole = config.qk_norm_whole and name in ("q", "k")
+    gain = w.array(config.norms[f"{name}_norm"])
+    rms, unit, y = _rms_norm(config, gain, x.reshape(len(x), -1) if whole else x)
+    at[f"{name}_rms"] = rms
+    at[f"{name}_unit"], at[f"{name}_norm"] = unit.reshape(x.shape), y.reshape(x.shape)
+    return at[f"{name}_norm"]
+
+
+def _rms_norm(config: Config, gain: Array, x: Array) -> tuple[Array, Array, Array]:
     """RMSNorm (Zhang and Sennrich 2019): its rms [T], x / rms [T, D], and that times the gain."""
     rms = np.sqrt(np.mean(x * x, axis=-1) + config.rms_norm_eps)
-    unit = x / rms[:, None]
-    return rms, unit, w.array(f"{name}.weight") * unit
+    unit = x / rms[..., None]
+    return rms, unit, (gain + config.gain_offset) * unit
 
 
-def _rotation(config: Config, n_tokens: int) -> tuple[Array, Array]:
-    """cos and sin of the angle of every position and frequency: [T, 1, h / 2], for all heads."""
-    positions = np.arange(n_tokens, dtype=np.float32)
-    angle = (positions[:, None, None] * config.inv_freq).astype(np.float64)  # a float32 product
-    return np.cos(angle), np.sin(angle)
+def _rotate(config: Config, rope: Rope | None, q: Array, rope_length: int) -> Array:
+    """RoPE (Su et al. 2021) on [T, heads, h]: of the r components that turn, i turns with i + r / 2,
+    or, interleaved, 2i with 2i + 1."""
+    if rope is None:
+        return q
+    inv_freq = rope.frequencies(rope_length)
+    positions = np.arange(len(q), dtype=np.float32)
+    angle = (positions[:, None, None] * inv_freq).astype(
+        np.float64
+    )  # a float32 product
+    cos, sin = (
+        rope.attention_factor * np.cos(angle),
+        rope.attention_factor * np.sin(angle),
+    )
+    turned, rest = np.split(q, [2 * inv_freq.size], axis=-1)
+    pairs, axis = ((-1, 2), -1) if config.interleaved else ((2, -1), -2)
+    first, second = np.moveaxis(turned.reshape(*q.shape[:2], *pairs), axis, 0)
+    turned = np.stack((first * cos - second * sin, second * cos + first * sin), axis)
+    return np.concatenate((turned.reshape(*q.shape[:2], -1), rest), axis=-1)
 
 
-def _rotate(q: Array, cos: Array, sin: Array) -> Array:
-    """RoPE (Su et al. 2021) on [T, heads, h]: component i turns with component i + h / 2."""
-    first, second = np.split(q, 2, axis=-1)
-    return np.concatenate((first * cos - second * sin, second * cos + first * sin), axis=-1)
-
-
-def _attend(config: Config, q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
+def _attend(config: Config, layer: Layer, at: dict[str, Array]) -> None:
     """Causal attention: scores [H, T, T], pattern [H, T, T], z [T, H, h].
 
-    Query head j uses kv head j // (H / K) (grouped-query attention, Ainslie et al. 2023).
+    Query head j uses kv head j // (H / K) (grouped-query attention, Ainslie et al. 2023). A window of
+    W shows a query its own key and the W - 1 before it.
     """
-    group = config.n_heads // config.n_kv_heads
-    k, v = np.repeat(k, group, axis=1), np.repeat(v, group, axis=1)  # [T, H, h]
-    scores = np.einsum("qjh,kjh->jqk", q, k) / np.sqrt(config.head_dim)
-    later = np.triu(np.ones(scores.shape[1:], dtype=bool), k=1)
-    scores = np.where(later, -np.inf, scores)
+    q, group = at["q_rope"], config.n_heads // config.n_kv_heads
+    k, v = (
+        np.repeat(at["k_rope"], group, axis=1),
+        np.repeat(at["v"], group, axis=1),
+    )  # [T, H, h]
+    scale = config.score_scale or 1 / np.sqrt(config.head_dim)
+    scores = np.einsum("qjh,kjh->jqk", q, k) * scale
+    age = np.arange(len(q))[:, None] - np.arange(len(q))
+    hidden = (age < 0) | (age >= (layer.window or len(q)))
+    if config.score_cap:
+        at["scores_raw"] = np.where(hidden, -np.inf, scores)
+    at["scores"] = scores = np.where(hidden, -np.inf, _cap(scores, config.score_cap))
     e = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    pattern = e / e.sum(axis=-1, keepdims=True)
-    return scores, pattern, np.einsum("jqk,kjh->qjh", pattern, v)
+    at["pattern"] = e / e.sum(axis=-1, keepdims=True)
+    at["z"] = np.einsum("jqk,kjh->qjh", at["pattern"], v)
+
+
+def _cap(x: Array, cap: float | None) -> Array:
+    """Soft capping: like x near 0, never beyond cap."""
+    return cap * np.tanh(x / cap) if cap else x
 
 
 def _silu(gate: Array) -> Array:
@@ -114,18 +167,33 @@ def _silu(gate: Array) -> Array:
     return act
 
 
-class _Weights:
-    """Tensors by name below a prefix, as float64."""
+def _gelu_tanh(gate: Array) -> Array:
+    """GELU (Hendrycks and Gimpel 2016) in the form with tanh."""
+    return 0.5 * gate * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3)))
 
-    def __init__(self, weights: Mapping[str, ArrayLike], prefix: str = "") -> None:
-        self._weights, self._prefix = weights, prefix
+
+_ACTIVATIONS = {"silu": _silu, "gelu_tanh": _gelu_tanh}
+
+
+class _Weights:
+    """Tensors by module below a prefix, as float64."""
+
+    def __init__(
+        self, config: Config, weights: Mapping[str, ArrayLike], prefix: str = ""
+    ) -> None:
+        self._config, self._weights, self._prefix = config, weights, prefix
 
     def under(self, prefix: str) -> "_Weights":
-        return _Weights(self._weights, prefix)
+        return _Weights(self._config, self._weights, self._prefix + prefix)
 
-    def array(self, name: str) -> Array:
-        return np.asarray(self._weights[self._prefix + name]).astype(np.float64)
+    def array(
+        self, module: str, kind: str = "weight", rows: Any = slice(None)
+    ) -> Array:
+        tensor = np.asarray(self._weights[f"{self._prefix}{module}.{kind}"])
+        return tensor[rows].astype(np.float64)
 
-    def linear(self, name: str, x: Array, bias: bool = False) -> Array:
-        y = x @ self.array(f"{name}.weight").T
-        return y + self.array(f"{name}.bias") if bias else y
+    def linear(self, point: str, x: Array) -> Array:
+        m = matrix(self._config, point)
+        rows = slice(m.first_row, m.first_row + m.n_rows)
+        y = x @ self.array(m.module, "weight", rows).T
+        return y + self.array(m.module, "bias", rows) if m.has_bias else y

@@ -1,66 +1,38 @@
-"""A finished run: the tokens, and every value that was asked for as an array."""
+"""A finished run: the tokens, and every requested value as an array."""
 
 import contextlib
 import copy
 import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import __version__, _core, points
+from . import points
 from .config import Config
 from .errors import ArgumentError, Error, PointError
-from .files.fingerprint import Fingerprints, ToldFingerprints
-from .files.naming import counted, path_entries, printable
-from .prompts.prompt import Prompt, TokenizerSource
-
-ARITHMETIC_VERSION = _core.ARITHMETIC_VERSION  # of docs/arithmetic.md
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a run tells about the model that it came from."""
-
-    config: Config
-    model: str
-    """As it was asked for: "demo", a folder, a repo id."""
-    revision: str | None
-    """The commit of a repo."""
-    weight_files: tuple[tuple[str, int, str | None], ...]
-    """(path, bytes, sha256 where it is known without reading the file)."""
-    tokenizer: TokenizerSource
-    fingerprints: Fingerprints | ToldFingerprints
-    """Of the weight files."""
-    folder: str | None = None
-    """The absolute path of a folder of the user's own; None for the demo and a repo."""
-    ignore: tuple[str, ...] = ()
-    """The globs of `load(ignore=)`."""
-    unused: tuple[str, ...] = ()
-    """Tensors of the weight files that no operation uses, see `Model.unused`."""
-    llamaprobe_version: str | None = __version__
-    """Of what computed the run."""
-    arithmetic_version: int = ARITHMETIC_VERSION
-    """See `Run.arithmetic_version`."""
-    rounded: tuple[tuple[str, int | None], ...] = ()
-    """(format, digits) of the folders with rounded values that the run was read back from."""
+from .files.paths import path_entries
+from .messages import counted, printable
+from .origin import Origin
+from .prompts.prompt import Prompt
+from .saved.read import Saved
+from .saved.run_folder import plan_run
 
 
 class Run:
-    """What `Model.run` gives: `run[point]` and `run[point, layer]` are float32 arrays.
+    """The result of `Model.run`: `run[point]` and `run[point, layer]` are float32 arrays.
 
     For T tokens run["x"] is [n_layers, T, d_model] and run["x", 3] layer number 3 of it,
-    [T, d_model]; "logits" and the others that are not of a layer have no layer axis. Model.points()
-    has all shapes. Names of TransformerLens and Hugging Face modules are understood. Nothing is
-    copied: what is written to one of these arrays is seen in all of them. The memory is the run's
-    own, also that of one of a batch: it keeps no other run's arrays alive.
+    [T, d_model]; points outside of the layers, such as "logits", have no layer axis. Model.points()
+    has all shapes. Names of TransformerLens and Hugging Face modules are understood. The arrays are
+    views, so a write to one is seen in the others. Each run of a batch has memory of its own, which
+    keeps no other run's arrays alive.
 
-    Can be pickled and copied, arrays and all; the tokens travel with it where they are known, else
-    they need the model's folder at their first use.
+    Can be pickled and copied with its arrays, and with its tokens where they are known; else they
+    need the model's folder at first use.
     """
 
     def __init__(
@@ -69,67 +41,66 @@ class Run:
         values: Mapping[str, tuple[tuple[int, ...], NDArray[np.float32]]],
         origin: Origin,
     ) -> None:
-        """`values`: point name -> (layer numbers, array with a leading axis for them); no numbers
-        and no such axis for points that are not per layer."""
+        """`values`: point name -> (layer numbers, array with a leading axis for them); () and no
+        such axis for points that are not per layer."""
         self._values = dict(values)
-        self._origin = origin
         self._tokens: list[str] | None = None
+        self.origin = origin
+        """The facts about its model."""
         self.points: tuple[str, ...] = tuple(values)
-        """Names of the points it holds, in the order asked."""
+        """Names of its points, in the order requested."""
         layers = dict.fromkeys(i for numbers, _ in values.values() for i in numbers)
         self.layers: tuple[int, ...] = tuple(layers)
-        """Numbers of the layers it holds, in the order asked."""
+        """Numbers of its layers, in the order requested."""
         self.token_ids: NDArray[np.int32] = prompt.token_ids
         """int32 [T]."""
         self.position_ids: NDArray[np.int32] = np.arange(len(prompt.token_ids), dtype=np.int32)
         """int32 [T]: 0, 1, ... as RoPE used them."""
         self.prompt: str | None = prompt.text
-        """The text that was encoded; for a chat what the template made of it; None for ids."""
+        """The text that was encoded, for a chat the rendered one; None for ids."""
         self.template_date: str | None = prompt.date
-        """The day that a chat template was told, YYYY-MM-DD; else None."""
+        """The date that a chat template saw, YYYY-MM-DD; else None."""
         self.template_inputs: dict[str, Any] = dict(prompt.template_inputs)
         """template_vars, tools and continue_final_message of a chat, where they were given."""
 
     @property
     def config(self) -> Config:
         """The config of the model."""
-        return self._origin.config
+        return self.origin.config
 
     @property
     def tokens(self) -> list[str] | None:
-        """The text of each token, bytes that are no UTF-8 as \\xNN; None without a tokenizer.
+        """The text of each token, bytes that are not UTF-8 as \\xNN; None without a tokenizer.
 
         Opens the tokenizer at first use. Raises TokenizerError when it is damaged.
         """
         if self._tokens is None:
-            self._tokens = self._origin.tokenizer.pieces(self.token_ids)
+            self._tokens = self.origin.tokenizer.pieces(self.token_ids)
         return self._tokens
 
     @property
     def weight_files(self) -> tuple[tuple[str, int, str | None], ...]:
-        """(path, bytes, sha256 where it is known without reading the file) of the weights."""
-        return self._origin.weight_files
+        """(path, bytes, sha256 if known without reading the file) of the weights."""
+        return self.origin.weight_files
 
     def fingerprint_of(self, path: str) -> str | None:
-        """See fingerprint.py; `path` is one of those in `weight_files`."""
-        return self._origin.fingerprints.of(path)
+        """See files/fingerprint.py; `path` is one of `weight_files`."""
+        return self.origin.fingerprints.of(path)
 
     @property
     def arithmetic_version(self) -> int:
-        """Which arithmetic (docs/arithmetic.md) computed it: runs of one number have the same
-        bits."""
-        return self._origin.arithmetic_version
+        """The version of docs/arithmetic.md: runs of the same version have the same bits."""
+        return self.origin.arithmetic_version
 
     @property
     def rounded(self) -> tuple[tuple[str, int | None], ...]:
-        """(format, digits) of the files that its values were read back from, one after the other,
-        where these round; () for a run of a model."""
-        return self._origin.rounded
+        """(format, digits) of each rounding file format that its values passed through."""
+        return self.origin.rounded
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What redoing the maths takes besides the weights: numbers of the model, the prompt, the
-        rotation that was really used. Plain data, new at each call."""
+        """All that recomputing the run needs besides the weights: numbers of the model, the prompt,
+        the rotation really used. Plain data, a new copy at each call."""
         c = self.config
         return {
             "d_model": c.d_model,
@@ -153,18 +124,18 @@ class Run:
             "prompt": self.prompt,
             "template_date": self.template_date,
             **copy.deepcopy(self.template_inputs),
-            **path_entries("model", self._origin.model),
-            **path_entries("model_folder", self._origin.folder),
-            "revision": self._origin.revision,
-            "ignore": list(self._origin.ignore),
-            "unused_tensors": list(self._origin.unused),
+            **path_entries("model", self.origin.model),
+            **path_entries("model_folder", self.origin.folder),
+            "revision": self.origin.revision,
+            "ignore": list(self.origin.ignore),
+            "unused_tensors": list(self.origin.unused),
             "arithmetic_version": self.arithmetic_version,
-            "llamaprobe_version": self._origin.llamaprobe_version,
+            "llamaprobe_version": self.origin.llamaprobe_version,
         }
 
     def layers_of(self, point: points.Name) -> tuple[int, ...]:
-        """Numbers of the layers that it holds of a point, in the order asked; () for a point that
-        is not per layer. PointError."""
+        """The layers that it has of a point, in the order requested; () for a point that is not per
+        layer. PointError."""
         return self._find(point)[1]
 
     def __getitem__(self, point: points.Name) -> NDArray[np.float32]:
@@ -189,7 +160,7 @@ class Run:
         return True
 
     def __len__(self) -> int:
-        """How many tokens."""
+        """The number of tokens."""
         return len(self.token_ids)
 
     def __bool__(self) -> bool:
@@ -202,7 +173,7 @@ class Run:
         """Whether both hold the same tokens, points and layers, and every value is the same bit for
         bit (any NaN equals any NaN). `run.equals(lp.read_run(folder))` after `run.save(folder)`.
 
-        Raises ArgumentError when `other` is no Run.
+        Raises ArgumentError when `other` is not a Run.
         """
         if not isinstance(other, Run):
             raise ArgumentError(f"a Run can be compared with a Run, not {type(other).__name__}")
@@ -229,8 +200,8 @@ class Run:
         masks: bool = True,
         hash_weights: bool = False,
     ) -> list[Path]:
-        """Write the values into `folder` (made if it is missing), one file for each point and layer,
-        and return the paths, the manifest last.
+        """Write the values into `folder` (made if it is missing), one file for each point and
+        layer, and return the paths, the manifest last.
 
         folder: a leading ~ is expanded. points, layers: some of run.points and run.layers (default
         all); a name with a layer ("blocks.3.attn.hook_z", ("z", 3)) saves that alone, as in
@@ -242,14 +213,12 @@ class Run:
         the weight files to put their sha256 into the manifest where it is not known without.
 
         Nothing is written when a file of that name exists and `force` is not given, or when the
-        disk lacks the space. With `force` the files of the run that was there go, also those that
-        this one does not have, and those of a save that was killed.
+        disk lacks the space. With `force` all files of the previous run in the folder are removed,
+        also those of a save that was killed.
 
         Raises ArgumentError, PointError (a point or layer that this run does not hold), FileError.
         """
-        from .saved.run_folder import save_run
-
-        return save_run(
+        return plan_run(
             self,
             folder,
             points=points,
@@ -260,10 +229,10 @@ class Run:
             force=force,
             masks=masks,
             hash_weights=hash_weights,
-        )
+        ).write()
 
     def __getstate__(self) -> dict[str, Any]:
-        """The tokens of a text travel: its tokenizer is open now and may not be there later."""
+        """Keeps the tokens of a text: its tokenizer may be missing later."""
         if self.prompt is not None:
             with contextlib.suppress(Error):
                 self.tokens  # noqa: B018 - kept in _tokens
@@ -271,8 +240,9 @@ class Run:
 
     def __repr__(self) -> str:
         return (
-            f"<Run of {printable(self._origin.model)}: {counted(len(self), 'token')},"
-            f"{f' layers {_numbers(self.layers)},' if self.layers else ''} points {', '.join(self.points)}>"
+            f"<Run of {printable(self.origin.model)}: {counted(len(self), 'token')},"
+            f"{f' layers {_numbers(self.layers)},' if self.layers else ''}"
+            f" points {', '.join(self.points)}>"
         )
 
     def _find(self, point: points.Name) -> tuple[str, tuple[int, ...], NDArray[np.float32]]:
@@ -285,6 +255,19 @@ class Run:
                 f' request it with model.run(..., points=("{name}", ...))'
             )
         return name, *self._values[name]
+
+
+def read_run(folder: str | os.PathLike[str]) -> Run:
+    """The run that `run.save(folder)` wrote, equal to it bit for bit when it was saved with the
+    shortest digits or as npy (a NaN may be another NaN): the same points, arrays, tokens, prompt
+    and numbers of the model; `run.equals` compares. The model itself is not needed.
+
+    Raises FileError (no manifest, a file is missing) and FormatError (a file that is not what was
+    saved; line and column of text that is not a number), NewerFormatError (a later format version).
+    Whether values were altered is what `llamaprobe verify` says.
+    """
+    saved = Saved(folder)
+    return Run(saved.prompt(), saved.arrays(), saved.origin())
 
 
 def _same_bits(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:

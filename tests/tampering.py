@@ -15,8 +15,8 @@ import pytest
 import small_tokenizer
 
 import llamaprobe as lp
-from llamaprobe.saved import run_folder as files
 from llamaprobe.checks.verify import verify_run
+from llamaprobe.saved.manifest import write_json
 
 POINTS = ["x", "x_norm", "q", "scores", "pattern", "logits"]
 
@@ -37,7 +37,7 @@ class Folder:
             if path.name.startswith(f"meta_layer{only}"):
                 meta = json.loads(path.read_text())
                 change(meta)
-                path.write_bytes(files._json_bytes(meta))  # so that only what it says is other
+                write_json(path, meta)  # written as llamaprobe does: only the content differs
 
     def drop(self, name: str, listed: bool = True) -> None:
         (self.path / name).unlink()

@@ -179,6 +179,7 @@ def test_a_file_that_is_written_to_while_it_is_read(tmp_path, monkeypatch):
         lp.read(path)
 
 
+@pytest.mark.slow
 def test_a_text_that_changes_while_it_is_read():
     """Rows become comments and rows again: what is called whole has no number that was not read."""
     n_rows, end = 50_000, time.monotonic() + 2
@@ -291,6 +292,7 @@ def test_comments_and_blank_lines_in_a_long_text_are_passed_over(tmp_path):
     assert lp.read(path).tobytes() == values.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["csv", "csv of int8", "hex"])
 def test_a_file_that_is_cut_short_while_it_is_read_is_an_error(tmp_path, format):
     """It was read through a map once, which ended the process by SIGBUS."""

@@ -17,8 +17,8 @@ import pytest
 
 import llamaprobe as lp
 from llamaprobe.files import atomic
-from llamaprobe.saved.read import read_run
-from llamaprobe.files.encode import Table, array_table, bytes_table
+from llamaprobe.run import read_run
+from llamaprobe.files.encode import Encoder, array_encoder, bytes_encoder
 from llamaprobe.files.writer import Writer
 
 IDS = [1, 40, 7, 96, 3]
@@ -132,7 +132,7 @@ def test_a_stage_that_has_no_memory_is_an_error_and_goes_on(tmp_path):
         writer._scratches.put(memoryview(b""))
     with pytest.raises(MemoryError), writer:
         for i in range(20):
-            writer.add(f"{i}.csv", array_table(np.ones(3, np.float32), "csv"))
+            writer.add(f"{i}.csv", array_encoder(np.ones(3, np.float32), "csv"))
     assert not [name for name in os.listdir(tmp_path) if name.endswith(".part")]
 
 
@@ -159,9 +159,9 @@ def test_the_first_failure_of_a_writer_leaves_only_whole_files(tmp_path):
     def encode(scratch, first, count):
         raise ZeroDivisionError("here")
 
-    broken = Table((10,), "float32", b"# shape=[10]\n", 10, encode)
+    broken = Encoder((10,), "float32", b"# shape=[10]\n", 10, encode)
     with pytest.raises(ZeroDivisionError), Writer(tmp_path) as writer:
-        writer.add("a.csv", bytes_table(b"whole"))
+        writer.add("a.csv", bytes_encoder(b"whole"))
         writer.add("b.csv", broken)
     assert not [name for name in os.listdir(tmp_path) if name != "a.csv"]
 
@@ -186,13 +186,13 @@ except lp.FileError as error:
     assert all(lp.read(out / name).size for name in left)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_signals", [1, 3])
 def test_ctrl_c_during_a_slow_fsync_closes_nobody_elses_file(tmp_path, n_signals):
     """The caller leaves when the stages have ended, and no number is closed after that."""
     script = f"""
 import os, signal, sys, threading, time
 import llamaprobe as lp
-from llamaprobe.files import atomic
 sync, started, sent = os.fsync, threading.Event(), threading.Event()
 def slow(fd):
     if threading.current_thread() is threading.main_thread():
@@ -228,6 +228,7 @@ print(sorted(os.listdir(out)) if os.path.isdir(out) else [])
     assert ".part" not in left and "manifest.json" not in left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delay", [0.0, 0.01, 0.03, 0.08])
 def test_a_killed_save_leaves_only_whole_files(tmp_path, random_checkpoint, delay):
     script = f"""

@@ -18,9 +18,9 @@ FLOAT = 4
 
 
 def profile(model, n_tokens, **more) -> dict[str, Stage]:
-    told = model.profile(random_ids(model, n_tokens), threads=2, **more)
-    assert [stage.name for stage in told.stages] == STAGES
-    return {stage.name: stage for stage in told.stages}
+    printed = model.profile(random_ids(model, n_tokens), threads=2, **more)
+    assert [stage.name for stage in printed.stages] == STAGES
+    return {stage.name: stage for stage in printed.stages}
 
 
 # ---- what is counted ----
@@ -41,29 +41,29 @@ def products(c, n_tokens: int, n_layers: int) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("n_tokens", [1, 3, 40])
-def test_what_is_not_computed_is_not_counted(random_checkpoint, n_tokens):
+def test_skipped_work_is_not_counted(random_checkpoint, n_tokens):
     model = lp.load(random_checkpoint(num_hidden_layers=4))
     c = model.config
-    told = profile(model, n_tokens)  # x and x_norm: the last layer ends with its first norm
-    assert {name: told[name].flops for name in STAGES if told[name].flops} == products(
+    printed = profile(model, n_tokens)  # x and x_norm: the last layer ends with its first norm
+    assert {name: printed[name].flops for name in STAGES if printed[name].flops} == products(
         c, n_tokens, c.n_layers - 1
     )
-    assert told["head"].n_laps == told["copy"].n_laps == 0
-    told = profile(model, n_tokens, points=("logits",))
+    assert printed["head"].n_laps == printed["copy"].n_laps == 0
+    printed = profile(model, n_tokens, points=("logits",))
     whole = products(c, n_tokens, c.n_layers) | {"head": 2.0 * n_tokens * c.d_model * c.vocab_size}
-    assert {name: told[name].flops for name in STAGES if told[name].flops} == whole
-    told = profile(model, n_tokens, points=("scores",), layers=[0])
+    assert {name: printed[name].flops for name in STAGES if printed[name].flops} == whole
+    printed = profile(model, n_tokens, points=("scores",), layers=[0])
     q, kv = c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
-    assert told["qkv"].flops == 2.0 * n_tokens * c.d_model * (q + kv)  # without v
-    assert told["attention"].flops == products(c, n_tokens, 1)["attention"] / 2  # without z
-    assert told["o_proj"].n_laps == 0
+    assert printed["qkv"].flops == 2.0 * n_tokens * c.d_model * (q + kv)  # without v
+    assert printed["attention"].flops == products(c, n_tokens, 1)["attention"] / 2  # without z
+    assert printed["o_proj"].n_laps == 0
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F32"])
 def test_bytes(random_checkpoint, dtype):
     model = lp.load(random_checkpoint(dtype=dtype, attention_bias=True, mlp_bias=True))
     c, m, word = model.config, 5, {"BF16": 2, "F32": 4}[dtype]
-    told = profile(model, m, points=("x_out", "pattern", "logits"))
+    printed = profile(model, m, points=("x_out", "pattern", "logits"))
     q, kv = c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
     qkv, o, mlp = (c.d_model + 1) * (q + 2 * kv), (q + 1) * c.d_model, (c.d_model + 1) * c.d_ff
     weights = {
@@ -75,7 +75,7 @@ def test_bytes(random_checkpoint, dtype):
         "down": c.n_layers * (c.d_ff + 1) * c.d_model,
         "head": c.d_model * c.vocab_size,
     }
-    read = {name: told[name].weight_bytes for name in STAGES if told[name].weight_bytes}
+    read = {name: printed[name].weight_bytes for name in STAGES if printed[name].weight_bytes}
     assert read == {name: float(word * n) for name, n in weights.items()}
     assert sum(weights.values()) == model.n_params - (c.vocab_size - m) * c.d_model
     moved = {
@@ -89,7 +89,7 @@ def test_bytes(random_checkpoint, dtype):
         "down": c.n_layers * m * (c.d_ff + 2 * c.d_model),
         "head": m * (c.d_model + c.vocab_size),
     }
-    assert {name: told[name].value_bytes for name in moved} == {
+    assert {name: printed[name].value_bytes for name in moved} == {
         name: float(FLOAT * n) for name, n in moved.items()
     }
 
@@ -98,14 +98,14 @@ def test_the_stages_add_up(random_checkpoint):
     model = lp.load(random_checkpoint())
     covered = []
     for _ in range(20):
-        told = model.profile([1, 2, 3] * 20, threads=2)
-        total = sum(stage.seconds for stage in told.stages)
-        assert 0 < total <= told.seconds
-        assert all(s.seconds >= 0 and (s.n_laps or not s.seconds) for s in told.stages)
-        covered.append(total / told.seconds)
+        printed = model.profile([1, 2, 3] * 20, threads=2)
+        total = sum(stage.seconds for stage in printed.stages)
+        assert 0 < total <= printed.seconds
+        assert all(s.seconds >= 0 and (s.n_laps or not s.seconds) for s in printed.stages)
+        covered.append(total / printed.seconds)
     assert max(covered) > 0.8  # the rest is Python's; a busy machine may interrupt it now and then
-    busy = sum(stage.seconds for stage in told.stages if stage.flops)
-    assert told.share_without_products == pytest.approx(1 - busy / told.seconds)
+    busy = sum(stage.seconds for stage in printed.stages if stage.flops)
+    assert printed.share_without_products == pytest.approx(1 - busy / printed.seconds)
 
 
 def test_a_profile_changes_no_value(random_checkpoint):
@@ -119,9 +119,9 @@ def test_a_profile_changes_no_value(random_checkpoint):
 
 def test_a_copy_is_a_stage(random_checkpoint):
     model = lp.load(random_checkpoint())
-    told = profile(model, 7, points=("x", "x_out"))
-    assert told["copy"].n_laps == model.config.n_layers - 1
-    assert told["copy"].value_bytes == 2 * FLOAT * 7 * model.config.d_model * told["copy"].n_laps
+    printed = profile(model, 7, points=("x", "x_out"))
+    assert printed["copy"].n_laps == model.config.n_layers - 1
+    assert printed["copy"].value_bytes == 2 * FLOAT * 7 * model.config.d_model * printed["copy"].n_laps
 
 
 # ---- the roof ----
@@ -133,11 +133,12 @@ def test_the_roof_of_a_stage():
     reads = Stage("down", 4.0, 1, 200.0, 30.0, 1e9)
     passes = Stage("norm", 2.0, 1, 0.0, 10.0, 1e9)
     assert (multiplies.at_roof(machine), reads.at_roof(machine)) == (2.0, 3.0)
-    told = Profile(20.0, (multiplies, reads, passes))
-    assert told.at_roof(machine) == 5.0  # a pass without products is all loss
-    assert told.share_without_products == pytest.approx(0.6)
+    printed = Profile(20.0, (multiplies, reads, passes))
+    assert printed.at_roof(machine) == 5.0  # a pass without products is all loss
+    assert printed.share_without_products == pytest.approx(0.6)
 
 
+@pytest.mark.slow
 def test_the_roof_is_measured():
     measured = roof(2)
     assert 1e6 < measured.flops < 1e15 and 1e6 < measured.bytes < 1e15
@@ -156,7 +157,7 @@ def test_the_cpu_has_a_name():
 
 
 @pytest.mark.parametrize(
-    ("told", "name"),
+    ("printed", "name"),
     [
         ("model name\t: AMD EPYC\ncpu family\t: 25\nmodel\t\t: 17\n", "AMD EPYC (family 25, model 17)"),
         ("model name\t: AMD EPYC 7763 64-Core\ncpu family\t: 25\nmodel\t\t: 1\n", "AMD EPYC 7763 64-Core"),
@@ -164,8 +165,8 @@ def test_the_cpu_has_a_name():
         ("", "x"),
     ],
 )
-def test_a_vague_name_gets_numbers(monkeypatch, tmp_path, told, name):
-    (tmp_path / "cpuinfo").write_text(told)
+def test_a_vague_name_gets_numbers(monkeypatch, tmp_path, printed, name):
+    (tmp_path / "cpuinfo").write_text(printed)
     real = open
     monkeypatch.setattr("builtins.open", lambda path, *a, **k: real(tmp_path / "cpuinfo", *a, **k))
     monkeypatch.setattr("platform.processor", lambda: "x")
@@ -175,6 +176,7 @@ def test_a_vague_name_gets_numbers(monkeypatch, tmp_path, told, name):
 # ---- the command ----
 
 
+@pytest.mark.slow
 def test_measure(random_checkpoint):
     model = lp.load(random_checkpoint())
     timing = measure(model, 9, threads=1, repeat=4)
@@ -192,24 +194,26 @@ def test_random_ids_are_always_the_same(random_checkpoint):
     assert ids.min() >= 0 and ids.max() < model.config.vocab_size and len(set(ids.tolist())) > 50
 
 
+@pytest.mark.slow
 def test_a_table_for_each_length(command):
-    code, told, errors = command("bench", "demo", "--tokens", "8,1", "--repeat", 1, "--threads", 1)
+    code, printed, errors = command("bench", "demo", "--tokens", "8,1", "--repeat", 1, "--threads", 1)
     assert (code, errors) == (0, "")
-    assert told.count("\nthe roof: ") == 2 and "demo: 8 tokens, x, x_norm\n" in told
+    assert printed.count("\nthe roof: ") == 2 and "demo: 8 tokens, x, x_norm\n" in printed
     for stage in ("plan", "memory", "embed", "rope", "norm", "qkv", "attention", "down"):
-        assert told.count(f"\n{stage} ") == 2
-    assert told.count("\npack ") == 1  # one token is not packed
-    assert "\nhead " not in told and "times the median" in told and "demo: 1 token, x" in told
-    assert len(re.findall(r"^page faults: \d+ \(in the first run \d+\)$", told, re.MULTILINE)) == 2
+        assert printed.count(f"\n{stage} ") == 2
+    assert printed.count("\npack ") == 1  # one token is not packed
+    assert "\nhead " not in printed and "times the median" in printed and "demo: 1 token, x" in printed
+    assert len(re.findall(r"^page faults: \d+ \(in the first run \d+\)$", printed, re.MULTILINE)) == 2
     epilog = command("bench", "--help")[1].partition("Stages: ")[2]
     assert all(re.search(rf"\b{stage}\b", epilog) for stage in STAGES)
 
 
+@pytest.mark.slow
 def test_json(command):
     args = ["--tokens", 5, "--repeat", 2, "--points", "logits,pattern", "--layers", "0", "--json"]
-    code, told, errors = command("bench", "demo", *args)
+    code, printed, errors = command("bench", "demo", *args)
     assert (code, errors) == (0, "")
-    (one,) = json.loads(told)
+    (one,) = json.loads(printed)
     assert one["points"] == ["logits", "pattern"] and one["layers"] == [0] and one["cpu"] == cpu_name()
     assert len(one["trials"]) == 2 and one["n_tokens"] == 5
     assert one["seconds"] == pytest.approx(np.mean([trial["seconds"] for trial in one["trials"]]))
@@ -219,6 +223,18 @@ def test_json(command):
     assert sum(stage["seconds"] for stage in median["stages"]) <= median["seconds"]
     at_roof = sum(stage["at_roof"] for stage in median["stages"] if stage["flops"])
     assert median["of_roof"] == pytest.approx(at_roof / median["seconds"])
+
+
+def test_a_plan_as_json_names_what_it_holds(command):
+    args = ["--plan", "--tokens", "3,5", "--layers", "0", "--json"]
+    code, out, errors = command("bench", "demo", *args)
+    assert (code, errors) == (0, "")
+    for one, n_tokens in zip(json.loads(out), (3, 5), strict=True):
+        plan = lp.load("demo").plan(n_tokens, layers=0)
+        assert one["n_tokens"] == n_tokens and one["plan"]["array_bytes"] == plan.array_bytes
+        for step, expected in zip(one["plan"]["steps"], plan.steps, strict=True):
+            values = [tuple(value.values()) for value in step.pop("values")]
+            assert step.items() < expected._asdict().items() and values == list(expected.values)
 
 
 @pytest.mark.parametrize(
@@ -235,10 +251,10 @@ def test_json(command):
     ],
 )
 def test_mistakes(command, args, code, message):
-    found, told, errors = command("bench", "demo", *args)
-    assert (found, told) == (code, "") and message in errors
+    found, printed, errors = command("bench", "demo", *args)
+    assert (found, printed) == (code, "") and message in errors
 
 
 def test_no_such_model(command, tmp_path):
-    code, told, errors = command("bench", tmp_path / "nothing")
-    assert (code, told) == (1, "") and "nothing" in errors and errors.count("\n") == 1
+    code, printed, errors = command("bench", tmp_path / "nothing")
+    assert (code, printed) == (1, "") and "nothing" in errors and errors.count("\n") == 1

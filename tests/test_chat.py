@@ -109,7 +109,7 @@ NOT_FOLLOWED = {
 
 @pytest.mark.parametrize("name", FOLLOWED)
 @pytest.mark.parametrize("chat", range(len(CHATS)))
-def test_text_is_that_of_transformers_and_followed(name, chat):
+def test_text_is_that_of_transformers_and_traced(name, chat):
     template = template_of(FOLLOWED[name])
     found = Template.find(folder_of(template))
     ours = Template(found.path, template, found.tokens, known=True)
@@ -199,7 +199,7 @@ HEADS = [BOS, HEAD, *b"user", END_HEAD]
         ("{{ '<|' + m.role + '|>' }}", "", [*b"<|user|>"]),
     ],
 )
-def test_what_a_template_makes_of_pieces(body, content, tokens):
+def test_origins_of_split_and_joined_text(body, content, tokens):
     message = {"role": "user", "content": content, "parts": ["<|e", "ot|>"]}
     for here in (True, False):
         chat = tokenizer_of(template_of("{{ m.role }}<|/head|>" + body), here=here).chat([message])
@@ -219,7 +219,7 @@ def test_a_role_may_name_a_token():
 
 
 @pytest.mark.parametrize("name", NOT_FOLLOWED)
-def test_what_is_not_followed_is_no_special_token_of_a_message(name):
+def test_untraced_text_makes_no_special_token_of_a_message(name):
     template = template_of(NOT_FOLLOWED[name])
     tokenizer = tokenizer_of(template)
     plain = tokenizer.chat([{"role": "user", "content": "th ab\nc"}], add_generation_prompt=False)
@@ -264,7 +264,7 @@ def cached_tokenizer(template: str) -> Tokenizer:
     return tokenizer_of(template)
 
 
-def test_a_text_that_is_followed_is_a_str_all_the_same():
+def test_a_traced_text_behaves_as_a_str():
     text = _origin.Text("ab", "og")
     assert text == "ab" and hash(text) == hash("ab") and {"ab": 1}[text] == 1
     assert type(str.__str__(text)) is str and json.dumps([text]) == '["ab"]'
@@ -286,7 +286,7 @@ def test_a_text_that_is_followed_is_a_str_all_the_same():
         "{{ m.content.__class__.__mro__ }}",
     ],
 )
-def test_templates_do_not_reach_what_follows_them(walk):
+def test_templates_cannot_reach_the_origin(walk):
     """In the second rendering alone, where texts are Texts."""
     compiled = _render.prepare({"template": template_of(walk), "traced": True})
     messages = [_origin.message({"role": "user", "content": "<|eot|>"})]

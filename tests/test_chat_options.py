@@ -113,7 +113,7 @@ def test_the_last_message_is_continued_as_by_transformers(template, name, field)
         ({"tools": {}}, "tools is a list of JSON schemas, not dict"),
         ({"tools": [print]}, "tool 0: a Python function; give its JSON schema"),
         ({"tools": [TOOL, "f"]}, "tool 1: a str"),
-        ({"tools": [{"a": float("nan")}]}, "tool 0: a float is nothing that JSON can say"),
+        ({"tools": [{"a": float("nan")}]}, "tool 0: a float is not a JSON value"),
         ({"template_vars": []}, "template_vars is a dict of names and values, not list"),
         ({"template_vars": {"a b": 1}}, "'a b' is not a name"),
         ({"template_vars": {5: 1}}, "5 is not a name"),
@@ -124,9 +124,9 @@ def test_the_last_message_is_continued_as_by_transformers(template, name, field)
         ({"template_vars": {"strftime_now": ""}}, "is a function of templates"),
         (
             {"template_vars": {"date_string": "x"}, "date": "today"},
-            "date_string comes from the date",
+            "date_string is set by date",
         ),
-        ({"template_vars": {"a": object()}}, "template_vars a: a object is nothing"),
+        ({"template_vars": {"a": object()}}, "template_vars a: a object is not a JSON value"),
         ({"template_vars": {"a": "\ud800"}}, "lone surrogate"),
     ],
 )
@@ -156,7 +156,7 @@ def test_tools_have_a_template_of_their_own(tmp_path):
     assert tokenizer.chat(ANSWERED, tools=[TOOL]).text == "with tools"
 
 
-def test_a_run_records_what_the_template_was_given(random_checkpoint, tmp_path):
+def test_a_run_records_the_inputs_of_the_template(random_checkpoint, tmp_path):
     folder = random_checkpoint(vocab_size=265)
     write_folder(folder, byte_level(), template=WITH_ALL)
     model = llamaprobe.load(folder)
@@ -209,6 +209,7 @@ def test_a_batch_has_one_child_for_each_file(random_checkpoint, monkeypatch):
     assert len(started) == 3
 
 
+@pytest.mark.slow
 def test_a_prompt_over_its_limits_leaves_the_others_to_be_read(monkeypatch):
     monkeypatch.setattr(module, "_LIMITS", module.sandbox.Limits(1, 30, 256 << 20, 1 << 20))
     template = (
@@ -265,7 +266,7 @@ def test_a_template_is_compiled_once(monkeypatch):
         (b"<!DOCTYPE html>\n<html><body>Sign in</body></html>", "is a web page"),
     ],
 )
-def test_what_stands_in_the_place_of_a_template_is_not_rendered(tmp_path, data, fact):
+def test_other_files_in_place_of_a_template_are_not_rendered(tmp_path, data, fact):
     write_folder(tmp_path)
     (tmp_path / "chat_template.jinja").write_bytes(data)
     with pytest.raises(TemplateError, match=f"chat_template.jinja: is a .*{fact[5:]}"):

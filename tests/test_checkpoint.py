@@ -83,14 +83,14 @@ def test_a_folder_without_weights(tmp_path: Path):
 
 
 @pytest.mark.parametrize("path", ["missing", "file", "nul\0inside"])
-def test_what_is_no_folder(tmp_path: Path, path: str):
+def test_rejects_what_is_not_a_folder(tmp_path: Path, path: str):
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(FileError, match="missing|file|nul"):
         open_checkpoint(f"{tmp_path}/{path}")
 
 
 @pytest.mark.parametrize("kind", ["dir", "fifo", "dangling"])
-def test_what_is_no_regular_file(tmp_path: Path, kind: str):
+def test_rejects_what_is_not_a_regular_file(tmp_path: Path, kind: str):
     path = tmp_path / SINGLE
     if kind == "dir":
         path.mkdir()
@@ -135,7 +135,7 @@ def test_shards_of_later_layers_may_be_missing(random_checkpoint):
 # ---- links ----
 
 
-def test_plain_files_are_no_links(random_checkpoint):
+def test_plain_files_are_not_links(random_checkpoint):
     assert open_checkpoint(random_checkpoint()).links == {}
 
 
@@ -181,7 +181,7 @@ def move(path: Path, to: Path) -> Path:
 
 
 @pytest.mark.parametrize("what", ["blobs", "the blob", "both", "the cache", "snapshots and blobs"])
-def test_blobs_and_snapshots_may_lie_on_another_disk(cached: Path, tmp_path: Path, what: str):
+def test_blobs_and_snapshots_may_be_on_another_disk(cached: Path, tmp_path: Path, what: str):
     expected = load(cached).run([1, 2])
     cache, disk = cached.parent.parent, tmp_path / "disk"
     if what in ("the blob", "both"):

@@ -50,7 +50,7 @@ def test_missing_package_is_named():
     not hasattr(LIBC, "mallopt") or hasattr(LIBC, "__asan_init"),
     reason="malloc is not that of the GNU C library",
 )
-def test_memory_that_was_freed_is_no_room_beyond_a_limit():
+def test_freed_memory_does_not_extend_a_limit():
     mmap_threshold, mb = -3, 1 << 20
 
     def work() -> None:
@@ -111,14 +111,15 @@ def wait_for_end(pid: int, seconds: float = 10) -> None:
 
 
 def test_one_child_prepares_once_and_each_answer_has_a_fresh_state(worker):
-    told = [tell(worker) for _ in range(5)]
-    assert [one[:2] for one in told] == [[1, 1]] * 5
-    assert len({child for _, _, child, _ in told}) == 1
-    assert len({grandchild for *_, grandchild in told}) == 5
+    answers = [tell(worker) for _ in range(5)]
+    assert [one[:2] for one in answers] == [[1, 1]] * 5
+    assert len({child for _, _, child, _ in answers}) == 1
+    assert len({grandchild for *_, grandchild in answers}) == 5
     worker.close()
-    assert not is_running(told[0][2]) and not is_running(told[-1][3])
+    assert not is_running(answers[0][2]) and not is_running(answers[-1][3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("do", "fact"),
     [
@@ -132,7 +133,7 @@ def test_one_child_prepares_once_and_each_answer_has_a_fresh_state(worker):
         ("kill parent", "died of SIGKILL"),
     ],
 )
-def test_what_breaks_a_limit_is_refused_and_the_next_is_answered(worker, do, fact):
+def test_a_request_over_a_limit_is_refused_and_the_next_is_answered(worker, do, fact):
     first = tell(worker)
     if fact is None:
         assert worker.answer({"do": do}) == do
@@ -147,6 +148,7 @@ def test_what_breaks_a_limit_is_refused_and_the_next_is_answered(worker, do, fac
         assert second[2] == first[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("do", "fact"),
     [
@@ -155,7 +157,7 @@ def test_what_breaks_a_limit_is_refused_and_the_next_is_answered(worker, do, fac
         ("fork and die", "over 4 s|died of SIGSEGV"),
     ],
 )
-def test_what_is_late_is_ended_and_the_next_is_answered(monkeypatch, do, fact):
+def test_a_late_answer_is_killed_and_the_next_request_is_answered(monkeypatch, do, fact):
     with obedient(monkeypatch, limits=SHORT) as worker:
         child = tell(worker)[2]
         with pytest.raises(sandbox.ChildError, match=fact):
@@ -163,6 +165,7 @@ def test_what_is_late_is_ended_and_the_next_is_answered(monkeypatch, do, fact):
         assert tell(worker)[:3] == [1, 1, child]
 
 
+@pytest.mark.slow
 def test_limits_count_for_each_answer(worker):
     """Together these answers use more of everything than one may."""
     children = {tell(worker)[2]}
@@ -174,6 +177,7 @@ def test_limits_count_for_each_answer(worker):
     assert len(children) == 1
 
 
+@pytest.mark.slow
 def test_preparing_has_limits_too(monkeypatch):
     for do, fact, limits in (
         ("loop", "1 s of processor time", LIMITS),
@@ -193,7 +197,7 @@ def test_files_cannot_be_written(worker, tmp_path):
         worker.answer({"do": "write", "path": str(tmp_path / "file")})
 
 
-def test_what_a_grandchild_has_started_ends_with_it(worker):
+def test_processes_of_a_grandchild_end_with_it(worker):
     if os.geteuid() != 0:
         with pytest.raises(sandbox.ChildError, match="temporarily unavailable"):
             worker.answer({"do": "fork"})
@@ -202,18 +206,18 @@ def test_what_a_grandchild_has_started_ends_with_it(worker):
 
 
 def test_threads_share_a_worker(worker):
-    told: list[list[int]] = []
+    answers: list[list[int]] = []
 
     def work() -> None:
-        told.extend(tell(worker) for _ in range(5))
+        answers.extend(tell(worker) for _ in range(5))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(told) == 20 and {tuple(one[:2]) for one in told} == {(1, 1)}
-    assert len({one[2] for one in told}) == 1
+    assert len(answers) == 20 and {tuple(one[:2]) for one in answers} == {(1, 1)}
+    assert len({one[2] for one in answers}) == 1
 
 
 def test_a_forked_copy_starts_a_child_of_its_own(worker):
@@ -223,6 +227,7 @@ def test_a_forked_copy_starts_a_child_of_its_own(worker):
     assert tell(worker)[2] == child
 
 
+@pytest.mark.slow
 def test_a_child_ends_when_its_parent_is_killed():
     code = (
         "import os, sys; from llamaprobe.prompts import sandbox; sandbox.FOLDER = sys.argv[1]\n"
@@ -289,6 +294,7 @@ def test_closed_standard_streams():
     assert ended.stdout == b"1 1"
 
 
+@pytest.mark.slow
 def test_signals_that_the_parent_ignores_are_the_childs_own(monkeypatch):
     numbers = (signal.SIGCHLD, signal.SIGALRM, signal.SIGXCPU)
     before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
@@ -304,6 +310,7 @@ def test_signals_that_the_parent_ignores_are_the_childs_own(monkeypatch):
             signal.signal(number, handler)
 
 
+@pytest.mark.slow
 def test_signals_that_are_blocked_do_not_keep_a_child(monkeypatch):
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGALRM, signal.SIGXCPU])
     try:
@@ -318,6 +325,7 @@ def test_signals_that_are_blocked_do_not_keep_a_child(monkeypatch):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "fact"),
     [
@@ -339,14 +347,14 @@ def test_another_program_as_sys_executable_is_named(monkeypatch, tmp_path, progr
     assert str(path) in str(caught.value) and fact in str(caught.value)
 
 
-def test_workers_of_a_batch_are_told_apart_by_what_they_prepare(monkeypatch):
+def test_workers_of_a_batch_differ_by_what_they_prepare(monkeypatch):
     monkeypatch.setattr(sandbox, "FOLDER", os.path.dirname(__file__))
     how = {"packages": (), "limits": LIMITS}
     with Workers() as workers:
-        told = [
+        answers = [
             workers.call("child_scripts/obeys.py", {"do": [], "n": n}, {"do": "tell"}, **how)
             for n in (1, 2, 1, 2)
         ]
-    pids = [one[2] for one in told]
+    pids = [one[2] for one in answers]
     assert pids[:2] == pids[2:] and pids[0] != pids[1]
     assert not any(map(is_running, pids))

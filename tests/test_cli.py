@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import llamaprobe as lp
-from llamaprobe.files import naming as names
-from llamaprobe.saved.read import read_run
+from llamaprobe.messages import printable
+from llamaprobe.prompts.tokenizer import Tokenizer
+from llamaprobe.run import read_run
 
 LP = [sys.executable, "-m", "llamaprobe"]
 IDS = "1, 40 7\n[96 3] # a comment\n"
@@ -37,16 +38,16 @@ def ids(tmp_path):
 
 def test_run_writes_the_files_and_prints_their_names(command, folder, ids, tmp_path):
     out = tmp_path / "out"
-    code, told, errors = command("run", folder, "--ids", ids, "--out", out)
+    code, printed, errors = command("run", folder, "--ids", ids, "--out", out)
     assert code == 0
     n_bytes = sum(path.stat().st_size for path in out.iterdir())
     assert errors == (
         f"llamaprobe: 12 files, {n_bytes / 1000:.1f} kB, in {out}: 5 tokens, x, x_norm\n"
     )
-    assert told.splitlines() == [
-        str(path) for path in map(out.joinpath, [os.path.basename(n) for n in told.split()])
+    assert printed.splitlines() == [
+        str(path) for path in map(out.joinpath, [os.path.basename(n) for n in printed.split()])
     ]
-    assert sorted(os.listdir(out)) == sorted(os.path.basename(name) for name in told.split())
+    assert sorted(os.listdir(out)) == sorted(os.path.basename(name) for name in printed.split())
     run = lp.load(folder).run([1, 40, 7, 96, 3])
     assert read_run(out)["x_norm"].tobytes() == run["x_norm"].tobytes()
 
@@ -74,10 +75,10 @@ def test_run_options(command, folder, tmp_path):
     expected |= {"logits.txt", "meta_layer0.json", "meta_layer2.json", "manifest.json"}
     assert set(os.listdir(out)) == expected
     assert (out / "q_layer0.txt").read_text().split("\n")[1].count("e") == 64
-    code, told, errors = command(
+    code, printed, errors = command(
         "run", folder, "--ids", tmp_path / "ids.npy", "--out", out, *options
     )
-    assert (code, told) == (1, "") and errors.count("\n") == 1 and "--force" in errors
+    assert (code, printed) == (1, "") and errors.count("\n") == 1 and "--force" in errors
     assert command("run", folder, "--ids", tmp_path / "ids.npy", "--out", out, "--force")[0] == 0
 
 
@@ -90,26 +91,45 @@ def test_threads_and_progress_do_not_change_a_byte(command, folder, ids, tmp_pat
     assert files[0] == files[1] == files[2]
 
 
+def test_commands_parse_the_tokenizer_once(command, tmp_path, monkeypatch):
+    opened, parse = [], Tokenizer._open
+    monkeypatch.setattr(Tokenizer, "_open", lambda self: (opened.append(self), parse(self)))
+    for words in (
+        ["run", "demo", "Once", "--json"],
+        ["run", "demo", "Once", "--out", tmp_path / "o", "--json"],
+        ["verify", tmp_path / "o"],
+    ):
+        assert command(*words)[0] == 0 and len(opened) == 1
+        opened.clear()
+
+
+def test_the_columns_of_verify_are_aligned(command, tmp_path):
+    command("run", "demo", "Once", "--out", tmp_path / "o")
+    lines = command("verify", tmp_path / "o")[1].splitlines()[1:]
+    assert len(lines) > 4 and {line.find("  ok") for line in lines if "  ok" in line} == {39}
+
+
 def test_run_without_out_is_a_summary(command, folder, ids):
-    code, told, errors = command("run", folder, "--ids", ids)
+    code, printed, errors = command("run", folder, "--ids", ids)
     run = lp.load(folder).run([1, 40, 7, 96, 3], points=["x", "logits"])
     assert code == 0 and "nothing was written" in errors
-    assert told.startswith("5 tokens: 1 | 40 | 7 | 96 | 3\n")
-    assert "x           float32 [3, 5, 48]\n" in told and "logits  " not in told
+    assert printed.startswith("5 tokens: 1 | 40 | 7 | 96 | 3\n")
+    assert "x           float32 [3, 5, 48]\n" in printed and "logits  " not in printed
     size = np.sqrt(np.mean(run["x", 2].astype(np.float64) ** 2))
-    assert f"    2{size:>14.6g}" in told
-    share, likeliest = told.split("likeliest next tokens\n")[1].splitlines()[0].split()  # no text
+    assert f"    2{size:>14.6g}" in printed
+    share, likeliest = printed.split("likeliest next tokens\n")[1].splitlines()[0].split()  # no text
     assert int(likeliest) == run["logits"][-1].argmax() and re.fullmatch(r"0\.0*[1-9]\d\d", share)
-    code, told, _ = command(
+    code, printed, _ = command(
         "run", folder, "--ids", ids, "--points", "scores,final_norm", "--layers", "1"
     )
-    assert code == 0 and "final_norm  float32 [5, 48]" in told and "likeliest" not in told
+    assert code == 0 and "final_norm  float32 [5, 48]" in printed and "likeliest" not in printed
 
 
+@pytest.mark.slow
 def test_a_prompt_and_a_chat_of_a_real_model(command, smollm2, tmp_path):
     prompt = "What is the capital of France?"
-    code, told, _ = command("run", smollm2, prompt, "--chat")
-    assert code == 0 and "The" in told.split("likeliest next tokens\n")[1].splitlines()[0]
+    code, printed, _ = command("run", smollm2, prompt, "--chat")
+    assert code == 0 and "The" in printed.split("likeliest next tokens\n")[1].splitlines()[0]
     assert (
         command("run", smollm2, prompt, "--chat", "--out", tmp_path / "o", "--layers", "0")[0] == 0
     )
@@ -121,11 +141,11 @@ def test_a_prompt_and_a_chat_of_a_real_model(command, smollm2, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["1 2 x", "1.5", "-1", "1 99999999999", "1 \x1b[31m"])
-def test_ids_that_are_none(command, folder, tmp_path, text):
+def test_rejects_what_are_not_ids(command, folder, tmp_path, text):
     path = tmp_path / "ids"
     path.write_text("1 2\n" + text)
-    code, told, errors = command("run", folder, "--ids", path)
-    assert (code, told) == (1, "") and errors.startswith(f"llamaprobe: {path}: line 2: ")
+    code, printed, errors = command("run", folder, "--ids", path)
+    assert (code, printed) == (1, "") and errors.startswith(f"llamaprobe: {path}: line 2: ")
     assert errors.count("\n") == 1 and "\x1b" not in errors
 
 
@@ -159,8 +179,8 @@ def test_a_mistake_is_one_line_and_exit_1(command, folder, ids, tmp_path):
         (["weights", folder, "--list", "--dtype", "raw"], "npy"),
         (["verify", tmp_path, "--model", folder], "manifest.json"),
     ):
-        code, told, errors = command(*args)
-        assert (code, told) == (1, ""), args
+        code, printed, errors = command(*args)
+        assert (code, printed) == (1, ""), args
         assert (
             errors.startswith("llamaprobe: ") and errors.count("\n") == 1 and message in errors
         ), errors
@@ -184,15 +204,15 @@ def test_wrong_usage_is_exit_2(command, folder, ids):
         ["weights", folder],
         ["verify"],
     ):
-        code, told, errors = command(*args)
-        assert (code, told) == (2, "") and errors.count("\n") == 1, args
+        code, printed, errors = command(*args)
+        assert (code, printed) == (2, "") and errors.count("\n") == 1, args
         assert re.fullmatch(r"(llamaprobe( run| weights| verify)?): error: .*; see \1 --help\n", errors)
 
 
 def usage_error(command, *args):
     """What is wrong, without the hint behind it."""
-    code, told, errors = command(*args)
-    assert (code, told) == (2, "") and errors.count("\n") == 1, args
+    code, printed, errors = command(*args)
+    assert (code, printed) == (2, "") and errors.count("\n") == 1, args
     return errors.partition(": error: ")[2].rpartition("; see ")[0]
 
 
@@ -206,19 +226,19 @@ def test_no_option_is_dropped_silently(command, folder, ids, tmp_path):
     for style in ("npy", "hex", "q4.4"):
         options = ("--out", tmp_path / "o", "--format", style, "--digits", 5)
         for args in (run, ("weights", folder)):
-            told = usage_error(command, *args, *options)
-            assert told == f"--digits is for csv and txt, not for {style}"
+            printed = usage_error(command, *args, *options)
+            assert printed == f"--digits is for csv and txt, not for {style}"
     assert not (tmp_path / "o").exists()
     for model in ("demo", folder, folder / "model.safetensors"):
         for args in (["run", model, "x"], ["inspect", model], ["weights", model, "--list"], ["bench", model]):
-            told = usage_error(command, *args, "--revision", "main")
-            assert told == f"--revision is for a repo, which {model} is not"
+            printed = usage_error(command, *args, "--revision", "main")
+            assert printed == f"--revision is for a repo, which {model} is not"
     assert usage_error(command, "verify", folder, "--revision", "main") == "--revision is for --model"
     assert usage_error(command, "points", "--revision", "main") == "--revision is for MODEL"
     assert usage_error(command, *run, "--layers", "0,3-1").endswith("'3-1' runs backwards: write 1-3")
 
 
-def test_an_empty_name_is_no_current_folder(command, folder, ids, tmp_path, monkeypatch):
+def test_an_empty_name_is_not_the_current_folder(command, folder, ids, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(os.listdir())
     for args in (
@@ -243,10 +263,10 @@ def test_an_empty_name_is_no_current_folder(command, folder, ids, tmp_path, monk
 
 def test_help_and_version(command):
     assert command("--version")[:2] == (0, f"llamaprobe {lp.__version__}\n")
-    code, told, _ = command("--help")
+    code, printed, _ = command("--help")
     assert code == 0
     for name in ("run", "points", "inspect", "weights", "verify", "bench", "download"):
-        assert f"\n    {name} " in told
+        assert f"\n    {name} " in printed
         assert command(name, "--help")[0] == 0
     assert "; 3: nothing is wrong, but" in " ".join(command("verify", "--help")[1].split())
     assert "`llamaprobe points` lists" in " ".join(command("run", "--help")[1].split())
@@ -256,13 +276,13 @@ def test_help_and_version(command):
 
 
 def test_points_lists_all_of_them(command, folder):
-    code, told, errors = command("points")
+    code, printed, errors = command("points")
     points = lp.Model.points()
-    assert (code, errors) == (0, "") and len(told.splitlines()) == len(points)
-    for line, point in zip(told.splitlines(), points, strict=True):
+    assert (code, errors) == (0, "") and len(printed.splitlines()) == len(points)
+    for line, point in zip(printed.splitlines(), points, strict=True):
         assert line.split()[0] == point.name and point.shape in line and line.endswith(point.formula)
-    code, told, _ = command("points", folder)
-    lines = {line.split()[0]: line for line in told.splitlines()}
+    code, printed, _ = command("points", folder)
+    lines = {line.split()[0]: line for line in printed.splitlines()}
     assert code == 0 and list(lines) == [point.name for point in points]
     run = lp.load(folder).run([1, 40, 7, 96, 3], points=[*lines])
     for name, line in lines.items():
@@ -275,17 +295,17 @@ def test_points_lists_all_of_them(command, folder):
 
 def test_inspect(command, random_checkpoint):
     folder = random_checkpoint(n_shards=2)
-    code, told, errors = command("inspect", folder)
+    code, printed, errors = command("inspect", folder)
     assert (code, errors) == (0, "")
     model = lp.load(folder)
-    lines = told.splitlines()
+    lines = printed.splitlines()
     assert (
         f"{model.n_params:,} parameters" == lines[-1] and f"{len(model.weights)} tensors" in lines
     )
     line = next(line.split() for line in lines if "layers.1.mlp.up_proj" in line)
     assert line == ["model.layers.1.mlp.up_proj.weight", "BF16", "[80,", "48]", "7,680", "bytes"]
-    code, told, _ = command("inspect", folder, "--json")
-    data = json.loads(told)
+    code, printed, _ = command("inspect", folder, "--json")
+    data = json.loads(printed)
     assert data["parameters"] == model.n_params and data["config"]["n_kv_heads"] == 2
     assert {t["name"]: tuple(t["shape"]) for t in data["tensors"]} == {
         n: w.shape for n, w in model.weights.items()
@@ -297,20 +317,20 @@ def test_inspect(command, random_checkpoint):
 
 def test_inspect_a_file_and_a_folder_that_cannot_be_run(command, random_checkpoint, tmp_path):
     folder = random_checkpoint()
-    code, told, _ = command("inspect", folder / "model.safetensors", "--json")
-    assert code == 0 and "config" not in json.loads(told)
+    code, printed, _ = command("inspect", folder / "model.safetensors", "--json")
+    assert code == 0 and "config" not in json.loads(printed)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "qwen3"}))
-    code, told, _ = command("inspect", folder)
-    assert code == 0 and "cannot be run: " in told and "qwen3" in told and "30 tensors" in told
+    code, printed, _ = command("inspect", folder)
+    assert code == 0 and "cannot be run: " in printed and "qwen3" in printed and "30 tensors" in printed
     (folder / "config.json").unlink()
     assert "there is no config.json" in command("inspect", folder)[1]
     (folder / "config.json").write_text("{")
-    code, told, errors = command("inspect", folder)
-    assert (code, told) == (1, "") and errors.count("\n") == 1
+    code, printed, errors = command("inspect", folder)
+    assert (code, printed) == (1, "") and errors.count("\n") == 1
 
 
-def test_strangers_cannot_write_to_the_terminal(command, tmp_path):
+def test_escapes_control_characters_of_a_file(command, tmp_path):
     name = "\x1b[31mred\x07\u202e"
     header = {
         name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
@@ -319,26 +339,26 @@ def test_strangers_cannot_write_to_the_terminal(command, tmp_path):
     text = json.dumps(header).encode()
     (tmp_path / "m.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
     for args in (["inspect"], ["weights", "--list"], ["weights", "--out", tmp_path / "o"]):
-        code, told, errors = command(args[0], tmp_path / "m.safetensors", *args[1:])
-        assert code == 0 and not any(c in told + errors for c in "\x1b\x07\u202e\r\x9b")
+        code, printed, errors = command(args[0], tmp_path / "m.safetensors", *args[1:])
+        assert code == 0 and not any(c in printed + errors for c in "\x1b\x07\u202e\r\x9b")
     code, _, errors = command("run", tmp_path / f"no{name}", "x")
     assert code == 1 and "\x1b" not in errors and errors.count("\n") == 1
-    assert names.printable(name) in command("inspect", tmp_path / "m.safetensors")[1]
+    assert printable(name) in command("inspect", tmp_path / "m.safetensors")[1]
 
 
 # ---- weights ----
 
 
 def test_weights(command, folder, tmp_path):
-    code, told, errors = command(
+    code, printed, errors = command(
         "weights", folder, "--list", "--format", "npy", "--filter", "*.norm.*"
     )
     assert (code, errors) == (0, "")
-    assert told.splitlines()[-1] == "1 file, 320 bytes" and "~" not in told
-    code, told, _ = command("weights", folder, "--list")
-    assert told.splitlines()[-1].startswith("30 files, estimated ") and " ~" in told
+    assert printed.splitlines()[-1] == "1 file, 320 bytes" and "~" not in printed
+    code, printed, _ = command("weights", folder, "--list")
+    assert printed.splitlines()[-1].startswith("30 files, estimated ") and " ~" in printed
     assert not (tmp_path / "o").exists()
-    code, told, errors = command(
+    code, printed, errors = command(
         "weights", folder, "--out", tmp_path / "o", "--exclude", "re:layers", "--digits", "4"
     )
     assert code == 0 and re.fullmatch(rf"llamaprobe: 4 files, .* kB, in {tmp_path}/o\n", errors)
@@ -348,7 +368,7 @@ def test_weights(command, folder, tmp_path):
         "model.norm.weight.csv",
         "manifest.json",
     ]
-    assert sorted(told.split()) == sorted(str(tmp_path / "o" / name) for name in names)
+    assert sorted(printed.split()) == sorted(str(tmp_path / "o" / name) for name in names)
     again = command("weights", folder, "--out", tmp_path / "o", "--digits", "4")
     assert again[0] == 0 and again[2].endswith("/o; 3 of them were whole already\n")
 
@@ -365,8 +385,8 @@ def test_a_bar_in_bytes_on_a_terminal(folder, tmp_path):
 
 def test_formats_for_hardware(command, folder, ids, tmp_path):
     norm = ("weights", folder, "--filter", "model.norm.weight", "--format")
-    code, told, _ = command(*norm, "hex", "--dtype", "raw", "--list")
-    assert code == 0 and told.splitlines()[-1] == "1 file, 269 bytes"
+    code, printed, _ = command(*norm, "hex", "--dtype", "raw", "--list")
+    assert code == 0 and printed.splitlines()[-1] == "1 file, 269 bytes"
     code, _, errors = command(*norm, "q1.7", "--out", tmp_path / "o")
     entry = json.loads((tmp_path / "o/manifest.json").read_text())["files"]["model.norm.weight.hex"]
     assert code == 0 and entry["saturated"] > 0
@@ -381,7 +401,7 @@ def test_formats_for_hardware(command, folder, ids, tmp_path):
 # ---- processes ----
 
 
-def test_a_pipe_that_closes_early_is_no_error(folder):
+def test_a_pipe_that_closes_early_is_not_an_error(folder):
     script = f"{sys.executable} -m llamaprobe inspect {folder}; echo $? >&2"
     run = subprocess.run(["sh", "-c", f"({script}) | true"], capture_output=True, text=True)
     assert run.stderr.strip() in ("0", "141")

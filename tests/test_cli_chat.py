@@ -7,7 +7,7 @@ import sys
 import pytest
 from small_tokenizer import byte_level, write_folder
 
-from llamaprobe.saved.read import read_run
+from llamaprobe.run import read_run
 
 TEMPLATE = (
     "{% for m in messages %}<|head|>{{ m.role }}<|/head|>{{ m.content }}<|eot|>{% endfor %}"
@@ -45,9 +45,9 @@ def write(path, value) -> str:
 
 def test_a_message_and_a_system_message(chat):
     assert chat("ab", "--chat").prompt == USER + BOT
-    told = chat("ab", "--chat", "--system", "Be <|eot|>")
-    assert told.prompt == "<|head|>system<|/head|>Be <|eot|><|eot|>" + USER + BOT
-    assert told.tokens.count("<|eot|>") == 2
+    printed = chat("ab", "--chat", "--system", "Be <|eot|>")
+    assert printed.prompt == "<|head|>system<|/head|>Be <|eot|><|eot|>" + USER + BOT
+    assert printed.tokens.count("<|eot|>") == 2
     assert chat("ab", "--chat", "--date", "2025-01-02").prompt == USER + "02 Jan 2025" + BOT
 
 
@@ -113,7 +113,7 @@ def test_template_variables(chat, text, value):
         (["ab", "--chat", "--template-var", "x=1", "--template-var", "x=2"], "x is given twice"),
     ],
 )
-def test_options_that_mean_nothing_are_wrong_usage(chat, args, fact):
+def test_options_without_effect_are_wrong_usage(chat, args, fact):
     code, line = chat(*args)
     assert code == 2 and fact in line
 
@@ -132,7 +132,7 @@ def test_options_that_mean_nothing_are_wrong_usage(chat, args, fact):
         ("version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
     ],
 )
-def test_files_that_hold_no_messages_are_named(chat, tmp_path, content, fact):
+def test_rejects_files_without_messages(chat, tmp_path, content, fact):
     path = write(tmp_path / "m.json", content)
     code, line = chat("--messages", path)
     assert code == 1 and path in line and fact in line

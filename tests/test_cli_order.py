@@ -37,6 +37,7 @@ def parsed(words: list[str]) -> dict[str, object]:
     return {k: v for k, v in vars(cli._parser().parse_args(words)).items() if k != "usage_error"}
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=150, deadline=None)
 def test_every_order_means_the_same(data: st.DataObject):
@@ -56,7 +57,7 @@ def test_every_order_means_the_same(data: st.DataObject):
 
 @given(st.sampled_from(TEXTS), st.randoms())
 @settings(max_examples=60, deadline=None)
-def test_behind_two_dashes_all_is_a_prompt(text: str, rng: random.Random):
+def test_after_two_dashes_everything_is_a_prompt(text: str, rng: random.Random):
     before = [["--chat"], ["--out", "o"], ["demo"]]
     rng.shuffle(before)
     args = cli._parser().parse_args(["run", *sum(before, []), "--", text])
@@ -78,7 +79,7 @@ def test_a_prompt_that_begins_with_a_dash(text: str, at: int):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["demo", "--chatt", "hi"], "unrecognized arguments: --chatt"),
         (["demo", "hi", "there", "--chat"], "unrecognized arguments: there"),
@@ -94,13 +95,24 @@ def test_a_prompt_that_begins_with_a_dash(text: str, at: int):
         (["demo", "hi", "\x1b[31m"], r"unrecognized arguments: \x1b[31m"),
     ],
 )
-def test_wrong_usage_is_one_line(words: list[str], told: str, capsys: pytest.CaptureFixture):
+def test_wrong_usage_is_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture):
     with pytest.raises(SystemExit) as end:
         cli.main(["run", *words])
     out, err = capsys.readouterr()
     assert end.value.code == 2 and out == "" and err.count("\n") == 1
-    assert err.startswith(f"llamaprobe run: error: {told}")
+    assert err.startswith(f"llamaprobe run: error: {message}")
     assert err.endswith("; see llamaprobe run --help\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [(["rum", "demo"], "run"), (["wieghts", "demo"], "weights"), (["benchmark"], "bench")],
+)
+def test_a_mistyped_command_has_a_near_one(command, words: list[str], near: str):
+    code, out, errors = command(*words)
+    assert (code, out) == (2, "")
+    assert f"argument COMMAND: there is no {words[0]!r}; did you mean {near}?; see" in errors
+    assert "invalid choice" in command("xyz")[2]
 
 
 def test_the_three_orders_of_a_first_try(command, tmp_path):

@@ -55,6 +55,7 @@ def written(place: Path) -> list[str]:
     return sorted(str(p.relative_to(place)) for p in place.rglob("*") if p.is_file())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_closed_streams(place: Path, words: list[str]):
     without_stdout = shell(place, words, ">&-")
@@ -75,6 +76,7 @@ def test_closed_streams(place: Path, words: list[str]):
     assert full.returncode == 1 and full.stderr.endswith("No space left on device\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", MISTAKES, ids=" ".join)
 def test_a_mistake_without_stderr_prints_nothing_on_stdout(place: Path, words: list[str]):
     whole, without = shell(place, words, ""), shell(place, words, "2>&-")
@@ -146,7 +148,7 @@ def test_quiet_leaves_the_results(place: Path, words: list[str]):
     assert quiet.stderr == "" and quiet.stdout == loud.stdout != ""
 
 
-def test_quiet_downloads_and_tells_errors(hub: FakeHub, capsys: pytest.CaptureFixture):
+def test_a_quiet_download_prints_errors(hub: FakeHub, capsys: pytest.CaptureFixture):
     hub.add(REPO_ID, small_model())
     hub.fault("status", where="api", status=503)
     assert cli.main(["download", "--quiet", REPO_ID]) == 0
@@ -163,28 +165,28 @@ def test_run_json_is_what_the_summary_says(command, tmp_path):
     run = model.run("Once upon", points=["x", "q", "logits"], layers=[1, 3])
     words = ["run", "demo", "Once upon", "--points", "x,q,logits", "--layers", "1,3", "--json"]
     code, out, err = command(*words)
-    told = json.loads(out)
-    assert code == 0 and "nothing was written" in err and told["files"] == []
-    assert told["token_ids"] == run.token_ids.tolist() and told["tokens"] == run.tokens
-    assert told["prompt"] == "Once upon" and told["layers"] == [1, 3]
-    assert {n: p["shape"] for n, p in told["points"].items()} == {
+    shown = json.loads(out)
+    assert code == 0 and "nothing was written" in err and shown["files"] == []
+    assert shown["token_ids"] == run.token_ids.tolist() and shown["tokens"] == run.tokens
+    assert shown["prompt"] == "Once upon" and shown["layers"] == [1, 3]
+    assert {n: p["shape"] for n, p in shown["points"].items()} == {
         n: list(run[n].shape) for n in ("x", "q", "logits")
     }
     human = command(*words[:-1])[1]
-    for layer, x, q in zip(told["layers"], told["points"]["x"]["rms"], told["points"]["q"]["rms"], strict=True):
+    for layer, x, q in zip(shown["layers"], shown["points"]["x"]["rms"], shown["points"]["q"]["rms"], strict=True):
         assert f"{layer:>5}{x:>14.6g}{q:>14.6g}\n" in human
-    assert told["points"]["logits"]["rms"] is None
-    assert [token["id"] for token in told["next_tokens"]] == (-run["logits"][-1]).argsort()[:5].tolist()
-    assert 0 < sum(token["share"] for token in told["next_tokens"]) <= 1
-    assert told["next_tokens"][0]["text"] == " a"
+    assert shown["points"]["logits"]["rms"] is None
+    assert [token["id"] for token in shown["next_tokens"]] == (-run["logits"][-1]).argsort()[:5].tolist()
+    assert 0 < sum(token["share"] for token in shown["next_tokens"]) <= 1
+    assert shown["next_tokens"][0]["text"] == " a"
     code, out, _ = command(*words, "--out", tmp_path / "o")
     with_files = json.loads(out)
     assert sorted(with_files.pop("files")) == sorted(map(str, (tmp_path / "o").iterdir()))
-    told.pop("files")
-    assert with_files == told
+    shown.pop("files")
+    assert with_files == shown
 
 
-def test_run_json_of_values_that_are_no_numbers(command, random_checkpoint, tmp_path):
+def test_run_json_of_values_that_are_not_finite(command, random_checkpoint, tmp_path):
     """JSON has neither NaN nor Infinity: null instead."""
     import models
 
@@ -195,8 +197,8 @@ def test_run_json_of_values_that_are_no_numbers(command, random_checkpoint, tmp_
     models.write_checkpoint(tmp_path / "nan", keys, weights)
     (tmp_path / "ids").write_text("1 2")
     code, out, _ = command("run", tmp_path / "nan", "--ids", tmp_path / "ids", "--json")
-    told = json.loads(out, parse_constant=lambda word: pytest.fail(word))
-    assert code == 0 and told["next_tokens"] is None and told["tokens"] is None
+    shown = json.loads(out, parse_constant=lambda word: pytest.fail(word))
+    assert code == 0 and shown["next_tokens"] is None and shown["tokens"] is None
     assert folder.exists()
 
 

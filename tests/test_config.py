@@ -421,7 +421,7 @@ def test_rotation_is_that_of_transformers() -> None:
     the same to the bit once it gets the same powers."""
     pytest.importorskip("torch", reason="torch is not installed")
     pytest.importorskip("transformers", reason="transformers is not installed")
-    from llamaprobe.config import _llama3_bands
+    from llamaprobe.families.rope import llama3_bands
 
     n_values = n_different = 0
     for theta, head_dim, llama3, linear in _random_scalings():
@@ -430,7 +430,7 @@ def test_rotation_is_that_of_transformers() -> None:
         distance = np.abs(plain.view(np.int32) - torch_plain.view(np.int32))
         assert distance.max() <= 4, (theta, head_dim)
         n_values, n_different = n_values + plain.size, n_different + np.count_nonzero(distance)
-        bands = _llama3_bands(torch_plain, llama3)
+        bands = llama3_bands(torch_plain, llama3)
         assert np.array_equal(bands, _torch_rotation(theta, head_dim, llama3)), (theta, llama3)
         divided = torch_plain / np.float32(linear["factor"])
         assert np.array_equal(divided, _torch_rotation(theta, head_dim, linear))

@@ -22,8 +22,8 @@ from tokenizers import Tokenizer
 
 import llamaprobe
 from llamaprobe.config import inverse_frequencies, read_config
-from llamaprobe.prompts.declared import Declared
-from llamaprobe.prompts.harmless import is_harmless
+from llamaprobe.prompts.declarations import Declarations
+from llamaprobe.prompts.trust import is_harmless
 from llamaprobe.reference import forward
 from llamaprobe.prompts.vocabulary import Vocabulary
 
@@ -126,7 +126,7 @@ def test_ids_in_the_configs_are_the_tokenizer_s():
 
 
 def test_vocabulary_is_bytes_merges_specials():
-    declared = Declared.of(DEMO, SPEC, (DEMO / "tokenizer.json").read_bytes())
+    declared = Declarations.of(DEMO, SPEC, (DEMO / "tokenizer.json").read_bytes())
     vocabulary = Vocabulary.of(SPEC, DEMO / "tokenizer.json", declared)
     assert sorted(vocabulary.spelling(i) for i in range(256)) == [bytes([b]) for b in range(256)]
     assert vocabulary.names[-len(SPECIAL) :] == SPECIAL
@@ -275,6 +275,7 @@ def copies(model, opening, name):
     return best[: len(name_ids)] == name_ids and not goes_on
 
 
+@pytest.mark.slow
 def test_names_of_held_out_pairs_are_copied(model, stories):
     """40 prompts; with the 95 % that the model must reach, 34 or fewer come by chance once in 500 times."""
     rng, copied = random.Random("held out"), []

@@ -229,7 +229,7 @@ ATTENTION = "model.layers.1.self_attn.{}_proj.weight"
     ],
 )
 def test_filters(random_checkpoint, choice, expected):
-    assert sorted(p.tensor.name for p in plan_weights(random_checkpoint(), **choice)) == expected
+    assert sorted(p.tensor.name for p in plan_weights(random_checkpoint(), **choice).files) == expected
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_sizes_are_exact_for_npy_and_near_for_text(random_checkpoint, tmp_path):
     for format, slack in (("npy", 0), ("csv", 0.02), ("txt", 0.02)):
         plan = plan_weights(folder, format=format)
         export_weights(folder, tmp_path / format, format=format)
-        for planned in plan:
+        for planned in plan.files:
             size = (tmp_path / format / planned.tensor.file).stat().st_size
             assert abs(planned.n_bytes - size) <= slack * size, planned.tensor.name
             assert planned.exact == (format == "npy")

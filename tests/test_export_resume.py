@@ -13,10 +13,9 @@ import pytest
 from weight_files import same, write_safetensors
 
 import llamaprobe as lp
-from llamaprobe.saved import journal as ledger
+from llamaprobe.saved import journal
 from llamaprobe.saved.export import export_weights
-from llamaprobe.saved.run_folder import hash_file
-from llamaprobe.saved.journal import JOURNAL
+from llamaprobe.saved.manifest import hash_file
 
 LP = [sys.executable, "-m", "llamaprobe"]
 
@@ -38,6 +37,7 @@ def test_a_second_call_makes_nothing_again(random_checkpoint, tmp_path):
     assert len(json.loads((out / "manifest.json").read_text())["files"]) == 30
 
 
+@pytest.mark.slow
 def test_what_is_not_whole_is_not_trusted(random_checkpoint, tmp_path):
     folder, out = random_checkpoint(), tmp_path / "o"
     export_weights(folder, out)
@@ -60,7 +60,7 @@ def test_a_file_of_somebody_else_is_not_overwritten(random_checkpoint, tmp_path)
     with pytest.raises(lp.FileError, match=r"exists; .*--force"):
         export_weights(random_checkpoint(), tmp_path)
     assert (tmp_path / "model.norm.weight.csv").read_text() == "mine"
-    assert not (tmp_path / "manifest.json").exists() and not (tmp_path / JOURNAL).exists()
+    assert not (tmp_path / "manifest.json").exists() and not (tmp_path / journal.EXPORT).exists()
 
 
 def test_other_weights_in_the_same_folder(random_checkpoint, tmp_path):
@@ -99,10 +99,10 @@ def test_a_file_is_hashed_once_by_the_next_call(random_checkpoint, tmp_path, mon
     manifest = json.loads((out / "manifest.json").read_text())
     lines = [{"file": name, "entry": entry} for name, entry in manifest["files"].items()]
     told = [{"weight_files": manifest["weight_files"]}, *lines]
-    (out / JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in told))
+    (out / journal.EXPORT).write_text("".join(json.dumps(line) + "\n" for line in told))
     hashed = []
     monkeypatch.setattr(
-        ledger, "hash_file", lambda path: hashed.append(path.name) or hash_file(path)
+        journal, "hash_file", lambda path: hashed.append(path.name) or hash_file(path)
     )
     export_weights(folder, out)
     assert sorted(hashed) == sorted(manifest["files"])
@@ -125,7 +125,7 @@ def test_a_journal_is_written_whole_by_a_system_that_takes_a_few_bytes(
 
 
 def read_lines(path):
-    return [json.loads(line) for line in open(path)] if str(path).endswith(JOURNAL) else []
+    return [json.loads(line) for line in open(path)] if str(path).endswith(journal.EXPORT) else []
 
 
 def test_the_folders_of_runs_and_of_weights_are_kept_apart(random_checkpoint, tmp_path):
@@ -148,11 +148,12 @@ def test_a_damaged_journal_is_of_no_use_and_does_no_harm(random_checkpoint, tmp_
         b'{"weight_files": {}}\n{"file": "x/../../y", "entry": {}}\n{"fi',
         b"[" * 99999,
     ):
-        (out / JOURNAL).write_bytes(text)
+        (out / journal.EXPORT).write_bytes(text)
         export_weights(folder, out, filter="model.norm*", force=True)
         assert sorted(os.listdir(out)) == ["manifest.json", "model.norm.weight.csv"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_at_random_times_it_goes_on_where_it_stopped(random_checkpoint, tmp_path, seed):
     folder = random_checkpoint(hidden_size=320, intermediate_size=500, vocab_size=2000)
@@ -165,7 +166,7 @@ def test_killed_at_random_times_it_goes_on_where_it_stopped(random_checkpoint, t
             [*LP, "weights", str(folder), "--out", str(out)], stdout=subprocess.DEVNULL
         )
         # from when the folder is there: the start of an interpreter is not what is tried
-        while child.poll() is None and not (out / JOURNAL).exists():
+        while child.poll() is None and not (out / journal.EXPORT).exists():
             time.sleep(0.001)
         time.sleep(rng.random() * 0.04)
         child.send_signal(signal.SIGKILL)
@@ -198,7 +199,7 @@ export_weights({str(folder)!r}, {str(out)!r}, filter="model.norm*", force=True)
         if before:
             (out / "model.norm.weight.csv").write_text(before)
         assert subprocess.run([sys.executable, "-c", script]).returncode == 9
-        assert (out / JOURNAL).read_text().count("\n") == 2
+        assert (out / journal.EXPORT).read_text().count("\n") == 2
         if before:
             with pytest.raises(lp.FileError, match="exists"):
                 export_weights(folder, out)
@@ -212,6 +213,7 @@ export_weights({str(folder)!r}, {str(out)!r}, filter="model.norm*", force=True)
             path.unlink()
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_whole_files_and_ends_with_130(random_checkpoint, tmp_path):
     folder = random_checkpoint(hidden_size=320, intermediate_size=2000, vocab_size=20000)
     out = tmp_path / "o"
@@ -221,7 +223,7 @@ def test_an_interrupt_leaves_whole_files_and_ends_with_130(random_checkpoint, tm
         stderr=subprocess.PIPE,
         text=True,
     )
-    while child.poll() is None and not (out / JOURNAL).exists():
+    while child.poll() is None and not (out / journal.EXPORT).exists():
         time.sleep(0.001)
     child.send_signal(signal.SIGINT)
     _, told = child.communicate()
@@ -247,6 +249,7 @@ sys.exit(main(["weights", {str(folder)!r}, "--out", {str(tmp_path / "o")!r}]))
     export_weights(folder, tmp_path / "o")
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_tensor(tmp_path):
     """One row of 30 million numbers; as float32 they would be 120 MB, their text 200 MB."""
     n = 30_000_000

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 import llamaprobe as lp
-from llamaprobe.files import atomic, naming as names
+from llamaprobe.files import atomic
 from llamaprobe.files.fingerprint import fingerprint
-from llamaprobe.saved.read import read_run
+from llamaprobe.files.naming import file_names
+from llamaprobe.messages import printable
+from llamaprobe.run import read_run
 
 IDS = [1, 40, 7, 96, 3]
 
@@ -229,7 +231,7 @@ def test_points_mean_what_they_mean_in_run(model, tmp_path, points, held):
         ({"points": "blocks.1.hook_resid_pre"}, "x of layer 1 was not captured"),
         ({"points": [("x", 2)], "layers": [0]}, "names a layer that layers leaves out"),
         ({"points": 5}, "points is empty or not a list"),
-        ({"points": [5]}, "5 is no name of a point"),
+        ({"points": [5]}, "5 is not the name of a point"),
     ],
 )
 def test_points_that_the_run_does_not_hold(model, tmp_path, wrong, message):
@@ -441,12 +443,12 @@ def test_a_folder_without_its_files_is_refused(model, tmp_path):
     ],
 )
 def test_tensor_names_become_file_names(tensor, name):
-    assert names.file_names([tensor], ".csv") == {tensor: name + ".csv"}
+    assert file_names([tensor], ".csv") == {tensor: name + ".csv"}
 
 
 def test_long_and_colliding_names_stay_apart():
     tensors = ["a" * 200, "a" * 201, "a" * 5000, "é" * 200, "A.w", "a.w", "é", "e\u0301", "b"]
-    files = names.file_names(tensors, ".csv")
+    files = file_names(tensors, ".csv")
     assert len({name.casefold() for name in files.values()}) == len(tensors)
     assert all(name.isascii() and len(name) < 225 and "/" not in name for name in files.values())
     assert files["a" * 200] == "a" * 200 + ".csv" and files["b"] == "b.csv"
@@ -454,8 +456,8 @@ def test_long_and_colliding_names_stay_apart():
 
 
 def test_printable():
-    assert names.printable("a\x1b[31m\n\u202e\U000e0001é") == "a\\x1b[31m\\x0a\\u202e\\U000e0001é"
-    assert names.printable("x" * 300, 10) == "xxxxxxx..."
+    assert printable("a\x1b[31m\n\u202e\U000e0001é") == "a\\x1b[31m\\x0a\\u202e\\U000e0001é"
+    assert printable("x" * 300, 10) == "xxxxxxx..."
 
 
 def test_force_leaves_no_file_of_the_run_before(random_checkpoint, tmp_path):

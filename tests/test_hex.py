@@ -96,7 +96,7 @@ def test_sizes_are_exact(every_word, tmp_path):
     for format, dtype in (("hex", "raw"), ("hex", "float32"), ("q3.4", "float32")):
         choice = {"format": format, "dtype": dtype, "exclude": "e"}
         export_weights(every_word, tmp_path / (format + dtype), **choice)
-        for planned in plan_weights(every_word, **choice):
+        for planned in plan_weights(every_word, **choice).files:
             file = tmp_path / (format + dtype) / planned.tensor.file
             assert planned.exact and planned.n_bytes == file.stat().st_size
 

@@ -16,12 +16,13 @@ LINE = "llamaprobe: interrupted\n"
 
 START = """
 import os, sys
-from llamaprobe.cli import main as cli, process as cli_process
-install = cli_process.Interrupts.install
+from llamaprobe.cli import main as cli
+from llamaprobe.cli import process
+install = process.Interrupts.install
 def tell(self):
     install(self)
     os.write(int(sys.argv.pop(1)), b"x")  # from here on Ctrl-C is the command's
-cli_process.Interrupts.install = tell
+process.Interrupts.install = tell
 sys.exit(cli.main())
 """
 
@@ -69,6 +70,7 @@ def ended(words: list[str], delay: float | None) -> tuple[int, str, float]:
     return process.returncode, err, time.monotonic() - start
 
 
+@pytest.mark.slow
 def test_the_status_at_random_moments():
     words = ["run", "demo", "Once"]
     whole = max(ended(words, None)[2] for _ in range(2))
@@ -96,7 +98,7 @@ def fake(work: str, before: str = "") -> tuple[int, str]:
 
 
 LOST = {
-    "in a destructor": "D = type('D', (), {'__del__': lambda self: interrupt()}); D(); time.sleep(30)",
+    "in a destructor": "D = type('D', (), {'__del__': lambda self: interrupt()}); D(); [time.sleep(0.1) for _ in range(300)]",
     "as another error": "\n    try: interrupt()\n    except KeyboardInterrupt: raise ValueError('x')",
     "as an error of ours": "\n    try: interrupt()\n    except KeyboardInterrupt: raise OSError('x')",
     "twice": "\n    try: interrupt()\n    finally: interrupt()",

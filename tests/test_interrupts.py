@@ -161,7 +161,7 @@ def test_widening_a_tensor_stops_midway(tmp_path: Path):
     assert in_child(work, memory=3 << 30).value < 1 << 30  # 1.5 GB is all of it
 
 
-def test_widening_a_tensor_asks_for_room_first(tmp_path: Path):
+def test_widening_a_tensor_checks_memory_first(tmp_path: Path):
     def work() -> int:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with pytest.raises(lp.OutOfMemory, match=r'copy of tensor "w" needs 4 x 268435456 bytes'):
@@ -171,6 +171,7 @@ def test_widening_a_tensor_asks_for_room_first(tmp_path: Path):
     assert in_child(work, memory=1 << 30).value < 1 << 26
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_rows", [1, 100, 1_000_000])
 @pytest.mark.parametrize("whole", [True, False])
 def test_reading_a_text_stops_midway(n_rows: int, whole: bool):
@@ -194,6 +195,7 @@ def test_reading_a_text_stops_midway(n_rows: int, whole: bool):
     assert stopped < 0.6 * full or n_rows == 1 and not whole  # a fault in a row is one piece of work
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["load", "run", "save", "export"])
 def test_ctrl_c_at_random_moments(
     what: str, folder: Path, many_tensors: Path, ids: Path, tmp_path: Path

@@ -67,6 +67,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.dictionaries(st.text(), values))
 def test_as_json_has_it(value):
@@ -94,6 +95,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_file_takes_linear_time_and_a_small_multiple_of_its_size(name):
     """A megabyte took a second and 30 MB; a manifest may have 16."""

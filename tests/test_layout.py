@@ -21,6 +21,34 @@ LEVELS = {
     "run": 4,
     "python": 5,
 }
+# So of llamaprobe: a package or a module beside them imports only what has a lower number, also
+# within functions. `__init__` may import all: it loads what is public when it is first used.
+PYTHON_LEVELS = {
+    "errors": 0,
+    "log": 0,
+    "messages": 0,
+    "files": 1,
+    "cancel": 2,
+    "families": 2,
+    "perf": 2,
+    "plan": 2,
+    "stderr": 2,
+    "config": 3,
+    "checkpoint": 4,
+    "points": 4,
+    "prompts": 4,
+    "reference": 4,
+    "hub": 5,
+    "origin": 5,
+    "source": 6,
+    "saved": 7,
+    "offline": 8,
+    "run": 8,
+    "model": 9,
+    "checks": 10,
+    "cli": 11,
+    "__main__": 12,
+}
 PYTHON_HEADERS = re.compile(r"<(Python\.h|numpy/|structmember\.h)")
 INTRINSICS = re.compile(r"<(\w*intrin|arm_neon|arm_sve|arm_acle)\.h>")
 MAY_USE = {("fpenv.h", "<emmintrin.h>")}  # the FP control word, which belongs to no kernel
@@ -100,10 +128,10 @@ def test_a_c_file_includes_its_own_header_first():
 def test_python_and_intrinsics_have_their_folders():
     for path in CORE_FILES:
         for include in includes(path):
-            told = f"{name_of(path)} includes {include}"
-            assert path.parent.name == "python" or not PYTHON_HEADERS.match(include), told
+            fact = f"{name_of(path)} includes {include}"
+            assert path.parent.name == "python" or not PYTHON_HEADERS.match(include), fact
             allowed = path.parent.name == "kernels" or (path.name, include) in MAY_USE
-            assert allowed or not INTRINSICS.match(include), told
+            assert allowed or not INTRINSICS.match(include), fact
 
 
 def test_the_core_never_prints_exits_or_asserts():
@@ -189,15 +217,37 @@ def resolve(path: Path, module: str) -> str | None:
     return None
 
 
-def test_no_module_imports_itself_by_a_detour():
-    graph = {
+def import_graph() -> dict[str, set[str]]:
+    """The files of the package, but for its `__init__`, and those that each imports."""
+    return {
         name_of(path): {
             found for module in imports(path, everywhere=True) if (found := resolve(path, module))
         }
         for path in PACKAGE
-        if path.suffix == ".py"
-        and path != REPO / "llamaprobe" / "__init__.py"  # imports all, lazily
+        if path.suffix == ".py" and path != REPO / "llamaprobe" / "__init__.py"
     }
+
+
+def test_a_module_imports_only_what_lies_below_it():
+    def unit(name: str) -> str:
+        return name.split("/")[1].removesuffix(".py")
+
+    graph = import_graph()
+    units = {unit(name) for name in graph} - {"demo"}  # data alone
+    assert units == set(PYTHON_LEVELS)
+    found = {(name, target) for name in graph for target in graph[name]}
+    assert len(found) > 250
+    wrong = [
+        f"{name} imports {target}"
+        for name, target in sorted(found)
+        if unit(name) != unit(target)
+        and PYTHON_LEVELS[unit(target)] >= PYTHON_LEVELS[unit(name)]
+    ]
+    assert not wrong, wrong
+
+
+def test_no_module_imports_itself_by_a_detour():
+    graph = import_graph()
     assert sum(map(len, graph.values())) > 40
     done: set[str] = set()
 

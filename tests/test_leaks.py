@@ -44,6 +44,7 @@ def growth(once: Callable[[], object], rounds: int = ROUNDS) -> int:
     return grown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mmap", [True, False], ids=["mapped", "read"])
 def test_loads_and_runs(random_checkpoint, mmap: bool):
     folder = random_checkpoint(n_shards=3)
@@ -56,6 +57,7 @@ def test_loads_and_runs(random_checkpoint, mmap: bool):
     assert growth(once) < ROOM
 
 
+@pytest.mark.slow
 def test_saves_and_exports(random_checkpoint, tmp_path: Path):
     folder = random_checkpoint(num_hidden_layers=1)
 
@@ -67,6 +69,7 @@ def test_saves_and_exports(random_checkpoint, tmp_path: Path):
     assert growth(once, ROUNDS // 5) < ROOM  # a round waits for the disk
 
 
+@pytest.mark.slow
 def test_interrupted_runs(random_checkpoint):
     model = lp.load(random_checkpoint(max_position_embeddings=4096))
 
@@ -97,6 +100,7 @@ CHEAP = [
 ]
 
 
+@pytest.mark.slow
 def test_every_refusal(tmp_path: Path):
     """Each round tries another tenth of the bad inputs."""
     made = []

@@ -12,8 +12,7 @@ from bad_inputs import weights_file
 
 import llamaprobe as lp
 from llamaprobe import _core
-from llamaprobe.checkpoint import source
-from llamaprobe.checkpoint.folder import Tensor
+from llamaprobe.checkpoint.folder import TensorInfo
 from llamaprobe.checkpoint.weights import Weight, WeightError
 
 IDS = [5, 1, 96, 5, 40]
@@ -70,7 +69,7 @@ def test_a_tensor_without_elements_may_have_axes_that_no_array_has(tmp_path: Pat
     path.write_bytes(weights_file.image({"w": weights_file.entry(0, 0, "F32", shape)}))
     file = _core.Safetensors(path)
     assert file.tensors()[0][2] == tuple(shape) and file.raw("w").size == 0
-    weight = Weight("w", tmp_path, Tensor(file, "F32", tuple(shape), 0, 0))
+    weight = Weight("w", tmp_path, TensorInfo(file, "F32", tuple(shape), 0, 0))
     for use in (lambda: file.read("w"), lambda: np.asarray(weight), lambda: weight.raw):
         with pytest.raises(lp.UnsupportedError, match="w.* has 0 elements and axes that are too long"):
             use()
@@ -147,7 +146,7 @@ def cut(name: str) -> Callable[[dict], dict]:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (drop("model.norm.weight"), "model.norm.weight"),
         (drop("lm_head.weight"), "lm_head.weight"),
@@ -159,11 +158,11 @@ def cut(name: str) -> Callable[[dict], dict]:
     ],
 )
 def test_weights_that_do_not_fit_the_config(
-    folder: Path, change: Callable[[dict], dict], told: str
+    folder: Path, change: Callable[[dict], dict], message: str
 ):
     weights = change(models.read_checkpoint(folder))
     (folder / "model.safetensors").write_bytes(models.safetensors_bytes(weights, "BF16"))
-    with pytest.raises(lp.FormatError, match=f"{folder}: .*{told}"):
+    with pytest.raises(lp.FormatError, match=f"{folder}: .*{message}"):
         lp.load(folder)
 
 
@@ -175,7 +174,7 @@ def test_a_dtype_that_cannot_be_computed_with(folder: Path):
 
 
 @pytest.mark.parametrize(
-    ("name", "error", "told"),
+    ("name", "error", "message"),
     [
         ("/no/such/folder", lp.FileError, "/no/such/folder: no such folder, and no repo id"),
         ("./missing", lp.FileError, "no such folder"),
@@ -189,13 +188,13 @@ def test_a_dtype_that_cannot_be_computed_with(folder: Path):
         (3, lp.ArgumentError, "a folder or a repo id"),
     ],
 )
-def test_what_is_no_model(name: Any, error: type[Exception], told: str):
-    with pytest.raises(error, match=told):
+def test_rejects_what_is_not_a_model(name: Any, error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
         lp.load(name)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_a_file_is_no_folder(folder: Path, name: str):
+def test_a_file_is_not_a_folder(folder: Path, name: str):
     with pytest.raises(lp.FileError, match=f"{name}: is not a folder; give the folder"):
         lp.load(folder / name)
 
@@ -224,11 +223,11 @@ def test_demo_is_always_the_built_in_one(
 ):
     folder.rename(folder.parent / "demo")
     monkeypatch.chdir(folder.parent)
-    assert lp.load("demo").path == Path(source.__file__).parent.parent / "demo"
+    assert lp.load("demo").path == Path(lp.__file__).parent / "demo"
     assert lp.load("./demo").path == folder.parent / "demo"
 
 
-def test_a_bad_thread_count_is_told_at_load(folder: Path):
+def test_a_bad_thread_count_is_an_error_of_load(folder: Path):
     with pytest.raises(lp.ArgumentError, match="at least 1"):
         lp.load(folder, threads=0)
 
@@ -262,21 +261,21 @@ def test_a_repo_id_goes_to_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert asked[1][1]["layers"] == range(2) and asked[1][1]["head"] is True
 
 
-def test_an_error_of_the_hub_tells_of_the_folder_too(monkeypatch: pytest.MonkeyPatch):
+def test_an_error_of_the_hub_mentions_the_folder(monkeypatch: pytest.MonkeyPatch):
     def snapshot(repo_id: str, **how: Any) -> Path:
         raise lp.HubError(f"{repo_id}: no such repository")
 
     monkeypatch.setattr("llamaprobe.hub.snapshot", snapshot)
-    told = r"no such repository \(there is no folder owner/name here either\)$"
-    with pytest.raises(lp.HubError, match=told):
+    message = r"no such repository \(there is no folder owner/name here either\)$"
+    with pytest.raises(lp.HubError, match=message):
         lp.load("owner/name")
 
 
 def test_warnings_name_the_line_that_loads(random_checkpoint):
     folder = random_checkpoint(n_shards=2, logit_scale=2.0)
     index = folder / "model.safetensors.index.json"
-    told = json.loads(index.read_text()) | {"metadata": {"total_size": 1}}
-    index.write_text(json.dumps(told))
+    message = json.loads(index.read_text()) | {"metadata": {"total_size": 1}}
+    index.write_text(json.dumps(message))
     with pytest.warns(UserWarning) as warned:
         lp.load(folder)
     assert len(warned) == 2 and {warning.filename for warning in warned} == {__file__}

@@ -1,4 +1,4 @@
-"""The logger `llamaprobe`: what it says, and that nothing is shown or loaded where nobody asked."""
+"""The logger `llamaprobe`: its records, and that nothing is shown or loaded without a request."""
 
 import logging
 import subprocess
@@ -58,14 +58,14 @@ def python(code: str, *args: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_logging_is_not_loaded_for_records_that_nobody_wants(tmp_path: Path):
+def test_logging_is_not_loaded_for_records_that_are_not_shown(tmp_path: Path):
     config = models.make_config()
     models.write_checkpoint(tmp_path, config, models.make_weights(config))
     code = "import sys, llamaprobe as lp; lp.load(sys.argv[1]).run([1]); print('logging' in sys.modules)"
     assert python(code, str(tmp_path)) == "False\n"
 
 
-def test_a_program_that_sets_logging_up_sees_it(tmp_path: Path):
+def test_a_program_that_configures_logging_sees_records(tmp_path: Path):
     config = models.make_config()
     models.write_checkpoint(tmp_path, config, models.make_weights(config))
     code = "import logging, sys, llamaprobe as lp; logging.basicConfig(level='INFO'); lp.load(sys.argv[1])"

@@ -1,4 +1,4 @@
-"""Model.run: what may be asked for, what comes back, and which mistakes are named."""
+"""Model.run: requests, results, and which mistakes are named."""
 
 import json
 import os
@@ -53,13 +53,13 @@ def test_the_default_is_x_and_x_norm_of_all_layers(model: lp.Model):
     assert run["x"].shape == run["x_norm"].shape == (3, 5, 48)
 
 
-def test_what_is_asked_for_does_not_change_a_value(model: lp.Model):
+def test_requested_points_do_not_change_a_value(model: lp.Model):
     whole = model.run(IDS, points=ALL)
     for name in ALL:
         assert np.array_equal(model.run(IDS, points=[name])[name], whole[name]), name
 
 
-def test_layers_are_stacked_in_the_order_asked(model: lp.Model):
+def test_layers_are_stacked_in_the_order_requested(model: lp.Model):
     whole, run = (
         model.run(IDS, points=("z", "logits")),
         model.run(IDS, points=("z",), layers=[2, 0]),
@@ -106,20 +106,20 @@ def test_one_name_may_stand_alone_and_twice_counts_once(model: lp.Model):
 
 
 @pytest.mark.parametrize(
-    ("points", "told"),
+    ("points", "message"),
     [
         (("xnorm",), "x_norm"),
         (("x", "patern"), "pattern"),
         ((), "points is empty"),
         (None, "points is empty"),
-        ((3,), "no name"),
+        ((3,), "not the name"),
         (("blocks.3.attn.hook_z",), "no layer 3; the model has 0 to 2"),
         ((("x", -4),), "there is no layer -4; the model has 0 to 2"),
         (("hidden_states",), "final_norm"),
     ],
 )
-def test_unknown_points_name_what_is_near(model: lp.Model, points: Any, told: str):
-    with pytest.raises(lp.PointError, match=told):
+def test_unknown_points_name_near_matches(model: lp.Model, points: Any, message: str):
+    with pytest.raises(lp.PointError, match=message):
         model.run(IDS, points=points)
 
 
@@ -129,18 +129,18 @@ def test_bad_layers(model: lp.Model, layers: Any):
         model.run(IDS, layers=layers)
 
 
-def test_a_layer_that_the_model_has_but_nobody_asked_for(model: lp.Model):
+def test_a_layer_that_was_not_requested(model: lp.Model):
     with pytest.raises(lp.PointError, match="names layer 1, which is not among the requested"):
         model.run(IDS, points=("z", "blocks.1.attn.hook_z"), layers=[0, 2])
 
 
-def test_layers_of_a_run_and_of_load_are_told_apart(model: lp.Model):
+def test_layers_of_a_run_and_of_load_differ(model: lp.Model):
     assert model.run(IDS, layers=2).layers == (2,)
     with pytest.raises(lp.ArgumentError, match=r"how many of the first layers.*which of them a run keeps"):
         lp.load(model.path, layers=[2])
 
 
-def test_what_was_not_captured_is_told_from_what_does_not_exist(model: lp.Model):
+def test_a_point_not_captured_and_an_unknown_point_have_different_errors(model: lp.Model):
     run = model.run(IDS, points=("x", "z"), layers=[0, 2])
     with pytest.raises(lp.PointError, match=r'x_norm was not captured.*points=\("x_norm"'):
         run["x_norm"]

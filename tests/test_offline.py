@@ -98,6 +98,7 @@ def test_a_missing_file_is_named(tmp_path):
         offline.load(tmp_path, "a.weight")
 
 
+@pytest.mark.slow
 def test_a_real_model_from_start_to_end(smollm2, tmp_path):
     model = lp.load(smollm2)
     run = model.run("Once upon a time there was a little girl", points=["x", "x_norm", "pattern"])
@@ -185,6 +186,7 @@ def mend_manifest(out):
     (out / "manifest.json").write_text(json.dumps(manifest))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [0, -1])
 @pytest.mark.parametrize("mended", [False, True])
 def test_one_altered_digit_is_found_wherever_it_is(random_checkpoint, tmp_path, place, mended):

@@ -83,7 +83,7 @@ def test_an_open_model_whose_files_were_replaced(two: tuple[Path, Path], tmp_pat
     assert np.array_equal(np.load(tmp_path / "w" / f"{UP}.npy"), again.weights[UP])
 
 
-def test_a_run_of_a_replaced_file_is_of_no_model_that_is_here(two, tmp_path: Path, command):
+def test_a_run_of_a_replaced_file_belongs_to_no_model_here(two, tmp_path: Path, command):
     here, there = (place / "m" for place in two)
     model = lp.load(here)
     os.replace(there / "model.safetensors", here / "model.safetensors")
@@ -93,7 +93,7 @@ def test_a_run_of_a_replaced_file_is_of_no_model_that_is_here(two, tmp_path: Pat
 
 
 @pytest.mark.parametrize("source", [None, 3, b"x", []])
-def test_what_cannot_be_exported(tmp_path: Path, source: object):
+def test_rejects_other_types_for_export(tmp_path: Path, source: object):
     with pytest.raises(lp.ArgumentError, match="a model is a"):
         lp.export_weights(source, tmp_path / "w")
 
@@ -141,7 +141,7 @@ def test_a_model_of_first_layers_is_verified_and_exported(part: Path, tmp_path: 
     assert len(list((tmp_path / "w").glob("*.npy"))) == len(model.weights)
 
 
-def test_a_part_that_is_not_here_is_an_error_with_the_first_reason(part: Path, tmp_path: Path, command):
+def test_a_missing_part_is_an_error_with_the_first_reason(part: Path, tmp_path: Path, command):
     lp.load(part, layers=2).run(IDS).save(tmp_path / "out")
     (part / "model-00001-of-00002.safetensors").unlink()
     status, _, stderr = command("verify", tmp_path / "out", "--model", part)
@@ -156,14 +156,14 @@ def tied(random_checkpoint) -> Path:
     return random_checkpoint(tie_word_embeddings=True)
 
 
-def test_a_tied_head_is_told_where_it_is_looked_for(tied: Path, tmp_path: Path, command):
-    told = "the head is tied: model.embed_tokens.weight"
+def test_a_tied_head_is_named_when_looked_up(tied: Path, tmp_path: Path, command):
+    fact = "the head is tied: model.embed_tokens.weight"
     for filter in ("lm_head*", "lm_head.weight", "re:head", "*head.weight"):
         status, stdout, stderr = command("weights", tied, "--list", "--filter", filter)
-        assert status == 1 and told in stderr and not stdout, stderr
-    with pytest.raises(lp.ArgumentError, match=told):
+        assert status == 1 and fact in stderr and not stdout, stderr
+    with pytest.raises(lp.ArgumentError, match=fact):
         lp.export_weights(lp.load(tied), tmp_path / "w", filter=lambda name: name.startswith("lm_"))
-    with pytest.raises(KeyError, match=told):
+    with pytest.raises(KeyError, match=fact):
         lp.load(tied).weights["lm_head.weight"]
     lp.export_weights(tied, tmp_path / "w", filter="model.embed*", format="npy", progress=False)
     with pytest.raises(lp.FileError, match="if the head is tied, it is model.embed_tokens.weight"):
@@ -217,7 +217,7 @@ def test_a_folder_whose_name_is_not_utf8(random_checkpoint, tmp_path: Path, comm
         assert command("inspect", name)[2].isascii()
 
 
-def test_what_it_takes_to_open_a_model_again(two, monkeypatch: pytest.MonkeyPatch):
+def test_the_arguments_that_open_a_model_again(two, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(two[0])
     model = lp.load("m", layers=2, mmap=False, threads=1)
     opening = pickle.loads(pickle.dumps(model._opening))

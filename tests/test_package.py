@@ -57,6 +57,15 @@ def test_all_is_complete_and_true():
         llamaprobe.nothing  # noqa: B018
 
 
+def test_every_error_of_the_hub_is_public():
+    from llamaprobe.hub import errors
+
+    kinds = [value for value in vars(errors).values() if isinstance(value, type)]
+    hub_errors = {kind.__name__ for kind in kinds if issubclass(kind, llamaprobe.HubError)}
+    assert "GatedError" in hub_errors
+    assert {name for name in hub_errors if name[0] != "_"} <= set(llamaprobe.__all__)
+
+
 @pytest.mark.parametrize(
     ("name", "builtin"),
     [
@@ -143,25 +152,25 @@ def test_the_version_is_written_once():
 # ---- kernel rows ----
 
 
-def test_kernels_tells_rows_and_the_one_in_use():
+def test_kernels_lists_variants_and_the_one_in_use():
     rows = llamaprobe.kernels()
     assert "generic" in {row.name for row in rows}
     assert [row.name for row in rows if row.in_use] and all(r.supported for r in rows if r.in_use)
     assert sum(row.in_use for row in rows) == 1
 
 
-def test_emulated_rows_are_there_where_the_build_was_to_have_them():
+def test_emulated_variants_are_built_where_requested():
     if os.environ.get("LLAMAPROBE_EMULATED", "0") in ("", "0"):
         pytest.skip("LLAMAPROBE_EMULATED is not set: the build need not have emulated kernels")
     assert {"emu16", "emu16_zen4"} <= {row.name for row in llamaprobe.kernels()}
 
 
-def test_a_row_can_be_forced():
+def test_a_variant_can_be_forced():
     code = "import llamaprobe; print([row.name for row in llamaprobe.kernels() if row.in_use])"
     assert run_python(code, LLAMAPROBE_KERNELS="generic").stdout == "['generic']\n"
 
 
-def test_a_row_that_is_not_there_is_an_error_and_no_fallback():
+def test_a_missing_variant_is_an_error_without_fallback():
     code = "import llamaprobe; llamaprobe.kernels()"
     result = run_python(code, LLAMAPROBE_KERNELS="sse9")
     assert "ArgumentError" in result.stderr and "sse9" in result.stderr

@@ -1,4 +1,4 @@
-"""Any path works, or is refused in one line: bytes that are no UTF-8, ~, NUL, lone surrogates, nothing."""
+"""Any path works, or is refused in one line: bytes that are not UTF-8, ~, NUL, lone surrogates, nothing."""
 
 import errno
 import json
@@ -14,7 +14,7 @@ import pytest
 import llamaprobe as lp
 from llamaprobe.cli import main as cli
 from llamaprobe import offline
-from llamaprobe.files.naming import path_entries, path_entry, path_text
+from llamaprobe.files.paths import path_entries, path_entry, path_text
 from llamaprobe.checks.provenance import recorded_models
 from llamaprobe.saved.read import Saved
 from llamaprobe.prompts.template import Template
@@ -34,19 +34,19 @@ def latin_folder(random_checkpoint, tmp_path, monkeypatch):
     return here
 
 
-def test_a_path_that_is_no_utf8_comes_back(latin_folder):
+def test_a_path_that_is_not_utf8_comes_back(latin_folder):
     model = lp.load(LATIN)
     run = model.run([1, 2, 3])
     run.save(b"out\xff")
     back = lp.read_run(b"out\xff")
     assert run.equals(back) and back.meta == run.meta
-    assert (back._origin.model, back._origin.folder) == (LATIN, str(latin_folder / LATIN))
+    assert (back.origin.model, back.origin.folder) == (LATIN, str(latin_folder / LATIN))
     assert not [check for check in verify_run(b"out\xff", model) if check.fault]
     assert recorded_models(Saved(b"out\xff"))[0] == (str(latin_folder / LATIN), "main")
     assert repr(back).startswith("<Run of mod\\xe8le:")
 
 
-def test_json_is_text_that_any_reader_takes(latin_folder):
+def test_any_reader_accepts_the_json(latin_folder):
     lp.load(LATIN).run([1]).save("out")
     data = Path("out/meta_layer0.json").read_bytes()
     meta = json.loads(data.decode("ascii"))
@@ -55,7 +55,7 @@ def test_json_is_text_that_any_reader_takes(latin_folder):
     json.dumps(meta, ensure_ascii=False).encode("utf-8")
     Path("out/meta_layer0.json").write_text(json.dumps(meta | {"model_bytes": "6d00"}))
     assert (
-        lp.read_run("out")._origin.model == "mod\\xe8le"
+        lp.read_run("out").origin.model == "mod\\xe8le"
     )  # bytes of another path count for nothing
 
 
@@ -89,15 +89,15 @@ def test_the_command_prints_paths_as_they_are(latin_folder, encoding):
         "--out",
         b"o\xff",
     ]
-    told = subprocess.run(
+    result = subprocess.run(
         command, env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True
     )
-    assert told.returncode == 0, told.stderr
-    assert b"o\xff/x_layer0.csv\n" in told.stdout
-    assert rb"in o\xff: 3 tokens" in told.stderr
+    assert result.returncode == 0, result.stderr
+    assert b"o\xff/x_layer0.csv\n" in result.stdout
+    assert rb"in o\xff: 3 tokens" in result.stderr
 
 
-def test_weights_of_a_file_that_is_no_utf8_are_kept_by_a_second_call(latin_folder):
+def test_weights_of_a_file_that_is_not_utf8_are_kept_by_a_second_call(latin_folder):
     shutil.copy(latin_folder / LATIN / "model.safetensors", b"w\xe8.safetensors")
     for n_left in (1, 0):
         todo = []
@@ -149,7 +149,7 @@ NO_PATHS = {
 
 
 @pytest.mark.parametrize("name", NO_PATHS)
-def test_what_is_no_path_is_refused_in_one_line(random_checkpoint, tmp_path, monkeypatch, name):
+def test_rejects_what_is_not_a_path_in_one_line(random_checkpoint, tmp_path, monkeypatch, name):
     path, kind, message = NO_PATHS[name]
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -218,10 +218,11 @@ def test_errors_about_tokenizers_and_templates_are_one_line(tmp_path):
         assert "\n" not in str(error.value) and r"a\x0ab: " in str(error.value)
 
 
-def test_json_of_the_command_line_takes_any_path(latin_folder, capsys):
+@pytest.mark.slow
+def test_json_of_the_command_line_accepts_any_path(latin_folder, capsys):
     """Text that any JSON reader takes, and the bytes beside it."""
     Path("ids").write_text("1 2 3")
-    out, told = os.fsdecode(b"out\xff"), {}
+    out, result = os.fsdecode(b"out\xff"), {}
     for command in (
         ["run", LATIN, "--ids", "ids", "--out", out, "--quiet"],
         ["verify", out, "--quiet"],
@@ -231,13 +232,13 @@ def test_json_of_the_command_line_takes_any_path(latin_folder, capsys):
         assert cli.main([*command, "--json"]) == 0
         shown = capsys.readouterr().out
         assert "\\ud" not in shown
-        told[command[0]] = json.loads(shown)
-    run, of_bench = told["run"], told["bench"][0]
+        result[command[0]] = json.loads(shown)
+    run, of_bench = result["run"], result["bench"][0]
     assert run["model"].endswith("mod\\xe8le")
     assert bytes.fromhex(run["model_bytes"]) == os.fsencode(latin_folder / LATIN)
     assert run["files"][0] == "out\\xff/x_layer0.csv"
     assert bytes.fromhex(run["files_bytes"][0]) == b"out\xff/x_layer0.csv"
-    assert told["verify"]["folder"] == "out\\xff"
-    assert bytes.fromhex(told["verify"]["folder_bytes"]) == b"out\xff"
-    assert bytes.fromhex(told["inspect"]["path_bytes"]).endswith(b"mod\xe8le")
+    assert result["verify"]["folder"] == "out\\xff"
+    assert bytes.fromhex(result["verify"]["folder_bytes"]) == b"out\xff"
+    assert bytes.fromhex(result["inspect"]["path_bytes"]).endswith(b"mod\xe8le")
     assert bytes.fromhex(of_bench["model_bytes"]).endswith(b"mod\xe8le")

@@ -185,7 +185,7 @@ def test_input_and_output_of_modules_outside_of_layers(
 @pytest.mark.parametrize(
     ("module", "value"), [("self_attn.rotary_emb", ""), ("mlp.output[1]", ""), ("layers.3.norm", "")]
 )
-def test_what_no_module_gives_is_refused(module: str, value: str) -> None:
+def test_refuses_what_no_module_returns(module: str, value: str) -> None:
     with pytest.raises(PointError, match="there is no point"):
         resolve(f"model.layers.3.{module}" if "layers" not in module else module)
 
@@ -216,7 +216,7 @@ def test_all_and_patterns() -> None:
         (None, "points is empty"),
     ],
 )
-def test_names_that_stand_for_nothing(points: Any, message: str) -> None:
+def test_names_without_a_match(points: Any, message: str) -> None:
     with pytest.raises(PointError, match=message):
         names_of(points)
 
@@ -270,12 +270,12 @@ REFUSED: list[tuple[Any, str]] = [
     (("x", 1.0), "an integer, not 1.0"),
     (("x", "1"), "an integer, not '1'"),
     (("x", None), "an integer, not None"),
-    (("x",), "no name of a point"),
-    (("x", 1, 2), "no name of a point"),
-    (3, "3 is no name of a point"),
-    (None, "None is no name of a point"),
-    (b"x", "no name of a point"),
-    (["x", 3], "no name of a point"),
+    (("x",), "not the name of a point"),
+    (("x", 1, 2), "not the name of a point"),
+    (3, "3 is not the name of a point"),
+    (None, "None is not the name of a point"),
+    (b"x", "not the name of a point"),
+    (["x", 3], "not the name of a point"),
     ("x\x1b[31m", r"'x\\x1b\[31m'"),
     ("a" * 100000, r"'aaa.*\.\.\.; all"),
     ("k" + "9" * 5000, "there is no point"),

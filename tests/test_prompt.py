@@ -78,13 +78,13 @@ def series(values: Any) -> Any:
         lambda ids: UserDict({"input_ids": Tensor(ids), "attention_mask": Tensor([1] * 5)}),
     ],
 )
-def test_one_row_of_ids(model: lp.Model, make: Callable[[list[int]], Any]):
+def test_a_sequence_of_ids(model: lp.Model, make: Callable[[list[int]], Any]):
     run = model.run(make(IDS), points="x")
     assert isinstance(run, lp.Run)
     assert run.token_ids.tolist() in (IDS, [5, 1, 96, 40]) and run.prompt is None
 
 
-def test_a_range_is_a_row_of_ids(model: lp.Model):
+def test_a_range_is_a_sequence_of_ids(model: lp.Model):
     assert model.run(range(3, 9, 2)).token_ids.tolist() == [3, 5, 7]
     assert [len(run) for run in model.run([range(4), range(2)])] == [4, 2]
 
@@ -127,7 +127,7 @@ def test_a_batch_of_ids(model: lp.Model, batch: Any):
     assert [run.token_ids.tolist() for run in model.run(batch, points="x")] == [IDS, [7]]
 
 
-def test_what_a_tokenizer_of_transformers_returns(model: lp.Model, demo_folder: Path):
+def test_output_of_a_tokenizer_of_transformers(model: lp.Model, demo_folder: Path):
     transformers = pytest.importorskip("transformers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(demo_folder)
     one, many = tokenizer(TEXTS[0]), tokenizer(TEXTS)
@@ -149,7 +149,7 @@ class Unreadable:
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        (Tensor([[1, 2, 3]]), r"one row of integers, not an array of shape \[1, 3\]; give array\[0\]"),
+        (Tensor([[1, 2, 3]]), r"a 1-D array of integers, not one of shape \[1, 3\]; give array\[0\]"),
         (np.ones(3), "token ids are integers, not float64"),
         (Tensor([True, False]), "token ids are integers, not bool"),
         (np.ma.array([1, 2, 3], mask=[0, 1, 0]), r"is masked \(1 of 3 values\).*filled\(value\)"),
@@ -166,7 +166,7 @@ class Unreadable:
         (None, "not NoneType"),
         (Path("x"), "not PosixPath"),
         (np.int64(5), "not int64"),
-        (np.array(5), r"not an array of shape \[\]"),
+        (np.array(5), r"not one of shape \[\]"),
         (Nowhere(), "NumPy cannot read the prompt, Nowhere: no data; give a list of token ids"),
         ({"input_ids": {"input_ids": [1]}}, "input_ids is a dict"),
         ((i for i in ()), "the prompt is empty"),
@@ -178,7 +178,7 @@ class Unreadable:
     ],
     ids=lambda v: str(v)[:20],
 )
-def test_what_is_no_prompt(model: lp.Model, prompt: Any, message: str):
+def test_rejects_what_is_not_a_prompt(model: lp.Model, prompt: Any, message: str):
     with pytest.raises(lp.ArgumentError, match=message) as e:
         model.run(prompt)
     assert str(e.value).isprintable()
@@ -235,7 +235,7 @@ def test_an_error_of_a_template_in_a_batch(demo_folder: Path, tmp_path: Path):
         model.run(chats)
 
 
-def test_a_template_that_makes_nothing(demo_folder: Path, tmp_path: Path):
+def test_a_template_that_renders_nothing(demo_folder: Path, tmp_path: Path):
     folder = shutil.copytree(demo_folder, tmp_path / "model")
     (folder / "chat_template.jinja").write_text("{{ nothing }}")
     with pytest.raises(lp.ArgumentError, match="^prompt 0 of 1 .* the chat template makes no text"):
@@ -249,7 +249,7 @@ def test_an_error_without_a_batch_has_no_number(model: lp.Model):
         model.run(["Once", ""], points="nonsense")
 
 
-def test_what_a_generator_raises_comes_through(model: lp.Model):
+def test_an_exception_of_a_generator_is_raised(model: lp.Model):
     def broken() -> Any:
         yield "Once"
         raise KeyError("mine")

@@ -42,16 +42,19 @@ def test_one_token(tmp_path: Path) -> None:
     hold_to_truth(folder, ids[:1])
 
 
+@pytest.mark.slow
 @needs_torch
 def test_stories(stories: Path) -> None:
     hold_to_truth(stories, stories260k.STORY)
 
 
+@pytest.mark.slow
 @needs_torch
 def test_smollm2(smollm2: Path) -> None:
     hold_to_truth(smollm2, models.CAPITAL_OF_FRANCE, 1e-12)
 
 
+@pytest.mark.slow
 @needs_torch
 def test_demo(demo_folder: Path) -> None:
     hold_to_truth(demo_folder, models.make_token_ids(read_config(demo_folder).raw, 40), 1e-12)
@@ -187,4 +190,4 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
 
 
 def test_it_is_short_enough_to_read() -> None:
-    assert len(REFERENCE.read_text().splitlines()) <= 150
+    assert len(REFERENCE.read_text().splitlines()) <= 200

@@ -320,6 +320,7 @@ def break_text(text: bytes, chance: random.Random) -> bytes:
     return text[:start] + chance.choice(words) + text[end:]
 
 
+@pytest.mark.slow
 @settings(max_examples=5000, deadline=None, database=None)
 @given(
     built=tensors(),

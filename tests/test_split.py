@@ -78,6 +78,7 @@ def resident() -> int:
         return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) << 10
 
 
+@pytest.mark.slow
 def test_runs_dropped_in_any_order_in_any_thread(model: lp.Model):
     """The values that stay are right, and memory does not grow."""
     prompts = [[1 + i] * n for i, n in enumerate((1, 30, 2, 7, 100, 3))]

@@ -101,7 +101,7 @@ def test_named_templates_take_default(tmp_path):
     [
         (None, "no chat template; give the prompt as text or as token ids"),
         ([{"name": "rag", "template": "x"}], "no chat template named default, only 'rag'"),
-        ([1], "list of other things"),
+        ([1], "a list, but not of objects"),
         ([{"name": "default"}], "is a NoneType, not text"),
         (5, "is a int, not text"),
         ("x" * 300_000, "has 300000 characters; the limit is 262144"),
@@ -118,10 +118,10 @@ def test_no_usable_template(tmp_path, template, fact):
     ("name", "data", "fact"),
     [
         ("tokenizer_config.json", b"{", "Expecting"),
-        ("tokenizer_config.json", b"[]", "holds a list"),
+        ("tokenizer_config.json", b"[]", "must be a JSON object"),
         ("tokenizer_config.json", b"\xff", "byte 0 is 0xff"),
         ("tokenizer_config.json", b"\xef\xbb\xbf{}", "byte order mark"),
-        ("tokenizer_config.json", b'{"a":1,"a":2}', "duplicate key 'a'"),
+        ("tokenizer_config.json", b'{"a":1,"a":2}', 'duplicate key "a"'),
         ("tokenizer_config.json", b'{"a":NaN}', "NaN"),
         ("tokenizer_config.json", b"[" * 200_000, "nested too deeply"),
         ("tokenizer_config.json", b'{"bos_token": 5}', "bos_token is 5"),
@@ -167,7 +167,7 @@ def test_any_value_of_another_kind(key, junk, nested_once):
             assert str(e).isprintable()
 
 
-def test_what_is_no_file_is_not_waited_for(tmp_path):
+def test_does_not_wait_for_a_fifo(tmp_path):
     os.mkfifo(tmp_path / "chat_template.jinja")
     with pytest.raises(FileError, match="not a regular file"):
         Template.find(tmp_path)
@@ -279,8 +279,8 @@ def test_date_is_pinned(tmp_path):
     assert render(tmp_path, clock, date="2025-01-02") == "02 Jan 2025 02 Jan 2025"
     assert render(tmp_path, clock, date=datetime.date(1999, 12, 31)).startswith("31 Dec 1999")
     today = datetime.date.today().isoformat()
-    told = render(tmp_path, "{{ strftime_now('%Y-%m-%d') }}", date="today")
-    assert told in (today, datetime.date.today().isoformat())
+    rendered = render(tmp_path, "{{ strftime_now('%Y-%m-%d') }}", date="today")
+    assert rendered in (today, datetime.date.today().isoformat())
 
 
 def test_dates_that_are_accepted():
@@ -436,15 +436,15 @@ def nested(depth: int) -> object:
             "message 1: it has no content; its keys are 'role, contents'",
         ),
         ([{"role": "user", "content": None}], "no content"),
-        ([{"role": "user", "content": b"x"}], "a bytes is nothing that JSON can say"),
-        ([{"role": "user", "content": {1, 2}}], "a set is nothing"),
-        ([{"role": "user", "content": object}], "a type is nothing"),
-        ([{"role": "user", "content": float("nan")}], "a float is nothing"),
+        ([{"role": "user", "content": b"x"}], "a bytes is not a JSON value"),
+        ([{"role": "user", "content": {1, 2}}], "a set is not a JSON value"),
+        ([{"role": "user", "content": object}], "a type is not a JSON value"),
+        ([{"role": "user", "content": float("nan")}], "a float is not a JSON value"),
         ([{"role": "user", "content": 2**63}], "an integer over 64 bits"),
         ([{"role": "user", "content": "\ud800"}], "lone surrogate"),
         ([{"role": "\udfff", "content": "x"}], "lone surrogate"),
         ([{"role": "user", "content": "x", "\ud800": 1}], "lone surrogate"),
-        ([{"role": "user", "content": "x", 5: 1}], "the key 5 is no text"),
+        ([{"role": "user", "content": "x", 5: 1}], "the key 5 is not text"),
         ([{"role": "user", "content": nested(40)}], "more than 32 deep"),
         ([{"role": "user", "content": "x" * (1 << 22)}], "over 4194304 characters"),
         ([{"role": "user", "content": ["x"] * (1 << 20)}], "over 4194304 characters"),
@@ -455,7 +455,7 @@ def test_bad_messages(messages, fact):
         check_messages(messages)
 
 
-def test_messages_that_hold_themselves():
+def test_messages_that_contain_themselves():
     loop: list = []
     loop.append(loop)
     wide: object = "x"

@@ -76,7 +76,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_would_change_the_values_is_refused_by_name(make, name: str):
+def test_tensors_that_would_change_the_values_are_refused_by_name(make, name: str):
     folder = make([name])
     with pytest.raises(lp.UnsupportedError) as e:
         lp.load(folder)
@@ -107,6 +107,7 @@ def test_the_values_without_ignored_tensors_are_those_of_the_model_without_them(
     )
 
 
+@pytest.mark.slow
 def test_the_values_are_those_of_transformers_which_drops_them(make):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -127,12 +128,12 @@ OTHERS = ["model.layers.3.self_attn.q_proj.weight", "score.weight", "v_head.summ
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_what_is_outside_is_a_warning_by_name(make, name: str):
+def test_tensors_outside_of_the_decoder_are_a_warning(make, name: str):
     folder = make([name])
-    with pytest.warns(UserWarning, match=re.escape(name)) as told:
+    with pytest.warns(UserWarning, match=re.escape(name)) as printed:
         model = lp.load(folder)
-    assert len(told) == 1 and str(told[0].message).startswith(f"{folder}: 1 tensor")
-    assert told[0].filename == __file__
+    assert len(printed) == 1 and str(printed[0].message).startswith(f"{folder}: 1 tensor")
+    assert printed[0].filename == __file__
     assert model.unused == (name,)
     assert load_quietly(folder, ignore=[name]).unused == (name,)
 
@@ -153,12 +154,12 @@ LEFTOVERS = ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.rotary_emb.i
              "model.layers.2.self_attn.rotary_emb.cos_cached", "model.rotary_emb.original_inv_freq"]
 
 
-def test_buffers_of_old_rotary_embeddings_are_let_through(make):
+def test_buffers_of_old_rotary_embeddings_are_ignored(make):
     assert load_quietly(make(LEFTOVERS)).unused == ()
 
 
 @pytest.mark.parametrize("n_shards", [1, 3])
-def test_later_layers_are_let_through_when_the_first_are_opened(make, n_shards: int):
+def test_later_layers_are_ignored_when_only_the_first_are_opened(make, n_shards: int):
     folder = make([LAYER + "self_attn.q_norm.weight"], n_shards)
     assert load_quietly(folder, layers=1).unused == ()
     with pytest.raises(lp.UnsupportedError, match="q_norm"):
@@ -170,18 +171,18 @@ def test_later_layers_are_let_through_when_the_first_are_opened(make, n_shards: 
 
 def test_a_glob_that_matches_nothing_is_an_error(make):
     folder = make(["score.weight"])
-    for glob, told in {
+    for glob, printed in {
         "*.q_norm.weight": "matches none of 31 tensors; an unused one is score.weight",
         "model.norm.*": "matches only tensors in use, such as model.norm.weight",
     }.items():
-        with pytest.raises(lp.ArgumentError, match=re.escape(f"ignore '{glob}' {told}")):
+        with pytest.raises(lp.ArgumentError, match=re.escape(f"ignore '{glob}' {printed}")):
             lp.load(folder, ignore=["score.*", glob])
     with pytest.raises(lp.ArgumentError, match="all of them are used"):
         lp.load("demo", ignore="x")
 
 
 @pytest.mark.parametrize("ignore", [3, None, [3], [""], "", b"x", ["a", None]])
-def test_what_is_no_glob(ignore: Any):
+def test_rejects_what_is_not_a_glob(ignore: Any):
     with pytest.raises(lp.ArgumentError, match="ignore is .*glob"):
         lp.load("demo", ignore=ignore)
 
@@ -196,16 +197,17 @@ def test_a_run_records_it(make, tmp_path: Path):
     names = [LAYER + "self_attn.q_norm.weight", "score.weight"]
     with pytest.warns(UserWarning, match="score"):
         run = lp.load(make(names), ignore="*.q_norm.*").run(IDS)
-    told = {"ignore": ["*.q_norm.*"], "unused_tensors": names}
-    assert told.items() <= run.meta.items()
+    printed = {"ignore": ["*.q_norm.*"], "unused_tensors": names}
+    assert printed.items() <= run.meta.items()
     run.save(tmp_path / "out")
-    assert told.items() <= json.loads((tmp_path / "out" / "manifest.json").read_text()).items()
-    assert told.items() <= lp.read_run(tmp_path / "out").meta.items()
+    assert printed.items() <= json.loads((tmp_path / "out" / "manifest.json").read_text()).items()
+    assert printed.items() <= lp.read_run(tmp_path / "out").meta.items()
 
 
 # ---- the command line ----
 
 
+@pytest.mark.slow
 def test_commands_that_run_take_ignore(make, tmp_path: Path, command, recwarn):
     name = LAYER + "self_attn.q_norm.weight"
     folder, out, ids = make([name]), tmp_path / "out", tmp_path / "ids"
@@ -216,7 +218,7 @@ def test_commands_that_run_take_ignore(make, tmp_path: Path, command, recwarn):
     assert command("run", folder, "--ids", ids, "--out", out, *ignore)[0] == 0
     status, stdout, stderr = command("verify", out)  # the run says what it passed over
     assert status == 0, stdout
-    assert "passed over, as --ignore or the run says: tensors that match *.q_norm.*" in stderr
+    assert "ignored, as --ignore or the run says: tensors that match *.q_norm.*" in stderr
     assert command("verify", out, "--model", folder, *ignore)[0] == 0
     assert command("bench", folder, "--tokens", "2", "--repeat", "1", *ignore)[0] == 0
     status, _, stderr = command("run", folder, "--ids", ids, "--ignore", "x")
@@ -243,8 +245,8 @@ def test_verify_with_other_globs_than_those_of_the_run(make, tmp_path: Path, com
         assert model.unused == tuple(used[1:])
         model.run(IDS).save(tmp_path / f"{i}")
         for how in ([], ["--ignore", refused], ["--ignore", "*"]):
-            told = command("verify", tmp_path / f"{i}", "--model", folder, *how)
-            assert told[0] == 0, told
+            printed = command("verify", tmp_path / f"{i}", "--model", folder, *how)
+            assert printed[0] == 0, printed
 
 
 def test_a_run_of_version_0_that_is_saved_again_knew_nothing_of_unused_tensors(make, tmp_path):
@@ -286,21 +288,21 @@ def test_verify_of_a_run_that_opened_all_layers_by_number(tmp_path: Path, comman
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
     for layers in (None, 1, 2):
         lp.load(folder, layers=layers).run(IDS).save(tmp_path / f"{layers}")
-        told = command("verify", tmp_path / f"{layers}")
-        assert told[0] == 0, told
+        printed = command("verify", tmp_path / f"{layers}")
+        assert printed[0] == 0, printed
         assert command("verify", tmp_path / f"{layers}", "--model", folder)[0] == 0
 
 
 def test_inspect_lists_them(make, command):
     names = [LAYER + "mlp.up_proj.bias", "score.weight"]
     status, stdout, _ = command("inspect", make(names), "--json")
-    told = json.loads(stdout)
-    assert status == 0 and told["unused"] == names and told["config"]["n_layers"] == 3
-    assert "mlp_bias is not true" in told["cannot_run"]
+    printed = json.loads(stdout)
+    assert status == 0 and printed["unused"] == names and printed["config"]["n_layers"] == 3
+    assert "mlp_bias is not true" in printed["cannot_run"]
     status, stdout, _ = command("inspect", make(names))
     assert "cannot be run: holds 1 tensor" in stdout and "  score.weight\n" in stdout
-    told = json.loads(command("inspect", "demo", "--json")[1])
-    assert told["unused"] == [] and "cannot_run" not in told
+    printed = json.loads(command("inspect", "demo", "--json")[1])
+    assert printed["unused"] == [] and "cannot_run" not in printed
 
 
 # ---- what a file has instead ----
@@ -363,17 +365,18 @@ INSTEAD: dict[str, tuple[Callable[[dict], dict], str]] = {
 
 
 @pytest.mark.parametrize("case", INSTEAD)
-def test_a_missing_tensor_says_what_is_there(tmp_path: Path, case: str, command):
-    change, told = INSTEAD[case]
+def test_the_error_for_a_missing_tensor_names_what_the_file_has(tmp_path: Path, case: str, command):
+    change, printed = INSTEAD[case]
     config = models.make_config()
     folder = models.write_checkpoint(tmp_path / "m", config, change(models.make_weights(config)))
-    with pytest.raises(lp.FormatError, match=told) as e:
+    with pytest.raises(lp.FormatError, match=printed) as e:
         lp.load(folder)
     message = str(e.value)
     assert message.startswith(f"{folder}: model.safetensors: tensor ") and message.isprintable()
     assert json.loads(command("inspect", folder, "--json")[1])["cannot_run"] in message
 
 
+@pytest.mark.slow
 def test_a_file_of_many_other_names_is_refused_at_once(tmp_path: Path):
     names = {f"model.other.{i}.weight": np.ones(1, np.float32) for i in range(50_000)}
     folder = models.write_checkpoint(tmp_path / "m", models.make_config(), names)
@@ -394,19 +397,19 @@ def test_shards_without_their_index(make):
     )
 
 
-def test_an_adapter_is_no_model(make):
+def test_an_adapter_is_not_a_model(make):
     folder = make([])
     (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
     with pytest.raises(lp.FileError, match="adapter_model.safetensors, which is not a model; merge it"):
         lp.load(folder)
 
 
-def test_an_adapter_beside_the_weights_is_told(make):
+def test_warns_of_an_adapter_beside_the_weights(make):
     folder = make([])
     (folder / "adapter_config.json").write_text("{}")
-    with pytest.warns(UserWarning, match="adapter_config.json .* is not applied") as told:
+    with pytest.warns(UserWarning, match="adapter_config.json .* is not applied") as printed:
         lp.load(folder)
-    assert len(told) == 1 and told[0].filename == __file__
+    assert len(printed) == 1 and printed[0].filename == __file__
 
 
 @pytest.mark.parametrize("n_shards", [1, 2])

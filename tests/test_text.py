@@ -48,6 +48,7 @@ def first_difference(got: list[str], expected: list[str]) -> tuple[str, str] | N
     return next(((a, b) for a, b in zip(got, expected, strict=True) if a != b), None)
 
 
+@pytest.mark.slow
 def test_ten_million_floats_read_back():
     for seed in range(10):
         values = any_floats(1_000_000, seed)
@@ -63,6 +64,7 @@ as_numpy = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @as_numpy
 @pytest.mark.parametrize("make", [any_floats, typical_floats])
 def test_ten_million_floats_are_spelled_as_numpy_spells_them(make):

@@ -152,6 +152,7 @@ def test_python_goes_on_while_the_core_computes(slow: lp.Model):
 # ---- closing ----
 
 
+@pytest.mark.slow
 def test_closing_while_a_run_is_under_way(slow: lp.Model):
     expected = slow.run([1, 2, 3])["x"].copy()
     inside, results = threading.Event(), []
@@ -296,6 +297,7 @@ def interpreter(script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, timeout=120)
 
 
+@pytest.mark.slow
 def test_the_environment_may_change_during_a_run():
     """The environment moves in memory when it grows: whoever reads it meanwhile must hold the GIL."""
     told = interpreter("""
@@ -324,6 +326,7 @@ print("done")
     assert (told.returncode, told.stdout) == (0, "done\n"), told.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="it cannot unwind a deep stack")
 @pytest.mark.parametrize("attempt", range(4))
 def test_the_interpreter_may_end_during_a_run(attempt: int):
@@ -361,6 +364,7 @@ def child_digest(folder: str, queue: Any) -> None:
     queue.put(digest(lp.load(folder), threads=3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_child_process_computes_the_same(folder: Path, model: lp.Model, method: str):
     expected = digest(model, threads=3)  # the pool has threads now
@@ -380,6 +384,7 @@ def pool_digest(folder: str) -> str:
     return digest(lp.load(folder), threads=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_pool_of_processes(folder: Path, model: lp.Model, method: str):
     with multiprocessing.get_context(method).Pool(2) as processes:

@@ -91,7 +91,7 @@ def test_odd_text(small):
             small.encode(wrong)
 
 
-def test_what_a_file_may_not_ask_for(tmp_path):
+def test_ignores_truncation_padding_and_dropout(tmp_path):
     spec = byte_level()
     spec["truncation"] = {
         "direction": "Right",

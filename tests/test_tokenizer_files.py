@@ -63,14 +63,14 @@ def test_changed_before_the_first_text(folder, change, fact):
             use()
 
 
-def test_a_run_of_a_folder_that_is_gone_is_not_saved_without_its_tokens(folder, tmp_path):
+def test_a_run_whose_folder_is_gone_is_not_saved_without_its_tokens(folder, tmp_path):
     run = lp.load(folder).run([1, 2], points="x")
     shutil.rmtree(folder)
     with pytest.raises(FileChangedError, match="is gone"):
         run.save(tmp_path / "out")
 
 
-def test_changed_after_the_first_text_is_nothing(folder):
+def test_a_change_after_the_first_text_does_not_matter(folder):
     model = lp.load(folder)
     want = model.run("ab", points="x").token_ids.tolist()
     replace_tokenizer(folder)

@@ -94,7 +94,7 @@ def add_a_file(folder: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("twice", [False, True])
-def test_another_tokenizer_is_none_of_a_run_that_travelled(
+def test_a_run_that_travelled_does_not_use_another_tokenizer(
     demo_folder: Path, tmp_path: Path, change: Callable[[Path], object], fact: str, twice: bool
 ):
     folder = shutil.copytree(demo_folder, tmp_path / "model")
@@ -170,7 +170,7 @@ def test_a_model_is_small_and_holds_no_token(folder: Path):
     assert len(sent) < 5000 and b"secret" not in sent
 
 
-def test_the_demo_is_the_demo_of_there(demo_folder: Path):
+def test_the_demo_is_that_of_the_other_installation(demo_folder: Path):
     sent = pickle.dumps(lp.load("demo"))
     assert os.fsencode(demo_folder) not in sent and pickle.loads(sent).path == demo_folder
 
@@ -194,7 +194,7 @@ def test_another_model_in_its_place_is_an_error(folder: Path, change: Callable[[
     assert str(folder) in str(e.value.filename)
 
 
-def test_what_was_replaced_before_is_not_pickled(folder: Path):
+def test_a_model_of_replaced_files_is_not_pickled(folder: Path):
     model = lp.load(folder)
     weight = model.weights["model.norm.weight"]
     os.replace(shutil.copy(folder / "model.safetensors", folder / "new"), folder / "model.safetensors")
@@ -252,6 +252,7 @@ def fail(kind: str) -> None:
     lp.load("demo").run("Once", points="nonsense")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_pools(method: str, folder: Path):
     model = lp.load(folder)

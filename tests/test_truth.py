@@ -32,6 +32,7 @@ def hold_to_the_bar(folder: Path, token_ids: Sequence[int], factor: float = 1.5)
     assert truth.off_the_formula(values, model.config.rms_norm_eps) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", models.cases(), ids=lambda case: case.name)
 def test_random_models(case: models.Case, tmp_path: Path) -> None:
     hold_to_the_bar(*case.make(tmp_path))
@@ -60,6 +61,7 @@ def ratios(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, list
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_tokens", [1, 2, 8, 60, 300])
 def test_real_widths(ratios: dict[int, dict[str, list[float]]], n_tokens: int) -> None:
     """Sums in blocks of 64 are at least as exact as those of torch, which go through lanes. A point
@@ -75,14 +77,17 @@ def test_real_widths(ratios: dict[int, dict[str, list[float]]], n_tokens: int) -
     assert {p: r for p, r in found.items() if max(r) > (1.5 if n_tokens > 2 else 1.75)} == {}
 
 
+@pytest.mark.slow
 def test_stories(stories: Path) -> None:
     hold_to_the_bar(stories, stories260k.STORY)
 
 
+@pytest.mark.slow
 def test_smollm2(smollm2: Path) -> None:
     hold_to_the_bar(smollm2, models.CAPITAL_OF_FRANCE)
 
 
+@pytest.mark.slow
 def test_smollm2_long(smollm2: Path) -> None:
     hold_to_the_bar(smollm2, models.make_token_ids({"vocab_size": 49152}, 128))
 

@@ -74,7 +74,7 @@ def mypy() -> list[str]:
 
 def complaints(program: str, folder: Path) -> str:
     """What mypy --strict prints; an error in our own files is not the program's. mypy does not see
-    what an editable install has put in the way of an import, so it is told where the package is."""
+    what an editable install has put in the way of an import, so it gets the path of the package."""
     (folder / "program.py").write_text(program)
     home = Path(lp.__file__).parent.parent
     where = {} if home.name == "site-packages" else {"MYPYPATH": str(home)}
@@ -90,15 +90,18 @@ def complaints(program: str, folder: Path) -> str:
     return "" if done.returncode == 0 else done.stdout
 
 
+@pytest.mark.slow
 def test_a_program_of_a_user(tmp_path: Path):
     assert complaints(PROGRAM, tmp_path) == ""
 
 
+@pytest.mark.slow
 def test_a_wrong_program_is_found(tmp_path: Path):
     wrong = 'import llamaprobe as lp\nprint(lp.load("demo").run("Once", layer=3))\n'
     assert "layer" in complaints(wrong, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_notebook_of_the_readme(tmp_path: Path):
     section = README.read_text().split("## In a notebook\n")[1]
     block = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0]

@@ -11,8 +11,8 @@ import time
 import pytest
 
 import llamaprobe as lp
-from llamaprobe.saved import run_folder as files, save_journal
 from llamaprobe.files.writer import Writer
+from llamaprobe.saved import journal, run_folder
 
 IDS = [1, 40, 7]
 
@@ -40,13 +40,13 @@ def killed_save(run, folder, monkeypatch, at, **how):
         def kill(*args):
             raise Killed
 
-        patch.setattr(save_journal, "_clear", lambda folder: None)
+        patch.setattr(journal, "_remove", lambda path: None)
         if at == "first file":
             patch.setattr(Writer, "add", kill)
         elif at == "old files":
-            patch.setattr(files, "sync_folder", kill)
+            patch.setattr(run_folder, "sync_folder", kill)
         else:
-            patch.setattr(files, "write_json", kill)
+            patch.setattr(run_folder, "write_json", kill)
         with pytest.raises(Killed):
             run.save(folder, **how)
 
@@ -124,12 +124,13 @@ def test_a_journal_of_a_stranger_names_no_other_files(run, tmp_path):
         "[]",
         '{"files": {"notes.txt": 1}}',
     ):
-        (out / save_journal.JOURNAL).write_text(text)
+        (out / journal.SAVE).write_text(text)
         run.save(out, force=True)
         assert (tmp_path / "precious").exists() and (out / "notes.txt").exists()
         assert lp.read_run(out).equals(run)
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_leave_no_mixture(random_checkpoint, tmp_path):
     """Saves of two kinds over each other, killed; then one that comes to its end."""
     folder, out = random_checkpoint(), tmp_path / "out"

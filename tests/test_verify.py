@@ -15,8 +15,9 @@ import small_tokenizer
 from tampering import POINTS, Folder, found, left_out, model, other, saved, write_floats
 
 import llamaprobe as lp
-from llamaprobe.saved import run_folder as files
-from llamaprobe import run as run_module
+from llamaprobe.origin import ARITHMETIC_VERSION
+from llamaprobe.saved.manifest import FORMAT_VERSION, hash_file
+from llamaprobe.saved.run_folder import file_name
 from llamaprobe.files.fingerprint import fingerprint
 from llamaprobe.checks.recompute import BAR, Formulas, given
 
@@ -115,7 +116,7 @@ def edit_manifest(path: Path, **keys: Any) -> None:
 
 def test_another_version_is_not_compared_and_not_accused(model, saved, tmp_path, command):
     path = shutil.copytree(saved("csv"), tmp_path / "run")
-    edit_manifest(path, format_version=files.FORMAT_VERSION + 1, points=None)
+    edit_manifest(path, format_version=FORMAT_VERSION + 1, points=None)
     assert found(path, model) == []
     assert left_out(path, model) == [
         "manifest.json: not compared: format version 2, and this llamaprobe knows up to 1"
@@ -128,7 +129,7 @@ def test_another_version_is_not_compared_and_not_accused(model, saved, tmp_path,
 
 def test_another_arithmetic_is_compared_by_the_formulas(model, saved, tmp_path, command):
     path = shutil.copytree(saved("csv"), tmp_path / "run")
-    other_version = run_module.ARITHMETIC_VERSION + 1
+    other_version = ARITHMETIC_VERSION + 1
     folder = Folder(path)
     folder.change_meta(lambda meta: meta.update(arithmetic_version=other_version))
     folder.manifest["arithmetic_version"] = other_version
@@ -136,7 +137,7 @@ def test_another_arithmetic_is_compared_by_the_formulas(model, saved, tmp_path, 
     assert found(path, model) == []
     assert left_out(path, model) == [
         f"the same tokens run again: not compared: arithmetic version {other_version}, and this is"
-        f" {run_module.ARITHMETIC_VERSION}"
+        f" {ARITHMETIC_VERSION}"
     ]
     assert command("verify", path)[0] == 3
     assert lp.read_run(path).arithmetic_version == other_version
@@ -201,7 +202,7 @@ def test_what_is_no_regular_file_is_refused_at_once(model, saved, tmp_path, what
 
 def test_a_hash_does_not_wait_for_a_pipe(tmp_path):
     os.mkfifo(tmp_path / "fifo")
-    for of in (files.hash_file, fingerprint):
+    for of in (hash_file, fingerprint):
         for path in (tmp_path / "fifo", "/dev/zero", tmp_path):
             with pytest.raises(lp.FileError, match=f"^{path}: is not a regular file$"):
                 of(path)
@@ -283,8 +284,8 @@ def test_the_margins_of_an_ordinary_run_are_narrow(model, saved, tmp_path):
     every = [point.name for point in lp.Model.points()]
     model.run("the ab", points=every).save(tmp_path / "run", format="npy")
     for point in every:
-        path = tmp_path / "run" / files.file_name(point, 1, "npy")
-        path = path if path.exists() else tmp_path / "run" / files.file_name(point, None, "npy")
+        path = tmp_path / "run" / file_name(point, 1, "npy")
+        path = path if path.exists() else tmp_path / "run" / file_name(point, None, "npy")
         values, good = np.load(path), path.read_bytes()
         at = np.unravel_index(np.argmax(np.where(np.isfinite(values), values, 0)), values.shape)
         values[at] *= np.float32(1.0001)

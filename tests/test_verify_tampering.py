@@ -22,7 +22,7 @@ from tampering import (
     write_integers,
 )
 
-from llamaprobe.saved import run_folder as files
+from llamaprobe.saved import run_folder
 from llamaprobe.checks.verify import verify_run
 
 __all__ = ["model", "saved"]  # fixtures
@@ -88,7 +88,7 @@ MANIFEST_KEYS = [
     *("format_version", "arithmetic_version", "llamaprobe_version", "format", "digits"),
     *("model_numbers", "points", "weight_files", "ignore", "unused_tensors"),
 ]
-NUMBERS = list(files.NUMBERS)
+NUMBERS = list(run_folder.NUMBERS)
 
 
 def manifest_changes() -> dict[str, Callable[[dict], None]]:

@@ -1,4 +1,4 @@
-"""tokenizer.json of strangers: each fault is one TokenizerError; nothing hangs or eats memory."""
+"""Untrusted tokenizer.json files: each fault is one TokenizerError; nothing hangs or exhausts memory."""
 
 import functools
 import tempfile
@@ -34,6 +34,7 @@ JUNK = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(deadline=None, max_examples=300)
 def test_any_value_of_another_kind(data):
@@ -142,6 +143,7 @@ def with_special_tokens(contents):
     return spec, {content: 265 + i for i, content in enumerate(new)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "contents",
     [[f"<{n * 7919:x}>" for n in range(40_000)], ["a" * n + "b" for n in range(1, 3000)]],

@@ -1,1 +1,1 @@
-"""The weights of a model where they lie: folders, tensors by name, what was opened."""
+"""The weights of a model in their files: folders, tensors by name, opening."""

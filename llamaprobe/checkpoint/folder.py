@@ -1,13 +1,12 @@
 """A folder of weights -> open files and tensors by name.
 
-`model.safetensors` is looked for first, then the shards of `model.safetensors.index.json`. The
-index comes from a stranger: it may name plain files of its own folder and nothing else, and what it
-says of a tensor must be true of the shard. Files are opened relative to the folder, mapped and
-proved in C.
+`model.safetensors` is used if it exists, else the shards of `model.safetensors.index.json`. The
+index is not trusted: it may only name files of its own folder, and its entries must agree with the
+shards. Files are opened relative to the folder, mapped and proved in C.
 
-In a folder that a download made, a link must stay inside that download, or go through a blob of its
-cache that the owner has moved; in a folder of the user's own it is followed, and `Checkpoint.links`
-tells where it leads.
+In a downloaded folder, a link must stay inside the download, or lead through a blob of its cache
+that the owner has moved; in the user's own folder links are followed. `Checkpoint.links` has their
+targets.
 """
 
 import contextlib
@@ -21,10 +20,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import _core, log
-from ..files.atomic import checked_path, file_error, open_regular, shown_path
 from ..errors import Error, FileError, FormatError, UnsupportedError
+from ..files.atomic import file_error, open_regular
 from ..files.json_file import describe_wrong_content, read_object, show
-from ..files.naming import counted, printable
+from ..files.paths import checked_path
+from ..messages import counted, printable, shown_path
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -39,7 +39,7 @@ _SERIES = re.compile(r".+-[0-9]+-of-[0-9]+\.safetensors")
 _MAX_LINKS = 40  # as many as the system follows
 _SHOWN = 5  # so many names in a message
 
-# What else holds the weights of a Llama, and why that is no use here.
+# Other files of weights, and what to do with them.
 OTHER_FORMATS = {
     ".gguf": "GGUF, whose weights are converted and mostly quantised; take the safetensors that it"
     " was made from",
@@ -49,8 +49,8 @@ OTHER_FORMATS = {
 OTHER_FORMATS |= dict.fromkeys((".pth", ".pt", ".ckpt"), OTHER_FORMATS[".bin"])
 
 
-class Tensor(NamedTuple):
-    """Where a tensor lies."""
+class TensorInfo(NamedTuple):
+    """A tensor's entry in the header of its file."""
 
     file: _core.Safetensors
     dtype: str
@@ -63,19 +63,19 @@ class Tensor(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """The open weight files of one folder. Made by `open_checkpoint`; nothing of it can change."""
+    """The open weight files of one folder, immutable. Made by `open_checkpoint`."""
 
     folder: Path
     files: tuple[_core.Safetensors, ...] = field(repr=False)
     """In the order of their names; `path` of each is its full path."""
-    tensors: Mapping[str, Tensor] = field(repr=False)
+    tensors: Mapping[str, TensorInfo] = field(repr=False)
     """By name, file by file, in the order of the data."""
     links: Mapping[str, Path]
-    """Where those of the files lead that are symbolic links."""
+    """The targets of those files that are symbolic links."""
 
     @property
     def first_file(self) -> str:
-        """The name of the first file: what a message names where a tensor is in none."""
+        """The name of the first file, for messages about a tensor that is in no file."""
         return _base(self.files[0])
 
     @property
@@ -89,9 +89,8 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open the weights in a folder.
 
-    With `mmap=False` the files are read into memory, so that nothing that happens to them later can
-    do harm. `layers`: shards that hold nothing but layers from that number on are left alone, and
-    may be missing.
+    With `mmap=False` the files are read into memory, independent of later changes. `layers`: shards
+    that hold only layers from that number on are not opened, and may be missing.
 
     Raises FileError (no weights, a shard missing or unreadable, a link that leaves a download),
     FormatError (a broken file or index), UnsupportedError (weights in another format).
@@ -109,7 +108,7 @@ def open_checkpoint(
 
 @contextlib.contextmanager
 def named(folder: Path) -> Iterator[None]:
-    """Puts the folder in front of the core's errors about a file, of which it knows the name."""
+    """The core's errors about a file begin with its folder, which the core does not know."""
     try:
         yield
     except (FileError, FormatError, UnsupportedError) as e:
@@ -147,7 +146,7 @@ def _open_file(path: Path, fd: int, mmap: bool) -> _core.Safetensors:
 
 
 def _exists(fd: int, name: str) -> bool:
-    """True for a dangling link too: opening it tells what is wrong."""
+    """True for a dangling link too: opening it gives the error."""
     with contextlib.suppress(FileNotFoundError):
         os.lstat(name, dir_fd=fd)
         return True
@@ -183,11 +182,11 @@ def _nothing_found(folder: Path, fd: int) -> Error:
 class _Index(NamedTuple):
     path: Path
     weight_map: dict[str, str]
-    """Tensor -> file name, each one a plain name."""
+    """Tensor -> file name, without folders."""
     total_size: object = None
 
     def first(self, n_layers: int | None) -> "_Index":
-        """What is left without the shards that hold only later layers."""
+        """Without the shards that hold only later layers."""
         if n_layers is None:
             return self
         numbered = {tensor: _LAYER.match(tensor) for tensor in self.weight_map}
@@ -231,8 +230,8 @@ def _check_present(folder: Path, fd: int, names: tuple[str, ...]) -> None:
         )
 
 
-def _tensors(folder: Path, files: tuple[_core.Safetensors, ...]) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
+def _tensors(folder: Path, files: tuple[_core.Safetensors, ...]) -> dict[str, TensorInfo]:
+    tensors: dict[str, TensorInfo] = {}
     for file in files:
         for name, dtype, shape, offset, n_bytes in file.tensors():
             if name in tensors:
@@ -240,21 +239,21 @@ def _tensors(folder: Path, files: tuple[_core.Safetensors, ...]) -> dict[str, Te
                     f"{shown_path(folder)}: tensor {show(name)} is in two files,"
                     f" {_base(tensors[name].file)} and {_base(file)}"
                 )
-            tensors[name] = Tensor(file, dtype, shape, offset, n_bytes)
+            tensors[name] = TensorInfo(file, dtype, shape, offset, n_bytes)
     return tensors
 
 
-def _check_map(index: _Index, tensors: Mapping[str, Tensor]) -> None:
+def _check_map(index: _Index, tensors: Mapping[str, TensorInfo]) -> None:
     for name, file in index.weight_map.items():
-        told = f"{shown_path(index.path)}: says that {file} has a tensor {show(name)}"
+        claim = f"{shown_path(index.path)}: says that {file} has a tensor {show(name)}"
         if name not in tensors:
-            raise FormatError(f"{told}, which no shard has")
+            raise FormatError(f"{claim}, which no shard has")
         if (found := _base(tensors[name].file)) != file:
-            raise FormatError(f"{told}, which is in {found}")
+            raise FormatError(f"{claim}, which is in {found}")
 
 
-def _check_total(index: _Index, tensors: Mapping[str, Tensor]) -> None:
-    """A wrong sum harms nobody: writers disagree on what it counts."""
+def _check_total(index: _Index, tensors: Mapping[str, TensorInfo]) -> None:
+    """A wrong sum is only a warning: writers disagree on what it counts."""
     n_bytes = sum(tensor.n_bytes for tensor in tensors.values())
     if index.total_size is not None and index.total_size != n_bytes:
         log.warn(
@@ -268,7 +267,7 @@ def _check_total(index: _Index, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _links(folder: Path, fd: int, names: tuple[str, ...]) -> dict[str, Path]:
-    """Where links lead. FileError for one that leaves the download which made the folder."""
+    """The targets of links. FileError for one that leads out of a downloaded folder."""
     links = {
         name: Path(os.path.realpath(folder / name))
         for name in names
@@ -287,10 +286,10 @@ def _links(folder: Path, fd: int, names: tuple[str, ...]) -> dict[str, Path]:
 
 
 def _download_roots(folder: Path) -> tuple[list[Path], list[Path]]:
-    """What a download fills, and in it the folders of blobs: models--owner--name of a hub cache,
-    its blobs, and those that its models share (huggingface_hub 2.4); or a folder with its own
-    notes. Both are empty for a folder of the user's own. The cache is its owner's: its blobs or
-    snapshots may be links to another disk."""
+    """The folders of a download, and those of its blobs: models--owner--name of a hub cache, its
+    blobs, and those that its models share (huggingface_hub 2.4); or a plain folder with download
+    metadata. Both are empty for the user's own folder. Blobs or snapshots may be links of the
+    cache's owner to another disk."""
     real = Path(os.path.realpath(folder))
     caches = {
         here.parent.parent
@@ -305,8 +304,8 @@ def _download_roots(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _passes_a_blob(link: Path, blobs: list[Path]) -> bool:
-    """Whether a chain of links goes through a blob that is named by its hash: then the owner of the
-    cache has put that blob on another disk, because what was downloaded can only name it."""
+    """Whether a chain of links leads through a blob named by its hash: then the owner of the cache
+    has moved that blob to another disk; a download itself cannot make such a link."""
     for _ in range(_MAX_LINKS):
         at = Path(os.path.realpath(link.parent))
         if _HASH.fullmatch(link.name) and any(place in (at, at.parent) for place in blobs):

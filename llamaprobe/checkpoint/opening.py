@@ -1,7 +1,7 @@
-"""How a model is opened: the files of its folder, proved and held against config.json.
+"""Opening a model: the files of its folder, proved and compared with config.json.
 
-Opening reads headers only. What no operation would use is refused or warned about here, so that no
-model runs as another one than its file is of.
+Opening reads headers only. Tensors that no operation uses are refused or warned about here: the
+files may be of another model than config.json describes.
 """
 
 import dataclasses
@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import _core, log
-from ..files.atomic import shown_path
-from .folder import Checkpoint, named, open_checkpoint
 from ..config import Config, core_numbers, read_config
 from ..errors import ArgumentError, UnsupportedError
-from ..files.naming import printable
+from ..messages import printable, shown_path
+from .folder import Checkpoint, named, open_checkpoint
 from .tensor_names import HEAD, check_complete, find_unused
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -25,14 +24,14 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Opening:
-    """All that it takes to open a model again, from another folder and in another process."""
+    """How a model was opened, and is opened again after pickling: from its files, never a token."""
 
     name: str
     """As it was requested: "demo", a folder, a repo id."""
     folder: Path
     """Absolute, see `source.whole_path`."""
     is_own: bool
-    """Whether the folder is one of the user's own: neither the demo's nor a repo's."""
+    """Whether it is the user's folder, not the demo's or a repo's."""
     commit: str | None
     """Of a repo."""
     threads: int | None
@@ -41,16 +40,26 @@ class Opening:
     ignore: tuple[str, ...]
 
     @property
+    def source(self) -> dict[str, Any]:
+        """The arguments of `load` that find the model again, from any folder."""
+        if not self.is_own and self.name == "demo":
+            return {"source": "demo"}
+        if not self.is_own and self.commit is not None:
+            cache = self.folder.parents[2]  # of models--owner--name/snapshots/commit
+            return {"source": self.name, "revision": self.commit, "cache_dir": str(cache)}
+        return {"source": str(self.folder)}
+
+    @property
     def options(self) -> dict[str, Any]:
-        """What `load` was given besides the source."""
+        """Its other arguments, but for the token."""
         return {name: getattr(self, name) for name in ("threads", "mmap", "layers", "ignore")}
 
 
 def open_files(opening: Opening) -> tuple[Config, Checkpoint, tuple[str, ...]]:
-    """The config, the open weights, and the names of tensors that no operation uses and that are
-    passed over. Warnings name the caller of `load`. Raises as `load`."""
+    """The config, the open weights, and the names of the unused tensors. Warnings name the caller
+    of `load`. Raises as `load`."""
     whole = read_config(opening.folder, stacklevel=5)
-    config = _first_layers(whole, opening.layers)
+    config = _cut(whole, opening.layers)
     checkpoint = open_checkpoint(opening.folder, mmap=opening.mmap, layers=opening.layers)
     config = with_head(config, checkpoint)
     where = shown_path(checkpoint.folder)
@@ -65,11 +74,11 @@ def open_files(opening: Opening) -> tuple[Config, Checkpoint, tuple[str, ...]]:
             f"{where}: adapter_config.json beside the weights is of a LoRA, which is not applied",
             stacklevel=4,
         )
-    return config, checkpoint, unused.passed_over
+    return config, checkpoint, unused.names
 
 
-def at_least_one(layers: int | range) -> int:
-    """How many of the first layers `load(layers=)` means. ArgumentError."""
+def first_layers(layers: int | range) -> int:
+    """How many layers `load(layers=)` opens. ArgumentError."""
     if isinstance(layers, range) and layers and layers == range(layers.stop):
         return layers.stop
     if not isinstance(layers, bool) and hasattr(layers, "__index__") and layers.__index__() >= 1:
@@ -80,7 +89,7 @@ def at_least_one(layers: int | range) -> int:
     )
 
 
-def _first_layers(config: Config, layers: int | None) -> Config:
+def _cut(config: Config, layers: int | None) -> Config:
     if layers is None:
         return config
     if layers > config.n_layers:
@@ -89,22 +98,19 @@ def _first_layers(config: Config, layers: int | None) -> Config:
 
 
 def with_head(config: Config, checkpoint: Checkpoint) -> Config:
-    """A head in the file is the head, whatever the flag says, as in transformers 5."""
+    """A head in the file is used, whatever tie_word_embeddings says, as in transformers 5."""
     tied = config.tied_head and HEAD not in checkpoint.tensors
     return dataclasses.replace(config, tied_head=tied)
 
 
 def open_core(config: Config, checkpoint: Checkpoint) -> _core.Model:
-    """The model as the core has it: every tensor found and its shape proved. FormatError,
-    UnsupportedError."""
+    """The core's model: every tensor found and its shape proved. FormatError, UnsupportedError."""
     with named(checkpoint.folder):
-        return _core.Model(
-            checkpoint.files, inv_freq=config.inv_freq, **core_numbers(config)
-        )
+        return _core.Model(checkpoint.files, inv_freq=config.inv_freq, **core_numbers(config))
 
 
 def describe_files(checkpoint: Checkpoint) -> Iterator[tuple[str, int, str | None]]:
-    """(path, bytes, sha256 where the hub cache names the file after it)."""
+    """(path, bytes, sha256 if the hub cache names the file after it)."""
     for file in checkpoint.files:
         target = checkpoint.links.get(os.path.basename(file.path))
         folders = (target.parent.name, target.parent.parent.name) if target else ()

@@ -1,10 +1,10 @@
-"""The tensors of a Llama by their Hugging Face names: those that a run uses, and what a file has
-beside them or instead of them.
+"""The tensors of a Llama by their Hugging Face names: those that a run uses, unused ones and wrong
+ones.
 
-A tensor that no operation uses is a sign that the config describes another model than the file. In
-a part that is run (a layer, the embeddings, the last norm, the head), and as a part of a LoRA
-anywhere, it is refused; all others (layers beyond num_hidden_layers, a second head, a vision tower)
-are a warning. Buffers of old rotary embeddings hold nothing that config.json does not say.
+A tensor that no operation uses suggests that config.json describes another model. In a part that is
+run (a layer, the embeddings, the last norm, the head), and as a part of a LoRA anywhere, it is
+refused; others (layers beyond num_hidden_layers, a second head, a vision tower) are a warning.
+Buffers of old rotary embeddings are ignored: config.json has their numbers.
 """
 
 import difflib
@@ -17,7 +17,7 @@ from itertools import islice
 
 from ..config import Config, tensors
 from ..errors import ArgumentError, FormatError
-from ..files.naming import counted, printable
+from ..messages import counted, printable
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
@@ -25,19 +25,19 @@ HEAD = "lm_head.weight"
 _SHOWN = 6  # so many names in a message
 _COMPARED = 2000  # so many names are compared letter by letter
 _LAYER = re.compile(r"model\.layers\.([0-9]{1,9})\.")
-_RUN = ("model.", "lm_head.")  # what begins so is a part of the decoder
+_RUN = ("model.", "lm_head.")  # prefixes of the decoder's tensors
 _LORA = re.compile(r"lora_|\.base_layer\.|(^|\.)(dora|ia3|vera)_")
 _LEFTOVER = re.compile(
     r"model\.(layers\.[0-9]+\.self_attn\.)?rotary_emb\."
     r"(original_)?(inv_freq|cos_cached|sin_cached)"
 )
-# Names that are right but for what stands before them, and who saves such files.
+# Prefixes of otherwise correct names, and which programs save such files.
 _WRAPPERS = {
     "_orig_mod.": "saved from a compiled model: save model._orig_mod instead",
     "module.": "saved from a wrapped model: save model.module instead",
     "base_model.model.": "saved from a PEFT model: save model.merge_and_unload() instead",
 }
-# What else is a Llama, by a name that tells it.
+# Other checkpoint formats, by the names of their tensors.
 _OTHER_FORMATS = {
     re.compile(r"(.*\.)?(tok_embeddings|wq|wk|wv|feed_forward\.w[123])\.weight"): (
         "Meta's names; convert it with transformers"
@@ -55,7 +55,7 @@ def layer_tensors(config: Config, layer: int) -> list[str]:
 
 
 def used_tensors(config: Config) -> list[str]:
-    """All that a run may use. `config.tied_head` decides about the head."""
+    """All tensors that a run may use; the head unless `config.tied_head`."""
     names: list[str] = []
     for name, _, _, is_of_layer in tensors(config):
         layers = range(config.n_layers) if is_of_layer else ()
@@ -63,19 +63,19 @@ def used_tensors(config: Config) -> list[str]:
     return names
 
 
-# ---- what is there beside them ----
+# ---- unused tensors ----
 
 
 @dataclass(frozen=True)
 class Unused:
-    """The tensors of a checkpoint that no operation uses, but leftovers and layers not opened."""
+    """The tensors that no operation uses, without leftover buffers and layers not opened."""
 
     refused: tuple[str, ...]
-    """Those in a part that is run, and parts of a LoRA."""
+    """Those in a part that is run, and parts of a LoRA, that no glob of `ignore` matches."""
     others: tuple[str, ...]
-    passed_over: tuple[str, ...]
-    """All that a run goes without, warned about or ignored, in the order of the files: the same
-    whatever globs let the model open."""
+    """Others that no glob matches."""
+    names: tuple[str, ...]
+    """All, in the order of the files: independent of the globs."""
 
     def refusal(self, config: Config) -> str:
         """Why the model cannot be run as its config says; "" when it can."""
@@ -93,11 +93,11 @@ class Unused:
         return (
             f"holds {counted(n, 'tensor')} that a run does not use, so config.json describes"
             f" another model: {_grouped(self.refused)}{'; '.join(reasons)}; ignore= of load"
-            " (--ignore GLOB) passes over them"
+            " (--ignore GLOB) ignores them"
         )
 
     def warning(self, config: Config) -> str:
-        """A warning about unused tensors that no glob of `ignore` matches; "" for none."""
+        """A warning about the others; "" if there are none."""
         if not self.others:
             return ""
         n = len(self.others)
@@ -113,10 +113,10 @@ class Unused:
 def find_unused(
     config: Config, held: Collection[str], ignore: Sequence[str] = (), n_layers: int | None = None
 ) -> Unused:
-    """Sorts the tensors `held` that `config` does not use.
+    """Classify the tensors of `held` that `config` does not use.
 
-    n_layers: of the whole model, when `config` is of its first layers; those between are left out.
-    Raises ArgumentError for a glob of `ignore` that matches none of the unused tensors.
+    n_layers: of the whole model, if `config` has only its first layers; the rest does not count.
+    Raises ArgumentError for a glob of `ignore` that matches no unused tensor.
     """
     used = set(used_tensors(config))
     n_whole = config.n_layers if n_layers is None else n_layers
@@ -128,19 +128,19 @@ def find_unused(
             raise ArgumentError(_matches_nothing(glob, held, unused))
         ignored |= set(matched)
     sorts: dict[bool, list[str]] = {True: [], False: []}
-    passed_over = []
+    names = []
     for name in unused:
         layer = _LAYER.match(name)
         number = int(layer[1]) if layer else None
         is_closed = number is not None and config.n_layers <= number < n_whole
         if is_closed or _LEFTOVER.fullmatch(name):
             continue
-        passed_over.append(name)
+        names.append(name)
         if name in ignored:
             continue
         is_run = name.startswith(_RUN) and (number is None or number < config.n_layers)
         sorts[is_run or _LORA.search(name) is not None].append(name)
-    return Unused(tuple(sorts[True]), tuple(sorts[False]), tuple(passed_over))
+    return Unused(tuple(sorts[True]), tuple(sorts[False]), tuple(names))
 
 
 def read_globs(ignore: object) -> tuple[str, ...]:
@@ -160,11 +160,11 @@ def _matched(names: Collection[str], glob: str) -> list[str]:
 
 
 def _matches_nothing(glob: str, held: Collection[str], unused: Sequence[str]) -> str:
-    told = f"ignore {printable(repr(glob))} matches "
+    matches = f"ignore {printable(repr(glob))} matches"
     if in_use := _matched(held, glob):
-        return f"{told}only tensors in use, such as {printable(in_use[0])}"
+        return f"{matches} only tensors in use, such as {printable(in_use[0])}"
     example = f"an unused one is {printable(unused[0])}" if unused else "all of them are used"
-    return f"{told}none of {counted(len(held), 'tensor')}; {example}"
+    return f"{matches} none of {counted(len(held), 'tensor')}; {example}"
 
 
 def _grouped(names: Sequence[str]) -> str:
@@ -179,12 +179,11 @@ def _grouped(names: Sequence[str]) -> str:
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
-# ---- what is there instead of them ----
+# ---- missing tensors ----
 
 
 def check_complete(config: Config, held: Collection[str], where: str) -> None:
-    """FormatError when one of the tensors that `config` asks for is missing; the message begins
-    with `where` and says what is there instead."""
+    """FormatError for a missing tensor; the message has `where`, and what the file has instead."""
     for name in used_tensors(config):
         if name not in held:
             raise FormatError(
@@ -194,7 +193,7 @@ def check_complete(config: Config, held: Collection[str], where: str) -> None:
 
 
 def _instead(missing: str, held: Collection[str]) -> str:
-    """What a file has in the place of a tensor."""
+    """What a file has in place of a missing tensor."""
     for look in (_under_a_prefix, _in_another_format, _in_its_module):
         if found := look(missing, held):
             return f"the file has {found}"
@@ -210,26 +209,26 @@ def _instead(missing: str, held: Collection[str]) -> str:
 
 
 def _under_a_prefix(missing: str, held: Collection[str]) -> str:
-    """The same name with more or less before it: a whole checkpoint is spelt so."""
+    """The same name with another prefix, which then is that of all tensors."""
     tail = missing.removeprefix("model.")
     for name in held:
         if name != missing and (name == tail or name.endswith(f".{tail}")):
             prefix = name[: len(name) - len(tail)]
-            why = next((told for start, told in _WRAPPERS.items() if prefix.startswith(start)), "")
+            why = next((fact for start, fact in _WRAPPERS.items() if prefix.startswith(start)), "")
             return printable(name, 100) + (f", {why}" if why else "")
     return ""
 
 
 def _in_another_format(missing: str, held: Collection[str]) -> str:
-    for pattern, told in _OTHER_FORMATS.items():
+    for pattern, fact in _OTHER_FORMATS.items():
         for name in held:
             if pattern.fullmatch(name) and _same_layer(name, missing):
-                return f"{printable(name, 100)}: {told}"
+                return f"{printable(name, 100)}: {fact}"
     return ""
 
 
 def _same_layer(name: str, missing: str) -> bool:
-    """Fused tensors of another part of the model explain nothing."""
+    """Not so for fused tensors of another part of the model."""
     layer = _LAYER.match(missing)
     return layer is None or not name.startswith("model.layers.") or name.startswith(layer[0])
 
@@ -238,5 +237,3 @@ def _in_its_module(missing: str, held: Collection[str]) -> str:
     """q_proj.qweight for q_proj.weight."""
     module = missing.rpartition(".")[0] + "."
     return next((printable(name, 100) for name in held if name.startswith(module)), "")
-
-

@@ -1,4 +1,4 @@
-"""The weights of a model by name, each read when it is asked for and not before."""
+"""The weights of a model by name, each read on request."""
 
 import difflib
 import os
@@ -10,13 +10,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .. import _core
-from ..files.atomic import shown_path
-from .folder import Checkpoint, Tensor, named
 from ..errors import ArgumentError, UnsupportedError
-from ..files.fingerprint import fingerprint
-from ..files.naming import printable
-from .reopen import check_mark
-from ..files.shape import is_possible
+from ..files.fingerprint import check_fingerprint, fingerprint
+from ..files.npy import is_possible
+from ..messages import printable, shown_path
+from .folder import Checkpoint, TensorInfo, named
 from .tensor_names import EMBEDDING, HEAD
 
 # Bytes of an element, for the dtypes whose elements are whole bytes.
@@ -31,7 +29,7 @@ _WORD_BYTES = {
 
 
 _Number = TypeVar("_Number", bound=np.generic)
-_MAX_ELEMENT = 32  # bytes of NumPy's largest number: a weight may be asked for as any
+_MAX_ELEMENT = 32  # bytes of NumPy's largest number, to which a weight may be converted
 
 
 class WeightError(ArgumentError, KeyError):
@@ -42,13 +40,14 @@ class WeightError(ArgumentError, KeyError):
 
 
 class Weight:
-    """One tensor, as it lies in its file. `numpy.asarray(weight)` gives its numbers.
+    """One tensor in its file. `numpy.asarray(weight)` gives its numbers.
 
-    Outlives the model that it came from: it holds its file open. Pickled and copied as the path of
-    its file: where it is unpickled the same file must be there, else FileChangedError or FileError.
+    Outlives its model: it keeps the file open. Pickled and copied as the path of the file, which
+    must
+    be the same where it is unpickled: else FileChangedError or FileError.
     """
 
-    def __init__(self, name: str, folder: Path, tensor: Tensor) -> None:
+    def __init__(self, name: str, folder: Path, tensor: TensorInfo) -> None:
         self.name = name
         self.dtype = tensor.dtype
         """As safetensors spells it: "BF16", "F16", "F32", ..."""
@@ -60,17 +59,17 @@ class Weight:
 
     @property
     def path(self) -> Path:
-        """The file that it lies in."""
+        """The file that holds it."""
         return Path(self._file.path)
 
     @property
     def raw(self) -> NDArray[np.generic]:
-        """The elements as they lie in the file: little-endian unsigned words (uint16 for BF16 and
-        F16) in the tensor's shape, or a row of bytes for dtypes of less than a byte. Read-only and
-        in place: the start may be unaligned, and the file must not shrink while this is in use.
+        """The elements in place, read-only: little-endian unsigned words (uint16 for BF16 and F16)
+        in the tensor's shape, or 1-D bytes for dtypes of less than a byte. The start may be
+        unaligned, and the file must not shrink while this is in use.
 
         Raises FileChangedError when the file was written to since it was opened, UnsupportedError
-        when a tensor without elements has axes that no array has.
+        when a tensor without elements has axes too long for an array.
         """
         self._check_shape()
         with named(self._folder):
@@ -85,10 +84,10 @@ class Weight:
         self, dtype: np.dtype[_Number], copy: bool | None = None
     ) -> np.ndarray[tuple[Any, ...], np.dtype[_Number]]: ...
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        """A new float32 array of a BF16, F16 or F32 tensor, or of `dtype`.
+        """A new float32 array of a BF16, F16 or F32 tensor, or one of `dtype`.
 
         Raises FileChangedError, UnsupportedError as `raw` and for other dtypes, OutOfMemory, and
-        ArgumentError for copy=False: there is no float32 array to share.
+        ArgumentError for copy=False: a conversion cannot be in place.
         """
         if copy is False:
             raise ArgumentError(
@@ -108,8 +107,8 @@ class Weight:
     def _check_shape(self) -> None:
         if not is_possible(self.shape, _MAX_ELEMENT):
             raise UnsupportedError(
-                f"{self._file.path}: {printable(self.name)} has 0 elements and axes that are too long "
-                "for an array"
+                f"{self._file.path}: {printable(self.name)} has 0 elements and axes that are too long"
+                " for an array"
             )
 
     def __repr__(self) -> str:
@@ -118,18 +117,23 @@ class Weight:
 
 def _open_weight(name: str, folder: str, path: str, mark: str) -> Weight:
     """A weight that was pickled, if its file is here and the same."""
-    check_mark(path, mark)
+    check_fingerprint(path, mark)
     file = _core.Safetensors(path)
     places = {entry[0]: entry[1:] for entry in file.tensors()}
-    return Weight(name, Path(folder), Tensor(file, *places[name]))
+    return Weight(name, Path(folder), TensorInfo(file, *places[name]))
 
 
 class Weights(Mapping[str, Weight]):
-    """Tensor name -> Weight, file by file in the order of the data; also what no run needs."""
+    """Tensor name -> Weight, file by file in the order of the data; also unused tensors."""
 
     def __init__(self, checkpoint: Checkpoint, tied_head: bool = False) -> None:
         self._checkpoint = checkpoint
         self._tied_head = tied_head
+
+    @property
+    def files(self) -> tuple[_core.Safetensors, ...]:
+        """The open files, in the order of their names."""
+        return self._checkpoint.files
 
     def __getitem__(self, name: str) -> Weight:
         tensor = self._checkpoint.tensors.get(name) if isinstance(name, str) else None

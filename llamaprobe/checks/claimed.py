@@ -20,32 +20,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..files.atomic import file_error, open_regular, shown_path
-from ..prompts.chat import TEMPLATE_INPUTS, ChatOptions
+from ..checkpoint.tensor_names import find_unused
 from ..config import Config, inverse_frequencies
 from ..errors import ArgumentError, Error, FileError, FormatError
+from ..files.atomic import file_error, open_regular
+from ..files.encode import Encoder, number_encoder
+from ..files.fingerprint import REPLACED
+from ..files.json_file import show
+from ..files.paths import path_entry
+from ..messages import printable, shown_path
+from ..points import resolve
+from ..points import shape as shape_of
+from ..prompts.chat import TEMPLATE_INPUTS, ChatOptions
+from ..prompts.tokenizer import Tokenizer
+from ..run import Run
+from ..saved.manifest import FORMAT_VERSION, MANIFEST, file_entry, hash_file
+from ..saved.read import Saved, SavedTokens
 from ..saved.run_folder import (
-    FORMAT_VERSION,
-    MANIFEST,
-    file_entry,
     file_name,
-    hash_file,
     is_own_name,
-    mask_tables,
-    meta_tables,
+    mask_encoders,
+    meta_encoders,
     run_manifest,
     weight_entries,
 )
-from ..files.fingerprint import REPLACED
-from ..files.json_file import show
-from ..files.naming import path_entry, printable
-from ..points import resolve
-from ..points import shape as shape_of
-from ..run import Run
-from ..saved.read import Saved, SavedTokens
-from ..files.encode import BLOCK, Table, new_scratch, number_table, scratch_bytes
-from ..checkpoint.tensor_names import find_unused
-from ..prompts.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -132,35 +130,36 @@ class Claimed:
         return ""
 
     @cached_property
-    def _wanted(self) -> dict[str, Table]:
+    def _wanted(self) -> dict[str, Encoder]:
         """Every file of this run: masks and meta files as they should be, of values the shape and
         dtype. Empty where that is not known."""
         saved = self.saved
         if saved.format_version != FORMAT_VERSION or self._run is None:
             return {}
-        tables = {}
+        encoders = {}
         for point, layers in saved.points.items():
             numbers: list[int | None] = [*layers] or [None]
             for layer in numbers:
                 value = self._run[point] if layer is None else self._run[point, layer]
-                table = number_table(
+                encoder = number_encoder(
                     _nothing, (1, *value.shape), value.dtype, saved.format, header=saved.has_header
                 )
-                tables[file_name(point, layer, saved.format)] = table
-        return tables | self._masks | self._metas
+                encoders[file_name(point, layer, saved.format)] = encoder
+        return encoders | self._masks | self._metas
 
     @cached_property
-    def _masks(self) -> dict[str, Table]:
+    def _masks(self) -> dict[str, Encoder]:
         """Both or none: a run is saved with or without."""
-        tables = mask_tables(self._run, self.saved.format, self.saved.has_header)
+        encoders = mask_encoders(self._run, self.saved.format, self.saved.has_header)
         held = any(
-            name in self.saved.files or os.path.lexists(self.saved.folder / name) for name in tables
+            name in self.saved.files or os.path.lexists(self.saved.folder / name)
+            for name in encoders
         )
-        return tables if held else {}
+        return encoders if held else {}
 
     @cached_property
-    def _metas(self) -> dict[str, Table]:
-        return meta_tables(self._run, self.saved.points)
+    def _metas(self) -> dict[str, Encoder]:
+        return meta_encoders(self._run, self.saved.points)
 
     # ---- facts ----
 
@@ -191,7 +190,7 @@ class Claimed:
             return None
         origin = dataclasses.replace(origin, rounded=saved.rounded_before)
         if model is not None:
-            of_model = {name: getattr(model._origin, name) for name in _OF_MODEL}
+            of_model = {name: getattr(model.origin, name) for name in _OF_MODEL}
             if not self._knows_unused:
                 of_model["unused"] = origin.unused
             origin = dataclasses.replace(origin, **of_model)
@@ -214,7 +213,7 @@ class Claimed:
         if self._model is None:
             return "needs the model"
         try:
-            return self._model._origin.tokenizer.get()
+            return self._model.tokenizer
         except Error as error:
             return str(error)
 
@@ -232,15 +231,15 @@ class Claimed:
     def _notes(self) -> Iterator[str]:
         if not isinstance(self._tokenizer, str) and self._tokens is None:
             yield "tokens: the run has none, and the model has a tokenizer now"
-        source = self._model and self._model._origin
+        source = self._model and self._model.origin
         stated = self.saved.meta.get("revision")
         if source and source.folder is None and None not in (stated, source.revision):
             if self.saved.meta.get("model") == source.model and stated != source.revision:
                 yield f"revision: that of the run is {show(stated)}, the model's {source.revision}"
 
     def _masks_wrong(self) -> Iterator[tuple[str, str]]:
-        for name, table in self._masks.items():
-            if name in self._faulty or self.digest(name) == table_digest(table):
+        for name, encoder in self._masks.items():
+            if name in self._faulty or self.digest(name) == encoded_digest(encoder):
                 continue
             ids = self.saved.token_ids
             wanted = np.ones_like(ids) if name.startswith("attention") else np.arange(len(ids))
@@ -260,14 +259,14 @@ class Claimed:
 
     def _meta_fault(self, name: str) -> str:
         """The first key of a meta file that is not as it should be."""
-        table = self._metas[name]
-        if name in self._faulty or self.digest(name) == table_digest(table):
+        encoder = self._metas[name]
+        if name in self._faulty or self.digest(name) == encoded_digest(encoder):
             return ""
         try:
             found = self.saved.layer_meta(int(re.findall(r"[0-9]+", name)[0]))
         except (FileError, FormatError) as error:
             return str(error)
-        wanted = json.loads(table.header)
+        wanted = json.loads(encoder.header)
         return _keys_fault(found, wanted) or _SPELLED
 
     def _manifest_wrong(self) -> Iterator[str]:
@@ -392,7 +391,7 @@ class Claimed:
             yield f"model_folder is {show(folder)}, which does not begin at the root"
         if self._model is None:
             return
-        source = self._model._origin
+        source = self._model.origin
         here = {"model": source.model, "model_folder": source.folder, "revision": source.revision}
         same = {key for key, value in here.items() if path_entry(meta, key) == value}
         if not {"model", "model_folder"} <= same:
@@ -423,22 +422,20 @@ _NOT_LISTED = f"{MANIFEST} does not list it"
 _SPELLED = "says the same, but is not written as llamaprobe writes it"
 
 
-def table_digest(table: Table) -> str:
-    """sha256 of the file that a table would be."""
-    digest = hashlib.sha256(table.header)
-    scratch = new_scratch(scratch_bytes(table))
-    for first in range(0, table.n_elements, BLOCK):
-        for part in table.encode(scratch, first, min(BLOCK, table.n_elements - first)):
-            digest.update(part)
+def encoded_digest(encoder: Encoder) -> str:
+    """sha256 of the file that an encoder makes."""
+    digest = hashlib.sha256()
+    for part in encoder.parts():
+        digest.update(part)
     return digest.hexdigest()
 
 
-def _entry_fault(entry: dict[str, Any], table: Table) -> str:
+def _entry_fault(entry: dict[str, Any], encoder: Encoder) -> str:
     """What the manifest says of a file, but its bytes and sha256, against the file it should be."""
     wanted = {key: entry.get(key) for key in ("bytes", "sha256", *_COUNTS)}
-    wanted |= file_entry(table, 0, "") | {key: entry.get(key) for key in ("bytes", "sha256")}
+    wanted |= file_entry(encoder, 0, "") | {key: entry.get(key) for key in ("bytes", "sha256")}
     for key in _COUNTS:
-        if key not in table.counts:
+        if key not in encoder.counts:
             del wanted[key]
         elif type(entry.get(key)) is int and entry[key] >= 0:  # compared with the run made again
             wanted[key] = entry[key]

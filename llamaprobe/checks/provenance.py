@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, Error, FileError, FormatError, UnsupportedError
 from ..files.fingerprint import REPLACED
-from ..files.naming import path_entry
+from ..files.paths import path_entry
 from ..saved.read import Saved
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _has_more(saved: Saved, model: "Model") -> bool:
     """Whether the model was opened with files that the run does not name: `load(layers=)` leaves
     out the shards of layers beyond num_hidden_layers, although it opens as many layers."""
     told = saved.weight_files if isinstance(saved.weight_files, dict) else {}
-    return any(os.path.basename(path) not in told for path, *_ in model._origin.weight_files)
+    return any(os.path.basename(path) not in told for path, *_ in model.origin.weight_files)
 
 
 def _ignored(saved: Saved) -> tuple[str, ...]:
@@ -82,7 +82,7 @@ def other_weights(saved: Saved, model: "Model") -> list[str]:
     """Weight files of the run that `model` does not have as they were then, by size and
     fingerprint: it is another model, or was changed."""
     told = saved.weight_files if isinstance(saved.weight_files, dict) else {}
-    here = {Path(path).name: (path, n_bytes) for path, n_bytes, _ in model._origin.weight_files}
+    here = {Path(path).name: (path, n_bytes) for path, n_bytes, _ in model.origin.weight_files}
     return [
         name
         for name, entry in told.items()
@@ -95,4 +95,4 @@ def _is_file(model: "Model", path: str, n_bytes: int, entry: object) -> bool:
     if not isinstance(entry, dict) or entry.get("bytes") not in (None, n_bytes):
         return False
     told = entry.get("fingerprint")
-    return told is None or (told != REPLACED and told == model._origin.fingerprints.of(path))
+    return told is None or (told != REPLACED and told == model.fingerprints.of(path))

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..checkpoint.tensors import Tensor, float_rows
 from ..config import Config, tensors
 from ..errors import ArgumentError, FileError, FormatError
 from ..points import reads
-from .recompute import MAX, TINY, U, Formulas, Value, given
 from ..saved.read import Saved
-from ..checkpoint.tensors import Tensor, float_rows, model_tensors
+from ..source import model_tensors
+from .recompute import MAX, TINY, Formulas, U, Value, given
 
 if TYPE_CHECKING:
     from ..model import Model

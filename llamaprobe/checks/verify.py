@@ -22,18 +22,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..files.atomic import shown_path
-from .claimed import Claimed, table_digest
+from .. import _core
 from ..config import Config
 from ..errors import ArgumentError, FileError, FormatError, NewerFormatError
-from ..saved.run_folder import FORMAT_VERSION, MANIFEST, file_name, value_table
+from ..files.encode import check_digits, text_values
 from ..files.hex import fixed_point
-from ..files.naming import counted
+from ..messages import counted, shown_path
+from ..origin import ARITHMETIC_VERSION
+from ..saved.manifest import FORMAT_VERSION, MANIFEST
+from ..saved.read import Saved
+from ..saved.run_folder import file_name, value_encoder
+from .claimed import Claimed, encoded_digest
 from .recompute import BAR, MAX, TINY, U, Value
 from .recomputed import Recomputed, Undetermined
-from ..run import ARITHMETIC_VERSION
-from ..saved.read import Saved
-from ..files.encode import check_digits, text_values
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -56,9 +57,7 @@ class Check:
     unchecked: tuple[str, ...] = ()  # facts that neither tokens nor model determine
 
 
-def verify_run(
-    folder: str | os.PathLike[str], model: "Model | None" = None
-) -> Iterator[Check]:
+def verify_run(folder: str | os.PathLike[str], model: "Model | None" = None) -> Iterator[Check]:
     """Checks a folder that `save_run` wrote against the model it was made with, one Check after the
     other: the files that are not what the manifest says, what follows from tokens and model, each
     point, and the run made again. All is true when no Check has a `fault`, and all was checked when
@@ -82,7 +81,7 @@ def verify_run(
         yield Check("values", f"none can be checked: {error}")
         return
     if model is not None:
-        _check_model(saved, model)  # first: of another model no table can be made
+        _check_model(saved, model)  # first: of another model no encoder can be made
     claimed = Claimed(saved, model)
     yield from _of_files(claimed)
     yield from _of_facts(claimed)
@@ -295,12 +294,11 @@ def _same(
     value = run[point] if layer is None else run[point, layer]
     for rounded in saved.rounded_before:
         value = text_values(value, *rounded)
-    table = value_table(
-        point, value, saved.format, check_digits(saved.digits), saved.has_header
-    )
-    same_bytes = table_digest(table) == claimed.digest(name)
+    digits = check_digits(saved.digits)
+    encoder = value_encoder(point, value, saved.format, digits, saved.has_header, _core.cores())
+    same_bytes = encoded_digest(encoder) == claimed.digest(name)
     is_ours = saved.format_version == FORMAT_VERSION
-    fault = claimed.count_fault(name, table.counts) if is_ours else ""
+    fault = claimed.count_fault(name, encoder.counts) if is_ours else ""
     if same_bytes:
         return fault, 0
     found, wanted = saved.value(point, layer), text_values(value, saved.format, saved.digits)

@@ -1,9 +1,10 @@
-"""llamaprobe bench: where the time of a run goes, and how far that is from what the machine can
-do."""
+"""llamaprobe bench: where the time of a run goes, against the machine's roof."""
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..messages import counted, printable
+from .json import print_json
 from .options import (
     MODEL_HELP,
     add_capture_options,
@@ -14,9 +15,9 @@ from .options import (
     location,
     revision_of,
 )
-from ..files.naming import counted, printable
 
 if TYPE_CHECKING:
+    from ..model import Model
     from ..perf.bench import Timing, Trial
 
 
@@ -58,44 +59,50 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..perf.bench import measure
-    from ..perf.machine import cpu_name
     from ..model import load
 
-    model = load(
-        args.model, revision=revision_of(args), threads=args.threads, ignore=args.ignore
-    )
-    points, cpu, told = args.points or ["x", "x_norm"], cpu_name(), []
-    for n_tokens in args.tokens or [128]:
-        if args.plan:
-            plan = model.plan(n_tokens, points=points, layers=args.layers, threads=args.threads)
-            told.append({"n_tokens": n_tokens, "plan": plan._asdict()})
-            if not args.json:
-                print(f"{printable(args.model)}: {counted(n_tokens, 'token')}\n{plan}")
-            continue
-        timing = measure(
-            model,
-            n_tokens,
-            points=points,
-            layers=args.layers,
-            threads=args.threads,
-            repeat=args.repeat,
-        )
-        about = {"model": args.model, "cpu": cpu, "points": points, "layers": args.layers}
-        if not args.json:
-            _print(timing, **about)
-        told.append(about | timing.to_dict())
+    model = load(args.model, revision=revision_of(args), threads=args.threads, ignore=args.ignore)
+    points = args.points or ["x", "x_norm"]
+    one = _plan if args.plan else _measure
+    results = [one(model, n_tokens, points, args) for n_tokens in args.tokens or [128]]
     if args.json:
-        from .json import print_json
-
-        print_json(told)
+        print_json(results)
     return 0
+
+
+def _plan(
+    model: "Model", n_tokens: int, points: list[str], args: argparse.Namespace
+) -> dict[str, Any]:
+    plan = model.plan(n_tokens, points=points, layers=args.layers)
+    if not args.json:
+        print(f"{printable(args.model)}: {counted(n_tokens, 'token')}\n{plan}")
+    return {"n_tokens": n_tokens, "plan": plan.to_dict()}
+
+
+def _measure(
+    model: "Model", n_tokens: int, points: list[str], args: argparse.Namespace
+) -> dict[str, Any]:
+    from ..perf.bench import measure
+    from ..perf.machine import cpu_name
+
+    timing = measure(
+        model,
+        n_tokens,
+        points=points,
+        layers=args.layers,
+        threads=args.threads,
+        repeat=args.repeat,
+    )
+    about = {"model": args.model, "cpu": cpu_name(), "points": points, "layers": args.layers}
+    if not args.json:
+        _print(timing, **about)
+    return about | timing.to_dict()
 
 
 def _print(t: "Timing", model: str, cpu: str, points: list[str], layers: list[int] | None) -> None:
     where = "" if layers is None else f" of {counted(len(layers), 'layer')}"
-    told = ", ".join(map(printable, points))
-    print(f"{printable(model)}: {counted(t.n_tokens, 'token')}, {told}{where}")
+    shown = ", ".join(map(printable, points))
+    print(f"{printable(model)}: {counted(t.n_tokens, 'token')}, {shown}{where}")
     print(f"{printable(cpu)}, {t.kernels}, {counted(t.n_threads, 'thread')}")
     _print_stages(t.median)
     fractions = [trial.of_roof for trial in t.trials]

@@ -1,4 +1,4 @@
-"""The options of a chat: its messages, and what the template is given besides."""
+"""The options of a chat: its messages, and the other inputs of the template."""
 
 import argparse
 import json
@@ -6,8 +6,8 @@ import math
 import sys
 from typing import Any
 
+from ..messages import printable
 from .options import location
-from ..files.naming import printable
 
 _MAX_FILE = 64 << 20
 _OF_CHATS = (
@@ -52,12 +52,12 @@ def add_chat_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--date",
-        help="what the chat template takes for today: YYYY-MM-DD or today (default 2024-07-26)",
+        help="the date that the chat template sees: YYYY-MM-DD or today (default 2024-07-26)",
     )
 
 
 def check_chat_usage(args: argparse.Namespace) -> None:
-    """One prompt, and no option that means nothing."""
+    """Exactly one prompt, and no option without effect."""
     if [args.prompt, args.ids, args.messages].count(None) != 2:
         args.usage_error("give a PROMPT, --ids FILE or --messages FILE, one of the three")
     if args.ids is not None and args.chat:
@@ -79,8 +79,8 @@ def check_chat_usage(args: argparse.Namespace) -> None:
 def read_chat(args: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
     """The messages, and the arguments of `Model.run` for them. FileError, FormatError,
     ArgumentError."""
-    from ..prompts.chat import check_messages
     from ..errors import ArgumentError, FormatError
+    from ..prompts.chat import check_messages
 
     tools = None if args.tools is None else _read_json(args.tools)
     if args.messages is None:
@@ -132,10 +132,10 @@ def _shown(path: str) -> str:
 
 
 def _read_json(path: str) -> Any:
-    """What a JSON file or standard input holds; a byte order mark in front of it, as editors on
-    Windows write it, is passed over. FileError, FormatError."""
-    from ..files.atomic import file_error
+    """The JSON of a file or of standard input; a leading byte order mark, as editors on Windows
+    write it, is skipped. FileError, FormatError."""
     from ..errors import FormatError
+    from ..files.atomic import file_error
     from ..files.json_file import decode, describe_wrong_content
 
     shown = _shown(path)

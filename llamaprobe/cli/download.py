@@ -1,9 +1,9 @@
-"""llamaprobe download: models from the hub into the cache or a folder, many at once, and a check of
-what is there.
+"""llamaprobe download: models from the hub into the cache or a folder, and a check of what is
+there.
 
-On stdout one line per model, its folder; all else goes to stderr. One model that fails does not
-stop the others, and makes the exit code 1. There is no option that takes a token: a command line
-can be read by everybody on the machine and stays in the history.
+On stdout one line per model, its folder; all else goes to stderr. A model that fails does not stop
+the others, but makes the exit code 1. No option takes a token: a command line can be read by every
+user of the machine and stays in the shell's history.
 """
 
 import argparse
@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import stderr
-from .options import add_quiet, layers, location
+from .. import stderr
 from ..errors import ArgumentError, Error, FileError, HubError
-from ..files.naming import counted, printable
+from ..messages import counted, printable
+from .options import add_quiet, layers, location
 
 if TYPE_CHECKING:
     from ..hub.listing import Choice
@@ -90,22 +90,22 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_way(parser: argparse.ArgumentParser) -> None:
-    """What is done with them, and as whom."""
-    for option, told in (
+    """What is done with them, and the token."""
+    for option, text in (
         ("--dry-run", "list names and sizes, fetch nothing"),
         ("--check", "verify what is on disk (REPO may be a folder), fetch nothing"),
-        ("--force", "fetch again what is here; do not check the room on the disk"),
-        ("--offline", "ask nobody: fail unless it is all here"),
+        ("--force", "fetch files that are here again; do not check the free space"),
+        ("--offline", "do not ask the hub: fail unless all files are here"),
         ("--token-stdin", "read the token from standard input"),
     ):
-        parser.add_argument(option, action="store_true", help=told)
+        parser.add_argument(option, action="store_true", help=text)
     parser.add_argument("--token", nargs="?", action=_RefuseToken, help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 if all went well, 1 if a model failed."""
+    """Exit code 0, or 1 if a model failed."""
     if args.dry_run and args.offline:
-        args.usage_error("--dry-run asks the hub what there is, --offline asks nobody")
+        args.usage_error("--dry-run asks the hub for its files, --offline does not")
     repos = list(
         dict.fromkeys([*args.repos, *(repo for path in args.lists for repo in read_list(path))])
     )
@@ -131,24 +131,23 @@ def run(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _no_folder(args: argparse.Namespace, repo: str) -> Iterator[None]:
-    """A folder that is here needs no download; `owner/name` may be one and a repository too."""
+    """A local folder needs no download; `owner/name` may be both a folder and a repository."""
     if args.check or not os.path.isdir(repo):
         yield
         return
-    told = f"{repo}: is a folder that is here already and needs no download"
+    fact = f"{repo}: is a folder that is here already and needs no download"
     is_name = repo.count("/") == 1 and not repo.startswith((".", "/", "~"))
     if not is_name and args.local_dir is None:
-        raise ArgumentError(told)
+        raise ArgumentError(fact)
     try:
         yield
     except HubError as error:
-        error.reword(f"{error} ({told})")
+        error.reword(f"{error} ({fact})")
         raise
 
 
 def read_list(path: str) -> list[str]:
-    """The repository ids of a text file: one per line; blank lines and what follows a `#` do not
-    count."""
+    """The repository ids of a text file: one per line; blank lines and `#` comments are skipped."""
     try:
         with open(path, "rb") as file:
             data = file.read(_MAX_LIST + 1)
@@ -157,15 +156,15 @@ def read_list(path: str) -> list[str]:
         fact = getattr(error, "strerror", None) or "not UTF-8 text"
         raise FileError(f"{path}: {fact}", getattr(error, "errno", None), path) from None
     if len(data) > _MAX_LIST:
-        raise FileError(f"{path}: over {_MAX_LIST} bytes; that is no list of models")
+        raise FileError(f"{path}: over {_MAX_LIST} bytes, more than a list of models has")
     lines = (line.partition("#")[0].strip() for line in text.splitlines())
     return [line for line in lines if line]
 
 
-def _wanted(
+def _arguments(
     args: argparse.Namespace, repo: str, several: bool, token: str | None
 ) -> dict[str, Any]:
-    """What both a download and its plan are asked for."""
+    """The arguments that a download and its plan share."""
     return {
         "revision": args.revision,
         "local_dir": _place(args, repo, several),
@@ -181,17 +180,17 @@ def _wanted(
 def _download(args: argparse.Namespace, repo: str, several: bool, token: str | None) -> bool:
     from ..hub import download
 
-    wanted = _wanted(args, repo, several, token)
-    folder = download(repo, **wanted, force=args.force, local_files_only=args.offline)
+    how = _arguments(args, repo, several, token)
+    folder = download(repo, **how, force=args.force, local_files_only=args.offline)
     print(folder, flush=True)
     return True
 
 
 def _show_plan(args: argparse.Namespace, repo: str, several: bool, token: str | None) -> bool:
-    from ..files.atomic import show_bytes
     from ..hub import plan
+    from ..messages import show_bytes
 
-    files = plan(repo, **_wanted(args, repo, several, token))
+    files = plan(repo, **_arguments(args, repo, several, token))
     for file, here in files:
         print(f"{repo}\t{printable(file.path)}\t{file.size}\t{'here' if here else 'to fetch'}")
     missing = sum(file.size for file, here in files if not here)
@@ -263,7 +262,7 @@ def _fail(line: str) -> None:
 
 
 class _RefuseToken(argparse.Action):
-    """`--token VALUE` ends here, and the value is not repeated."""
+    """Refuses `--token VALUE` without repeating the value."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> NoReturn:
         parser.error(

@@ -1,6 +1,6 @@
 """llamaprobe inspect: what a model or a safetensors file holds, without reading its data.
 
-Of a repo that is not in the cache the headers are read where they are; nothing is stored.
+The headers of a repo that is not in the cache are read from the hub; nothing is stored.
 """
 
 import argparse
@@ -10,13 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..messages import counted, printable
 from .options import MODEL_HELP, add_revision, location, revision_of
-from ..files.naming import counted, printable
 
 if TYPE_CHECKING:
     from ..checkpoint.folder import Checkpoint
 
-_HIDDEN = ("inv_freq", "raw", "notes", "path", "sha256")  # of the config: long, or told elsewhere
+# Of the config: long, or shown elsewhere; what has the default is a Llama's.
+_HIDDEN = (
+    *("inv_freq", "raw", "notes", "path", "sha256"),
+    *("layers", "linears", "norms", "o_bias"),
+)
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -35,20 +39,20 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    told = describe_source(args.model, revision_of(args))
+    facts = describe_source(args.model, revision_of(args))
     if args.json:
         from .json import print_json
 
-        print_json(told)
+        print_json(facts)
     else:
-        _print(told)
+        _print(facts)
     return 0
 
 
 def describe_source(source: str, revision: str) -> dict[str, Any]:
     """`describe` of a file, a folder, the demo, or a repo: of its copy in the cache, else of what
     the hub has."""
-    from ..checkpoint.source import asking_the_hub, find_local
+    from ..source import asking_the_hub, find_local
 
     local = Path(source) if os.path.isfile(source) else find_local(source, revision)
     if local is not None:
@@ -66,15 +70,14 @@ def _describe_repo(repo_id: str, revision: str) -> dict[str, Any]:
     from ..hub.fetch import remote_headers
 
     with remote_headers(repo_id, revision=revision) as headers:
-        told = describe(headers.folder) | {"path": headers.name}
-        if "cannot_run" in told:
-            told["cannot_run"] = headers.renamed(told["cannot_run"])
-        return told
+        facts = describe(headers.folder) | {"path": headers.name}
+        if "cannot_run" in facts:
+            facts["cannot_run"] = headers.renamed(facts["cannot_run"])
+        return facts
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What there is to tell of a file or a folder, as plain data. Opens headers and the config, no
-    more."""
+    """The facts about a file or a folder, as plain data. Reads headers and the config only."""
     from .. import _core
     from ..checkpoint.folder import open_checkpoint
 
@@ -111,21 +114,21 @@ def _name(file: Any) -> str:
 
 
 def _file(file: Any, links: Mapping[str, Path]) -> dict[str, Any]:
-    told = {"name": _name(file), "bytes": file.n_bytes, "metadata": file.metadata}
+    facts = {"name": _name(file), "bytes": file.n_bytes, "metadata": file.metadata}
     if _name(file) in links:
-        told["link_to"] = str(links[_name(file)])
-    return told
+        facts["link_to"] = str(links[_name(file)])
+    return facts
 
 
 def _config(checkpoint: "Checkpoint") -> dict[str, Any]:
-    """The numbers of config.json and the tensors that a run of it would not use, or why llamaprobe
-    cannot run this model. A broken config is an error."""
-    from dataclasses import asdict
+    """The numbers of config.json and the tensors that a run would not use, or why llamaprobe cannot
+    run this model. A broken config is an error."""
+    from dataclasses import asdict, fields
 
-    from ..config import read_config
-    from ..errors import FormatError, UnsupportedError
     from ..checkpoint.opening import with_head
     from ..checkpoint.tensor_names import check_complete, find_unused
+    from ..config import read_config
+    from ..errors import FormatError, UnsupportedError
 
     if not os.path.exists(checkpoint.folder / "config.json"):
         return {"config": None, "cannot_run": "there is no config.json"}
@@ -140,34 +143,39 @@ def _config(checkpoint: "Checkpoint") -> dict[str, Any]:
         check_complete(config, checkpoint.tensors, checkpoint.first_file)
     except FormatError as error:
         why = str(error)
-    numbers = {key: value for key, value in asdict(config).items() if key not in _HIDDEN}
-    told: dict[str, Any] = {"config": numbers} | ({"cannot_run": why} if why else {})
-    return told | {"unused": [*unused.refused, *unused.others]}
+    defaults = {f.name: f.default for f in fields(config)}
+    numbers = {
+        key: value
+        for key, value in asdict(config).items()
+        if key not in _HIDDEN and value != defaults[key]
+    }
+    facts: dict[str, Any] = {"config": numbers} | ({"cannot_run": why} if why else {})
+    return facts | {"unused": [*unused.refused, *unused.others]}
 
 
-def _print(told: dict[str, Any]) -> None:
-    print(printable(told["path"]))
-    for file in told["files"]:
+def _print(facts: dict[str, Any]) -> None:
+    print(printable(facts["path"]))
+    for file in facts["files"]:
         link = f" -> {printable(file['link_to'])}" if "link_to" in file else ""
         print(f"  {printable(file['name'])}  {file['bytes']:,} bytes{link}")
         if file["metadata"]:
             print("    metadata")
         for key, value in file["metadata"].items():
             print(f"      {printable(key, 60)}: {printable(value)}")
-    if told.get("config"):
+    if facts.get("config"):
         print("config")
-        for key, value in told["config"].items():
+        for key, value in facts["config"].items():
             print(f"  {key:<16} {printable(str(value))}")
-    if "cannot_run" in told:
-        print(f"cannot be run: {printable(told['cannot_run'], 500)}")
-    if told.get("unused"):
-        print(f"{counted(len(told['unused']), 'tensor')} that a run does not use")
-        for name in told["unused"]:
+    if "cannot_run" in facts:
+        print(f"cannot be run: {printable(facts['cannot_run'], 500)}")
+    if facts.get("unused"):
+        print(f"{counted(len(facts['unused']), 'tensor')} that a run does not use")
+        for name in facts["unused"]:
             print(f"  {printable(name)}")
-    width = min(80, max((len(printable(t["name"])) for t in told["tensors"]), default=0))
-    print(f"{len(told['tensors'])} tensors")
-    for tensor in told["tensors"]:
+    width = min(80, max((len(printable(t["name"])) for t in facts["tensors"]), default=0))
+    print(f"{len(facts['tensors'])} tensors")
+    for tensor in facts["tensors"]:
         shape = str(tensor["shape"])
         name = f"{printable(tensor['name']):<{width}}"
         print(f"  {name}  {tensor['dtype']:<5} {shape:>18} {tensor['bytes']:>15,} bytes")
-    print(f"{told['parameters']:,} parameters")
+    print(f"{facts['parameters']:,} parameters")

@@ -1,9 +1,9 @@
 """The command line: llamaprobe run | points | inspect | weights | verify | download | bench.
 
 Results go to stdout and all else to stderr, so that output can be piped. A user's mistake is one
-line on stderr and exit code 1 (2 for wrong usage, 130 for Ctrl-C), never a traceback. What a
-command needs is imported when it runs, and this file's own parts inside `main`: so Ctrl-C during an
-import ends it like any other.
+line on stderr and exit code 1 (2 for wrong usage, 130 for Ctrl-C), never a traceback. Commands
+import what they need when they run, and this file imports inside `main`, so that Ctrl-C during an
+import is handled like any other.
 """
 
 import sys
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def main(argv: "Sequence[str] | None" = None) -> int:
     """Run one command and return its exit code. SystemExit after --help, --version, wrong usage.
 
-    Without `argv` the words are those of the process, which then is this command's alone: once its
-    code is decided, Ctrl-C is ignored until the process ends.
+    Without `argv` the words are those of the process, which is taken to end with the command: once
+    the exit code is decided, Ctrl-C is ignored.
     """
     try:
         from .process import Interrupts
@@ -52,9 +52,9 @@ def _main(argv: "Sequence[str] | None", interrupts: "Interrupts") -> int:
 
 
 def _run(argv: "Sequence[str]", interrupts: "Interrupts") -> int:
-    """The exit code of one command, with all its output written. KeyboardInterrupt passes, and
-    SystemExit with the code."""
-    from . import stderr
+    """The exit code of one command, after all its output. Raises KeyboardInterrupt, and SystemExit
+    with the code."""
+    from .. import stderr
     from .process import standard_streams, warnings_as_notes
 
     end = None
@@ -69,7 +69,7 @@ def _run(argv: "Sequence[str]", interrupts: "Interrupts") -> int:
                 code = error.code if isinstance(error.code, int) else 0
             sys.stdout.flush()  # a full disk shows here
         except Exception as error:
-            if interrupts.came:  # and C code has made another error of it
+            if interrupts.came:  # and C code turned it into another error
                 raise
             code = _failed(error)
         if stdout.lost and code == 0:
@@ -97,13 +97,12 @@ def _parser() -> "Parser":
 
 
 def _failed(error: Exception) -> int:
-    """The exit code of a failure that a user can do something about, after its line; others are
-    raised."""
-    from .process import drop
+    """Print a failure that the user can act on; returns the exit code. Other errors are raised."""
     from ..errors import Error
+    from .process import drop
 
     if isinstance(error, BrokenPipeError) and not isinstance(error, Error):
-        drop(sys.stdout)  # whoever read our output has seen enough
+        drop(sys.stdout)  # the reader has closed the pipe
         return 141
     if isinstance(error, Error | OSError):
         if not isinstance(error, Error):
@@ -112,22 +111,22 @@ def _failed(error: Exception) -> int:
     if isinstance(error, MemoryError):
         return _fail("out of memory; request fewer points, layers or tokens", 1)
     if isinstance(error, RecursionError):
-        return _fail("a file is nested too deep", 1)
+        return _fail("a file is nested too deeply", 1)
     raise error
 
 
 def _interrupted() -> int:
-    """130, after its line. CPython notes a KeyboardInterrupt that leaves `exec` of a text, by which
-    dataclasses and namedtuples are made, and `python -m` then ends by the signal, caught or not;
-    the next `exec` of a text clears the note."""
+    """Print that, and return 130. CPython flags a KeyboardInterrupt that leaves `exec` of a string,
+    as dataclasses and namedtuples use it, and `python -m` then dies of the signal, caught or not;
+    the next such `exec` clears the flag."""
     code = _fail("interrupted", 130)
     exec("")
     return code
 
 
 def _fail(message: str, code: int) -> int:
-    """One line on stderr, whatever is in the message."""
-    from . import stderr
+    """Print the message as one line on stderr."""
+    from .. import stderr
 
     stderr.fail(f"llamaprobe: {stderr.one_line(message)}")
     return code

@@ -1,18 +1,17 @@
-"""Options that several commands have, and how their text becomes values. Wrong text is wrong usage:
-exit 2."""
+"""Options that several commands share, and how their text becomes values or wrong usage, exit 2."""
 
 import argparse
 import os
 from typing import TYPE_CHECKING
 
-from . import stderr
-from ..files.naming import counted, printable
+from .. import stderr
+from ..messages import counted, printable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MODEL_HELP = 'a folder, a repo id such as meta-llama/Llama-3.2-1B-Instruct, or "demo"'
-_LARGE = 100_000_000  # bytes: what is told before it is written
+_LARGE = 100_000_000  # bytes: written only after a note
 
 
 def add_file_options(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +56,9 @@ def add_capture_options(parser: argparse.ArgumentParser) -> None:
         metavar="P,P",
         help="values to keep, as x,q,pattern (default x,x_norm; `llamaprobe points` lists them)",
     )
-    parser.add_argument("--layers", type=layers, metavar="0,3,5-7", help="their numbers (default all)")
+    parser.add_argument(
+        "--layers", type=layers, metavar="0,3,5-7", help="their numbers (default all)"
+    )
 
 
 def add_quiet(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +80,7 @@ def add_ignore(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="GLOB",
-        help="pass over the tensors of these names, which no operation uses; may be repeated",
+        help="ignore the tensors of these names, which no operation uses; may be repeated",
     )
 
 
@@ -90,7 +91,7 @@ def add_revision(parser: argparse.ArgumentParser) -> None:
 
 
 def revision_of(args: argparse.Namespace) -> str:
-    """--revision, main by default. For what is no repo it is wrong usage."""
+    """--revision, main by default. Wrong usage for anything but a repo."""
     if args.revision is None:
         return "main"
     if args.model == "demo" or os.path.exists(args.model):
@@ -99,8 +100,7 @@ def revision_of(args: argparse.Namespace) -> str:
 
 
 def location(text: str) -> str:
-    """A file, a folder or a model. An empty one, such as an unset variable of a shell gives, would
-    mean the current folder."""
+    """A file, a folder or a model. Not "", as from an unset variable: the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("the name is empty")
     return text
@@ -144,7 +144,8 @@ def layers(text: str) -> list[int]:
         if not all(n.isascii() and n.isdigit() and len(n) <= 5 for n in ends):
             raise argparse.ArgumentTypeError(f"{text!r} is not a list of layers such as 0,3,5-7")
         if int(ends[-1]) < int(first):
-            raise argparse.ArgumentTypeError(f"{part.strip()!r} runs backwards: write {last}-{first}")
+            wrong = f"{part.strip()!r} runs backwards: write {last}-{first}"
+            raise argparse.ArgumentTypeError(wrong)
         numbers += range(int(first), int(ends[-1]) + 1)
     return numbers
 
@@ -152,13 +153,13 @@ def layers(text: str) -> list[int]:
 def names(text: str) -> list[str]:
     found = [name.strip() for name in text.split(",") if name.strip()]
     if not found:
-        raise argparse.ArgumentTypeError("names none; leave the option out for the default")
+        raise argparse.ArgumentTypeError("no name; leave the option out for the default")
     return found
 
 
 def tell_size(n_bytes: int, n_files: int, exact: bool) -> None:
-    """On stderr, before a large write."""
-    from ..files.atomic import show_bytes
+    """A note on stderr before a large write."""
+    from ..messages import show_bytes
 
     if n_bytes >= _LARGE:
         about = "" if exact else "about "
@@ -167,17 +168,17 @@ def tell_size(n_bytes: int, n_files: int, exact: bool) -> None:
 
 
 def tell_written(paths: "list[Path]", about: str) -> None:
-    """One line on stderr: how many files, how large, where, and what fixed point could not hold.
-    The last path is the manifest, which counts too."""
-    from ..files.atomic import show_bytes
-    from ..saved.run_folder import read_json
+    """One line on stderr: how many files, how large, where, and which values fixed point could not
+    hold. The last path is the manifest, which counts too."""
+    from ..messages import show_bytes
+    from ..saved.manifest import read_json
 
     entries = read_json(paths[-1])["files"]
     files = [entries[path.name] for path in paths[:-1]]
     n_bytes = sum(entry["bytes"] for entry in files) + os.path.getsize(paths[-1])
-    told = f"{counted(len(paths), 'file')}, {show_bytes(n_bytes)}, in"
-    told += f" {printable(str(paths[-1].parent))}{about}"
+    line = f"{counted(len(paths), 'file')}, {show_bytes(n_bytes)}, in"
+    line += f" {printable(str(paths[-1].parent))}{about}"
     for key, what in (("saturated", "saturated"), ("nan", "NaN became 0")):
         if count := sum(entry.get(key, 0) for entry in files):
-            told += f"; {count} {what}"
-    stderr.say(f"llamaprobe: {told}")
+            line += f"; {count} {what}"
+    stderr.say(f"llamaprobe: {line}")

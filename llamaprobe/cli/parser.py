@@ -1,9 +1,8 @@
 """The parser of every command: argparse, with options anywhere among the positional arguments.
 
-argparse gives an optional positional such as PROMPT nothing when an option stands between it and
-MODEL, in the versions before September 2024. Here the words are sorted first: the options with
-their values, then `--`, then the positionals in their order. So only the order of the positionals
-matters.
+In Python versions before September 2024, argparse leaves an optional positional such as PROMPT
+empty when an option precedes it. Here the words are sorted first: the options with their values,
+then `--`, then the positionals in their order.
 """
 
 import argparse
@@ -11,15 +10,16 @@ import math
 import re
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
-from . import stderr
+from .. import stderr
 
 _NEGATIVE = re.compile(r"-\d+|-\d*\.\d+")
 
 
 class _Dashes(str):
-    """A positional `--`, which argparse is not to take for its own mark."""
+    """A positional `--` that argparse does not take for its own separator."""
 
     __hash__ = str.__hash__
 
@@ -31,7 +31,7 @@ class _Dashes(str):
 
 
 class Parser(argparse.ArgumentParser):
-    """Of the whole command line or of one command. Wrong usage is one line and exit 2."""
+    """For the whole command line or one command. Wrong usage is one line and exit 2."""
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -47,13 +47,19 @@ class Parser(argparse.ArgumentParser):
             setattr(found, name, _plain(value))
         return found, unknown
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        near = get_close_matches(str(value), action.choices or (), 1)
+        if near and near[0] != value:
+            raise argparse.ArgumentError(action, f"there is no {value!r}; did you mean {near[0]}?")
+        super()._check_value(action, value)
+
     def error(self, message: str) -> NoReturn:
         line = stderr.one_line(message)
         stderr.fail(f"{self.prog}: error: {line}; see {self.prog} --help")
         raise SystemExit(2)
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Help and version are results: argparse itself would drop what cannot be written."""
+        """Help and version are results: unlike argparse, fail when they cannot be written."""
         (file or sys.stdout).write(message)
 
     def _sorted(self, words: list[str]) -> list[str]:
@@ -82,14 +88,14 @@ class Parser(argparse.ArgumentParser):
         return [*options, "--", *(_Dashes(p) if p == "--" else p for p in positionals)]
 
     def _is_option(self, word: str) -> bool:
-        """As argparse sees it: a number or a text with spaces that begins with `-` is none."""
+        """As in argparse: not a negative number, nor a text with spaces."""
         if len(word) < 2 or word[0] != "-" or word == "--":
             return False
         known = bool(self._actions_of(word))
         return known or not (" " in word or _NEGATIVE.fullmatch(word))
 
     def _actions_of(self, word: str) -> list[argparse.Action]:
-        """The option that a word is, or those that it abbreviates."""
+        """The option that a word names, or those that it abbreviates."""
         name = word.partition("=")[0]
         known = self._option_string_actions
         if name in known:
@@ -99,7 +105,7 @@ class Parser(argparse.ArgumentParser):
         return [action for option, action in known.items() if option.startswith(name)]
 
     def _n_values(self, word: str) -> float:
-        """How many of the next words an option takes at most."""
+        """The most words that an option takes."""
         actions = self._actions_of(word)
         if "=" in word or len(actions) != 1:
             return 0

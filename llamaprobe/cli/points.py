@@ -40,14 +40,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _sizes(model: str, revision: str) -> dict[str, Any]:
-    """The config's numbers by name; those of a repo without downloading it."""
-    from .inspect import describe_source
+    """The numbers of a model's config by name; of a repo without downloading it."""
     from ..errors import UnsupportedError
+    from .inspect import describe_source
 
-    told = describe_source(model, revision)
-    if not told.get("config"):
-        raise UnsupportedError(f"{model}: {told.get('cannot_run', 'a file alone is no model')}")
-    return dict(told["config"])
+    facts = describe_source(model, revision)
+    if not facts.get("config"):
+        raise UnsupportedError(f"{model}: {facts.get('cannot_run', 'a file alone is no model')}")
+    return dict(facts["config"])
 
 
 def _print_json(sizes: dict[str, Any]) -> int:
@@ -56,7 +56,7 @@ def _print_json(sizes: dict[str, Any]) -> int:
 
     from ..points import all_points
 
-    told = [
+    entries = [
         {
             "name": point.name,
             "shape": [_number(each) for each in _numbers(point, sizes).strip("[]").split(", ")],
@@ -65,7 +65,7 @@ def _print_json(sizes: dict[str, Any]) -> int:
         }
         for point in all_points()
     ]
-    print(json.dumps(told, indent=1))
+    print(json.dumps(entries, indent=1))
     return 0
 
 

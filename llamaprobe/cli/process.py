@@ -11,24 +11,22 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from . import stderr
+from .. import stderr
 
 
 class Interrupts:
-    """SIGINT while a command runs. Until `ended` it raises KeyboardInterrupt, from then on it
-    raises nothing, so that neither the command's last lines nor the interpreter's own end can be
-    interrupted: an exit code that was decided stays.
+    """SIGINT while a command runs: KeyboardInterrupt until `ended`, then nothing, so that neither
+    the command's last lines nor the interpreter's exit can be interrupted and change the exit code.
     """
 
     def __init__(self) -> None:
         self.came = False
         self.ended = False
-        """Set it without a call, which could be interrupted, when the exit code is decided."""
+        """Set by plain assignment once the exit code is decided: a call could be interrupted."""
         self._is_installed = False
 
     def install(self) -> None:
-        """Takes SIGINT over, unless the process was started to ignore it or a program has a handler
-        of its own."""
+        """Handle SIGINT, unless the process ignores it or the program has its own handler."""
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             with contextlib.suppress(ValueError):  # not the main thread: Ctrl-C is not ours
                 signal.signal(signal.SIGINT, self._handle)
@@ -37,8 +35,8 @@ class Interrupts:
                 self._is_installed = True
 
     def close(self, for_good: bool) -> None:
-        """Gives SIGINT back, or ignores it `for_good` when the process is about to end: the
-        interpreter would else restore the default meanwhile, and the signal be the status."""
+        """Restore Python's handler, or ignore SIGINT `for_good` before the process ends: at exit
+        the interpreter restores the default action, and the signal would become the exit status."""
         if not self._is_installed:
             return
         if for_good:
@@ -51,17 +49,16 @@ class Interrupts:
         if not self.ended:
             self.came = True
             raise KeyboardInterrupt
-        if self.came:  # a second one: the reader of our last lines is stuck
+        if self.came:  # a second one: whoever reads the last lines hangs
             drop(sys.stdout)
 
     def _show(self, kind: type[BaseException], error: BaseException, trace: Any) -> None:
-        """C code prints what it drops when it turns it into an error of its own."""
+        """C code that replaces an exception by its own prints the old one: not this one."""
         if not issubclass(kind, KeyboardInterrupt):
             self._excepthook(kind, error, trace)
 
     def _retry(self, unraisable: Any) -> None:
-        """A KeyboardInterrupt raised in a destructor or a weakref callback is lost: raise another
-        one soon."""
+        """A KeyboardInterrupt in a destructor or a weakref callback is lost: raise another soon."""
         if not issubclass(unraisable.exc_type, KeyboardInterrupt):
             self._unraisablehook(unraisable)
         elif not self.ended:
@@ -74,8 +71,8 @@ def _interrupt_soon() -> None:
 
 
 def open_descriptors() -> None:
-    """Opens /dev/null in place of standard descriptors that are closed: a file of ours would get
-    the number, and whatever writes to stderr would write into it."""
+    """Open /dev/null for closed standard descriptors: else a file of ours would get the number of
+    stderr, and its messages."""
     for fd in range(3):
         try:
             os.fstat(fd)
@@ -84,10 +81,10 @@ def open_descriptors() -> None:
 
 
 class Output(io.TextIOBase):
-    """Stands in for a stdout that is missing or closed."""
+    """In place of a stdout that is missing or closed."""
 
     lost = False
-    """Something was printed to it."""
+    """Whether anything was printed."""
 
     def write(self, text: str) -> int:
         self.lost = True
@@ -96,8 +93,8 @@ class Output(io.TextIOBase):
 
 @contextlib.contextmanager
 def standard_streams() -> Iterator[Output]:
-    """Has sys.stdout and sys.stderr be streams that can be written to, whatever they are outside.
-    `lost` of what this gives tells whether stdout would have been needed."""
+    """Make sys.stdout and sys.stderr writable, missing or closed as they may be. `lost` of the
+    result says whether output was dropped."""
     output = Output()
     with contextlib.ExitStack() as stack:
         if _is_missing(sys.stdout):
@@ -116,7 +113,7 @@ def standard_streams() -> Iterator[Output]:
 
 @contextlib.contextmanager
 def warnings_as_notes() -> Iterator[None]:
-    """Warnings are notes of one line, which --quiet leaves out."""
+    """Print warnings as one-line notes, which --quiet suppresses."""
 
     def show(message: Warning | str, *_: object) -> None:
         stderr.say(f"llamaprobe: warning: {stderr.one_line(str(message))}")
@@ -130,7 +127,7 @@ def warnings_as_notes() -> Iterator[None]:
 
 
 def drop(stream: Any) -> None:
-    """Nothing more can be written to it; without this the interpreter would fail at exit."""
+    """Discard what is written to a broken stream: else the interpreter's flush at exit fails."""
     with contextlib.suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
@@ -138,7 +135,7 @@ def drop(stream: Any) -> None:
 
 
 def flush_or_drop(stream: Any) -> None:
-    """Writes what is pending, or drops it where that cannot be done or is interrupted."""
+    """Flush, or drop the output where that fails or is interrupted."""
     if _is_missing(stream):
         return
     try:

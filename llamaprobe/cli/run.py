@@ -4,7 +4,8 @@ import argparse
 import re
 from typing import TYPE_CHECKING, Any
 
-from . import stderr
+from .. import stderr
+from ..messages import counted, printable
 from .chat import add_chat_options, check_chat_usage, read_chat
 from .options import (
     MODEL_HELP,
@@ -19,7 +20,6 @@ from .options import (
     tell_size,
     tell_written,
 )
-from ..files.naming import counted, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,9 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out is not None:
         _check_out(args)
-    model = load(
-        args.model, revision=revision_of(args), threads=args.threads, ignore=args.ignore
-    )
+    model = load(args.model, revision=revision_of(args), threads=args.threads, ignore=args.ignore)
     if args.out is None:
         return _show(model, args)
     result = _run(model, args, args.points or ["x", "x_norm"])
@@ -101,9 +99,10 @@ def _run(model: "Model", args: argparse.Namespace, points: list[str]) -> "Run":
 
 
 def _check_out(args: argparse.Namespace) -> None:
-    """A folder that holds a run already is told before minutes of work, not after."""
-    from ..files.atomic import checked_path
-    from ..saved.run_folder import MANIFEST, check_new_run
+    """Refuse a folder that holds a run already before minutes of work, not after."""
+    from ..files.paths import checked_path
+    from ..saved.manifest import MANIFEST
+    from ..saved.run_folder import check_new_run
 
     check_new_run(checked_path(args.out), [MANIFEST], args.force)
 
@@ -115,30 +114,29 @@ def _show(model: "Model", args: argparse.Namespace) -> int:
 
     result = _run(model, args, args.points or ["x", "x_norm", "logits"])
     shown = [point for point in result.points if args.points or point != "logits"]
-    told = summary(model, result, shown)
+    data = summary(model, result, shown)
     if args.json:
-        print_json(told | {"files": []})
+        print_json(data | {"files": []})
     else:
-        print_summary(told)
+        print_summary(data)
     stderr.say("nothing was written; --out DIR writes these values as files")
     return 0
 
 
 def _save(model: "Model", result: "Run", args: argparse.Namespace) -> int:
-    from ..saved.run_folder import run_tables, save_run
+    from ..saved.run_folder import plan_run
 
-    how = {"format": format_of(args), "digits": args.digits}
-    how |= {"header": not args.no_header, "masks": not args.no_masks}
-    tables = run_tables(result, **how)
-    exact = all(table.exact for table in tables.values())
-    tell_size(sum(table.n_bytes() for table in tables.values()), len(tables), exact)
-    paths = save_run(result, args.out, force=args.force, hash_weights=args.hash_weights, **how)
+    how = {"format": format_of(args), "digits": args.digits, "header": not args.no_header}
+    how |= {"masks": not args.no_masks, "force": args.force, "hash_weights": args.hash_weights}
+    plan = plan_run(result, args.out, **how)
+    tell_size(plan.n_bytes, len(plan.encoders), plan.exact)
+    paths = plan.write()
     if args.json:
         from .json import print_json
         from .summary import summary
 
-        told = summary(model, result, list(result.points))
-        print_json(told | {"files": [str(path) for path in paths]})
+        data = summary(model, result, list(result.points))
+        print_json(data | {"files": [str(path) for path in paths]})
     else:
         for path in paths:
             print(path)
@@ -151,9 +149,11 @@ def read_ids(path: str) -> "np.ndarray":
     comments."""
     import numpy as np
 
-    from ..files.array import read
-    from ..files.atomic import checked_path, file_error, shown_path
     from ..errors import FormatError
+    from ..files.array import read
+    from ..files.atomic import file_error
+    from ..files.paths import checked_path
+    from ..messages import shown_path
 
     if path.endswith(".npy"):
         return read(path).reshape(-1)

@@ -1,9 +1,9 @@
-"""What `llamaprobe run` shows of a run: its tokens, the shape and size of each value, and the
+"""The summary that `llamaprobe run` shows: tokens, the shape and size of each value, and the
 likeliest next tokens, as plain data and as text."""
 
 from typing import TYPE_CHECKING, Any
 
-from ..files.naming import counted, printable
+from ..messages import counted, printable
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -13,12 +13,12 @@ _N_NEXT = 5
 
 
 def summary(model: "Model", run: "Run", points: list[str]) -> dict[str, Any]:
-    """Plain data: JSON holds it as it is.
+    """Plain data, ready for JSON.
 
     tokens: text pieces, None without a tokenizer. points: by name {"dtype", "shape", "rms"}; "rms"
-    is None for a point that is not of layers, else a list with a number for each of "layers": the
-    root of the mean square over the finite values, None where there are none. next_tokens: the
-    likeliest, as {"id", "text", "share"}, None where the logits were not kept or are not finite.
+    is None for a point outside of the layers, else a list with the root mean square of the finite
+    values for each of "layers", None where no value is finite. next_tokens: the likeliest, as
+    {"id", "text", "share"}, None where the logits were not kept or are not finite.
     """
     return {
         "model": str(model.path),
@@ -39,20 +39,20 @@ def summary(model: "Model", run: "Run", points: list[str]) -> dict[str, Any]:
     }
 
 
-def print_summary(told: dict[str, Any]) -> None:
-    pieces = told["tokens"] or [str(i) for i in told["token_ids"]]
+def print_summary(data: dict[str, Any]) -> None:
+    pieces = data["tokens"] or [str(i) for i in data["token_ids"]]
     print(f"{counted(len(pieces), 'token')}: {printable(' | '.join(pieces), 2000)}")
-    for name, point in told["points"].items():
+    for name, point in data["points"].items():
         print(f"{name:<12}{point['dtype']} {point['shape']}")
-    sizes = {n: point["rms"] for n, point in told["points"].items() if point["rms"] is not None}
+    sizes = {n: point["rms"] for n, point in data["points"].items() if point["rms"] is not None}
     if sizes:
         print("root mean square\n" + "layer".rjust(5) + "".join(name.rjust(14) for name in sizes))
-    for row, layer in enumerate(told["layers"] if sizes else ()):
+    for row, layer in enumerate(data["layers"] if sizes else ()):
         cells = ("" if size[row] is None else f"{size[row]:.6g}" for size in sizes.values())
         print(str(layer).rjust(5) + "".join(cell.rjust(14) for cell in cells))
-    if told["next_tokens"] is not None:
+    if data["next_tokens"] is not None:
         print("likeliest next tokens")
-        for token in told["next_tokens"]:
+        for token in data["next_tokens"]:
             text = "" if token["text"] is None else f"  {token['text']!r}"
             print(f"{token['share']:#9.3g}  {token['id']:>6}{printable(text, 82)}")
 
@@ -81,7 +81,7 @@ def _next_tokens(model: "Model", run: "Run") -> list[dict[str, Any]] | None:
     likely = np.argsort(-logits, kind="stable")[:_N_NEXT]
     share = np.exp(logits - logits.max())
     share /= share.sum()
-    texts: list[Any] = model._origin.tokenizer.pieces(likely) or [None] * len(likely)
+    texts: list[Any] = model.origin.tokenizer.pieces(likely) or [None] * len(likely)
     return [
         {"id": token_id, "text": text, "share": float(share[token_id])}
         for token_id, text in zip(likely.tolist(), texts, strict=True)

@@ -1,18 +1,18 @@
-"""llamaprobe verify: is a saved run what its model makes of its tokens?"""
+"""llamaprobe verify: is a saved run what its model computes for its tokens?"""
 
 import argparse
 from typing import TYPE_CHECKING
 
-from . import stderr
+from .. import stderr
+from ..messages import counted, printable
 from .options import MODEL_HELP, add_ignore, add_quiet, add_source_options, location, revision_of
-from ..files.naming import counted, printable
 
 if TYPE_CHECKING:
+    from ..checks.verify import Check
     from ..model import Model
     from ..saved.read import Saved
-    from ..checks.verify import Check
 
-_NOT_ALL = 3  # the exit code when nothing is wrong, but not all could be compared
+_NOT_ALL = 3  # exit code: nothing is wrong, but not everything could be compared
 _VERDICTS = {
     0: ("true", "all that can be checked is as it should be"),
     1: ("altered", "something was altered, is missing or cannot be read"),
@@ -73,14 +73,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace, checks: "list[Check]") -> list[str]:
-    """Puts what is found into `checks`, and prints it; the weight files that are not the run's."""
+    """Append each check to `checks` and print it; returns weight files that are not the run's."""
     from ..checks.recompute import BAR
     from ..checks.verify import verify_run
 
     model, others = _model(args)
     if model is not None and model.ignore:
         globs = ", ".join(map(printable, model.ignore))
-        _tell(f"passed over, as --ignore or the run says: tensors that match {globs}")
+        _tell(f"ignored, as --ignore or the run says: tensors that match {globs}")
     for check in verify_run(args.folder, model):
         if not checks and not args.json:
             print(
@@ -97,7 +97,7 @@ def _unchecked(checks: "list[Check]") -> list[str]:
     return [fact for check in checks for fact in check.unchecked]
 
 
-def _print_json(folder: str, checks: "list[Check]", told: dict[str, str], code: int) -> None:
+def _print_json(folder: str, checks: "list[Check]", verdict: dict[str, str], code: int) -> None:
     from .json import print_json
 
     shown = {
@@ -106,7 +106,7 @@ def _print_json(folder: str, checks: "list[Check]", told: dict[str, str], code: 
             {"what": c.what, "fault": c.fault, "roundings": c.roundings, "note": c.note}
             for c in checks
         ],
-        **told,
+        **verdict,
         "unchecked": _unchecked(checks),
         "exit": {"code": code, "means": _VERDICTS[code][1]},
     }
@@ -116,13 +116,13 @@ def _print_json(folder: str, checks: "list[Check]", told: dict[str, str], code: 
 def _line(check: "Check") -> str:
     size = "" if check.roundings is None else f"{check.roundings:.3g}"
     result = "; ".join(filter(None, (check.fault, check.note))) or "ok"
-    return f"{check.what:<24}{size:>10}  {result}"
+    return f"{check.what:<30}{size:>9}  {result}"
 
 
 def _model(args: argparse.Namespace) -> "tuple[Model | None, list[str]]":
     """The model to check with, and its weight files that are not the run's."""
-    from ..errors import NewerFormatError
     from ..checks.provenance import open_for, other_weights
+    from ..errors import NewerFormatError
     from ..saved.read import Saved
 
     if args.model is None and args.revision is not None:
@@ -142,9 +142,9 @@ def _model(args: argparse.Namespace) -> "tuple[Model | None, list[str]]":
 
 
 def _recorded_model(args: argparse.Namespace, saved: "Saved") -> "Model | None":
-    """The model that the run names, when it opens without the network and is still the same."""
-    from ..errors import Error
+    """The model that the run names, if it opens without the network and is unchanged."""
     from ..checks.provenance import open_for, other_weights, recorded_models
+    from ..errors import Error
 
     why = []
     for name, revision in recorded_models(saved):
@@ -159,8 +159,8 @@ def _recorded_model(args: argparse.Namespace, saved: "Saved") -> "Model | None":
             _tell(f"the model is the one that the run names, {printable(name)}")
             return model
         why.append(f"{printable(name)} is another model now, or has changed: {_of(others)}")
-    told = "; ".join(why) or "the run names none"
-    _tell(f"no model, so only what needs no weights is checked; give --model ({told})")
+    reasons = "; ".join(why) or "the run names none"
+    _tell(f"no model, so only what needs no weights is checked; give --model ({reasons})")
     return None
 
 

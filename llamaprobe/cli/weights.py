@@ -1,7 +1,9 @@
 """llamaprobe weights: one file per tensor."""
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
+from ..messages import counted, printable
 from .options import (
     MODEL_HELP,
     add_file_options,
@@ -13,7 +15,9 @@ from .options import (
     tell_size,
     tell_written,
 )
-from ..files.naming import counted, printable
+
+if TYPE_CHECKING:
+    from ..saved.export import PlannedFile
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -52,24 +56,24 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..saved.export import export_weights, plan_weights
-    from ..checkpoint.tensors import find_source
+    from ..saved.export import plan_weights
+    from ..source import find_source
 
     if not args.list and not args.out:
         args.usage_error("give --out DIR, or --list")
-    choice = {name: getattr(args, name) for name in ("filter", "exclude", "digits", "dtype", "threads")}
+    names = ("filter", "exclude", "digits", "dtype", "threads")
+    choice: dict[str, Any] = {name: getattr(args, name) for name in names}
     choice |= {"format": format_of(args), "header": not args.no_header}
-    source = find_source(args.model, revision=revision_of(args))
+    plan = plan_weights(find_source(args.model, revision=revision_of(args)), **choice)
     if args.list:
-        return _list(plan_weights(source, **choice))
-    todo: list = []
-    paths = export_weights(
-        source,
-        args.out,
-        force=args.force,
-        on_start=lambda planned: (todo.extend(planned), _tell(planned)),
-        **choice,
-    )
+        return _list(plan.files)
+    todo: list[PlannedFile] = []
+
+    def on_start(files: "list[PlannedFile]") -> None:
+        todo.extend(files)
+        tell_size(sum(p.n_bytes for p in todo), len(todo), all(p.exact for p in todo))
+
+    paths = plan.write(args.out, force=args.force, on_start=on_start)
     for written in paths:
         print(written)
     n_kept = len(paths) - 1 - len(todo)
@@ -78,11 +82,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _tell(todo: list) -> None:
-    tell_size(sum(p.n_bytes for p in todo), len(todo), all(p.exact for p in todo))
-
-
-def _list(plan: list) -> int:
+def _list(plan: "list[PlannedFile]") -> int:
     width = max(len(p.tensor.file) for p in plan)
     for p in plan:
         size = f"{p.n_bytes:,}" if p.exact else f"~{p.n_bytes:,}"

@@ -22,26 +22,23 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from .atomic import atomic_open, checked_path, open_regular, shown_path
 from ..errors import ArgumentError, FileChangedError, FormatError
-from .file_bytes import FileBytes
-from .hex import read_hex
-from .naming import printable
-from .npy import read_npy
-from .shape import MAX_RANK, is_possible
+from ..messages import printable, shown_path
+from .atomic import atomic_open, open_regular
 from .encode import (
-    BLOCK,
     SEPARATORS,
     SUFFIXES,
-    array_table,
+    array_encoder,
     check_digits,
     check_format,
     check_header,
-    new_scratch,
-    scratch_bytes,
 )
-from .text_rows import read_rows
+from .file_bytes import FileBytes
+from .hex import read_hex
+from .npy import MAX_RANK, is_possible, read_npy
+from .paths import checked_path
 from .text_header import FLOATS, OTHERS, FirstLine, is_known, read_first_line, refuse_other_files
+from .text_rows import read_rows
 
 
 def write(
@@ -69,14 +66,11 @@ def write(
     path = checked_path(path)
     style = check_format(format) if format is not None else _format_of(path)
     check_header(header, style)
-    table = array_table(
+    encoder = array_encoder(
         array, style, digits=check_digits(digits), header=header, n_threads=_core.cores()
     )
-    scratch = new_scratch(scratch_bytes(table))
     with atomic_open(path) as file:
-        file.write(table.header)
-        for first in range(0, table.n_elements, BLOCK):
-            file.writelines(table.encode(scratch, first, min(BLOCK, table.n_elements - first)))
+        file.writelines(encoder.parts())
 
 
 def read(

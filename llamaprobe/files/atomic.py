@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .. import log
-from ..errors import ArgumentError, FileError
+from ..errors import FileError
+from ..messages import show_bytes, shown_path
 from .lock import is_at, try_lock
-from .naming import MAX_PATH, expand_user, printable
+from .paths import checked_path
 
 _TEMPORARY = re.compile(r"\.llamaprobe-[0-9]+-[0-9]+\.part")
 _NOT_REPLACED = re.compile(r"/dev/[^/]+|/proc/.+")  # devices, and descriptors of processes
@@ -43,34 +44,6 @@ def file_error(error: OSError, path: str | os.PathLike[str], fact: str | None = 
 def no_such(path: str | os.PathLike[str], fact: str) -> FileError:
     """A FileError for what is not there, as the system's own."""
     return file_error(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), path, fact)
-
-
-def shown_path(path: str | os.PathLike[str]) -> str:
-    """A path as a message shows it: on one line, control characters and bytes that are not
-    UTF-8 as escapes."""
-    return printable(os.fsdecode(path), MAX_PATH)
-
-
-def checked_path(path: str | os.PathLike[str]) -> Path:
-    """A path that the system can take, with a leading ~ or ~user expanded (write "./~" for a file
-    of that name). FileError for one that is empty, or holds a NUL or half of a surrogate pair;
-    ArgumentError for another type."""
-    try:
-        name = os.fsdecode(path)
-    except TypeError:
-        raise ArgumentError(f"a path is a str or a Path, not {type(path).__name__}") from None
-    except UnicodeError:  # a lone surrogate in an object with __fspath__
-        raise FileError(f"{printable(repr(path))}: not a path on this system") from None
-    if not name:
-        raise FileError('the path is empty; "." is the current folder', errno.ENOENT, name)
-    if "\0" in name:
-        raise FileError(f"{shown_path(name)}: a path cannot hold a NUL", errno.EINVAL, name)
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError:
-        fact = "a path cannot hold half of a surrogate pair"
-        raise FileError(f"{shown_path(name)}: {fact}", errno.EINVAL, name) from None
-    return Path(expand_user(name))
 
 
 @contextlib.contextmanager
@@ -281,12 +254,3 @@ def check_space(folder: Path, n_bytes: int, way_out: str) -> None:
             errno.ENOSPC,
             folder,
         )
-
-
-def show_bytes(n_bytes: float) -> str:
-    """12345678 -> '12.3 MB'."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.0f} bytes" if unit == "bytes" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.1f} TB"

@@ -1,32 +1,31 @@
-"""One array as the bytes of a file: a header, then block after block.
+"""One array as the bytes of a file: a header, then chunk after chunk.
 
-Text is `# shape=[..]`, then rows: "," between numbers in csv, " " in txt, the last number of a row
-followed by a newline. npy is NumPy's own format; hex and q<m>.<n> are the words of hex_words.py. A
-table never holds more than a block of what it makes, whatever the size of the array: float32 and
-16-bit words go through the C formatter, other dtypes (integers, float64) through Python.
+Text is `# shape=[..]`, then rows: "," between numbers in csv, " " in txt, a newline after the last
+number of a row. npy is NumPy's own format; hex and q<m>.<n> are the words of hex.py. An encoder
+holds no more than one chunk of its output, whatever the size of the array. float32 and 16-bit words
+go through the C formatter, other dtypes (integers, float64) through Python.
 
 Refused: complex numbers and objects as text.
 """
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from .. import _core
 from ..errors import ArgumentError
+from ..messages import counted, printable
 from .hex import FixedPoint, fixed_point, word_lines
-from .naming import printable
-from .shape import check_unmasked
 
 SUFFIXES = {"csv": ".csv", "txt": ".txt", "npy": ".npy", "hex": ".hex"}
-SEPARATORS = {"csv": ",", "txt": " "}  # the formats that --digits is about
-BLOCK = 1 << 18  # numbers formatted at a time
+SEPARATORS = {"csv": ",", "txt": " "}  # the formats that --digits applies to
+CHUNK = 1 << 18  # numbers formatted at a time
 SHORTEST = -1
 MAX_DIGITS = 25
-EXACT_DIGITS = 8  # so many after the point read back to the same float32
+EXACT_DIGITS = 8  # after the point: enough to read back to the same float32
 
 Buffers = Sequence[memoryview | bytes]
 Encode = Callable[[memoryview, int, int], Buffers]
@@ -34,12 +33,12 @@ Take = Callable[[int, int], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Table:
+class Encoder:
     """What a file will hold. `encode(scratch, first, count)` gives the bytes of `count` elements
-    from `first` on, in order, as buffers that may lie in `scratch`, `scratch_bytes(table)` long."""
+    from `first` on, in order, as buffers that may lie in `scratch`, `scratch_bytes()` long."""
 
     shape: tuple[int, ...]
-    dtype: str  # as NumPy spells it; "" for bytes that are no array
+    dtype: str  # as NumPy spells it; "" for bytes that are not an array
     header: bytes
     n_elements: int
     encode: Encode
@@ -55,28 +54,40 @@ class Table:
         """Size of the file: exact for npy, estimated from a sample for text."""
         if self.element_bytes is not None:  # exact
             return len(self.header) + self.n_elements * self.element_bytes
-        return len(self.header) + _sampled_bytes(self)
+        return len(self.header) + self._sampled_bytes()
 
+    def _sampled_bytes(self, n_samples: int = 16, run: int = 256) -> int:
+        n = self.n_elements
+        scratch = new_scratch(_core.text_capacity(min(n, n_samples * run)))
+        if n <= n_samples * run:
+            ranges = [(0, n)] if n else []
+        else:
+            ranges = [(i * (n - run) // (n_samples - 1), run) for i in range(n_samples)]
+        seen = sum(
+            len(part) for first, count in ranges for part in self.encode(scratch, first, count)
+        )
+        return seen * n // max(1, sum(count for _, count in ranges))
 
-def scratch_bytes(table: Table) -> int:
-    """How long the scratch of `table.encode` has to be, for a block of at most BLOCK numbers."""
-    return 0 if table.exact else _core.text_capacity(min(BLOCK, table.n_elements))
+    def scratch_bytes(self) -> int:
+        """Size of the scratch of `encode`, for a chunk of at most CHUNK numbers."""
+        return 0 if self.exact else _core.text_capacity(min(CHUNK, self.n_elements))
+
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        """(first, count) of every chunk."""
+        for first in range(0, self.n_elements, CHUNK):
+            yield first, min(CHUNK, self.n_elements - first)
+
+    def parts(self) -> Iterator[memoryview | bytes]:
+        """The bytes of the file in order, in one scratch: use each before the next is made."""
+        yield self.header
+        scratch = new_scratch(self.scratch_bytes())
+        for first, count in self.ranges():
+            yield from self.encode(scratch, first, count)
 
 
 def new_scratch(n_bytes: int) -> memoryview:
-    """Not zeroed: only what is written to costs anything."""
+    """Not zeroed: only the pages that are written cost anything."""
     return memoryview(np.empty(n_bytes, np.uint8))
-
-
-def _sampled_bytes(table: Table, n_samples: int = 16, run: int = 256) -> int:
-    n = table.n_elements
-    scratch = new_scratch(_core.text_capacity(min(n, n_samples * run)))
-    if n <= n_samples * run:
-        ranges = [(0, n)] if n else []
-    else:
-        ranges = [(i * (n - run) // (n_samples - 1), run) for i in range(n_samples)]
-    seen = sum(len(part) for first, count in ranges for part in table.encode(scratch, first, count))
-    return seen * n // max(1, sum(count for _, count in ranges))
 
 
 def check_format(format: str) -> str:
@@ -104,7 +115,7 @@ def way_out(format: str) -> str:
 
 
 def check_digits(digits: int | str | None) -> int:
-    """None or "shortest" -> -1; N -> N. ArgumentError for what is neither."""
+    """None or "shortest" -> -1; N -> N. ArgumentError for anything else."""
     if digits is None or digits == "shortest":
         return SHORTEST
     if (
@@ -129,35 +140,47 @@ def plain_array(values: object) -> np.ndarray:
     return np.asarray(array)
 
 
-def array_table(
+def check_unmasked(array: object) -> None:
+    """ArgumentError for an array with masked values: NumPy would use what lies below the mask."""
+    if not np.ma.isMA(array):
+        return
+    n_masked = int(np.count_nonzero(np.ma.getmaskarray(array)))
+    if n_masked:
+        raise ArgumentError(
+            f"the array is masked ({n_masked} of {counted(array.size, 'value')}), and neither files"
+            " nor token ids have a mask; give array.filled(value) or array.compressed()"
+        )
+
+
+def array_encoder(
     array: np.ndarray,
     format: str,
     *,
     digits: int = SHORTEST,
     shape: Sequence[int] | None = None,
     n_cols: int | None = None,
-    tell_dtype: bool | None = None,
+    write_dtype: bool | None = None,
     header: bool = True,
     n_threads: int = 1,
-) -> Table:
-    """The table of an array in memory. `shape` is what the first line says (default: the array's
-    own); the other arguments are those of `number_table`."""
+) -> Encoder:
+    """The encoder of an array in memory. `shape` is what the first line says (default: the array's
+    own); the other arguments are those of `number_encoder`."""
     array = _writable(plain_array(array))
     flat = np.ascontiguousarray(array).reshape(-1)
-    return number_table(
+    return number_encoder(
         lambda first, count: flat[first : first + count],
         array.shape if shape is None else shape,
         flat.dtype,
         format,
         digits=digits,
         n_cols=n_cols,
-        tell_dtype=tell_dtype,
+        write_dtype=write_dtype,
         header=header,
         n_threads=n_threads,
     )
 
 
-def number_table(
+def number_encoder(
     take: Take,
     shape: Sequence[int],
     dtype: np.dtype,
@@ -165,33 +188,33 @@ def number_table(
     *,
     digits: int = SHORTEST,
     n_cols: int | None = None,
-    tell_dtype: bool | None = None,
+    write_dtype: bool | None = None,
     header: bool = True,
     n_threads: int = 1,
     word_dtype: str | None = None,
-) -> Table:
-    """The table of numbers that are made as they are needed: `take(first, count)` gives a
-    contiguous, aligned 1-D array of `dtype`. `n_cols` is how many a row of text has (default:
-    shape[0] rows; a vector is one row). The first line names the dtype when `tell_dtype` says so,
-    by default when it is not float32; in a hex file always, as `word_dtype` where the numbers are
-    the words of another one. Without `header` there is no such line."""
+) -> Encoder:
+    """The encoder of numbers that are made as they are needed: `take(first, count)` gives a
+    contiguous, aligned 1-D array of `dtype`. `n_cols`: numbers in a row of text (default: shape[0]
+    rows; a vector is one row). The first line names the dtype if `write_dtype`, by default when it
+    is not float32; of a hex file always, as `word_dtype` where the numbers are the words of another
+    one. Without `header` there is no first line."""
     if format == "npy":
-        return _npy_table(take, shape, dtype)
+        return _npy_encoder(take, shape, dtype)
     if format == "hex":
-        return _hex_table(take, shape, dtype, word_dtype or dtype.name, header)
+        return _hex_encoder(take, shape, dtype, word_dtype or dtype.name, header)
     if fixed := fixed_point(format):
-        return _fixed_table(take, shape, fixed, format, header)
-    told = dtype.name if (dtype.name != "float32" if tell_dtype is None else tell_dtype) else None
+        return _fixed_encoder(take, shape, fixed, format, header)
+    has_dtype = dtype.name != "float32" if write_dtype is None else write_dtype
     n_cols, sep = n_cols or row_length(shape), SEPARATORS[format]
     if dtype == np.float32:
         encode = _float_encoder(take, n_cols, sep, digits, n_threads)
     else:
         encode = _python_encoder(take, dtype, n_cols, sep, digits)
-    first_line = text_header(shape, told) if header else b""
-    return Table(tuple(shape), dtype.name, first_line, math.prod(shape), encode)
+    first_line = text_header(shape, dtype.name if has_dtype else None) if header else b""
+    return Encoder(tuple(shape), dtype.name, first_line, math.prod(shape), encode)
 
 
-def word_table(
+def word_encoder(
     words: np.ndarray,
     shape: Sequence[int],
     format: str,
@@ -199,7 +222,7 @@ def word_table(
     *,
     header: bool = True,
     n_threads: int = 1,
-) -> Table:
+) -> Encoder:
     """Text of 16-bit floats through `spellings`, the `_core.text_table` of all 65,536 words.
     `words` are their bytes, uint8, at any alignment. The first line says float32: that is what the
     text reads back to."""
@@ -211,7 +234,7 @@ def word_table(
         return _slices(scratch, bounds)
 
     first_line = text_header(shape, "float32") if header else b""
-    return Table(tuple(shape), "float32", first_line, math.prod(shape), encode)
+    return Encoder(tuple(shape), "float32", first_line, math.prod(shape), encode)
 
 
 def _writable(array: np.ndarray) -> np.ndarray:
@@ -235,16 +258,16 @@ def row_length(shape: Sequence[int]) -> int:
 
 def text_header(shape: Sequence[int], dtype: str | None) -> bytes:
     """`# shape=[1, 9, 64]`, with ` dtype=..` behind it when that is given."""
-    told = f" dtype={dtype}" if dtype else ""
-    return f"# shape={[int(n) for n in shape]}{told}\n".encode("ascii")
+    name = f" dtype={dtype}" if dtype else ""
+    return f"# shape={[int(n) for n in shape]}{name}\n".encode("ascii")
 
 
-def bytes_table(data: bytes) -> Table:
-    """A file that is no array: its bytes as they are."""
-    return Table((), "", data, 0, lambda scratch, first, count: (), element_bytes=0)
+def bytes_encoder(data: bytes) -> Encoder:
+    """A file that is not an array: its bytes as they are."""
+    return Encoder((), "", data, 0, lambda scratch, first, count: (), element_bytes=0)
 
 
-def _npy_table(take: Take, shape: Sequence[int], dtype: np.dtype) -> Table:
+def _npy_encoder(take: Take, shape: Sequence[int], dtype: np.dtype) -> Encoder:
     header = io.BytesIO()
     axes = tuple(int(n) for n in shape)
     descr = np.lib.format.dtype_to_descr(dtype)
@@ -255,42 +278,46 @@ def _npy_table(take: Take, shape: Sequence[int], dtype: np.dtype) -> Table:
     def encode(scratch: memoryview, first: int, count: int) -> Buffers:
         return [memoryview(take(first, count).view(np.uint8))]
 
-    return Table(axes, dtype.name, header.getvalue(), math.prod(axes), encode, dtype.itemsize)
+    return Encoder(axes, dtype.name, header.getvalue(), math.prod(axes), encode, dtype.itemsize)
 
 
-def _hex_table(take: Take, shape: Sequence[int], dtype: np.dtype, name: str, header: bool) -> Table:
+def _hex_encoder(
+    take: Take, shape: Sequence[int], dtype: np.dtype, name: str, header: bool
+) -> Encoder:
     words = np.dtype(f"u{dtype.itemsize}")
 
     def encode(scratch: memoryview, first: int, count: int) -> Buffers:
         return [word_lines(take(first, count).view(words), 2 * words.itemsize)]
 
-    return _line_table(shape, name, 2 * words.itemsize, encode, {}, header)
+    return _line_encoder(shape, name, 2 * words.itemsize, encode, {}, header)
 
 
-def _fixed_table(
+def _fixed_encoder(
     take: Take, shape: Sequence[int], fixed: FixedPoint, name: str, header: bool
-) -> Table:
+) -> Encoder:
     counts = {"saturated": 0, "nan": 0}
 
     def encode(scratch: memoryview, first: int, count: int) -> Buffers:
+        if first == 0:  # of this file, not of one written before
+            counts.update(saturated=0, nan=0)
         words, n_saturated, n_nan = fixed.encode(take(first, count))
         counts["saturated"] += n_saturated
         counts["nan"] += n_nan
         return [word_lines(words, fixed.n_digits)]
 
-    return _line_table(shape, name, fixed.n_digits, encode, counts, header)
+    return _line_encoder(shape, name, fixed.n_digits, encode, counts, header)
 
 
-def _line_table(
+def _line_encoder(
     shape: Sequence[int],
     name: str,
     n_digits: int,
     encode: Encode,
     counts: dict[str, int],
     header: bool,
-) -> Table:
+) -> Encoder:
     first_line = text_header(shape, name).replace(b"#", b"//", 1) if header else b""
-    return Table(tuple(shape), name, first_line, math.prod(shape), encode, n_digits + 1, counts)
+    return Encoder(tuple(shape), name, first_line, math.prod(shape), encode, n_digits + 1, counts)
 
 
 def _float_encoder(take: Take, n_cols: int, sep: str, digits: int, n_threads: int) -> Encode:
@@ -337,10 +364,9 @@ def text_values(values: np.ndarray, format: str, digits: int | None) -> np.ndarr
     if format not in SEPARATORS or digits is None:
         return values
     back = np.empty(values.size, np.float32)
-    table = array_table(values.reshape(-1, 1), "csv", digits=digits)
-    scratch = new_scratch(scratch_bytes(table))
-    for first in range(0, values.size, BLOCK):
-        part = back[first : first + BLOCK]
-        text = b"".join(table.encode(scratch, first, part.size))
-        _core.parse_floats(part, text, 0, ",", 1)
+    encoder = array_encoder(values.reshape(-1, 1), "csv", digits=digits, header=False)
+    scratch = new_scratch(encoder.scratch_bytes())
+    for first, count in encoder.ranges():
+        text = b"".join(encoder.encode(scratch, first, count))
+        _core.parse_floats(back[first : first + count], text, 0, ",", 1)
     return back.reshape(values.shape)

@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 
-from .atomic import show_bytes, shown_path
+from ..messages import show_bytes, shown_path
 from ..errors import FileChangedError, OutOfMemory
 
 

@@ -8,8 +8,9 @@ import hashlib
 import os
 from collections.abc import Iterable
 
-from .atomic import open_regular, shown_path
 from ..errors import FileChangedError, FileError
+from ..messages import shown_path
+from .atomic import open_regular
 
 _N_SAMPLES = 64
 _SAMPLE = 16384  # bytes
@@ -19,13 +20,13 @@ REPLACED = "replaced"  # in the place of a fingerprint: the file that was opened
 
 
 class Fingerprints:
-    """Of files that are open: `of` reads a file once, and only if its stat is unchanged since then."""
+    """Of open files: `of` reads a file once, and only if its stat is unchanged since then."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         self._states = {path: file_state(path) for path in paths}
         self._found: dict[str, str] = {}
 
-    def of(self, path: str) -> str | None:
+    def of(self, path: str) -> str:
         """The fingerprint, or REPLACED."""
         try:
             found = self._found.get(path) or fingerprint(path)
@@ -35,6 +36,20 @@ class Fingerprints:
             return REPLACED
         self._found[path] = found
         return found
+
+    def by_name(self) -> dict[str, str]:
+        """The fingerprint of each file under its name, for pickling. FileChangedError."""
+        marks: dict[str, str] = {}
+        for path in self._states:
+            mark = marks[os.path.basename(path)] = self.of(path)
+            if mark == REPLACED:
+                raise FileChangedError(
+                    f"{shown_path(path)}: is no longer the file that was opened, so the model cannot"
+                    " be pickled; load it again",
+                    None,
+                    path,
+                )
+        return marks
 
     def check_in_place(self) -> None:
         """FileChangedError when one of the files is not what its path names any more."""
@@ -75,3 +90,16 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
             at = max(0, n_bytes - _SAMPLE) * i // (_N_SAMPLES - 1)
             digest.update(os.pread(file.fileno(), _SAMPLE, at))
         return digest.hexdigest()
+
+
+def check_fingerprint(path: str, expected: str | None) -> None:
+    """FileChangedError unless the file has this fingerprint; FileError."""
+    if fingerprint(path) != expected:
+        raise not_as_pickled(path)
+
+
+def not_as_pickled(path: str) -> FileChangedError:
+    """For a file that is another one than was pickled."""
+    return FileChangedError(
+        f"{shown_path(path)}: is not the file that was pickled; load the model again", None, path
+    )

@@ -23,7 +23,7 @@ import numpy as np
 
 from .. import _core
 from ..errors import ArgumentError, FormatError
-from .naming import counted, printable
+from ..messages import counted, printable
 
 MAX_BITS = 32
 _FORMAT = re.compile(r"q(0|[1-9][0-9]?)\.(0|[1-9][0-9]?)")

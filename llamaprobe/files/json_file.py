@@ -1,39 +1,75 @@
-"""A small JSON file from a stranger -> dict, or one error line.
+"""JSON and text of a stranger -> dict or bytes, or one error line.
 
-Stricter than `json.loads`: plain UTF-8 (no BOM, no UTF-16), no duplicate keys, no NaN, Infinity or
-1e400, no integer outside int64, no lone surrogate, bounded in bytes, in depth and in how many
-objects, lists and keys so many bytes may hold: an empty list has 3 bytes of text and takes 72 of
-memory. Only regular files are read: a FIFO or a device is refused, not waited for. Also here: how a
-value from such a file is shown in a message, and what stands in the place of a file that was never
-fetched.
+Stricter than `json.loads`: plain UTF-8 (no BOM, no UTF-16), no duplicate keys, no NaN or Infinity,
+bounded in bytes. Only regular files are read: a FIFO or a device is refused, not waited for.
+
+`read_object` is for small files and stricter still: no 1e400, no integer outside int64, no lone
+surrogate, bounded in depth and in how many objects, lists and keys so many bytes may hold (an empty
+list has 3 bytes of text and takes 72 of memory). `find_object` is for the files of a tokenizer,
+which have up to 10 MB and numbers such as 1e30 (`model_max_length`): it is fast and leaves what a
+value may be to its reader.
 """
 
 import functools
 import json
 import math
+import os
 import re
+from collections import Counter
 from typing import Any, NoReturn
 
-from .atomic import open_regular, shown_path
 from ..errors import Error
-from .naming import printable
+from ..messages import printable, shown_path
+from .atomic import open_regular
 
 MAX_DEPTH = 64
-BYTE_ORDER_MARK = "starts with a byte order mark; save it as plain UTF-8"
+MAX_FILE = 64 << 20  # bytes of a tokenizer's file
+
+_Path = str | os.PathLike[str]
 
 
-def read_object(path: str, max_bytes: int, error: type[Error]) -> dict[str, Any]:
+def read_object(path: _Path, max_bytes: int, error: type[Error]) -> dict[str, Any]:
     """The object in a file of at most `max_bytes`; FileError, or `error` naming the file."""
     return parse_object(read_file(path, max_bytes, error), path, error)
 
 
-def parse_object(data: bytes, name: str, error: type[Error]) -> dict[str, Any]:
-    """The object in `data`, or `error` with a message that begins with `name`."""
+def find_object(path: _Path, max_bytes: int, error: type[Error]) -> dict[str, Any]:
+    """The object in a tokenizer's file; empty if there is no file. FileError, `error`."""
+    data = find_file(path, max_bytes, error)
+    return {} if data is None else parse_object(data, path, error, strict=False)
+
+
+def read_file(path: _Path, max_bytes: int, error: type[Error]) -> bytes:
+    """All of a regular file. FileError, or `error` for one that is over `max_bytes` or holds
+    something else in its place."""
+    with open_regular(path) as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise error(f"{shown_path(path)}: over {max_bytes} bytes, more than such a file ever has")
+    if fact := describe_wrong_content(data):
+        raise error(f"{shown_path(path)}: {fact}")
+    return data
+
+
+def find_file(path: _Path, max_bytes: int, error: type[Error]) -> bytes | None:
+    """`read_file`; None if there is no file."""
     try:
-        value = _parse(data)
-    except (ValueError, RecursionError) as e:
-        fact = describe_wrong_content(data) or printable(str(e))
-        raise error(f"{shown_path(name)}: {fact}") from None
+        return read_file(path, max_bytes, error)
+    except FileNotFoundError:
+        return None
+
+
+def parse_object(
+    data: bytes, name: _Path, error: type[Error], *, strict: bool = True
+) -> dict[str, Any]:
+    """The object in `data`, or `error` with a message that begins with `name`. `strict`: see
+    `read_object`."""
+    try:
+        value = _parse(decode(data), strict)
+    except ValueError as e:
+        raise error(f"{shown_path(name)}: {printable(str(e))}") from None
+    except RecursionError:
+        raise error(f"{shown_path(name)}: nested too deeply") from None
     if type(value) is not dict:
         raise error(f"{shown_path(name)}: holds {show(value)}; it must be a JSON object")
     return value
@@ -67,26 +103,33 @@ def show(value: Any) -> str:
     return _cut(json.dumps(value))
 
 
-def _parse(data: bytes) -> Any:
-    text = decode(data)
+def is_text(text: str) -> bool:
+    """False if `text` holds a lone surrogate: then it has no UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _parse(text: str, strict: bool) -> Any:
     if text.startswith("\ufeff"):
-        raise ValueError(BYTE_ORDER_MARK)
-    _check_size(text)
+        raise ValueError("starts with a byte order mark; save it as plain UTF-8")
+    if strict:
+        _check_size(text)
     try:
         value = json.loads(
             text,
             object_pairs_hook=_object,
-            parse_int=_int if _LONG.search(text) else None,  # Python's own are 20 times as fast
-            parse_float=_float if _LARGE.search(text) else None,
+            parse_int=_int if strict and _LONG.search(text) else None,  # Python's: 20 times faster
+            parse_float=_float if strict and _LARGE.search(text) else None,
             parse_constant=_refuse,
         )
     except json.JSONDecodeError as e:
         raise ValueError(f"not valid JSON: {e}") from None
-    if _SURROGATE.search(text):  # in pairs they are fine
-        try:
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
-        except UnicodeEncodeError:
-            raise ValueError("a string holds half of a surrogate pair") from None
+    if strict and _SURROGATE.search(text):  # in pairs they are fine
+        if not is_text(json.dumps(value, ensure_ascii=False)):
+            raise ValueError("a string holds half of a surrogate pair")
     return value
 
 
@@ -128,11 +171,10 @@ def _count(text: str) -> int:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"duplicate key {show(key)}")
-        found[key] = value
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        times = Counter(key for key, _ in pairs)
+        raise ValueError(f"duplicate key {show(next(key for key in times if times[key] > 1))}")
     return found
 
 
@@ -153,20 +195,11 @@ def _refuse(name: str) -> NoReturn:
 
 
 def decode(data: bytes) -> str:
-    """UTF-8 bytes as text; ValueError says where they are none."""
+    """UTF-8 bytes as text; ValueError names the first byte that is not."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as e:
         raise ValueError(f"not UTF-8: byte {e.start} is 0x{data[e.start]:02x}") from None
-
-
-def read_file(path: str, max_bytes: int, error: type[Error]) -> bytes:
-    """All of a regular file. FileError, or `error` for one of more than `max_bytes`."""
-    with open_regular(path) as file:
-        data = file.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise error(f"{shown_path(path)}: over {max_bytes} bytes; none needs so many")
-    return data
 
 
 def _cut(text: str) -> str:

@@ -12,15 +12,16 @@ them. Refused by name: objects, records, text, dates.
 import math
 import os
 import re
+import sys
+from collections.abc import Sequence
 from io import BufferedReader
 
 import numpy as np
 
-from .atomic import show_bytes, shown_path
 from ..errors import FileChangedError, FormatError, OutOfMemory
-from .naming import printable
-from .shape import MAX_RANK, is_possible
+from ..messages import printable, show_bytes, shown_path
 
+MAX_RANK = 32  # axes of an array in a file
 _MAX_HEADER = 10_000  # bytes, as NumPy itself has it
 _LENGTH_BYTES = {b"\x01\x00": 2, b"\x02\x00": 4, b"\x03\x00": 4}  # by version
 _ENTRIES = {
@@ -29,6 +30,12 @@ _ENTRIES = {
     "shape": r"\(\s*(?P<shape>(?:[0-9]{1,19}L?\s*,\s*)*(?:[0-9]{1,19}L?\s*)?)\)",
 }
 _DESCR = re.compile(r"[|<>=]?(?:b1|[iu][1248]|f(?:2|4|8|12|16)|c(?:8|16|24|32))")
+
+
+def is_possible(shape: Sequence[int], element_bytes: int) -> bool:
+    """Whether NumPy can make an array of this shape, given the memory. An axis of length 0 counts as
+    1 to it, so that an empty array can be too large."""
+    return math.prod(n for n in shape if n) * element_bytes <= sys.maxsize
 
 
 class _Unsound(Exception):

@@ -12,12 +12,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .atomic import shown_path
 from ..errors import FormatError
+from ..messages import printable, shown_path
 from .hex import is_fixed_point
 from .json_file import describe_wrong_content
-from .naming import printable
-from .shape import MAX_RANK, is_possible
+from .npy import MAX_RANK, is_possible
 
 _BOM = b"\xef\xbb\xbf"
 _MAX_LINE = 4096

@@ -6,7 +6,6 @@ texts to understand.
 """
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -23,6 +22,8 @@ def read_rows(file: FileBytes, start: int, values: np.ndarray, sep: str) -> bool
     numbers: the reader of whole texts says what it is. Raises OSError."""
     if len(file) - start < _MIN_PIECES * _PIECE:
         return False
+    from concurrent.futures import ThreadPoolExecutor  # which loads logging
+
     work = _Work(file, start, values, sep)
     n_threads = _core.cores()
     pool = ThreadPoolExecutor(n_threads)

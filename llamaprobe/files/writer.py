@@ -1,14 +1,14 @@
-"""Tables to files: formatted here, written, hashed and fsynced each on a thread of its own.
+"""Arrays to files: formatted by the caller, then written, hashed and fsynced on a thread each.
 
-A block of text goes down a line of stages, each of which works while the others do: the caller
-formats it (the pool's threads help), the next writes it, the next hashes it and gives the scratch
-memory back; a file that is complete is fsynced and renamed by the last stage while the next ones
-are being formatted. So a disk, a hash and a formatter that are each as fast as they can be are
-together as slow as the slowest.
+A chunk passes through a pipeline whose stages work at the same time: the caller formats it (the
+pool's threads help), the next stage writes it, the next hashes it and returns its scratch; the last
+fsyncs and renames each complete file while later ones are being formatted. The whole is as slow as
+its slowest stage, not as all of them together.
 
-The first failure stops the line: later work is passed through undone, temporary files are removed,
+The first failure stops the pipeline: later chunks pass through undone, temporary files are removed,
 and the caller gets the error, which names the file. The caller never leaves before the last stage
-has ended, however often Ctrl-C comes: descriptors and temporary files are the stages' until then.
+has ended, however often Ctrl-C comes: until then descriptors and temporary files belong to the
+stages.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from .atomic import file_error, open_temporary
-from .encode import BLOCK, Table, new_scratch, scratch_bytes
+from .encode import Encoder, new_scratch
 
 _N_SCRATCHES = 4
 _MAX_UNSYNCED = 16  # files that are not yet fsynced, each with an open descriptor
@@ -31,10 +31,10 @@ _MAX_UNSYNCED = 16  # files that are not yet fsynced, each with an open descript
 
 @dataclass
 class Written:
-    """A file on its way, and, once it is whole, what the manifest says of it."""
+    """A file being written; once it is whole, what the manifest says of it."""
 
     path: Path
-    table: Table
+    encoder: Encoder
     open: io.FileIO
     temporary: Path
     n_bytes: int = 0
@@ -43,8 +43,8 @@ class Written:
 
 
 @dataclass
-class _Block:
-    """Bytes for a file; without parts it says that the file is complete."""
+class _Chunk:
+    """Bytes for a file; `parts` None: the file is complete."""
 
     file: Written
     parts: list[memoryview] | None
@@ -52,12 +52,12 @@ class _Block:
 
 
 class Writer:
-    """Use as a context: `with Writer(folder) as writer: writer.add(name, table)`. Leaving the block
+    """Use as a context: `with Writer(folder) as writer: writer.add(name, encoder)`. Leaving the block
     waits until every file is whole under its final name; `files` then lists them. Existing files
     are replaced.
 
-    on_whole(file) is called, on the last stage's thread, when a file is fsynced and before it gets
-    its name; on_bytes(n) on the writing thread, after n bytes were written.
+    on_whole(file) is called on the last stage's thread, after the fsync of a file and before its
+    rename; on_bytes(n) on the writing thread, after n bytes were written.
     """
 
     def __init__(
@@ -73,16 +73,16 @@ class Writer:
         self._failure: BaseException | None = None
         self._scratches: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
         for _ in range(_N_SCRATCHES):
-            self._scratches.put(new_scratch(0))  # as long as the largest table so far needs
+            self._scratches.put(new_scratch(0))  # grow to what the largest file so far needs
         stages = (self._write, self._hash, self._publish)
         # Simple queues alone: Ctrl-C inside queue.Queue may leave its lock held for ever.
-        self._inboxes: list[queue.SimpleQueue[_Block | None]] = [
+        self._inboxes: list[queue.SimpleQueue[_Chunk | None]] = [
             queue.SimpleQueue() for _ in stages
         ]
         self._slots: queue.SimpleQueue[None] = queue.SimpleQueue()
         for _ in range(_MAX_UNSYNCED):
             self._slots.put(None)
-        self._has_ended = False  # set by the last stage, before it puts the one token into _end
+        self._has_ended = False  # set by the last stage, before it puts the only None into _end
         self._end: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(
@@ -95,7 +95,7 @@ class Writer:
         try:
             for thread in self._threads:
                 thread.start()
-        except BaseException:  # Ctrl-C, or there is no thread to be had: __exit__ is not called
+        except BaseException:  # Ctrl-C, or no thread can start: __exit__ is not called
             for inbox in self._inboxes:
                 inbox.put(None)
             raise
@@ -114,15 +114,15 @@ class Writer:
             self._check()
 
     def _join(self) -> None:
-        """Waits until no stage works any more. Ctrl-C meanwhile stops the line, and is raised when
-        that has stopped.
+        """Waits until every stage has ended. Ctrl-C meanwhile stops the pipeline, and is raised
+        once that has ended.
 
-        Thread.join will not do: once it was interrupted, it takes a thread for ended that is not.
+        Not Thread.join: once interrupted, it takes a running thread for ended.
         """
         interrupt: BaseException | None = None
         while not self._has_ended:
             try:
-                self._inboxes[0].put(None)  # a second one is read by nobody
+                self._inboxes[0].put(None)  # a second one is never read
                 self._end.get()
             except BaseException as error:
                 self._failure = self._failure or error
@@ -130,52 +130,51 @@ class Writer:
         if interrupt is not None:
             raise interrupt
 
-    def add(self, name: str, table: Table) -> None:
-        """Formats the whole table and sends it down the line. Raises what any stage has met so
-        far."""
+    def add(self, name: str, encoder: Encoder) -> None:
+        """Formats a file and hands it to the stages. Raises the failure of any stage so far."""
         path = self.folder / name
         self._slots.get()
         try:
             opened, temporary = open_temporary(self.folder)
         except OSError as error:
             raise file_error(error, path) from error
-        file = Written(path, table, opened, temporary)
+        file = Written(path, encoder, opened, temporary)
         self.files.append(file)
-        self._send(_Block(file, [memoryview(table.header)], None))
-        n_scratch = scratch_bytes(table)
-        for first in range(0, table.n_elements, BLOCK):
+        self._send(_Chunk(file, [memoryview(encoder.header)], None))
+        n_scratch = encoder.scratch_bytes()
+        for first, count in encoder.ranges():
             scratch = self._scratches.get()
             try:
                 if len(scratch) < n_scratch:
                     scratch = new_scratch(n_scratch)
-                parts = table.encode(scratch, first, min(BLOCK, table.n_elements - first))
+                parts = encoder.encode(scratch, first, count)
             except BaseException:
                 self._scratches.put(scratch)
                 raise
-            self._send(_Block(file, [memoryview(part) for part in parts], scratch))
-        self._send(_Block(file, None, None))
+            self._send(_Chunk(file, [memoryview(part) for part in parts], scratch))
+        self._send(_Chunk(file, None, None))
 
-    def _send(self, block: _Block) -> None:
-        self._inboxes[0].put(block)
+    def _send(self, chunk: _Chunk) -> None:
+        self._inboxes[0].put(chunk)
         self._check()
 
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure
 
-    def _stage(self, i: int, work: Callable[[_Block], None]) -> None:
-        """Takes blocks until None comes; passes on those that the next stage needs to see."""
+    def _stage(self, i: int, work: Callable[[_Chunk], None]) -> None:
+        """Takes chunks until None; passes on those that the next stage needs."""
         onward = self._inboxes[i + 1] if i + 1 < len(self._inboxes) else None
         try:
-            while (block := self._inboxes[i].get()) is not None:
+            while (chunk := self._inboxes[i].get()) is not None:
                 try:
-                    self._try(work, block)
-                    if work == self._hash and block.scratch is not None:
-                        self._scratches.put(block.scratch)
+                    self._try(work, chunk)
+                    if work == self._hash and chunk.scratch is not None:
+                        self._scratches.put(chunk.scratch)
                     if onward is None:
                         self._slots.put(None)
-                    elif work == self._write or block.parts is None:
-                        onward.put(block)
+                    elif work == self._write or chunk.parts is None:
+                        onward.put(chunk)
                 except BaseException as error:  # no memory for a queue: a stage never ends early
                     self._failure = self._failure or error
         finally:
@@ -183,39 +182,38 @@ class Writer:
                 self._has_ended = True
             (onward or self._end).put(None)
 
-    def _try(self, work: Callable[[_Block], None], block: _Block) -> None:
-        """Does the work, unless something has failed already."""
+    def _try(self, work: Callable[[_Chunk], None], chunk: _Chunk) -> None:
+        """Does the work, unless a stage has failed."""
         if self._failure is not None:
             return
         try:
-            work(block)
+            work(chunk)
         except OSError as error:
-            self._failure = file_error(error, block.file.path)
+            self._failure = file_error(error, chunk.file.path)
         except BaseException as error:  # the caller raises it
             self._failure = error
 
-    def _write(self, block: _Block) -> None:
-        n_bytes = write_all(block.file.open.fileno(), block.parts or [])
-        block.file.n_bytes += n_bytes
+    def _write(self, chunk: _Chunk) -> None:
+        n_bytes = write_all(chunk.file.open.fileno(), chunk.parts or [])
+        chunk.file.n_bytes += n_bytes
         if self._on_bytes is not None and n_bytes:
             self._on_bytes(n_bytes)
 
-    def _hash(self, block: _Block) -> None:
-        for part in block.parts or []:
-            block.file.hasher.update(part)
+    def _hash(self, chunk: _Chunk) -> None:
+        for part in chunk.parts or []:
+            chunk.file.hasher.update(part)
 
-    def _publish(self, block: _Block) -> None:
-        file = block.file
+    def _publish(self, chunk: _Chunk) -> None:
+        file = chunk.file
         file.sha256 = file.hasher.hexdigest()
         os.fsync(file.open.fileno())
         if self._on_whole is not None:
             self._on_whole(file)
         os.replace(file.temporary, file.path)
-        file.open.close()  # not before: an open one is locked, so nobody takes it for left behind
+        file.open.close()  # not before: while open it is locked, so no other writer removes it
 
     def _discard(self, file: Written) -> None:
-        """Removes what is left of a file that did not become whole; nothing is left of those that
-        did."""
+        """Removes the temporary file of one that did not become whole."""
         with contextlib.suppress(OSError):
             file.open.close()
         if self._failure is not None:

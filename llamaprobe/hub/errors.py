@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from ..errors import HubError
-from ..files.naming import printable
+from ..messages import printable
 
 __all__ = [
     "CaptivePortalError",

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoint.folder import OTHER_FORMATS
 from ..errors import ArgumentError, Error, FormatError, HubError
 from ..files.atomic import file_error
-from ..files.naming import printable
+from ..messages import printable
 from .errors import MetadataError
 from .names import check_entry, is_etag
 

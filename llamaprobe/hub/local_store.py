@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..files.naming import printable
+from ..messages import printable
 from .errors import UnsafeNameError
 from .folder import Check, Folder, Pause
 from .listing import Listing, RepoFile

@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Iterable
 
 from ..errors import ArgumentError
-from ..files.naming import printable
+from ..messages import printable
 from .errors import MetadataError, TokenError, UnsafeNameError
 from .settings import read_token
 

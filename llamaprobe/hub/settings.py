@@ -17,7 +17,7 @@ from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from .. import __version__
 from ..errors import ArgumentError
-from ..files.naming import printable
+from ..messages import printable
 from .errors import TokenError
 
 if TYPE_CHECKING:

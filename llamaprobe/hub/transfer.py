@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .. import log
-from ..cli.stderr import STREAM
-from ..cli.stderr import say as say_line
-from ..files.atomic import file_error, show_bytes
-from ..files.naming import printable
+from ..stderr import STREAM
+from ..stderr import say as say_line
+from ..files.atomic import file_error
+from ..messages import show_bytes
+from ..messages import printable
 from .client import MAX_TRIES, PIECE, Client, Stopped
 from .connection import Broken
 from .errors import ChecksumError, DiskFullError, TransferError

@@ -3,20 +3,22 @@
 import resource
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .machine import Roof, kernels, roof, thread_count
-from ..model import Model
-from ..points import Name
 from .profile import Profile
+
+if TYPE_CHECKING:
+    from ..model import Model
+    from ..points import Name
 
 _SEED = 0
 
 
 class Trial(NamedTuple):
-    """One run, and what the machine could do meanwhile."""
+    """One run, and the machine's roof at that time."""
 
     profile: Profile
     roof: Roof
@@ -30,8 +32,8 @@ class Trial(NamedTuple):
 
     @property
     def of_roof(self) -> float:
-        """Time at the roof / time: 1 is as fast as it can be. More than 1 is possible where the
-        weights fit into a cache, or the machine became faster for the time of the run alone."""
+        """Time at the roof / time: 1 is as fast as it can be. More is possible where the weights
+        fit into a cache, or the machine was faster during the run than before and after."""
         return self.profile.at_roof(self.roof) / self.seconds
 
 
@@ -42,18 +44,18 @@ class Timing(NamedTuple):
     n_threads: int
     kernels: str
     first: Trial
-    """The run before the others; of the first length also the first run of the process."""
+    """The run before the others: the first of the process for the first length."""
     trials: tuple[Trial, ...]
     """The others, the fastest first."""
 
     @property
     def seconds(self) -> float:
-        """The median: of an even number of runs the mean of the two in the middle."""
+        """The median."""
         return statistics.median(trial.seconds for trial in self.trials)
 
     @property
     def median(self) -> Trial:
-        """The run in the middle, whose stages are told; of an even number the faster of the two."""
+        """The run in the middle, whose stages are shown; the faster of two."""
         return self.trials[(len(self.trials) - 1) // 2]
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,17 +90,17 @@ def _trial_dict(trial: Trial) -> dict[str, Any]:
 
 
 def measure(
-    model: Model,
+    model: "Model",
     n_tokens: int,
     *,
-    points: str | Sequence[Name] = ("x", "x_norm"),
+    points: "str | Sequence[Name]" = ("x", "x_norm"),
     layers: Iterable[int] | None = None,
     threads: int | None = None,
     repeat: int = 5,
 ) -> Timing:
     """Run `n_tokens` random token ids, always the same, 1 + `repeat` times.
 
-    The roof is measured between the runs, whose weights thus come from memory and not from a cache.
+    The roof is measured between the runs, which also evicts the weights from the caches.
     Raises what `Model.run` raises, and OutOfMemory where the roof cannot be measured.
     """
     ids = random_ids(model, n_tokens)
@@ -120,7 +122,7 @@ def measure(
     )
 
 
-def random_ids(model: Model, n_tokens: int) -> np.ndarray:
+def random_ids(model: "Model", n_tokens: int) -> np.ndarray:
     """int32 [n_tokens], the same for the same vocabulary."""
     rng = np.random.default_rng(_SEED)
     return rng.integers(model.config.vocab_size, size=n_tokens, dtype=np.int32)

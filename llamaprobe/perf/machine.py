@@ -1,4 +1,4 @@
-"""What this build can do on this CPU: kernel rows, threads, its name and its roof."""
+"""What this build can do on this CPU: kernel variants, threads, the CPU's name and its roof."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ from ..errors import ArgumentError
 
 
 class Kernel(NamedTuple):
-    """A row of the dispatch table: the hot loops for one instruction set. All give equal bits."""
+    """A kernel variant: the hot loops for one instruction set. All variants give equal bits."""
 
     name: str
     supported: bool
@@ -19,10 +19,10 @@ class Kernel(NamedTuple):
 
 
 def kernels() -> list[Kernel]:
-    """The kernel rows of this build, best last, and which one is in use.
+    """The kernel variants of this build, best last, and which one is in use.
 
-    LLAMAPROBE_KERNELS=name forces a row. Raises ArgumentError when it names none of this build, and
-    UnsupportedError when this CPU lacks it: there is no silent fallback.
+    LLAMAPROBE_KERNELS=name forces one. Raises ArgumentError when this build has no such variant,
+    and UnsupportedError when this CPU cannot run it: there is no silent fallback.
     """
     chosen = _core.kernel_in_use()
     return [Kernel(name, supported, name == chosen) for name, supported in _core.kernels()]
@@ -32,8 +32,8 @@ def thread_count(threads: int | None = None) -> int:
     """How many threads a run uses: `threads`, else LLAMAPROBE_NUM_THREADS, else all cores that the
     process may use.
 
-    More threads than cores are legal, and never change a result. Raises ArgumentError when the
-    number is no integer of at least 1.
+    More threads than cores are legal, and never change a result. ArgumentError for anything but an
+    integer of at least 1.
     """
     if threads is not None:
         return _at_least_one(threads, "threads")
@@ -49,16 +49,16 @@ def thread_count(threads: int | None = None) -> int:
 
 
 class Roof(NamedTuple):
-    """What no run can beat."""
+    """The speeds that no run can exceed."""
 
     flops: float
-    """Per second, of the kernel row in use; a multiply-add is two."""
+    """Per second, with the kernel variant in use; a multiply-add counts as two."""
     bytes: float
-    """Read per second from memory that no cache holds."""
+    """Read per second from memory, past all caches."""
 
 
 def roof(threads: int | None = None) -> Roof:
-    """Measure the roof, now and on as many threads as a run would use; takes about a quarter of a second.
+    """Measure the roof with as many threads as a run would use, in about 0.25 s.
 
     Raises OutOfMemory, and what `kernels` and `thread_count` raise.
     """
@@ -66,20 +66,20 @@ def roof(threads: int | None = None) -> Roof:
 
 
 def cpu_name() -> str:
-    """What the CPU calls itself, with family and model where that is vague ("AMD EPYC")."""
+    """The CPU's own name, with family and model where that is vague ("AMD EPYC")."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            told = dict(re.findall(r"^([^:\n]*?)\s*:\s*(.*?)\s*$", file.read(), re.MULTILINE))
+            cpu = dict(re.findall(r"^([^:\n]*?)\s*:\s*(.*?)\s*$", file.read(), re.MULTILINE))
     except OSError:
-        told = {}
-    name = told.get("model name") or platform.processor() or platform.machine()
+        cpu = {}
+    name = cpu.get("model name") or platform.processor() or platform.machine()
     numbers = [
-        f"{what} {told[key]}"
+        f"{what} {cpu[key]}"
         for what, key in (("family", "cpu family"), ("model", "model"))
         + (("implementer", "CPU implementer"), ("part", "CPU part"))
-        if key in told
+        if key in cpu
     ]
-    vague = not re.search(r"\d\d", name) or "model name" not in told
+    vague = not re.search(r"\d\d", name) or "model name" not in cpu
     return f"{name} ({', '.join(numbers)})" if vague and numbers else name
 
 

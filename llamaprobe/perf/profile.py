@@ -1,4 +1,4 @@
-"""Where the time of a run went, stage by stage, and how that compares with the machine's roof."""
+"""The time of a run by stage, against the machine's roof."""
 
 from typing import NamedTuple
 
@@ -11,17 +11,17 @@ class Stage(NamedTuple):
     name: str
     seconds: float
     n_laps: int
-    """How often it came."""
+    """How often it ran."""
     flops: float
-    """Of products that were really done: a multiply-add is two, what causal attention skips none."""
+    """Of computed products, without those that causal attention skips; a multiply-add is two."""
     weight_bytes: float
     """Read from the files, each weight once per product."""
     value_bytes: float
-    """Of activations, read and written once by each step; caches may hold them."""
+    """Of activations, read and written once per step, possibly from caches."""
 
     def at_roof(self, roof: Roof) -> float:
-        """Seconds that it needs at least: products at the peak or their weights out of memory,
-        whichever is longer. Values may stay in caches and count nothing."""
+        """The least seconds it needs: products at the peak, or their weights from memory, whichever
+        is longer. Values may stay in caches and do not count."""
         return max(self.flops / roof.flops, self.weight_bytes / roof.bytes)
 
 
@@ -31,13 +31,17 @@ class Profile(NamedTuple):
     seconds: float
     """Of the whole call."""
     stages: tuple[Stage, ...]
-    """In order of computation; together they are the call, but for microseconds."""
+    """In order of computation; they add up to the call, but for microseconds."""
+
+    def __repr__(self) -> str:
+        parts = (f"{stage.name} {stage.seconds:.6f}" for stage in self.stages if stage.n_laps)
+        return f"<Profile of {self.seconds:.6f} s: {', '.join(parts)}>"
 
     def at_roof(self, roof: Roof) -> float:
-        """Seconds that the products of the run need at least."""
+        """The least seconds that the products of the run need."""
         return sum(stage.at_roof(roof) for stage in self.stages if stage.flops)
 
     @property
     def share_without_products(self) -> float:
-        """0 to 1: the part of the call in which no product was computed."""
+        """0 to 1: the part of the call outside of products."""
         return 1 - sum(stage.seconds for stage in self.stages if stage.flops) / self.seconds

@@ -1,10 +1,10 @@
-"""Text to token ids and back: the only file that touches the `tokenizers` library.
+"""Text to token ids and back: the only file that uses the `tokenizers` library.
 
-Runs on its own: imports nothing of llamaprobe, so that `_child` can load it without the package; a
-tokenizer.json with nothing in it that could blow up is used in the caller's process. Whatever the
-library does (its panics are no `Exception`) becomes a ValueError in one line.
+Imports nothing of llamaprobe, so that `sandbox` can load it without the package; a tokenizer.json
+known to be harmless is used in the caller's process. Every failure of the library, also a panic,
+which is not an `Exception`, becomes a ValueError in one line.
 
-What a file may ask for and does not get: truncation, padding, dropout. They change what the model
+Truncation, padding and dropout are disabled, whatever the file says: they change what the model
 sees.
 """
 
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 
 class State(NamedTuple):
-    """A tokenizer that is ready for any number of encodings."""
+    """A loaded tokenizer, for any number of encodings."""
 
     tokenizer: object
     added: list[dict]
@@ -25,7 +25,7 @@ class State(NamedTuple):
 
 @contextlib.contextmanager
 def _guard() -> Iterator[None]:
-    """Every failure of the library as ValueError; interrupts and lack of memory pass."""
+    """Every failure of the library as ValueError, but for interrupts and lack of memory."""
     try:
         yield
     except (ValueError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
@@ -35,7 +35,7 @@ def _guard() -> Iterator[None]:
 
 
 def patched(spec: dict, parts: dict | None) -> dict:
-    """tokenizer.json with `parts` in the place of its own; its vocabulary and merges stay."""
+    """tokenizer.json with its parts replaced by `parts`, but for vocabulary and merges."""
     if parts is None:
         return spec
     kept = {"vocab": spec["model"]["vocab"], "merges": spec["model"].get("merges") or []}
@@ -45,9 +45,9 @@ def patched(spec: dict, parts: dict | None) -> dict:
 def load(data: bytes, setup: dict) -> State:
     """The tokenizer of tokenizer.json, whose bytes are `data`. Raises ValueError.
 
-    setup: `parts` for `patched`, or None; `tokens` to add, in order; `added`, the added tokens
-    that are there then: the library numbers them itself, so their ids are compared;
-    `split_special`, True if special tokens spelled out in a text are plain text.
+    setup: `parts` for `patched`, or None; `tokens` to add, in order; `added`, all added tokens
+    after that, whose ids are compared, as the library numbers them itself; `split_special`, True if
+    special tokens spelled out in a text are plain text.
     """
     with _guard():
         from tokenizers import AddedToken, Tokenizer
@@ -59,7 +59,7 @@ def load(data: bytes, setup: dict) -> State:
         tokenizer.no_padding()
         if getattr(tokenizer.model, "dropout", None):
             tokenizer.model.dropout = None
-        if setup["tokens"]:  # even an empty list costs 10 us for each token that is there
+        if setup["tokens"]:  # even an empty list costs 10 us per existing token
             tokenizer.add_tokens([AddedToken(**token) for token in setup["tokens"]])
         tokenizer.encode_special_tokens = setup["split_special"]
         for token in setup["added"]:
@@ -72,8 +72,8 @@ def load(data: bytes, setup: dict) -> State:
 
 
 def encode(tokenizer, text: str, around: bool) -> list[int]:
-    """Ids of `text`; special tokens spelled out in it are read as such. `around`: also those that
-    the tokenizer puts around a text.
+    """Ids of `text`, in which special tokens may be spelled out; with `around`, the tokenizer also
+    adds its own before and after.
     """
     with _guard():
         return tokenizer.encode(text, add_special_tokens=around).ids
@@ -88,33 +88,33 @@ def decode(tokenizer, ids: list[int], skip_special: bool) -> str:
 def encode_marked(
     tokenizer, text: str, added: list[dict], marks: dict[str, str], spelled: list[str]
 ) -> list[int]:
-    """Ids of `text`, in which a special token counts only where its mark stands in its place.
+    """Ids of `text`, in which special tokens are written as marks and anything else is plain text.
 
-    `marks`: special token -> one private character that occurs nowhere else; `spelled`: the
-    special tokens that the text spells out and that must not count. A twin of the tokenizer, made
-    over the same model, knows the marks as its special tokens; what is spelled out is plain text
-    to it. So all text is cut and merged in its surroundings, and only the ids of the marks are
-    translated. The twin numbers its added tokens from the size of the vocabulary on, which in one
-    with unused ids are the ids of other tokens: the text of a token tells the two apart.
+    `marks`: special token -> one private character that occurs nowhere else; `spelled`: the special
+    tokens that the text spells out and that must not count. A second tokenizer over the same model
+    has the marks as its special tokens, so that all text is split and merged in context; only the
+    ids of the marks are translated. It numbers added tokens from the size of the vocabulary on.
+    Where the vocabulary has unused ids, these are ids of other tokens too, which differ by their
+    text.
     """
     with _guard():
         from tokenizers import AddedToken, Tokenizer
 
-        twin = Tokenizer(tokenizer.model)
-        twin.normalizer = tokenizer.normalizer
-        twin.pre_tokenizer = tokenizer.pre_tokenizer
+        second = Tokenizer(tokenizer.model)
+        second.normalizer = tokenizer.normalizer
+        second.pre_tokenizer = tokenizer.pre_tokenizer
         kept = {
             marks.get(token["content"], token["content"]): token
             for token in added
             if token["content"] in marks or not token["special"]
         }
         flags = ("special", "single_word", "lstrip", "rstrip", "normalized")
-        twin.add_tokens(  # one call: each costs time for all tokens that are there
+        second.add_tokens(  # one call: each costs time per existing token
             [AddedToken(name, **{f: token[f] for f in flags}) for name, token in kept.items()]
         )
-        true = {twin.token_to_id(name): token["id"] for name, token in kept.items()}
-        others = {id: twin.model.id_to_token(id) for id, own in true.items() if id != own}
-        encoded = twin.encode(text, add_special_tokens=False)
+        true = {second.token_to_id(name): token["id"] for name, token in kept.items()}
+        others = {id: second.model.id_to_token(id) for id, own in true.items() if id != own}
+        encoded = second.encode(text, add_special_tokens=False)
     ids, found = [], set()
     for id, piece in zip(encoded.ids, encoded.tokens, strict=True):
         if id in true and piece != others.get(id):

@@ -1,13 +1,12 @@
-"""Text that knows where each of its characters comes from: the template or what it was given.
+"""Text that knows the origin of each character: the template or its input.
 
-A template may split, trim, join and compare messages as it likes. `Text` is a str that does all
-this with the same results and takes the origin of each character along, so that a special token in
-the rendered text can be told to be the template's own or a message's. `traced` makes a Jinja
-sandbox in which every text of a template is such a Text; a template cannot reach the origin, whose
-name begins with an underscore.
+A template may split, trim, join and compare messages. `Text` is a str that does so with the same
+results and keeps the origin of each character, which distinguishes a special token of the template
+from one in a message. `traced` makes a Jinja sandbox in which all text of a template is Text; a
+template cannot reach the origin, whose name begins with an underscore.
 
-What is not followed here gives a plain str, whose origin is LOST; nothing is ever taken for the
-template's that is not a literal of it. Imports nothing of llamaprobe, as `_render`.
+Operations that are not traced give a plain str, whose origin is LOST; only literals of the template
+count as its own. Imports nothing of llamaprobe, as `_render`.
 """
 
 import re
@@ -67,14 +66,14 @@ class Text(str):
         items = list(items)
         return Text(str.join(self, items), self._origin.join(map(origin_of, items)))
 
-    def split(self, sep: str | None = None, maxsplit: int = -1) -> list[str]:
+    def split(self, sep: str | None = None, maxsplit: Any = -1) -> list[str]:
         return self._cut(str.split(self, sep, maxsplit), sep)
 
-    def rsplit(self, sep: str | None = None, maxsplit: int = -1) -> list[str]:
+    def rsplit(self, sep: str | None = None, maxsplit: Any = -1) -> list[str]:
         return self._cut(str.rsplit(self, sep, maxsplit), sep)
 
     def _cut(self, pieces: list[str], sep: str | None) -> list[str]:
-        """The pieces as parts of self; between them there is `sep`, or some white space."""
+        """The pieces as slices of self; between them is `sep`, or white space."""
         found: list[str] = []
         at = 0
         for piece in pieces:
@@ -117,7 +116,7 @@ class Text(str):
     def removesuffix(self, suffix: str) -> "Text":
         return self[: len(str.removesuffix(self, suffix))]
 
-    def replace(self, old: str, new: str, count: int = -1) -> "Text":
+    def replace(self, old: str, new: str, count: Any = -1) -> "Text":
         if old:
             pieces = self._cut(str.split(self, old, count), old)
         elif count < 0:  # around every character
@@ -128,7 +127,7 @@ class Text(str):
 
 
 def _same_length(name: str) -> Callable[[Text], Text]:
-    """Upper case and its kind: character by character, unless one becomes several."""
+    """upper and the like: character by character, unless one becomes several."""
     change = getattr(str, name)
     return lambda self: _checked(change(self), self._origin)
 
@@ -142,12 +141,12 @@ def origin_of(text: str) -> str:
     return text._origin if isinstance(text, Text) else LOST * len(text)
 
 
-_WORDS = re.compile(r"[\w\s.,:-]*")  # no special token: these have brackets and the like
+_WORDS = re.compile(r"[\w\s.,:-]*")  # not a special token: these have brackets or the like
 
 
 def of_all(value: Any) -> str:
-    """One letter for a text that shows all of `value`: OWN or GIVEN; LOST if both is in it and the
-    template's part may be a special token, and if no text is in it."""
+    """One letter for the text of `value`: OWN or GIVEN; LOST if it has both and the template's part
+    may be a special token, or if it has no text."""
     letters: set[str] = set()
     rest, words = [value], True
     while rest:
@@ -166,7 +165,7 @@ def of_all(value: Any) -> str:
 
 
 def given(value: Any, origin: str = GIVEN) -> Any:
-    """A copy of plain data with every text, keys too, of `origin`."""
+    """A copy of plain data in which every text, also a key, has this origin."""
     if isinstance(value, str):
         return Text(value, origin)
     if isinstance(value, dict):
@@ -177,7 +176,7 @@ def given(value: Any, origin: str = GIVEN) -> Any:
 
 
 def message(value: dict[str, Any]) -> dict[str, Any]:
-    """A copy of a chat message: its role is a ROLE, the rest GIVEN."""
+    """A copy of a chat message: the role has origin ROLE, the rest GIVEN."""
     return given(value) | {
         Text(key, GIVEN): Text(item, ROLE)
         for key, item in value.items()
@@ -186,9 +185,9 @@ def message(value: dict[str, Any]) -> dict[str, Any]:
 
 
 class Marked:
-    """Special tokens in messages between two marks, as transformers has it. A template may cut a
-    message at a special token and join it again by the same one, a literal of its own: what then
-    stands between two marks is what the message had there.
+    """Special tokens in messages between two marks, as in transformers. A template may split a
+    message at a special token and join it with a literal of its own: the marks show that the
+    message had it there.
     """
 
     def __init__(self, tokens: list[str], marks: str) -> None:
@@ -199,7 +198,7 @@ class Marked:
         self._without = dict.fromkeys(map(ord, marks))
 
     def mark(self, value: Any) -> Any:
-        """A copy of plain data with marks, but in keys."""
+        """A copy of plain data with marks in its texts, but not in keys."""
         if isinstance(value, str):
             return self._token.sub(rf"{self._marks[0]}\g<0>{self._marks[1]}", value)
         if isinstance(value, dict):
@@ -227,7 +226,7 @@ _SPEC = re.compile(r"%(?:\((\w+)\))?[#0\- +]*[0-9]*(?:\.[0-9]+)?([a-zA-Z%])")
 
 
 def _percent(pattern: Text, values: Any) -> str | None:
-    """The origin of `pattern % values`; None where it is not followed."""
+    """The origin of `pattern % values`; None where it is not traced."""
     named = isinstance(values, dict)
     rest = list(values) if isinstance(values, tuple) else [values]
     origin, at = "", 0
@@ -246,7 +245,7 @@ def _percent(pattern: Text, values: Any) -> str | None:
 
 
 def _placed(piece: str, value: Any) -> str:
-    """The origin of `piece`, which shows `value` and perhaps white space around it."""
+    """The origin of `piece`: `value`, perhaps with white space around it."""
     if not isinstance(value, str):
         return of_all(value) * len(piece)
     if (at := piece.find(value)) < 0:
@@ -255,7 +254,7 @@ def _placed(piece: str, value: Any) -> str:
 
 
 def _braces(pattern: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-    """The origin of `pattern.format(*args, **kwargs)`; None where it is not followed."""
+    """The origin of `pattern.format(*args, **kwargs)`; None where it is not traced."""
     letters = set(origin_of(pattern))
     if len(letters) > 1:
         return None
@@ -297,8 +296,8 @@ def traced(environment_class: type, to_json: Callable[..., str]) -> type:
         def _output_const_repr(self, group):
             return f"environment._own({concat(group)!r})"
 
-    def shown(value: Any) -> Text:
-        """What a template puts out for a value."""
+    def shown(value: Any) -> str:
+        """The output of a template for a value."""
         return value if isinstance(value, str) else Text(str(value), of_all(value))
 
     class Traced(environment_class):

@@ -1,13 +1,12 @@
 """A chat template to text, in Jinja's immutable sandbox, as transformers sets it up.
 
-Runs on its own: imports nothing of llamaprobe but `_origin`, so that `sandbox` can load it without
-the package; templates that are known to be harmless are rendered by the same code in the caller's
-process. A template is compiled once; nothing that it does outlives a rendering. The clock is not
-the machine's: `strftime_now` formats the date of the request, with English names, whatever the
-locale.
+Imports only `_origin` of llamaprobe, so that `sandbox` can load it without the package; templates
+known to be harmless are rendered by the same code in the caller's process. A template is compiled
+once and keeps no state between renderings. `strftime_now` formats the date of the request, not the
+clock, with English names in every locale.
 
-`prepare` and `answer` raise ValueError with the reason in words: the template's own
-(`raise_exception`), a fault in it, or a result over the limit.
+`prepare` and `answer` raise ValueError with the reason: the template's own (`raise_exception`), a
+fault in it, or a result over the limit.
 """
 
 import contextlib
@@ -15,10 +14,11 @@ import datetime
 import functools
 import json
 import re
+from typing import Any
 
 from . import _origin
 
-_OLDEST = (3, 1, 6)  # older ones have known ways out of the sandbox
+_OLDEST = (3, 1, 6)  # older ones have known sandbox escapes
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS = (
     *("January", "February", "March", "April", "May", "June"),
@@ -27,8 +27,8 @@ _MONTHS = (
 
 
 def prepare(request: dict) -> "Compiled":
-    """The template of `request`, its text, compiled; with `traced` for both sandboxes, else the
-    second one when it is needed. Raises ValueError, MemoryError.
+    """The template of `request`, compiled; with `traced` for both sandboxes, else for the second
+    one on demand. Raises ValueError, MemoryError.
     """
     with _faults():
         compiled = Compiled(request["template"])
@@ -43,8 +43,8 @@ def answer(compiled: "Compiled", request: dict) -> tuple[str, str | None]:
     not known).
 
     `messages`; `own`, the variables that count as the template's own text, and `given`, all others;
-    `date` (ISO), `max_chars`; `spelled`, the special tokens that messages and `given` spell, and
-    `marks`, two characters that occur nowhere. Raises ValueError, MemoryError.
+    `date` (ISO), `max_chars`; `spelled`, the special tokens spelled out in messages and `given`,
+    and `marks`, two characters that occur nowhere. Raises ValueError, MemoryError.
     """
     date, most = datetime.date.fromisoformat(request["date"]), request["max_chars"]
     clock = {"strftime_now": lambda format: _strftime(date, format)}
@@ -53,7 +53,7 @@ def answer(compiled: "Compiled", request: dict) -> tuple[str, str | None]:
         text = _generate(compiled.plain, most, clock | own | given)
     if not request["traced"]:
         return text, None
-    # It has rendered once: what does not render in these ways as well is not followed.
+    # The plain rendering counts: one that fails or differs below leaves the origin unknown.
     origin = None
     with contextlib.suppress(Exception):
         known = _origin.given(own, _origin.OWN) | _origin.given(given)
@@ -70,7 +70,7 @@ def answer(compiled: "Compiled", request: dict) -> tuple[str, str | None]:
 
 
 class Compiled:
-    """One template in two sandboxes: on plain texts, and on texts that know their origin."""
+    """One template in two sandboxes: for plain texts, and for texts with an origin."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -93,7 +93,7 @@ def _generate(template, max_chars: int, variables: dict) -> str:
 
 @contextlib.contextmanager
 def _faults():
-    """What a template does wrong, as ValueError."""
+    """Faults of a template as ValueError."""
     import jinja2
 
     try:
@@ -111,7 +111,7 @@ def _faults():
 
 
 def _environment(*, traced: bool = False):
-    """The sandbox with the filters and globals that templates on the hub are written for.
+    """The sandbox, with the filters and globals that templates on the hub expect.
 
     Source: transformers 5, utils/chat_template_utils.py.
     """
@@ -124,7 +124,7 @@ def _environment(*, traced: bool = False):
         raise ValueError(
             f"Jinja2 {jinja2.__version__} is not safe for templates; pip install -U 'Jinja2>=3.1.6'"
         )
-    sandbox = ImmutableSandboxedEnvironment
+    sandbox: Any = ImmutableSandboxedEnvironment
     if traced:
         sandbox = _origin.traced(sandbox, _to_json)
     environment = sandbox(
@@ -141,8 +141,8 @@ def _environment(*, traced: bool = False):
 
 
 def _generation_tag():
-    """{% generation %} .. {% endgeneration %}: marks what the model wrote; here its body,
-    unchanged. (A class of a library that is imported late.)"""
+    """{% generation %} .. {% endgeneration %}, which encloses the model's answers: the body alone.
+    A function, because jinja2 is imported late."""
     import jinja2
     from jinja2.ext import Extension
 
@@ -191,7 +191,7 @@ def _raise_exception(message):
 
 
 class _Dict:
-    """`dict` for templates: makes them, but is no class to climb from."""
+    """`dict` for templates: callable, but not a class that leads to others."""
 
     def __call__(self, *args, **kwargs):
         return dict(*args, **kwargs)
@@ -222,4 +222,4 @@ def _strftime(date: datetime.date, format: str) -> str:
 
     with contextlib.suppress(UnicodeError):
         return when.strftime(re.sub("%(.)", english, format))
-    raise ValueError("strftime_now: the format is no valid text")
+    raise ValueError("strftime_now: the format is not valid text")

@@ -1,6 +1,6 @@
-"""What a caller gives to a chat template, checked: messages, tools, variables, the date.
+"""The inputs of a chat template, checked: messages, tools, variables, the date.
 
-All of it becomes plain data (what JSON can say), copied, before a template sees it.
+They are copied and become plain data (JSON's types) before a template sees them.
 """
 
 import copy
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ArgumentError
-from ..files.naming import printable
-from ..files.side_file import is_text
+from ..files.json_file import is_text
+from ..messages import printable
 
 DEFAULT_DATE = datetime.date(2024, 7, 26)  # what Llama 3's own templates fall back on
 MAX_CHARS = 1 << 22  # of the messages, and of the text that a template makes of them
@@ -30,13 +30,10 @@ _TAKEN = {
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """How a chat is rendered: the arguments of transformers' `apply_chat_template`, and the date.
-
-    `check` gives one that holds plain data only.
-    """
+    """How a chat is rendered: arguments of transformers' `apply_chat_template`, and the date."""
 
     date: str | datetime.date | None = None
-    """What the template takes for today, as in `pin_date`."""
+    """The date that the template sees, as in `pin_date`."""
     add_generation_prompt: bool | None = None
     """None: True unless the final message is continued."""
     template_vars: Mapping[str, Any] | None = None
@@ -47,8 +44,8 @@ class ChatOptions:
     """True: the text ends with the last message's content; a str: with that field of it."""
 
     def check(self) -> "ChatOptions":
-        """ArgumentError: values that are not plain data, names that are taken, a generation prompt
-        behind a message that is to be continued."""
+        """A copy that holds plain data only. ArgumentError: other values, names that are taken, a
+        generation prompt after a message that is to be continued."""
         how = self.continue_final_message
         if not isinstance(how, bool | str) or how == "":
             raise ArgumentError(
@@ -71,8 +68,8 @@ class ChatOptions:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """What a checked one gives besides the date, to be recorded: template_vars, tools,
-        continue_final_message, where they are given."""
+        """What a run records of them besides the date: template_vars, tools and
+        continue_final_message, where they are given. Of a checked one."""
         values = (copy.deepcopy(getattr(self, name)) for name in TEMPLATE_INPUTS)
         return {
             name: value
@@ -82,8 +79,8 @@ class ChatOptions:
 
 
 def pin_date(date: str | datetime.date | None) -> datetime.date:
-    """The day that a template gets: None is 26 Jul 2024, "today" the machine's own; else a
-    date or its ISO spelling, "2025-01-31". ArgumentError.
+    """The date that a template sees: 26 Jul 2024 for None, the machine's for "today", else a date
+    or its ISO spelling, "2025-01-31". ArgumentError.
     """
     if date is None:
         return DEFAULT_DATE
@@ -102,10 +99,10 @@ def pin_date(date: str | datetime.date | None) -> datetime.date:
 
 
 def check_messages(messages: object) -> list[dict[str, Any]]:
-    """A copy of chat messages made of plain data only. ArgumentError.
+    """A copy of chat messages as plain data. ArgumentError.
 
-    A list of dicts, each with a "role" (str) and a "content" (or "tool_calls"); values are what
-    JSON can say. Entries that are None are dropped, as transformers does.
+    A list of dicts, each with a "role" (str) and a "content" (or "tool_calls"), and values of
+    JSON's types. Entries that are None are dropped, as in transformers.
     """
     if not isinstance(messages, list | tuple) or not messages:
         raise ArgumentError("chat messages: give a list of at least one dict with role and content")
@@ -125,7 +122,7 @@ def check_messages(messages: object) -> list[dict[str, Any]]:
 
 
 def _check_variables(variables: object, date: object) -> dict[str, Any] | None:
-    """A copy of template_vars made of plain data only."""
+    """A copy of template_vars as plain data."""
     if variables is None:
         return None
     if not isinstance(variables, Mapping):
@@ -140,7 +137,7 @@ def _check_variables(variables: object, date: object) -> dict[str, Any] | None:
             )
         taken = _TAKEN.get(name)
         if name == "date_string" and date is not None:
-            taken = "comes from the date that is given as well"
+            taken = "is set by date"
         if taken:
             raise ArgumentError(f"template_vars: {name} {taken}; leave it out")
     copier = _Copier(MAX_CHARS)
@@ -151,7 +148,7 @@ def _check_variables(variables: object, date: object) -> dict[str, Any] | None:
 
 
 def _check_tools(tools: object) -> list[dict[str, Any]] | None:
-    """A copy of tools made of plain data only."""
+    """A copy of tools as plain data."""
     if tools is None:
         return None
     if not isinstance(tools, list | tuple):
@@ -175,7 +172,7 @@ def _check_tools(tools: object) -> list[dict[str, Any]] | None:
 
 
 class _Copier:
-    """Rebuilds values from JSON's own types, down to a depth and up to a number of characters."""
+    """Copies values of JSON's types, down to a depth and up to a number of characters."""
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -197,11 +194,11 @@ class _Copier:
         if type(value) is float and math.isfinite(value):
             return value
         shown = "an integer over 64 bits" if type(value) is int else f"a {type(value).__name__}"
-        raise ArgumentError(f"{where}: {shown} is nothing that JSON can say")
+        raise ArgumentError(f"{where}: {shown} is not a JSON value")
 
     def _key(self, key: Any, where: str) -> str:
         if not isinstance(key, str):
-            raise ArgumentError(f"{where}: the key {key!r:.80} is no text")
+            raise ArgumentError(f"{where}: the key {key!r:.80} is not text")
         return self._text(key, where)
 
     def _text(self, text: str, where: str) -> str:
@@ -209,12 +206,12 @@ class _Copier:
         if self.room < 0:
             raise ArgumentError(f"{where}: over {MAX_CHARS} characters in all")
         if not is_text(text):
-            raise ArgumentError(f"{where}: the text holds a lone surrogate, which is no character")
+            raise ArgumentError(f"{where}: the text has a lone surrogate, not a character")
         return str.__str__(text)
 
 
 def texts(value: object) -> Iterator[str]:
-    """Every text in plain data, keys too."""
+    """Every text in plain data, also keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):

@@ -1,12 +1,12 @@
-"""What a user gives as a prompt -> token ids, checked.
+"""A user's prompt -> token ids, checked.
 
-A prompt is a str (text), integers in one row (token ids), or a list of dicts (chat messages); a
-list of these is a batch. What holds them may be a list, a tuple, a range, a generator, or whatever
-NumPy makes an array of: tensors, Series, arrays of str. What a tokenizer of transformers returns
-stands for its input_ids. Refused: nothing at all, floats, bools, bytes, sets, masked values,
-padding, arrays of ids with more than one axis, ids outside the vocabulary, more tokens than the
-model has positions. An error in a batch begins with the number of the prompt, from 0 as in the
-list, and its first words.
+A prompt is a str (text), a 1-D sequence of integers (token ids), or a list of dicts (chat
+messages); a list of these is a batch. The container may be a list, a tuple, a range, a generator,
+or anything that NumPy makes an array of: tensors, Series, arrays of str. The output of a tokenizer
+of transformers counts as its input_ids. Refused: empty prompts, floats, bools, bytes, sets, masked
+values, padding, arrays of ids with more than one axis, ids outside the vocabulary, more tokens than
+the model has positions. An error in a batch begins with the number of the prompt, from 0, and its
+first words.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import log
-from .chat import ChatOptions
 from ..config import Config
 from ..errors import ArgumentError, Cancelled, Error, Timeout
-from ..files.naming import printable
-from ..files.shape import check_unmasked
+from ..files.encode import check_unmasked
+from ..messages import printable
+from .chat import ChatOptions
 from .tokenizer import Tokenizer
 from .tokenizer_files import TokenizerFiles
 from .workers import Workers
@@ -36,19 +36,19 @@ class Prompt:
     """One prompt, ready to run."""
 
     token_ids: NDArray[np.int32]
-    """int32 [n_tokens], ours alone."""
+    """int32 [n_tokens], a private copy."""
     text: str | None
-    """The text that was encoded: as given, or what the chat template made. None for ids."""
+    """The text that was encoded: as given, or from the chat template. None for ids."""
     date: str | None
-    """The day that the chat template was told, YYYY-MM-DD; None without a template."""
+    """The date that the chat template saw, YYYY-MM-DD; None without a template."""
     template_inputs: Mapping[str, Any] = field(default_factory=dict)
     """template_vars, tools and continue_final_message of a chat, where they were given."""
 
 
 class TokenizerSource:
-    """The tokenizer of a folder, opened at first use; any number of threads may ask for it.
+    """The tokenizer of a folder, opened at first use, by any number of threads.
 
-    What is opened then is what was there when this was made.
+    Its files must then be as they were when this was made.
     """
 
     def __init__(self, files: TokenizerFiles) -> None:
@@ -57,11 +57,11 @@ class TokenizerSource:
         self._tokenizer: Tokenizer | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """By its files: the lock and the open tokenizer stay here."""
+        """As its files, without the lock and the open tokenizer."""
         return type(self), (self._files,)
 
     def get(self, workers: Workers | None = None) -> Tokenizer:
-        """TokenizerError (none, damaged), FileError, FileChangedError (not what was there)."""
+        """TokenizerError (missing, damaged), FileError, FileChangedError."""
         with self._lock:
             if self._tokenizer is None:
                 self._tokenizer = Tokenizer(self._files, workers)
@@ -70,8 +70,8 @@ class TokenizerSource:
 
     @contextlib.contextmanager
     def batch(self, check: Callable[[], object] | None = None) -> Iterator["TokenizerOfBatch"]:
-        """The tokenizer for the prompts of one batch; see `Tokenizer.batch`. `check` is called now
-        and then while a child process works; what it raises ends the child."""
+        """The tokenizer for the prompts of one batch; see `Tokenizer.batch`. `check` is called
+        regularly while a child process works; an exception from it ends the child."""
         with contextlib.ExitStack() as stack:
             yield TokenizerOfBatch(self, stack, check)
 
@@ -83,13 +83,13 @@ class TokenizerSource:
         return self.get().pieces(ids)
 
     def marks(self) -> dict[str, str]:
-        """Fingerprints of the files that make it, by name. FileChangedError, FileError."""
+        """Fingerprints of its files, by name. FileChangedError, FileError."""
         return self._files.fingerprints()
 
 
 class HasTokenizer(Protocol):
     def get(self) -> Tokenizer:
-        """TokenizerError (none, damaged), FileError."""
+        """TokenizerError (missing, damaged), FileError."""
 
 
 class TokenizerOfBatch:
@@ -105,7 +105,7 @@ class TokenizerOfBatch:
         self._tokenizer: Tokenizer | None = None
 
     def get(self) -> Tokenizer:
-        """TokenizerError (none, damaged), FileError."""
+        """TokenizerError (missing, damaged), FileError."""
         if self._tokenizer is None:
             workers = self._stack.enter_context(Workers(self._check))
             tokenizer = self._source.get(workers)
@@ -114,8 +114,8 @@ class TokenizerOfBatch:
 
 
 def is_batch(prompt: object) -> TypeGuard[Sequence[object]]:
-    """True for a list of prompts: one whose first item is a prompt by itself, or is neither an id
-    nor a message while another one is a prompt. `as_plain` first."""
+    """True for a list of prompts: its first item is a prompt by itself, or is neither an id nor a
+    message while another item is a prompt. For the result of `as_plain`."""
     if not isinstance(prompt, (list, tuple)) or not prompt:
         return False
     first = prompt[0]
@@ -144,10 +144,10 @@ def as_plain(prompt: object) -> object:
 def read_prompts(
     prompt: object, read: Callable[[object], Prompt], check: Callable[[], None]
 ) -> tuple[list[Prompt], bool]:
-    """Every prompt of what a user gave, and whether that is a batch.
+    """The prompts of a user's argument, and whether that is a batch.
 
-    `read` makes a Prompt of one, `check` is called before each of a batch. What `read` raises for
-    one of a batch says which.
+    `read` makes a Prompt of one, `check` is called before each. An error of `read` for one of a
+    batch says which.
     """
     prompt = as_plain(prompt)
     check()
@@ -167,14 +167,7 @@ def read_prompt(
     """One prompt as token ids. ArgumentError, TokenizerError, TemplateError, FileError."""
     prompt = as_plain(prompt)
     if isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], Mapping):
-        chat = tokenizer.get().chat(
-            list(prompt),
-            date=options.date,
-            add_generation_prompt=options.add_generation_prompt,
-            template_vars=options.template_vars,
-            tools=options.tools,
-            continue_final_message=options.continue_final_message,
-        )
+        chat = tokenizer.get().chat_by(options, list(prompt))
         if not chat.text:
             raise ArgumentError("the prompt is empty: the chat template makes no text of the chat")
         return Prompt(_check(chat.ids, config), chat.text, chat.date, chat.inputs)
@@ -195,13 +188,13 @@ def _is_prompt(item: object) -> bool:
     return isinstance(item, (str, list, tuple, range, Iterator)) or getattr(item, "ndim", 0) > 0
 
 
-# Iterables that are refused as prompts, although their items could be one.
+# Iterables that are refused as prompts, although their items may be valid.
 _MISTAKEN = (bytes, bytearray, memoryview, set, frozenset, io.IOBase)
 _MISTAKEN_HINT = "a prompt is not a {}; decode bytes to a str, read a file, and put ids in order"
 
 
 def _encoding(encoding: Mapping[str, Any]) -> object:
-    """The ids of what a tokenizer of transformers returns; padded ones would be other prompts."""
+    """The ids in the output of a tokenizer of transformers; padded ones are refused."""
     if "input_ids" not in encoding:
         raise ArgumentError("a chat is a list of messages, not one dict; give [message]")
     mask = encoding.get("attention_mask")
@@ -216,13 +209,13 @@ def _encoding(encoding: Mapping[str, Any]) -> object:
 
 
 def _flat(mask: Any) -> list[Any]:
-    """The items of a row, or of a list of rows."""
-    rows = list(mask)
-    return [item for row in rows for item in (row if isinstance(row, (list, tuple)) else [row])]
+    """The items of a list, or of a list of lists."""
+    lists = (each if isinstance(each, (list, tuple)) else [each] for each in mask)
+    return [item for items in lists for item in items]
 
 
 def _array(prompt: Any) -> Any:
-    """What NumPy makes of a tensor or a Series; texts and objects as a list."""
+    """A tensor or a Series as an array; one of texts or objects as a list."""
     check_unmasked(prompt)
     try:
         array = np.asarray(prompt)
@@ -242,7 +235,7 @@ def _array(prompt: Any) -> Any:
 
 @contextlib.contextmanager
 def _numbered(number: int, of: int, prompt: object) -> Iterator[None]:
-    """Puts the number and the beginning of a prompt in front of errors about it."""
+    """Errors begin with the number and the first words of the prompt."""
     try:
         yield
     except (Timeout, Cancelled):  # of the whole call
@@ -253,7 +246,7 @@ def _numbered(number: int, of: int, prompt: object) -> Iterator[None]:
 
 
 def _beginning(prompt: object) -> str:
-    """The first words of a text, of the first message of a chat; the first ids."""
+    """The first words of a text or of a chat's first message; the first ids."""
     if isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], Mapping):
         prompt = prompt[0].get("content", prompt[0])
     if isinstance(prompt, str):
@@ -265,11 +258,11 @@ def _beginning(prompt: object) -> str:
 
 
 def _integers(prompt: Any) -> NDArray[np.generic]:
-    """Token ids, a list, a tuple or an array, as an integer array of some dtype, 1-D."""
+    """Token ids in a list, a tuple or an array as a 1-D array of some integer dtype."""
     if isinstance(prompt, np.ndarray):
         if prompt.ndim != 1:
             raise ArgumentError(
-                f"token ids are one row of integers, not an array of shape {list(prompt.shape)};"
+                f"token ids are a 1-D array of integers, not one of shape {list(prompt.shape)};"
                 " give array[0] of a batch of one, list(array) of a batch without padding"
             )
         if prompt.size and prompt.dtype.kind not in "iu":
@@ -293,7 +286,7 @@ def _integer(item: Any, at: int) -> int:
 
 
 def _check(ids: NDArray[Any], config: Config) -> NDArray[np.int32]:
-    """A private int32 copy of ids that the model has, as many as it has positions."""
+    """A private int32 copy of ids that are in the vocabulary, at most one per position."""
     if not ids.size:
         raise ArgumentError("the prompt is empty; the model needs at least one token")
     if ids.size > config.max_positions:

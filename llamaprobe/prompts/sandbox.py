@@ -1,19 +1,20 @@
-"""A file of ours in a child process with limits, for work whose cost a stranger's file decides.
+"""A module of this folder in a child process with limits, for work whose cost an untrusted file
+decides.
 
-A `Worker` starts this very file as a script. The child loads one module of this folder, runs its
+A `Worker` starts this very file as a script. The child loads one module, runs its
 `prepare(request)` once, and then answers any number of requests: for each it forks a grandchild,
-which takes the limits on itself, runs `answer(state, request)` and sends the result back. So what
-is costly is read once, the state is fresh for every request, and every request has all of its
-limits to itself. The child's Python is isolated (-I -S): it sees the standard library and the
-folders of the packages that were named, no environment, no user site, no current folder.
+which sets its limits, runs `answer(state, request)` and sends the result. So costly files are read
+once, each request starts from the same state, and each has the full limits. The child's Python is
+isolated (-I -S): it has the standard library and the folders of the named packages, but no
+environment, no user site and no current folder.
 
 Refused: more processor time, memory, wall time or output than `Limits` allows, in preparing and in
-each answer; the grandchild is then killed and the child goes on, or, if it is the child that hangs,
-is replaced at the next request. The child ends with its Worker, when the parent is interrupted, and
-when the parent is gone. Nothing is left running, no file is left behind.
+each answer. The grandchild is then killed; a child that hangs is replaced at the next request. The
+child ends with its Worker, when the parent is interrupted, and when the parent is gone. No process
+and no file remains.
 
-Both pipes carry frames: a status (an exit status as `subprocess` has it), a length, that many bytes
-of JSON.
+Both pipes carry frames: a status (an exit status as in `subprocess`), a length, that many bytes of
+JSON.
 """
 
 import contextlib
@@ -43,7 +44,7 @@ _GRACE = 2.0  # seconds that the child has to see that a grandchild is late
 
 
 class Limits(NamedTuple):
-    """What preparing and each answer may use."""
+    """Of preparing, and of each answer."""
 
     cpu_seconds: int
     wall_seconds: float
@@ -52,7 +53,7 @@ class Limits(NamedTuple):
 
 
 class ChildError(Exception):
-    """The child refused, failed or broke a limit; the message is for the user, in one line."""
+    """The child refused, failed or exceeded a limit; the message is one line for the user."""
 
 
 def call(
@@ -64,10 +65,10 @@ def call(
 
 
 class Worker:
-    """`script`, a file in this folder, in a child process that answers until it is closed.
+    """`script`, a file in this folder, in a child process that serves requests until closed.
 
     The child starts at the first request. Any number of threads may call `answer`; requests are
-    served one at a time. A forked copy of the parent starts a child of its own.
+    served one at a time. A forked copy of the parent starts its own child.
     """
 
     def __init__(
@@ -79,8 +80,8 @@ class Worker:
         limits: Limits,
         check: Callable[[], object] | None = None,
     ) -> None:
-        """`packages`: the third-party packages that the script imports, by name. `check`: called
-        now and then while the child works; what it raises ends the child and is raised here.
+        """`packages`: names of the third-party packages that the script imports. `check`: called
+        regularly while the child works; an exception from it ends the child and is raised here.
         """
         self._script, self._prepare = script, prepare
         self._packages, self._limits = packages, limits
@@ -95,9 +96,9 @@ class Worker:
         """What `answer(state, request)` of the script returns, JSON. Raises ChildError."""
         data = json.dumps(request).encode("ascii")
         with self._lock:
-            if self._owner != os.getpid():  # forked: the child is the other process's
+            if self._owner != os.getpid():  # forked: the child belongs to the other process
                 if self._child is not None:
-                    self._child.returncode = 0  # not waited for here
+                    self._child.returncode = 0  # else Popen would wait for it
                 self._child, self._owner = None, os.getpid()
             try:
                 if self._child is None:
@@ -111,7 +112,7 @@ class Worker:
         return _result(reply)
 
     def close(self) -> None:
-        """End the child; the next request would start another."""
+        """End the child; another request starts a new one."""
         if self._owner == os.getpid():
             self._stop()
 
@@ -149,8 +150,7 @@ class Worker:
             )
         except OSError as e:
             raise ChildError(
-                "cannot run a child process: sys.executable is"
-                f" {sys.executable}: {e.strerror or e}"
+                f"cannot run a child process: sys.executable is {sys.executable}: {e.strerror or e}"
             ) from None
         os.set_blocking(self._child.stdin.fileno(), False)
         self._expect_python()
@@ -159,7 +159,7 @@ class Worker:
         self._prepared = True
 
     def _expect_python(self) -> None:
-        """Read the child's first frame; what sends none is another program than Python."""
+        """Read the child's first frame; a program that sends none is not Python."""
         child, deadline = self._child, time.monotonic() + _START
         with contextlib.suppress(EOFError, TimeoutError, OverflowError):
             hello = _receive(
@@ -191,7 +191,7 @@ class Worker:
                 child.stdout.fileno(), self._limits.reply, deadline, self._goes_on, self._tick
             )
         except TimeoutError:
-            self._check()  # its own may be a TimeoutError too
+            self._check()  # which may have raised it
             raise ChildError(_why(-signal.SIGALRM, self._limits)) from None
         except OverflowError:
             raise ChildError(_why(-signal.SIGXFSZ, self._limits)) from None
@@ -234,7 +234,7 @@ def _folders_of(packages: tuple[str, ...]) -> list[str]:
 
 
 def _why(status: int | None, limits: Limits) -> str:
-    """What a bad exit status says, in words."""
+    """A bad exit status in words."""
     if status == -signal.SIGXCPU:
         return f"it took over {limits.cpu_seconds} s of processor time, which is the limit"
     if status == -signal.SIGALRM:
@@ -274,8 +274,8 @@ def _send(
     goes_on: Callable[[], bool] = _always,
     tick: float = _TICK,
 ) -> None:
-    """Write a frame to a pipe that does not block. TimeoutError, BrokenPipeError (the reader is
-    gone, or `goes_on` is False)."""
+    """Write a frame to a non-blocking pipe. TimeoutError, BrokenPipeError (the reader is gone, or
+    `goes_on` is False)."""
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     for part in (memoryview(_HEAD.pack(status, len(data))), memoryview(data)):
@@ -292,8 +292,8 @@ def _receive(
     goes_on: Callable[[], bool] = _always,
     tick: float = _TICK,
 ) -> tuple[int, bytes]:
-    """Read a frame: (status, data). EOFError (closed too early), OverflowError (over `room`
-    bytes), TimeoutError, BrokenPipeError (`goes_on` is False)."""
+    """Read a frame: (status, data). EOFError (closed too early), OverflowError (over `room` bytes),
+    TimeoutError, BrokenPipeError (`goes_on` is False)."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
 
@@ -316,7 +316,7 @@ def _receive(
 def _wait(
     poll: "select.poll", deadline: float | None, goes_on: Callable[[], bool], tick: float
 ) -> None:
-    """Until something can be read or written."""
+    """Wait until the pipe is ready. TimeoutError, BrokenPipeError."""
     while True:
         left = tick if deadline is None else min(tick, deadline - time.monotonic())
         if left <= 0:
@@ -334,7 +334,7 @@ def _serve() -> None:
     """The child: prepare, then answer requests until the parent closes its pipe or is gone."""
     import resource
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it goes to a whole group; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # sent to the whole group; the parent decides
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     for number in (signal.SIGCHLD, signal.SIGALRM, signal.SIGXCPU):  # ignored ones are inherited
         signal.signal(number, signal.SIG_DFL)
@@ -342,7 +342,7 @@ def _serve() -> None:
     requests, replies = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
-    os.dup2(null, 1)  # what a library prints must not be read as a frame
+    os.dup2(null, 1)  # output of a library must not end up in a frame
     os.set_blocking(replies, False)
     child = _Child(requests, replies, lambda: os.getppid() == parent)
     with contextlib.suppress(EOFError, BrokenPipeError):
@@ -361,7 +361,7 @@ def _serve() -> None:
 
 
 class _Child:
-    """The child's ends of the pipes, what it has loaded, and its grandchild while there is one."""
+    """The child's ends of the pipes, its loaded module, and its grandchild while there is one."""
 
     def __init__(self, requests: int, replies: int, goes_on: Callable[[], bool]) -> None:
         self._requests, self._replies, self._goes_on = requests, replies, goes_on
@@ -375,7 +375,7 @@ class _Child:
         _send(self._replies, status, data, None, self._goes_on)
 
     def load(self, head: dict) -> None:
-        """Import the script, as a module of a package without its __init__, which needs NumPy."""
+        """Import the script as part of a package without the real `__init__`."""
         package = types.ModuleType("llamaprobe")
         package.__path__ = [head["folder"]]
         sys.modules["llamaprobe"] = package
@@ -387,9 +387,8 @@ class _Child:
             self.answer = module.answer
 
     def fork(self, request: bytes, limits: Limits) -> tuple[int, bytes]:
-        """The reply of a grandchild. It has a process group of its own, which ends with the reply,
-        whatever it has started. Or its exit status: -SIGALRM if it is late, -SIGXFSZ if it sends
-        too much."""
+        """The status and the reply of a grandchild, whose whole process group is killed afterwards.
+        Status -SIGALRM: it was late; -SIGXFSZ: it sent too much."""
         deadline = time.monotonic() + limits.wall_seconds
         read, write = os.pipe()
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # until the pid is noted
@@ -398,7 +397,7 @@ class _Child:
             self._work(request, limits, read, write)
         self._grandchild = pid
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-        with contextlib.suppress(OSError):  # it did so itself, or is gone
+        with contextlib.suppress(OSError):  # done by itself already, or gone
             os.setpgid(pid, pid)
         os.close(write)
         reply, status = b"", None
@@ -435,17 +434,17 @@ class _Child:
             os._exit(1)
 
     def _end_grandchild(self) -> int:
-        """Kill it and its group; its exit status, which is its own if it has ended by itself."""
+        """Kill it and its group; its exit status, its own if it had ended already."""
         pid, self._grandchild = self._grandchild, 0
         if not pid:
             return 0
-        for kill in (os.killpg, os.kill):  # the group may not be made yet
+        for kill in (os.killpg, os.kill):  # the group may not exist yet
             with contextlib.suppress(OSError):
                 kill(pid, signal.SIGKILL)
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     def leave(self, *_: object) -> NoReturn:
-        """End at once, also as the handler of a signal."""
+        """End at once; also a signal handler."""
         try:
             self._end_grandchild()
         finally:
@@ -453,7 +452,7 @@ class _Child:
 
 
 def _reply(work: Callable[[], object], limits: Limits) -> bytes:
-    """What `work` returns or raises, as the JSON of a reply."""
+    """The result or the exception of `work` as the JSON of a reply."""
     try:
         data = json.dumps({"value": work()}).encode("ascii")
         if len(data) <= limits.reply:
@@ -467,8 +466,8 @@ def _reply(work: Callable[[], object], limits: Limits) -> bytes:
 
 
 def _limit(limits: Limits, *, last: bool) -> None:
-    """Take the limits on this process; one that the system lacks is left to the wall clock.
-    `last`: for good, and no further processes."""
+    """Set the limits of this process; where the system lacks one, the wall clock remains. `last`:
+    as hard limits, and no further processes."""
     import resource
 
     infinite = resource.RLIM_INFINITY

@@ -1,21 +1,20 @@
 """Finding special tokens in a text, however many there are and however long.
 
-A file may bring special tokens by the hundred thousand: one regular expression of them takes
-minutes and gigabytes. Here they lie sorted. The one that a text goes on with is, or begins, the
-last one that is not behind the text in that order, so each place of the text takes one search in
-the list; and only places that begin as some token does are looked at.
+A file may have 100,000 special tokens; one regular expression of them takes minutes and gigabytes.
+Here they are sorted. The token at the beginning of a text is, or is a prefix of, the last one that
+does not sort after the text, so each position takes one binary search; and only positions that
+begin like a token are searched.
 """
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
-
-_HEAD = 8  # characters that tell most places from a token
+_HEAD = 8  # characters: enough to rule out most positions
 
 
 class SpecialTokens:
-    """A set of special tokens. Where several match, the leftmost counts, then the longest."""
+    """A set of special tokens. The leftmost match counts, then the longest."""
 
     def __init__(self, tokens: Iterable[str]) -> None:
         self._tokens = sorted({token for token in tokens if token})
@@ -45,16 +44,8 @@ class SpecialTokens:
         """As `re.Pattern.findall`."""
         return [token for _, _, token in self.find(text)]
 
-    def sub(self, replace: Callable[[tuple[str]], str], text: str) -> str:
-        """As `re.Pattern.sub`; `replace` gets the token as item 0, as of a match."""
-        parts, done = [], 0
-        for start, end, token in self.find(text):
-            parts += [text[done:start], replace((token,))]
-            done = end
-        return "".join([*parts, text[done:]])
-
     def _longest_at(self, text: str, at: int) -> str:
-        """The longest token at this place, "" if there is none."""
+        """The longest token at this position, or ""."""
         rest = text[at : at + self._longest]
         place = bisect_right(self._tokens, rest) - 1
         if place < 0:
@@ -62,16 +53,16 @@ class SpecialTokens:
         token, lengths = self._tokens[place], self._lengths[place]
         if rest.startswith(token):
             return token
-        if lengths == 1 << len(token):  # no shorter token begins this one
+        if lengths == 1 << len(token):  # no shorter token is a prefix
             return ""
         lengths &= (2 << _n_shared(token, rest)) - 1
         return token[: lengths.bit_length() - 1] if lengths else ""
 
 
 def _lengths_of_beginnings(tokens: list[str]) -> list[int]:
-    """For each of the sorted tokens, as bits: the lengths of all tokens that it begins with."""
+    """For each of the sorted tokens, as bits: the lengths of all tokens that are prefixes of it."""
     lengths: list[int] = []
-    open_ones: list[tuple[str, int]] = []  # each begins the next
+    open_ones: list[tuple[str, int]] = []  # each is a prefix of the next
     for token in tokens:
         while open_ones and not token.startswith(open_ones[-1][0]):
             open_ones.pop()
@@ -82,7 +73,7 @@ def _lengths_of_beginnings(tokens: list[str]) -> list[int]:
 
 
 def _n_shared(a: str, b: str) -> int:
-    """How many characters `a` and `b` begin with alike."""
+    """The length of the common prefix."""
     low, high = 0, min(len(a), len(b))
     while low < high:
         middle = (low + high + 1) // 2

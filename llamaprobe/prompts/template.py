@@ -1,15 +1,14 @@
-"""Chat messages to text, by the template that came with the model.
+"""Chat messages to text, with the model's own template.
 
-Looked for in this order: chat_template.jinja, `chat_template` in tokenizer_config.json (a string,
-or a list of named ones of which "default" is taken, with tools "tool_use"), chat_template.json. The
+Searched in this order: chat_template.jinja, `chat_template` in tokenizer_config.json (a string, or
+a list of named ones, of which "default" is used, with tools "tool_use"), chat_template.json. The
 special tokens by name (bos_token, ...) come from tokenizer_config.json and special_tokens_map.json,
-as transformers has it.
+as in transformers.
 
-A template is a stranger's program. It runs in Jinja's immutable sandbox; one that is not known by
-the sha256 of its text runs in a child process besides, with limits on time, memory and output. It
-sees the messages as they are, the tools and variables that the caller gives, the special tokens and
-one date, which is pinned: 26 Jul 2024 unless the caller says otherwise. What the caller gives is
-plain data (what JSON can say), checked before the template sees it.
+A template is an untrusted program. It runs in Jinja's immutable sandbox, and unless its sha256 is
+known, in a child process with limits on time, memory and output. It sees the messages unchanged,
+the caller's tools and variables, the special tokens and one date: 26 Jul 2024 unless the caller
+gives another. The caller's inputs are checked, and plain data (JSON's types).
 """
 
 import datetime
@@ -22,21 +21,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import sandbox
 from .. import log
-from ..files.atomic import shown_path
-from .chat import MAX_CHARS, TOKEN_NAMES, ChatOptions, pin_date, texts
 from ..errors import ArgumentError, TemplateError
-from ..files.json_file import decode, describe_wrong_content
-from ..files.naming import printable
-from ..files.side_file import is_text, read_bytes, read_json
+from ..files.json_file import decode, describe_wrong_content, find_file, find_object, is_text
+from ..messages import printable, shown_path
+from . import sandbox
+from .chat import MAX_CHARS, TOKEN_NAMES, ChatOptions, pin_date, texts
 
 _LIMITS = sandbox.Limits(cpu_seconds=5, wall_seconds=30, memory=1 << 30, reply=16 * MAX_CHARS)
 _MAX_FILE = 16 << 20
 _MAX_TEMPLATE = 1 << 18
 _DEMO = Path(__file__).parent.parent / "demo"
 
-# sha256 of the text of templates that were read and found harmless: these render in this process.
+# sha256 of the text of templates that were read and found harmless: they render in this process.
 _KNOWN = {
     "e10ca381b1ccc5cf9db52e371f3b6651576caee0a630b452e2816b2d404d4b65": "Llama 3.1 Instruct",
     "5816fce10444e03c2e9ee1ef8a4a1ea61ae7e69e438613f3b17b69d0426223a4": "Llama 3.2 Instruct",
@@ -51,17 +48,16 @@ _CONTINUED = "CONTINUE_FINAL_MESSAGE_TAG "  # transformers' own: templates see i
 
 @dataclass(frozen=True)
 class Rendered:
-    """What a template made of a chat."""
+    """A rendered chat."""
 
     text: str
     origin: str | None
-    """A letter for each character, as in `_origin`; None where it was not requested or is not
-    known."""
+    """A letter for each character, as in `_origin`; None if not requested or not known."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """A chat template, where it was found, and the special tokens that it may name."""
+    """A chat template, its file, and the special tokens that it may use."""
 
     path: Path
     text: str
@@ -72,11 +68,11 @@ class Template:
     @classmethod
     def find(cls, folder: str | os.PathLike[str], *, tools: bool = False) -> "Template":
         """The template of the model in `folder`; with `tools` the one for them, if there is one.
-        TemplateError (none, broken file), FileError.
+        TemplateError (missing, broken file), FileError.
         """
         folder = Path(folder)
         config_path = folder / "tokenizer_config.json"
-        config = read_json(config_path, _MAX_FILE, TemplateError)
+        config = find_object(config_path, _MAX_FILE, TemplateError)
         path, text = _find_text(folder, config_path, config, tools)
         if len(text) > _MAX_TEMPLATE:
             raise TemplateError(
@@ -85,7 +81,7 @@ class Template:
             )
         if not is_text(text):
             raise TemplateError(
-                f"{shown_path(path)}: the template holds a lone surrogate, which is no character"
+                f"{shown_path(path)}: the template holds a lone surrogate, which is not a character"
             )
         if fact := describe_wrong_content(text.encode()):
             raise TemplateError(f"{shown_path(path)}: {fact}")
@@ -103,13 +99,12 @@ class Template:
         spelled: Sequence[str] = (),
         call: Callable[..., object] | None = None,
     ) -> Rendered:
-        """The text of `messages`, which `check_messages` has passed.
+        """The text of `messages`, the result of `check_messages`.
 
-        A template without a clock that takes a `date_string` (Llama 3.1) gets one if the caller
-        chose a date. `traced`: with the origin of each character; `spelled` are then the special
-        tokens that occur in what the caller gives. `call`: of a `Workers`.
-        Raises TemplateError: the template refuses, fails, or exceeds its limits; ArgumentError as
-        `ChatOptions.check`.
+        The caller's date is also given as `date_string`, for templates without a clock (Llama 3.1).
+        `traced`: with the origin of each character; `spelled` are then the special tokens that
+        occur in the caller's inputs. `call`: of a `Workers`. Raises TemplateError: the template
+        refuses, fails, or exceeds its limits; ArgumentError as `ChatOptions.check`.
         """
         options = (options or ChatOptions()).check()
         messages = [_as_templates_expect(m) for m in messages]
@@ -160,24 +155,25 @@ class Template:
             raise TemplateError(
                 f"{shown_path(self.path)}: the chat template failed: {printable(str(e), 300)}"
             ) from None
-        text, origin = answer if isinstance(answer, list | tuple) and len(answer) == 2 else (0, 0)
+        pair: Any = answer if isinstance(answer, list | tuple) and len(answer) == 2 else (0, 0)
+        text, origin = pair
         if not isinstance(text, str) or not is_text(text):
             raise TemplateError(
                 f"{shown_path(self.path)}:"
-                " the template makes a lone surrogate, which is no character"
+                " the template makes a lone surrogate, which is not a character"
             )
-        whole = isinstance(origin, str) and len(origin) == len(text)
-        return Rendered(text, origin if whole else None)
+        fits = isinstance(origin, str) and len(origin) == len(text)
+        return Rendered(text, origin if fits else None)
 
     @functools.cached_property
     def _compiled(self) -> Any:
-        """For rendering in this process; two threads may each make one."""
+        """For rendering in this process; two threads may each compile it."""
         from . import _render
 
         return _render.prepare({"template": self.text, "traced": False})
 
     def _mark_end(self, messages: list[dict[str, Any]], field: str) -> str:
-        """Put a mark behind the text that is to be continued; that text."""
+        """Put a mark after the text that is to be continued; returns that text."""
         last = messages[-1] = dict(messages[-1])
         value = last.get(field)
         if value is None:
@@ -208,7 +204,7 @@ class Template:
         )
 
     def _up_to_mark(self, rendered: Rendered, continued: str) -> Rendered:
-        """What stands before the mark; without white space if the template has stripped it."""
+        """The text before the mark; without trailing white space if the template stripped it."""
         text = rendered.text
         at = text.rfind(_CONTINUED.strip())
         if at < 0 or continued.strip() not in text:
@@ -223,7 +219,7 @@ class Template:
 
 
 def private_characters(used: Set[str]) -> Iterator[str]:
-    """Characters for private use that are not among `used`."""
+    """Characters for private use that are not in `used`."""
     return (c for c in map(chr, _PRIVATE) if c not in used)
 
 
@@ -233,7 +229,7 @@ def _date_string(day: datetime.date) -> str:
 
 
 def _as_templates_expect(message: dict[str, Any]) -> dict[str, Any]:
-    """Reasoning under each name that templates look for, as transformers passes it."""
+    """Reasoning under each name that templates use, as in transformers."""
     reasoning = next((message[key] for key in _REASONING if key in message), None)
     if reasoning is None:
         return message
@@ -247,7 +243,7 @@ def _find_text(
     if tools:
         paths.insert(0, folder / "additional_chat_templates" / "tool_use.jinja")
     for path in paths:
-        data = read_bytes(path, _MAX_TEMPLATE, TemplateError)
+        data = find_file(path, _MAX_TEMPLATE, TemplateError)
         if data is None:
             continue
         try:
@@ -257,7 +253,7 @@ def _find_text(
     if config.get("chat_template") is not None:
         return config_path, _chosen(config["chat_template"], config_path, tools)
     path = folder / "chat_template.json"
-    found = read_json(path, _MAX_FILE, TemplateError).get("chat_template")
+    found = find_object(path, _MAX_FILE, TemplateError).get("chat_template")
     if found is None:
         raise TemplateError(
             f"{shown_path(folder)}:"
@@ -267,12 +263,12 @@ def _find_text(
 
 
 def _chosen(found: object, path: Path, tools: bool) -> str:
-    """The template out of what `chat_template` may be: text, or named texts."""
+    """The template in `chat_template`, which is text or named texts."""
     if isinstance(found, list):
         if not all(isinstance(t, dict) and isinstance(t.get("name"), str) for t in found):
             raise TemplateError(
                 f"{shown_path(path)}:"
-                " chat_template is a list of other things than name and template"
+                " chat_template is a list, but not of objects with name and template"
             )
         found = {t["name"]: t.get("template") for t in found}
     if isinstance(found, dict):
@@ -292,13 +288,13 @@ def _chosen(found: object, path: Path, tools: bool) -> str:
 
 
 def _special_tokens(folder: Path, config: dict[str, Any]) -> dict[str, str]:
-    """bos_token and its kind, as text. The older special_tokens_map.json wins unless the config
-    lists its added tokens itself (then it is the newer of the two).
+    """bos_token and the like as text. The older special_tokens_map.json wins unless the config
+    lists its added tokens itself.
     """
     found = {name: config.get(name) for name in TOKEN_NAMES}
     path = folder / "special_tokens_map.json"
     if "added_tokens_decoder" not in config:
-        older = read_json(path, _MAX_FILE, TemplateError)
+        older = find_object(path, _MAX_FILE, TemplateError)
         found.update({name: older[name] for name in TOKEN_NAMES if name in older})
     tokens = {}
     for name, value in found.items():
@@ -314,7 +310,7 @@ def _special_tokens(folder: Path, config: dict[str, Any]) -> dict[str, str]:
 
 
 def _is_demo(folder: Path) -> bool:
-    """The demo is a part of this package: its template is as much ours as this file."""
+    """Whether it is the demo's folder: its template is part of this package."""
     try:
         return os.path.isdir(_DEMO) and os.path.samefile(folder, _DEMO)
     except OSError:

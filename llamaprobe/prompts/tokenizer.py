@@ -1,15 +1,15 @@
 """Text or chat messages to token ids, and ids back to the text of each token.
 
 The tokenizer is the model's own tokenizer.json, run by the `tokenizers` library, with what the
-files beside it declare (`declared`). The file is a stranger's: `vocabulary` checks it first, and
-one whose parts could take time or memory out of proportion to the text (`harmless`) is only ever
-used in a child process with limits.
+files beside it declare (`declarations`). The file is not trusted: `vocabulary` checks it first, and
+one that could take time or memory out of proportion to the text (`trust`) is only used in a child
+process with limits.
 
-Plain text is encoded as transformers does it: special tokens around it as the tokenizer puts
-them, special tokens spelled out in it read as such. In chat messages they are plain text: what a
-user wrote cannot end the user's turn. The template sees the messages as they are and tells of each
-character that it puts out whether it is its own (see `_origin`); then each special token of its own
-is marked by a private character, and the text is encoded as a whole.
+Plain text is encoded as in transformers: with the special tokens that the tokenizer puts around it,
+and with those spelled out in it. In chat messages spelled-out special tokens are plain text, so
+that a user's message cannot end the user's turn. The template sees the messages unchanged, and the
+origin of each output character is known (`_origin`); each special token of the template is then
+marked by a private character, and the text is encoded as a whole.
 """
 
 import contextlib
@@ -23,18 +23,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _encode, _origin, sandbox
-from ..files.atomic import no_such, shown_path
-from .chat import MAX_CHARS, ChatOptions, check_messages, pin_date, texts
-from .declared import Declared, beginning
 from ..errors import ArgumentError, TemplateError, TokenizerError
-from .harmless import decodes_harmlessly, is_harmless
-from ..files.naming import printable
-from ..files.shape import check_unmasked
-from ..files.side_file import MAX_FILE, parse_json, read_bytes
+from ..files.atomic import no_such
+from ..files.encode import check_unmasked
+from ..files.json_file import MAX_FILE, find_file, parse_object
+from ..messages import printable, shown_path
+from . import _encode, _origin, sandbox
+from .chat import MAX_CHARS, ChatOptions, check_messages, pin_date, texts
+from .declarations import Declarations, beginning
 from .special_tokens import SpecialTokens
 from .template import Template, private_characters
 from .tokenizer_files import TokenizerFiles
+from .trust import decodes_harmlessly, is_harmless
 from .vocabulary import Vocabulary
 from .workers import Workers
 
@@ -50,9 +50,9 @@ class Chat:
     ids: NDArray[np.int32]
     """int32 [n_tokens]."""
     text: str
-    """What the template made of the messages."""
+    """The text that the template made of the messages."""
     date: str
-    """The day that the template was told, YYYY-MM-DD."""
+    """The date that the template saw, YYYY-MM-DD."""
     inputs: dict[str, Any]
     """template_vars, tools and continue_final_message, where they were given."""
 
@@ -60,8 +60,8 @@ class Chat:
 class Tokenizer:
     """The tokenizer of one model: `Model.tokenizer`, or `Tokenizer.open(folder)`.
 
-    Any number of threads may use it at once. Pickled and copied by its folder, and opened again
-    where it arrives: FileChangedError if the files are others there.
+    Any number of threads may use it at once. Pickled and copied as its folder, and opened again
+    when unpickled: FileChangedError if the files differ there.
     """
 
     @classmethod
@@ -70,9 +70,9 @@ class Tokenizer:
         return cls(TokenizerFiles(folder))
 
     def __init__(self, files: TokenizerFiles, workers: Workers | None = None) -> None:
-        """From files as they were at one moment: FileChangedError if they are not so any more.
+        """From files as they were at one moment: FileChangedError if they have changed since.
 
-        workers: of a batch that begins, so that it need not read the file again.
+        workers: of a batch, whose child processes then serve the first question too.
         """
         self._files = files
         self.folder, self.path = files.folder, files.folder / "tokenizer.json"
@@ -83,7 +83,7 @@ class Tokenizer:
         self._workers = None
 
     def _open(self) -> None:
-        data = read_bytes(self.path, MAX_FILE, TokenizerError)
+        data = find_file(self.path, MAX_FILE, TokenizerError)
         if data is None:
             if not os.path.isdir(self.folder):
                 raise no_such(self.folder, "no such folder")
@@ -91,8 +91,8 @@ class Tokenizer:
                 f"{shown_path(self.folder)}:"
                 " no tokenizer.json, so no text and no chat; token ids still work"
             )
-        spec = parse_json(data, self.path, TokenizerError)
-        declared = Declared.of(self.folder, spec, data)
+        spec = parse_object(data, self.path, TokenizerError, strict=False)
+        declared = Declarations.of(self.folder, spec, data)
         spec = _encode.patched(spec, declared.parts)
         vocabulary = self._vocabulary = Vocabulary.of(spec, self.path, declared)
         parts = declared.parts
@@ -117,16 +117,16 @@ class Tokenizer:
                 self._tokenizer = _encode.load(data, setup)
             except ValueError as e:
                 raise self._error(e) from None
-        self._ids("")  # what is broken shows here, not at the first prompt
+        self._ids("")  # fails here, not at the first prompt, if it is broken
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """By its files: FileChangedError where it arrives if they are others there."""
+        """As its files: FileChangedError where they differ."""
         return type(self), (self._files,)
 
     @contextlib.contextmanager
     def batch(self, workers: Workers | None = None) -> Iterator["Tokenizer"]:
-        """This tokenizer for many texts: what it needs a child process for goes to one that lives
-        until the end of the block. Without this each text has a child of its own.
+        """This tokenizer for many texts: all questions that need a child process share one until
+        the end of the block. Otherwise each text has a child of its own.
         """
         one = object.__new__(type(self))
         one.__dict__.update(self.__dict__)
@@ -135,8 +135,8 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """One more than the highest id of a token. The model may have more rows than that, and
-        some ids below may be unused.
+        """One more than the highest token id. The model may have more rows, and some ids may be
+        unused.
         """
         return len(self._vocabulary.names)
 
@@ -158,13 +158,13 @@ class Tokenizer:
     ) -> str:
         """The text of token ids together, as transformers' `tokenizer.decode(ids)` gives it.
 
-        ids: a list of ints or a 1-D array or tensor of integers. Ids that no token has give
-            nothing; bytes that are not UTF-8 give U+FFFD.
+        ids: a list of ints or a 1-D array or tensor of integers. Ids without a token are skipped;
+            bytes that are not UTF-8 become U+FFFD.
         skip_special_tokens: without the special tokens.
 
-        It need not be the text that was encoded: a SentencePiece tokenizer drops the first space.
-        Raises ArgumentError (not such ids), TokenizerError (over 67,108,864 characters, a broken
-        tokenizer).
+        The result may differ from the encoded text: a SentencePiece tokenizer drops the first
+        space. Raises ArgumentError (not such ids), TokenizerError (over 67,108,864 characters, a
+        broken tokenizer).
         """
         names = self._vocabulary.names
         known = [id for id in _id_array(ids).tolist() if id < len(names)]
@@ -190,26 +190,32 @@ class Tokenizer:
         continue_final_message: bool | str = False,
         parse_special: bool = False,
     ) -> Chat:
-        """Chat messages by the model's own template, without a second BOS.
+        """Chat messages in the model's own template, without a second BOS.
 
         Messages are dicts with "role" and "content". Special tokens spelled out in them, in tools
         and in template_vars are plain text unless `parse_special`; else the ids are those of
         transformers' `apply_chat_template`, and so is the text.
 
-        date: what the template takes for today: None for 26 Jul 2024, "today", a datetime.date or
+        date: the date that the template sees: None for 26 Jul 2024, "today", a datetime.date or
             YYYY-MM-DD.
         add_generation_prompt: begin an answer; None for True, False with continue_final_message.
         template_vars: further variables of the template by name: {"enable_thinking": False}.
         tools: JSON schemas of functions, as dicts.
-        continue_final_message: the text ends with the last message as far as it goes, so that the
-            model goes on with it; a str names a field other than "content".
+        continue_final_message: the text ends with the last message, for the model to continue; a
+            str names a field other than "content".
 
         ArgumentError (messages or options), TemplateError, TokenizerError.
         """
-        checked = check_messages(messages)
         options = ChatOptions(
             date, add_generation_prompt, template_vars, tools, continue_final_message
-        ).check()
+        )
+        return self.chat_by(options, messages, parse_special=parse_special)
+
+    def chat_by(
+        self, options: ChatOptions, messages: object, *, parse_special: bool = False
+    ) -> Chat:
+        """`chat` with its options as one object."""
+        checked, options = check_messages(messages), options.check()
         template = self._template_for(options.tools is not None)
         spelled = self._spelled([checked, options.template_vars, options.tools])
         rendered = template.render(
@@ -220,12 +226,11 @@ class Tokenizer:
             call=self._call,
         )
         text = rendered.text
-        day = pin_date(date).isoformat()
         if parse_special or (template.known and not spelled):
             ids = self._ids(text, around=False)
         else:
             ids = self._chat_ids(text, rendered.origin, spelled, template)
-        return Chat(ids, text, day, options.inputs)
+        return Chat(ids, text, pin_date(options.date).isoformat(), options.inputs)
 
     def _template_for(self, tools: bool) -> Template:
         if tools not in self._templates:
@@ -236,7 +241,7 @@ class Tokenizer:
     def _chat_ids(
         self, text: str, origin: str | None, spelled: set[str], template: Template
     ) -> NDArray[np.int32]:
-        """Ids of a rendered chat, in which only special tokens of the template's own count."""
+        """Ids of a rendered chat, in which only the template's own special tokens count."""
         found = list(self._special.find(text))
         if not found:
             return self._ids(text, around=False)
@@ -265,36 +270,34 @@ class Tokenizer:
         return self._ids(marked, around=False, marks=marks, spelled=sorted(self._spelled(marked)))
 
     def pieces(self, ids: Sequence[int] | NDArray[np.integer]) -> list[str]:
-        """The text of each token alone, special tokens included; bytes that are no UTF-8 as \\xNN.
+        """The text of each token alone, also of special tokens; bytes that are not UTF-8 as \\xNN.
 
-        ids: a list of ints or a 1-D array or tensor of integers. An id that no token has gives "".
+        ids: a list of ints or a 1-D array or tensor of integers. An id without a token gives "".
         ArgumentError.
         """
         array = _id_array(ids)
         spelling = self._vocabulary.spelling
         known = {
-            id: spelling(id).decode("utf-8", "backslashreplace")
-            for id in np.unique(array).tolist()
+            id: spelling(id).decode("utf-8", "backslashreplace") for id in np.unique(array).tolist()
         }
         return [known[id] for id in array.tolist()]
 
     def gives(self, text: str, ids: NDArray[np.int32], *, chat: bool) -> bool:
-        """Whether these can be the ids of a text, or of a chat that the template made this text of.
-        TokenizerError."""
+        """Whether these can be the ids of a text or of a rendered chat. TokenizerError."""
         found = self._ids(text, around=not chat)
         if not chat or np.array_equal(found, ids):
             return np.array_equal(found, ids)
-        # special tokens that a message spelled out were read as plain text: compare the letters
+        # special tokens spelled out in a message were plain text: compare the letters
         ours, theirs = ("".join("".join(self.pieces(each)).split()) for each in (found, ids))
         return ours == theirs
 
     def _spelled(self, value: object) -> set[str]:
-        """The special tokens that occur in a text or in the texts of messages."""
+        """The special tokens spelled out in a text or in messages."""
         return set(self._special.findall("\0".join(texts(value))))
 
     @property
     def _call(self) -> Any:
-        """What runs a script in a child process."""
+        """Runs a script in a child process."""
         return sandbox.call if self._workers is None else self._workers.call
 
     def _ids(
@@ -318,8 +321,8 @@ class Tokenizer:
         return self._checked(self._answer(question, here=len(text) <= _LONG))
 
     def _answer(self, question: dict[str, Any], *, here: bool) -> Any:
-        """What `_encode.answer` gives. In a child if the tokenizer is not harmless, or not `here`:
-        a text so long that an interrupt could not wait for the library.
+        """`_encode.answer`; in a child process if the tokenizer is not harmless, or not `here`: for
+        a text so long that Ctrl-C would wait for the library.
         """
         try:
             if self._tokenizer is not None and here:
@@ -362,7 +365,7 @@ class Tokenizer:
 
 
 def _id_array(ids: Any) -> NDArray[np.integer]:
-    """Ids of a user, 1-D and from 0 up. ArgumentError."""
+    """A user's ids, 1-D and at least 0. ArgumentError."""
     check_unmasked(ids)
     try:
         array = np.asarray(ids)
@@ -375,7 +378,7 @@ def _id_array(ids: Any) -> NDArray[np.integer]:
 
 
 def _clean_up(text: str) -> str:
-    """Without spaces before punctuation and short forms of English, as transformers has it."""
+    """Without spaces before punctuation and English contractions, as in transformers."""
     for mark in (".", "?", "!", ","):
         text = text.replace(f" {mark}", mark)
     text = text.replace(" ' ", "'")
@@ -385,7 +388,7 @@ def _clean_up(text: str) -> str:
 
 
 def _without_given(text: str, origin: str, filler: str) -> str:
-    """`text` with `filler` for each character that is not the template's own."""
+    """`text` with `filler` in place of each GIVEN character."""
     if _origin.GIVEN not in origin:
         return text
     parts, at = [], 0

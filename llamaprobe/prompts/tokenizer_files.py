@@ -1,8 +1,7 @@
-"""The files that make a tokenizer, as they were when their model was opened.
+"""The files of a tokenizer, as they were when the model was opened.
 
 They are read late: the tokenizer at the first text, the chat template at the first chat. A file
-that was written, replaced, added or removed in between would give other ids than the model's own,
-so that is an error.
+that was changed, replaced, added or removed in between could give other ids, so that is an error.
 """
 
 import contextlib
@@ -11,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..files.atomic import shown_path
 from ..errors import Error, FileChangedError
 from ..files.fingerprint import REPLACED, file_state, fingerprint
+from ..messages import shown_path
 
 NAMES = (
     "tokenizer.json",
@@ -28,18 +27,16 @@ NAMES = (
 
 
 class TokenizerFiles:
-    """The state of NAMES in a folder, which need not have any of them.
+    """The state of NAMES in a folder, which may lack any of them.
 
-    Pickled as the folder and the fingerprints of the files: inode and time of a file are others
-    where it was copied to.
+    Pickled as the folder and the fingerprints of the files: a copied file has another inode and
+    time.
     """
 
-    def __init__(
-        self, folder: str | os.PathLike[str], marks: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, folder: str | os.PathLike[str], marks: dict[str, str] | None = None) -> None:
         """`marks`: the `fingerprints` that the files must have when they are first read."""
         self.folder = Path(os.path.abspath(folder))
-        """Absolute: it stays the same when the process changes its working directory."""
+        """Absolute, whatever directory the process changes to."""
         self._states = {name: file_state(self.folder / name) for name in NAMES}
         self._marks = marks
 
@@ -48,7 +45,7 @@ class TokenizerFiles:
         if marks is None:
             try:
                 marks = self.fingerprints()
-            except Error:  # what is pickled with this travels; reading the files is the error
+            except Error:  # do not fail here: the model can be pickled, its tokenizer not be read
                 marks = {name: REPLACED for name, state in self._states.items() if state}
         return type(self), (self.folder, marks)
 
@@ -59,12 +56,12 @@ class TokenizerFiles:
         return there.get("tokenizer.json") is not None
 
     def state(self, name: str) -> tuple[int, ...] | None:
-        """device, inode, size, mtime in ns; None: it was not there."""
+        """device, inode, size, mtime in ns; None if it was missing."""
         return self._states[name]
 
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
-        """Around reading: FileChangedError when a file is not as it was, whatever that led to."""
+        """Around reading: FileChangedError when a file has changed, whatever error that led to."""
         try:
             yield
         except Error:
@@ -73,7 +70,7 @@ class TokenizerFiles:
         self.check()
 
     def fingerprints(self) -> dict[str, str]:
-        """Of those that are there, by name. FileChangedError, FileError."""
+        """Of the files that exist, by name. FileChangedError, FileError."""
         with self.unchanged():
             return self._fingerprints()
 
@@ -82,7 +79,7 @@ class TokenizerFiles:
         return {name: fingerprint(self.folder / name) for name in there}
 
     def check(self) -> None:
-        """FileChangedError when a file is not as it was."""
+        """FileChangedError when a file has changed."""
         self._check_states()
         if self._marks is not None:
             found = self._fingerprints()
@@ -98,7 +95,7 @@ class TokenizerFiles:
                         None,
                         self.folder / name,
                     )
-            self._marks = None  # from here on the states tell
+            self._marks = None  # from here on the states suffice
 
     def _check_states(self) -> None:
         for name, before in self._states.items():

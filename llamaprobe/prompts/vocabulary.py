@@ -1,12 +1,12 @@
-"""What tokenizer.json says, checked: the tokens by id, and how each is spelled.
+"""The vocabulary of tokenizer.json, checked: the tokens by id, and their spelling.
 
-Ids are there once each; some below the highest may be unused. The `tokenizers` library numbers
-added tokens itself, from the number of tokens on: an added token for which that is not the id that
-the file gives it, or is the id of another, is refused, as the library gives other ids then.
+No id occurs twice; some below the highest may be unused. The `tokenizers` library numbers added
+tokens itself, from the number of tokens on: an added token whose id in the file is another one, or
+whose number belongs to another token, is refused.
 
-A token's spelling is bytes. Byte-level vocabularies write each byte as one printable character
-(GPT-2's table), SentencePiece's write a space as U+2581 and a lone byte as <0x0A>; added tokens
-stand for themselves.
+A token is spelled in bytes. Byte-level vocabularies write each byte as one printable character
+(GPT-2's table), SentencePiece's write a space as U+2581 and a single byte as <0x0A>; added tokens
+are spelled as their text.
 """
 
 import re
@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files.atomic import shown_path
-from .declared import MAX_IDS, Declared, Token
 from ..errors import TokenizerError
-from .harmless import nodes
+from ..messages import shown_path
+from .declarations import MAX_IDS, Declarations, Token
+from .trust import nodes
 
 _LONE_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-_MAX_TOKEN = 1 << 14  # characters of an added token: each place of a text is compared with it
+_MAX_TOKEN = 1 << 14  # characters of an added token, which is compared at each position of a text
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,18 +29,18 @@ class Vocabulary:
     """The tokens of one tokenizer.json."""
 
     names: list[str | None]
-    """By id, as the file writes them; None for an id that is unused."""
+    """By id, as in the file; None for an unused id."""
     added: list[dict[str, Any]]
     """The added tokens: content, id, special and the library's other flags."""
     changes: list[dict[str, Any]]
-    """What is to be added to the file's own added tokens, or changed of them, in order."""
+    """Tokens to add to the file's own added tokens, or to change in them, in order."""
     added_ids: frozenset[int]
     byte_level: bool
     metaspace: bool
     byte_fallback: bool
 
     @classmethod
-    def of(cls, spec: dict[str, Any], path: Path, declared: Declared) -> "Vocabulary":
+    def of(cls, spec: dict[str, Any], path: Path, declared: Declarations) -> "Vocabulary":
         """From tokenizer.json as parsed, `declared.parts` in it. TokenizerError names `path`."""
         own = {token.content: id for id, token in declared.own.items()}
         numbering = _Numbering(_model_ids(spec, path), own, path)
@@ -75,7 +75,7 @@ class Vocabulary:
         raise KeyError(added)
 
     def spelling(self, id: int) -> bytes:
-        """The bytes of text that the token stands for; empty for an id that no token has."""
+        """The bytes of the token's text; empty for an unused id."""
         name = self.names[id] if id < len(self.names) else None
         if name is None:
             return b""
@@ -102,12 +102,12 @@ def _model_ids(spec: dict[str, Any], path: Path) -> list[tuple[str, int]]:
         return [(token[0], id) for id, token in enumerate(vocab)]
     raise TokenizerError(
         f"{shown_path(path)}:"
-        f" the model of type {model.get('type')!r:.80} has no vocabulary that is known here"
+        f" the model of type {model.get('type')!r:.80} has a vocabulary of an unknown form"
     )
 
 
 class _Numbering:
-    """Gives ids as the `tokenizers` library does it."""
+    """Assigns ids as the `tokenizers` library does."""
 
     def __init__(self, vocab: list[tuple[str, int]], own: dict[str, int], path: Path) -> None:
         self.names: dict[int, str] = {}
@@ -128,13 +128,13 @@ class _Numbering:
         self._ids = dict(vocab)
 
     def add(self, tokens: Iterable[Token]) -> list[Token]:
-        """Add tokens in one go; those among them that change something."""
+        """Add tokens in one call; returns those that change something."""
         next_id = max(self._n, *(id + 1 for id in self.added)) if self.added else self._n
         changes = []
         for token in tokens:
             name = token.content
             if not name:
-                continue  # nor does the library take it
+                continue  # as in the library
             if len(name) > _MAX_TOKEN:
                 raise TokenizerError(
                     f"{shown_path(self._path)}:"
@@ -154,7 +154,7 @@ class _Numbering:
 
 
 def _fault(name: str, id: int, own: int, names: dict[int, str]) -> str | None:
-    """Why an added token cannot have `id`, or another one than its `own` in the file."""
+    """Why an added token cannot get `id`, where the file has `own`."""
     shown = f"{name!r:.80}"
     if id != own:
         if names.get(id) == name:
@@ -174,9 +174,7 @@ def _gap(names: dict[int, str]) -> str:
 
 
 def _byte_table() -> dict[str, bytes]:
-    """GPT-2's spelling of bytes: the printable Latin-1 ones as themselves, the others from U+0100
-    on.
-    """
+    """GPT-2's spelling of bytes: printable Latin-1 as itself, the others from U+0100 on."""
     shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [b for b in range(256) if b not in shown]
     return {chr(b): bytes([b]) for b in shown} | {

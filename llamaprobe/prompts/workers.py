@@ -8,7 +8,7 @@ from . import sandbox
 
 
 class Workers:
-    """The Workers of one batch, each started when it is first needed; a context manager."""
+    """The Workers of one batch, each started at first use; a context manager."""
 
     def __init__(self, check: Callable[[], object] | None = None) -> None:
         """`check`: as for a Worker."""
@@ -25,7 +25,7 @@ class Workers:
         packages: tuple[str, ...],
         limits: sandbox.Limits,
     ) -> object:
-        """As `sandbox.call`, by the Worker that has prepared by an equal `prepare`."""
+        """As `sandbox.call`, in the Worker with an equal `prepare`."""
         with self._lock:
             found = (w for name, made, w in self._workers if name == script and made == prepare)
             worker = next(found, None)
@@ -40,6 +40,6 @@ class Workers:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        with contextlib.ExitStack() as stack:  # each, also when one is interrupted
+        with contextlib.ExitStack() as stack:  # close all, also when one is interrupted
             for _, _, worker in self._workers:
                 stack.callback(worker.close)

@@ -1,8 +1,7 @@
 """Weights as files: one per tensor, named after it, and a manifest.json that maps every file back.
 
 Any safetensors file or sharded folder will do, not only Llamas. What cannot be written exactly is
-refused by name before the first file is made. An export that was killed goes on where it stopped
-(ledger.py).
+refused by name before the first file is made. An export that was killed is continued (journal.py).
 """
 
 import contextlib
@@ -15,18 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import _core
-from ..files.atomic import check_space, hold_folder, sync_folder
+from ..checkpoint.tensor_names import EMBEDDING, HEAD
+from ..checkpoint.tensors import EncoderMaker, Tensor
 from ..config import MAX_BYTES
 from ..errors import ArgumentError, ConfigError, Error, UnsupportedError
-from .run_folder import MANIFEST, check_new
+from ..files.atomic import check_space, hold_folder, sync_folder
+from ..files.encode import SEPARATORS, Encoder, check_digits, check_format, check_header, way_out
 from ..files.json_file import read_object
-from .journal import Ledger
+from ..files.paths import path_entries
+from ..files.writer import Writer
+from ..messages import printable
 from ..perf.machine import thread_count
-from ..files.naming import path_entries, printable
-from ..files.encode import SEPARATORS, Table, check_digits, check_format, check_header, way_out
-from ..checkpoint.tensor_names import EMBEDDING, HEAD
-from ..checkpoint.tensors import TableMaker, Tensor, model_tensors
-from ..files.writer import Writer, Written
+from ..source import model_tensors
+from .journal import ExportJournal
+from .manifest import MANIFEST, check_new
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -38,13 +39,60 @@ DTYPES = ("float32", "raw")
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A file that an export would write. Its size is an estimate for csv and txt, else exact."""
+class PlannedFile:
+    """A file of an export. Its size is an estimate for csv and txt, else exact."""
 
     tensor: Tensor
-    table: Table
+    encoder: Encoder
     n_bytes: int
     exact: bool
+
+
+@dataclass(frozen=True)
+class WeightPlan:
+    """The files of an export, in the order of the data; made by `plan_weights`."""
+
+    files: list[PlannedFile]
+    model: "Model | None"
+    """Where the tensors come from an open one."""
+    weight_files: frozenset[str]
+    make: EncoderMaker
+
+    def write(
+        self,
+        out: str | os.PathLike[str],
+        *,
+        force: bool = False,
+        progress: bool = True,
+        on_start: Callable[[list[PlannedFile]], object] | None = None,
+    ) -> list[Path]:
+        """Writes what is not there yet and returns all paths, the manifest last. Arguments and
+        errors as of `export_weights`."""
+        entries = {file.tensor.file: _entry(file, self.make) for file in self.files}
+        with hold_folder(out) as folder:
+            journal = ExportJournal(folder, self.weight_files, force)
+            if self.model is not None:  # the journal knows files by path
+                self.model.fingerprints.check_in_place()
+            whole = journal.whole_files(entries)
+            todo = [file for file in self.files if file.tensor.file not in whole]
+            check_new(folder, [file.tensor.file for file in todo], force)
+            check_space(folder, sum(file.n_bytes for file in todo), way_out(self.make.format))
+            if on_start is not None:
+                on_start(todo)
+            with (
+                journal.writing(),
+                _bar(self.files, todo, progress) as on_bytes,
+                Writer(
+                    folder,
+                    on_whole=lambda file: journal.add(file, entries[file.path.name]),
+                    on_bytes=on_bytes,
+                ) as writer,
+            ):
+                for file in todo:
+                    writer.add(file.tensor.file, file.encoder)
+            sync_folder(folder)
+            journal.close()
+        return [folder / file.tensor.file for file in self.files] + [folder / MANIFEST]
 
 
 def export_weights(
@@ -60,7 +108,7 @@ def export_weights(
     force: bool = False,
     progress: bool = True,
     threads: int | None = None,
-    on_start: Callable[[list[Planned]], object] | None = None,
+    on_start: Callable[[list[PlannedFile]], object] | None = None,
 ) -> list[Path]:
     """Write one file per tensor into the folder `out` and return the paths, the manifest last.
 
@@ -72,47 +120,28 @@ def export_weights(
     `dtype` "raw" (npy and hex) keeps 16-bit floats as their words and 8-bit floats as bytes (npy:
     uint16, uint8). Without `header` csv, txt and hex have no first line; the manifest has the
     shapes.
-    Files that an earlier call has made whole are kept; others of these names are replaced only with
-    `force`. `progress` shows a bar on stderr when that is a terminal; `on_start` is called with
-    what is to be written.
+    Whole files of an earlier call are kept; others of these names are replaced only with `force`.
+    `progress` shows a bar on stderr when that is a terminal; `on_start` is called with what is
+    about to be written.
 
-    Of a Model what it opened is written, also after a chdir; of one that opened the first layers
-    what their files hold.
+    For a Model the files that it opened are written, even after a chdir; for one opened with
+    layers= all that the files of those layers hold.
 
     Raises ArgumentError (a filter that matches no tensor, a closed Model), UnsupportedError (a
     tensor that this format cannot hold exactly), FormatError, FileError (which names the file),
     FileChangedError (the files of a Model were replaced or written to since it was opened).
     """
-    make = _table_maker(format, digits, dtype, header, threads)
-    tensors = list(model_tensors(model_or_path, make.format))
-    plan = _plan(choose(tensors, filter, exclude), make)
-    entries = {p.tensor.file: _entry(p, make) for p in plan}
-    with hold_folder(out) as folder:
-        ledger = Ledger(folder, {tensor.weight_file for tensor in tensors}, force)
-        if not isinstance(model_or_path, (str, os.PathLike)):  # the journal knows files by path
-            model_or_path._origin.fingerprints.check_in_place()
-        whole = ledger.whole_files(entries)
-        todo = [p for p in plan if p.tensor.file not in whole]
-        check_new(folder, [p.tensor.file for p in todo], force)
-        check_space(folder, sum(p.n_bytes for p in todo), way_out(format))
-        if on_start is not None:
-            on_start(todo)
-        with ledger.writing(), _bar(plan, todo, progress) as on_bytes:
-            _write(folder, todo, lambda f: ledger.add(f, entries[f.path.name]), on_bytes)
-        sync_folder(folder)
-        ledger.close()
-    return [folder / p.tensor.file for p in plan] + [folder / MANIFEST]
-
-
-def _write(
-    folder: Path,
-    todo: list[Planned],
-    on_whole: Callable[[Written], object],
-    on_bytes: Callable[[int], object] | None,
-) -> None:
-    with Writer(folder, on_whole=on_whole, on_bytes=on_bytes) as writer:
-        for planned in todo:
-            writer.add(planned.tensor.file, planned.table)
+    plan = plan_weights(
+        model_or_path,
+        filter=filter,
+        exclude=exclude,
+        format=format,
+        digits=digits,
+        dtype=dtype,
+        header=header,
+        threads=threads,
+    )
+    return plan.write(out, force=force, progress=progress, on_start=on_start)
 
 
 def plan_weights(
@@ -125,16 +154,25 @@ def plan_weights(
     dtype: str = "float32",
     header: bool = True,
     threads: int | None = None,
-) -> list[Planned]:
-    """What `export_weights` would write, in the order of the data. The same arguments and
-    errors."""
-    make = _table_maker(format, digits, dtype, header, threads)
-    return _plan(choose(list(model_tensors(model_or_path, make.format)), filter, exclude), make)
+) -> WeightPlan:
+    """What `export_weights` writes, by its arguments. ArgumentError, UnsupportedError, FormatError,
+    FileError."""
+    make = _encoder_maker(format, digits, dtype, header, threads)
+    tensors = list(model_tensors(model_or_path, make.format))
+    chosen = choose(tensors, filter, exclude)
+    _check_exact(chosen, make)
+    encoders = [(tensor, make(tensor)) for tensor in chosen]
+    return WeightPlan(
+        [PlannedFile(tensor, each, each.n_bytes(), each.exact) for tensor, each in encoders],
+        None if isinstance(model_or_path, (str, os.PathLike)) else model_or_path,
+        frozenset(tensor.weight_file for tensor in tensors),
+        make,
+    )
 
 
-def _table_maker(
+def _encoder_maker(
     format: str, digits: int | str | None, dtype: str, header: bool, threads: int | None
-) -> TableMaker:
+) -> EncoderMaker:
     """ArgumentError for what does not go together."""
     style, n_digits = check_format(format), check_digits(digits)
     check_header(header, style)
@@ -142,12 +180,12 @@ def _table_maker(
         raise ArgumentError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     if dtype == "raw" and style not in ("npy", "hex"):
         raise ArgumentError(f"dtype 'raw' is for format 'npy' or 'hex'; {style} holds numbers")
-    return TableMaker(
+    return EncoderMaker(
         style, n_digits, dtype, header, _core.cores() if threads is None else thread_count(threads)
     )
 
 
-def _plan(chosen: list[Tensor], make: TableMaker) -> list[Planned]:
+def _check_exact(chosen: list[Tensor], make: EncoderMaker) -> None:
     """UnsupportedError for tensors that the format cannot hold exactly."""
     refused = [f"{printable(t.name)} ({t.dtype})" for t in chosen if not make.can(t)]
     if refused:
@@ -156,19 +194,17 @@ def _plan(chosen: list[Tensor], make: TableMaker) -> list[Planned]:
             f"{', '.join(refused[:3])}{more}: cannot be written exactly as {make.format}; "
             "leave out with --exclude, or take --format npy --dtype raw for 8-bit floats"
         )
-    tables = [(tensor, make(tensor)) for tensor in chosen]
-    return [Planned(tensor, table, table.n_bytes(), table.exact) for tensor, table in tables]
 
 
 def choose(tensors: list[Tensor], filter: Filter | None, exclude: Filter | None) -> list[Tensor]:
-    """The tensors that some filter keeps and no exclude drops. ArgumentError when a filter keeps
-    none, or all go."""
+    """The tensors that some filter keeps and no exclude drops. ArgumentError when a filter matches
+    none, or nothing is left."""
     keep, drop = _predicates(filter), _predicates(exclude)
-    for told, test in keep:
+    for name, test in keep:
         if not any(test(tensor.name) for tensor in tensors):
             example = printable(tensors[0].name) if tensors else "no tensor at all"
             raise ArgumentError(
-                f"filter {told} matches none of {len(tensors)} tensors"
+                f"filter {name} matches none of {len(tensors)} tensors"
                 + (_tied_head(tensors, test) or f"; the first is {example}")
             )
     chosen = [
@@ -183,7 +219,7 @@ def choose(tensors: list[Tensor], filter: Filter | None, exclude: Filter | None)
 
 
 def _tied_head(tensors: list[Tensor], test: Callable[[str], bool]) -> str:
-    """Where the head is, for a filter that looks for it in a file that has none; else ""."""
+    """Where the head is, for a filter that looks for it in a file without one; else ""."""
     if not any(tensor.name == EMBEDDING for tensor in tensors) or not test(HEAD):
         return ""
     try:
@@ -198,7 +234,7 @@ def _tied_head(tensors: list[Tensor], test: Callable[[str], bool]) -> str:
 
 
 def _predicates(filters: Filter | None) -> list[tuple[str, Callable[[str], bool]]]:
-    """Each filter as (what it is in a message, test)."""
+    """Each filter as (its name in a message, test)."""
     if filters is None:
         return []
     if isinstance(filters, str) or callable(filters):
@@ -207,10 +243,10 @@ def _predicates(filters: Filter | None) -> list[tuple[str, Callable[[str], bool]
         raise ArgumentError(
             f"filter {printable(repr(filters), 60)} is neither a string nor a predicate"
         )
-    return [(_told(each), _predicate(each)) for each in filters]
+    return [(_name(each), _predicate(each)) for each in filters]
 
 
-def _told(filter: OneFilter) -> str:
+def _name(filter: OneFilter) -> str:
     return repr(filter) if isinstance(filter, str) else getattr(filter, "__name__", "predicate")
 
 
@@ -230,17 +266,18 @@ def _predicate(filter: OneFilter) -> Callable[[str], bool]:
 
 @contextlib.contextmanager
 def _bar(
-    plan: list[Planned], todo: list[Planned], wanted: bool
+    files: list[PlannedFile], todo: list[PlannedFile], wanted: bool
 ) -> Iterator[Callable[[int], object] | None]:
-    """What is called with every number of bytes written. The total of text is an estimate."""
+    """A progress bar: gives the function to call with the number of bytes just written. The total of
+    text is an estimate."""
     if not wanted:
         yield None
         return
     from tqdm import tqdm
 
-    from ..cli.stderr import STREAM
+    from ..stderr import STREAM
 
-    total, left = sum(p.n_bytes for p in plan), sum(p.n_bytes for p in todo)
+    total, left = sum(f.n_bytes for f in files), sum(f.n_bytes for f in todo)
     with tqdm(
         total=total,
         initial=total - left,
@@ -254,14 +291,14 @@ def _bar(
         yield bar.update
 
 
-def _entry(planned: Planned, make: TableMaker) -> dict[str, Any]:
-    """What decides the bytes of a file, beside the weights: part of its line in the journal and the
-    manifest."""
-    tensor, table = planned.tensor, planned.table
+def _entry(planned: PlannedFile, make: EncoderMaker) -> dict[str, Any]:
+    """What the bytes of a file depend on besides the weights: part of its entry in the journal and
+    the manifest."""
+    tensor, encoder = planned.tensor, planned.encoder
     return {
         "tensor": tensor.name,
-        "shape": list(table.shape),
-        "dtype": table.dtype,
+        "shape": list(encoder.shape),
+        "dtype": encoder.dtype,
         "source_dtype": tensor.dtype,
         **path_entries("weight_file", os.path.basename(tensor.weight_file)),
         "digits": make.digits if make.format in SEPARATORS and make.digits >= 0 else None,

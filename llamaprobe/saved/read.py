@@ -16,20 +16,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _core
-from ..files.array import read
-from ..files.atomic import checked_path, no_such, shown_path
 from ..config import Config
 from ..errors import ArgumentError, FileError, FormatError, NewerFormatError
-from .run_folder import FORMAT_VERSION, MANIFEST, file_name, read_json
+from ..files.array import read
+from ..files.atomic import no_such
+from ..files.encode import SEPARATORS, check_digits, check_format, is_rounded
 from ..files.fingerprint import ToldFingerprints
 from ..files.hex import fixed_point
-from ..files.naming import path_entry, printable
+from ..files.paths import checked_path, path_entry
+from ..messages import printable, shown_path
+from ..origin import Origin
 from ..points import axes
-from ..files.encode import SEPARATORS, check_digits, check_format, is_rounded
+from .manifest import FORMAT_VERSION, MANIFEST, read_json
+from .run_folder import file_name
 
 if TYPE_CHECKING:
     from ..prompts.prompt import Prompt
-    from ..run import Origin, Run
 
 
 class Saved:
@@ -254,6 +256,7 @@ class Saved:
             inv_freq=inv_freq,
             attention_scale=self.real("attention_scale"),
             attention_bias=meta.get("attention_bias") is True,
+            o_bias=meta.get("attention_bias") is True,
             mlp_bias=numbers.get("mlp_bias") is True,
             tied_head=numbers.get("tied_head") is True,
             qk_norm=False,
@@ -273,17 +276,24 @@ class Saved:
         inputs = {key: self.meta[key] for key in TEMPLATE_INPUTS if key in self.meta}
         return Prompt(self.token_ids, text, date, inputs)
 
-    def origin(self, config: Config | None = None) -> "Origin":
-        """What the files say of the model; `config`: instead of its numbers."""
-        from ..run import Origin
+    def arrays(self) -> dict[str, tuple[tuple[int, ...], np.ndarray]]:
+        """The values as `Run` takes them: point -> (layers, array). FileError, FormatError."""
+        values = {}
+        for point, layers in self.points.items():
+            numbers: list[int | None] = [*layers] or [None]
+            found = [self.value(point, layer) for layer in numbers]
+            values[point] = (tuple(layers), np.stack(found) if layers else found[0])
+        return values
 
+    def origin(self, config: Config | None = None) -> Origin:
+        """What the files say of the model; `config`: instead of its numbers."""
         meta = self.meta
         return Origin(
             config=config or self.config(),
             model=path_entry(meta, "model") or "None",
             revision=_optional(meta, "revision", str),
             weight_files=_weight_files(self),
-            tokenizer=SavedTokens(_optional(meta, "tokens", list)),  # type: ignore[arg-type]
+            tokenizer=SavedTokens(_optional(meta, "tokens", list)),
             fingerprints=ToldFingerprints(_fingerprints(self)),
             folder=path_entry(meta, "model_folder"),
             ignore=self.strings("ignore"),
@@ -297,26 +307,6 @@ class Saved:
         if not isinstance(manifest.get(key), kind):
             raise FormatError(f"{self._at}: {key} is missing or of the wrong kind")
         return manifest[key]
-
-
-def read_run(folder: str | os.PathLike[str]) -> "Run":
-    """The run that `run.save(folder)` wrote, equal to it bit for bit when it was saved with the
-    shortest digits or as npy (a NaN may be another NaN): the same points, arrays, tokens, prompt
-    and numbers of the model; `run.equals` compares. The model itself is not needed.
-
-    Raises FileError (no manifest, a file is missing) and FormatError (a file that is not what was
-    saved; line and column of text that is not a number), NewerFormatError (a later format version).
-    Whether values were altered is what `llamaprobe verify` says.
-    """
-    from ..run import Run
-
-    saved = Saved(folder)
-    values = {}
-    for point, layers in saved.points.items():
-        numbers: list[int | None] = [*layers] or [None]
-        found = [saved.value(point, layer) for layer in numbers]
-        values[point] = (tuple(layers), np.stack(found) if layers else found[0])
-    return Run(saved.prompt(), values, saved.origin())
 
 
 class SavedTokens:

@@ -1,65 +1,65 @@
-"""A run as a folder of files, and back.
+"""A run as a folder of files.
 
     x_layer{i}.csv  xnorm_layer{i}.csv  {point}_layer{i}.csv   one value of one layer
     logits.csv  final_norm.csv ...                             values that are not of a layer
     attention_mask.csv  position_ids.csv                       [1, T] integers
-    meta_layer{i}.json                                         what redoing a layer's maths takes
+    meta_layer{i}.json                                         all that redoing a layer's maths takes
     manifest.json                                              every file: shape, bytes, sha256
 
 A value of T tokens lies in T rows with its heads side by side; scores and pattern, [n_heads, T, T],
-lie in n_heads * T rows. The first line says the shape with a leading 1: `# shape=[1, T, d_model]`.
-Every file appears under its name when it is whole, and the manifest after all others: a folder with
-a manifest is complete. What a killed save left is known from save_journal.py.
+lie in n_heads * T rows. The first line gives the shape with a leading 1: `# shape=[1, T, d_model]`.
+Every file gets its name when it is whole, and the manifest comes last: a folder with a manifest is
+complete. What a killed save left behind is known from its journal (journal.py).
 """
 
 import contextlib
-import errno
-import json
 import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import _core
-from . import save_journal
-from ..files.atomic import (
-    atomic_open,
-    check_space,
-    hold_folder,
-    open_regular,
-    shown_path,
-    sync_folder,
-)
+from ..checkpoint.tensor_names import layer_tensors
+from ..config import Config
 from ..errors import FileError, FormatError, PointError
-from ..files.fingerprint import REPLACED
-from ..files.json_file import read_object
-from ..files.naming import printable
-from ..points import Name, check_layers, is_pattern, resolve_all
+from ..files.atomic import check_space, hold_folder, sync_folder
 from ..files.encode import (
     SEPARATORS,
     SHORTEST,
     SUFFIXES,
-    Table,
-    array_table,
-    bytes_table,
+    Encoder,
+    array_encoder,
+    bytes_encoder,
     check_digits,
     check_format,
     check_header,
     suffix_of,
     way_out,
 )
-from ..checkpoint.tensor_names import layer_tensors
+from ..files.fingerprint import REPLACED
 from ..files.writer import Writer
+from ..messages import printable, shown_path
+from ..points import Name, check_layers, is_pattern, resolve_all
+from . import journal
+from .manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    check_new,
+    file_entry,
+    hash_file,
+    json_bytes,
+    json_lines,
+    read_json,
+    write_json,
+)
 
-if TYPE_CHECKING:
-    from ..run import Run
-
-MANIFEST = "manifest.json"
-FORMAT_VERSION = 1  # of the folder of a run: names, layout, keys of the json files; absent: 0
 # Those of the core that the meta files do not hold, and what only prompts need.
 _IN_META = "n_heads n_kv_heads head_dim d_model d_ff rms_norm_eps attention_bias".split()
 NUMBERS = (
@@ -68,8 +68,29 @@ NUMBERS = (
 )
 _OLD_NAMES = {"x_norm": "xnorm"}  # as the files of older scripts are called
 _MASKS = ("attention_mask", "position_ids")
-_MAX_MANIFEST = 16 << 20  # bytes: some 100,000 files
-_MAX_META = 64 << 20  # two million tokens
+
+
+class Run(Protocol):
+    """What saving needs of a `llamaprobe.Run`."""
+
+    points: tuple[str, ...]
+    token_ids: NDArray[np.int32]
+    position_ids: NDArray[np.int32]
+
+    @property
+    def config(self) -> Config: ...
+    @property
+    def meta(self) -> dict[str, Any]: ...
+    @property
+    def weight_files(self) -> tuple[tuple[str, int, str | None], ...]: ...
+    @property
+    def arithmetic_version(self) -> int: ...
+    @property
+    def rounded(self) -> tuple[tuple[str, int | None], ...]: ...
+    def fingerprint_of(self, path: str) -> str | None: ...
+    def layers_of(self, point: Name) -> tuple[int, ...]: ...
+    def __getitem__(self, point: Name) -> NDArray[np.float32]: ...
+    def __contains__(self, point: object) -> bool: ...
 
 
 def file_name(point: str, layer: int | None, format: str = "csv") -> str:
@@ -78,8 +99,65 @@ def file_name(point: str, layer: int | None, format: str = "csv") -> str:
     return (stem if layer is None else f"{stem}_layer{layer}") + suffix_of(format)
 
 
-def save_run(
-    run: "Run",
+@dataclass(frozen=True)
+class RunPlan:
+    """The files of one save; made by `plan_run`. Nothing is formatted but samples."""
+
+    run: Run
+    folder: str | os.PathLike[str]
+    points: dict[str, tuple[int, ...]]
+    """Point -> layers to save of it; () for one that is not per layer."""
+    encoders: dict[str, Encoder]
+    """File name -> what it will hold; without the manifest."""
+    format: str
+    digits: int
+    header: bool
+    force: bool
+    hash_weights: bool
+
+    @cached_property
+    def n_bytes(self) -> int:
+        """Of all files; an estimate where they are not `exact`."""
+        return sum(encoder.n_bytes() for encoder in self.encoders.values())
+
+    @property
+    def exact(self) -> bool:
+        return all(encoder.exact for encoder in self.encoders.values())
+
+    def write(self) -> list[Path]:
+        """Writes the files and returns their paths, the manifest last. FileError, with nothing
+        written when files are in the way or the disk lacks the space."""
+        new = self.encoders.keys()
+        with hold_folder(self.folder) as folder:
+            check_new_run(folder, [*new, MANIFEST], self.force)
+            old = _old_files(folder / MANIFEST) | _left_files(folder)
+            check_space(folder, self.n_bytes, way_out(self.format))
+            with journal.of_save(folder, old | new):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(folder / MANIFEST)  # from here on the folder is not complete
+                with Writer(folder) as writer:
+                    for name, encoder in self.encoders.items():
+                        writer.add(name, encoder)
+                for name in old - new:  # they would look like those of this run
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(folder / name)
+                sync_folder(folder)
+                entries = {
+                    file.path.name: file_entry(file.encoder, file.n_bytes, file.sha256)
+                    for file in writer.files
+                }
+                write_json(folder / MANIFEST, self._manifest(entries))
+        return [file.path for file in writer.files] + [folder / MANIFEST]
+
+    def _manifest(self, entries: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        digits = None if self.digits == SHORTEST else self.digits
+        return run_manifest(
+            self.run, self.points, self.format, digits, self.header, entries, self.hash_weights
+        )
+
+
+def plan_run(
+    run: Run,
     folder: str | os.PathLike[str],
     *,
     points: Name | Sequence[Name] | None = None,
@@ -90,168 +168,109 @@ def save_run(
     force: bool = False,
     masks: bool = True,
     hash_weights: bool = False,
-) -> list[Path]:
-    """What `Run.save` does, and says."""
-    held, tables = _planned(run, points, layers, format, digits, header, masks)
-    with hold_folder(folder) as path:
-        check_new_run(path, [*tables, MANIFEST], force)
-        old = _old_files(path / MANIFEST) | _left_files(path)
-        check_space(path, sum(table.n_bytes() for table in tables.values()), way_out(format))
-        with save_journal.noting(path, old | tables.keys()):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path / MANIFEST)  # from here on the folder is not complete
-            with Writer(path) as writer:
-                for name, table in tables.items():
-                    writer.add(name, table)
-            for name in old - tables.keys():  # they would look like those of this run
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path / name)
-            sync_folder(path)
-            entries = {
-                file.path.name: file_entry(file.table, file.n_bytes, file.sha256)
-                for file in writer.files
-            }
-            manifest = run_manifest(run, held, format, digits, header, entries, hash_weights)
-            write_json(path / MANIFEST, manifest)
-    return [file.path for file in writer.files] + [path / MANIFEST]
+) -> RunPlan:
+    """What `Run.save` writes, by its arguments. ArgumentError, PointError."""
+    style, n_digits = check_format(format), check_digits(digits)
+    check_header(header, style)
+    held = _selected(run, points, layers)
+    encoders = _value_encoders(run, held, style, n_digits, header)
+    if masks:
+        encoders |= mask_encoders(run, style, header)
+    encoders |= meta_encoders(run, held)
+    return RunPlan(run, folder, held, encoders, style, n_digits, header, force, hash_weights)
 
 
 def run_manifest(
-    run: "Run",
+    run: Run,
     held: Mapping[str, Sequence[int]],
     format: str,
-    digits: int | str | None,
+    digits: int | None,
     header: bool,
     entries: Mapping[str, dict[str, Any]],
     hash_weights: bool,
 ) -> dict[str, Any]:
-    """What stands in the manifest of a run; `entries`: what it says of each file."""
+    """The manifest of a run; `entries`: what it says of each file."""
+    meta = run.meta
     return {
         "kind": "run",
         "format_version": FORMAT_VERSION,
         "arithmetic_version": run.arithmetic_version,
-        "llamaprobe_version": run.meta.get("llamaprobe_version"),
+        "llamaprobe_version": meta.get("llamaprobe_version"),
         "format": format,
-        "digits": _told_digits(digits) if format in SEPARATORS else None,
+        "digits": digits if format in SEPARATORS else None,
         **({} if header else {"header": False}),
         **({"rounded": [list(each) for each in run.rounded]} if run.rounded else {}),
-        "model_numbers": model_numbers(run),
-        "ignore": run.meta["ignore"],
-        "unused_tensors": run.meta["unused_tensors"],
+        "model_numbers": {name: getattr(run.config, name) for name in NUMBERS},
+        "ignore": meta["ignore"],
+        "unused_tensors": meta["unused_tensors"],
         "points": {point: list(layers) for point, layers in held.items()},
         "files": entries,
         "weight_files": weight_entries(run, hash_weights),
     }
 
 
-def run_tables(
-    run: "Run",
-    *,
-    points: Name | Sequence[Name] | None = None,
-    layers: Iterable[int] | None = None,
-    format: str = "csv",
-    digits: int | str | None = None,
-    header: bool = True,
-    masks: bool = True,
-) -> dict[str, Table]:
-    """File name -> table of everything that `save_run` would write, but the manifest. Reads no more
-    than samples."""
-    return _planned(run, points, layers, format, digits, header, masks)[1]
+def _value_encoders(
+    run: Run, held: Mapping[str, tuple[int, ...]], style: str, digits: int, header: bool
+) -> dict[str, Encoder]:
+    n_threads = _core.cores()
+    return {
+        file_name(point, layer, style): value_encoder(
+            point,
+            run[point] if layer is None else run[point, layer],
+            style,
+            digits,
+            header,
+            n_threads,
+        )
+        for point, layers in held.items()
+        for layer in layers or [None]
+    }
 
 
-def _planned(
-    run: "Run",
-    points: Name | Sequence[Name] | None,
-    layers: Iterable[int] | None,
-    format: str,
-    digits: int | str | None,
-    header: bool,
-    masks: bool,
-) -> tuple[dict[str, tuple[int, ...]], dict[str, Table]]:
-    """Point -> layers to save of it, and file name -> table. ArgumentError, PointError."""
-    style, n_digits = check_format(format), check_digits(digits)
-    check_header(header, style)
-    held = _selected(run, points, layers)
-    return held, _tables(run, held, style, n_digits, header, masks)
-
-
-def _tables(
-    run: "Run",
-    held: Mapping[str, tuple[int, ...]],
-    style: str,
-    digits: int,
-    header: bool,
-    masks: bool,
-) -> dict[str, Table]:
-    tables: dict[str, Table] = {}
-    for point, layers in held.items():
-        for layer in layers or [None]:
-            value = run[point] if layer is None else run[point, layer]
-            table = value_table(point, value, style, digits, header)
-            tables[file_name(point, layer, style)] = table
-    return tables | (mask_tables(run, style, header) if masks else {}) | meta_tables(run, held)
-
-
-def mask_tables(run: "Run", style: str, header: bool) -> dict[str, Table]:
-    """File name -> table of attention_mask and position_ids."""
-    tables = {}
-    for name, values in zip(_MASKS, (np.ones_like(run.token_ids), run.position_ids), strict=True):
-        row = np.asarray(values, np.int64)[None]
-        plain = style if style in SUFFIXES else "hex"  # integers are not for fixed point
-        tables[name + suffix_of(style)] = array_table(row, plain, tell_dtype=False, header=header)
-    return tables
-
-
-def meta_tables(run: "Run", held: Mapping[str, Sequence[int]]) -> dict[str, Table]:
-    """File name -> table of meta_layer{i}.json for each layer of which something is saved, or for
-    all where only values are that are not of a layer."""
-    tables = {}
-    numbers = {i for layers in held.values() for i in layers}
-    for layer in sorted(numbers) or range(run.config.n_layers):
-        here = [point for point, layers in held.items() if layer in layers]
-        shapes = {point: [1, *run[point, layer].shape] for point in here}
-        tables[f"meta_layer{layer}.json"] = bytes_table(_json_bytes(layer_meta(run, layer, shapes)))
-    return tables
-
-
-def value_table(point: str, value: np.ndarray, style: str, digits: int, header: bool) -> Table:
-    """The table of one value, with a leading 1 in its shape."""
-    return array_table(
+def value_encoder(
+    point: str, value: np.ndarray, style: str, digits: int, header: bool, n_threads: int
+) -> Encoder:
+    """Of one value, with a leading 1 in its shape."""
+    return array_encoder(
         value,
         style,
         digits=digits,
         shape=(1, *value.shape),
         n_cols=_row_length(point, value),
         header=header,
-        n_threads=_core.cores(),
+        n_threads=n_threads,
     )
 
 
-def layer_meta(run: "Run", layer: int, shapes: dict[str, list[int]]) -> dict[str, Any]:
-    """What stands in meta_layer{i}.json: the numbers of the model and the prompt, and what is of
-    this layer."""
-    return {
-        "layer": layer,
-        **run.meta,
-        "dtype": "float32",
-        "shapes": shapes,
-        "weight_names": weight_names(run, layer),
-    }
+def mask_encoders(run: Run, style: str, header: bool) -> dict[str, Encoder]:
+    """By file name, of attention_mask and position_ids."""
+    encoders = {}
+    for name, values in zip(_MASKS, (np.ones_like(run.token_ids), run.position_ids), strict=True):
+        row = np.asarray(values, np.int64)[None]
+        plain = style if style in SUFFIXES else "hex"  # integers are not for fixed point
+        encoders[name + suffix_of(style)] = array_encoder(
+            row, plain, write_dtype=False, header=header
+        )
+    return encoders
 
 
-def model_numbers(run: "Run") -> dict[str, Any]:
-    """Numbers of the model that redoing a layer does not need, but reading the run back does."""
-    config = run.config
-    return {name: getattr(config, name) for name in NUMBERS}
-
-
-def weight_names(run: "Run", layer: int) -> list[str]:
-    """The tensors of one layer by their Hugging Face names."""
-    return layer_tensors(run.config, layer)
+def meta_encoders(run: Run, held: Mapping[str, Sequence[int]]) -> dict[str, Encoder]:
+    """By file name, of meta_layer{i}.json for each layer of which something is saved, or for all
+    layers where only values that are not per layer are."""
+    encoders = {}
+    numbers = {i for layers in held.values() for i in layers}
+    shared = json_lines({**run.meta, "dtype": "float32"})
+    for layer in sorted(numbers) or range(run.config.n_layers):
+        here = [point for point, layers in held.items() if layer in layers]
+        shapes = {point: [1, *run[point, layer].shape] for point in here}
+        own = {"shapes": shapes, "weight_names": layer_tensors(run.config, layer)}
+        lines = [*json_lines({"layer": layer}), *shared, *json_lines(own)]
+        encoders[f"meta_layer{layer}.json"] = bytes_encoder(json_bytes(lines))
+    return encoders
 
 
 def _selected(
-    run: "Run", points: Name | Sequence[Name] | None, layers: Iterable[int] | None
+    run: Run, points: Name | Sequence[Name] | None, layers: Iterable[int] | None
 ) -> dict[str, tuple[int, ...]]:
     """Point -> layers to save of it, () for one that is not per layer. A name with a layer stands
     for that layer, as in `Model.run`. PointError for a point or a layer that the run does not
@@ -262,7 +281,7 @@ def _selected(
         run.points if points is None else points, run.config.n_layers
     ):
         if is_pattern(name) and (point.name if layer is None else (point.name, layer)) not in run:
-            continue  # of a pattern what the run holds
+            continue  # a pattern stands for what the run holds
         numbers = run.layers_of(point.name)
         if layer is not None:
             run[point.name, layer]  # PointError: this layer was not captured
@@ -289,8 +308,7 @@ def _row_length(point: str, value: np.ndarray) -> int:
 
 
 def check_new_run(folder: Path, names: Iterable[str], force: bool) -> None:
-    """`check_new` for a run; FileError also for files of a save that was not finished, whatever
-    their names."""
+    """`check_new` for a run; FileError also for any file of a save that was not finished."""
     if not force and not os.path.lexists(folder / MANIFEST):
         if any(os.path.lexists(folder / name) for name in _left_files(folder)):
             raise FileError(
@@ -300,44 +318,24 @@ def check_new_run(folder: Path, names: Iterable[str], force: bool) -> None:
     check_new(folder, names, force)
 
 
-def check_new(folder: Path, names: Iterable[str], force: bool) -> None:
-    """FileError when one of the files exists and may not be replaced; a folder never may."""
-    found = [name for name in names if os.path.lexists(folder / name)]
-    for name in found:
-        if os.path.isdir(folder / name) and not os.path.islink(folder / name):
-            message = f"{shown_path(folder / name)}: is a folder where a file is to be written"
-            raise FileError(message, errno.EISDIR, folder / name)
-    if found and not force:
-        n = len(found) - 1
-        others = f", as {'do' if n > 1 else 'does'} {n} more of these files" if n else ""
-        has_manifest = os.path.lexists(folder / MANIFEST)
-        why = "" if has_manifest else f"; there is no {MANIFEST}: not ours, or never finished"
-        raise FileError(
-            f"{shown_path(folder / found[0])}: exists{others}{why}; choose another folder, or"
-            " replace what is there with force=True (--force)",
-            errno.EEXIST,
-            folder / found[0],
-        )
-
-
 def _old_files(manifest: Path) -> set[str]:
-    """The files of the run that is in the folder. FileError when the folder holds exported weights:
-    their manifest would be lost."""
+    """The files of the run in the folder. FileError when the folder holds exported weights: their
+    manifest would be lost."""
     if not os.path.isfile(manifest):
         return set()
     try:
-        told = read_json(manifest)
-    except FormatError:  # a damaged one is worth nothing
+        found = read_json(manifest)
+    except FormatError:  # damaged: as good as missing
         return set()
-    if told.get("kind") == "weights":
+    kind, files = found.get("kind"), found.get("files")
+    if kind == "weights":
         raise FileError(f"{shown_path(manifest)}: is of exported weights; choose another folder")
-    files = told.get("files")
-    return _ours(files if told.get("kind") == "run" and isinstance(files, dict) else ())
+    return _ours(files if kind == "run" and isinstance(files, dict) else ())
 
 
 def _left_files(folder: Path) -> set[str]:
-    """The files that a save may have left which was not finished."""
-    return _ours(save_journal.noted(folder))
+    """The files that an unfinished save may have left."""
+    return _ours(journal.read_save(folder))
 
 
 def _ours(names: Iterable[str]) -> set[str]:
@@ -346,91 +344,26 @@ def _ours(names: Iterable[str]) -> set[str]:
 
 
 def is_own_name(name: str) -> bool:
-    """Whether `save_run` gives a file of values, a mask or a meta file this name."""
+    """Whether a file of values, a mask or a meta file of a saved run can have this name."""
     return re.fullmatch(_own_names(), name) is not None
 
 
 def _own_names() -> str:
-    """A regular expression for the names that `save_run` gives, but that of the manifest: what
-    else a manifest lists is none of our business."""
+    """A regular expression for the names of a saved run's files, without the manifest. Files that
+    a manifest lists under other names are never touched."""
     layer, points = "_layer(?:0|[1-9][0-9]{0,8})", _core.points()
     stems = [_OLD_NAMES.get(name, name) + (layer if deep else "") for name, _, deep in points]
     endings = "|".join(map(re.escape, SUFFIXES.values()))
     return rf"(?:{'|'.join([*stems, *_MASKS])})(?:{endings})|meta{layer}\.json"
 
 
-def file_entry(table: Table, n_bytes: int, sha256: str) -> dict[str, Any]:
-    """What the manifest says of a file."""
-    array = {"shape": list(table.shape), "dtype": table.dtype} if table.dtype else {}
-    return {**array, **table.counts, "bytes": n_bytes, "sha256": sha256}
-
-
-def _told_digits(digits: int | str | None) -> int | None:
-    return None if check_digits(digits) == SHORTEST else int(digits)  # type: ignore[arg-type]
-
-
-def weight_entries(run: "Run", hash_them: bool) -> dict[str, Any]:
-    """The weight files with size; sha256 where it is known, or by reading them when that is asked
-    for."""
-    told = {}
+def weight_entries(run: Run, hash_them: bool) -> dict[str, Any]:
+    """The weight files with size; sha256 where it is known or, with `hash_them`, by reading them."""
+    entries = {}
     for path, n_bytes, sha256 in run.weight_files:
         mark = run.fingerprint_of(path)
         is_here = os.path.isabs(path) and mark != REPLACED  # of a run read back: a name alone
         if sha256 is None and hash_them and is_here:
             sha256 = hash_file(path)
-        told[Path(path).name] = {"bytes": n_bytes, "sha256": sha256, "fingerprint": mark}
-    return told
-
-
-def hash_file(path: str | os.PathLike[str]) -> str:
-    """sha256 of a regular file, in hex. FileError."""
-    import hashlib
-
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-
-
-# ---- JSON ----
-
-
-def write_json(path: Path, value: Any) -> None:
-    with atomic_open(path) as file:
-        file.write(_json_bytes(value))
-
-
-def _json_bytes(value: dict[str, Any]) -> bytes:
-    """One line per key; where the values are objects too, one line for each of these."""
-    lines = [f" {_json(key)}: {_json_lines(each)}" for key, each in value.items()]
-    return ("{\n" + ",\n".join(lines) + "\n}\n").encode("ascii")
-
-
-def _json_lines(value: Any) -> str:
-    if (
-        not isinstance(value, dict)
-        or not value
-        or not all(isinstance(each, dict) for each in value.values())
-    ):
-        return _json(value)
-    return (
-        "{\n" + ",\n".join(f"  {_json(key)}: {_json(each)}" for key, each in value.items()) + "\n }"
-    )
-
-
-def _json(value: Any) -> str:
-    return _JSON.encode(value)
-
-
-def _plain(value: Any) -> Any:
-    """NumPy's numbers and arrays as JSON has them."""
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} in JSON")
-
-
-_JSON = json.JSONEncoder(allow_nan=False, default=_plain)  # to make one takes as long as to use it
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object that may have been made by a stranger. FileError, FormatError."""
-    limit = _MAX_MANIFEST if path.name == MANIFEST else _MAX_META
-    return read_object(str(path), limit, FormatError)
+        entries[Path(path).name] = {"bytes": n_bytes, "sha256": sha256, "fingerprint": mark}
+    return entries

@@ -1,7 +1,7 @@
 """Numbers of the list whose tests are more than a row, and where they stand."""
 
 WHERE: dict[str, list[str]] = {
-    "41": ["test_cli.py::test_strangers_cannot_write_to_the_terminal"],
+    "41": ["test_cli.py::test_escapes_control_characters_of_a_file"],
     "47": ["test_config.py::test_files_that_are_none"],
     "48": ["test_checkpoint.py::test_a_file_cut_short_after_opening"],
     "50": ["test_hub_download.py::test_an_index_may_name_files_beside_it_only"],

@@ -111,10 +111,10 @@ ROWS = [
 NO_JSON = [
     (b"", "not valid JSON: Expecting value"),
     (b"\xef\xbb\xbf{}", "starts with a byte order mark; save it as plain UTF-8"),
-    (b"[]", "holds a list"),
+    (b"[]", "must be a JSON object"),
     (b"[" * 1_000_000, "nested too deeply"),
     (b'{"a":' * 100_000, "nested too deeply"),
-    (b'{"model":{"vocab":{"a":0,"a":1}}}', "duplicate key 'a'"),
+    (b'{"model":{"vocab":{"a":0,"a":1}}}', 'duplicate key "a"'),
     (b'{"x":' + b"9" * 5000 + b"}", "digits"),
     (b"\xff\xfe{\x00}\x00", "not UTF-8"),
     (b" " * (64 << 20) + b"{}", "over 67108864 bytes"),

@@ -13,7 +13,7 @@ from small_tokenizer import byte_level, sentencepiece
 Files = dict[str, Any]
 
 TEXT = "<s>ab</s> ab <a>x<b> <pad>Ä▁ab the"
-"""What CASES in test_declared.py were recorded with."""
+"""What CASES in test_declarations.py were recorded with."""
 
 
 def small(spec: dict[str, Any], config: Files, special_map: Any = None, added: Any = None) -> Files:

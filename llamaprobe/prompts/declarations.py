@@ -1,11 +1,11 @@
-"""What the files beside tokenizer.json say of a tokenizer: its class, and further tokens.
+"""What the files beside tokenizer.json declare: the tokenizer's class, and further tokens.
 
-The ids are to be those of transformers' AutoTokenizer, which reads five files. Two things in them
-change ids. A class (`tokenizer_class` of tokenizer_config.json, else of config.json) may put parts
-of its own in the place of the file's. And tokens that tokenizer.json lacks may be declared:
+The ids must be those of transformers' AutoTokenizer, which reads five files. Two declarations
+change ids. A class (`tokenizer_class` of tokenizer_config.json, else of config.json) may replace
+parts of tokenizer.json. And tokens that tokenizer.json lacks may be declared:
 `added_tokens_decoder`, named ones (bos_token, ...) and `extra_special_tokens` of
-tokenizer_config.json, special_tokens_map.json, added_tokens.json; they come behind the vocabulary,
-in an order that is followed here step by step.
+tokenizer_config.json, special_tokens_map.json, added_tokens.json; they follow the vocabulary in an
+order that is reproduced here step by step.
 
 Source: transformers 5.24: models/auto/tokenization_auto.py, tokenization_utils_base.py
 (_from_pretrained), tokenization_utils_tokenizers.py (TokenizersBackend.__init__),
@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..files.atomic import shown_path
-from .chat import TOKEN_NAMES
 from ..errors import TokenizerError
-from ..files.naming import printable
-from ..files.side_file import MAX_FILE, read_json
+from ..files.json_file import MAX_FILE, find_object
+from ..messages import printable, shown_path
+from .chat import TOKEN_NAMES
 
 MAX_IDS = 1 << 21
 CONFIG = "tokenizer_config.json"
@@ -42,7 +41,7 @@ class Token(NamedTuple):
 
     @classmethod
     def of(cls, value: object, path: Path, *, special: bool | None = None) -> "Token":
-        """From an object of a JSON file. Flags that it leaves out are False. TokenizerError."""
+        """From an object of a JSON file; missing flags are False. TokenizerError."""
         if not isinstance(value, dict) or not isinstance(value.get("content"), str):
             raise TokenizerError(
                 f"{shown_path(path)}: an added token without content: {printable(repr(value), 120)}"
@@ -79,31 +78,30 @@ _INFILL = {
 
 
 @dataclass(frozen=True, eq=False)
-class Declared:
-    """What is declared beside one tokenizer.json. Made by `Declared.of`."""
+class Declarations:
+    """What is declared beside one tokenizer.json. Made by `Declarations.of`."""
 
     own: dict[int, Token]
     """The added tokens of tokenizer.json itself, by id, in its order."""
     parts: dict[str, Any] | None
-    """What stands in the place of the file's parts, its model without a vocabulary; None: the
-    file's are used."""
+    """Replaces the parts of tokenizer.json, with a model without vocabulary; None: keep them."""
     tokens: list[Token]
-    """Tokens to add, in order: to the file's own, or with `parts` to the vocabulary alone."""
+    """Tokens to add, in order: after the file's own, or with `parts` after the vocabulary."""
     begin: str | None
-    """The token that begins every text, whatever tokenizer.json says: CodeLlama's class."""
+    """The first token of every text, whatever tokenizer.json says: CodeLlama's class."""
     fill: str | None
-    """What cuts a text into prefix and suffix: CodeLlama's class."""
+    """The separator of prefix and suffix in a text: CodeLlama's class."""
     split_special: bool
     """True: special tokens spelled out in a text are plain text."""
     clean_up: bool
-    """True: decoded text loses spaces before punctuation."""
+    """True: decoding removes spaces before punctuation."""
 
     @classmethod
-    def of(cls, folder: Path, spec: dict[str, Any], data: bytes) -> "Declared":
-        """What the files in `folder` declare for its tokenizer.json: `data`, as parsed `spec`.
+    def of(cls, folder: Path, spec: dict[str, Any], data: bytes) -> "Declarations":
+        """From the files in `folder`, whose tokenizer.json is `data`, parsed `spec`.
         TokenizerError, FileError.
         """
-        config = read_json(folder / CONFIG, MAX_FILE, TokenizerError)
+        config = find_object(folder / CONFIG, MAX_FILE, TokenizerError)
         _check_versions(config, folder)
         name = _class_name(folder, config)
         rebuilt = name in ("LlamaTokenizer", "CodeLlamaTokenizer") and _is_plain_bpe(spec, data)
@@ -132,7 +130,7 @@ class Declared:
 
 
 def beginning(token: str, id: int) -> dict[str, Any]:
-    """A post-processor that puts this token in front of every text."""
+    """A post-processor that puts this token before every text."""
     single = [
         {"SpecialToken": {"id": token, "type_id": 0}},
         {"Sequence": {"id": "A", "type_id": 0}},
@@ -176,8 +174,8 @@ def _own_tokens(spec: dict[str, Any], path: Path) -> dict[int, Token]:
 
 
 def _is_plain_bpe(spec: dict[str, Any], data: bytes) -> bool:
-    """Whether the classes are made for such a file: over others they give ids that no model was
-    trained with.
+    """Whether the classes suit the file: with another one they give ids that no model was trained
+    with.
     """
     model = spec.get("model")
     return (
@@ -209,11 +207,11 @@ def _check_versions(config: dict[str, Any], folder: Path) -> None:
 def _class_name(folder: Path, config: dict[str, Any]) -> str | None:
     name = config.get("tokenizer_class")
     if name is None:
-        name = read_json(folder / "config.json", MAX_FILE, TokenizerError).get("tokenizer_class")
+        name = find_object(folder / "config.json", MAX_FILE, TokenizerError).get("tokenizer_class")
     return name.removesuffix("Fast") if isinstance(name, str) else None
 
 
-# ---- what the classes put in the place of the file's parts ----
+# ---- the parts of the classes ----
 
 
 def _llama(config: dict[str, Any]) -> dict[str, Any]:
@@ -265,16 +263,16 @@ def _sentencepiece(scheme: str, *, unknown: str | None, strip: bool) -> dict[str
 
 
 class _Arguments:
-    """The arguments with which transformers makes the tokenizer, as far as they are tokens."""
+    """The tokens among the arguments with which transformers makes the tokenizer."""
 
     def __init__(self, folder: Path, config: dict[str, Any], file_tokens: dict[int, Token]) -> None:
         self._folder, self._config = folder, config
         self._given = dict(config)
         self._own: dict[str, Any] = {}  # named tokens beyond the seven
-        self._infill: list[str] = []  # the names of those that CodeLlama's class has
+        self._infill: list[str] = []  # names of CodeLlama's class
         self.decoder: dict[int, Token] = {}
-        """Added tokens by id, which only gives their order."""
-        self._by_content: dict[str, Token] = {}
+        """Added tokens by id, which only decides their order."""
+        self._by_content: dict[str, str | Token] = {}
         given = self._given
         if "additional_special_tokens" in given and not given.get("extra_special_tokens"):
             given["extra_special_tokens"] = given.pop("additional_special_tokens")
@@ -292,20 +290,20 @@ class _Arguments:
         self._given = {key: self._values(value) for key, value in self._given.items()}
 
     def set_defaults(self, names: dict[str, str]) -> None:
-        """The tokens that a class names where nothing else does."""
+        """Tokens that the class names unless a file does."""
         self._infill = [key for key in names if key not in TOKEN_NAMES]
         values = {key: self._given.get(key, value) for key, value in names.items()}
         first = {key: values[key] for key in self._infill}
         self._given = {**first, **self._given, **values}
 
     def named(self) -> dict[str, str | Token]:
-        """bos_token and so on, the seven first."""
+        """bos_token and the like by name, the seven of TOKEN_NAMES first."""
         given = self._given
         found: dict[str, str | Token | None] = dict.fromkeys(TOKEN_NAMES)
         for key in TOKEN_NAMES:
             if given.get(key) is not None:
                 value = self._token(key, given[key])
-                found[key] = self._by_content.get(_content(value), value)
+                found[key] = self._by_content.get(_content(value) or "", value)
         for key, value in given.items():
             if key.endswith("_token") and key not in TOKEN_NAMES and isinstance(value, str | Token):
                 found[key] = value
@@ -314,7 +312,7 @@ class _Arguments:
         return {key: value for key, value in found.items() if value is not None}
 
     def extra(self) -> list[str | Token]:
-        """The special tokens that have no name."""
+        """The special tokens without a name."""
         key = "extra_special_tokens"
         unnamed: list[str | Token] = []
         if key not in self._given:
@@ -323,7 +321,7 @@ class _Arguments:
         return [self._token(key, one) for one in (*self._list(key), *unnamed)]
 
     def _move_own(self) -> None:
-        """extra_special_tokens that have names are named tokens."""
+        """An extra_special_tokens that is a dict holds named tokens."""
         if isinstance(self._given.get("extra_special_tokens"), dict):
             self._own |= self._given.pop("extra_special_tokens")
 
@@ -347,7 +345,7 @@ class _Arguments:
 
     def _read_special_map(self) -> None:
         path = self._folder / SPECIAL_MAP
-        for key, value in read_json(path, MAX_FILE, TokenizerError).items():
+        for key, value in find_object(path, MAX_FILE, TokenizerError).items():
             if isinstance(value, dict) and key != "extra_special_tokens":
                 value = Token.of(value, path, special=True)
             elif isinstance(value, list):
@@ -365,7 +363,7 @@ class _Arguments:
         values = [self._given.get(key) for key in TOKEN_NAMES]
         values += self._list("extra_special_tokens")
         special = {_content(value) for value in values}  # objects do not count yet
-        for content, id in read_json(path, MAX_FILE, TokenizerError).items():
+        for content, id in find_object(path, MAX_FILE, TokenizerError).items():
             if type(id) is not int:
                 raise TokenizerError(
                     f"{shown_path(path)}: token {printable(repr(content), 80)} has id"
@@ -375,7 +373,7 @@ class _Arguments:
             self._put(id, Token(content, is_special, normalized=not is_special))
 
     def _values(self, value: Any) -> Any:
-        """A value of tokenizer_config.json, or its items, as Token where it is marked as one."""
+        """A value of tokenizer_config.json; it or its items as Token where marked as one."""
         if isinstance(value, list):
             return [self._marked(item) for item in value]
         if isinstance(value, dict) and value.get("__type") != "AddedToken":
@@ -413,7 +411,7 @@ def _to_add(
     extra: Iterable[str | Token],
 ) -> list[Token]:
     """Tokens to add to a tokenizer that has the tokens `here`, in transformers' order. Those of
-    `decoder` are added even where they are there, which gives them other flags.
+    `decoder` are added even if it has them, because their flags may differ.
     """
     names = {_content(value) for value in named}
     first = [decoder[id].final(decoder[id].content in names) for id in sorted(decoder)]
@@ -424,5 +422,5 @@ def _to_add(
 
 
 def _content(value: object) -> str | None:
-    """The text of a token, None for what is not one."""
+    """The text of a token, None for anything else."""
     return value if isinstance(value, str) else value.content if isinstance(value, Token) else None

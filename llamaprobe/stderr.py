@@ -1,13 +1,13 @@
-"""What llamaprobe says on stderr beside its results: notes, progress, the reason of a failure.
+"""Notes, progress and failures on stderr.
 
-stderr may be missing (a service without one), closed or full. What cannot be said is dropped: it
-never ends the work. `quiet` leaves out all but failures.
+stderr may be missing (in a service), closed or full: then the text is dropped, and the work goes
+on. `quiet` suppresses all but failures.
 """
 
 import contextlib
 import sys
 
-from ..files.naming import hide_tokens, printable
+from .messages import hide_tokens, printable
 
 _MAX_LINE = 2000  # characters
 
@@ -16,7 +16,7 @@ quiet = False
 
 
 def one_line(text: str) -> str:
-    """A text as a line for the screen: printable, cut, without tokens of the hub."""
+    """A text as one line for the screen: printable, cut, without hub tokens."""
     return printable(hide_tokens(" ".join(text.splitlines())), _MAX_LINE)
 
 
@@ -34,7 +34,7 @@ def fail(line: str) -> None:
 
 
 class _Stream:
-    """stderr for tqdm. It looks sys.stderr up at every call."""
+    """stderr for tqdm; looks up sys.stderr at every call."""
 
     encoding = property(lambda self: getattr(sys.stderr, "encoding", None))
 

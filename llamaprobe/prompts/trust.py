@@ -1,14 +1,14 @@
-"""Whether a tokenizer.json can be used in the caller's process, whoever wrote it.
+"""Whether a tokenizer.json from anywhere may be used in the caller's process.
 
-Only what was read and found to take time and memory in proportion to the text, and never to
-panic in the `tokenizers` library (which prints a panic before anybody can catch it), is harmless:
-parts, regular expressions and templates that are not known here are not.
+It is harmless if all its parts are listed here: they were read and found to take time and memory in
+proportion to the text, and never to panic in the `tokenizers` library, which prints a panic before
+it can be caught. Unknown parts, regular expressions and templates are not harmless.
 """
 
 from collections.abc import Iterable
 from typing import Any
 
-# Regular expressions that were read and found to take time in proportion to the text.
+# Regular expressions that take time in proportion to the text.
 _CUT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -34,8 +34,8 @@ _MAX_ADDED_CHARS = 1 << 20
 
 
 def is_harmless(spec: dict[str, Any], added: Iterable[dict[str, Any]]) -> bool:
-    """True if loading `spec` and encoding by it take little time and memory in proportion to file
-    and text: BPE, all parts known, no text that grows much, not too many added tokens.
+    """True if loading `spec` and encoding with it take time and memory in proportion to file and
+    text: BPE, only known parts, no text that grows much, not too many added tokens.
     """
     model = spec["model"]
     repeated = ("end_of_word_suffix", "unk_token")
@@ -60,7 +60,7 @@ def decodes_harmlessly(spec: dict[str, Any]) -> bool:
 
 
 def nodes(part: object) -> list[dict[str, Any]]:
-    """All JSON objects in `part`; without recursion, as the file decides the depth."""
+    """All JSON objects in `part`; without recursion, because the file decides the depth."""
     found, rest = [], [part]
     while rest:
         value = rest.pop()
@@ -77,7 +77,7 @@ def _are_known(spec: dict[str, Any], keys: tuple[str, ...], types: set[str]) -> 
     for key in keys:
         for node in nodes(spec.get(key)):
             if node.keys() <= {"String", "Regex"}:
-                continue  # a pattern, looked at together with the part that has it
+                continue  # a pattern, checked together with its part
             if str(node.get("type")) not in types or not _is_harmless_pattern(node.get("pattern")):
                 return False
             growth *= max(1, *(len(str(node.get(text) or "")) for text in ("content", "prepend")))
@@ -93,8 +93,8 @@ def _is_harmless_pattern(pattern: object) -> bool:
 
 
 def _is_harmless_processor(part: object) -> bool:
-    """No part that is unknown, and no TemplateProcessing that panics: one that names a special
-    token which it does not define, or a second text where there is one.
+    """Only known parts, and no TemplateProcessing that panics: one with an undefined special token,
+    or with a second text for a single one.
     """
     for node in nodes(part):
         if "type" in node and str(node["type"]) not in _PROCESSORS:
@@ -110,7 +110,7 @@ def _is_harmless_processor(part: object) -> bool:
 
 
 def _has_pieces(pieces: object, tokens: set[str], texts: tuple[str, ...]) -> bool:
-    """Whether `pieces` is a list of these tokens and texts and nothing else."""
+    """Whether `pieces` is a list of these tokens and texts only."""
     if not isinstance(pieces, list):
         return False
     for piece in pieces:

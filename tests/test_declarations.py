@@ -5,7 +5,7 @@ for random folders.
 """
 
 import pytest
-from declared_cases import TEXT, TEXTS, random_files, small, write
+from declaration_cases import TEXT, TEXTS, random_files, small, write
 from small_tokenizer import byte_level, sentencepiece
 
 from llamaprobe import TokenizerError
@@ -248,7 +248,7 @@ def test_broken_files_of_tokens(tmp_path):
             ("added_tokens.json", {"<a>": "5"}, "ids are numbers"),
             ("special_tokens_map.json", {"pad_token": {"x": 1}}, "without content"),
             ("special_tokens_map.json", {"pad_token": []}, "which is not a token"),
-            ("added_tokens.json", [], "holds a list"),
+            ("added_tokens.json", [], "must be a JSON object"),
         ]
     ):
         folder = write(tmp_path / str(number), small(byte_level(), {}) | {name: value})

@@ -1,0 +1,1 @@
+"""The decoder families: what each model_type of config.json means, as data."""
