@@ -1,7 +1,7 @@
-"""The maths of a layer again, from files alone, in plain NumPy.
+"""The maths of attention from files alone, in plain NumPy.
 
-`attention` is written to be read and to be ported: every line is one formula, with the shape of its
-result behind it. It needs the files of a run (`llamaprobe run --out`) and the weights as files
+`attention` is written to be read and ported: every line is one formula, followed by the shape of
+its result. It needs the files of a run (`llamaprobe run --out`) and the weights as files
 (`llamaprobe weights`), nothing else: T tokens, D = d_model, H = n_heads, K = n_kv_heads, h =
 head_dim all come from meta_layer{i}.json.
 """
@@ -78,8 +78,7 @@ def attention(
 
 
 def _checked(formulas: Callable[..., Any]) -> Callable[..., Any]:
-    """`attention` as others call it: its arguments are checked first, so that the listing above is
-    the maths alone."""
+    """Checks the arguments first, so that the listing above is the maths alone."""
 
     @functools.wraps(formulas)
     def attention(run_folder: Folder, weight_folder: Folder, layer: int) -> dict[str, np.ndarray]:
@@ -104,8 +103,7 @@ attention = _checked(attention)
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
-    """The numbers of a layer, so far checked that the formulas have what they need. FileError,
-    FormatError."""
+    """The numbers of a layer, checked as far as the formulas need them. FileError, FormatError."""
     meta = read_json(path)
     sizes: list[Any] = [
         meta.get(key) for key in ("d_model", "num_heads", "num_kv_heads", "head_dim")
@@ -142,12 +140,12 @@ def _is_number(value: object) -> bool:
 
 
 def load(folder: str | Path, stem: str) -> np.ndarray:
-    """The numbers of a file without saying its format: `stem` with .csv, .txt, .npy or .hex.
+    """The numbers of a file in any format: `stem` with .csv, .txt, .npy or .hex.
 
     16-bit floats that were exported as words (npy, raw) become float32, which holds them exactly;
-    integers stay what they are. A file without its first line has the shape and dtype that the
-    manifest beside it says. Raises FileError (there is no such file) and FormatError (words that
-    nothing says the dtype of).
+    integers stay integers. The shape and dtype of a file without its first line come from the
+    manifest beside it. Raises FileError (there is no such file) and FormatError (words of unknown
+    dtype).
     """
     for suffix in (".csv", ".txt", ".npy", ".hex"):
         path = checked_path(folder) / (stem + suffix)
@@ -155,7 +153,7 @@ def load(folder: str | Path, stem: str) -> np.ndarray:
             values = _read(path)
             return _widen(values, path) if values.dtype in _WORDS else values
     tied = f"; if the head is tied, it is {EMBEDDING}" if stem == HEAD else ""
-    message = f"{shown_path(folder)}: holds no {printable(stem)}.csv, .txt, .npy or .hex{tied}"
+    message = f"{shown_path(folder)}: has no {printable(stem)}.csv, .txt, .npy or .hex{tied}"
     raise FileError(message, errno.ENOENT, os.path.join(folder, f"{stem}.csv"))
 
 
@@ -163,8 +161,8 @@ def _read(path: Path) -> np.ndarray:
     try:
         return read(path)
     except FormatError:
-        told, entry = _manifest_of(path)
-        if told.get("header") is not False and entry.get("header") is not False:
+        manifest, entry = _manifest_of(path)
+        if manifest.get("header") is not False and entry.get("header") is not False:
             raise
         try:
             return read(path, shape=entry.get("shape"), dtype=entry.get("dtype"))
@@ -173,17 +171,17 @@ def _read(path: Path) -> np.ndarray:
 
 
 def _manifest_of(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The manifest beside a file and its entry of the file; empty where there is none."""
-    manifest = path.parent / MANIFEST
-    told = read_json(manifest) if os.path.exists(manifest) else {}
-    files = told.get("files")
+    """The manifest beside a file and its entry for it; empty where there is none."""
+    beside = path.parent / MANIFEST
+    manifest = read_json(beside) if os.path.exists(beside) else {}
+    files = manifest.get("files")
     entry = files.get(path.name) if isinstance(files, dict) else None
-    return told, entry if isinstance(entry, dict) else {}
+    return manifest, entry if isinstance(entry, dict) else {}
 
 
 def _widen(words: np.ndarray, path: Path) -> np.ndarray:
-    """uint16 words as the float32 that they stand for; the manifest beside them says which kind, or
-    that they are integers."""
+    """uint16 words as the float32 that they mean, by the dtype in the manifest beside them;
+    integers as they are."""
     dtype = _manifest_of(path)[1].get("source_dtype")
     if words.dtype == np.uint16 and dtype == "BF16":  # the upper half of a float32
         return (words.astype(np.uint32) << 16).view(np.float32)
@@ -192,6 +190,6 @@ def _widen(words: np.ndarray, path: Path) -> np.ndarray:
     if dtype in ("U8", "U16"):
         return words
     raise FormatError(
-        f"{shown_path(path)}: holds {words.dtype}, not floats, and {MANIFEST} beside it does not"
-        " say of which dtype they are the words; export the weights as float32"
+        f"{shown_path(path)}: holds {words.dtype}, not floats, and {MANIFEST} beside it has no"
+        " source_dtype to read them by; export the weights as float32"
     )

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from . import __version__, _core
 from .config import Config
-from .files.fingerprint import Fingerprints, ToldFingerprints
+from .files.fingerprint import Fingerprints, RecordedFingerprints
 
 ARITHMETIC_VERSION = _core.ARITHMETIC_VERSION  # of docs/arithmetic.md
 
@@ -31,7 +31,7 @@ class Origin:
     weight_files: tuple[tuple[str, int, str | None], ...]
     """(path, bytes, sha256 where it is known without reading the file)."""
     tokenizer: TokenTexts
-    fingerprints: Fingerprints | ToldFingerprints
+    fingerprints: Fingerprints | RecordedFingerprints
     """Of the weight files."""
     folder: str | None = None
     """The absolute path of a folder of the user's own; None for the demo and a repo."""

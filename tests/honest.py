@@ -1,9 +1,9 @@
-"""Random models and runs that nobody altered: every weight matrix has a gain of its own, from 1e-20
-to 1e18, or rows that are dead or enormous, or is all one number, and beside them there may be
-tensors that are ignored; any points and layers are saved, in any format, of one run or one of a batch, and
-may be read back and saved again. `verify` may accuse none of them.
+"""Random models and unaltered runs: every weight matrix has its own gain, from 1e-20 to 1e18, or
+dead or enormous rows, or is all one number, and there may be ignored tensors. Any points and layers
+of a run, alone or of a batch, are saved in any format, and may be read back and saved again.
+`verify` must find no fault in any of them.
 
-`python tests/honest.py 1000` tries so many.
+`python tests/honest.py 1000` tries 1000.
 """
 
 import sys
@@ -56,7 +56,7 @@ def make_model(rng: np.random.Generator, folder: Path) -> Path:
                 w[...] = np.float32(rng.choice([0.1, 1.0, -0.3, 0.0, 1e-40, 3e18]))
             np.clip(w, -3e38, 3e38, out=w)
             weights[name] = models.from_bits(models.to_bits(w, dtype), dtype).reshape(w.shape)
-    if rng.integers(3) == 0:  # biases that the config does not name, and a stranger's tensor
+    if rng.integers(3) == 0:  # biases that the config does not name, and a foreign tensor
         named = {**config, "attention_bias": True, "mlp_bias": True}
         for name, shape in models.weight_shapes(named).items():
             weights.setdefault(name, np.ones(shape, np.float32))
@@ -65,7 +65,7 @@ def make_model(rng: np.random.Generator, folder: Path) -> Path:
 
 
 def open_model(rng: np.random.Generator, folder: Path) -> lp.Model:
-    """Some of its layers; what no operation uses is ignored."""
+    """All or one of its layers, ignoring unused tensors."""
     n_layers = 1 if rng.integers(4) == 0 else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -76,7 +76,7 @@ def open_model(rng: np.random.Generator, folder: Path) -> lp.Model:
 
 
 def save_some(rng: np.random.Generator, model: lp.Model, out: Path) -> str:
-    """Saves any of the values of a run; how, in words."""
+    """Saves random values of a run; returns how."""
     names = [point.name for point in lp.Model.points()]
     n = int(rng.choice([1, 2, 5, len(names)]))
     points = [str(name) for name in rng.permutation(names)[:n]]
@@ -104,7 +104,7 @@ def save_some(rng: np.random.Generator, model: lp.Model, out: Path) -> str:
 
 
 def draw(seed: int, folder: Path) -> tuple[str, list[Check]]:
-    """One random run: what it was, and what verify says with and without the model."""
+    """One random run, and what verify finds with and without the model."""
     rng = np.random.default_rng(seed)
     model = open_model(rng, make_model(rng, folder / "model"))
     how = save_some(rng, model, folder / "run")
@@ -112,7 +112,7 @@ def draw(seed: int, folder: Path) -> tuple[str, list[Check]]:
 
 
 def accused(seeds: range) -> Iterator[str]:
-    """Each draw that verify finds fault with."""
+    """Each draw in which verify finds a fault."""
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder:
             how, checks = draw(seed, Path(folder))

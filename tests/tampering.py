@@ -1,4 +1,4 @@
-"""A saved run that somebody alters, hashes made to agree, and what verify says of it."""
+"""A saved run that is altered, with hashes made to agree, and what verify reports."""
 
 import copy
 import hashlib
@@ -22,12 +22,12 @@ POINTS = ["x", "x_norm", "q", "scores", "pattern", "logits"]
 
 
 class Folder:
-    """A saved run that somebody alters; the hashes are made to agree in the end."""
+    """A saved run to alter; `close` makes the hashes agree."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.manifest = json.loads((path / "manifest.json").read_text())
-        self.fixed: dict[str, dict[str, Any]] = {}  # what the manifest is to say nevertheless
+        self.fixed: dict[str, dict[str, Any]] = {}  # entries that the manifest keeps nevertheless
 
     def metas(self) -> list[Path]:
         return sorted(self.path.glob("meta_layer*.json"))
@@ -59,7 +59,7 @@ class Folder:
 
 
 def other(value: Any) -> Any:
-    """Something else of the same kind."""
+    """A different value of the same type."""
     match value:
         case bool():
             return not value
@@ -84,7 +84,7 @@ def emptied(value: Any) -> Any:
 
 
 def found(path: Path, model: lp.Model | None) -> list[str]:
-    """What verify has against a run, also where it refuses to read it."""
+    """The faults that verify finds in a run, or its error."""
     try:
         return [f"{c.what}: {c.fault}" for c in verify_run(path, model) if c.fault]
     except lp.Error as error:
@@ -148,7 +148,7 @@ _STRANGE = [
 
 
 def mutate(rng: random.Random, value: Any) -> None:
-    """Drops, doubles or replaces something somewhere in a JSON object."""
+    """Drops, doubles or replaces a random value in a JSON object."""
     paths = [path for path in _paths(value) if path]
     *parents, last = rng.choice(paths)
     for key in parents:

@@ -42,7 +42,7 @@ def test_atomic_open_leaves_no_trace_of_a_failure(tmp_path):
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["a"]
 
 
-def test_what_a_killed_writer_left_is_cleared_and_nothing_else(tmp_path):
+def test_only_files_of_a_killed_writer_are_removed(tmp_path):
     process = multiprocessing.get_context("spawn").Process(target=os.getpid)
     process.start()
     process.join()
@@ -54,8 +54,8 @@ def test_what_a_killed_writer_left_is_cleared_and_nothing_else(tmp_path):
         assert sorted(os.listdir(tmp_path)) == [path.name, ".llamaprobe-notes.part"]
 
 
-def test_what_another_container_writes_is_not_cleared(tmp_path):
-    """Its process has a number that is nobody's here; the file is locked all the same."""
+def test_files_that_another_container_writes_are_not_removed(tmp_path):
+    """Its process id does not exist here; the file is locked nevertheless."""
     file, path = atomic.open_temporary(tmp_path)
     foreign = tmp_path / ".llamaprobe-999999999-0.part"
     path.rename(foreign)
@@ -67,7 +67,7 @@ def test_what_another_container_writes_is_not_cleared(tmp_path):
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_a_temporary_file_that_somebody_removed_at_once_is_made_again(tmp_path, monkeypatch, again):
+def test_a_temporary_file_removed_at_once_is_made_again(tmp_path, monkeypatch, again):
     """Also when another one has its name since: a process in a container may have our number."""
     removed, lock = [], atomic.try_lock
 
@@ -119,7 +119,7 @@ def test_ctrl_c_while_the_threads_start_leaves_none(tmp_path, monkeypatch):
         assert not thread.is_alive()
 
 
-def test_a_stage_that_has_no_memory_is_an_error_and_goes_on(tmp_path):
+def test_a_stage_without_memory_is_an_error_and_continues(tmp_path):
     class Full(queue.SimpleQueue):
         def put(self, item):
             if threading.current_thread().name == "llamaprobe_hash":
@@ -136,7 +136,7 @@ def test_a_stage_that_has_no_memory_is_an_error_and_goes_on(tmp_path):
     assert not [name for name in os.listdir(tmp_path) if name.endswith(".part")]
 
 
-def test_a_file_system_without_locks_is_told(model, tmp_path, monkeypatch):
+def test_warns_of_a_file_system_without_locks(model, tmp_path, monkeypatch):
     def refuse(fd, operation):
         raise OSError(errno.ENOTSUP, "no locks")
 
@@ -181,7 +181,7 @@ except lp.FileError as error:
     out = tmp_path / "out"
     left = os.listdir(out) if out.exists() else []  # gone when no file was whole yet
     if left:
-        left.remove(".llamaprobe-save.json")  # tells the next save what this one left
+        left.remove(".llamaprobe-save.json")  # lists for the next save what this one left
     assert "manifest.json" not in left and not [n for n in left if n.endswith(".part")]
     assert all(lp.read(out / name).size for name in left)
 

@@ -96,7 +96,7 @@ def test_raw_words(tmp_path):
         export_weights(path, tmp_path / "o2", dtype="raw")
 
 
-def test_what_cannot_be_exact_is_refused_by_name_before_anything_is_written(tmp_path):
+def test_rejects_by_name_what_cannot_be_exact_before_writing(tmp_path):
     tensors = {
         "good": ("F32", [1], bytes(4)),
         "bad.one": ("F8_E4M3", [4], bytes(4)),
@@ -245,7 +245,7 @@ def test_filters(random_checkpoint, choice, expected):
         ({"dtype": "float16"}, "not one of float32, raw"),
     ],
 )
-def test_choices_that_make_no_sense(random_checkpoint, tmp_path, choice, message):
+def test_rejects_meaningless_choices(random_checkpoint, tmp_path, choice, message):
     with pytest.raises(lp.ArgumentError) as caught:
         export_weights(random_checkpoint(), tmp_path / "o", **choice)
     assert message in str(caught.value) and not (tmp_path / "o").exists()
@@ -262,14 +262,14 @@ def test_sizes_are_exact_for_npy_and_near_for_text(random_checkpoint, tmp_path):
             assert planned.exact == (format == "npy")
 
 
-def test_a_file_that_is_no_safetensors_is_refused(tmp_path):
+def test_rejects_a_file_that_is_not_safetensors(tmp_path):
     (tmp_path / "m.safetensors").write_bytes(b"\xff" * 100)
     with pytest.raises(lp.FormatError):
         export_weights(tmp_path / "m.safetensors", tmp_path / "o")
     assert not (tmp_path / "o").exists()
 
 
-def test_the_private_formatters_refuse_what_would_leave_a_buffer():
+def test_the_core_formatters_never_write_beyond_a_buffer():
     out, values = bytearray(_core.text_capacity(10)), np.ones(10, np.float32)
     table = _core.text_table(True, -1)
     good = (0, 5, ",", -1, 1)

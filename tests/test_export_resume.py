@@ -24,7 +24,7 @@ def inodes(folder):
     return {path.name: path.stat().st_ino for path in folder.glob("*.csv")}
 
 
-def test_a_second_call_makes_nothing_again(random_checkpoint, tmp_path):
+def test_a_second_call_writes_nothing(random_checkpoint, tmp_path):
     folder, out = random_checkpoint(), tmp_path / "o"
     export_weights(folder, out, filter="*norm*")
     before = inodes(out)
@@ -55,7 +55,7 @@ def test_what_is_not_whole_is_not_trusted(random_checkpoint, tmp_path):
         export_weights(folder, out, digits=3)
 
 
-def test_a_file_of_somebody_else_is_not_overwritten(random_checkpoint, tmp_path):
+def test_a_foreign_file_is_not_overwritten(random_checkpoint, tmp_path):
     (tmp_path / "model.norm.weight.csv").write_text("mine")
     with pytest.raises(lp.FileError, match=r"exists; .*--force"):
         export_weights(random_checkpoint(), tmp_path)
@@ -74,7 +74,7 @@ def test_other_weights_in_the_same_folder(random_checkpoint, tmp_path):
         assert same(lp.read(tmp_path / "o" / name), np.asarray(weights[entry["tensor"]]))
 
 
-def test_weights_of_other_names_are_other_weights(random_checkpoint, tmp_path):
+def test_weights_with_other_file_names_are_other_weights(random_checkpoint, tmp_path):
     """Two models whose files have no name in common do not share a manifest by accident."""
     folder = random_checkpoint()
     for name in ("a", "b"):
@@ -139,7 +139,7 @@ def test_the_folders_of_runs_and_of_weights_are_kept_apart(random_checkpoint, tm
         run.save(tmp_path / "weights", force=True)
 
 
-def test_a_damaged_journal_is_of_no_use_and_does_no_harm(random_checkpoint, tmp_path):
+def test_a_damaged_journal_is_ignored(random_checkpoint, tmp_path):
     folder, out = random_checkpoint(), tmp_path / "o"
     out.mkdir()
     for text in (
@@ -165,7 +165,7 @@ def test_killed_at_random_times_it_goes_on_where_it_stopped(random_checkpoint, t
         child = subprocess.Popen(
             [*LP, "weights", str(folder), "--out", str(out)], stdout=subprocess.DEVNULL
         )
-        # from when the folder is there: the start of an interpreter is not what is tried
+        # count from when the folder exists, not from the start of the interpreter
         while child.poll() is None and not (out / journal.EXPORT).exists():
             time.sleep(0.001)
         time.sleep(rng.random() * 0.04)
@@ -293,7 +293,7 @@ def test_threads_do_not_change_the_text(random_checkpoint, tmp_path):
     assert len(digests) == 1
 
 
-def test_a_first_line_that_is_wanted_or_not_decides_what_is_whole(random_checkpoint, tmp_path):
+def test_with_or_without_first_lines_are_different_files(random_checkpoint, tmp_path):
     how = {"filter": "model.norm.weight", "progress": False, "force": True}
     folder = random_checkpoint()
     for header, n_left in [(True, 1), (False, 1), (False, 0), (True, 1), (True, 0)]:

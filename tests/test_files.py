@@ -27,7 +27,7 @@ def all_points(model):
     return [point.name for point in model.points()]
 
 
-def test_the_files_of_the_main_job(model, tmp_path):
+def test_default_files_of_a_run(model, tmp_path):
     run = model.run(IDS)
     paths = run.save(tmp_path / "x_all_layers")
     layers = range(3)
@@ -68,7 +68,7 @@ def test_every_point_has_its_rows_and_shape(model, tmp_path):
     assert not list((tmp_path / "out").glob("*_layer1.*"))
 
 
-def test_meta_has_what_the_maths_takes(model, tmp_path):
+def test_meta_has_the_numbers_of_the_maths(model, tmp_path):
     run = model.run(IDS, points=["x", "q"])
     run.save(tmp_path / "out")
     meta = json.loads((tmp_path / "out/meta_layer1.json").read_text())
@@ -91,7 +91,7 @@ def test_meta_has_what_the_maths_takes(model, tmp_path):
     }
 
 
-def test_the_manifest_is_true(model, tmp_path):
+def test_the_manifest_matches_the_files(model, tmp_path):
     out = tmp_path / "out"
     model.run(IDS).save(out, hash_weights=True)
     manifest = json.loads((out / "manifest.json").read_text())
@@ -136,7 +136,7 @@ def test_a_saved_run_comes_back_bit_for_bit(random_checkpoint, tmp_path, format,
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
-def test_a_run_of_what_is_not_of_a_layer(model, tmp_path):
+def test_values_outside_of_the_layers(model, tmp_path):
     run = model.run(IDS, points=["logits", "final_rms"])
     run.save(tmp_path / "out")
     assert {"logits.csv", "final_rms.csv", "meta_layer0.json"} <= set(os.listdir(tmp_path / "out"))
@@ -145,7 +145,7 @@ def test_a_run_of_what_is_not_of_a_layer(model, tmp_path):
     assert back["final_rms"].shape == (5,)
 
 
-def test_the_runs_of_a_batch_have_folders_of_their_own(model, tmp_path):
+def test_each_run_of_a_batch_has_its_own_folder(model, tmp_path):
     for i, run in enumerate(model.run([IDS, [9, 8]])):
         run.save(tmp_path / str(i))
     assert read_run(tmp_path / "0")["x"].shape == (3, 5, 48)
@@ -187,7 +187,7 @@ def test_equal_runs(model):
         ({"points": ["logits"], "masks": True}, {"logits", "attention_mask", "position_ids"}),
     ],
 )
-def test_some_of_a_run_is_saved(model, tmp_path, options, files):
+def test_part_of_a_run_is_saved(model, tmp_path, options, files):
     run = model.run(IDS, points=["x", ("scores", 2), "logits"])
     run.save(tmp_path / "out", format="npy", digits="shortest", **options)
     assert {path.stem for path in (tmp_path / "out").glob("*.npy")} == files
@@ -210,7 +210,7 @@ def test_some_of_a_run_is_saved(model, tmp_path, options, files):
         (iter(["logits"]), {"logits": ()}),
     ],
 )
-def test_points_mean_what_they_mean_in_run(model, tmp_path, points, held):
+def test_points_mean_the_same_as_in_run(model, tmp_path, points, held):
     run = model.run(IDS, points=["x", "q", "k", "pattern", "logits"], layers=[2, 0])
     run.save(tmp_path / "out", points=points, masks=False)
     back = read_run(tmp_path / "out")
@@ -257,7 +257,7 @@ def test_a_run_without_first_lines_comes_back(model, tmp_path, format):
         assert entry["bytes"] == len(text)
 
 
-def test_npy_has_no_line_to_leave_out(model, tmp_path, command):
+def test_npy_has_no_first_line_to_omit(model, tmp_path, command):
     with pytest.raises(lp.ArgumentError, match="header=False is for text"):
         model.run(IDS).save(tmp_path / "out", format="npy", header=False)
     with pytest.raises(lp.ArgumentError, match="header=False is for text"):
@@ -271,7 +271,7 @@ def test_npy_has_no_line_to_leave_out(model, tmp_path, command):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_leaves_the_first_line_out(tmp_path, command):
+def test_the_command_omits_the_first_line(tmp_path, command):
     out = tmp_path / "out"
     assert command("run", "demo", "Once upon", "--out", out, "--no-header")[0] == 0
     assert not (out / "x_layer0.csv").read_text().startswith("#")
@@ -303,7 +303,7 @@ def test_a_layer_that_the_run_does_not_hold_is_refused(model, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_exists_is_not_overwritten(model, tmp_path):
+def test_existing_files_are_not_overwritten(model, tmp_path):
     run = model.run(IDS)
     (tmp_path / "out").mkdir()
     (tmp_path / "out/xnorm_layer1.csv").write_text("mine")
@@ -318,7 +318,7 @@ def test_what_exists_is_not_overwritten(model, tmp_path):
     assert read_run(tmp_path / "out").points == ("x",)
 
 
-def test_a_folder_in_the_way_is_told_before_anything_is_written(model, tmp_path):
+def test_reports_a_folder_in_the_way_before_writing(model, tmp_path):
     (tmp_path / "out/x_layer2.csv").mkdir(parents=True)
     with pytest.raises(lp.FileError, match=r"x_layer2\.csv: is a folder"):
         model.run(IDS).save(tmp_path / "out", force=True)
@@ -354,10 +354,10 @@ def test_wrong_arguments_write_nothing(model, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_too_little_space_is_told_before_anything_is_written(model, tmp_path, monkeypatch):
+def test_reports_too_little_space_before_writing(model, tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(atomic.shutil, "disk_usage", lambda folder: usage)
-    run, told = model.run(IDS), r"about .* kB are to be written and 1\.0 kB are free; ask for less"
+    run, told = model.run(IDS), r"about .* kB are to be written and 1\.0 kB are free; save less"
     for format, more in [("csv", ", or for --format npy"), ("npy", ""), ("q4.12", "")]:
         with pytest.raises(lp.FileError, match=told + more + "$"):
             run.save(tmp_path / "deep/out", format=format)
@@ -370,7 +370,7 @@ def test_too_little_space_is_told_before_anything_is_written(model, tmp_path, mo
     assert os.listdir(tmp_path / "out") == []
 
 
-# ---- folders that are no saved run ----
+# ---- folders without a sound run ----
 
 
 def change(path, **changes):
@@ -395,14 +395,14 @@ BAD_MANIFESTS = {
 
 
 @pytest.mark.parametrize("name", BAD_MANIFESTS)
-def test_a_manifest_that_makes_no_sense_is_refused(model, tmp_path, name):
+def test_rejects_a_damaged_manifest(model, tmp_path, name):
     model.run(IDS).save(tmp_path / "out")
     change(tmp_path / "out/manifest.json", **BAD_MANIFESTS[name])
     with pytest.raises(lp.FormatError):
         read_run(tmp_path / "out")
 
 
-def test_a_folder_without_its_files_is_refused(model, tmp_path):
+def test_rejects_a_folder_without_its_files(model, tmp_path):
     with pytest.raises(lp.FileError, match="manifest.json: missing"):
         read_run(tmp_path)
     model.run(IDS).save(tmp_path / "out")
@@ -460,7 +460,7 @@ def test_printable():
     assert printable("x" * 300, 10) == "xxxxxxx..."
 
 
-def test_force_leaves_no_file_of_the_run_before(random_checkpoint, tmp_path):
+def test_force_removes_files_of_the_previous_run(random_checkpoint, tmp_path):
     """A deeper model's files beside those of this one would be taken for this one's."""
     deep = lp.load(random_checkpoint(num_hidden_layers=4)).run([1, 2], points=("x", "z"))
     flat = lp.load(random_checkpoint(num_hidden_layers=2)).run([1, 2])

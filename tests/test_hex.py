@@ -86,7 +86,7 @@ def test_words_of_float32(every_word, tmp_path, reader):
     assert READERS[reader](tmp_path / "a.hex", 32, 5000) == values.tolist()
 
 
-def test_more_words_than_a_block(tmp_path):
+def test_more_words_than_a_chunk(tmp_path):
     values = np.random.default_rng(0).integers(0, 2**32, 600_001, dtype=np.uint32)
     lp.write(tmp_path / "a.hex", values)
     assert same(lp.read(tmp_path / "a.hex"), values)
@@ -166,7 +166,7 @@ def test_counts_survive_a_second_call(random_checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("format", ["q0.8", "q20.13", "q33.0", "q4", "q4.", "q-1.3", "q04.1", "Q4.4"])
-def test_formats_that_make_no_sense(tmp_path, format):
+def test_rejects_meaningless_formats(tmp_path, format):
     with pytest.raises(lp.ArgumentError, match="^format "):
         lp.write(tmp_path / "a.hex", np.ones(1, np.float32), format=format)
     assert list(tmp_path.iterdir()) == []
@@ -228,7 +228,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_wrong_file_is_refused_with_line_and_column(tmp_path, name):
+def test_rejects_a_damaged_file_with_line_and_column(tmp_path, name):
     text, message = FAULTS[name]
     (tmp_path / "a.hex").write_text(text)
     with pytest.raises(lp.FormatError, match=message):
@@ -273,7 +273,7 @@ def test_the_simulator_reads_the_same(tmp_path, name):
     assert read_by_simulator(tmp_path / "a.hex", 32, 2, text) == [0x3F800000, 0x40000000]
 
 
-def test_any_spelling_of_many_words_reads_as_the_simulator_has_it(tmp_path):
+def test_any_spelling_of_many_words_reads_as_in_the_simulator(tmp_path):
     rng = np.random.default_rng(0)
     values = rng.integers(0, 2**16, 70_000, dtype=np.uint16)
     gaps = [" ", "\n", "\r\n", "\t", " /* 1f */ ", "// 2f\n", "  \n\n", "/*\n*/"]

@@ -1,4 +1,4 @@
-"""JSON of a stranger: what is refused, and that a hostile file costs no more than its size explains."""
+"""Untrusted JSON: what is refused, and that a hostile file costs no more than its size explains."""
 
 import json
 import resource
@@ -43,7 +43,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_plain_json_is_refused(name):
+def test_rejects_what_is_not_plain_json(name):
     text, message = REFUSED[name]
     with pytest.raises(lp.FormatError, match=message):
         parse(text)

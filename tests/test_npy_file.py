@@ -164,7 +164,7 @@ print((most() - before) / array.nbytes)
     assert float(run.stdout) < 1.2
 
 
-def test_the_shape_that_is_expected(tmp_path):
+def test_the_expected_shape(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((2, 3)))
     assert lp.read(tmp_path / "a.npy", shape=(2, 3), dtype=np.float64).shape == (2, 3)
     for shape, dtype in [((3, 2), None), ((2, 3), "float32")]:

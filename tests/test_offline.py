@@ -62,7 +62,7 @@ def test_a_layer_from_files_alone(random_checkpoint, tmp_path, config, run_forma
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
 @pytest.mark.parametrize("format", ["npy", "hex"])
-def test_raw_words_are_the_floats_that_they_stand_for(random_checkpoint, tmp_path, dtype, format):
+def test_raw_words_become_their_floats(random_checkpoint, tmp_path, dtype, format):
     model = lp.load(random_checkpoint(dtype=dtype))
     model.run(IDS).save(tmp_path / "run")
     layer = {"filter": "*layers.1.self_attn*", "progress": False, "format": format}
@@ -82,7 +82,7 @@ def test_integers_stay_integers(random_checkpoint, tmp_path, format):
     assert offline.load(tmp_path, "w").dtype == np.uint16
 
 
-def test_words_of_which_nothing_is_known_are_refused(tmp_path):
+def test_rejects_words_of_unknown_dtype(tmp_path):
     np.save(tmp_path / "w.npy", np.zeros((2, 2), np.uint16))
     for manifest in (None, {}, {"files": []}, {"files": {"w.npy": {"source_dtype": "F8_E5M2"}}}):
         if manifest is not None:
@@ -94,7 +94,7 @@ def test_words_of_which_nothing_is_known_are_refused(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(OSError, match=r"meta_layer0\.json"):
         offline.attention(tmp_path, tmp_path, 0)
-    with pytest.raises(lp.FileError, match=r"holds no a\.weight\.csv, \.txt, \.npy or \.hex"):
+    with pytest.raises(lp.FileError, match=r"has no a\.weight\.csv, \.txt, \.npy or \.hex"):
         offline.load(tmp_path, "a.weight")
 
 
@@ -176,7 +176,7 @@ def alter(path, row, column, place):
 
 
 def mend_manifest(out):
-    """Makes the manifest agree with the files again, as somebody would who wants to deceive."""
+    """Makes the manifest agree with the files again, as a forger would."""
     import hashlib
 
     manifest = json.loads((out / "manifest.json").read_text())
@@ -247,7 +247,7 @@ def test_altered_meta_is_found(random_checkpoint, tmp_path):
     assert [what for what, _ in faults(tmp_path / "out", model)] == ["meta_layer1.json"]
 
 
-def test_another_model_is_told(random_checkpoint, tmp_path):
+def test_reports_another_model(random_checkpoint, tmp_path):
     model = random_model(random_checkpoint)
     model.run(IDS).save(tmp_path / "out")
     assert "x" in dict(faults(tmp_path / "out", lp.load(random_checkpoint(seed=1))))
@@ -261,7 +261,7 @@ def test_names_in_the_manifest_lead_nowhere(random_checkpoint, tmp_path):
     model.run(IDS).save(tmp_path / "out")
     path = tmp_path / "out/manifest.json"
     path.write_text(path.read_text().replace('"x_layer0.csv"', '"../../etc/passwd"'))
-    with pytest.raises(lp.FormatError, match="no name of a saved file"):
+    with pytest.raises(lp.FormatError, match="not the name of a saved file"):
         faults(tmp_path / "out", model)
 
 
@@ -277,7 +277,7 @@ def test_the_command(random_checkpoint, tmp_path, capsys):
     assert "xnorm_layer2.csv" in told and re.search(r"x_norm .*of layer 2 at \[4, 7\] is", told)
 
 
-# ---- what is missing, and verify without a model ----
+# ---- missing files, and verify without a model ----
 
 
 def told(folder, capsys, *options):
@@ -288,7 +288,7 @@ def told(folder, capsys, *options):
     return code, {line[1].strip(): line[2] for line in lines}, err
 
 
-def test_what_is_missing_is_told_and_the_rest_is_checked(random_checkpoint, tmp_path, capsys):
+def test_reports_missing_files_and_checks_the_rest(random_checkpoint, tmp_path, capsys):
     folder, out = random_checkpoint(), tmp_path / "out"
     points = ["x", "x_norm", "q", "x_out", "logits"]
     lp.load(folder).run(IDS, points=points).save(out)
@@ -378,7 +378,7 @@ def test_a_run_that_was_read_back_knows_its_weights(random_checkpoint, tmp_path)
     assert a["weight_files"] == b["weight_files"]
 
 
-def test_a_path_named_like_the_demo_is_no_demo(random_checkpoint, tmp_path, monkeypatch):
+def test_a_path_named_demo_is_not_the_demo(random_checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     random_checkpoint().rename("demo")
     for source, places in (("./demo", [str(tmp_path / "demo")]), ("demo", ["demo"])):
@@ -386,7 +386,7 @@ def test_a_path_named_like_the_demo_is_no_demo(random_checkpoint, tmp_path, monk
         assert [name for name, _ in recorded_models(Saved(out))] == places
 
 
-def test_the_manifest_is_old_or_a_strangers(random_checkpoint, tmp_path, capsys):
+def test_an_old_or_foreign_manifest(random_checkpoint, tmp_path, capsys):
     """Without a fingerprint the size decides; of what makes no sense nothing is believed. The folder
     is of version 0, of which not all is compared."""
     folder, out = random_checkpoint(), tmp_path / "out"
@@ -426,7 +426,7 @@ def test_a_fingerprint_has_samples_from_all_over_a_file(tmp_path):
         fingerprint(tmp_path / "missing")
 
 
-def test_without_a_model_what_the_files_determine_is_checked(random_checkpoint, tmp_path, capsys):
+def test_without_a_model_files_are_checked_with_each_other(random_checkpoint, tmp_path, capsys):
     folder, out = random_checkpoint(), tmp_path / "out"
     model = lp.load(folder)
     points = [point.name for point in model.points()]

@@ -144,7 +144,7 @@ NO_PATHS = {
     "surrogate": ("\ud800", lp.FileError, r"^\\ud800: a path cannot hold half of a surrogate"),
     "None": (None, lp.ArgumentError, "a path is a str or a Path, not NoneType"),
     "number": (5, lp.ArgumentError, "a path is a str or a Path, not int"),
-    "too long": ("x" * 5000, lp.FileError, "name too long|no such folder|holds no x"),
+    "too long": ("x" * 5000, lp.FileError, "name too long|no such folder|has no x"),
 }
 
 

@@ -1,4 +1,4 @@
-"""What docs/files.md says to other programs, run as it stands there: each must read the bits of a file."""
+"""The recipes of docs/files.md for other programs, run as printed: each must read the bits of a file."""
 
 import importlib.util
 import re

@@ -50,7 +50,7 @@ def test_words_that_were_saved_again_are_read(tmp_path, data):
     assert lp.read(tmp_path / "a.hex").tolist() == [10, 11]
 
 
-def test_a_hole_at_the_end_of_a_row_is_no_padding(tmp_path):
+def test_an_empty_cell_at_the_end_of_a_row_is_not_padding(tmp_path):
     for dtype in ("", " dtype=float64"):
         for text in (
             "# shape=[2, 3]\n1,2,3\n4,5,\n",
@@ -81,7 +81,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_what_is_no_text_is_named(tmp_path, name):
+def test_names_the_kind_of_a_file_that_is_not_text(tmp_path, name):
     data, message = OTHERS[name]
     for file in ("a.csv", "a.txt", "a.hex", *(["a.npy"] if name != "npy" else [])):
         (tmp_path / file).write_bytes(data)
@@ -133,7 +133,7 @@ def test_blanks_lines_and_special_values(tmp_path, data, format, end):
 @pytest.mark.parametrize(
     "word", ["", "nanx", "in", "1_0", "0x1", "1e", "one", "1 2", "--1", "1..2", "."]
 )
-def test_what_is_no_number_is_none_in_any_dtype(tmp_path, word):
+def test_what_is_not_a_number_is_not_one_in_any_dtype(tmp_path, word):
     for dtype in ("float32", "float64", "int64"):
         (tmp_path / "a.csv").write_text(f"# shape=[2] dtype={dtype}\n1,{word}\n")
         with pytest.raises(lp.FormatError, match="line 2, column 3"):
@@ -164,7 +164,7 @@ def test_without_a_first_line_the_shape_is_given(tmp_path, format, dtype):
     back = lp.read(tmp_path / f"a.{format}", shape=(3, 4), dtype=dtype)
     assert back.dtype == dtype and np.array_equal(back, array)
     assert np.array_equal(lp.read(tmp_path / f"b.{format}", shape=[3, 4], dtype=array.dtype), array)
-    with pytest.raises(lp.FormatError, match="of a file without one give shape="):
+    with pytest.raises(lp.FormatError, match="give shape= to read a file without one"):
         lp.read(tmp_path / f"a.{format}")
     with pytest.raises(lp.FormatError, match=r"line 1 says shape=\[3, 4\], and shape=\[4, 3\]"):
         lp.read(tmp_path / f"b.{format}", shape=(4, 3))
@@ -199,7 +199,7 @@ def test_arguments_of_reading(tmp_path):
 # ---- masks ----
 
 
-def test_masked_values_are_refused_in_words(tmp_path, random_checkpoint):
+def test_rejects_masked_values(tmp_path, random_checkpoint):
     masked = np.ma.array([[1.0, 2.0]], mask=[[False, True]])
     for format in ("csv", "npy", "hex"):
         with pytest.raises(lp.ArgumentError, match=r"is masked \(1 of 2 values\).*filled"):
@@ -217,5 +217,5 @@ def test_masked_values_are_refused_in_words(tmp_path, random_checkpoint):
 def test_semicolons_between_cells_are_named(tmp_path):
     """As programs write csv where the decimal point is a comma."""
     (tmp_path / "a.csv").write_text("# shape=[1; 2; 3];;\n1,5;2;3\n4;5;6\n")
-    with pytest.raises(lp.FormatError, match="line 1: ';' stands between the cells; save it with ','"):
+    with pytest.raises(lp.FormatError, match="line 1: its cells are separated by ';'; save it with ','"):
         lp.read(tmp_path / "a.csv")

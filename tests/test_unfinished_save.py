@@ -52,13 +52,13 @@ def killed_save(run, folder, monkeypatch, at, **how):
 
 
 @pytest.mark.parametrize("at", ["first file", "old files", "manifest"])
-def test_the_files_of_the_run_before_are_known_after_a_kill(run, tmp_path, monkeypatch, at):
+def test_the_files_of_the_previous_run_are_known_after_a_kill(run, tmp_path, monkeypatch, at):
     out = tmp_path / "out"
     run.save(out)
     (out / "notes.txt").write_text("mine")
     killed_save(run, out, monkeypatch, at, points="x", force=True)
     run.save(out, points="x", force=True, masks=False)
-    (out / "notes.txt").unlink()  # what is not ours stays
+    (out / "notes.txt").unlink()  # foreign files stay
     assert not [name for name in listed(out) if name.startswith(("q_", "pattern_", "attention_"))]
     assert lp.read_run(out).points == ("x",)
 
@@ -77,12 +77,12 @@ def test_two_kills_in_a_row(run, tmp_path, monkeypatch):
     }
 
 
-def test_an_unfinished_run_is_told_before_it_is_mixed_with_another(
+def test_reports_an_unfinished_run_before_mixing_it_with_another(
     run, tmp_path, monkeypatch, command
 ):
     out, told = tmp_path / "out", r"out: holds an unfinished run \(no manifest\.json\); force=True"
     killed_save(run, out, monkeypatch, "manifest", points="q")
-    for points in ("q", "x"):  # x has no file in common with what is there
+    for points in ("q", "x"):  # x shares no file with those in the folder
         with pytest.raises(lp.FileError, match=told):
             run.save(out, points=points)
     code, _, err = command("run", "demo", "Once", "--out", out)
@@ -91,7 +91,7 @@ def test_an_unfinished_run_is_told_before_it_is_mixed_with_another(
     assert "q_layer0.csv" not in listed(out)
 
 
-def test_files_without_a_manifest_are_told_as_such(run, tmp_path):
+def test_reports_files_without_a_manifest(run, tmp_path):
     (tmp_path / "x_layer0.csv").write_text("mine")
     with pytest.raises(
         lp.FileError, match=r"x_layer0\.csv: exists; there is no manifest\.json: not ours"
@@ -111,7 +111,7 @@ def test_a_save_that_fails_with_nothing_written_leaves_nothing(run, tmp_path, mo
     assert not (tmp_path / "out").exists()
 
 
-def test_a_journal_of_a_stranger_names_no_other_files(run, tmp_path):
+def test_an_untrusted_journal_removes_no_other_files(run, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (tmp_path / "precious").write_text("mine")

@@ -164,17 +164,17 @@ def test_a_run_without_versions_is_of_version_0(model, saved, tmp_path):
 
 @pytest.mark.parametrize("key", ["format_version", "arithmetic_version"])
 @pytest.mark.parametrize("value", ["1", -1, 1.0, True, None])
-def test_a_version_that_is_none_is_refused(model, saved, tmp_path, key, value):
+def test_rejects_an_invalid_version(model, saved, tmp_path, key, value):
     path = shutil.copytree(saved("csv"), tmp_path / "run")
     edit_manifest(path, **{key: value})
     assert found(path, model) == [f"{path}/manifest.json: {key} is not a version number"]
 
 
-# ---- files that are no files ----
+# ---- special files ----
 
 
 @pytest.mark.parametrize("what", ["fifo", "zero", "folder", "socket", "dangling"])
-def test_what_is_no_regular_file_is_refused_at_once(model, saved, tmp_path, what):
+def test_rejects_special_files_at_once(model, saved, tmp_path, what):
     import socket
 
     path = shutil.copytree(saved("csv"), tmp_path / "run")
@@ -267,7 +267,7 @@ def test_what_may_leave_float32_is_loose():
     assert np.isinf(z.s[:, 0, 0]).tolist() == [False, True, True]  # as the queries see it
 
 
-def test_a_pattern_in_the_roundings_is_no_tampering(tmp_path):
+def test_a_pattern_in_the_roundings_is_not_tampering(tmp_path):
     """Weights that are all one number: every rounding of a sum goes the same way."""
     config = models.make_config(hidden_size=64, intermediate_size=300, num_hidden_layers=2)
     shapes = models.weight_shapes(config)
@@ -377,7 +377,7 @@ def test_a_run_of_a_repo_in_the_cache(tmp_path, monkeypatch, command):
     folder.change_meta(lambda meta: meta.update(revision="b" * 40))
     folder.close()
     code, told, _ = command("verify", out, "--model", "org/name")
-    assert code == 3 and f'revision: that of the run is "{"b" * 40}", the model\'s {commit}' in told
+    assert code == 3 and f"revision: the run's is \"{'b' * 40}\", the model's {commit}" in told
     folder.change_meta(lambda meta: meta.update(revision="main"))
     folder.close()
     assert command("verify", out, "--model", "org/name")[0] == 1

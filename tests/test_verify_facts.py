@@ -34,11 +34,11 @@ def edit(run: Path, at: Path, **facts: Any) -> Path:
     return folder.path
 
 
-def test_inputs_of_a_template_are_of_a_chat(model, saved, tmp_path):
+def test_template_inputs_belong_to_a_chat(model, saved, tmp_path):
     assert found(edit(saved("csv"), tmp_path / "same"), model) == []
     for i, facts in enumerate([{"template_vars": {"a": 1}}, {"tools": []}]):
         told = found(edit(saved("csv"), tmp_path / f"{i}", **facts), model)
-        assert len(told) == 1 and "without template_date, the sign of a chat" in told[0]
+        assert len(told) == 1 and "without template_date, which every chat has" in told[0]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_tokens_without_a_tokenizer_are_texts(random_checkpoint, tmp_path, token
 
 def test_a_folder_that_is_not_absolute(model, saved, tmp_path):
     (told,) = found(edit(saved("csv"), tmp_path / "a", model_folder="m"), model)
-    assert "does not begin at the root" in told
+    assert "is not absolute" in told
 
 
 def test_npy_without_a_header(model, saved, tmp_path):
@@ -98,7 +98,7 @@ _EXACT = [["npy", None], ["csv", None], ["csv", 16], ["hex", 3]]
 
 
 @pytest.mark.parametrize("rounded", _EXACT, ids=str)
-def test_rounded_by_what_does_not_round(model, saved, tmp_path, rounded):
+def test_rejects_rounding_by_a_format_that_does_not_round(model, saved, tmp_path, rounded):
     folder = Folder(shutil.copytree(saved("csv"), tmp_path / "run"))
     folder.manifest["rounded"] = [rounded]
     folder.close()

@@ -1,5 +1,5 @@
-"""verify finds every kind of tampering that what is at hand can tell, though the hashes in the
-manifest were made to agree."""
+"""verify finds every kind of tampering that the files and the model reveal, even with hashes made to
+agree."""
 
 import json
 import random
@@ -45,7 +45,7 @@ META_KEYS = [
 ]
 
 
-def test_the_lists_of_keys_are_whole(saved) -> None:
+def test_the_lists_of_keys_are_complete(saved) -> None:
     assert keys_of(saved("csv") / "meta_layer0.json") == META_KEYS
     assert set(keys_of(saved("csv") / "manifest.json")) == {*MANIFEST_KEYS, "kind", "files"}
 
@@ -373,7 +373,7 @@ def a_prompt_of_the_same_length(folder: Folder) -> None:
 
 @pytest.mark.parametrize("format", ["csv", "npy", "hex"])
 @pytest.mark.parametrize("name", _KINDS)
-def test_what_was_altered_is_found(model, saved, tmp_path, name, format):
+def test_finds_what_was_altered(model, saved, tmp_path, name, format):
     folder = Folder(shutil.copytree(saved(format), tmp_path / "run"))
     _KINDS[name](folder)
     folder.close()
@@ -384,14 +384,14 @@ def test_what_was_altered_is_found(model, saved, tmp_path, name, format):
 @pytest.mark.parametrize(
     "how", [{"format": "txt"}, {"format": "q4.12"}, {"format": "csv", "digits": 4}]
 )
-def test_what_was_altered_is_found_in_other_formats(model, saved, tmp_path, name, how):
+def test_finds_what_was_altered_in_other_formats(model, saved, tmp_path, name, how):
     folder = Folder(shutil.copytree(saved(**how), tmp_path / "run"))
     _KINDS[name](folder)
     folder.close()
     assert found(folder.path, model), name
 
 
-def test_a_text_that_is_spelled_otherwise_is_found(model, saved, tmp_path):
+def test_finds_a_text_in_another_spelling(model, saved, tmp_path):
     folder = Folder(shutil.copytree(saved("csv"), tmp_path / "run"))
     path = folder.path / "x_layer1.csv"
     path.write_text(path.read_text().replace("shape=[1, ", "shape=[1,"))
@@ -405,7 +405,7 @@ def test_a_text_that_is_spelled_otherwise_is_found(model, saved, tmp_path):
 
 @pytest.mark.parametrize("seed", range(40))
 def test_a_mutated_run_raises_only_errors(model, saved, tmp_path, seed):
-    """Whatever stands in the json files, nothing but an Error is raised."""
+    """Whatever the JSON files hold, only an Error is raised."""
     rng = random.Random(seed)
     folder = Folder(shutil.copytree(saved("csv"), tmp_path / "run"))
     if rng.random() < 0.4:

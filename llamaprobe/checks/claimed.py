@@ -1,10 +1,10 @@
 """What a saved run claims besides its values, against what follows from its tokens and its model.
 
-Masks, meta files, the manifest's entries and the set of files are written anew, as save_run would
-write them for this run, and compared bit for bit: each file by its sha256, the json files key by
-key where that differs. Facts that neither tokens nor model determine (the version of llamaprobe,
-the name under which the model was opened, the date of a chat) are taken from the files, must be the
-same in every meta file, and are listed as unchecked.
+Masks, meta files, the manifest's entries and the set of files are made again, as a save of this run
+would write them, and compared bit for bit: each file by its sha256, and JSON files key by key where
+that differs. Facts that neither tokens nor model determine (the version of llamaprobe, the name
+under which the model was opened, the date of a chat) are taken from the files, must be the same in
+every meta file, and are listed as unchecked.
 """
 
 import dataclasses
@@ -60,7 +60,7 @@ _STATED = (
     "revision",
     "llamaprobe_version",
 )
-# What an Origin has from the model that is compared with.
+# Fields of an Origin that come from the model to compare with.
 _OF_MODEL = ("config", "weight_files", "fingerprints", "unused")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _COUNTS = ("saturated", "nan")
@@ -69,7 +69,7 @@ Facts = tuple[list[tuple[str, str]], list[str], list[str]]  # (file, fault); not
 
 
 class Claimed:
-    """A saved run and what it should hold. `model` None: as far as the files determine it."""
+    """A saved run and what it should hold. Without `model`, as far as the files determine it."""
 
     def __init__(self, saved: Saved, model: "Model | None") -> None:
         self.saved, self._model = saved, model
@@ -77,14 +77,14 @@ class Claimed:
         self._faulty: set[str] = set()
 
     def digest(self, name: str) -> str | None:
-        """sha256 of a file as `file_faults` found it."""
+        """sha256 of a file, from `file_faults`."""
         return self._digests.get(name)
 
     # ---- files ----
 
     def file_faults(self) -> Iterator[tuple[str, str]]:
-        """(name, what is wrong) of each file that is missing, not a regular file, not as its entry
-        in the manifest says, or not one of this run's."""
+        """(name, fault) of each file that is missing, irregular, not as in the manifest, or not of
+        this run."""
         wanted = self._wanted
         for name, entry in self.saved.files.items():
             fault = self._file_fault(name, entry)
@@ -110,19 +110,19 @@ class Claimed:
             raise file_error(error, self.saved.folder) from error
 
     def _file_fault(self, name: str, entry: dict[str, Any]) -> str:
-        path, told = self.saved.path(name), entry.get("bytes")
+        path, listed = self.saved.path(name), entry.get("bytes")
         try:
             with open_regular(path) as file:  # a file of another size is not read
                 n_bytes = os.fstat(file.fileno()).st_size
-            if _differ(n_bytes, told) and (told is not None or self.saved.format_version):
-                return f"has {n_bytes} bytes, and {MANIFEST} says {show(told)}"
+            if _differ(n_bytes, listed) and (listed is not None or self.saved.format_version):
+                return f"has {n_bytes} bytes, and {MANIFEST} says {show(listed)}"
             self._digests[name] = hash_file(path)
         except FileError as error:
             return str(error).removeprefix(f"{shown_path(path)}: ")
         return "" if self.digest(name) == entry.get("sha256") else _OTHER_SHA256
 
     def count_fault(self, name: str, counts: dict[str, int]) -> str:
-        """What is wrong with how many values the manifest says were saturated or NaN."""
+        """The fault in the manifest's counts of saturated and NaN values."""
         entry = self.saved.files.get(name, {})
         for key, value in counts.items():
             if _differ(entry.get(key), value):
@@ -131,16 +131,20 @@ class Claimed:
 
     @cached_property
     def _wanted(self) -> dict[str, Encoder]:
-        """Every file of this run: masks and meta files as they should be, of values the shape and
-        dtype. Empty where that is not known."""
+        """Every file of this run: masks and meta files as they should be, values with shape and
+        dtype alone. Empty where that is not known."""
         saved = self.saved
-        if saved.format_version != FORMAT_VERSION or self._run is None:
+        try:
+            run = self._run
+        except (FileError, FormatError):
+            return {}
+        if saved.format_version != FORMAT_VERSION:
             return {}
         encoders = {}
         for point, layers in saved.points.items():
             numbers: list[int | None] = [*layers] or [None]
             for layer in numbers:
-                value = self._run[point] if layer is None else self._run[point, layer]
+                value = run[point] if layer is None else run[point, layer]
                 encoder = number_encoder(
                     _nothing, (1, *value.shape), value.dtype, saved.format, header=saved.has_header
                 )
@@ -164,8 +168,8 @@ class Claimed:
     # ---- facts ----
 
     def fact_faults(self) -> Facts:
-        """What does not follow, what was left out and why, and the facts that nothing determines.
-        Files that `file_faults` found wrong are left alone."""
+        """Faults, what was not compared and why, and the facts that nothing determines. Files that
+        `file_faults` found wrong are skipped."""
         faults, notes = list(self._masks_wrong()), list(self._notes)
         faults += [(name, text) for name in self._metas if (text := self._meta_fault(name))]
         wrong, left_out = self._weights_wrong()
@@ -176,18 +180,16 @@ class Claimed:
 
     @property
     def _first(self) -> int:
-        """The layer whose meta file the facts are taken from."""
+        """The layer whose meta file gives the facts."""
         return next(iter(self.saved.metas), 0)
 
     @cached_property
-    def _run(self) -> Run | None:
-        """The run with its facts and shapes; its values are zeros that take no memory."""
+    def _run(self) -> Run:
+        """The run with its facts and shapes; its values are zeros that use no memory. FileError,
+        FormatError."""
         saved, model = self.saved, self._model
-        try:
-            prompt = saved.prompt()
-            origin = saved.origin(None if model is None else model.config)
-        except (FileError, FormatError):
-            return None
+        prompt = saved.prompt()
+        origin = saved.origin(None if model is None else model.config)
         origin = dataclasses.replace(origin, rounded=saved.rounded_before)
         if model is not None:
             of_model = {name: getattr(model.origin, name) for name in _OF_MODEL}
@@ -203,13 +205,13 @@ class Claimed:
 
     @property
     def _knows_unused(self) -> bool:
-        """Whether what made the run looked for tensors that no operation uses: saved again, one of
-        version 0 says that there are none."""
+        """Whether the version that made the run looked for unused tensors: a run of version 0 lists
+        none when it is saved again."""
         return self.saved.arithmetic_version > 0
 
     @cached_property
     def _tokenizer(self) -> Tokenizer | str:
-        """The model's, or why it cannot be had."""
+        """The model's, or why there is none."""
         if self._model is None:
             return "needs the model"
         try:
@@ -219,12 +221,12 @@ class Claimed:
 
     @cached_property
     def _tokens(self) -> list[str] | None:
-        """The text of each token: as the tokenizer has it, else as the files have it."""
+        """The text of each token, from the tokenizer, else from the files."""
         stated = self.saved.meta.get("tokens")
         if isinstance(self._tokenizer, str):
             return stated if isinstance(stated, list) else None
         if stated is None and self.saved.meta.get("prompt") is None:
-            return None  # the folder had no tokenizer then: see _notes
+            return None  # the folder had no tokenizer: see _notes
         return self._tokenizer.pieces(self.saved.token_ids)
 
     @property
@@ -235,7 +237,7 @@ class Claimed:
         stated = self.saved.meta.get("revision")
         if source and source.folder is None and None not in (stated, source.revision):
             if self.saved.meta.get("model") == source.model and stated != source.revision:
-                yield f"revision: that of the run is {show(stated)}, the model's {source.revision}"
+                yield f"revision: the run's is {show(stated)}, the model's {source.revision}"
 
     def _masks_wrong(self) -> Iterator[tuple[str, str]]:
         for name, encoder in self._masks.items():
@@ -258,7 +260,7 @@ class Claimed:
             yield name, f"is not {shown} for {wanted.size} tokens"
 
     def _meta_fault(self, name: str) -> str:
-        """The first key of a meta file that is not as it should be."""
+        """The first wrong key of a meta file."""
         encoder = self._metas[name]
         if name in self._faulty or self.digest(name) == encoded_digest(encoder):
             return ""
@@ -286,7 +288,7 @@ class Claimed:
             yield fault
 
     def _weights_wrong(self) -> tuple[list[str], list[str]]:
-        """Faults of the manifest's weight_files, and what it does not record."""
+        """Faults in the manifest's weight_files, and what it does not record."""
         stated = self.saved.weight_files
         faults: list[str] = []
         notes: list[str] = []
@@ -317,7 +319,7 @@ class Claimed:
         return faults, notes
 
     def _stated_wrong(self) -> tuple[list[str], list[str]]:
-        """What is wrong with facts that the meta files state, and which facts are unchecked."""
+        """Faults in the facts that the meta files state, and the facts left unchecked."""
         known: set[str] = set()
         left = [] if isinstance(self._tokenizer, Tokenizer) else ["tokens"]
         faults = [*self._prompt_wrong(known), *self._inputs_wrong(), *self._ignore_wrong()]
@@ -326,9 +328,9 @@ class Claimed:
             left.append("weight_files")
         faults += self._revision_wrong(known)
         left += [key for key in _STATED if key not in known]
-        told = self.saved.manifest | self.saved.meta
+        all_stated = self.saved.manifest | self.saved.meta
         empty: tuple[Any, ...] = (None, [], {}, False)
-        return faults, [key for key in left if told.get(key) not in empty]
+        return faults, [key for key in left if all_stated.get(key) not in empty]
 
     def _prompt_wrong(self, known: set[str]) -> Iterator[str]:
         prompt, tokens = self.saved.prompt(), self.saved.meta.get("tokens")
@@ -351,11 +353,11 @@ class Claimed:
             yield "the text of prompt does not give these token_ids"
 
     def _inputs_wrong(self) -> Iterator[str]:
-        """The inputs of a chat template are recorded of a chat, as `Model.run` took them."""
+        """Inputs of a chat template belong to a chat, and are those that `Model.run` records."""
         meta = self.saved.meta
         stated = {key: meta[key] for key in TEMPLATE_INPUTS if key in meta}
         if stated and self.saved.prompt().date is None:
-            yield f"{', '.join(stated)} without template_date, the sign of a chat"
+            yield f"{', '.join(stated)} without template_date, which every chat has"
             return
         try:
             wanted = ChatOptions(**stated).check().inputs
@@ -367,7 +369,7 @@ class Claimed:
                 yield f"{key} is {show(value)}, which no chat records"
 
     def _ignore_wrong(self) -> Iterator[str]:
-        """The globs of the run must let this model open."""
+        """The model must open with the globs of the run."""
         globs, model = self.saved.strings("ignore"), self._model
         if model is None or model._checkpoint is None or not self._knows_unused:
             return
@@ -377,18 +379,18 @@ class Claimed:
             yield str(error)
             return
         if unused.refused and model._opening.layers is None:
-            yield f"ignore does not match {printable(unused.refused[0])}, without which no run is"
+            yield f"ignore does not match {printable(unused.refused[0])}: the model would not open"
 
     def _revision_wrong(self, known: set[str]) -> Iterator[str]:
-        """The name of the model, its folder and its commit, where these are those of the model at
-        hand. A repo has commits with the same weights, so another commit is not a fault."""
+        """The commit, if name and folder are those of this model. Two commits of a repo may have
+        the same weights, so another commit is not a fault."""
         meta = self.saved.meta
         stated = meta.get("revision")
         if stated is not None and not (isinstance(stated, str) and _COMMIT.fullmatch(stated)):
             yield f"revision is {show(stated)}, which is not a commit"
         folder = path_entry(meta, "model_folder")
         if folder is not None and not os.path.isabs(folder):
-            yield f"model_folder is {show(folder)}, which does not begin at the root"
+            yield f"model_folder is {show(folder)}, which is not absolute"
         if self._model is None:
             return
         source = self._model.origin
@@ -401,7 +403,7 @@ class Claimed:
             yield f"revision is {show(stated)}, and the model's {show(source.revision)}"
 
     def _rope_wrong(self, config: Config) -> Iterator[str]:
-        """Without a model: the numbers that follow from others in the same file."""
+        """Without a model: numbers that follow from others in the same file."""
         if config.attention_scale != float(np.float32(1 / math.sqrt(config.head_dim))):
             yield f"attention_scale is {config.attention_scale}, which is not 1 / sqrt(head_dim)"
         try:
@@ -417,9 +419,9 @@ class Claimed:
 
 
 _OTHER_SHA256 = f"its sha256 is not the one in {MANIFEST}"
-_NO_FILE = f"is listed in {MANIFEST}, and no file of this run has that name"
+_NO_FILE = f"is listed in {MANIFEST}, but is not a file of this run"
 _NOT_LISTED = f"{MANIFEST} does not list it"
-_SPELLED = "says the same, but is not written as llamaprobe writes it"
+_SPELLED = "has the same content, but is not written as llamaprobe writes it"
 
 
 def encoded_digest(encoder: Encoder) -> str:
@@ -431,20 +433,20 @@ def encoded_digest(encoder: Encoder) -> str:
 
 
 def _entry_fault(entry: dict[str, Any], encoder: Encoder) -> str:
-    """What the manifest says of a file, but its bytes and sha256, against the file it should be."""
+    """The fault in an entry of the manifest, without bytes and sha256."""
     wanted = {key: entry.get(key) for key in ("bytes", "sha256", *_COUNTS)}
     wanted |= file_entry(encoder, 0, "") | {key: entry.get(key) for key in ("bytes", "sha256")}
     for key in _COUNTS:
         if key not in encoder.counts:
             del wanted[key]
-        elif type(entry.get(key)) is int and entry[key] >= 0:  # compared with the run made again
+        elif type(entry.get(key)) is int and entry[key] >= 0:  # checked with the tokens run again
             wanted[key] = entry[key]
     fault = _keys_fault(entry, json.loads(json.dumps(wanted)))
     return fault and f"{MANIFEST} is wrong about it: {fault}"
 
 
 def _keys_fault(found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """The first key that is missing, has another value, or does not belong there."""
+    """The first key that is missing, wrong, or does not belong there."""
     for key, value in wanted.items():
         if key not in found:
             return f"{key} is missing"
@@ -457,7 +459,7 @@ def _keys_fault(found: dict[str, Any], wanted: dict[str, Any]) -> str:
 
 
 def _differ(a: Any, b: Any) -> bool:
-    """Of values from JSON; 1, 1.0 and true are three, and so are 0.0 and -0.0 two."""
+    """Of values from JSON: 1, 1.0 and true differ, and so do 0.0 and -0.0."""
     return json.dumps(a, sort_keys=True) != json.dumps(b, sort_keys=True)
 
 

@@ -1,4 +1,4 @@
-"""Which model a saved run was made with, where that may be found, and whether this is it."""
+"""Which model a saved run was made with, where it may be, and whether this is it."""
 
 import contextlib
 import os
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def recorded_models(saved: Saved) -> list[tuple[str, str]]:
-    """(name, revision) for `load`, the likeliest first: a folder where it was, then as the user
-    named it. Empty when the files do not say."""
+    """(name, revision) for `load`, the likeliest first: the folder where it was, then the name that
+    the user gave. Empty when the files have neither."""
     try:
         meta = saved.meta
     except (FileError, FormatError):
@@ -27,16 +27,16 @@ def recorded_models(saved: Saved) -> list[tuple[str, str]]:
         return []
     if folder is not None:
         return [(path, "main") for path in dict.fromkeys((folder, os.path.abspath(name)))]
-    has_none = name == "demo" or os.path.isdir(name) or not isinstance(revision, str)
-    return [(name, "main" if has_none else revision)]
+    is_repo = name != "demo" and not os.path.isdir(name)
+    return [(name, revision if is_repo and isinstance(revision, str) else "main")]
 
 
 def open_for(saved: Saved, name: str, **options: Any) -> "Model":
-    """`load`, no more layers of it than the run's model had, and with the run's `ignore` unless
+    """`load` with no more layers than the run's model had, and with the run's `ignore` unless
     `options` have one. Raises as `load`."""
     recorded = () if options.get("ignore") else _ignored(saved)
     if recorded:
-        with contextlib.suppress(ArgumentError):  # another model may not have what they match
+        with contextlib.suppress(ArgumentError):  # another model may lack what they match
             return _open(saved, name, options | {"ignore": recorded})
     return _open(saved, name, options)
 
@@ -45,12 +45,12 @@ def _open(saved: Saved, name: str, options: dict[str, Any]) -> "Model":
     from ..hub.errors import OfflineError
     from ..model import load
 
-    told = saved.numbers.get("n_layers")
-    n_layers = told if type(told) is int and told > 0 else None
+    stated = saved.numbers.get("n_layers")
+    n_layers = stated if type(stated) is int and stated > 0 else None
     try:
         model = load(name, **options)
     except (OfflineError, FileError, FormatError, UnsupportedError):
-        # The files of those layers may be here, or be all that can be run.
+        # Perhaps the files of those layers are here, or only they can be run.
         if n_layers is None:
             raise
         with contextlib.suppress(Error):
@@ -64,14 +64,14 @@ def _open(saved: Saved, name: str, options: dict[str, Any]) -> "Model":
 
 
 def _has_more(saved: Saved, model: "Model") -> bool:
-    """Whether the model was opened with files that the run does not name: `load(layers=)` leaves
-    out the shards of layers beyond num_hidden_layers, although it opens as many layers."""
-    told = saved.weight_files if isinstance(saved.weight_files, dict) else {}
-    return any(os.path.basename(path) not in told for path, *_ in model.origin.weight_files)
+    """Whether the model was opened with files that the run does not name: `load(layers=)` does not
+    open shards of layers beyond num_hidden_layers, even if it opens as many layers."""
+    listed = saved.weight_files if isinstance(saved.weight_files, dict) else {}
+    return any(os.path.basename(path) not in listed for path, *_ in model.origin.weight_files)
 
 
 def _ignored(saved: Saved) -> tuple[str, ...]:
-    """The globs of the run; () when the files do not say."""
+    """The globs of the run; () when the files have none."""
     try:
         return saved.strings("ignore")
     except (FileError, FormatError):
@@ -79,20 +79,20 @@ def _ignored(saved: Saved) -> tuple[str, ...]:
 
 
 def other_weights(saved: Saved, model: "Model") -> list[str]:
-    """Weight files of the run that `model` does not have as they were then, by size and
-    fingerprint: it is another model, or was changed."""
-    told = saved.weight_files if isinstance(saved.weight_files, dict) else {}
+    """Weight files of the run that differ in `model`, by size and fingerprint: it is another model,
+    or has changed."""
+    listed = saved.weight_files if isinstance(saved.weight_files, dict) else {}
     here = {Path(path).name: (path, n_bytes) for path, n_bytes, _ in model.origin.weight_files}
     return [
         name
-        for name, entry in told.items()
+        for name, entry in listed.items()
         if name not in here or not _is_file(model, *here[name], entry)
     ]
 
 
 def _is_file(model: "Model", path: str, n_bytes: int, entry: object) -> bool:
-    """Whether a file of an open model is the one of an entry, as far as the entry says."""
+    """Whether a file of an open model is the one of an entry, as far as the entry tells."""
     if not isinstance(entry, dict) or entry.get("bytes") not in (None, n_bytes):
         return False
-    told = entry.get("fingerprint")
-    return told is None or (told != REPLACED and told == model.fingerprints.of(path))
+    mark = entry.get("fingerprint")
+    return mark is None or (mark != REPLACED and mark == model.fingerprints.of(path))

@@ -1,22 +1,19 @@
-"""A Llama again in float64, value by value, each with the error that float32 arithmetic may have
-left in it.
+"""The formulas of a layer in float64, each with the error that float32 arithmetic may leave.
 
-`Recomputed` (recomputed.py) answers for any capture point: from the values that a run saved where
-it saved them, else from its own. A value is a pair of float64 arrays of one shape: what it should
-be, and the standard deviation `s` of what rounding adds to it. BAR deviations are allowed, and no
-margin is chosen by hand: a value that was saved two steps after the last saved one gets a wider
-one than its neighbour.
+A value is a pair of float64 arrays of one shape: what it should be, and the standard deviation `s`
+of its rounding error. BAR deviations are allowed. No margin is chosen by hand: a value two steps
+after the last saved one gets a wider margin than its neighbour. recomputed.py applies the formulas
+to a saved run.
 
-Errors are joined in one of two ways. By default as independent ones are: squares are added, and a
-sum of products is a random walk in each block of terms, as the canonical arithmetic of the run's
-version (docs/arithmetic.md) cuts it. That is what honest runs look like, unless their weights have
-a pattern (all equal, say), whose roundings all go one way. With `worst` sizes are added: BAR * s is
-a bound that no honest run can pass. Both hold where errors are not small, since a curve is followed
-BAR deviations up and down instead of by its slope; and in the denormals, where a rounding leaves up
-to half of TINY whatever the number.
+Errors are combined in one of two ways. By default they are independent: squares are added, and a
+sum of products is a random walk within each block of the canonical arithmetic of the run's version
+(docs/arithmetic.md). Honest runs look like that, unless their weights have a pattern (all equal,
+say) that makes all roundings go one way. With `worst`, sizes are added: BAR * s is a bound that no
+honest run exceeds. Both hold for large errors, since a curve is evaluated BAR deviations up and
+down instead of by its slope; and for denormals, where a rounding leaves up to half of TINY.
 
-What float32 cannot hold, or may not have held on the way, and all that is computed from it, is
-loose: s is inf, v is 0, and any number is as good as another.
+A value that float32 cannot hold, or may not have held on the way, and all that is computed from it,
+is loose: s is inf, v is 0, and any number is accepted.
 """
 
 from collections.abc import Callable
@@ -31,43 +28,41 @@ TINY = 2.0**-149  # the smallest float32
 MAX = float(np.finfo(np.float32).max)
 _MEAN = U / np.sqrt(3)  # deviation of one rounding, in parts of the number
 _LIMIT = MAX * (1 - 1e-6)
-_BLOCKS = {0: 256}  # terms of a block by arithmetic version; of all later ones:
+_BLOCKS = {0: 256}  # terms of a block, by arithmetic version; of all later ones:
 _BLOCK = 64
 _CHUNK = 1 << 24  # weights that are widened to float64 at a time
-_FAR = 1e-30  # squares below this part of a row's largest count as this part of it
+_FAR = 1e-30  # squares below this share of a row's largest count as this share
 _MAX_ANGLE = 2.0**26  # beyond, the canonical sine is NaN
 _LOWEST_ACT = -1.2784645427610738  # where silu is smallest
 
 
 @dataclass(frozen=True)
 class Value:
-    """What a value should be and the standard deviation of its error, float64 of the same shape."""
+    """A value and the standard deviation of its error, float64 of the same shape."""
 
     v: np.ndarray
     s: np.ndarray
 
     @property
-    def loose(self) -> np.ndarray:
-        """Where nothing is known."""
+    def loose(self) -> Any:
+        """Where any number is accepted."""
         return np.isinf(self.s)
 
     @property
     def known(self) -> "Value":
-        """Without error where nothing is known, so that it can be multiplied."""
+        """Without error where it is loose, so that it can be multiplied."""
         return Value(self.v, np.where(self.loose, 0, self.s)) if self.loose.any() else self
 
 
 def given(array: np.ndarray, s: np.ndarray | float = 0) -> Value:
-    """A value that is at hand, such as a weight or what a run saved; loose where it is not
-    finite."""
+    """A value as it is, such as a weight or a saved one; loose where it is not finite."""
     v = np.asarray(array, np.float64)
     fine = np.isfinite(v)
     return Value(np.where(fine, v, 0), np.where(fine, s, np.inf))
 
 
 class Formulas:
-    """The steps of a layer. Values that come in and go out have no infinities but in `s` and where
-    a key comes after its query."""
+    """The steps of a layer. Infinities are only in `s`, and in scores of keys after the query."""
 
     def __init__(self, worst: bool = False, arithmetic_version: int = 1) -> None:
         self._worst = worst
@@ -82,36 +77,36 @@ class Formulas:
         return np.sqrt(sum(part * part for part in parts))
 
     def _power(self, s: np.ndarray) -> np.ndarray:
-        """In what deviations are added: the power of which `_root` is the root."""
+        """The power in which deviations are added; `_root` undoes it."""
         return np.abs(s) if self._worst else s * s
 
     def _root(self, total: np.ndarray) -> np.ndarray:
         return total if self._worst else np.sqrt(total)
 
     def _roundings(self, v: np.ndarray, n: float = 1) -> np.ndarray:
-        """What n roundings of about the size of v leave."""
+        """The error of n roundings of numbers of about the size of v."""
         size = np.abs(v)
         return n * (U * size + TINY) / BAR if self._worst else np.sqrt(n) * (_MEAN * size + TINY)
 
     def _sum_noise(self, n: int) -> float:
-        """What the partial sums of n products leave, in parts of each product; joined over the
-        products. Each partial sum is rounded once. The square of one is at most about the sum of
-        the squared products when they have no trend, and (j / n)^2 of its block's square when they
-        have one, which `_trend` adds; a bound is the sum of the products' sizes."""
+        """The error of the partial sums of n products as a share of each product, to be joined over
+        the products. Each partial sum is rounded once. Its square is at most about the sum of the
+        squared products if they have no trend, and (j / n)^2 of its block's square if they have
+        one, which `_trend` adds; a bound is the sum of the products' sizes."""
         n_rounded = min(n, self._block)
         if self._worst:
             return U * (n_rounded + n / self._block) / BAR
         return _MEAN * np.sqrt(n_rounded)
 
     def _trend(self, n: int, blocks2: np.ndarray) -> np.ndarray:
-        """See `_sum_noise`; blocks2: the sum of the squares of the blocks' sums."""
+        """See `_sum_noise`; blocks2: the sum of the squared sums of the blocks."""
         return 0 * blocks2 if self._worst else self._sum_noise(n) * np.sqrt(blocks2 / 3)
 
     def _sum(
         self, v: np.ndarray, n: int, terms: np.ndarray, blocks2: np.ndarray, loose: np.ndarray
     ) -> Value:
-        """A sum of n products; `terms`: joined over them, the noise and the errors that came in, to
-        the power of `_power`. Loose where a partial sum may have left float32."""
+        """A sum of n products; `terms`: noise and input errors joined over them, in the power of
+        `_power`. Loose where a partial sum may have left float32."""
         inputs = self._root(terms)
         size = inputs / self._sum_noise(n) * (1 if self._worst else np.sqrt(n))
         s = self._join(inputs, self._trend(n, blocks2), self._roundings(v, max(1, n / self._block)))
@@ -142,8 +137,8 @@ class Formulas:
         return self._sum(v, n, terms, blocks2, loose[:, None])
 
     def _matrix(self, x: np.ndarray, w: np.ndarray) -> np.ndarray:
-        """x [T, n] times the powers of W: in float32, which is enough for an error and twice as
-        fast, but for rows of W whose squares are beyond it."""
+        """x [T, n] times the powers of W, in float32, which is precise enough for an error and
+        twice as fast, except for rows of W whose squares leave its range."""
         if self._worst:
             return x @ np.abs(w.astype(np.float64)).T
         top = x.max(axis=1, keepdims=True)
@@ -165,7 +160,7 @@ class Formulas:
         return _value(v, s, x.loose.any(axis=-1))
 
     def _rms_range(self, x: Value, eps: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The value, and between what BAR deviations of x leave it."""
+        """The value, and its range for BAR deviations of x."""
         x, n = x.known, x.v.shape[-1]
         square = np.mean(x.v * x.v, axis=-1) + eps
         error = self._root(np.sum(self._power(2 * x.v * x.s), axis=-1)) / n
@@ -173,8 +168,8 @@ class Formulas:
         return np.sqrt(square), np.sqrt(np.maximum(square - error, eps)), np.sqrt(square + error)
 
     def unit(self, x: Value, eps: float) -> Value:
-        """[T, D] -> [T, D]: x / rms. The reciprocal is rounded for the whole row, then each
-        product. No number is above sqrt(D), whatever x was."""
+        """[T, D] -> [T, D]: x / rms. The reciprocal is rounded once per row, then each product. No
+        number exceeds sqrt(D), whatever x is."""
         loose, x = x.loose.any(axis=-1), x.known
         r, low, high = (each[:, None] for each in self._rms_range(x, eps))
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -196,13 +191,15 @@ class Formulas:
 
     def rotate(self, x: Value, inv_freq: np.ndarray) -> Value:
         """RoPE on [T, n, h]: number i turns with number i + h / 2. The angle is one float32
-        product, its sine and cosine are rounded once, as the canonical arithmetic has them."""
+        product; its sine and cosine are rounded once, as in the canonical arithmetic."""
         position = np.arange(len(x.v), dtype=np.float32)[:, None]
         with np.errstate(over="ignore"):
             angle = (inv_freq.astype(np.float32) * position).astype(np.float64)
         beyond = ~(np.abs(angle) <= _MAX_ANGLE)
         angle[beyond] = 0
-        cos, sin = (np.float64(np.float32(f(angle)))[:, None] for f in (np.cos, np.sin))
+        cos, sin = (
+            f(angle).astype(np.float32).astype(np.float64)[:, None] for f in (np.cos, np.sin)
+        )
         first, second = np.split(x.loose, 2, axis=-1)
         loose = np.concatenate(2 * [first | second | beyond[:, None]], axis=-1)
         (a, b), (sa, sb) = np.split(x.v, 2, axis=-1), np.split(x.known.s, 2, axis=-1)
@@ -214,8 +211,7 @@ class Formulas:
         return _value(p + q, s, loose | (np.abs(p) + np.abs(q) >= _LIMIT))
 
     def scores(self, q: Value, k: Value, scale: float) -> Value:
-        """[T, H, h], [T, K, h] -> [H, T, T]: q . k * scale; -inf where the key comes after the
-        query."""
+        """[T, H, h], [T, K, h] -> [H, T, T]: q . k * scale; -inf for keys after the query."""
         n, k = q.v.shape[-1], _for_heads(k, q.v.shape[1])
         loose = _any(q)[:, :, None] | _any(k)[:, None, :]
         q, k = q.known, k.known
@@ -236,8 +232,8 @@ class Formulas:
         return terms
 
     def pattern(self, score: Value) -> Value:
-        """[H, T, T] -> [H, T, T]: softmax over the keys. Each exponent is off by its own error and
-        by the rounding of the difference to the largest; the sum shares all of that."""
+        """[H, T, T] -> [H, T, T]: softmax over the keys. Each exponent has its own error and
+        that of the difference to the largest; the sum has all of them."""
         seen = np.tri(score.v.shape[-1], dtype=bool)
         loose = (seen & score.loose).any(axis=-1, keepdims=True)
         fine = seen & ~loose
@@ -254,8 +250,8 @@ class Formulas:
         return _value(p, np.where(seen, s, 0), loose)
 
     def _of_sum(self, log_p: np.ndarray, s: np.ndarray, p: np.ndarray) -> np.ndarray:
-        """The error of the logarithm of the sum of a softmax. As of independent ones where they are
-        small; else at most what all keys add that are BAR deviations too high."""
+        """The error of the logarithm of the sum of a softmax: of independent errors where they are
+        small, else at most as if all keys were BAR deviations too high."""
         high = log_p + BAR * s
         top = high.max(axis=-1, keepdims=True)
         bound = (top + np.log(np.exp(high - top).sum(axis=-1, keepdims=True))) / BAR
@@ -265,7 +261,7 @@ class Formulas:
         return np.where(BAR * s.max(axis=-1, keepdims=True) < 0.5, free, np.maximum(bound, free))
 
     def mix(self, p: Value, v: Value) -> Value:
-        """[H, T, T], [T, K, h] -> [T, H, h]: the values of the keys, weighed."""
+        """[H, T, T], [T, K, h] -> [T, H, h]: the weighted sum of the values."""
         n, v = len(v.v), _for_heads(v, len(p.v))
         keys = np.logical_or.accumulate(v.loose, axis=0)  # a query sees all keys up to its own
         loose, p, v = keys | p.loose.any(axis=-1).T[:, :, None], p.known, v.known
@@ -284,7 +280,7 @@ class Formulas:
 
 
 def _value(v: np.ndarray, s: np.ndarray, loose: np.ndarray) -> Value:
-    """A result; loose also where float32 may have overflowed."""
+    """A result; loose where float32 may have overflowed, too."""
     with np.errstate(invalid="ignore"):
         loose = loose | ~(np.abs(v) + BAR * s < _LIMIT)
     if not loose.any():

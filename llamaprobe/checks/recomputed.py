@@ -1,7 +1,5 @@
-"""The values of a saved run again: each by its formula from the weights and from what was saved
-before it, with what rounding may have left in it (recompute.py).
-
-Undetermined is raised for what takes weights when there is no model.
+"""The values of a saved run recomputed: each by its formula from the weights and the values saved
+before it, with the error that rounding may leave (recompute.py).
 """
 
 from collections.abc import Callable
@@ -22,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class Undetermined(Exception):
-    """A value takes weights, and there is no model."""
+    """A value needs weights, and there is no model."""
 
 
 class Recomputed:
-    """The values of one model and one prompt, layer by layer: saved ones where they were saved and
-    can be read, else computed from those before them. Holds one layer at a time. Without a model,
-    what takes weights is Undetermined. `worst`: see recompute.py."""
+    """The values of one run, layer by layer: saved ones where they can be read, else computed from
+    those before them. Holds one layer at a time. Without a model, what needs weights is
+    Undetermined. `worst`: see recompute.py."""
 
     def __init__(
         self, saved: Saved, config: Config, model: "Model | None", worst: bool = False
@@ -43,7 +41,7 @@ class Recomputed:
         self._x: Value | None = None  # x_out of the layer before, where it is determined
 
     def go_to(self, layer: int) -> None:
-        """Moves on; what the next layer's x is determined by is computed first."""
+        """Moves on to a layer, with the x that the layer before it gives."""
         while self._layer < layer:
             try:
                 self._x = self.value("x_out")
@@ -52,7 +50,7 @@ class Recomputed:
             self._layer, self._known, self._read = self._layer + 1, {}, {}
 
     def value(self, point: str) -> Value:
-        """What later steps start from: the saved value, which is exact but for its digits, or the
+        """What later steps start from: the saved value, exact except for its digits, or else the
         computed one."""
         if point not in self._known:
             once = point in ("final_rms", "final_unit", "final_norm", "logits")
@@ -76,7 +74,7 @@ class Recomputed:
         return self._read[point, layer]
 
     def deviation(self, values: np.ndarray) -> np.ndarray | float:
-        """What the digits of the files leave open of what they hold."""
+        """The error of values in files of so many digits."""
         digits = [digits for _, digits in self.saved.rounded if digits is not None]
         if not digits:
             return 0.0
@@ -134,7 +132,7 @@ class Recomputed:
         return np.concatenate([row(i, i + 1) for i in self.saved.token_ids.tolist()])
 
     def _names(self, point: str) -> list[str]:
-        """The tensors that a point of this layer is computed with, a bias after its weight."""
+        """The tensors that a point of this layer is computed from, a bias after its weight."""
         return [
             f"model.layers.{self._layer}.{name}" if is_of_layer else name
             for name, _, reader, is_of_layer in tensors(self.config)

@@ -1,18 +1,17 @@
-"""Is a saved run true? Its files against its manifest, against what follows from its tokens and its
-model, against the weights, and against the run made again.
+"""Is a saved run true? Four checks, from the outside in.
 
-Four checks, from the outside in. Every file has the size and the sha256 of the manifest. Masks,
-meta files and manifest are what the run would write now (claimed.py). Every saved value is, within
-what float32 rounding explains, what the values saved before it and the weights determine
-(recompute.py: float64 in NumPy, none of the code that made the files): x_norm from x, q from
-x_norm, ..., x of the next layer, logits. And the same tokens run again give the same bits, which is
-a promise of llamaprobe on every machine; files with fewer digits must hold what those bits are
-rounded to.
+1. Every file has the size and the sha256 of the manifest.
+2. Masks, meta files and manifest are what the run would write now (claimed.py).
+3. Every saved value follows from the values saved before it and the weights, within float32
+   rounding: x_norm from x, q from x_norm, ..., x of the next layer, logits (recompute.py: float64
+   in NumPy, independent of the code that made the files).
+4. The same tokens run again give the same bits, as llamaprobe promises for every machine; files
+   with fewer digits must hold those bits rounded.
 
-A file that is missing or cannot be read is a fault, and the rest is checked all the same. Without
-the model what the files determine among themselves is checked: scores from q_rope and k_rope, x_mid
-from x and attn_out. A run of another format or arithmetic version is not accused of what its
-version made other: that is noted as not compared.
+A file that is missing or cannot be read is a fault, and the rest is still checked. Without the
+model the files are checked against each other: scores from q_rope and k_rope, x_mid from x and
+attn_out. Where a run of another format or arithmetic version may rightly differ, it is noted as not
+compared.
 """
 
 import os
@@ -46,26 +45,24 @@ _FACTS = "tokens, masks, meta"
 
 @dataclass(frozen=True)
 class Check:
-    """What was found about a file, or about one capture point in all layers that were saved."""
+    """The result for a file, or for one capture point in all its saved layers."""
 
     what: str
-    fault: str = ""  # altered, missing or unreadable, in words; "" when all is well
-    roundings: float | None = (
-        None  # of a point: largest error, 1 being what float32 rounding is expected to leave
-    )
-    note: str = ""  # what could not be checked, and why, though nothing is wrong with it
+    fault: str = ""  # altered, missing or unreadable, in words
+    roundings: float | None = None  # of a point: largest error; 1 is what float32 rounding leaves
+    note: str = ""  # what could not be checked, and why
     unchecked: tuple[str, ...] = ()  # facts that neither tokens nor model determine
 
 
 def verify_run(folder: str | os.PathLike[str], model: "Model | None" = None) -> Iterator[Check]:
-    """Checks a folder that `save_run` wrote against the model it was made with, one Check after the
-    other: the files that are not what the manifest says, what follows from tokens and model, each
-    point, and the run made again. All is true when no Check has a `fault`, and all was checked when
-    none has a `note`, but for the facts in `unchecked`. Without `model` only what needs no weights
-    is.
+    """Checks the folder of a saved run against the model it was made with and yields a Check for
+    each file that differs from the manifest, for the facts that follow from tokens and model, for
+    each point, and for the tokens run again. All is true if no Check has a `fault`; all was checked
+    if none has a `note`, except the facts in `unchecked`. Without `model` only what needs no
+    weights is checked.
 
-    Raises FileError and FormatError when there is no manifest or it makes no sense, and
-    ArgumentError when `model` is another one than the files say.
+    Raises FileError and FormatError when the manifest is missing or damaged, and ArgumentError when
+    `model` has other numbers than the files.
     """
     try:
         saved = Saved(folder)
@@ -81,7 +78,7 @@ def verify_run(folder: str | os.PathLike[str], model: "Model | None" = None) -> 
         yield Check("values", f"none can be checked: {error}")
         return
     if model is not None:
-        _check_model(saved, model)  # first: of another model no encoder can be made
+        _check_model(saved, config)  # first: of another model no encoder can be made
     claimed = Claimed(saved, model)
     yield from _of_files(claimed)
     yield from _of_facts(claimed)
@@ -117,7 +114,7 @@ def _of_facts(claimed: Claimed) -> Iterator[Check]:
 
 
 def _why_no_bits(saved: Saved, model: "Model | None") -> str:
-    """Why the run cannot be made again; "" when it can."""
+    """Why the tokens cannot be run again; "" if they can."""
     if model is None:
         return "not checked: needs the model"
     if saved.arithmetic_version != ARITHMETIC_VERSION:
@@ -128,29 +125,27 @@ def _why_no_bits(saved: Saved, model: "Model | None") -> str:
     return ""
 
 
-def _check_model(saved: Saved, model: "Model") -> None:
-    """The numbers that the files and the model both have must be the same. One that only some of
-    the meta files have otherwise is theirs alone, and reported as a fact that does not follow."""
-    config = model.config
-    if saved.token_ids.max() >= config.vocab_size:
+def _check_model(saved: Saved, config: Config) -> None:
+    """ArgumentError for a model whose numbers are not those of the run. One that differs only in
+    some meta files is reported later, as a fault of these."""
+    for fact in _other_numbers(saved, config):
         raise ArgumentError(
-            f"{shown_path(saved.folder)}: token id {saved.token_ids.max()} is none of the model's "
-            f"{config.vocab_size}: give the one that the run was made with (--model)"
+            f"{shown_path(saved.folder)}: {fact}: give the one that the run was made with (--model);"
+            " layers= of load opens the first layers of a model"
         )
+
+
+def _other_numbers(saved: Saved, config: Config) -> Iterator[str]:
+    if (token_id := saved.token_ids.max()) >= config.vocab_size:
+        yield f"token id {token_id} is not below the model's vocab_size, {config.vocab_size}"
     n_layers = saved.numbers.get("n_layers", config.n_layers)
     if n_layers != config.n_layers:
-        raise ArgumentError(
-            f"{shown_path(saved.folder)}: the model of the run had {str(n_layers)[:60]} layers, and"
-            f" this one has {config.n_layers}: give the one that the run was made with; layers= of"
-            " load opens the first ones"
-        )
+        had = str(n_layers)[:60]
+        yield f"the model of the run had {had} layers, and this one has {config.n_layers}"
     if saved.layers and saved.layers[-1] >= config.n_layers:
-        raise ArgumentError(
-            f"{shown_path(saved.folder)}:"
-            f" the run has values of layer {saved.layers[-1]}, and the model has"
-            f" layers 0 to {config.n_layers - 1}: give the one that the run was made with (--model)"
-        )
-    same = {
+        last = saved.layers[-1]
+        yield f"the run has values of layer {last}, the model layers 0 to {config.n_layers - 1}"
+    numbers = {
         "d_model": config.d_model,
         "d_ff": config.d_ff,
         "num_heads": config.n_heads,
@@ -161,16 +156,11 @@ def _check_model(saved: Saved, model: "Model") -> None:
         "attention_scale": config.attention_scale,
         "inv_freq": config.inv_freq.tolist(),
     }
-    metas = list(saved.metas.values())
-    for key, value in same.items():
-        found = [meta.get(key) for meta in metas]
-        if metas and all(each != value for each in found):
-            raise ArgumentError(
-                f"{shown_path(saved.folder)}:"
-                f" {key} is {str(found[0])[:60]} in the meta_layer files, "
-                f"and the model has {str(value)[:60]}: "
-                "give the one that the run was made with (--model)"
-            )
+    for key, value in numbers.items():
+        found = [meta.get(key) for meta in saved.metas.values()]
+        if found and all(each != value for each in found):
+            stated, of_model = str(found[0])[:60], str(value)[:60]
+            yield f"{key} is {stated} in the meta_layer files, and {of_model} in the model"
 
 
 # ---- values ----
@@ -187,10 +177,10 @@ def _check_values(
     fixed_note: str,
 ) -> Iterator[Check]:
     """One Check per point, of all its layers. Values that cannot be read go into `unreadable`.
-    What fails with errors joined as independent ones is compared once more with their bound."""
+    What fails with independent errors is compared again with their bound."""
     found: dict[str, list[Check]] = {point: [] for point in saved.points}
     recomputed, strict = Recomputed(saved, config, model), None
-    with np.errstate(all="ignore"):  # a stranger's numbers may leave float64
+    with np.errstate(all="ignore"):  # numbers of any file may leave float64
         for point, layer in saved.values():
             at = config.n_layers - 1 if layer is None else layer
             recomputed.go_to(at)
@@ -222,7 +212,7 @@ def _of(layer: int | None) -> str:
 
 
 def _of_all_layers(point: str, checks: list[Check]) -> Check:
-    """The worst of its layers: first what is altered, by how much, then what cannot be read."""
+    """The worst of its layers: altered values first, by size, then unreadable ones."""
     sizes = [check.roundings for check in checks if check.roundings is not None]
     faults = sorted((c for c in checks if c.fault), key=lambda c: -(c.roundings or -1))
     notes = [check.note for check in checks if check.note]
@@ -237,8 +227,8 @@ def _of_all_layers(point: str, checks: list[Check]) -> Check:
 def _compare(
     point: str, layer: int | None, values: np.ndarray, s: np.ndarray | float, wanted: Value
 ) -> Check:
-    """Where no rounding is expected (x of a layer whose input is a saved value) there may be no
-    difference."""
+    """Where no rounding is expected (x of a layer whose input was saved) no difference is
+    allowed."""
     found = values.astype(np.float64)
     if np.any(s):  # the largest numbers may have been rounded to infinity
         beyond = np.isinf(found) & np.isfinite(wanted.v)
@@ -262,8 +252,8 @@ def _compare(
 
 
 def _check_bits(claimed: Claimed, model: "Model", unreadable: set[_Where]) -> Iterator[Check]:
-    """The run again: every saved value that can be read must have its bits, or be what they are
-    rounded to. A file that would be written just so is not read for that."""
+    """Every saved value that can be read must have the bits of the tokens run again, or those bits
+    rounded. A file that would be written with the same bytes is not read."""
     saved = claimed.saved
     names: list[_Where] = [(p, i) for p, layers in saved.points.items() for i in layers]
     names += [(p, None) for p, layers in saved.points.items() if not layers]
@@ -289,7 +279,7 @@ def _check_bits(claimed: Claimed, model: "Model", unreadable: set[_Where]) -> It
 def _same(
     claimed: Claimed, name: str, point: str, layer: int | None, run: "Run"
 ) -> tuple[str, int]:
-    """What is wrong with how a file is written, and how many of its values are not the run's."""
+    """The fault in how a file is written, and how many of its values differ from the run's."""
     saved = claimed.saved
     value = run[point] if layer is None else run[point, layer]
     for rounded in saved.rounded_before:

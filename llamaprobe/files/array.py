@@ -1,14 +1,12 @@
 """One array in one file, and back: csv, txt, npy or hex.
 
-Text begins with `# shape=[2, 3]`, with ` dtype=int64` behind it for what is not float32; the
-numbers follow in rows that all have the same length. Reading takes the shape from that line,
-whatever the length of the rows, so that a [1, T, D] value may lie in T rows and a vector in one.
-Files of older scripts (`dtype=torch.float32`, no spaces in the list, `%.16e`, Windows line ends)
-are read too.
+Text begins with `# shape=[2, 3]`, and ` dtype=int64` for what is not float32; the numbers follow in
+rows of equal length. The shape is that of the first line, whatever the length of the rows, so that
+a [1, T, D] value may lie in T rows and a vector in one. Files of older scripts
+(`dtype=torch.float32`, no spaces in the list, `%.16e`, Windows line ends) are read too.
 
-A file that was made by a stranger, or by hand, is not trusted: its shape must be what its numbers
-are, before memory for them is taken, and what is wrong is told with its line and column (a column
-is a character, counted from 1).
+A file is not trusted: it must have as many numbers as its shape before memory for them is taken,
+and errors name line and column (a column is a character, counted from 1).
 """
 
 import math
@@ -49,19 +47,19 @@ def write(
     format: str | None = None,
     header: bool = True,
 ) -> None:
-    """Write one array to `path`, atomically: what was there before is replaced by a whole file or
+    """Write one array to `path`, atomically: the file that was there is replaced by a whole one or
     not at all. A leading ~ of the path is expanded.
 
     `format` is "csv", "txt", "npy", "hex" or "q<m>.<n>" (default: what the name ends in). `digits`
     None or "shortest" writes the shortest decimal that reads back to the same bits (a NaN to some
     NaN: text has but one), N writes `%.Ne` (0 to 25). Arrays of two or more axes have shape[0]
-    rows, a vector is one row. float16 and bfloat16 become float32, which holds them exactly;
+    rows, a vector has one. float16 and bfloat16 become float32, which holds them exactly;
     integers and bool are written exactly, float64 as float64; fixed point rounds to nearest even
-    and saturates. `header` False leaves out the first line of csv, txt and hex, `# shape=[..]`, for
-    programs that cannot skip it; to read such a file takes `read(path, shape=..)`.
+    and saturates. `header` False omits the first line of csv, txt and hex, `# shape=[..]`, for
+    programs that cannot skip it; reading such a file takes `read(path, shape=..)`.
 
-    Raises ArgumentError (format, digits, an array of complex numbers or objects, or with values
-    that are masked) and FileError.
+    Raises ArgumentError (format, digits, an array of complex numbers or objects, masked values) and
+    FileError.
     """
     path = checked_path(path)
     style = check_format(format) if format is not None else _format_of(path)
@@ -80,18 +78,18 @@ def read(
     shape: Sequence[int] | None = None,
     dtype: Any = None,
 ) -> np.ndarray:
-    """The array that is in a csv, txt, npy or hex file, in its original shape. A leading ~ of the
-    path is expanded.
+    """The array in a csv, txt, npy or hex file, in its original shape. A leading ~ of the path is
+    expanded.
 
-    Text gives float32, or the dtype that its first line names (float16, bfloat16 and fixed point
-    are read as float32). npy gives the dtype of the file. Text without a first line takes `shape`,
-    and `dtype` where that is not float32 ("int64", and of words "bfloat16" or "q4.12"); a first
-    line that is there must agree with both.
+    Text gives float32, or the dtype of its first line (float16, bfloat16 and fixed point are read
+    as float32); npy gives the dtype of the file. Text without a first line takes `shape`, and
+    `dtype` if that is not float32 ("int64"; of hex also "bfloat16", "q4.12"); a first line must
+    agree with both.
 
     Raises FileError (missing, not a regular file), FileChangedError (written to meanwhile),
-    FormatError (no `# shape=` line, ragged rows, words, other numbers than the shape says: with
-    line and column), OutOfMemory (text is read whole) and ArgumentError (a name that ends in none
-    of the four, an impossible shape or dtype). Ctrl-C stops it.
+    FormatError (no `# shape=` line, ragged rows, words, a count that is not the shape's: with line
+    and column), OutOfMemory (text is read whole) and ArgumentError (another ending of the name, an
+    impossible shape or dtype). Ctrl-C stops it.
     """
     path = checked_path(path)
     style = check_format(format) if format is not None else _format_of(path)
@@ -104,7 +102,7 @@ def read(
 
 
 def _given(shape: Sequence[int] | None, dtype: Any, mark: str) -> FirstLine | None:
-    """The arguments of `read` as a first line would say it. ArgumentError."""
+    """The arguments of `read` as a first line. ArgumentError."""
     if shape is None:
         if dtype is not None:
             raise ArgumentError("dtype= is for a file without a first line; give shape= too")
@@ -113,7 +111,7 @@ def _given(shape: Sequence[int] | None, dtype: Any, mark: str) -> FirstLine | No
         axes = tuple(operator.index(n) for n in shape)
         kind = "" if dtype is None else dtype if isinstance(dtype, str) else np.dtype(dtype).name
     except TypeError as error:
-        raise ArgumentError(f"shape is some integers, dtype a name: {error}") from None
+        raise ArgumentError(f"shape must be integers, and dtype a name: {error}") from None
     if kind and not is_known(kind, mark):
         raise ArgumentError(f"dtype {printable(kind, 60)!r} cannot be stored in such a file")
     n_bytes = np.dtype(kind).itemsize if kind in OTHERS else 4
@@ -140,7 +138,7 @@ def _format_of(path: Path) -> str:
         if path.suffix.lower() == suffix:
             return format
     raise ArgumentError(
-        f"{shown_path(path)}: the name ends in none of {', '.join(SUFFIXES.values())}; give format="
+        f"{shown_path(path)}: the name does not end in {', '.join(SUFFIXES.values())}; give format="
     )
 
 
@@ -158,7 +156,7 @@ def _read_npy(file: Any, path: str | os.PathLike[str]) -> np.ndarray:
 def _read_text(
     file: Any, path: str | os.PathLike[str], sep: str | None, given: FirstLine | None
 ) -> np.ndarray:
-    """`sep` None: the lines are hexadecimal words."""
+    """`sep` None: hexadecimal words."""
     first = read_first_line(file, path, "//" if sep is None else "#", given)
     data, kind = FileBytes(file.fileno(), path), first.dtype or "float32"
     if sep is None:
@@ -173,9 +171,7 @@ def _read_floats(
 ) -> np.ndarray:
     shape, start = first.shape, first.start
     count, room = math.prod(shape), (len(file) - start + 1) // 2  # a digit and a separator each
-    values = np.empty(
-        count if count <= room else 0, np.float32
-    )  # no memory for what cannot be there
+    values = np.empty(count if count <= room else 0, np.float32)  # no more than fits
     if values.size == count and read_rows(file, start, values, sep):
         return values.reshape(shape)
     data = file[start:]
@@ -208,8 +204,8 @@ _PADDING = re.compile(rb"(?<![,\t ])[,\t ]++(?=\r?\n|\r?\Z)")
 
 
 def _unpadded(data: memoryview | bytes, sep: str) -> bytes:
-    """The text without quotes and without the empty cells at the ends of its lines, which a
-    spreadsheet puts there when the first line has more cells than the rows; empty for txt."""
+    """The text without quotes and empty cells at the ends of lines, which a spreadsheet adds when
+    the first line has more cells than the rows; empty for txt."""
     if sep != ",":
         return b""
     return _PADDING.sub(b"", bytes(data).replace(b'"', b""))
@@ -230,12 +226,12 @@ def _read_others(
     data: memoryview, dtype: np.dtype, first: FirstLine, sep: str, path: str | os.PathLike[str]
 ) -> np.ndarray:
     """Integers, bool and float64, by the rules of the float32 reader (csrc/text/parse.h): blanks
-    around numbers, blank lines and comments are passed over."""
+    around numbers, blank lines and comments are skipped."""
     text = bytes(data)
     try:
         values = _parse_others(text, dtype, first.line, sep)
     except _Fault as fault:
-        try:  # without the cells that a spreadsheet adds
+        try:  # again, without the cells that a spreadsheet adds
             values = _parse_others(_unpadded(text, sep), dtype, first.line, sep)
         except _Fault:
             values = []
@@ -247,7 +243,7 @@ def _read_others(
 
 
 class _Fault(Exception):
-    """What is wrong, with line and column."""
+    """A fault, with line and column."""
 
 
 def _parse_others(text: bytes, dtype: np.dtype, first_line: int, sep: str) -> list[int | float]:
@@ -280,14 +276,15 @@ def _parse_others(text: bytes, dtype: np.dtype, first_line: int, sep: str) -> li
 
 
 def _plain_row(line: bytes, dtype: np.dtype, sep: str) -> Sequence[int | float] | None:
-    """The numbers of a row as we write it, five times as fast as word by word; None for another."""
+    """The numbers of a row as we write it, five times as fast as word by word; None for any other
+    row."""
     try:
         if dtype.kind == "f":
             return [*map(float, line.split(sep.encode()))] if _REALS.fullmatch(line) else None
         if not _INTEGERS.fullmatch(line):
             return None
         found = [*map(int, line.split(sep.encode()))]
-    except ValueError:  # a hole, two signs
+    except ValueError:  # an empty cell, two signs
         return None
     low, high = _limits(dtype)
     return found if low <= min(found) and max(found) <= high else None

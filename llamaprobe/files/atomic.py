@@ -1,13 +1,13 @@
 """Files that are whole or not there.
 
 A file is written under a temporary name in the folder where it will live, flushed, fsynced, and
-only then renamed: whoever sees the final name sees all of it, also after a crash. The folder is
-fsynced once at the end. Whatever the system refuses becomes a FileError that names the final path,
-and the temporary file is removed.
+only then renamed: under its final name a file is whole, even after a crash. The folder is fsynced
+once at the end. An error of the system becomes a FileError that names the final path, and the
+temporary file is removed.
 
-An open temporary file is locked, so that the next writer can tell what was left behind, by a kill or
-by Ctrl-C at a bad moment. The process id only keeps names apart: it says nothing of a process in a
-container.
+An open temporary file is locked, so that the next writer recognises what a kill or a badly timed
+Ctrl-C left behind. The process id in its name only avoids collisions: the same id may be in use in
+another container.
 """
 
 import contextlib
@@ -35,22 +35,21 @@ _counter = itertools.count()
 
 
 def file_error(error: OSError, path: str | os.PathLike[str], fact: str | None = None) -> FileError:
-    """The system's refusal as a FileError that names `path`; `errno` is kept, and the class is that
-    of `errno`. `fact` says more than the system does."""
+    """The system's error as a FileError that names `path`, of the class of its `errno`, which is
+    kept. `fact` replaces the system's message."""
     message = f"{shown_path(path)}: {fact or error.strerror or error}"
     return FileError(message, error.errno, os.fsdecode(path))
 
 
 def no_such(path: str | os.PathLike[str], fact: str) -> FileError:
-    """A FileError for what is not there, as the system's own."""
+    """A FileError for what does not exist."""
     return file_error(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), path, fact)
 
 
 @contextlib.contextmanager
 def open_regular(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A regular file, or a link to one, open for reading in the block. FileError for a FIFO, a
-    device, a socket or a folder, without waiting for it, and for what the system refuses, in the
-    block too."""
+    """Opens a regular file, or a link to one, for reading. FileError for a FIFO, a device, a socket
+    or a folder, without waiting for it, and for errors of the system, also in the block."""
     path = checked_path(path)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -72,7 +71,7 @@ def open_temporary(folder: Path) -> tuple[io.FileIO, Path]:
     """A new empty file in `folder`, open for writing and locked, and its path. Rename it before it
     is closed. Raises OSError.
 
-    No bare descriptor: Ctrl-C between two lines would leave that open, and the file locked.
+    Not a bare descriptor: Ctrl-C between two lines would leave that open, and the file locked.
     """
     while True:
         path = folder / f".llamaprobe-{os.getpid()}-{next(_counter)}.part"
@@ -85,11 +84,10 @@ def open_temporary(folder: Path) -> tuple[io.FileIO, Path]:
 
 @contextlib.contextmanager
 def atomic_open(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A binary file that appears at `path` when the block ends well, and leaves no trace when it
-    does not.
+    """A binary file that appears at `path` if the block succeeds, and leaves no trace if not.
 
     What was at `path` is replaced; a symbolic link is replaced, not followed. A device, a pipe or a
-    descriptor (/dev/stdout, also when that is a file) cannot be replaced and is written as it is.
+    descriptor (/dev/stdout, even if it is a file) cannot be replaced and is written in place.
     FileError names `path`.
     """
     final = checked_path(path)
@@ -117,13 +115,13 @@ def atomic_open(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def _open_special(path: Path) -> int | None:
-    """A descriptor of what is at `path`, open for writing, when it is no file that another one can
-    take the place of: a device, a pipe, a name below /proc. None for all else. Raises OSError.
+    """Opens `path` for writing if it cannot be replaced by a file: a device, a pipe, a name below
+    /proc. Returns the descriptor, else None. Raises OSError.
 
-    A descriptor of this process is shared, not opened anew: that would begin at byte 0 again.
+    A descriptor of this process is duplicated: opened again it would start at byte 0.
     """
     place = _last_link(path)
-    own = re.escape(os.path.realpath("/proc/self"))  # not getpid: /proc may be another container's
+    own = re.escape(os.path.realpath("/proc/self"))  # not getpid: the container may differ
     if match := re.fullmatch(rf"{own}(?:/task/[0-9]+)?/fd/([0-9]+)", place):
         return os.dup(int(match[1]))
     if not _NOT_REPLACED.fullmatch(place):
@@ -137,8 +135,8 @@ def _open_special(path: Path) -> int | None:
 
 
 def _last_link(path: Path) -> str:
-    """The absolute path at the end of a chain of links; below /proc its beginning: those lead to no
-    path."""
+    """The absolute path at the end of a chain of links. Links below /proc are not followed: they do
+    not lead to paths."""
     place = os.path.abspath(path)
     for _ in range(_MAX_LINKS):
         folder, name = os.path.split(place)
@@ -150,7 +148,7 @@ def _last_link(path: Path) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the names in `folder` durable. File systems that cannot are left alone."""
+    """Makes the names in `folder` durable, on file systems that can."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -163,12 +161,12 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def hold_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Makes `folder`, keeps other llamaprobe writers out of it, clears what a killed one left,
+    """Creates `folder`, locks out other llamaprobe writers, removes what a killed one left, and
     syncs it at the end.
 
-    FileError when it cannot be made, is not a folder, or another process is writing to it. The lock
-    is the kernel's: it is gone with its process. On a file system without locks a warning says
-    so. A folder that was made for this and is still empty after an error goes again.
+    FileError when it cannot be created, is not a folder, or another process is writing to it. The
+    lock is the kernel's and ends with its process; on a file system without locks a warning is
+    given. A folder that was created here and is still empty after an error is removed.
     """
     path = checked_path(folder)
     try:
@@ -184,13 +182,13 @@ def hold_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _missing_folders(path: Path) -> list[Path]:
-    """The folders that `mkdir(parents=True)` would make, the lowest first."""
+    """The folders that `mkdir(parents=True)` would create, the deepest first."""
     return [each for each in (path, *path.parents) if not os.path.lexists(each)]
 
 
 @contextlib.contextmanager
 def _locked_folder(path: Path) -> Iterator[bool]:
-    """Makes the folder and locks it, if the file system can: whether it is ours alone."""
+    """Creates the folder and locks it; yields whether the file system has locks."""
     made = _missing_folders(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -217,7 +215,7 @@ def _locked_folder(path: Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def _removed_on_error(folders: list[Path]) -> Iterator[None]:
-    """Removes those of the folders that are empty when the block fails."""
+    """If the block fails, removes those of the folders that are empty."""
     try:
         yield
     except BaseException:
@@ -235,7 +233,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _remove_unlocked(path: str) -> None:
-    """Removes a temporary file that nobody has open. Raises OSError."""
+    """Removes a temporary file unless a writer has it open. Raises OSError."""
     fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if try_lock(fd) is not False:
@@ -245,7 +243,7 @@ def _remove_unlocked(path: str) -> None:
 
 
 def check_space(folder: Path, n_bytes: int, way_out: str) -> None:
-    """FileError when `n_bytes` more do not fit the disk of `folder`; it ends in `way_out`."""
+    """FileError, ending in `way_out`, when `n_bytes` more do not fit on the disk of `folder`."""
     free = shutil.disk_usage(folder).free
     if n_bytes > free:
         raise FileError(

@@ -1,7 +1,7 @@
 """Which weight file is this? A fingerprint that reads a megabyte, whatever the size of the file.
 
-It tells two models of the same shape apart, as a header would not: the samples lie all over the
-file. It does not prove that a file is whole; that takes its sha256.
+Its samples lie all over the file, so that it differs between two models of the same shape, as a
+header would not. It does not prove that a file is whole; that takes its sha256.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ _N_SAMPLES = 64
 _SAMPLE = 16384  # bytes
 
 
-REPLACED = "replaced"  # in the place of a fingerprint: the file that was opened is gone
+REPLACED = "replaced"  # instead of a fingerprint: the path names another file now, or none
 
 
 class Fingerprints:
@@ -52,7 +52,7 @@ class Fingerprints:
         return marks
 
     def check_in_place(self) -> None:
-        """FileChangedError when one of the files is not what its path names any more."""
+        """FileChangedError when a path no longer names the file that was opened."""
         for path, state in self._states.items():
             if file_state(path) != state:
                 raise FileChangedError(
@@ -61,18 +61,18 @@ class Fingerprints:
                 )
 
 
-class ToldFingerprints:
-    """Those that the manifest of a run told; None for what it did not tell."""
+class RecordedFingerprints:
+    """Those in the manifest of a run; None where it has none."""
 
-    def __init__(self, told: dict[str, str | None]) -> None:
-        self._told = told
+    def __init__(self, by_name: dict[str, str | None]) -> None:
+        self._by_name = by_name
 
     def of(self, name: str) -> str | None:
-        return self._told[name]
+        return self._by_name[name]
 
 
 def file_state(path: str | os.PathLike[str]) -> tuple[int, ...] | None:
-    """What is different once a file was written or replaced; None: it is not there."""
+    """What changes when a file is written or replaced; None: it does not exist."""
     try:
         s = os.stat(path)
     except (OSError, ValueError):  # ValueError: a NUL in the path

@@ -1,14 +1,13 @@
 """Numbers as hexadecimal words, one to a line, as Verilog's $readmemh takes them; and fixed point.
 
 A word is the bits of a number, most significant digit first. The first line, `// shape=[2, 3]
-dtype=float32`, is a comment to a simulator. What other programs write for $readmemh is read too:
+dtype=float32`, is a comment to a simulator. Files of other programs for $readmemh are read too:
 several words to a line, comments, `_` between digits, Windows line ends, `@` addresses. Refused are
-words of another length (a memory of bytes, say), the digits x and z, and addresses that leave words
-out.
+words of another length (a memory of bytes, say), the digits x and z, and addresses that skip words.
 
-Fixed point q<m>.<n> has m + n bits in two's complement, of which m, the sign among them, stand
-before the point and n behind it: a word w means w / 2^n. So q1.15 and q8.8 have 16 bits, and words
-of four digits; q3.9 has three digits, and simulators warn of more.
+Fixed point q<m>.<n> has m + n bits in two's complement, m of them (with the sign) before the point
+and n after it: a word w means w / 2^n. So q1.15 and q8.8 have 16 bits, and words of four digits;
+q3.9 has three digits, and simulators warn of more.
 """
 
 import binascii
@@ -27,8 +26,8 @@ from ..messages import counted, printable
 
 MAX_BITS = 32
 _FORMAT = re.compile(r"q(0|[1-9][0-9]?)\.(0|[1-9][0-9]?)")
-_LINES = 1 << 18  # read at a time
-_STRETCH = 1 << 20  # bytes of other files
+_LINES = 1 << 18  # of our own files, read at a time
+_CHUNK = 1 << 20  # bytes of other files, read at a time
 _FEW = 200  # bytes: below this NumPy takes longer than Python
 _DIGITS = b"0123456789abcdefABCDEF"
 _IS_DIGIT = np.isin(np.arange(256), list(_DIGITS))
@@ -43,8 +42,8 @@ _UNKNOWN = re.compile(rb"(?=.*[xXzZ?])[0-9a-fA-FxXzZ?]+")
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """The format q<m>.<n>. Every value is exact in float64, and but for the largest ones of more
-    than 25 bits in float32."""
+    """The format q<m>.<n>. Every value is exact in float64, and in float32 except for large ones of
+    more than 25 bits."""
 
     m: int
     n: int
@@ -62,9 +61,8 @@ class FixedPoint:
     def encode(self, values: np.ndarray) -> tuple[np.ndarray, int, int]:
         """Words, how many values were saturated, how many are NaN.
 
-        Rounds to nearest, ties to even; what then lies beyond the smallest or the largest number,
-        infinities too, becomes that number. NaN becomes 0. The caller's rounding mode has no
-        effect.
+        Rounds to nearest, ties to even, whatever the caller's rounding mode; saturates at the
+        smallest and the largest number, infinities too. NaN becomes 0.
         """
         found: tuple[np.ndarray, int, int] = _core.call_rounded(self._encode, values)
         return found
@@ -89,8 +87,8 @@ class FixedPoint:
 
 
 def fixed_point(format: str) -> FixedPoint | None:
-    """ "q4.12" -> FixedPoint(4, 12); None for what is no such name. ArgumentError for too many
-    bits, or none before the point."""
+    """ "q4.12" -> FixedPoint(4, 12); None for any other name. ArgumentError for too many bits, or 0
+    before the point."""
     match = _FORMAT.fullmatch(format)
     if not match:
         return None
@@ -110,7 +108,7 @@ def is_fixed_point(format: str) -> bool:
 
 
 def word_lines(words: np.ndarray, n_digits: int) -> bytes:
-    """Each unsigned integer in so many hexadecimal digits, and a line feed."""
+    """Each unsigned integer in `n_digits` hexadecimal digits, and a line feed."""
     if not words.size:
         return b""
     size = words.itemsize
@@ -124,9 +122,9 @@ def word_lines(words: np.ndarray, n_digits: int) -> bytes:
 def read_hex(
     data: Any, start: int, line: int, shape: tuple[int, ...], dtype: str, path: str
 ) -> np.ndarray:
-    """The array whose words a file (its bytes, or a FileBytes) holds from byte `start` on, which is
-    the first of line number `line`: as float32 for fixed point and floats of 16 bits, else as
-    `dtype`. `path` is for messages. FormatError."""
+    """The array of the words in a file (its bytes, or a FileBytes) from byte `start` on, where line
+    number `line` begins: as float32 for fixed point and floats of 16 bits, else as `dtype`. `path`
+    is for messages. FormatError."""
     count, fixed = math.prod(shape), fixed_point(dtype)
     if fixed:
         source = _Words(data, start, line, fixed.n_digits, path)
@@ -154,7 +152,7 @@ class _Words:
         self._n_digits, self._path = n_digits, path
 
     def read(self, count: int, words: np.dtype) -> np.ndarray:
-        """`count` words as unsigned integers; FormatError for anything else."""
+        """Exactly `count` words, as unsigned integers. FormatError."""
         values = self._read_lines(count, words)
         if values is None:
             parts = list(self._read_memory(words))
@@ -174,10 +172,10 @@ class _Words:
             at = next(itertools.islice(tokens, n_before, None)).start()
             raise self._fault(at, f"a word of {dtype} has {n_bits} bits")
 
-    # ---- our own lines: a word and a line feed each, read a stretch at a time ----
+    # ---- our own lines: a word and a line feed each ----
 
     def _read_lines(self, count: int, words: np.dtype) -> np.ndarray | None:
-        """None when there is anything but `count` such lines."""
+        """None unless there are exactly `count` such lines."""
         width = self._n_digits + 1
         if len(self._data) - self._start != count * width:
             return None
@@ -198,15 +196,15 @@ class _Words:
         padded[:, -self._n_digits :] = digits
         return np.frombuffer(binascii.unhexlify(padded), words.newbyteorder(">")).astype(words)
 
-    # ---- whatever $readmemh takes ----
+    # ---- any file for $readmemh ----
 
     def _text(self) -> bytes:
-        """All that follows the first line, blanks in place of comments."""
+        """All after the first line, with blanks in place of comments."""
         text = bytes(self._data[self._start :])
         return _COMMENT.sub(self._blank, text) if b"/" in text else text
 
     def _blank(self, comment: re.Match[bytes]) -> bytes:
-        """As many blanks, and the line feeds."""
+        """As many blanks, with the line feeds kept."""
         text = comment[0]
         if text.startswith(b"//"):
             return b" " * len(text)
@@ -215,14 +213,14 @@ class _Words:
         return re.sub(rb"[^\n]", b" ", text)
 
     def _read_memory(self, words: np.dtype) -> Iterator[np.ndarray]:
-        """The words between one address and the next, a stretch at a time."""
+        """The words between one address and the next, a chunk at a time."""
         text, n_words, at = self._text(), 0, 0
         for mark in itertools.chain(_ADDRESS.finditer(text), [None]):
             end = len(text) if mark is None else mark.start()
             while at < end:
-                space = _SPACE.search(text, min(at + _STRETCH, end), end)
+                space = _SPACE.search(text, min(at + _CHUNK, end), end)
                 stop = end if space is None else space.end()
-                yield (part := self._stretch(text, at, stop, words))
+                yield (part := self._chunk(text, at, stop, words))
                 at, n_words = stop, n_words + part.size
             if mark is not None:
                 address = int(mark[1].replace(b"_", b""), 16)
@@ -230,11 +228,11 @@ class _Words:
                     raise self._fault(
                         end,
                         f"the address {printable(mark[0].decode('ascii'), 40)} is word {address},"
-                        f" and {counted(n_words, 'word')} come before it; no word may be left out",
+                        f" and {counted(n_words, 'word')} come before it; none may be skipped",
                     )
                 at = mark.end()
 
-    def _stretch(self, text: bytes, start: int, stop: int, words: np.dtype) -> np.ndarray:
+    def _chunk(self, text: bytes, start: int, stop: int, words: np.dtype) -> np.ndarray:
         part = text[start:stop]
         if b"_" in part:
             if _STRAY.search(part):
@@ -254,13 +252,13 @@ class _Words:
         return self._numbers(chars[is_digit].reshape(-1, self._n_digits), words)
 
     def _bad_word(self, text: bytes, start: int, stop: int) -> FormatError:
-        """What is wrong with the first bad word of a stretch."""
+        """What is wrong with the first bad word of a chunk."""
         for token in _TOKEN.finditer(text, start, stop):
             word = token[0].replace(b"_", b"")
             shown = repr(printable(token[0].decode("ascii", "backslashreplace"), 40))
             if _UNKNOWN.fullmatch(word):
                 return self._fault(
-                    token.start(), f"{shown} has the digits x or z, which stand for no bits"
+                    token.start(), f"{shown} has the digits x or z, which are not bits"
                 )
             if len(word) != self._n_digits or _STRAY.match(token[0]) or word.strip(_DIGITS):
                 column = re.match(rb"[0-9a-fA-F_]*", token[0][: self._n_digits])
@@ -268,7 +266,7 @@ class _Words:
                 return self._fault(
                     at, f"{shown} is not a word of {self._n_digits} hexadecimal digits"
                 )
-        raise AssertionError("the stretch is sound")
+        raise AssertionError("every word is well formed")
 
     def _fault(self, at: int, fact: str) -> FormatError:
         """FormatError for the byte `at` of the text."""

@@ -1,4 +1,4 @@
-"""JSON and text of a stranger -> dict or bytes, or one error line.
+"""Untrusted JSON and text files -> dict or bytes, or one error line.
 
 Stricter than `json.loads`: plain UTF-8 (no BOM, no UTF-16), no duplicate keys, no NaN or Infinity,
 bounded in bytes. Only regular files are read: a FIFO or a device is refused, not waited for.
@@ -85,9 +85,9 @@ _WEB_PAGE = re.compile(
 
 
 def describe_wrong_content(data: bytes) -> str | None:
-    """What is there instead of the file, when `data`, or its first kilobyte, shows that it was
-    never fetched: "is a Git LFS pointer ...", "is a web page ..."; None for all else. The file's
-    name stands before it in a message."""
+    """If `data`, or its first kilobyte, shows that the file was never fetched, what it is instead:
+    "is a Git LFS pointer ...", "is a web page ...", to follow the file's name in a message; else
+    None."""
     start = data[:1024].removeprefix(b"\xef\xbb\xbf")
     if start.startswith(_LFS_POINTER):
         return (
@@ -99,7 +99,7 @@ def describe_wrong_content(data: bytes) -> str | None:
 
 
 def show(value: Any) -> str:
-    """A value that came out of JSON, as JSON again: ASCII, at most 60 characters."""
+    """A value from JSON as JSON again: ASCII, at most 60 characters."""
     return _cut(json.dumps(value))
 
 
@@ -142,8 +142,8 @@ _BYTES_EACH = 12  # of text for each further one; our manifests have 18, an inde
 
 
 def _nested(depth: int) -> str:
-    """A regular expression for JSON of at most so many levels, closed or cut off. It is as long as
-    the depth, and has nothing to backtrack into."""
+    """A regular expression for JSON of at most `depth` levels, closed or cut off. Its length is
+    linear in the depth, and it never backtracks."""
     atom = inner = rf'[^"\[\]{{}}]++|{_STRING}'
     for _ in range(depth):
         inner = rf"{atom}|[\[{{](?:{inner})*+(?:[\]}}]|\Z)"
@@ -156,7 +156,7 @@ def _shallow() -> re.Pattern[str]:
 
 
 def _check_size(text: str) -> None:
-    """Before json.loads, which recurses on the C stack as deep as the caller's limit lets it, and
+    """Before json.loads, which recurses on the C stack as deep as the caller's limit allows, and
     makes a Python object of every bracket. Takes 60 ms for a megabyte of brackets, no memory."""
     is_deep = text.count("[") + text.count("{") > MAX_DEPTH  # maybe; to compile takes 13 ms
     if is_deep and not _shallow().fullmatch(text):

@@ -5,8 +5,8 @@ r"""NumPy's .npy files of numbers, read by rules of our own.
     the numbers
 
 The header is matched, not evaluated, and its length is checked before it is read. Its three keys
-may come in any order; the shape must be that of the bytes that follow, before memory is taken for
-them. Refused by name: objects, records, text, dates.
+may come in any order. The shape must match the bytes that follow before memory is taken for them.
+Refused by name: objects, records, text, dates.
 """
 
 import math
@@ -33,13 +33,13 @@ _DESCR = re.compile(r"[|<>=]?(?:b1|[iu][1248]|f(?:2|4|8|12|16)|c(?:8|16|24|32))"
 
 
 def is_possible(shape: Sequence[int], element_bytes: int) -> bool:
-    """Whether NumPy can make an array of this shape, given the memory. An axis of length 0 counts as
-    1 to it, so that an empty array can be too large."""
+    """Whether NumPy can make an array of this shape, given the memory. An axis of length 0 counts
+    as 1 there, so that an empty array can be too large."""
     return math.prod(n for n in shape if n) * element_bytes <= sys.maxsize
 
 
 class _Unsound(Exception):
-    """What is wrong with the file, in words."""
+    """What is wrong with the file."""
 
 
 def read_npy(file: BufferedReader, path: str | os.PathLike[str]) -> np.ndarray:
@@ -79,7 +79,7 @@ def _read_header(file: BufferedReader) -> tuple[tuple[int, ...], bool, np.dtype]
         raise _Unsound(f"its header has {n_bytes} bytes, over the {_MAX_HEADER} that one may have")
     header = file.read(n_bytes)
     if len(length) != _LENGTH_BYTES[version] or len(header) != n_bytes:
-        raise _Unsound("it ends within its header")
+        raise _Unsound("it ends inside its header")
     return _parse_header(header.decode("latin1"))
 
 

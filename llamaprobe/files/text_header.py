@@ -1,8 +1,8 @@
-"""The first line of a text file: `# shape=[2, 3]`, of words `// shape=[2, 3]`; and what a file is
-that begins otherwise.
+"""The first line of a text file: `# shape=[2, 3]`, in hex files `// shape=[2, 3]`; and what a file
+is that begins differently.
 
-Spreadsheets write the line anew: with a byte order mark before it, quotes around its cells, commas
-behind it up to the length of the rows. These are passed over.
+Spreadsheets rewrite the line, with a byte order mark before it, quotes around its cells, and commas
+after it up to the length of the rows. These are skipped.
 """
 
 import os
@@ -42,7 +42,7 @@ _NOT_TEXT = {
 
 @dataclass(frozen=True)
 class FirstLine:
-    """Where the numbers begin, and what the line says of them."""
+    """Where the numbers begin, their shape and dtype."""
 
     start: int
     """Byte at which the numbers begin."""
@@ -54,9 +54,9 @@ class FirstLine:
 
 def refuse_other_files(head: bytes, path: str | os.PathLike[str]) -> None:
     """FormatError for a file whose first bytes show that it is not text; it says what it is."""
-    for magic, told in _NOT_TEXT.items():
+    for magic, kind in _NOT_TEXT.items():
         if head.startswith(magic):
-            raise FormatError(f"{shown_path(path)}: is {told}")
+            raise FormatError(f"{shown_path(path)}: is {kind}")
     if fact := describe_wrong_content(head):
         raise FormatError(f"{shown_path(path)}: {fact}")
 
@@ -65,7 +65,7 @@ def read_first_line(
     file: BinaryIO, path: str | os.PathLike[str], mark: str, given: FirstLine | None
 ) -> FirstLine:
     """Reads the first line of a file that is open at its start. `mark` is "#" or "//". `given` is
-    what the caller says of a file that may lack the line; a line that is there must agree.
+    the caller's word for a file that may lack the line; if it has one, the two must agree.
     FormatError."""
     line = file.readline(_MAX_LINE)
     refuse_other_files(line, path)
@@ -75,13 +75,13 @@ def read_first_line(
     if not match or match[1] != mark.encode():
         if text.startswith(f"{mark} shape=[".encode()) and b";" in text:
             raise FormatError(
-                f"{shown_path(path)}: line 1: ';' stands between the cells; save it with ',' between"
-                " them and '.' before decimals"
+                f"{shown_path(path)}: line 1: its cells are separated by ';'; save it with ','"
+                " between cells and '.' before decimals"
             )
         if given is None:
             raise FormatError(
-                f"{shown_path(path)}: line 1, column 1: there is no '{mark} shape=[..]' line; of a"
-                " file without one give shape="
+                f"{shown_path(path)}: line 1, column 1: there is no '{mark} shape=[..]' line; give"
+                " shape= to read a file without one"
             )
         return FirstLine(start, 1, given.shape, given.dtype)
     n_bytes = len(line)
@@ -113,7 +113,7 @@ def _parse(
 
 
 def is_known(dtype: str, mark: str) -> bool:
-    """Whether text ("#") or words ("//") of this dtype can be read."""
+    """Whether text ("#") or hex ("//") of this dtype can be read."""
     return dtype in FLOATS | OTHERS or (mark == "//" and is_fixed_point(dtype))
 
 

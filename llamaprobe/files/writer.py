@@ -52,9 +52,8 @@ class _Chunk:
 
 
 class Writer:
-    """Use as a context: `with Writer(folder) as writer: writer.add(name, encoder)`. Leaving the block
-    waits until every file is whole under its final name; `files` then lists them. Existing files
-    are replaced.
+    """`with Writer(folder) as writer: writer.add(name, encoder)`. Leaving the block waits until
+    every file is whole under its final name; `files` then lists them. Existing files are replaced.
 
     on_whole(file) is called on the last stage's thread, after the fsync of a file and before its
     rename; on_bytes(n) on the writing thread, after n bytes were written.

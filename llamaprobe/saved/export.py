@@ -268,8 +268,8 @@ def _predicate(filter: OneFilter) -> Callable[[str], bool]:
 def _bar(
     files: list[PlannedFile], todo: list[PlannedFile], wanted: bool
 ) -> Iterator[Callable[[int], object] | None]:
-    """A progress bar: gives the function to call with the number of bytes just written. The total of
-    text is an estimate."""
+    """A progress bar: yields the function to call with the number of bytes just written. The total
+    is an estimate for text."""
     if not wanted:
         yield None
         return

@@ -1,8 +1,8 @@
-"""A saved run read back: the folder that files.py wrote.
+"""A saved run read back from its folder.
 
-The folder may come from a stranger. Only names that save_run itself would give are opened, whatever
-the manifest says; an array must have the shape that the manifest, its own first line and the
-numbers of the model agree on.
+The folder is not trusted. Only names that a save gives are opened, whatever the manifest says; an
+array must have the shape on which the manifest, its own first line and the numbers of the model
+agree.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from ..errors import ArgumentError, FileError, FormatError, NewerFormatError
 from ..files.array import read
 from ..files.atomic import no_such
 from ..files.encode import SEPARATORS, check_digits, check_format, is_rounded
-from ..files.fingerprint import ToldFingerprints
+from ..files.fingerprint import RecordedFingerprints
 from ..files.hex import fixed_point
 from ..files.paths import checked_path, path_entry
 from ..messages import printable, shown_path
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 
 class Saved:
-    """What a folder says of itself; values are read when they are asked for.
+    """The folder of a saved run; values are read on demand.
 
-    Raises FileError (no manifest: the run was not saved, or not to its end) and FormatError.
+    Raises FileError (no manifest: the run was not saved, or not completely) and FormatError.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -49,11 +49,11 @@ class Saved:
         if not os.path.isfile(self.folder / MANIFEST):
             raise no_such(
                 self.folder / MANIFEST,
-                "missing; the folder holds no saved run, or one that was not finished",
+                "missing; the folder holds no saved run, or an unfinished one",
             )
         manifest = read_json(self.folder / MANIFEST)
         if manifest.get("kind") != "run":
-            raise FormatError(f"{self._at}: is not of a saved run")
+            raise self._fault(MANIFEST, "is not of a saved run")
         self.manifest = manifest
         self.format_version, self.arithmetic_version = (
             self._version(key) for key in ("format_version", "arithmetic_version")
@@ -67,42 +67,42 @@ class Saved:
             raise error
         self.files: dict[str, dict[str, Any]] = self._take(manifest, "files", dict)
         if not all(isinstance(entry, dict) for entry in self.files.values()):
-            raise FormatError(f"{self._at}: files does not hold one object per file")
+            raise self._fault(MANIFEST, "files does not hold one object per file")
         self.format: str = self._take(manifest, "format", str)
         self.digits: int | None = manifest.get("digits")
         self.has_header = manifest.get("header") is not False or self.format == "npy"
         """Whether files have a first line; the header of npy is its format."""
         if self.digits is not None and type(self.digits) is not int:
-            raise FormatError(f"{self._at}: digits is not a number of digits")
+            raise self._fault(MANIFEST, "digits is not a number of digits")
         self.weight_files = manifest.get("weight_files")
         try:
             check_digits(self.digits)
             check_format(self.format)
         except ArgumentError as error:
-            raise FormatError(f"{self._at}: {error}") from error
+            raise self._fault(MANIFEST, f"{error}") from error
         self.rounded_before = self._rounded(manifest.get("rounded", []))
         own = ((self.format, self.digits),) if is_rounded(self.format, self.digits) else ()
-        self.rounded = self.rounded_before + own  # by what the values were rounded
+        self.rounded = self.rounded_before + own  # what rounded the values
         self.numbers: dict[str, Any] = self._take(manifest, "model_numbers", dict)
         self.points: dict[str, list[int]] = self._take(manifest, "points", dict)
         self._known = {name: (width, per_layer) for name, width, per_layer in _core.points()}
         if not self.points:
-            raise FormatError(f"{self._at}: points is empty")
+            raise self._fault(MANIFEST, "points is empty")
         for point, layers in self.points.items():
             self._check_point(point, layers)
         self.layers = sorted({layer for layers in self.points.values() for layer in layers})
 
     def _version(self, key: str) -> int:
-        """0 where it is absent: runs did not always have a number."""
+        """0 where it is absent, as in the oldest runs."""
         version = self.manifest.get(key, 0)
         if type(version) is not int or version < 0:
-            raise FormatError(f"{self._at}: {key} is not a version number")
+            raise self._fault(MANIFEST, f"{key} is not a version number")
         return version
 
-    def _rounded(self, told: Any) -> tuple[tuple[str, int | None], ...]:
+    def _rounded(self, entries: Any) -> tuple[tuple[str, int | None], ...]:
         """(format, digits) of the files that the values were read back from."""
         try:
-            before = tuple((check_format(format), digits) for format, digits in told)
+            before = tuple((check_format(format), digits) for format, digits in entries)
             if all(
                 digits is None or (type(digits) is int and format in SEPARATORS)
                 for format, digits in before
@@ -113,34 +113,34 @@ class Saved:
                     return before
         except (ArgumentError, TypeError, ValueError):
             pass
-        raise FormatError(f"{self._at}: rounded is not a list of formats and digits that round")
+        raise self._fault(MANIFEST, "rounded is not a list of formats and digits that round")
 
     def _check_point(self, point: str, layers: Any) -> None:
         if point not in self._known:
-            raise FormatError(f"{self._at}: there is no point {printable(point)!r}")
+            raise self._fault(MANIFEST, f"there is no point {printable(point)!r}")
         sound = isinstance(layers, list) and all(
             type(layer) is int and 0 <= layer < 10000 for layer in layers
         )
         if not sound or bool(layers) != self._known[point][1] or len(set(layers)) != len(layers):
-            raise FormatError(f"{self._at}: points has no list of layers for {point}")
+            raise self._fault(MANIFEST, f"points has no list of layers for {point}")
 
     def path(self, name: str) -> Path:
-        """Where a file of the manifest lies; FormatError for a name that leads elsewhere."""
+        """The path of a file of the manifest; FormatError for a name that leads elsewhere."""
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
-            raise FormatError(f"{self._at}: {printable(name)!r} is no name of a saved file")
+            raise self._fault(MANIFEST, f"{printable(name)!r} is not the name of a saved file")
         return self.folder / name
 
     @property
     def meta(self) -> dict[str, Any]:
-        """meta_layer{i}.json of the first layer of which it can be read: what is of the whole run
-        stands in each. Raises what stood in the way of the first."""
+        """The first meta_layer{i}.json that can be read: each holds the facts of the whole run. If
+        none can, raises the error of the first."""
         for meta in self.metas.values():
             return meta
         return self.layer_meta((self.layers or [0])[0])
 
     @cached_property
     def metas(self) -> dict[int, dict[str, Any]]:
-        """Layer -> meta_layer{i}.json, of those that the manifest lists and that can be read."""
+        """Layer -> meta_layer{i}.json, of those that are listed in the manifest and can be read."""
         listed = [re.fullmatch(r"meta_layer(0|[1-9][0-9]{0,8})\.json", name) for name in self.files]
         found = {}
         for layer in sorted({int(match[1]) for match in listed if match} | set(self.layers or [0])):
@@ -160,15 +160,12 @@ class Saved:
             or not ids
             or any(type(i) is not int or not 0 <= i < 2**31 for i in ids)
         ):
-            raise FormatError(
-                f"{shown_path(self.folder)}:"
-                " token_ids in the meta_layer files is no list of token ids"
-            )
+            raise self._fault("", "token_ids in the meta_layer files is not a list of token ids")
         return np.array(ids, np.int32)
 
     def values(self) -> list[tuple[str, int | None]]:
-        """(point, layer) of every saved value, in the order of computation; layer None: computed
-        once."""
+        """(point, layer) of every saved value, in the order of computation; layer None: not of a
+        layer."""
         held = [point for point in self._known if point in self.points]
         per_layer = [
             (point, layer) for layer in self.layers for point in held if layer in self.points[point]
@@ -181,14 +178,15 @@ class Saved:
         wanted = (1, *self._shape(self._known[point][0]))
         array = self.array(name, wanted, self.format if fixed_point(self.format) else "float32")
         if array.shape != wanted or array.dtype != np.float32:
-            raise FormatError(
-                f"{shown_path(self.folder / name)}: holds {array.dtype} {list(array.shape)}, and "
-                f"{len(self.token_ids)} tokens of this model need float32 {list(wanted)}"
+            raise self._fault(
+                name,
+                f"holds {array.dtype} {list(array.shape)}, and "
+                f"{len(self.token_ids)} tokens of this model need float32 {list(wanted)}",
             )
         return array[0]
 
     def array(self, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        """What a file holds; shape and dtype are for one whose first line was left out."""
+        """The array in a file; shape and dtype are for one without its first line."""
         if self.has_header:
             return read(self.folder / name)
         return read(self.folder / name, shape=shape, dtype=dtype)
@@ -204,42 +202,42 @@ class Saved:
         """A number above 0 of the model."""
         value = self.numbers.get(key, self.meta.get(key))
         if type(value) is not int or not 0 < value < 2**31:
-            raise FormatError(f"{shown_path(self.folder)}: {key} is missing or no size")
+            raise self._fault("", f"{key} is missing or not a size")
         return value
 
     def real(self, key: str) -> float:
         value = self.meta.get(key)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise FormatError(f"{shown_path(self.folder)}: {key} is missing or no number")
+            raise self._fault("", f"{key} is missing or not a number")
         return float(value)
 
     def real_list(self, key: str) -> list[float]:
         values = self.meta.get(key)
         if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
-            raise FormatError(f"{shown_path(self.folder)}: {key} is missing or no list of numbers")
+            raise self._fault("", f"{key} is missing or not a list of numbers")
         return values
 
     def strings(self, key: str) -> tuple[str, ...]:
-        """A list of strings of the meta; empty where there is none, as in older runs."""
+        """A list of strings of the meta; empty where it is missing, as in older runs."""
         found = self.meta.get(key)
         return tuple(s for s in found if isinstance(s, str)) if isinstance(found, list) else ()
 
     def config(self) -> Config:
-        """The numbers of the model, as the files have them."""
+        """The numbers of the model, from the files."""
         meta, numbers = self.meta, self.numbers
         frequencies = np.array(self.real_list("inv_freq"), np.float64)
         if not np.all(np.abs(frequencies) <= np.finfo(np.float32).max):
-            raise FormatError(f"{shown_path(self.folder)}: inv_freq is beyond float32")
+            raise self._fault("", "inv_freq is beyond float32")
         inv_freq = frequencies.astype(np.float32)
         inv_freq.flags.writeable = False
         if self.real("rms_norm_eps") < 0:
-            raise FormatError(f"{shown_path(self.folder)}: rms_norm_eps is negative")
+            raise self._fault("", "rms_norm_eps is negative")
         heads, kv_heads, head_dim = map(self.size, ("num_heads", "num_kv_heads", "head_dim"))
         if heads % kv_heads or 2 * inv_freq.size != head_dim:
-            raise FormatError(
-                f"{shown_path(self.folder)}:"
-                f" {heads} heads, {kv_heads} kv heads, head_dim {head_dim} and "
-                f"{inv_freq.size} inv_freq are of no model"
+            raise self._fault(
+                "",
+                f"{heads} heads, {kv_heads} kv heads, head_dim {head_dim} and "
+                f"{inv_freq.size} inv_freq do not fit together",
             )
         return Config(
             n_layers=self.size("n_layers"),
@@ -268,7 +266,7 @@ class Saved:
         )
 
     def prompt(self) -> "Prompt":
-        """What was run, as the files have it."""
+        """The prompt, from the files."""
         from ..prompts.chat import TEMPLATE_INPUTS
         from ..prompts.prompt import Prompt
 
@@ -286,7 +284,7 @@ class Saved:
         return values
 
     def origin(self, config: Config | None = None) -> Origin:
-        """What the files say of the model; `config`: instead of its numbers."""
+        """The model of the run, from the files; `config` replaces its numbers."""
         meta = self.meta
         return Origin(
             config=config or self.config(),
@@ -294,7 +292,7 @@ class Saved:
             revision=_optional(meta, "revision", str),
             weight_files=_weight_files(self),
             tokenizer=SavedTokens(_optional(meta, "tokens", list)),
-            fingerprints=ToldFingerprints(_fingerprints(self)),
+            fingerprints=RecordedFingerprints(_fingerprints(self)),
             folder=path_entry(meta, "model_folder"),
             ignore=self.strings("ignore"),
             unused=self.strings("unused_tensors"),
@@ -303,14 +301,18 @@ class Saved:
             rounded=self.rounded,
         )
 
+    def _fault(self, name: str, fact: str) -> FormatError:
+        """About a file of the folder; "": about the folder."""
+        return FormatError(f"{shown_path(self.folder / name)}: {fact}")
+
     def _take(self, manifest: dict[str, Any], key: str, kind: type) -> Any:
         if not isinstance(manifest.get(key), kind):
-            raise FormatError(f"{self._at}: {key} is missing or of the wrong kind")
+            raise self._fault(MANIFEST, f"{key} is missing or of the wrong kind")
         return manifest[key]
 
 
 class SavedTokens:
-    """Stands where a run has its tokenizer: the text of the tokens was saved with them."""
+    """In place of a tokenizer: the text of the tokens as it was saved."""
 
     def __init__(self, tokens: list[str] | None) -> None:
         self._tokens = tokens
@@ -320,7 +322,7 @@ class SavedTokens:
 
 
 def _optional(meta: dict[str, Any], key: str, kind: type) -> Any:
-    """A value that may be null; anything of another kind counts as null."""
+    """A value of `kind`, else None."""
     return meta[key] if isinstance(meta.get(key), kind) else None
 
 
@@ -331,10 +333,10 @@ def _eos(value: Any) -> Any:
 
 
 def _fingerprints(saved: Saved) -> dict[str, str | None]:
-    told = saved.weight_files if isinstance(saved.weight_files, dict) else {}
+    entries = saved.weight_files if isinstance(saved.weight_files, dict) else {}
     return {
         name: _optional(entry, "fingerprint", str)
-        for name, entry in told.items()
+        for name, entry in entries.items()
         if isinstance(entry, dict)
     }
 

@@ -3,7 +3,7 @@
     x_layer{i}.csv  xnorm_layer{i}.csv  {point}_layer{i}.csv   one value of one layer
     logits.csv  final_norm.csv ...                             values that are not of a layer
     attention_mask.csv  position_ids.csv                       [1, T] integers
-    meta_layer{i}.json                                         all that redoing a layer's maths takes
+    meta_layer{i}.json                                         the numbers of a layer's maths
     manifest.json                                              every file: shape, bytes, sha256
 
 A value of T tokens lies in T rows with its heads side by side; scores and pattern, [n_heads, T, T],
@@ -358,7 +358,7 @@ def _own_names() -> str:
 
 
 def weight_entries(run: Run, hash_them: bool) -> dict[str, Any]:
-    """The weight files with size; sha256 where it is known or, with `hash_them`, by reading them."""
+    """The weight files with size, and sha256 where it is known or, if `hash_them`, can be."""
     entries = {}
     for path, n_bytes, sha256 in run.weight_files:
         mark = run.fingerprint_of(path)
