@@ -25,6 +25,8 @@ CFLAGS_ALL := -std=c11 -O2 -g -DLP_EMULATED= -ffp-contract=off -pthread $(WARNIN
 
 CORE := $(filter-out csrc/python/%,$(wildcard csrc/*/*.c csrc/*/*/*.c))
 HEADERS := $(filter-out csrc/python/%,$(wildcard csrc/*/*.h csrc/*/*/*.h))
+# emu16.c and emu16_zen4.c include the variants that they emulate
+HEADERS += $(wildcard csrc/kernels/variants/*.c)
 TEST_HEADERS := $(wildcard tests/c/*.h fuzz/*.h)
 C_FILES := $(wildcard csrc/*/*.[ch] csrc/*/*/*.[ch] tests/c/*.[ch] fuzz/*.[ch])
 LIBRARY := $(OUT)/libllamaprobe.a

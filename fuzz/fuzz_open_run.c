@@ -16,7 +16,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "../csrc/kernels/kernels.h" /* lp_kernels_name */
+#include "../csrc/kernels/kernels.h" /* lp_kernels_at */
 #include "../tests/c/tiny_model.h"   /* make_tiny_model */
 #include "promise.h"                 /* must */
 #include "safetensors_mutator.h"     /* mutate_safetensors, draft, pick */
@@ -211,7 +211,7 @@ static void run_model(const recipe *r, const lp_model *model) {
     int status = try_run(&all, &err);
     must(status == 0 || err.status == LP_EARG, "only the tokens can be at fault");
     must_be_a_line(err.msg);
-    use_kernels(lp_kernels_supported(row) ? lp_kernels_name(row) : "emu16");
+    use_kernels(lp_kernels_supported(row) ? lp_kernels_at(row)->name : "emu16");
     int second = try_run(&some, &again);
     must(second == status || (second && again.status == LP_ECANCELED), "the second run ends as the first");
     must_be_a_line(again.msg);

@@ -2,9 +2,16 @@
 
 import ast
 import re
+import shutil
 import subprocess
+import sysconfig
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from platform import machine
+
+import numpy as np
+import pytest
 
 REPO = Path(__file__).parent.parent
 CSRC = REPO / "csrc"
@@ -49,6 +56,18 @@ PYTHON_LEVELS = {
     "cli": 11,
     "__main__": 12,
 }
+# In kernels a file includes only files of its own line and of lines above.
+KERNEL_LEVELS = (
+    ("kernels.h", "parameters.h"),
+    ("simd",),
+    ("elementwise.h", "gemm"),
+    ("attention.h",),
+    ("variants",),
+    ("dispatch.c",),
+)
+# Compiled once per vector width: variants/variant.h undefines their guards in between.
+TEMPLATES = {"exp.h", "gemv.h", "microkernel.h", "microkernel_prefetch.h", "packing.h"}
+ONE_CPU = {"avx2.h": "x86_64", "avx512.h": "x86_64", "neon.h": "aarch64"}
 PYTHON_HEADERS = re.compile(r"<(Python\.h|numpy/|structmember\.h)")
 INTRINSICS = re.compile(r"<(\w*intrin|arm_neon|arm_sve|arm_acle)\.h>")
 MAY_USE = {("fpenv.h", "<emmintrin.h>")}  # the FP control word, which belongs to no kernel
@@ -116,6 +135,64 @@ def test_a_file_includes_only_what_lies_below_it():
                 assert other == room or LEVELS[other] < LEVELS[room], f"{name_of(path)}: {include}"
 
 
+def kernel_level(path: Path) -> int:
+    part = path.relative_to(CSRC / "kernels").parts[0]
+    return next(level for level, parts in enumerate(KERNEL_LEVELS) if part in parts)
+
+
+def test_kernels_include_only_what_lies_below_them():
+    levels = set()
+    for path in CORE_FILES:
+        for include in includes(path) if room_of(path) == "kernels" else ():
+            target = (path.parent / include.strip('"')).resolve()
+            if include.startswith('"') and room_of(target) == "kernels":
+                told = f"{name_of(path)}: {include}"
+                assert kernel_level(target) <= kernel_level(path), told
+                levels.add(kernel_level(path))
+    assert len(levels) > 4
+
+
+def compiles_alone(header: Path) -> str:
+    """What the compiler says of a file that holds this header alone, "" for nothing."""
+    folders = [sysconfig.get_path("include"), np.get_include()]
+    flags = [
+        "-std=c11",
+        "-D_GNU_SOURCE",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-fsyntax-only",
+    ]
+    # A header of kernels is the body of a variant: what the table of functions takes is unused.
+    flags += [
+        "-Wno-unused-function",
+        "-Wno-unused-variable",
+        "-Wno-unused-const-variable",
+    ]
+    command = [
+        "cc",
+        *flags,
+        *(f"-I{folder}" for folder in folders),
+        "-x",
+        "c",
+        str(header),
+    ]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stderr
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+def test_a_header_compiles_alone(tmp_path):
+    headers = [path for path in CORE_FILES if path.suffix == ".h"]
+    here = [path for path in headers if ONE_CPU.get(path.name, machine()) == machine()]
+    assert len(here) > 40
+    with ThreadPoolExecutor() as pool:
+        told = dict(zip(here, pool.map(compiles_alone, here), strict=True))
+    assert {name_of(path): text for path, text in told.items() if text} == {}
+    broken = tmp_path / "broken.h"
+    broken.write_text("static size_t size;\n")  # without <stddef.h>
+    assert "size_t" in compiles_alone(broken)
+
+
 def test_a_c_file_includes_its_own_header_first():
     for path in CORE_FILES:
         header = path.with_suffix(".h")
@@ -130,7 +207,7 @@ def test_python_and_intrinsics_have_their_folders():
         for include in includes(path):
             fact = f"{name_of(path)} includes {include}"
             assert path.parent.name == "python" or not PYTHON_HEADERS.match(include), fact
-            allowed = path.parent.name == "kernels" or (path.name, include) in MAY_USE
+            allowed = path.parent.name == "simd" or (path.name, include) in MAY_USE
             assert allowed or not INTRINSICS.match(include), fact
 
 
@@ -144,11 +221,22 @@ def test_the_core_never_prints_exits_or_asserts():
 
 def test_a_header_is_guarded():
     for path in C_FILES:
-        if (
-            path.suffix == ".h" and path.parent.name != "kernels"
-        ):  # rows include verbs more than once
+        if path.suffix == ".h" and path.name != "variant.h":  # the body of a .c
             guarded = re.search(r"#ifndef (LP_\w+_H)\n#define \1\n", path.read_text())
             assert guarded, name_of(path)
+
+
+def test_guards_are_undefined_where_widths_are_chosen_alone():
+    undefined = {
+        (path.name, guard.lower())
+        for path in C_FILES
+        for guard in re.findall(r"#undef LP_(\w+)_H\b", path.read_text())
+    }
+    templates = {("variant.h", name.removesuffix(".h")) for name in TEMPLATES}
+    assert undefined == templates | {("vector.h", "plain")}
+    for path in CORE_FILES:
+        by_width = re.search(r"^(NO)?INLINE .*\b[TV]\(\w+\)\(.*\{$", path.read_text(), re.MULTILINE)
+        assert bool(by_width) == (path.name in TEMPLATES), name_of(path)
 
 
 def functions(path: Path) -> Iterator[tuple[str, int]]:
@@ -207,7 +295,7 @@ def resolve(path: Path, module: str) -> str | None:
     if level:
         folder = path.parents[level - 1]
     elif module.split(".")[0] == "llamaprobe":
-        folder, module = REPO, module
+        folder = REPO
     else:
         return None
     target = folder.joinpath(*module.lstrip(".").split("."))
@@ -240,8 +328,7 @@ def test_a_module_imports_only_what_lies_below_it():
     wrong = [
         f"{name} imports {target}"
         for name, target in sorted(found)
-        if unit(name) != unit(target)
-        and PYTHON_LEVELS[unit(target)] >= PYTHON_LEVELS[unit(name)]
+        if unit(name) != unit(target) and PYTHON_LEVELS[unit(target)] >= PYTHON_LEVELS[unit(name)]
     ]
     assert not wrong, wrong
 

@@ -147,7 +147,8 @@ void lp_readahead_stop(lp_readahead *a) {
 
 void lp_readahead_rows(const lp_weight *embed, const int32_t *token_ids, size_t n_tokens) {
     for (size_t i = 0; i < n_tokens; i++) {
-        range r = pages_of(lp_weight_at(embed, (size_t)token_ids[i], 0), embed->n_cols * lp_word_bytes(embed->word));
+        range r =
+            pages_of(lp_weight_at(embed, (size_t)token_ids[i], 0), embed->n_cols * lp_element_bytes(embed->element));
         if (is_cold(r)) madvise(r.data, r.n_bytes, MADV_WILLNEED);
     }
 }

@@ -238,8 +238,8 @@ int lp_safetensors_check_unchanged(const lp_safetensors *file, lp_error *err) {
     return lp_map_check_unchanged(&file->map, err);
 }
 
-int lp_dtype_word(lp_dtype dtype, lp_word *word) {
-    *word = dtype == LP_F32 ? LP_WORD_F32 : dtype == LP_F16 ? LP_WORD_F16 : LP_WORD_BF16;
+int lp_dtype_element(lp_dtype dtype, lp_element *element) {
+    *element = dtype == LP_F32 ? LP_ELEMENT_F32 : dtype == LP_F16 ? LP_ELEMENT_F16 : LP_ELEMENT_BF16;
     return dtype == LP_BF16 || dtype == LP_F16 || dtype == LP_F32 ? 0 : -1;
 }
 
@@ -254,7 +254,7 @@ typedef struct {
 static void describe(lp_found_tensor *out, const lp_safetensors *file, const lp_tensor *t) {
     *out = (lp_found_tensor){.weight = {.data = t->data}, .path = file->path, .rank = t->rank, .shape = "["};
     size_t n = 1;
-    if (lp_dtype_word(t->dtype, &out->weight.word)) out->format = lp_dtype_name(t->dtype);
+    if (lp_dtype_element(t->dtype, &out->weight.element)) out->format = lp_dtype_name(t->dtype);
     if (t->rank == 1 || t->rank == 2) out->weight.n_rows = t->rank == 1 ? 1 : (size_t)t->shape[0];
     if (t->rank == 1 || t->rank == 2) out->weight.n_cols = (size_t)t->shape[t->rank - 1];
     for (size_t i = 0; i < t->rank && n + 24 < sizeof out->shape; i++)

@@ -15,7 +15,7 @@
 
 #include "../base/error.h" /* lp_error */
 #include "map.h"           /* lp_map_reading */
-#include "tensors.h"       /* lp_tensors, lp_word */
+#include "tensors.h"       /* lp_tensors, lp_element */
 
 /* One line per dtype of the format: name, bits per element. Only BF16, F16 and F32 can be computed with. */
 /* clang-format off */
@@ -35,7 +35,7 @@ typedef enum {
 const char *lp_dtype_name(lp_dtype dtype); /* "BF16" */
 size_t lp_dtype_bits(lp_dtype dtype);      /* 16 */
 /* The element type of a dtype; -1 for one that cannot be computed with. */
-int lp_dtype_word(lp_dtype dtype, lp_word *word);
+int lp_dtype_element(lp_dtype dtype, lp_element *element);
 
 #define LP_MAX_RANK 32
 

@@ -1,4 +1,7 @@
-/* dispatch.c - asks the CPU once, picks the row, honours LLAMAPROBE_KERNELS. Nothing else asks the CPU. */
+/* dispatch.c - the table of variants, and which of them runs here. Nothing else asks the CPU.
+ *
+ * The variant is the last of the table that is the CPU's default, or the one that LLAMAPROBE_KERNELS names: never a
+ * silent fallback. */
 #include "kernels.h"
 
 #include <stdatomic.h>
@@ -6,20 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-extern const lp_kernels lp_kernels_generic;
-#ifdef LP_EMULATED
-extern const lp_kernels lp_kernels_emu16, lp_kernels_emu16_zen4;
-#endif
-
 static int always(void) { return 1; }
-#ifdef LP_EMULATED
-static int never(void) { return 0; }
-#endif
 
 #if defined(__x86_64__)
 #include <cpuid.h>
-
-extern const lp_kernels lp_kernels_avx2, lp_kernels_avx512, lp_kernels_zen4;
 
 /* __builtin_cpu_supports also asks whether the system saves the registers. F16C came before AVX2 on every chip. */
 static int has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
@@ -41,20 +34,20 @@ static int is_zen4(void) {
 }
 
 static int is_intel(void) { return is_made_by("Genu"); }
-#elif defined(__aarch64__)
-extern const lp_kernels lp_kernels_neon;
-#endif
-#if !defined(__x86_64__)
+#else
 static int is_intel(void) { return 0; }
 #endif
 
-/* `suits`: may be chosen when none is named, as rows for tests never are. The last one that does is the best. */
+extern const lp_kernels lp_kernels_generic, lp_kernels_avx2, lp_kernels_avx512, lp_kernels_zen4, lp_kernels_neon,
+    lp_kernels_emu16, lp_kernels_emu16_zen4;
+
+/* Best last. is_default: eligible for automatic choice, NULL for variants that only tests run. */
 static const struct {
-    const lp_kernels *row;
-    int (*supported)(void), (*suits)(void);
-} rows[] = {
+    const lp_kernels *kernels;
+    int (*supported)(void), (*is_default)(void);
+} variants[] = {
 #ifdef LP_EMULATED
-    {&lp_kernels_emu16_zen4, always, never}, {&lp_kernels_emu16, always, never},
+    {&lp_kernels_emu16_zen4, always, NULL},  {&lp_kernels_emu16, always, NULL},
 #endif
     {&lp_kernels_generic, always, always},
 #if defined(__x86_64__)
@@ -65,41 +58,38 @@ static const struct {
 #endif
 };
 
-#define N_ROWS (sizeof rows / sizeof *rows)
+#define N_VARIANTS (sizeof variants / sizeof *variants)
 
-size_t lp_kernels_count(void) { return N_ROWS; }
-const lp_kernels *lp_kernels_at(size_t i) { return rows[i].row; }
-const char *lp_kernels_name(size_t i) { return rows[i].row->name; }
-int lp_kernels_supported(size_t i) { return rows[i].supported(); }
+size_t lp_kernels_count(void) { return N_VARIANTS; }
+const lp_kernels *lp_kernels_at(size_t i) { return variants[i].kernels; }
+int lp_kernels_supported(size_t i) { return variants[i].supported(); }
 
-static atomic_int order; /* 1: in order, 2: row by row; a virtual machine takes microseconds to ask the CPU */
+static atomic_int pattern; /* 1: sequential, 2: per row; a virtual machine takes microseconds to ask the CPU */
 
-int lp_kernels_in_order(void) {
-    int answer = atomic_load_explicit(&order, memory_order_relaxed);
-    if (!answer) atomic_store_explicit(&order, answer = is_intel() ? 2 : 1, memory_order_relaxed);
+int lp_kernels_prefetch_sequential(void) {
+    int answer = atomic_load_explicit(&pattern, memory_order_relaxed);
+    if (!answer) atomic_store_explicit(&pattern, answer = is_intel() ? 2 : 1, memory_order_relaxed);
     return answer == 1;
 }
 
-void lp_kernels_set_in_order(int in_order) { atomic_store(&order, in_order ? 1 : 2); }
-
-static const lp_kernels *best_row(void) {
-    size_t i = N_ROWS - 1;
-    while (!rows[i].suits()) i--;
-    return rows[i].row;
-}
+void lp_kernels_set_prefetch_sequential(int sequential) { atomic_store(&pattern, sequential ? 1 : 2); }
 
 const lp_kernels *lp_kernels_get(lp_error *err) {
     const char *wanted = getenv("LLAMAPROBE_KERNELS");
     char shown[64], names[128];
-    size_t used = 0;
-    if (!wanted || !*wanted) return best_row();
-    for (size_t i = 0; i < N_ROWS; i++) {
-        if (!strcmp(wanted, rows[i].row->name)) {
-            if (rows[i].supported()) return rows[i].row;
+    size_t used = 0, i = N_VARIANTS - 1;
+    if (!wanted || !*wanted) {
+        while (!variants[i].is_default || !variants[i].is_default()) i--;
+        return variants[i].kernels;
+    }
+    for (i = 0; i < N_VARIANTS; i++) {
+        const char *name = variants[i].kernels->name;
+        if (!strcmp(wanted, name)) {
+            if (variants[i].supported()) return variants[i].kernels;
             lp_fail(err, LP_EUNSUPPORTED, "LLAMAPROBE_KERNELS=%s: this CPU cannot run these kernels", wanted);
             return NULL;
         }
-        used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", i ? ", " : "", rows[i].row->name);
+        used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", i ? ", " : "", name);
     }
     lp_fail(err, LP_EARG, "LLAMAPROBE_KERNELS=%s: no such kernels in this build, which has %s",
             lp_show(shown, sizeof shown, wanted, strlen(wanted)), names);

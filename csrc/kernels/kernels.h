@@ -1,7 +1,7 @@
-/* kernels.h - the table of hot loops: one row per instruction set, every row with the same bits.
+/* kernels.h - the table of hot loops: one variant per instruction set, all with the same bits.
  *
- * The arithmetic is the canonical one of docs/arithmetic.md. Kernels compute on one thread, allocate nothing and
- * know no tensor; ops.c cuts the work and hands out scratch.
+ * The arithmetic is the canonical one of docs/arithmetic.md; docs/kernels.md draws the loops. Kernels compute on one
+ * thread, allocate nothing and know no tensor; ops/ cuts the work and hands out scratch.
  *
  * A product is y[m, n] = sum_k x[m, k] w[n, k]. Vectors run along m: x is packed once so that the same k of
  * several tokens is one vector load, and w needs no transpose, only widening to float32, whose numbers are then
@@ -18,12 +18,12 @@
 #define LP_ARITHMETIC_VERSION 1 /* of docs/arithmetic.md: runs of another version have other bits */
 #define LP_K_BLOCK 64           /* k is summed in blocks of this many; part of the canonical arithmetic */
 
-#define LP_MOST_PEAK_SUMS 384 /* independent sums of multiply_add in any row */
+#define LP_MOST_PEAK_SUMS 384 /* independent sums of multiply_add in any variant */
 
-/* One matrix of a product and where its results go. Results that nobody asked for are NULL. */
+/* One matrix of a product and where its results go; NULL: not requested. */
 typedef struct {
     const lp_weight *w;    /* [n_rows, k] */
-    const lp_weight *bias; /* [n_rows] of the same element type; without data, or NULL: none */
+    const lp_weight *bias; /* [n_rows] of the same element type; NULL, or without data: none */
     float *y;              /* [m, n_rows] */
     const float *add;      /* [m, n_rows]: the residual stream, or NULL */
     float *sum;            /* [m, n_rows]: add + y */
@@ -41,19 +41,19 @@ typedef struct {
     float *act, *hidden; /* [m, n_rows], or NULL */
 } lp_product;
 
-/* Keys, or columns of v, that lie side by side: a tile finds its numbers at fixed places, one line after the other. */
+/* Keys, or columns of v, that lie side by side: what a tile broadcasts is consecutive in memory. */
 #define LP_PANEL 8
 
-/* Causal attention of one sequence. k and v lie together, head by head: rows that were as far apart as tokens are would
- * fall into a few sets of the caches. q and k are after RoPE. The last panel of k is whole: what follows the last key
- * in it is read, and may be anything. */
+/* Causal attention of one head of one sequence; q and k are after RoPE. k and v are packed by head: rows as far apart
+ * as tokens would fall into a few sets of the caches. The last panel of k is whole: what follows the last key in it is
+ * read, and may be anything. */
 typedef struct {
     size_t n_tokens, head_dim;
     const float *q; /* rows q_stride floats apart */
     const float *k; /* column d of token t at [(t / LP_PANEL * head_dim + d) * LP_PANEL + t % LP_PANEL] */
     const float *v; /* column d of token t at [d / LP_PANEL * v_stride + t * LP_PANEL + d % LP_PANEL] */
     size_t q_stride, v_stride;
-    float *z; /* as q; v and z are NULL when only the maps are wanted */
+    float *z; /* as q; v and z are NULL when only the maps are requested */
     float scale;
     float *scores;  /* [n_tokens, n_tokens] of this head, or NULL */
     float *pattern; /* the same, zeros: keys after the query are not written */
@@ -61,17 +61,18 @@ typedef struct {
 
 typedef struct {
     const char *name;
-    size_t row_unit;     /* rows of w per tile: bands are multiples of it */
+    size_t row_unit;     /* bands are multiples of so many rows of w */
     size_t band_rows[2]; /* of each factor: not gated, gated */
     size_t band_macs;    /* multiply-adds of one job at most, so that a run can be stopped */
 
-    /* x to x_packed, in pack_units(p) independent units; none when x is used as it lies. */
+    /* x to x_packed [tile][k][tokens of the tile], in pack_units(p) independent units; 0: x is used as it lies. */
     size_t (*packed_size)(size_t m, size_t k);
     size_t (*pack_units)(const lp_product *p);
     void (*pack)(const lp_product *p, size_t unit);
 
-    /* n rows from `row` of one factor (of both when gated), a band of band_rows after the other: few large calls are
-     * faster than many small ones. scratch: band_scratch(m) floats, 64-byte aligned. */
+    /* n_rows rows from `row` of one factor (of both when gated), band by band: the weights of the next band are
+     * prefetched, so few large calls are faster than many small ones. scratch: band_scratch(m) floats, 64-byte aligned.
+     */
     size_t (*band_scratch)(size_t m);
     void (*bands)(const lp_product *p, size_t factor, size_t row, size_t n_rows, float *scratch);
 
@@ -80,14 +81,14 @@ typedef struct {
     size_t (*attend_scratch)(size_t n_tokens, size_t head_dim);
     void (*attend)(const lp_head *h, size_t i, float *scratch);
 
-    /* One row each. Results may be NULL. rms_norm: inverse = 1 / rms before it was rounded, unit = x * inverse,
+    /* x [d] of one token. Results may be NULL. rms_norm: inverse = 1 / rms before it was rounded, unit = x * inverse,
      * out = gain * unit. scale_row: unit = x * scale, out = gain * unit. */
     void (*rms_norm)(float *rms, float *inverse, float *unit, float *out, const float *x, const lp_weight *gain,
                      double eps, size_t d);
     void (*scale_row)(float *unit, float *out, const float *x, float scale, const lp_weight *gain, size_t d);
-    /* out[n_heads, head_dim] from x; cos and sin are [head_dim / 2]. */
+    /* out [n_heads, head_dim] from x; cos and sin [head_dim / 2]. */
     void (*rope)(float *out, const float *x, const float *cos, const float *sin, size_t n_heads, size_t head_dim);
-    void (*widen)(float *out, const void *w, lp_word word, size_t n);
+    void (*widen)(float *out, const void *w, lp_element element, size_t n);
     /* out may be x. */
     void (*exp)(float *out, const float *x, size_t n);
     void (*silu)(float *out, const float *x, size_t n);
@@ -100,20 +101,19 @@ typedef struct {
     float (*read_all)(const float *x, size_t n);
 } lp_kernels;
 
-/* The row in use: the best that the CPU has, or the one that LLAMAPROBE_KERNELS names. NULL: LP_EARG for a name
- * that is not in this build, LP_EUNSUPPORTED for a row that the CPU lacks. It reads the environment, which in Python
- * other threads may move while they hold the GIL: call it with the GIL, before the work. */
+/* The variant in use: the CPU's best, or the one that LLAMAPROBE_KERNELS names. NULL: LP_EARG for a name that is not in
+ * this build, LP_EUNSUPPORTED for a variant that the CPU lacks. It reads the environment, which other threads of Python
+ * may change while they hold the GIL: call it with the GIL, before the work. */
 const lp_kernels *lp_kernels_get(lp_error *err);
 
-/* Software-prefetch pattern of weights: sequential (AMD), or per row at a short distance (Intel); docs/speed.md. The
- * bits are the same. */
-int lp_kernels_in_order(void);
-void lp_kernels_set_in_order(int in_order); /* for tests */
+/* Software-prefetch pattern of weights: sequential (AMD), or per row at a short distance (Intel). The bits are the
+ * same. */
+int lp_kernels_prefetch_sequential(void);
+void lp_kernels_set_prefetch_sequential(int sequential); /* for tests */
 
-/* All rows of this build, best last. */
+/* All variants of this build, best last. */
 size_t lp_kernels_count(void);
 const lp_kernels *lp_kernels_at(size_t i);
-const char *lp_kernels_name(size_t i);
 int lp_kernels_supported(size_t i);
 
 #endif

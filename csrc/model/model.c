@@ -46,7 +46,7 @@ static int get(const lp_model *m, const lp_tensor_spec *spec, size_t layer, cons
     if (found.format)
         return lp_fail(err, LP_EUNSUPPORTED, "%s: tensor %s has dtype %s; only BF16, F16 and F32 can be run exactly",
                        found.path, name, found.format);
-    if (weight && weight->word != out->word)
+    if (weight && weight->element != out->element)
         return lp_fail(err, LP_EUNSUPPORTED, "%s: tensor %s has another dtype than its weight", found.path, name);
     return 0;
 }

@@ -40,13 +40,13 @@ static int run_rows(const lp_ops *ops, rows_args a, size_t weight_bytes) {
 
 static void embed_rows(const rows_args *a, size_t t, size_t end) {
     for (; t < end; t++)
-        a->kernels->widen(a->out + t * a->d, lp_weight_at(a->w, (size_t)a->ids[t], 0), a->w->word, a->d);
+        a->kernels->widen(a->out + t * a->d, lp_weight_at(a->w, (size_t)a->ids[t], 0), a->w->element, a->d);
 }
 
 int lp_embed(const lp_ops *ops, float *out, const int32_t *ids, const lp_weight *table, size_t m) {
     size_t d = table->n_cols;
     return run_rows(ops, (rows_args){.pass = embed_rows, .m = m, .d = d, .out = out, .ids = ids, .w = table},
-                    m * d * lp_word_bytes(table->word));
+                    m * d * lp_element_bytes(table->element));
 }
 
 static float *row(float *x, size_t t, size_t d) { return x ? x + t * d : NULL; }
@@ -127,7 +127,7 @@ static void widen_job(void *arg, size_t i, size_t worker) {
     const widen_args *a = arg;
     size_t at = i * FLOATS_A_PAGE;
     (void)worker;
-    a->kernels->widen(a->out + at, lp_weight_at(a->w, 0, at), a->w->word, lp_size_min(a->n - at, FLOATS_A_PAGE));
+    a->kernels->widen(a->out + at, lp_weight_at(a->w, 0, at), a->w->element, lp_size_min(a->n - at, FLOATS_A_PAGE));
 }
 
 int lp_widen(const lp_ops *ops, float *out, const lp_weight *w) {

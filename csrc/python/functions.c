@@ -50,7 +50,7 @@ static PyObject *list_kernels(PyObject *module, PyObject *unused) {
     size_t n = lp_kernels_count();
     PyObject *list = PyList_New((Py_ssize_t)n);
     for (size_t i = 0; list && i < n; i++) {
-        PyObject *row = Py_BuildValue("(sO)", lp_kernels_name(i), lp_kernels_supported(i) ? Py_True : Py_False);
+        PyObject *row = Py_BuildValue("(sO)", lp_kernels_at(i)->name, lp_kernels_supported(i) ? Py_True : Py_False);
         if (!row || PyList_SetItem(list, (Py_ssize_t)i, row)) Py_CLEAR(list);
     }
     return list;

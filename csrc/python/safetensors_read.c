@@ -59,12 +59,12 @@ static PyObject *fail_memory(PyObject *self, const lp_tensor *t) {
 }
 
 /* Fills the block; not 0 when a signal handler raised. */
-static int widen(const lp_kernels *row, const lp_block *block, const lp_tensor *t, lp_word word) {
+static int widen(const lp_kernels *row, const lp_block *block, const lp_tensor *t, lp_element element) {
     lp_poll poll;
     lp_poll_begin(&poll, NULL, NULL);
     size_t n_threads = t->n_elements < ONE_THREAD ? 1 : lp_limits_cores();
     lp_ops ops = {.kernels = row, .crew = {n_threads, lp_poll_python, &poll}};
-    lp_weight all = {.data = t->data, .word = word, .n_rows = 1, .n_cols = t->n_elements};
+    lp_weight all = {.data = t->data, .element = element, .n_rows = 1, .n_cols = t->n_elements};
     int stopped = lp_widen(&ops, block->data, &all);
     lp_poll_end(&poll);
     return stopped;
@@ -72,13 +72,13 @@ static int widen(const lp_kernels *row, const lp_block *block, const lp_tensor *
 
 PyObject *lp_safetensors_object_read(PyObject *self, PyObject *name) {
     lp_error err;
-    lp_word word;
+    lp_element element;
     lp_block block;
     size_t n_bytes;
     npy_intp shape[LP_MAX_RANK + 1];
     const lp_tensor *t = find(self, name);
     if (!t) return NULL;
-    if (lp_dtype_word(t->dtype, &word))
+    if (lp_dtype_element(t->dtype, &element))
         return lp_raise_new(state_of(self), LP_EUNSUPPORTED,
                             "%s: a tensor of dtype %s has no float32 values here: its bytes "
                             "can be had with .raw",
@@ -89,7 +89,7 @@ PyObject *lp_safetensors_object_read(PyObject *self, PyObject *name) {
     if (lp_size_mul(&n_bytes, t->n_elements, sizeof(float)) || !lp_memory_fits(n_bytes, NULL) ||
         lp_block_reserve(&block, n_bytes))
         return fail_memory(self, t);
-    if (widen(row, &block, t, word)) {
+    if (widen(row, &block, t, element)) {
         lp_block_free(&block);
         return NULL;
     }

@@ -1,4 +1,4 @@
-/* canonical.h - the canonical arithmetic in scalar C, with the library's fmaf: what every kernel row is held to.
+/* canonical.h - the canonical arithmetic in scalar C, with the library's fmaf: what every variant is held to.
  * Slow and short on purpose; docs/arithmetic.md is its text. */
 #ifndef LP_CANONICAL_H
 #define LP_CANONICAL_H
@@ -11,15 +11,15 @@
 #include "../../csrc/base/half.h"
 #include "../../csrc/kernels/kernels.h"
 
-static inline float canonical_word(const void *w, lp_word word, size_t i) {
+static inline float canonical_element(const void *w, lp_element element, size_t i) {
     float x;
     uint16_t half;
-    if (word == LP_WORD_F32) {
+    if (element == LP_ELEMENT_F32) {
         memcpy(&x, (const char *)w + 4 * i, 4);
         return x;
     }
     memcpy(&half, (const char *)w + 2 * i, 2);
-    return word == LP_WORD_BF16 ? lp_bf16_to_f32(half) : lp_f16_to_f32(half);
+    return element == LP_ELEMENT_BF16 ? lp_bf16_to_f32(half) : lp_f16_to_f32(half);
 }
 
 /* Blocks of 64; inside one chain of fused multiply-adds from +0; the first block is not added to a zero.

@@ -1,5 +1,5 @@
 /* exhaustive_exp.c - exp of every float32 from -104 to 89 against the C library in float64: at most 1 ulp off.
- * Every row that this CPU has must give the same bits. Half a minute on one core. */
+ * Every variant that this CPU has must give the same bits. Half a minute on one core. */
 #include "check.h"
 
 #include <math.h>

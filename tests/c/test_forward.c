@@ -13,7 +13,7 @@
 #include "../../csrc/run/forward.h"
 #include "../../csrc/base/fpenv.h"
 #include "../../csrc/base/half.h"
-#include "rows.h"
+#include "variants.h"
 #include "tiny_model.h"
 
 enum { MOST_SEQS = 4, VOCAB = 97 };
@@ -259,6 +259,6 @@ static void check_scratch_of_many_threads(void) {
 int main(int argc, char **argv) {
     check_scratch_of_many_threads();
     check_environment_is_read_once();
-    for_each_row(argc, argv, check_row);
+    for_each_variant(argc, argv, check_row);
     return CHECK_REPORT();
 }

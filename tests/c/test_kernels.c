@@ -1,4 +1,4 @@
-/* test_kernels.c - every kernel row that this CPU has, against the scalar definition, bit for bit.
+/* test_kernels.c - every variant that this CPU has, against the scalar definition, bit for bit.
  *
  * Sizes are chosen around every edge: tiles of tokens, bands of rows, blocks of k; data are ordinary, denormal, or
  * sprinkled with inf, NaN and -0; weights begin at odd addresses. */
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 #include "canonical.h"
-#include "rows.h"
+#include "variants.h"
 
 static uint64_t seed = 88172645463325252u;
 static uint32_t random_bits(void) {
@@ -37,19 +37,19 @@ static float *floats(size_t n, int kind) {
     return x;
 }
 
-/* n words at the end of *hold, at every kind of address: where a line begins, odd, as files have them, at its end */
-static void *words(char **hold, size_t n, lp_word word, int kind) {
+/* n elements at the end of *hold, at every kind of address: where a line begins, odd, as files have them, at its end */
+static void *elements(char **hold, size_t n, lp_element element, int kind) {
     static const size_t offsets[] = {0, 1, 8, 62};
     static size_t n_calls;
     size_t offset = offsets[n_calls++ % 4];
     void *block = NULL;
-    CHECK(posix_memalign(&block, 64, offset + n * lp_word_bytes(word) + (n == 0)) == 0);
+    CHECK(posix_memalign(&block, 64, offset + n * lp_element_bytes(element) + (n == 0)) == 0);
     *hold = block;
     char *w = *hold + offset;
     for (size_t i = 0; i < n; i++) {
         float x = random_float(kind);
-        uint16_t half = word == LP_WORD_BF16 ? lp_f32_to_bf16(x) : lp_f32_to_f16(x);
-        if (word == LP_WORD_F32)
+        uint16_t half = element == LP_ELEMENT_BF16 ? lp_f32_to_bf16(x) : lp_f32_to_f16(x);
+        if (element == LP_ELEMENT_F32)
             memcpy(w + 4 * i, &x, 4);
         else
             memcpy(w + 2 * i, &half, 2);
@@ -57,9 +57,9 @@ static void *words(char **hold, size_t n, lp_word word, int kind) {
     return w;
 }
 
-/* In jobs of so many rows; weights are asked for in either way. */
+/* In jobs of so many rows; weights are prefetched in either way. */
 static void run_product(const lp_kernels *k, lp_product *p, size_t job) {
-    lp_kernels_set_in_order((int)(job / 12 % 2));
+    lp_kernels_set_prefetch_sequential((int)(job / 12 % 2));
     for (size_t u = 0; u < k->pack_units(p); u++) k->pack(p, u);
     for (size_t f = 0; f < (p->gated ? 1 : p->n_factors); f++)
         for (size_t row = 0, end = p->factor[f].w->n_rows; row < end; row += job) {
@@ -71,25 +71,26 @@ static void run_product(const lp_kernels *k, lp_product *p, size_t job) {
 }
 
 /* One linear layer with all its extras against the definition. */
-static void check_linear(const lp_kernels *k, size_t m, size_t n, size_t kk, lp_word word, int kind) {
+static void check_linear(const lp_kernels *k, size_t m, size_t n, size_t kk, lp_element element, int kind) {
     char *hold_w, *hold_b;
     float *x = floats(m * kk, kind), *add = floats(m * n, kind), *y = floats(m * n, WILD), *sum = floats(m * n, WILD);
     size_t skip = n % 2 * 3; /* rows of the tensor before the matrix */
-    void *w = words(&hold_w, (skip + n) * kk, word, kind), *bias = words(&hold_b, n, word, kind);
+    void *w = elements(&hold_w, (skip + n) * kk, element, kind), *bias = elements(&hold_b, n, element, kind);
     lp_product p = {.m = m, .k = kk, .x = x, .n_factors = 1};
     p.x_packed = floats(k->packed_size(m, kk), WILD);
-    lp_weight matrix = {w, word, n, kk, skip}, biases = {bias, word, 1, n, 0};
+    lp_weight matrix = {w, element, n, kk, skip}, biases = {bias, element, 1, n, 0};
     p.factor[0] = (lp_factor){.w = &matrix, .bias = &biases, .y = y, .add = add, .sum = sum};
     run_product(k, &p, 12 * (1 + (m + n + kk) % 14));
     float *wide = floats(n * kk, 0), *want = floats(m * n, 0), *want_sum = floats(m * n, 0);
-    for (size_t i = 0; i < n * kk; i++) wide[i] = canonical_word(w, word, skip * kk + i);
+    for (size_t i = 0; i < n * kk; i++) wide[i] = canonical_element(w, element, skip * kk + i);
     for (size_t i = 0; i < m * n; i++) {
-        want[i] = canonical_dot(x + i / n * kk, 1, wide + i % n * kk, 1, kk) + canonical_word(bias, word, i % n);
+        want[i] = canonical_dot(x + i / n * kk, 1, wide + i % n * kk, 1, kk) + canonical_element(bias, element, i % n);
         want_sum[i] = add[i] + want[i];
     }
     int same = same_floats(y, want, m * n) && same_floats(sum, want_sum, m * n);
     CHECK(same);
-    if (!same) fprintf(stderr, "  %s linear m=%zu n=%zu k=%zu word=%d kind=%d\n", k->name, m, n, kk, (int)word, kind);
+    if (!same)
+        fprintf(stderr, "  %s linear m=%zu n=%zu k=%zu element=%d kind=%d\n", k->name, m, n, kk, (int)element, kind);
     free(x), free(add), free(y), free(sum), free(hold_w), free(hold_b), free(p.x_packed);
     free(wide), free(want), free(want_sum);
 }
@@ -106,7 +107,7 @@ static void check_near_ties(const lp_kernels *k, size_t m) {
         w[2 * r + 1] = b[r % 2] * (r & 8 ? -0x1p-36f : 0x1p-36f);
     }
     lp_product p = {.m = m, .k = 2, .x = x, .n_factors = 1, .x_packed = floats(k->packed_size(m, 2), WILD)};
-    lp_weight matrix = {.data = w, .word = LP_WORD_F32, .n_rows = N, .n_cols = 2};
+    lp_weight matrix = {.data = w, .element = LP_ELEMENT_F32, .n_rows = N, .n_cols = 2};
     p.factor[0] = (lp_factor){.w = &matrix, .y = y};
     run_product(k, &p, 24);
     for (size_t i = 0; i < m * N; i++) {
@@ -116,8 +117,8 @@ static void check_near_ties(const lp_kernels *k, size_t m) {
     free(x), free(y), free(p.x_packed);
 }
 
-/* words: of gate and of up, which a checkpoint may hold in different dtypes */
-static void check_gated(const lp_kernels *k, size_t m, size_t n, size_t kk, int kind, const lp_word word[2]) {
+/* element: of gate and of up, which a checkpoint may hold in different types */
+static void check_gated(const lp_kernels *k, size_t m, size_t n, size_t kk, int kind, const lp_element element[2]) {
     char *hold[2];
     lp_weight matrix[2];
     lp_product p = {.m = m, .k = kk, .n_factors = 2, .gated = 1};
@@ -125,13 +126,13 @@ static void check_gated(const lp_kernels *k, size_t m, size_t n, size_t kk, int 
     p.act = floats(m * n, WILD), p.hidden = floats(m * n, WILD);
     float *y[2] = {floats(m * n, WILD), floats(m * n, WILD)};
     for (int f = 0; f < 2; f++) {
-        matrix[f] = (lp_weight){words(&hold[f], n * kk, word[f], kind), word[f], n, kk, 0};
+        matrix[f] = (lp_weight){elements(&hold[f], n * kk, element[f], kind), element[f], n, kk, 0};
         p.factor[f] = (lp_factor){.w = &matrix[f], .y = y[f]};
     }
     run_product(k, &p, 12 * (1 + (m + n + kk) % 7));
     float *wide = floats(2 * n * kk, 0);
     for (size_t i = 0; i < 2 * n * kk; i++)
-        wide[i] = canonical_word(matrix[i / (n * kk)].data, word[i / (n * kk)], i % (n * kk));
+        wide[i] = canonical_element(matrix[i / (n * kk)].data, element[i / (n * kk)], i % (n * kk));
     int same = 1;
     for (size_t i = 0; i < m * n; i++) {
         float gate = canonical_dot(p.x + i / n * kk, 1, wide + i % n * kk, 1, kk);
@@ -203,7 +204,7 @@ static void check_norm(const lp_kernels *k, size_t d, int kind) {
     char *hold;
     float *x = floats(d, kind), *unit = floats(d, WILD), *out = floats(d, WILD), rms, inverse;
     float *parts_unit = floats(d, WILD), *parts_out = floats(d, WILD), same_inverse;
-    lp_weight gain = {words(&hold, d, LP_WORD_F16, kind), LP_WORD_F16, 1, d, 0};
+    lp_weight gain = {elements(&hold, d, LP_ELEMENT_F16, kind), LP_ELEMENT_F16, 1, d, 0};
     double lane[16] = {0};
     k->rms_norm(&rms, &inverse, unit, out, x, &gain, 1e-5, d);
     for (size_t i = 0; i < d; i++) lane[i % 16] += (double)x[i] * x[i];
@@ -214,7 +215,7 @@ static void check_norm(const lp_kernels *k, size_t d, int kind) {
     k->scale_row(parts_unit, NULL, x, same_inverse, NULL, d);
     k->scale_row(NULL, parts_out, parts_unit, 1, &gain, d);
     for (size_t i = 0; i < d; i++) {
-        float u = x[i] * scale, o = canonical_word(gain.data, LP_WORD_F16, i) * u;
+        float u = x[i] * scale, o = canonical_element(gain.data, LP_ELEMENT_F16, i) * u;
         same &= same_floats(&u, unit + i, 1) && same_floats(&o, out + i, 1);
         same &= same_floats(&u, parts_unit + i, 1) && same_floats(&o, parts_out + i, 1);
     }
@@ -288,7 +289,7 @@ static void check_peak(const lp_kernels *k) {
     CHECK(k->read_all(x, 64 * 3) == total);
 }
 
-static void check_row(const lp_kernels *k) {
+static void check_variant(const lp_kernels *k) {
     static const size_t ns[] = {1, 7, 12, 17, 35, 49}, ks[] = {1, 31, 64, 65, 257, 576, 600},
                         ms[] = {16, 17, 24, 31, 32, 40, 67, 49, 64, 113};
     static const size_t lengths[] = {1, 2, 7, 8, 9, 16, 23, 31, 32, 33, 48, 57, 64, 96, 100, 255, 257, 272, 288, 300};
@@ -296,13 +297,13 @@ static void check_row(const lp_kernels *k) {
     for (size_t m = 1; m <= 13; m++)
         for (size_t n = 0; n < 6; n++)
             for (size_t i = 0; i < 6; i++)
-                check_linear(k, m, ns[n], ks[i], (lp_word)((m + n + i) % 3), (int)((m + i) % N_KINDS));
+                check_linear(k, m, ns[n], ks[i], (lp_element)((m + n + i) % 3), (int)((m + i) % N_KINDS));
     for (size_t m = 0; m < sizeof ms / sizeof *ms; m++)
         for (size_t i = 0; i < 6; i++) {
-            check_linear(k, ms[m], 35, ks[i], LP_WORD_BF16, (int)(i % N_KINDS));
-            check_linear(k, ms[m], 49, 64 * (i + 1), (lp_word)(i % 3), (int)(m % N_KINDS));
-            lp_word mixed[2] = {(lp_word)(i % 3), (lp_word)((i + m) % 3)};
-            check_linear(k, ms[m], 100 + 31 * i, 64 * (m + 3), (lp_word)((i + m) % 3), (int)(i % N_KINDS));
+            check_linear(k, ms[m], 35, ks[i], LP_ELEMENT_BF16, (int)(i % N_KINDS));
+            check_linear(k, ms[m], 49, 64 * (i + 1), (lp_element)(i % 3), (int)(m % N_KINDS));
+            lp_element mixed[2] = {(lp_element)(i % 3), (lp_element)((i + m) % 3)};
+            check_linear(k, ms[m], 100 + 31 * i, 64 * (m + 3), (lp_element)((i + m) % 3), (int)(i % N_KINDS));
             check_gated(k, ms[m], ns[i], ks[(m + i) % 6], (int)(i % N_KINDS), mixed);
             check_gated(k, ms[m], 72 + ns[i], 576, (int)(i % N_KINDS), mixed);
             check_gated(k, m + 5, 24 + ns[i], 128, (int)(m % N_KINDS), mixed);
@@ -310,13 +311,13 @@ static void check_row(const lp_kernels *k) {
         }
     /* results that are whole lines */
     for (size_t i = 0; i + 1 < sizeof ms / sizeof *ms; i++) {
-        lp_word mixed[2] = {(lp_word)(i % 3), (lp_word)((i + i / 3) % 3)};
-        check_linear(k, ms[1 + i], i % 2 ? 64 : 96, 320, (lp_word)(i % 3), (int)(i % N_KINDS));
+        lp_element mixed[2] = {(lp_element)(i % 3), (lp_element)((i + i / 3) % 3)};
+        check_linear(k, ms[1 + i], i % 2 ? 64 : 96, 320, (lp_element)(i % 3), (int)(i % N_KINDS));
         check_gated(k, ms[1 + i], i % 2 ? 48 : 96, 200, (int)(i % N_KINDS), mixed);
     }
     for (size_t i = 0; i < 2; i++)
-        check_linear(k, 9 + 31 * i, 13, 1100 + 1012 * i, LP_WORD_BF16, ORDINARY); /* units of x */
-    check_linear(k, 101, 48, 832, LP_WORD_BF16, ORDINARY); /* three tiles, which share what is asked for */
+        check_linear(k, 9 + 31 * i, 13, 1100 + 1012 * i, LP_ELEMENT_BF16, ORDINARY); /* units of x */
+    check_linear(k, 101, 48, 832, LP_ELEMENT_BF16, ORDINARY); /* three tiles, which share the prefetches */
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
         for (size_t d = 0; d < 7; d++) {
             check_attention(k, lengths[i], dims[d], (int)((i + d) % N_KINDS));
@@ -330,6 +331,6 @@ static void check_row(const lp_kernels *k) {
 }
 
 int main(int argc, char **argv) {
-    for_each_row(argc, argv, check_row);
+    for_each_variant(argc, argv, check_variant);
     return CHECK_REPORT();
 }

@@ -43,7 +43,8 @@ static void check_cut(size_t n_rows, size_t more_rows, size_t n_threads, int gat
     lp_kernels counting = {
         .row_unit = 12, .band_rows = {48, 24}, .band_macs = band_macs, .pack_units = no_units, .bands = count_rows};
     lp_ops ops = {.kernels = &counting, .crew = {.n_threads = n_threads}};
-    lp_weight w[] = {{NULL, LP_WORD_BF16, n_rows, 64, 0}, {NULL, LP_WORD_BF16, gated ? n_rows : more_rows, 64, 0}};
+    lp_weight w[] = {{NULL, LP_ELEMENT_BF16, n_rows, 64, 0},
+                     {NULL, LP_ELEMENT_BF16, gated ? n_rows : more_rows, 64, 0}};
     static float x[200 * 64];
     lp_product p = {.m = m, .k = 64, .x = x, .n_factors = more_rows ? 2 : 1, .gated = gated};
     for (size_t f = 0; f < p.n_factors; f++) p.factor[f].w = &w[f];
@@ -104,7 +105,7 @@ static void check_norms(size_t m, size_t d) {
     const lp_ops *ops = ops_of(3);
     float *x = floats(m * d), *g = floats(d), *rms = floats(m), *inverse = floats(m), *unit = floats(m * d);
     float *out = floats(m * d), *parts = floats(m * d), *out_parts = floats(m * d), *rms_alone = floats(m);
-    lp_weight gain = {g, LP_WORD_F32, 1, d, 0};
+    lp_weight gain = {g, LP_ELEMENT_F32, 1, d, 0};
     int same = 1;
     CHECK(lp_rms_norm(ops, rms, inverse, unit, out, x, &gain, 1e-5, m, d) == 0);
     for (size_t t = 0; t < m; t++) {
@@ -129,13 +130,13 @@ static void check_embed(size_t m, size_t d) {
     enum { N = 7 };
     float *table = floats((N + 2) * d), *out = floats(m * d);
     int32_t *ids = malloc(m * sizeof *ids);
-    lp_weight w = {table, LP_WORD_F32, N, d, 2};
+    lp_weight w = {table, LP_ELEMENT_F32, N, d, 2};
     int same = 1;
     for (size_t t = 0; t < m; t++) ids[t] = (int32_t)(t * 5 % N);
     CHECK(lp_embed(ops_of(3), out, ids, &w, m) == 0);
     for (size_t t = 0; t < m; t++) same &= !memcmp(out + t * d, table + (size_t)(2 + ids[t]) * d, d * sizeof *out);
     CHECK(same);
-    lp_weight all = {table, LP_WORD_F32, 1, m * d < N * d ? m * d : N * d, 0};
+    lp_weight all = {table, LP_ELEMENT_F32, 1, m * d < N * d ? m * d : N * d, 0};
     CHECK(lp_widen(ops_of(3), out, &all) == 0 && !memcmp(out, table, all.n_cols * sizeof *out));
     free(table), free(out), free(ids);
 }

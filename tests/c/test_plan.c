@@ -8,7 +8,7 @@
 #include "../../csrc/base/clock.h"
 #include "../../csrc/run/forward.h"
 #include "canonical.h"
-#include "rows.h"
+#include "variants.h"
 #include "tiny_model.h"
 
 enum { MOST_SEQS = 4, MOST_TOKENS = 80 };
@@ -317,6 +317,6 @@ int main(int argc, char **argv) {
     check_reads();
     check_plans();
     show_speed();
-    for_each_row(argc, argv, check_row);
+    for_each_variant(argc, argv, check_row);
     return CHECK_REPORT();
 }

@@ -1,0 +1,145 @@
+/* attention.h - causal attention of one head for a tile of queries.
+ *
+ * Vectors run along the queries, as in gemm.h, so k and v are numbers to broadcast, k by panels of keys and v by panels
+ * of columns. Scores stay in scratch as [key][query of the tile]; the softmax runs down the keys with one query per
+ * lane and needs no sum across lanes. A tile takes ATTENTION_ROWS keys (or columns of v) at once: of keys after the
+ * last query only those that fill up the last tile are multiplied, and their scores are never read. On the diagonal a
+ * lane takes part up to its own key. */
+#ifndef LP_ATTENTION_H
+#define LP_ATTENTION_H
+
+#include <math.h> /* INFINITY */
+
+#include "gemm/microkernel.h" /* T(tile) */
+#include "gemm/packing.h"     /* pack_tokens, unpack_tokens */
+#include "simd/exp.h"         /* T(scale_scores), T(softmax) */
+
+_Static_assert(LP_PANEL % ATTENTION_ROWS == 0, "what a tile takes at once lies side by side");
+
+/* Sums of x (q or pattern) times a panel of w (k or v): ATTENTION_ROWS of it, or one for the last columns of a head
+ * whose size is no multiple. */
+typedef void attention_tile(float *c, const float *x, const float *w, size_t kc, size_t n_masked, int first);
+#define ATTENTION_TILE(name, shape, n_vec, n_rows)                                                        \
+    NOINLINE void name(float *c, const float *x, const float *w, size_t kc, size_t n_masked, int first) { \
+        shape(tile)(c, x, w, kc, n_masked, first, n_vec, n_rows);                                         \
+    }
+#if NARROW_LANES < LANES
+ATTENTION_TILE(rows_narrow, NARROW_T, 1, ATTENTION_ROWS)
+ATTENTION_TILE(row_narrow, NARROW_T, 1, 1)
+#else
+#define rows_narrow NULL
+#define row_narrow NULL
+#endif
+ATTENTION_TILE(rows_one, T, 1, ATTENTION_ROWS)
+ATTENTION_TILE(row_one, T, 1, 1)
+ATTENTION_TILE(rows_wide, T, 2, ATTENTION_ROWS)
+ATTENTION_TILE(row_wide, T, 2, 1)
+static attention_tile *const rows_tiles[] = {rows_narrow, rows_one, rows_wide}; /* by tile_kind */
+static attention_tile *const row_tiles[] = {row_narrow, row_one, row_wide};
+
+/* One tile of queries at work. */
+typedef struct {
+    const lp_head *head;
+    size_t m0, m, width; /* first query, queries, lanes */
+    size_t n_keys;       /* m0 + m */
+    float *q;            /* [head_dim][width] */
+    float *s;            /* [n_keys, rounded up][width]: scores, then pattern */
+    float *z;            /* [head_dim][width] */
+} lp_queries;
+
+static size_t round_keys(size_t n) { return (n + ATTENTION_ROWS - 1) / ATTENTION_ROWS * ATTENTION_ROWS; }
+
+static size_t attend_scratch(size_t n_tokens, size_t head_dim) { return (round_keys(n_tokens) + 2 * head_dim) * WIDE; }
+
+static void dot_keys(const lp_queries *t) {
+    const lp_head *h = t->head;
+    attention_tile *tile = rows_tiles[kind_of(t->width)];
+    for (size_t key = 0; key < t->n_keys; key += ATTENTION_ROWS) {
+        const float *k = h->k + key / LP_PANEL * h->head_dim * LP_PANEL + key % LP_PANEL;
+        for (size_t d = 0; d < h->head_dim; d += LP_K_BLOCK)
+            tile(t->s + key * t->width, t->q + d * t->width, k + d * LP_PANEL, lp_size_min(h->head_dim - d, LP_K_BLOCK),
+                 0, d == 0);
+    }
+}
+
+/* Keys key .. end of rows m0 .. m0 + m of a [n_tokens, n_tokens] map. */
+static void store_keys(const lp_queries *t, float *map, size_t key, size_t end) {
+    size_t n = t->head->n_tokens;
+    if (!map || key >= end) return;
+    results to = {.y = map + t->m0 * n + key, .stride = n};
+    unpack_tokens(to, t->s + key * t->width, t->width, t->m, end - key, 0);
+}
+
+/* -inf for the keys after them; the pattern is 0 there already. */
+static void store_later_scores(const lp_queries *t) {
+    size_t n = t->head->n_tokens;
+    float *scores = t->head->scores + t->m0 * n;
+    int nontemporal = on_lines((results){.y = scores, .stride = n}, t->n_keys, t->width);
+    for (size_t i = 0; i < t->m; i++, scores += n) {
+        size_t key = t->n_keys;
+        for (; nontemporal && key < n; key += LANES) V(store_nontemporal)(scores + key, V(set1)(-INFINITY));
+        for (; key < n; key++) scores[key] = -INFINITY;
+    }
+}
+
+/* scores to pattern, in place */
+static void normalize(const lp_queries *t) {
+    float most[WIDE];
+    int narrow = t->width < LANES;
+    for (size_t v = 0; v < t->width; v += LANES)
+        (narrow ? NARROW_T(scale_scores) : T(scale_scores))(most + v, t->s + v, t->width, t->n_keys, t->m0 + v,
+                                                            t->head->scale);
+    store_keys(t, t->head->scores, 0, t->n_keys);
+    if (t->head->scores) store_later_scores(t);
+    if (!t->head->pattern && !t->head->z) return;
+    for (size_t v = 0; v < t->width; v += LANES)
+        (narrow ? NARROW_T(softmax) : T(softmax))(t->s + v, most + v, t->width, t->n_keys, t->m0 + v);
+}
+
+/* How many of n keys are stored before each tile of columns, so that all are: whole cache lines. */
+static size_t store_share(size_t n, size_t head_dim) {
+    size_t n_tiles = head_dim / ATTENTION_ROWS + head_dim % ATTENTION_ROWS;
+    return (n + n_tiles * LINE_FLOATS - 1) / (n_tiles * LINE_FLOATS) * LINE_FLOATS;
+}
+
+/* z = pattern x v: blocks of keys, counted from key 0, each for all of z while the pattern is in L1. The diagonal lies
+ * inside the last block, because a tile's width divides LP_K_BLOCK and m0 is a multiple of it. */
+_Static_assert(LP_K_BLOCK % WIDE == 0, "a tile of queries ends inside one block of keys");
+static void mix_values(const lp_queries *t) {
+    const lp_head *h = t->head;
+    enum tile_kind kind = kind_of(t->width);
+    for (size_t key = 0; key <= t->m0; key += LP_K_BLOCK) {
+        size_t before = lp_size_min(t->m0 - key, LP_K_BLOCK), masked = before < LP_K_BLOCK ? t->m : 0;
+        size_t end = key + before + masked, share = store_share(before + masked, h->head_dim), stored = key;
+        for (size_t d = 0, n; d < h->head_dim; d += n, stored += share) {
+            n = h->head_dim - d < ATTENTION_ROWS ? 1 : ATTENTION_ROWS;
+            store_keys(t, h->pattern, stored, lp_size_min(stored + share, end));
+            const float *v = h->v + d / LP_PANEL * h->v_stride + key * LP_PANEL + d % LP_PANEL;
+            (n == 1 ? row_tiles : rows_tiles)[kind](t->z + d * t->width, t->s + key * t->width, v, before, masked,
+                                                    key == 0);
+        }
+    }
+}
+
+static void attend(const lp_head *h, size_t i, float *scratch) {
+    size_t end = lp_size_min((i + 1) * WIDE, h->n_tokens);
+    for (size_t m0 = i * WIDE, width; m0 < end; m0 += width) {
+        width = tile_width(end - m0);
+        size_t m = lp_size_min(end - m0, width), n_keys = m0 + m;
+        float *q = scratch, *z = q + h->head_dim * width, *s = z + h->head_dim * width;
+        lp_queries t = {h, m0, m, width, n_keys, q, s, z};
+        pack_tokens(q, h->q + m0 * h->q_stride, h->q_stride, width, m, h->head_dim);
+        dot_keys(&t);
+        normalize(&t);
+        if (!h->z) {
+            store_keys(&t, h->pattern, 0, n_keys);
+            continue;
+        }
+        mix_values(&t);
+        results to = {.y = h->z + m0 * h->q_stride, .stride = h->q_stride};
+        unpack_tokens(to, z, width, m, h->head_dim, h->n_tokens < NONTEMPORAL_TOKENS);
+    }
+    V(nontemporal_end)();
+}
+
+#endif

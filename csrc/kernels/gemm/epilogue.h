@@ -1,0 +1,76 @@
+/* epilogue.h - what happens to sums when all of k is in them: bias, residual, silu, and out to the results' places. */
+#ifndef LP_EPILOGUE_H
+#define LP_EPILOGUE_H
+
+#include <string.h>
+
+#include "../simd/elements.h" /* lp_element_to_f32 */
+#include "../simd/exp.h"      /* V(silu) */
+#include "gemv.h"             /* is_gemv */
+#include "packing.h"          /* unpack_tokens */
+#include "partition.h"        /* lp_band */
+
+/* c [n][width], rows from `row` on. */
+static void add_bias(float *c, const lp_factor *f, size_t row, size_t n, size_t width) {
+    if (!f->bias || !f->bias->data) return;
+    for (size_t r = 0; r < n; r++, c += width) {
+        float bias = lp_element_to_f32(lp_weight_at(f->bias, 0, row + r), f->bias->element);
+        for (size_t i = 0; i < width; i++) c[i] += bias;
+    }
+}
+
+INLINE VEC activated(const float *a, const float *by) {
+    return by ? V(mul)(V(load)(a), V(load)(by)) : V(silu)(V(load)(a));
+}
+
+/* out = silu(out), or out *= by where `by` is given. */
+NOINLINE void activate(float *out, const float *by, size_t n) {
+    size_t i = 0, rest = n % LP_N;
+    for (; i + LP_N <= n; i += LP_N) V(store)(out + i, activated(out + i, by ? by + i : NULL));
+    if (!rest) return;
+    float a[LP_N] = {0}, b[LP_N] = {0};
+    memcpy(a, out + i, rest * sizeof *a);
+    if (by) memcpy(b, by + i, rest * sizeof *b);
+    V(store)(a, activated(a, by ? b : NULL));
+    memcpy(out + i, a, rest * sizeof *a);
+}
+
+/* Rows of the band for the tokens of one tile, from c [n_rows][width]. Results of many tokens leave the caches before
+ * they are read. */
+static void store_tile(const lp_band *b, results to, const float *c, size_t m0, size_t width) {
+    size_t m = b->p->m;
+    if (!to.y && !to.sum) return;
+    to.stride = b->factor->w->n_rows;
+    to = results_at(to, m0 * to.stride + b->row);
+    if (width == 1)
+        store_row(to, c, b->n_rows);
+    else
+        unpack_tokens(to, c, width, lp_size_min(m - m0, width), b->n_rows, m < NONTEMPORAL_TOKENS);
+}
+
+static void finish_tile(const lp_band *b, size_t m0, size_t width) {
+    const lp_product *p = b->p;
+    float *c = b->sums + m0 * b->height, *up = c + b->pitch * width;
+    for (size_t s = 0; s * b->pitch < b->height; s++) {
+        const lp_factor *f = b->factor + s;
+        add_bias(c + s * b->pitch * width, f, b->row, b->n_rows, width);
+        store_tile(b, (results){f->y, f->add, f->sum, 0}, c + s * b->pitch * width, m0, width);
+    }
+    if (!p->gated || (!p->act && !p->hidden)) return;
+    activate(c, NULL, b->n_rows * width);
+    store_tile(b, (results){.y = p->act}, c, m0, width);
+    if (!p->hidden) return;
+    activate(c, up, b->n_rows * width);
+    store_tile(b, (results){.y = p->hidden}, c, m0, width);
+}
+
+/* The sums of gemv are tiles of one token. */
+static void finish_band(const lp_band *b) {
+    int gemv = is_gemv(b->p);
+    for (size_t m0 = 0, width; m0 < b->p->m; m0 += width) {
+        width = gemv ? 1 : tile_width(b->p->m - m0);
+        finish_tile(b, m0, width);
+    }
+}
+
+#endif

@@ -1,0 +1,115 @@
+/* packing.h - x of a product packed for its tiles, and sums of tiles back to rows of tokens.
+ *
+ * A template, see parameters.h; what the widths share stands at the end. */
+#ifndef LP_PACKING_H
+#define LP_PACKING_H
+
+#include <stdint.h>
+
+#include "../simd/vector.h" /* V, T, VEC */
+#include "gemv.h"           /* is_gemv */
+#include "partition.h"      /* tile_width */
+
+/* Packs `m` (<= width) rows of x, `stride` floats apart, into [k][width], a multiple of N; lanes past m are 0. */
+NOINLINE void T(pack)(float *out, const float *x, size_t stride, size_t width, size_t m, size_t k) {
+    for (size_t v = 0; v < width; v += LP_N) {
+        size_t have = m > v ? lp_size_min(m - v, LP_N) : 0, i = 0;
+        for (; i + LP_N <= k; i += LP_N) {
+            VEC r[LP_N];
+            UNROLL for (size_t j = 0; j < LP_N; j++) r[j] = j < have ? V(load)(x + (v + j) * stride + i) : V(zero)();
+            V(transpose)(r);
+            UNROLL for (size_t j = 0; j < LP_N; j++) V(store)(out + (i + j) * width + v, r[j]);
+        }
+        for (; i < k; i++)
+            for (size_t j = 0; j < LP_N; j++) out[i * width + v + j] = j < have ? x[(v + j) * stride + i] : 0;
+    }
+}
+
+/* The way back: c [n][width], of which columns v .. v + N are `m` tokens, to rows of y and sum. */
+NOINLINE void T(unpack)(results to, const float *c, size_t width, size_t m, size_t n) {
+    for (size_t i = 0; i < n; i += LP_N) {
+        VEC r[LP_N];
+        size_t have = lp_size_min(n - i, LP_N);
+        UNROLL for (size_t j = 0; j < LP_N; j++) r[j] = j < have ? V(load)(c + (i + j) * width) : V(zero)();
+        V(transpose)(r);
+        for (size_t t = 0; t < m; t++) {
+            size_t at = t * to.stride + i;
+            if (have == LP_N) {
+                if (to.y) V(store)(to.y + at, r[t]);
+                if (to.sum) V(store)(to.sum + at, V(add)(V(load)(to.add + at), r[t]));
+                continue;
+            }
+            float part[LP_N];
+            V(store)(part, r[t]);
+            store_row(results_at(to, at), part, have);
+        }
+    }
+}
+
+#if LP_N == LANES
+
+#define LINE_FLOATS 16
+#define SPAN 64 /* floats of a token's row that are stored at once: memory takes two neighbouring lines together */
+
+/* rows [m][SPAN], n of each, to y and sum, past the caches. */
+INLINE void store_rows(results to, const float *rows, size_t m, size_t n) {
+    for (size_t t = 0, at = 0; t < m; t++, rows += SPAN, at += to.stride) {
+        for (size_t i = 0; to.y && i < n; i += LP_N) V(store_nontemporal)(to.y + at + i, V(load)(rows + i));
+        for (size_t i = 0; to.sum && i < n; i += LP_N)
+            V(store_nontemporal)(to.sum + at + i, V(add)(V(load)(to.add + at + i), V(load)(rows + i)));
+    }
+}
+
+/* As T(unpack), past the caches, which halves the traffic of results that are not read soon. Rows of y and sum begin
+ * on cache lines, n is a multiple of LINE_FLOATS; V(nontemporal_end) comes before the first read. */
+NOINLINE void unpack_nontemporal(results to, const float *c, size_t width, size_t m, size_t n) {
+    _Alignas(64) float rows[LP_N * SPAN];
+    for (size_t i = 0, span; i < n; i += span) {
+        span = lp_size_min(n - i, SPAN);
+        for (size_t j = 0; j < span; j += LP_N) {
+            VEC r[LP_N];
+            UNROLL for (size_t l = 0; l < LP_N; l++) r[l] = V(load)(c + (i + j + l) * width);
+            V(transpose)(r);
+            UNROLL for (size_t l = 0; l < LP_N; l++) V(store)(rows + l * SPAN + j, r[l]);
+        }
+        store_rows(results_at(to, i), rows, m, span);
+    }
+}
+
+/* All rows of y and sum begin and end with cache lines. */
+static int on_lines(results to, size_t n, size_t width) {
+    return (((uintptr_t)to.y | (uintptr_t)to.sum) / sizeof *to.y | to.stride | n) % LINE_FLOATS == 0 && width >= LANES;
+}
+
+/* Columns 0 .. width of c [n][width], m of them tokens; `soon`: they are read again soon. */
+static void unpack_tokens(results to, const float *c, size_t width, size_t m, size_t n, int soon) {
+    int nontemporal = !soon && on_lines(to, n, width);
+    for (size_t v = 0; v < m; v += LANES)
+        (nontemporal     ? unpack_nontemporal
+         : width < LANES ? NARROW_T(unpack)
+                         : T(unpack))(results_at(to, v * to.stride), c + v, width, lp_size_min(m - v, LANES), n);
+}
+
+static void pack_tokens(float *out, const float *x, size_t stride, size_t width, size_t m, size_t k) {
+    (width < LANES ? NARROW_T(pack) : T(pack))(out, x, stride, width, m, k);
+}
+
+/* A unit is PACK_COLUMNS columns of one tile. */
+#define PACK_COLUMNS 1024
+
+static size_t packed_size(size_t m, size_t k) { return padded_tokens(m) * k; }
+
+static size_t pack_units(const lp_product *p) {
+    return is_gemv(p) ? 0 : n_tiles(p->m) * ((p->k + PACK_COLUMNS - 1) / PACK_COLUMNS);
+}
+
+static void pack(const lp_product *p, size_t unit) {
+    size_t n = n_tiles(p->m), m0 = tile_start(p->m, unit % n), width = tile_width(p->m - m0);
+    size_t k0 = unit / n * PACK_COLUMNS, kc = lp_size_min(p->k - k0, PACK_COLUMNS);
+    pack_tokens(p->x_packed + m0 * p->k + k0 * width, p->x + m0 * p->k + k0, p->k, width, lp_size_min(p->m - m0, width),
+                kc);
+}
+
+#endif
+
+#endif

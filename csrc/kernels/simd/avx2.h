@@ -1,0 +1,115 @@
+/* avx2.h - the verbs of eight lanes with AVX2, FMA and F16C; plain.h defines them. */
+#ifndef LP_AVX2_H
+#define LP_AVX2_H
+
+#include <immintrin.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "isa.h" /* INLINE, UNROLL, LP_TARGET_BEGIN */
+
+#ifndef LP_TARGET
+#define LP_TARGET "avx2,fma,f16c"
+#endif
+LP_TARGET_BEGIN(LP_TARGET)
+
+typedef __m256 v8;
+typedef struct {
+    __m256d lo, hi;
+} v8d;
+
+INLINE v8 v8_load(const float *p) { return _mm256_loadu_ps(p); }
+INLINE void v8_store(float *p, v8 a) { _mm256_storeu_ps(p, a); }
+INLINE void v8_store_nontemporal(float *p, v8 a) { _mm256_stream_ps(p, a); }
+INLINE void v8_nontemporal_end(void) { _mm_sfence(); }
+INLINE v8 v8_set1(float a) { return _mm256_set1_ps(a); }
+INLINE v8 v8_zero(void) { return _mm256_setzero_ps(); }
+INLINE v8 v8_add(v8 a, v8 b) { return _mm256_add_ps(a, b); }
+INLINE v8 v8_sub(v8 a, v8 b) { return _mm256_sub_ps(a, b); }
+INLINE v8 v8_mul(v8 a, v8 b) { return _mm256_mul_ps(a, b); }
+INLINE v8 v8_div(v8 a, v8 b) { return _mm256_div_ps(a, b); }
+INLINE v8 v8_fma(v8 a, v8 b, v8 c) { return _mm256_fmadd_ps(a, b, c); }
+INLINE v8 v8_max(v8 a, v8 b) { return _mm256_max_ps(a, b); }
+INLINE v8 v8_if_less(v8 a, v8 b, v8 x, v8 y) { return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
+
+INLINE v8 v8_keep_from(size_t lane, v8 x, v8 y) {
+    __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    __m256i below = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)lane), lanes);
+    return _mm256_blendv_ps(x, y, _mm256_castsi256_ps(below));
+}
+
+INLINE v8 v8_scale2(v8 p, v8 biased, float bias) {
+    __m256i n = _mm256_sub_epi32(_mm256_castps_si256(biased), _mm256_castps_si256(_mm256_set1_ps(bias)));
+    __m256i a = _mm256_srai_epi32(n, 1), b = _mm256_sub_epi32(n, a), one = _mm256_set1_epi32(127);
+    v8 two_a = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(a, one), 23));
+    v8 two_b = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(b, one), 23));
+    return _mm256_mul_ps(_mm256_mul_ps(p, two_a), two_b);
+}
+
+INLINE v8 v8_widen_bf16(const void *p) {
+    __m256i halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(halves, 16));
+}
+
+/* The empty asm keeps it one load: gcc makes two of it, and each is two where elements lie across cache lines. */
+INLINE void v8_split_bf16(v8 *even, v8 *odd, const void *p) {
+    __m256i pairs = _mm256_loadu_si256(p);
+    __asm__("" : "+v"(pairs));
+    *even = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+    *odd = _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000)));
+}
+INLINE v8 v8_widen_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128(p)); }
+
+INLINE v8 v8_widen_f32(const void *p) { return _mm256_loadu_ps(p); }
+
+INLINE v8d v8d_zero(void) { return (v8d){_mm256_setzero_pd(), _mm256_setzero_pd()}; }
+INLINE v8d v8d_add(v8d a, v8d b) { return (v8d){_mm256_add_pd(a.lo, b.lo), _mm256_add_pd(a.hi, b.hi)}; }
+INLINE v8d v8d_from(v8 a) {
+    return (v8d){_mm256_cvtps_pd(_mm256_castps256_ps128(a)), _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1))};
+}
+INLINE v8 v8d_round(v8d a) { return _mm256_set_m128(_mm256_cvtpd_ps(a.hi), _mm256_cvtpd_ps(a.lo)); }
+
+INLINE void v8_transpose(v8 r[8]) {
+    v8 t[8];
+    UNROLL for (int i = 0; i < 4; i++) {
+        t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+    }
+    UNROLL for (int i = 0; i < 2; i++) {
+        r[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
+        r[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
+        r[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
+        r[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
+    }
+    UNROLL for (int i = 0; i < 4; i++) {
+        v8 a = r[i], b = r[i + 4];
+        r[i] = _mm256_permute2f128_ps(a, b, 0x20);
+        r[i + 4] = _mm256_permute2f128_ps(a, b, 0x31);
+    }
+}
+
+/* A 32-bit lane holds two neighbours of a row, so that half the shuffles suffice. */
+INLINE void v8_columns_bf16(v8 c[8], const char *w, size_t stride) {
+    __m256i r[4], t[4], pair[4];
+    UNROLL for (size_t i = 0; i < 4; i++) {
+        __m128i low = _mm_loadu_si128((const __m128i *)(w + i * stride));
+        __m128i high = _mm_loadu_si128((const __m128i *)(w + (i + 4) * stride));
+        r[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+    }
+    t[0] = _mm256_unpacklo_epi32(r[0], r[1]), t[1] = _mm256_unpackhi_epi32(r[0], r[1]);
+    t[2] = _mm256_unpacklo_epi32(r[2], r[3]), t[3] = _mm256_unpackhi_epi32(r[2], r[3]);
+    pair[0] = _mm256_unpacklo_epi64(t[0], t[2]), pair[1] = _mm256_unpackhi_epi64(t[0], t[2]);
+    pair[2] = _mm256_unpacklo_epi64(t[1], t[3]), pair[3] = _mm256_unpackhi_epi64(t[1], t[3]);
+    UNROLL for (int i = 0; i < 4; i++) {
+        c[2 * i] = _mm256_castsi256_ps(_mm256_slli_epi32(pair[i], 16));
+        c[2 * i + 1] = _mm256_castsi256_ps(_mm256_and_si256(pair[i], _mm256_set1_epi32((int)0xffff0000)));
+    }
+}
+
+/* In asm: gcc 12 folds the loads of a into every product that uses it, which makes the tile load-bound, and spills;
+ * with registers fixed a tile runs at 94 % of the peak instead of 65 %. "v" is 16 registers, 32 with AVX-512VL. */
+INLINE void v8_fma_into(v8 *c, v8 a, v8 b) { __asm__("vfmadd231ps %2, %1, %0" : "+v"(*c) : "v"(a), "v"(b)); }
+
+LP_TARGET_END
+
+#endif

@@ -1,0 +1,140 @@
+/* neon.h - the verbs of eight lanes as two registers of four; plain.h defines them. */
+#ifndef LP_NEON_H
+#define LP_NEON_H
+
+#include <arm_neon.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "isa.h" /* INLINE, UNROLL */
+
+typedef struct {
+    float32x4_t lo, hi;
+} v8;
+typedef struct {
+    float64x2_t f[4];
+} v8d;
+
+INLINE v8 v8_load(const float *p) { return (v8){vld1q_f32(p), vld1q_f32(p + 4)}; }
+INLINE void v8_store(float *p, v8 a) { vst1q_f32(p, a.lo), vst1q_f32(p + 4, a.hi); }
+INLINE void v8_store_nontemporal(float *p, v8 a) { v8_store(p, a); }
+INLINE void v8_nontemporal_end(void) {}
+INLINE v8 v8_set1(float a) { return (v8){vdupq_n_f32(a), vdupq_n_f32(a)}; }
+INLINE v8 v8_zero(void) { return v8_set1(0); }
+INLINE v8 v8_add(v8 a, v8 b) { return (v8){vaddq_f32(a.lo, b.lo), vaddq_f32(a.hi, b.hi)}; }
+INLINE v8 v8_sub(v8 a, v8 b) { return (v8){vsubq_f32(a.lo, b.lo), vsubq_f32(a.hi, b.hi)}; }
+INLINE v8 v8_mul(v8 a, v8 b) { return (v8){vmulq_f32(a.lo, b.lo), vmulq_f32(a.hi, b.hi)}; }
+INLINE v8 v8_div(v8 a, v8 b) { return (v8){vdivq_f32(a.lo, b.lo), vdivq_f32(a.hi, b.hi)}; }
+INLINE v8 v8_fma(v8 a, v8 b, v8 c) { return (v8){vfmaq_f32(c.lo, a.lo, b.lo), vfmaq_f32(c.hi, a.hi, b.hi)}; }
+INLINE v8 v8_if_less(v8 a, v8 b, v8 x, v8 y) {
+    return (v8){vbslq_f32(vcltq_f32(a.lo, b.lo), x.lo, y.lo), vbslq_f32(vcltq_f32(a.hi, b.hi), x.hi, y.hi)};
+}
+/* Not FMAX: where a is NaN, the result is b. */
+INLINE v8 v8_max(v8 a, v8 b) { return v8_if_less(b, a, a, b); }
+
+INLINE v8 v8_keep_from(size_t lane, v8 x, v8 y) {
+    static const uint32_t lanes[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+    uint32x4_t from = vdupq_n_u32((uint32_t)lane);
+    return (v8){vbslq_f32(vcgeq_u32(vld1q_u32(lanes), from), x.lo, y.lo),
+                vbslq_f32(vcgeq_u32(vld1q_u32(lanes + 4), from), x.hi, y.hi)};
+}
+
+INLINE float32x4_t lp_neon_scale2(float32x4_t p, float32x4_t biased, float bias) {
+    int32x4_t n = vsubq_s32(vreinterpretq_s32_f32(biased), vreinterpretq_s32_f32(vdupq_n_f32(bias)));
+    int32x4_t a = vshrq_n_s32(n, 1), b = vsubq_s32(n, a), one = vdupq_n_s32(127);
+    float32x4_t two_a = vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(a, one), 23));
+    float32x4_t two_b = vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(b, one), 23));
+    return vmulq_f32(vmulq_f32(p, two_a), two_b);
+}
+INLINE v8 v8_scale2(v8 p, v8 biased, float bias) {
+    return (v8){lp_neon_scale2(p.lo, biased.lo, bias), lp_neon_scale2(p.hi, biased.hi, bias)};
+}
+
+/* Four lanes of 32 bits at any address. */
+INLINE uint32x4_t lp_neon_bits(const void *p) { return vreinterpretq_u32_u8(vld1q_u8(p)); }
+INLINE float32x4_t lp_neon_f32(uint32x4_t bits) { return vreinterpretq_f32_u32(bits); }
+
+INLINE v8 v8_widen_bf16(const void *p) {
+    uint16x8_t halves = vreinterpretq_u16_u8(vld1q_u8(p));
+    return (v8){lp_neon_f32(vshll_n_u16(vget_low_u16(halves), 16)), lp_neon_f32(vshll_high_n_u16(halves, 16))};
+}
+INLINE void v8_split_bf16(v8 *even, v8 *odd, const void *p) {
+    uint32x4_t lo = lp_neon_bits(p), hi = lp_neon_bits((const char *)p + 16), mask = vdupq_n_u32(0xffff0000);
+    *even = (v8){lp_neon_f32(vshlq_n_u32(lo, 16)), lp_neon_f32(vshlq_n_u32(hi, 16))};
+    *odd = (v8){lp_neon_f32(vandq_u32(lo, mask)), lp_neon_f32(vandq_u32(hi, mask))};
+}
+INLINE v8 v8_widen_f16(const void *p) {
+    float16x8_t halves = vreinterpretq_f16_u8(vld1q_u8(p));
+    return (v8){vcvt_f32_f16(vget_low_f16(halves)), vcvt_high_f32_f16(halves)};
+}
+
+INLINE v8 v8_widen_f32(const void *p) {
+    const char *from = p;
+    return (v8){vreinterpretq_f32_u8(vld1q_u8(from)), vreinterpretq_f32_u8(vld1q_u8(from + 16))};
+}
+
+INLINE v8d v8d_zero(void) {
+    float64x2_t zero = vdupq_n_f64(0);
+    return (v8d){{zero, zero, zero, zero}};
+}
+INLINE v8d v8d_add(v8d a, v8d b) {
+    UNROLL for (int i = 0; i < 4; i++) a.f[i] = vaddq_f64(a.f[i], b.f[i]);
+    return a;
+}
+INLINE v8d v8d_from(v8 a) {
+    return (v8d){{vcvt_f64_f32(vget_low_f32(a.lo)), vcvt_high_f64_f32(a.lo), vcvt_f64_f32(vget_low_f32(a.hi)),
+                  vcvt_high_f64_f32(a.hi)}};
+}
+INLINE v8 v8d_round(v8d a) {
+    return (v8){vcvt_high_f32_f64(vcvt_f32_f64(a.f[0]), a.f[1]), vcvt_high_f32_f64(vcvt_f32_f64(a.f[2]), a.f[3])};
+}
+
+/* Four rows of four 32-bit lanes to columns. */
+INLINE void lp_neon_transpose(uint32x4_t r[4]) {
+    uint64x2_t even[2], odd[2]; /* pairs of rows: columns 0 and 2, columns 1 and 3 */
+    UNROLL for (int i = 0; i < 2; i++) {
+        even[i] = vreinterpretq_u64_u32(vtrn1q_u32(r[2 * i], r[2 * i + 1]));
+        odd[i] = vreinterpretq_u64_u32(vtrn2q_u32(r[2 * i], r[2 * i + 1]));
+    }
+    r[0] = vreinterpretq_u32_u64(vtrn1q_u64(even[0], even[1]));
+    r[1] = vreinterpretq_u32_u64(vtrn1q_u64(odd[0], odd[1]));
+    r[2] = vreinterpretq_u32_u64(vtrn2q_u64(even[0], even[1]));
+    r[3] = vreinterpretq_u32_u64(vtrn2q_u64(odd[0], odd[1]));
+}
+
+INLINE void v8_transpose(v8 r[8]) {
+    uint32x4_t part[4][4]; /* columns 0 .. 3 of the upper and the lower rows, then columns 4 .. 7 */
+    UNROLL for (int i = 0; i < 4; i++) {
+        part[0][i] = vreinterpretq_u32_f32(r[i].lo), part[1][i] = vreinterpretq_u32_f32(r[4 + i].lo);
+        part[2][i] = vreinterpretq_u32_f32(r[i].hi), part[3][i] = vreinterpretq_u32_f32(r[4 + i].hi);
+    }
+    UNROLL for (int i = 0; i < 4; i++) lp_neon_transpose(part[i]);
+    UNROLL for (int i = 0; i < 4; i++) {
+        r[i] = (v8){lp_neon_f32(part[0][i]), lp_neon_f32(part[1][i])};
+        r[4 + i] = (v8){lp_neon_f32(part[2][i]), lp_neon_f32(part[3][i])};
+    }
+}
+
+/* A 32-bit lane holds two neighbours of a row, so that half the shuffles suffice. */
+INLINE void v8_columns_bf16(v8 c[8], const char *w, size_t stride) {
+    uint32x4_t low[4], high[4], second = vdupq_n_u32(0xffff0000);
+    UNROLL for (size_t i = 0; i < 4; i++) {
+        low[i] = lp_neon_bits(w + i * stride);
+        high[i] = lp_neon_bits(w + (i + 4) * stride);
+    }
+    lp_neon_transpose(low);
+    lp_neon_transpose(high);
+    UNROLL for (int i = 0; i < 4; i++) {
+        c[2 * i] = (v8){lp_neon_f32(vshlq_n_u32(low[i], 16)), lp_neon_f32(vshlq_n_u32(high[i], 16))};
+        c[2 * i + 1] = (v8){lp_neon_f32(vandq_u32(low[i], second)), lp_neon_f32(vandq_u32(high[i], second))};
+    }
+}
+
+/* a stays the scalar that was loaded. In asm, and volatile to keep the order: gcc 12 and clang 14 hoist the loads of
+ * several steps and run out of registers (a tile of 96 products had up to 17 spills, and has none). */
+INLINE void v8_fma_into(v8 *c, v8 a, v8 b) {
+    float number = vgetq_lane_f32(a.lo, 0);
+    __asm__ volatile("fmla %0.4s, %1.4s, %2.s[0]" : "+w"(c->lo) : "w"(b.lo), "w"(number));
+    __asm__ volatile("fmla %0.4s, %1.4s, %2.s[0]" : "+w"(c->hi) : "w"(b.hi), "w"(number));
+}
+#endif
