@@ -1,7 +1,7 @@
 """How values appear in messages: on one line, printable, short.
 
-Names and texts come from strangers' files; none of them may move the cursor of a terminal or fill
-its screen.
+Names and texts come from untrusted files: they must not move the cursor of a terminal or fill its
+screen.
 """
 
 import os

@@ -258,13 +258,13 @@ class Run:
 
 
 def read_run(folder: str | os.PathLike[str]) -> Run:
-    """The run that `run.save(folder)` wrote, equal to it bit for bit when it was saved with the
+    """The run that `run.save(folder)` wrote, equal to it bit for bit if it was saved with the
     shortest digits or as npy (a NaN may be another NaN): the same points, arrays, tokens, prompt
     and numbers of the model; `run.equals` compares. The model itself is not needed.
 
-    Raises FileError (no manifest, a file is missing) and FormatError (a file that is not what was
+    Raises FileError (no manifest, a file is missing), FormatError (a file that is not what was
     saved; line and column of text that is not a number), NewerFormatError (a later format version).
-    Whether values were altered is what `llamaprobe verify` says.
+    `llamaprobe verify` checks whether values were altered.
     """
     saved = Saved(folder)
     return Run(saved.prompt(), saved.arrays(), saved.origin())

@@ -38,7 +38,7 @@ def tiers(tmp_path: Path):
         env = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
         env["PYTHONPATH"] = str(tmp_path)
         done = subprocess.run(
-            command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
+            command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600
         )
         lines = done.stdout.splitlines()
         return sorted(line.split("::")[1] for line in lines if line.startswith("PASSED "))
@@ -46,6 +46,7 @@ def tiers(tmp_path: Path):
     return run
 
 
+@pytest.mark.slow
 def test_slow_tests_run_when_they_are_wanted(tiers):
     slow = ["test_slow[1]", "test_slow[2]"]
     assert tiers() == ["test_quick"]
@@ -56,6 +57,7 @@ def test_slow_tests_run_when_they_are_wanted(tiers):
     assert tiers("tests/test_tiers.py") == ["test_quick"]
 
 
+@pytest.mark.slow
 def test_the_rest_is_what_has_not_passed(tiers, tmp_path: Path):
     assert tiers() == ["test_quick"]
     (tmp_path / "llamaprobe_waits.py").touch()

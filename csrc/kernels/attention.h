@@ -66,15 +66,15 @@ static void dot_keys(const lp_queries *t) {
 static void store_keys(const lp_queries *t, float *map, size_t key, size_t end) {
     size_t n = t->head->n_tokens;
     if (!map || key >= end) return;
-    results to = {.y = map + t->m0 * n + key, .stride = n};
-    unpack_tokens(to, t->s + key * t->width, t->width, t->m, end - key, 0);
+    results to = {.y = map, .stride = n};
+    unpack_tokens(&to, t->m0 * n + key, t->s + key * t->width, t->width, t->m, end - key, 0);
 }
 
 /* -inf for the keys after them; the pattern is 0 there already. */
 static void store_later_scores(const lp_queries *t) {
     size_t n = t->head->n_tokens;
     float *scores = t->head->scores + t->m0 * n;
-    int nontemporal = on_lines((results){.y = scores, .stride = n}, t->n_keys, t->width);
+    int nontemporal = on_lines(&(results){.y = scores, .stride = n}, 0, t->n_keys, t->width);
     for (size_t i = 0; i < t->m; i++, scores += n) {
         size_t key = t->n_keys;
         for (; nontemporal && key < n; key += LANES) V(store_nontemporal)(scores + key, V(set1)(-INFINITY));
@@ -136,8 +136,8 @@ static void attend(const lp_head *h, size_t i, float *scratch) {
             continue;
         }
         mix_values(&t);
-        results to = {.y = h->z + m0 * h->q_stride, .stride = h->q_stride};
-        unpack_tokens(to, z, width, m, h->head_dim, h->n_tokens < NONTEMPORAL_TOKENS);
+        results to = {.y = h->z, .stride = h->q_stride};
+        unpack_tokens(&to, m0 * h->q_stride, z, width, m, h->head_dim, h->n_tokens < NONTEMPORAL_TOKENS);
     }
     V(nontemporal_end)();
 }

@@ -6,8 +6,8 @@ bounded in bytes. Only regular files are read: a FIFO or a device is refused, no
 `read_object` is for small files and stricter still: no 1e400, no integer outside int64, no lone
 surrogate, bounded in depth and in how many objects, lists and keys so many bytes may hold (an empty
 list has 3 bytes of text and takes 72 of memory). `find_object` is for the files of a tokenizer,
-which have up to 10 MB and numbers such as 1e30 (`model_max_length`): it is fast and leaves what a
-value may be to its reader.
+which have up to 10 MB and numbers such as 1e30 (`model_max_length`): it is fast, and what a
+value may be is checked where it is used.
 """
 
 import functools

@@ -102,7 +102,7 @@ def _model_ids(spec: dict[str, Any], path: Path) -> list[tuple[str, int]]:
         return [(token[0], id) for id, token in enumerate(vocab)]
     raise TokenizerError(
         f"{shown_path(path)}:"
-        f" the model of type {model.get('type')!r:.80} has a vocabulary of an unknown form"
+        f" the model of type {model.get('type')!r:.80} has no vocabulary of a known form"
     )
 
 

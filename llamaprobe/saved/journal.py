@@ -9,7 +9,7 @@ each other one is what the manifest will say of one file, written before that fi
 that no kill leaves a whole file unknown. A line whose file is missing or different is ignored: only
 size and sha256 decide whether a file is whole.
 
-The folder may come from a stranger, so names in a journal are for the caller to check.
+The folder is not trusted: the caller checks names from a journal.
 """
 
 import contextlib
@@ -208,8 +208,8 @@ def _remove(path: Path) -> None:
 
 
 def _states(paths: Iterable[str]) -> dict[str, Any]:
-    """By name, what tells one weight file from another without reading it. A shard brings those
-    beside it: they may be exported one by one into the same folder."""
+    """By name, what identifies a weight file without reading it. A shard brings those beside it:
+    they may be exported one by one into the same folder."""
     with_siblings = {sibling for path in paths for sibling in _siblings(Path(path))}
     states = {path.name: os.stat(path) for path in sorted(with_siblings)}
     return {

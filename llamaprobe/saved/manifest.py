@@ -63,7 +63,7 @@ def check_new(folder: Path, names: Iterable[str], force: bool) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object that a stranger may have made. FileError, FormatError."""
+    """An untrusted JSON object. FileError, FormatError."""
     limit = _MAX_MANIFEST if path.name == MANIFEST else _MAX_META
     return read_object(path, limit, FormatError)
 

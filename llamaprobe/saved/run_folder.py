@@ -290,7 +290,7 @@ def _selected(
             numbers = (layer,)
         held[point.name] = tuple(dict.fromkeys(held.get(point.name, ()) + numbers))
     if not held:
-        raise PointError(f"the run holds no point of {printable(repr(points))}")
+        raise PointError(f"the run holds none of the points {printable(repr(points))}")
     if wanted is None:
         return held
     for layer in wanted:

@@ -70,12 +70,12 @@ WHERE: dict[str, list[str]] = {
         "test_files.py::test_tensor_names_become_file_names",
         "test_files.py::test_long_and_colliding_names_stay_apart",
     ],
-    "89": ["test_export.py::test_choices_that_make_no_sense"],
+    "89": ["test_export.py::test_rejects_meaningless_choices"],
     "90": [
         "test_files.py::test_wrong_arguments_write_nothing",
-        "test_files.py::test_what_exists_is_not_overwritten",
+        "test_files.py::test_existing_files_are_not_overwritten",
         "test_files.py::test_links_are_replaced_and_not_followed",
-        "test_export_resume.py::test_a_file_of_somebody_else_is_not_overwritten",
+        "test_export_resume.py::test_a_foreign_file_is_not_overwritten",
     ],
     "91": [
         "test_interrupts.py::test_ctrl_c_at_random_moments",

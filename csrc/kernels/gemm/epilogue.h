@@ -41,11 +41,11 @@ static void store_tile(const lp_band *b, results to, const float *c, size_t m0, 
     size_t m = b->p->m;
     if (!to.y && !to.sum) return;
     to.stride = b->factor->w->n_rows;
-    to = results_at(to, m0 * to.stride + b->row);
+    size_t at = m0 * to.stride + b->row;
     if (width == 1)
-        store_row(to, c, b->n_rows);
+        store_row(&to, at, c, b->n_rows);
     else
-        unpack_tokens(to, c, width, lp_size_min(m - m0, width), b->n_rows, m < NONTEMPORAL_TOKENS);
+        unpack_tokens(&to, at, c, width, lp_size_min(m - m0, width), b->n_rows, m < NONTEMPORAL_TOKENS);
 }
 
 static void finish_tile(const lp_band *b, size_t m0, size_t width) {

@@ -78,7 +78,8 @@ INLINE void T(gemv_blocks)(VEC *total, const float *x, const char *w, size_t n_c
         at == 0 && b == 0 ? acc[b][t] : V(add)(total[t], acc[b][t]);
 }
 
-/* out [n_tokens][pitch], N numbers of each row: x [n_tokens, k] times N rows of w. */
+/* out [n_tokens][pitch], N numbers of each row: x [n_tokens, k] times N rows of w. The pitch is always N; without the
+ * argument gcc 12 spills more, and one token of float32 takes 5 to 17 % longer on AVX-512. */
 INLINE void T(gemv)(float *out, size_t pitch, const float *x, const char *w, size_t k, lp_element element,
                     int sequential, const int n_tokens) {
     size_t at = 0;

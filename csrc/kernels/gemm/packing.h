@@ -25,23 +25,23 @@ NOINLINE void T(pack)(float *out, const float *x, size_t stride, size_t width, s
     }
 }
 
-/* The way back: c [n][width], of which columns v .. v + N are `m` tokens, to rows of y and sum. */
-NOINLINE void T(unpack)(results to, const float *c, size_t width, size_t m, size_t n) {
+/* The way back: c [n][width], of which columns v .. v + N are `m` tokens, to rows that begin `at` floats into `to`. */
+NOINLINE void T(unpack)(const results *to, size_t at, const float *c, size_t width, size_t m, size_t n) {
+    const results r = *to;
     for (size_t i = 0; i < n; i += LP_N) {
-        VEC r[LP_N];
+        VEC rows[LP_N];
         size_t have = lp_size_min(n - i, LP_N);
-        UNROLL for (size_t j = 0; j < LP_N; j++) r[j] = j < have ? V(load)(c + (i + j) * width) : V(zero)();
-        V(transpose)(r);
-        for (size_t t = 0; t < m; t++) {
-            size_t at = t * to.stride + i;
+        UNROLL for (size_t j = 0; j < LP_N; j++) rows[j] = j < have ? V(load)(c + (i + j) * width) : V(zero)();
+        V(transpose)(rows);
+        for (size_t t = 0, to_row = at + i; t < m; t++, to_row += r.stride) {
             if (have == LP_N) {
-                if (to.y) V(store)(to.y + at, r[t]);
-                if (to.sum) V(store)(to.sum + at, V(add)(V(load)(to.add + at), r[t]));
+                if (r.y) V(store)(r.y + to_row, rows[t]);
+                if (r.sum) V(store)(r.sum + to_row, V(add)(V(load)(r.add + to_row), rows[t]));
                 continue;
             }
             float part[LP_N];
-            V(store)(part, r[t]);
-            store_row(results_at(to, at), part, have);
+            V(store)(part, rows[t]);
+            store_row(to, to_row, part, have);
         }
     }
 }
@@ -51,43 +51,42 @@ NOINLINE void T(unpack)(results to, const float *c, size_t width, size_t m, size
 #define LINE_FLOATS 16
 #define SPAN 64 /* floats of a token's row that are stored at once: memory takes two neighbouring lines together */
 
-/* rows [m][SPAN], n of each, to y and sum, past the caches. */
-INLINE void store_rows(results to, const float *rows, size_t m, size_t n) {
-    for (size_t t = 0, at = 0; t < m; t++, rows += SPAN, at += to.stride) {
-        for (size_t i = 0; to.y && i < n; i += LP_N) V(store_nontemporal)(to.y + at + i, V(load)(rows + i));
-        for (size_t i = 0; to.sum && i < n; i += LP_N)
-            V(store_nontemporal)(to.sum + at + i, V(add)(V(load)(to.add + at + i), V(load)(rows + i)));
-    }
-}
-
 /* As T(unpack), past the caches, which halves the traffic of results that are not read soon. Rows of y and sum begin
  * on cache lines, n is a multiple of LINE_FLOATS; V(nontemporal_end) comes before the first read. */
-NOINLINE void unpack_nontemporal(results to, const float *c, size_t width, size_t m, size_t n) {
+NOINLINE void unpack_nontemporal(const results *to, size_t at, const float *c, size_t width, size_t m, size_t n) {
     _Alignas(64) float rows[LP_N * SPAN];
-    for (size_t i = 0, span; i < n; i += span) {
-        span = lp_size_min(n - i, SPAN);
+    const results r = *to;
+    for (size_t begin = 0, span; begin < n; begin += span) {
+        span = lp_size_min(n - begin, SPAN);
         for (size_t j = 0; j < span; j += LP_N) {
-            VEC r[LP_N];
-            UNROLL for (size_t l = 0; l < LP_N; l++) r[l] = V(load)(c + (i + j + l) * width);
-            V(transpose)(r);
-            UNROLL for (size_t l = 0; l < LP_N; l++) V(store)(rows + l * SPAN + j, r[l]);
+            VEC square[LP_N];
+            UNROLL for (size_t l = 0; l < LP_N; l++) square[l] = V(load)(c + (begin + j + l) * width);
+            V(transpose)(square);
+            UNROLL for (size_t l = 0; l < LP_N; l++) V(store)(rows + l * SPAN + j, square[l]);
         }
-        store_rows(results_at(to, i), rows, m, span);
+        const float *from = rows;
+        for (size_t t = 0, to_row = at + begin; t < m; t++, from += SPAN, to_row += r.stride) {
+            for (size_t i = 0; r.y && i < span; i += LP_N) V(store_nontemporal)(r.y + to_row + i, V(load)(from + i));
+            for (size_t i = to_row, j = 0; r.sum && j < span; i += LP_N, j += LP_N)
+                V(store_nontemporal)(r.sum + i, V(add)(V(load)(r.add + i), V(load)(from + j)));
+        }
     }
 }
 
 /* All rows of y and sum begin and end with cache lines. */
-static int on_lines(results to, size_t n, size_t width) {
-    return (((uintptr_t)to.y | (uintptr_t)to.sum) / sizeof *to.y | to.stride | n) % LINE_FLOATS == 0 && width >= LANES;
+static int on_lines(const results *to, size_t at, size_t n, size_t width) {
+    size_t y = to->y ? (uintptr_t)to->y / sizeof *to->y + at : 0;
+    size_t sum = to->sum ? (uintptr_t)to->sum / sizeof *to->sum + at : 0;
+    return (y | sum | to->stride | n) % LINE_FLOATS == 0 && width >= LANES;
 }
 
 /* Columns 0 .. width of c [n][width], m of them tokens; `soon`: they are read again soon. */
-static void unpack_tokens(results to, const float *c, size_t width, size_t m, size_t n, int soon) {
-    int nontemporal = !soon && on_lines(to, n, width);
-    for (size_t v = 0; v < m; v += LANES)
+static void unpack_tokens(const results *to, size_t at, const float *c, size_t width, size_t m, size_t n, int soon) {
+    int nontemporal = !soon && on_lines(to, at, n, width);
+    for (size_t v = 0; v < m; v += LANES, at += LANES * to->stride)
         (nontemporal     ? unpack_nontemporal
          : width < LANES ? NARROW_T(unpack)
-                         : T(unpack))(results_at(to, v * to.stride), c + v, width, lp_size_min(m - v, LANES), n);
+                         : T(unpack))(to, at, c + v, width, lp_size_min(m - v, LANES), n);
 }
 
 static void pack_tokens(float *out, const float *x, size_t stride, size_t width, size_t m, size_t k) {

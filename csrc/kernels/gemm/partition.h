@@ -80,14 +80,10 @@ typedef struct {
     size_t stride;
 } results;
 
-INLINE results results_at(results r, size_t at) {
-    return (results){r.y ? r.y + at : NULL, r.add ? r.add + at : NULL, r.sum ? r.sum + at : NULL, r.stride};
-}
-
-/* A part of one row: c [n]. */
-static inline void store_row(results to, const float *c, size_t n) {
-    if (to.y) memcpy(to.y, c, n * sizeof *c);
-    for (size_t i = 0; to.sum && i < n; i++) to.sum[i] = to.add[i] + c[i];
+/* A part of a row, `at` floats from the beginning: c [n]. */
+static inline void store_row(const results *to, size_t at, const float *c, size_t n) {
+    if (to->y) memcpy(to->y + at, c, n * sizeof *c);
+    for (size_t i = 0; to->sum && i < n; i++) to->sum[at + i] = to->add[at + i] + c[i];
 }
 
 /* ---- rows of w ---- */
