@@ -30,7 +30,7 @@ static void check_text(const lp_json_text *text) {
     char *copy = malloc(text->len + 1), *quoted = malloc(6 * text->len + 3);
     lp_json_copy(copy, text);
     must(copy[text->len] == 0, "a copy is terminated");
-    must(text->has_nul == (strlen(copy) != text->len), "has_nul tells of a NUL");
+    must(text->has_nul == (strlen(copy) != text->len), "has_nul says whether there is a NUL");
     must(text->len <= text->n_raw, "escapes are longer than what they stand for");
     size_t n = quote(quoted, copy, text->len);
     lp_json_init(&json, "again", (unsigned char *)quoted, n, NULL);

@@ -1,10 +1,10 @@
-/* fuzz_open_run.c - whatever file and config come, a model opens or is refused, and a run of it keeps every promise.
+/* fuzz_open_run.c - for any file and config, a model opens or is refused, and its runs keep every promise.
  *
  * The input is a recipe of RECIPE_BYTES - the config, the tokens, and how to run them - and then the bytes of a
  * safetensors file. What opens is run twice: once with all points on one thread of the best kernels, once as the
  * recipe says, on other kernels and more threads, with some of the points. Both must have written the same bits.
  *
- * The mutator keeps file and config in step, since a file at random fits no config: it changes the config and makes
+ * The mutator changes file and config together, since a random file fits no config: it changes the config and makes
  * the file anew, changes weights, some of them to infinity or NaN, changes the run, or lets the header mutator loose
  * on the file. */
 #define _GNU_SOURCE
@@ -154,8 +154,8 @@ static int try_run(attempt *a, lp_error *err) {
     a->values = NULL;
     if (status) return status;
     make_places(a, &run);
-    run.crew.poll = poll_attempt;
-    run.crew.poll_arg = a;
+    run.parallel.poll = poll_attempt;
+    run.parallel.poll_arg = a;
     status = lp_forward(&run, err);
     must(run.steps_done <= run.n_steps, "no more steps are done than there are");
     lp_run_free(&run);
@@ -229,7 +229,7 @@ static int open_memory_file(lp_safetensors **file, const uint8_t *bytes, size_t 
     if (fd < 0) fd = memfd_create("open_run", MFD_CLOEXEC);
     must(fd >= 0 && ftruncate(fd, 0) == 0 && pwrite(fd, bytes, n_bytes, 0) == (ssize_t)n_bytes, "a file in memory");
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    return lp_safetensors_open(file, AT_FDCWD, path, use_mmap, err);
+    return lp_safetensors_open(file, AT_FDCWD, path, use_mmap ? NULL : &(lp_map_reading){.max_bytes = (size_t)-1}, err);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {

@@ -154,6 +154,9 @@ def text_table(is_bf16: bool, digits: int) -> object:
 def text_capacity(count: int) -> int:
     """Bytes that `out` needs for so many numbers."""
 
-def parse_floats(out: _Bytes, text: _Bytes, start: int, sep: str, n_threads: int) -> dict[str, object] | None:
-    """The numbers of a text from byte `start` on into float32 `out`, which they fill exactly. None, or the fault and
-    its place. Ctrl-C stops it."""
+def parse_floats(
+    out: _Bytes, text: _Bytes | tuple[int, int], start: int, sep: str, n_threads: int, spreadsheet: bool = False
+) -> dict[str, object] | None:
+    """The numbers of a text, bytes or (file descriptor, size), from byte `start` on into float32 `out`, which they
+    fill exactly. None, or what is wrong and where. `spreadsheet` ignores quotes, and empty cells at the ends of lines.
+    Ctrl-C stops it. Raises OSError."""

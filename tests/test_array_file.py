@@ -17,8 +17,6 @@ from hypothesis.extra import numpy as arrays
 
 import llamaprobe as lp
 from llamaprobe import _core
-from llamaprobe.files import text_rows as text_floats
-from llamaprobe.files.file_bytes import FileBytes
 
 FORMATS = ("csv", "txt", "npy", "hex")
 
@@ -171,11 +169,11 @@ def test_locates_a_fault_far_down(tmp_path):
         lp.read(path)
 
 
-def test_a_file_that_is_written_to_while_it_is_read(tmp_path, monkeypatch):
+def test_a_changed_text_is_an_error_of_its_own(tmp_path, monkeypatch):
     path = tmp_path / "a.csv"
     path.write_text("# shape=[2]\n1,2\n")
     monkeypatch.setattr(_core, "parse_floats", lambda *args: {"problem": "changed"})
-    with pytest.raises(lp.FileChangedError, match="written to while it was read"):
+    with pytest.raises(lp.FileChangedError, match="cut short while it was read"):
         lp.read(path)
 
 
@@ -275,13 +273,11 @@ def test_locates_a_fault_in_a_long_text(tmp_path, name):
         lp.read(path)
 
 
-def test_a_last_piece_that_is_one_row_without_an_end_is_read_in_pieces_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(text_floats, "_PIECE", 32)
-    path, values = tmp_path / "a.csv", np.empty(80, np.float32)
-    path.write_text("\n".join(["1.25,2.25,3.25,4.25"] * 20))
-    with open(path, "rb") as file:
-        assert text_floats.read_rows(FileBytes(file.fileno(), path), 0, values, ",")
-    assert values.reshape(20, 4).tolist() == [[1.25, 2.25, 3.25, 4.25]] * 20
+def test_a_long_text_without_a_last_line_end(tmp_path):
+    path = tmp_path / "a.csv"
+    row = "1.25,2.25,3.25,4.25"
+    path.write_text("# shape=[300000, 4]\n" + "\n".join([row] * 300_000))
+    assert lp.read(path).tolist() == [[1.25, 2.25, 3.25, 4.25]] * 300_000
 
 
 def test_skips_comments_and_blank_lines_in_a_long_text(tmp_path):

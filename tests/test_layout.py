@@ -71,6 +71,11 @@ ONE_CPU = {"avx2.h": "x86_64", "avx512.h": "x86_64", "neon.h": "aarch64"}
 PYTHON_HEADERS = re.compile(r"<(Python\.h|numpy/|structmember\.h)")
 INTRINSICS = re.compile(r"<(\w*intrin|arm_neon|arm_sve|arm_acle)\.h>")
 MAY_USE = {("fpenv.h", "<emmintrin.h>")}  # the FP control word, which belongs to no kernel
+# Headers of every C compiler; those of the operating system are for csrc/sys and the file map.
+STANDARD_HEADERS = re.compile(
+    r"<(errno|fenv|float|limits|math|stdarg|stdatomic|stddef|stdint|stdio|stdlib|string|cpuid)\.h>"
+)
+SYSTEM_MACROS = re.compile(r"_GNU_SOURCE|_POSIX_C_SOURCE|_DARWIN_C_SOURCE|__linux__|__APPLE__")
 
 MAX_FILE = 500
 MAX_FUNCTION = 60
@@ -209,6 +214,20 @@ def test_python_and_intrinsics_have_their_folders():
             assert path.parent.name == "python" or not PYTHON_HEADERS.match(include), fact
             allowed = path.parent.name == "simd" or (path.name, include) in MAY_USE
             assert allowed or not INTRINSICS.match(include), fact
+
+
+def test_the_operating_system_is_called_from_sys_and_the_file_map_alone():
+    known = (STANDARD_HEADERS, PYTHON_HEADERS, INTRINSICS)
+    system_files = 0
+    for path in CORE_FILES:
+        system = [name for name in includes(path) if name.startswith("<")]
+        system = [name for name in system if not any(header.match(name) for header in known)]
+        system += SYSTEM_MACROS.findall(path.read_text())
+        if room_of(path) == "sys" or name_of(path) == "csrc/io/map.c":
+            system_files += bool(system)
+        else:
+            assert not system, f"{name_of(path)}: {system}"
+    assert system_files > 5, "the test sees what it is about"
 
 
 def test_the_core_never_prints_exits_or_asserts():

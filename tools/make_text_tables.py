@@ -65,7 +65,6 @@ def text_tables() -> str:
         assert k == floor_log10(Fraction(2) ** q)
     units = [f"0x{ceil(unit(q, 64) / 10):016x}" for q in qs]
     powers = [f"{power_of_two(q)}" for q in qs]
-    exponents = [f"{floor_log10(Fraction(2) ** q)}" for q in qs]
     tens = [f"{10**n}u" for n in range(20)]
     exact = []
     for q in range(Q_EXACT_FIRST, Q_EXACT_LAST + 1):
@@ -87,10 +86,6 @@ static const uint64_t text_ten_to[{len(tens)}] = {{
  * numbers, and 255 has none. */
 static const uint64_t text_unit[256] = {{
 {rows([units[0], *units, "0"], 5)}}};
-
-/* [q + 150]: k */
-static const int8_t text_exponent[256] = {{
-{rows([exponents[0], *exponents, "0"], 20)}}};
 
 /* [q + 150]: the shortest digits of 2^(q + 23), in units of 10^(k - 1) */
 static const uint32_t text_power_of_two[256] = {{

@@ -1,11 +1,11 @@
-/* error.c - sentences about what went wrong, cut to fit and safe to print. */
+/* error.c - error messages, cut to fit and safe to print. */
 #include "error.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
-/* Index of the last character's first byte, when cutting at n would leave a part of that character; else n. */
+/* n, or less where cutting at n would split a UTF-8 character. */
 static size_t whole_characters(const char *text, size_t n) {
     size_t lead = n;
     while (lead > 0 && n - lead < 3 && ((unsigned char)text[lead - 1] & 0xC0) == 0x80) lead--;
@@ -48,7 +48,7 @@ static size_t show_byte(char shown[4], unsigned char byte) {
 
 const char *lp_show(char *dst, size_t size, const char *bytes, size_t n_bytes) {
     if (size == 0) return dst;
-    size_t used = 0, cut = 0; /* cut: the most that can be kept when "..." must follow */
+    size_t used = 0, cut = 0; /* cut: the most bytes that leave room for "..." */
     for (size_t i = 0; i < n_bytes; i++) {
         char shown[4];
         size_t n = show_byte(shown, (unsigned char)bytes[i]);

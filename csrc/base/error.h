@@ -1,8 +1,8 @@
-/* error.h - why something failed, in words.
+/* error.h - why a call failed.
  *
  * Every function of the core that can fail takes an lp_error last and returns 0 or -1. On -1 the error holds
- * a status, which the Python layer turns into an exception class, and one sentence that names the file, the
- * tensor and both numbers. The core never prints, never exits and never asserts on input. */
+ * a status, which Python turns into an exception class, and one sentence that names the file, the tensor and both
+ * numbers. The core never prints, exits or asserts on input. */
 #ifndef LP_ERROR_H
 #define LP_ERROR_H
 
@@ -12,13 +12,13 @@
 
 typedef enum {
     LP_OK,
-    LP_ENOMEM,       /* memory could not be had */
+    LP_ENOMEM,       /* out of memory */
     LP_EIO,          /* the operating system refused: open, read, map */
     LP_EFORMAT,      /* the bytes break the rules of their format, or contradict the config */
     LP_EUNSUPPORTED, /* well formed, but not something that can be run exactly */
-    LP_EARG,         /* the caller asked for something that does not exist */
-    LP_ECANCELED,    /* the caller's poll said stop */
-    LP_ECHANGED      /* the file is no longer the one that was opened */
+    LP_EARG,         /* an argument is out of range or names something that does not exist */
+    LP_ECANCELED,    /* the poll said stop */
+    LP_ECHANGED      /* the file changed since it was opened */
 } lp_status;
 
 typedef struct {
@@ -27,17 +27,13 @@ typedef struct {
     char msg[512]; /* always terminated; cut at the end when it would be longer */
 } lp_error;
 
-#if defined(__GNUC__)
 #define LP_PRINTF(fmt_arg, first_arg) __attribute__((format(printf, fmt_arg, first_arg)))
-#else
-#define LP_PRINTF(fmt_arg, first_arg)
-#endif
 
 /* Fills err (which may be NULL) and returns -1, so that `return lp_fail(...)` is the whole error path. */
 int lp_fail(lp_error *err, lp_status status, const char *fmt, ...) LP_PRINTF(3, 4);
 
-/* Bytes from a stranger, made safe to print: printable ASCII stays, all else becomes \xNN, a long name is cut
- * and ends in "...". Writes at most `size` bytes with the terminator, and returns dst for use as an argument. */
+/* Untrusted bytes, made safe to print: printable ASCII stays, all else becomes \xNN, and a long name is cut and ends in
+ * "...". Writes at most `size` bytes with the terminator, and returns dst. */
 const char *lp_show(char *dst, size_t size, const char *bytes, size_t n_bytes);
 
 #endif

@@ -1,7 +1,7 @@
-/* fpenv.h - the canonical floating-point environment of a thread: round to nearest even, denormals kept.
+/* fpenv.h - the canonical floating-point environment of a thread: round to nearest even, no flushing of denormals.
  *
- * A library loaded before us may have set flush-to-zero in the calling thread, and new threads inherit it. Every
- * thread that computes saves its control word, sets ours and restores the old one. */
+ * Another library may have set flush-to-zero in the calling thread, and new threads inherit it. Every thread that
+ * computes saves its control word, sets the canonical one and restores the old one. */
 #ifndef LP_FPENV_H
 #define LP_FPENV_H
 

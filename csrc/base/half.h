@@ -1,8 +1,8 @@
 /* half.h - one bf16 or f16 number to float32 and back, with integers alone.
  *
  * bf16 is the upper half of a float32. f16 has 1 sign, 5 exponent and 10 mantissa bits. Widening is exact.
- * Narrowing rounds to nearest even, overflows to infinity and keeps a NaN a NaN. No float operation is used, so
- * flags that flush subnormals to zero, or another rounding mode, change nothing. */
+ * Narrowing rounds to nearest even, overflows to infinity and preserves NaN. No float operation is used, so
+ * the mode of the FPU does not matter. */
 #ifndef LP_HALF_H
 #define LP_HALF_H
 
@@ -35,8 +35,8 @@ static inline float lp_f16_to_f32(uint16_t word) {
 
 /* bits / 2^shift, 1 <= shift <= 31, to nearest even */
 static inline uint32_t lp_round_shift(uint32_t bits, int shift) {
-    uint32_t half = (uint32_t)1 << (shift - 1), rest = bits & (2 * half - 1), kept = bits >> shift;
-    return kept + (rest > half || (rest == half && (kept & 1)));
+    uint32_t half = (uint32_t)1 << (shift - 1), rest = bits & (2 * half - 1), result = bits >> shift;
+    return result + (rest > half || (rest == half && (result & 1)));
 }
 
 static inline uint16_t lp_f32_to_bf16(float x) {

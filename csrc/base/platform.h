@@ -1,4 +1,4 @@
-/* platform.h - what a machine and its compiler must be, asked before anything else is compiled. */
+/* platform.h - requirements on the machine and its compiler, checked at compile time. */
 #ifndef LP_PLATFORM_H
 #define LP_PLATFORM_H
 

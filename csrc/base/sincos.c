@@ -4,8 +4,8 @@
 
 #include <math.h>
 
-/* pi/2 in three pieces of 26 bits and the rest: n * piece is exact for n < 2^26. */
-static const double piece[] = {0x1.921fb5p+0, 0x1.110b46p-26, 0x1.1a6263p-54, 0x1.8a2e03707344ap-81};
+/* pi/2 as three parts of 26 bits and the rest: n * part is exact for n < 2^26. */
+static const double part[] = {0x1.921fb5p+0, 0x1.110b46p-26, 0x1.1a6263p-54, 0x1.8a2e03707344ap-81};
 #define TWO_OVER_PI 0x1.45f306dc9c883p-1
 
 /* 1/3!, 1/5!, ... and 1/2!, 1/4!, ...: the first term left out is below 2^-57 at pi/4. */
@@ -28,21 +28,11 @@ void lp_sincos(float angle, float *sine, float *cosine) {
         return;
     }
     n = (n + 0x1.8p52) - 0x1.8p52; /* to the nearest integer */
-    double r = ((x - n * piece[0]) - n * piece[1]) - n * piece[2];
-    r -= n * piece[3];
+    double r = ((x - n * part[0]) - n * part[1]) - n * part[2];
+    r -= n * part[3];
     double z = r * r, s = r * alternating(sine_terms, 7, z), c = alternating(cosine_terms, 8, z);
-    switch ((int)((long)n & 3)) {
-    case 0:
-        *sine = (float)s, *cosine = (float)c;
-        break;
-    case 1:
-        *sine = (float)c, *cosine = (float)-s;
-        break;
-    case 2:
-        *sine = (float)-s, *cosine = (float)-c;
-        break;
-    default:
-        *sine = (float)-c, *cosine = (float)s;
-        break;
-    }
+    double turned[] = {s, c, -s, -c, s};
+    int quarter = (int)((long)n & 3);
+    *sine = (float)turned[quarter];
+    *cosine = (float)turned[quarter + 1];
 }

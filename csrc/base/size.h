@@ -1,6 +1,6 @@
 /* size.h - checked sums and products of sizes.
  *
- * Whatever becomes a number of bytes or elements goes through these: they return -1 instead of wrapping. */
+ * Every number of bytes or elements is computed with these: they return -1 instead of wrapping. */
 #ifndef LP_SIZE_H
 #define LP_SIZE_H
 

@@ -1,14 +1,14 @@
-/* json.c - a strict cursor over JSON bytes; see json.h for what it takes.
+/* json.c - a strict cursor over JSON bytes; see json.h for what it accepts.
  *
- * A string is proved once, when the cursor passes over it; what is kept is a slice of the caller's bytes and the
- * length it has without escapes. Escapes are resolved again, piece by piece, when it is copied or compared. */
+ * A string is checked once, when the cursor passes it; the result is a slice of the caller's bytes and the length
+ * without escapes. Escapes are resolved again, one by one, when it is copied or compared. */
 #include "json.h"
 
 #include <string.h>
 
 /* ---------------------------------------------------------------- characters */
 
-/* Bytes of the UTF-8 character at p, 1 to 4; 0 when it is none: overlong, surrogate, too large or cut off. */
+/* Bytes of the UTF-8 character at p, 1 to 4; 0: overlong, surrogate, too large or cut off. */
 static size_t utf8_length(const unsigned char *p, size_t left) {
     if (p[0] < 0x80) return 1;
     size_t n = p[0] >= 0xF0 ? 4 : p[0] >= 0xE0 ? 3 : 2;
@@ -29,7 +29,7 @@ static size_t utf8_encode(unsigned char out[4], uint32_t c) {
     return n;
 }
 
-/* The four hex digits of \uXXXX at p; -1 when they are not that. */
+/* The value of \uXXXX at p; -1: it is something else. */
 static int32_t hex4(const unsigned char *p, size_t left) {
     static const char digits[] = "0123456789abcdefABCDEF";
     if (left < 6 || p[0] != '\\' || p[1] != 'u') return -1;
@@ -42,8 +42,7 @@ static int32_t hex4(const unsigned char *p, size_t left) {
     return value;
 }
 
-/* Resolves the escape at p into 1 to 4 bytes of UTF-8. Returns the bytes it takes in the text, or 0 when it is
- * not a legal escape. */
+/* Resolves the escape at p into 1 to 4 bytes of UTF-8. Returns its length in the text, 0 when it is not legal. */
 static size_t escape_length(const unsigned char *p, size_t left, unsigned char out[4], size_t *n_out) {
     static const char letters[] = "\"\\/bfnrt", meanings[] = "\"\\/\b\f\n\r\t";
     if (left < 2) return 0;
@@ -102,13 +101,13 @@ int lp_json_enter(lp_json *json, char bracket) {
     return 0;
 }
 
-/* Passes the comma before the next value of a container, or its closing bracket: 1 or 0. */
+/* Moves over the comma before the next value of a container (1) or its closing bracket (0). */
 static int next(lp_json *json, char closing, const char *expected) {
     int c = lp_json_peek(json);
     if (c == closing) {
         json->pos++;
         json->depth--;
-        json->first = 0; /* the container was itself a value of the one around it */
+        json->first = 0; /* the container was a value of the one around it */
         return 0;
     }
     if (!json->first && c != ',') return fail(json, expected);
@@ -163,7 +162,7 @@ static int is_digit(const lp_json *json) {
     return json->pos < json->n_bytes && json->bytes[json->pos] >= '0' && json->bytes[json->pos] <= '9';
 }
 
-/* Moves over one byte out of a few, if it stands here. */
+/* Moves over the next byte if it is one of these. */
 static int pass(lp_json *json, const char *any_of) {
     int c = json->pos < json->n_bytes ? json->bytes[json->pos] : 0;
     if (!c || !strchr(any_of, c)) return 0;
@@ -193,9 +192,9 @@ static size_t pass_digits(lp_json *json) {
     return n;
 }
 
-/* Is the magnitude of a number, sign left out, below the one that rounds to infinity as float64? */
+/* Whether an unsigned number is below those that round to infinity as float64. */
 static int fits_float64(const unsigned char *s, size_t n) {
-    static const char limit[] = "179769313486231580793"; /* how 2^1024 - 2^970 begins; it has 309 digits */
+    static const char limit[] = "179769313486231580793"; /* the first of the 309 digits of 2^1024 - 2^970 */
     char digits[] = "000000000000000000000";
     size_t i = 0, n_digits = 0;
     int64_t scale = 0, exponent = 0, fraction = 0; /* the number is 0.digits * 10^(scale + exponent) */
@@ -246,7 +245,7 @@ static int skip_scalar(lp_json *json) {
 }
 
 int lp_json_skip(lp_json *json) {
-    unsigned char is_object[LP_JSON_MAX_DEPTH + 1]; /* of the containers entered here, by depth */
+    unsigned char is_object[LP_JSON_MAX_DEPTH + 1]; /* of containers entered here, by depth */
     size_t outside = json->depth;
     do {
         int c = lp_json_peek(json);

@@ -13,7 +13,7 @@
 
 #include "../base/size.h" /* lp_size_min */
 
-#define PIECE ((size_t)16 << 20) /* bytes of one call: a slow disk gives them within a moment */
+#define PIECE_BYTES ((size_t)16 << 20) /* of one call: a slow disk reads them within a moment */
 
 static const lp_map_reading no_limits = {.max_bytes = (size_t)-1};
 
@@ -34,7 +34,7 @@ void lp_map_close(lp_map *map) {
     map->fd = -1;
 }
 
-/* strerror is not for code that runs beside other threads. */
+/* strerror is not thread-safe. */
 static int fail_system(const lp_map *map, const char *what, lp_error *err) {
     char reason[128];
     int number = errno;
@@ -53,18 +53,23 @@ static const char *kind_of_file(mode_t mode) {
 }
 
 static lp_file_id file_id(const struct stat *st) {
-    return (lp_file_id){.device = st->st_dev,
+#if defined(__APPLE__)
+    struct timespec written = st->st_mtimespec;
+#else
+    struct timespec written = st->st_mtim;
+#endif
+    return (lp_file_id){.device = (uint64_t)st->st_dev,
                         .inode = st->st_ino,
                         .size = st->st_size,
-                        .seconds = st->st_mtim.tv_sec,
-                        .nanoseconds = st->st_mtim.tv_nsec};
+                        .seconds = written.tv_sec,
+                        .nanoseconds = written.tv_nsec};
 }
 
-static int read_pieces(const lp_map *map, void *dst, size_t offset, size_t n, const lp_map_reading *how,
+static int read_pieces(const lp_map *map, void *dst, size_t offset, size_t n, const lp_map_reading *reading,
                        lp_error *err) {
     for (size_t done = 0; done < n;) {
-        size_t want = lp_size_min(n - done, PIECE);
-        if (how->poll && how->poll(how->poll_arg))
+        size_t want = lp_size_min(n - done, PIECE_BYTES);
+        if (reading->poll && reading->poll(reading->poll_arg))
             return lp_fail(err, LP_ECANCELED, "%s: stopped after %zu of %zu bytes", map->name, done, n);
         ssize_t got = pread(map->fd, (char *)dst + done, want, (off_t)(offset + done));
         if (got < 0 && errno == EINTR) continue;
@@ -104,25 +109,24 @@ static int map_file(lp_map *map, lp_error *err) {
     return 0;
 }
 
-static int read_file(lp_map *map, const lp_map_reading *how, lp_error *err) {
-    if (map->n_bytes > how->max_bytes)
+static int read_file(lp_map *map, const lp_map_reading *reading, lp_error *err) {
+    if (map->n_bytes > reading->max_bytes)
         return lp_fail(err, LP_ENOMEM, "%s: has %zu bytes and %zu are free; mapped (mmap=True) it takes none",
-                       map->name, map->n_bytes, how->max_bytes);
+                       map->name, map->n_bytes, reading->max_bytes);
     unsigned char *bytes = malloc(map->n_bytes + 1);
     if (!bytes) return lp_fail(err, LP_ENOMEM, "%s: no memory to read its %zu bytes", map->name, map->n_bytes);
     map->bytes = bytes;
-    if (read_pieces(map, bytes, 0, map->n_bytes, how, err) || lp_map_check_unchanged(map, err)) return -1;
+    if (read_pieces(map, bytes, 0, map->n_bytes, reading, err) || lp_map_check_unchanged(map, err)) return -1;
     close(map->fd);
     map->fd = -1;
     return 0;
 }
 
-/* Maps the file when `how` is NULL. */
-static int open_file(lp_map *map, int dir_fd, const char *path, const lp_map_reading *how, lp_error *err) {
+int lp_map_open(lp_map *map, int dir_fd, const char *path, const lp_map_reading *reading, lp_error *err) {
     struct stat st;
     lp_map_borrow(map, path, NULL, 0);
-    map->kind = how ? LP_MAP_READ : LP_MAP_MAPPED;
-    do map->fd = openat(dir_fd, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    map->kind = reading ? LP_MAP_READ : LP_MAP_MAPPED;
+    do map->fd = openat(dir_fd < 0 ? AT_FDCWD : dir_fd, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     while (map->fd < 0 && errno == EINTR);
     if (map->fd < 0) return fail_system(map, "open", err);
     if (fstat(map->fd, &st)) {
@@ -136,17 +140,9 @@ static int open_file(lp_map *map, int dir_fd, const char *path, const lp_map_rea
     }
     map->n_bytes = (size_t)st.st_size;
     map->opened = file_id(&st);
-    if (how ? read_file(map, how, err) : map_file(map, err)) goto fail;
+    if (reading ? read_file(map, reading, err) : map_file(map, err)) goto fail;
     return 0;
 fail:
     lp_map_close(map);
     return -1;
-}
-
-int lp_map_open(lp_map *map, int dir_fd, const char *path, int use_mmap, lp_error *err) {
-    return open_file(map, dir_fd, path, use_mmap ? NULL : &no_limits, err);
-}
-
-int lp_map_copy(lp_map *map, int dir_fd, const char *path, const lp_map_reading *how, lp_error *err) {
-    return open_file(map, dir_fd, path, how, err);
 }

@@ -1,9 +1,9 @@
 /* map.h - the bytes of one regular file: mapped, or read into memory.
  *
- * A mapped file keeps its descriptor, so that a later look tells whether it is still the file that was opened.
- * The map is private and read-only. When another program cuts the file short under the map, touching what is
- * gone raises SIGBUS: lp_map_read does not touch the map, and lp_map_check_unchanged notices beforehand; a file
- * that was read has no such window. A file replaced by rename stays valid, since the map holds the old one.
+ * A mapped file keeps its descriptor, to check later that it is still the file that was opened. The map is private and
+ * read-only. When another program truncates the file, touching the lost pages raises SIGBUS: lp_map_read does not touch
+ * the map, and lp_map_check_unchanged notices beforehand; a file that was read is not affected. A file replaced by
+ * rename stays valid, since the map holds the old one.
  *
  * Everything but a regular file is refused: folders, pipes, sockets and devices, without waiting on any. */
 #ifndef LP_MAP_H
@@ -16,7 +16,7 @@
 
 typedef enum { LP_MAP_BORROWED, LP_MAP_MAPPED, LP_MAP_READ } lp_map_kind;
 
-/* What tells an open file from itself after somebody wrote to it. */
+/* Changes when somebody writes to the file. */
 typedef struct {
     uint64_t device, inode;
     int64_t size, seconds, nanoseconds; /* the time is that of the last write */
@@ -31,19 +31,18 @@ typedef struct {
     char name[200];    /* the path, made safe to print */
 } lp_map;
 
-/* `path` is relative to the descriptor dir_fd (or AT_FDCWD). LP_EIO, LP_ENOMEM; LP_ECHANGED when the file changed
- * while it was read. On failure the map is closed. */
-int lp_map_open(lp_map *map, int dir_fd, const char *path, int use_mmap, lp_error *err);
-/* What reading a whole file into memory may take, and who may stop it. */
+/* Limits of reading a whole file into memory. */
 typedef struct {
     size_t max_bytes;       /* a larger file is LP_ENOMEM before anything is allocated */
     int (*poll)(void *arg); /* called between pieces of some MB; not 0 is LP_ECANCELED; may be NULL */
     void *poll_arg;
 } lp_map_reading;
 
-/* lp_map_open without the map, within limits. */
-int lp_map_copy(lp_map *map, int dir_fd, const char *path, const lp_map_reading *how, lp_error *err);
-/* Bytes of the caller, who keeps them until the map is closed. */
+/* Maps the file, or reads it within limits if `reading` is not NULL. `path` is relative to the folder with descriptor
+ * dir_fd; negative: the current one. LP_EIO, LP_ENOMEM, LP_ECANCELED; LP_ECHANGED when the file changed while it was
+ * read. On failure the map is closed. */
+int lp_map_open(lp_map *map, int dir_fd, const char *path, const lp_map_reading *reading, lp_error *err);
+/* The caller keeps the bytes until the map is closed. */
 void lp_map_borrow(lp_map *map, const char *name, const unsigned char *bytes, size_t n_bytes);
 void lp_map_close(lp_map *map); /* closing twice is legal */
 

@@ -1,15 +1,14 @@
-/* safetensors.c - one safetensors file: its bytes, the proof that its tensors tile them, and how they are found.
+/* safetensors.c - one safetensors file: its bytes, the proof that its tensors cover them, and finding them by name.
  *
- * The header is copied before it is looked at, so that nobody can change it under the proof, and so that opening never
- * touches the map. Sorting the tensors by place proves that they follow one another from the first byte of the data
- * to the last of the file; sorting pointers by name shows duplicates, and finds a name in O(log n). */
+ * The header is copied first, so that it cannot change during the proof and opening never touches the map. Tensors
+ * sorted by place must follow one another from the first byte of the data to the last of the file; pointers sorted by
+ * name show duplicates, and find a name in O(log n). */
 #include "safetensors.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "map.h"                /* lp_map */
 #include "safetensors_header.h" /* lp_header */
 #include "../base/size.h"       /* lp_size_min */
 
@@ -51,7 +50,7 @@ static int compare_keys(const void *a, const void *b) {
     return compare_text(x->key, x->key_len, y->key, y->key_len);
 }
 
-/* Empty tensors that share a place stay in the order of the header, which is that of the kept names. */
+/* Empty tensors that share a place stay in the order of the header, which is that of the copied names. */
 static int compare_places(const void *a, const void *b) {
     const lp_tensor *x = a, *y = b;
     if (x->offset != y->offset) return x->offset < y->offset ? -1 : 1;
@@ -106,7 +105,7 @@ static int check_places(lp_header *h, const lp_map *map, size_t data_start, lp_e
 
 /* ---------------------------------------------------------------- the proof */
 
-/* What Git leaves in place of a large file where Git LFS is not installed: some lines of text. */
+/* The text that Git checks out in place of a large file if Git LFS is not installed. */
 static int is_lfs_pointer(const lp_map *map) {
     static const char first[] = "version https://git-lfs";
     char bytes[sizeof first - 1];
@@ -176,14 +175,10 @@ static int finish(lp_safetensors **out, int failed, lp_error *err) {
     return -1;
 }
 
-int lp_safetensors_open(lp_safetensors **out, int dir_fd, const char *path, int use_mmap, lp_error *err) {
+int lp_safetensors_open(lp_safetensors **out, int dir_fd, const char *path, const lp_map_reading *reading,
+                        lp_error *err) {
     *out = make_file(path, err);
-    return *out ? finish(out, lp_map_open(&(*out)->map, dir_fd, path, use_mmap, err), err) : -1;
-}
-
-int lp_safetensors_copy(lp_safetensors **out, int dir_fd, const char *path, const lp_map_reading *how, lp_error *err) {
-    *out = make_file(path, err);
-    return *out ? finish(out, lp_map_copy(&(*out)->map, dir_fd, path, how, err), err) : -1;
+    return *out ? finish(out, lp_map_open(&(*out)->map, dir_fd, path, reading, err), err) : -1;
 }
 
 int lp_safetensors_from_bytes(lp_safetensors **out, const char *name, const unsigned char *bytes, size_t n_bytes,
@@ -243,13 +238,13 @@ int lp_dtype_element(lp_dtype dtype, lp_element *element) {
     return dtype == LP_BF16 || dtype == LP_F16 || dtype == LP_F32 ? 0 : -1;
 }
 
-/* ---------------------------------------------------------------- the door */
+/* ---------------------------------------------------------------- as lp_tensors */
 
 typedef struct {
-    lp_tensors door; /* first, so that one pointer is both */
+    lp_tensors base; /* first, so that one pointer is both */
     size_t n_files;
     const lp_safetensors *files[];
-} door_of_files;
+} files_tensors;
 
 static void describe(lp_found_tensor *out, const lp_safetensors *file, const lp_tensor *t) {
     *out = (lp_found_tensor){.weight = {.data = t->data}, .path = file->path, .rank = t->rank, .shape = "["};
@@ -264,40 +259,40 @@ static void describe(lp_found_tensor *out, const lp_safetensors *file, const lp_
 }
 
 static int find_in_files(const lp_tensors *tensors, const char *name, lp_found_tensor *out) {
-    const door_of_files *door = (const door_of_files *)tensors;
-    for (size_t i = 0; i < door->n_files; i++) {
-        const lp_tensor *t = lp_safetensors_find(door->files[i], name, strlen(name));
-        if (t) describe(out, door->files[i], t);
+    const files_tensors *all = (const files_tensors *)tensors;
+    for (size_t i = 0; i < all->n_files; i++) {
+        const lp_tensor *t = lp_safetensors_find(all->files[i], name, strlen(name));
+        if (t) describe(out, all->files[i], t);
         if (t) return 1;
     }
     return 0;
 }
 
 static int are_mapped(const lp_tensors *tensors) {
-    const door_of_files *door = (const door_of_files *)tensors;
-    for (size_t i = 0; i < door->n_files; i++)
-        if (!lp_safetensors_is_mapped(door->files[i])) return 0;
+    const files_tensors *all = (const files_tensors *)tensors;
+    for (size_t i = 0; i < all->n_files; i++)
+        if (!lp_safetensors_is_mapped(all->files[i])) return 0;
     return 1;
 }
 
 static int check_files(const lp_tensors *tensors, lp_error *err) {
-    const door_of_files *door = (const door_of_files *)tensors;
-    for (size_t i = 0; i < door->n_files; i++)
-        if (lp_safetensors_check_unchanged(door->files[i], err)) return -1;
+    const files_tensors *all = (const files_tensors *)tensors;
+    for (size_t i = 0; i < all->n_files; i++)
+        if (lp_safetensors_check_unchanged(all->files[i], err)) return -1;
     return 0;
 }
 
-static void close_door(lp_tensors *tensors) { free(tensors); }
+static void close_tensors(lp_tensors *tensors) { free(tensors); }
 
 lp_tensors *lp_safetensors_tensors(lp_safetensors *const *files, size_t n_files, lp_error *err) {
-    door_of_files *door = n_files ? malloc(sizeof *door + n_files * sizeof *door->files) : NULL;
-    if (!door) {
+    files_tensors *all = n_files ? malloc(sizeof *all + n_files * sizeof *all->files) : NULL;
+    if (!all) {
         lp_fail(err, n_files ? LP_ENOMEM : LP_EARG,
                 n_files ? "no memory for a model of %zu files" : "a model needs at least one safetensors file",
                 n_files);
         return NULL;
     }
-    *door = (door_of_files){{files[0]->path, find_in_files, are_mapped, check_files, close_door}, n_files};
-    for (size_t i = 0; i < n_files; i++) door->files[i] = files[i];
-    return &door->door;
+    *all = (files_tensors){{files[0]->path, find_in_files, are_mapped, check_files, close_tensors}, n_files};
+    for (size_t i = 0; i < n_files; i++) all->files[i] = files[i];
+    return &all->base;
 }

@@ -3,10 +3,10 @@
  * A file is  u64 n (little endian) | n bytes of JSON | data.  Before any byte of data is handed out the header
  * is proved by the format's rules: n fits the file, strict UTF-8 JSON without duplicate keys, known dtypes,
  * size = shape x dtype, tensors one after the other from 0 without hole or overlap, the last one ending at the
- * end of the file. Whatever breaks a rule is refused with a message that names the file and the tensor.
+ * end of the file. What breaks a rule is refused with a message that names the file and the tensor.
  *
  * Data may start at any address: users read it with unaligned loads. Names and shapes are copied into one
- * private block; tensor data is never copied (except when `use_mmap` is 0, which reads the file into memory). */
+ * private block; tensor data is copied only when the file is read into memory instead of mapped. */
 #ifndef LP_SAFETENSORS_H
 #define LP_SAFETENSORS_H
 
@@ -17,7 +17,7 @@
 #include "map.h"           /* lp_map_reading */
 #include "tensors.h"       /* lp_tensors, lp_element */
 
-/* One line per dtype of the format: name, bits per element. Only BF16, F16 and F32 can be computed with. */
+/* The dtypes of the format: name, bits per element. Only BF16, F16 and F32 can be computed with. */
 /* clang-format off */
 #define LP_DTYPES(D)                                                                                                   \
     D(BOOL, 8) D(F4, 4) D(F6_E2M3, 6) D(F6_E3M2, 6) D(U8, 8) D(I8, 8) D(F8_E5M2, 8) D(F8_E4M3, 8) D(F8_E8M0, 8)        \
@@ -53,16 +53,14 @@ typedef struct {
 
 typedef struct lp_safetensors lp_safetensors;
 
-/* Opens `path` relative to the directory descriptor `dir_fd` (AT_FDCWD for the current folder). Regular files
- * only. With use_mmap 0 the whole file is read into private memory instead of mapped. *out is NULL on failure.
- * LP_EIO: the system refused; LP_EFORMAT: a rule is broken; LP_ENOMEM. */
-int lp_safetensors_open(lp_safetensors **out, int dir_fd, const char *path, int use_mmap, lp_error *err);
-/* The same with use_mmap 0, within limits: see lp_map_copy. */
-int lp_safetensors_copy(lp_safetensors **out, int dir_fd, const char *path, const lp_map_reading *how, lp_error *err);
+/* Opens `path`, relative to the folder with descriptor dir_fd (negative: the current one): mapped, or read into memory
+ * within limits if `reading` is not NULL. Regular files only. *out is NULL on failure. LP_EIO: the system refused;
+ * LP_EFORMAT: a rule is broken; LP_ENOMEM; LP_ECANCELED, LP_ECHANGED as lp_map_open. */
+int lp_safetensors_open(lp_safetensors **out, int dir_fd, const char *path, const lp_map_reading *reading,
+                        lp_error *err);
 void lp_safetensors_close(lp_safetensors *file); /* NULL is legal */
 
-/* The same proof on bytes in memory, which must outlive the result: for tests and fuzzers. `name` is what
- * messages call the file. */
+/* The same for bytes in memory, which must outlive the result: for tests and fuzzers. Messages call the file `name`. */
 int lp_safetensors_from_bytes(lp_safetensors **out, const char *name, const unsigned char *bytes, size_t n_bytes,
                               lp_error *err);
 
@@ -79,17 +77,16 @@ void lp_safetensors_metadata(const lp_safetensors *file, size_t i, const char **
 
 const char *lp_safetensors_path(const lp_safetensors *file);
 size_t lp_safetensors_n_bytes(const lp_safetensors *file);
-/* Unknown keys inside tensor entries, which the format's reader ignores too: how many were passed over. */
+/* How many unknown keys of tensor entries were ignored, as the format's own reader does. */
 size_t lp_safetensors_n_ignored(const lp_safetensors *file);
 
-int lp_safetensors_is_mapped(const lp_safetensors *file); /* not read into memory, not borrowed */
+int lp_safetensors_is_mapped(const lp_safetensors *file);
 
-/* Compares (device, inode, size, mtime) of the open descriptor with what they were at open.
- * LP_ECHANGED when they differ. Nothing to check for a file that was read, or for bytes. */
+/* As lp_map_check_unchanged. */
 int lp_safetensors_check_unchanged(const lp_safetensors *file, lp_error *err);
 
-/* The door to the tensors of at least one file; of two with one name the first file's. The files must outlive it. NULL:
- * LP_ENOMEM, or LP_EARG for no files. */
+/* The tensors of at least one file; of two with one name, the first file's. The files must outlive it. NULL: LP_ENOMEM,
+ * or LP_EARG for no files. */
 lp_tensors *lp_safetensors_tensors(lp_safetensors *const *files, size_t n_files, lp_error *err);
 
 #endif

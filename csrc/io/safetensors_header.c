@@ -1,14 +1,12 @@
-/* safetensors_header.c - proves the entries of a header one by one; see safetensors_header.h.
+/* safetensors_header.c - checks the entries of a header one by one.
  *
- * The JSON is walked twice by the same code: the first walk proves it and counts, then one block is made, and the
- * second walk fills it:
+ * The same code walks the JSON twice: first it checks and counts, then it fills one block
  *     lp_tensor[n_tensors]  lp_tensor *[n_tensors]  lp_pair[n_pairs]  uint64_t[n_dims]  char[n_chars]
- * So no number that stands in a file becomes the size of an allocation; the block is what the entries take, at most
- * some four times the header.
+ * So no number in a file becomes the size of an allocation; the block is at most some four times the header.
  *
- * Stricter than the format's own reader: duplicate keys, NUL in names and metadata, an entry written as an array, a
- * dtype written as an object, integers of 2^63 and more, rank above 32, more than a million tensors or metadata keys,
- * and more than 32 unknown keys in an entry are refused. (Duplicates among tensors are found in safetensors.c.) */
+ * Stricter than the format's own reader, it refuses duplicate keys, NUL in names and metadata, an entry written as an
+ * array, a dtype written as an object, integers from 2^63, rank above 32, more than a million tensors or metadata keys,
+ * and more than 32 unknown keys in an entry. (safetensors.c finds duplicate tensors.) */
 #include "safetensors_header.h"
 
 #include <stdarg.h>
@@ -22,7 +20,7 @@
 
 #define MAX_KEYS ((size_t)1000000)
 #define MAX_IGNORED ((size_t)32)
-#define FILE_BYTES 200 /* most of what messages call the file */
+#define FILE_BYTES 200 /* of the file's name in messages */
 
 /* A walk over the header. */
 typedef struct {
@@ -31,7 +29,7 @@ typedef struct {
     lp_error *err;
     size_t data_start;
     size_t n_tensors, n_pairs, n_dims, n_chars, n_ignored;
-    lp_tensor *tensors; /* NULL in the first walk, as are the next three */
+    lp_tensor *tensors; /* NULL in the first walk, as the next three */
     lp_pair *pairs;
     uint64_t *dims;
     char *chars;
@@ -46,7 +44,7 @@ typedef struct {
 
 /* ---------------------------------------------------------------- one entry */
 
-/* "model.safetensors: tensor "a": ..." for the entry that is being read. */
+/* "model.safetensors: tensor "a": ..." for the current entry. */
 LP_PRINTF(2, 3) static int fail_entry(const walk *w, const char *fmt, ...) {
     char name[100], problem[250];
     va_list args;
@@ -91,7 +89,7 @@ static int read_offsets(walk *w, entry *e) {
     return n == 2 && !more ? 0 : fail_entry(w, "data_offsets must be two numbers, [begin, end]");
 }
 
-/* Unknown keys are passed over, as the format's reader does, but each may stand only once. */
+/* Unknown keys are ignored, as by the format's reader, but not twice. */
 static int ignore_key(walk *w, lp_json_text *ignored, size_t *n_ignored, const lp_json_text *key) {
     char shown[60];
     for (size_t i = 0; i < *n_ignored; i++)
@@ -131,7 +129,7 @@ static int measure(const walk *w, entry *e) {
     for (size_t i = 0; i < t->rank; i++) overflow |= lp_size_mul(&t->n_elements, t->n_elements, e->shape[i]);
     if (overflow || lp_size_mul(&n_bits, t->n_elements, lp_dtype_bits(t->dtype)))
         return fail_entry(w, "overflow: the product of its shape and dtype does not fit 64 bits");
-    if (n_bits % 8) return fail_entry(w, "misaligned: %zu bits are no whole number of bytes", n_bits);
+    if (n_bits % 8) return fail_entry(w, "misaligned: %zu bits are not a whole number of bytes", n_bits);
     if (begin > end) return fail_entry(w, "data_offsets [%zu, %zu] end before they begin", begin, end);
     if (end - begin != n_bits / 8)
         return fail_entry(w, "%zu elements of %s are %zu bytes, but data_offsets [%zu, %zu] hold %zu", t->n_elements,
@@ -143,8 +141,8 @@ static int measure(const walk *w, entry *e) {
 
 /* ---------------------------------------------------------------- the walk */
 
-/* Counts a string, and in the second walk keeps it. */
-static const char *keep_text(walk *w, const lp_json_text *text) {
+/* Counts a string, and copies it in the second walk. */
+static const char *add_text(walk *w, const lp_json_text *text) {
     char *dst = w->chars ? w->chars + w->n_chars : NULL;
     if (dst) lp_json_copy(dst, text);
     w->n_chars += text->len + 1;
@@ -156,7 +154,7 @@ static int read_tensor(walk *w, const lp_json_text *name) {
     if (name->has_nul) return fail_entry(w, "its name holds a NUL");
     if (w->n_tensors == MAX_KEYS) return fail_entry(w, "too many tensors, the limit is %zu", MAX_KEYS);
     if (read_fields(w, &e) || measure(w, &e)) return -1;
-    e.tensor.name = keep_text(w, name);
+    e.tensor.name = add_text(w, name);
     e.tensor.name_len = name->len;
     if (w->tensors) {
         e.tensor.shape = memcpy(w->dims + w->n_dims, e.shape, e.tensor.rank * sizeof *e.shape);
@@ -170,7 +168,7 @@ static int read_tensor(walk *w, const lp_json_text *name) {
 static int read_metadata(walk *w) {
     lp_json_text key, value;
     int more;
-    if (lp_json_peek(&w->json) == 'n') return lp_json_skip(&w->json); /* null is none */
+    if (lp_json_peek(&w->json) == 'n') return lp_json_skip(&w->json); /* null: no metadata */
     if (lp_json_enter(&w->json, '{')) return -1;
     while ((more = lp_json_next_key(&w->json, &key)) > 0) {
         w->json.within = &key;
@@ -179,7 +177,7 @@ static int read_metadata(walk *w) {
         if (w->n_pairs == MAX_KEYS)
             return lp_fail(w->err, LP_EFORMAT, "%s: too many keys in __metadata__, the limit is %zu", w->file,
                            MAX_KEYS);
-        lp_pair pair = {keep_text(w, &key), keep_text(w, &value), key.len, value.len};
+        lp_pair pair = {add_text(w, &key), add_text(w, &value), key.len, value.len};
         if (w->pairs) w->pairs[w->n_pairs] = pair;
         w->n_pairs++;
     }
@@ -212,9 +210,9 @@ static int add_array(size_t *total, size_t n, size_t size) {
     return lp_size_mul(&n_bytes, n, size) || lp_size_add(total, *total, n_bytes) ? -1 : 0;
 }
 
-/* Makes the block for what the first walk counted, and points the second walk into it. */
+/* Allocates the block as counted by the first walk; the second fills it. */
 static int make_block(lp_header *header, walk *w) {
-    size_t total = 1; /* no block is empty: malloc(0) may be NULL */
+    size_t total = 1; /* never empty: malloc(0) may be NULL */
     if (add_array(&total, w->n_tensors, sizeof *w->tensors) || add_array(&total, w->n_tensors, sizeof(lp_tensor *)) ||
         add_array(&total, w->n_pairs, sizeof *w->pairs) || add_array(&total, w->n_dims, sizeof *w->dims) ||
         add_array(&total, w->n_chars, 1) || !(header->block = malloc(total)))

@@ -1,4 +1,4 @@
-/* config.c - the checks of a config: every product of two of its numbers fits a size after them. */
+/* config.c - checks a config: afterwards no product of two of its numbers overflows. */
 #include "config.h"
 
 #include <math.h>

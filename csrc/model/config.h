@@ -1,4 +1,4 @@
-/* config.h - the one list of the numbers of a model, and the one list of the widths that follow from them. */
+/* config.h - the one list of a model's numbers, and the one list of the widths that follow from them. */
 #ifndef LP_CONFIG_H
 #define LP_CONFIG_H
 
@@ -6,20 +6,20 @@
 
 #include "../base/error.h" /* lp_error */
 
-/* SIZE(name, most): 1 to `most`, which may hang on numbers before it; REAL(name): finite, not negative; FLAG(name).
- * The struct, the checks and the keyword arguments of _core.Model are made from this list. */
-#define LP_CONFIG(SIZE, REAL, FLAG)                                        \
-    SIZE(n_layers, 1024)                                                   \
-    SIZE(n_heads, 4096)                                                    \
-    SIZE(n_kv_heads, c->n_heads) /* divides n_heads */                     \
-    SIZE(head_dim, 1 << 20)      /* even: RoPE turns pairs */              \
-    SIZE(d_model, 1 << 20)                                                 \
-    SIZE(d_ff, 1 << 20)                                                    \
-    SIZE(vocab_size, 1 << 24)                                              \
-    SIZE(max_positions, 1 << 26) /* longest sequence that a run accepts */ \
-    REAL(rms_norm_eps)                                                     \
-    FLAG(attention_bias) /* q, k, v and o have a bias */                   \
-    FLAG(mlp_bias)       /* gate, up and down have a bias */               \
+/* SIZE(name, most): 1 to `most`, which may depend on numbers before it; REAL(name): finite, not negative; FLAG(name).
+ * The struct, the checks and the keyword arguments of _core.Model come from this list. */
+#define LP_CONFIG(SIZE, REAL, FLAG)                           \
+    SIZE(n_layers, 1024)                                      \
+    SIZE(n_heads, 4096)                                       \
+    SIZE(n_kv_heads, c->n_heads) /* divides n_heads */        \
+    SIZE(head_dim, 1 << 20)      /* even: RoPE turns pairs */ \
+    SIZE(d_model, 1 << 20)                                    \
+    SIZE(d_ff, 1 << 20)                                       \
+    SIZE(vocab_size, 1 << 24)                                 \
+    SIZE(max_positions, 1 << 26) /* longest sequence */       \
+    REAL(rms_norm_eps)                                        \
+    FLAG(attention_bias) /* q, k, v and o have a bias */      \
+    FLAG(mlp_bias)       /* gate, up and down have a bias */  \
     FLAG(tied_head)      /* logits use the embedding matrix */
 
 typedef struct {
@@ -32,8 +32,8 @@ typedef struct {
 #undef LP_CONFIG_FLAG
 } lp_config;
 
-/* W(NAME, name, axes, width): the enum LP_WIDTH_<NAME>, the name and the axes that Python sees (T is the number of
- * tokens, any other axis a number of the config), and the floats of a token or, of a map, of a query and a key. */
+/* W(NAME, name, axes, width): the enum LP_WIDTH_<NAME>, name and axes in Python (T: tokens; others: numbers of the
+ * config), and the floats per token or, of an attention map, per query and key. */
 #define LP_WIDTHS(W)                                                \
     W(ONE, one, "T", 1)                                             \
     W(D_MODEL, d_model, "T d_model", c->d_model)                    \

@@ -1,4 +1,4 @@
-/* model.c - finds every tensor of the list, and proves it against the config. */
+/* model.c - finds every tensor of the list and checks it against the config. */
 #include "model.h"
 
 #include <stdio.h>
@@ -27,22 +27,22 @@ const lp_weight *lp_model_weight(const lp_model *model, const lp_tensor_spec *sp
     return (const lp_weight *)((const char *)base + spec->at);
 }
 
-/* The tensor of a row; `weight` is that of the row before, whose bias this may be. */
+/* The tensor of an entry; `weight`: that of a bias, else NULL. */
 static int get(const lp_model *m, const lp_tensor_spec *spec, size_t layer, const lp_weight *weight, lp_error *err) {
     lp_weight *out = (lp_weight *)lp_model_weight(m, spec, layer);
     lp_found_tensor found;
-    char name[128], wanted[64];
+    char name[128], expected[64];
     size_t n = spec->per_layer ? (size_t)snprintf(name, sizeof name, LP_LAYER_PREFIX, layer) : 0;
     snprintf(name + n, sizeof name - n, "%s", spec->name);
-    snprintf(wanted, sizeof wanted, spec->is_vector ? "[%zu]" : "[%zu, %zu]",
+    snprintf(expected, sizeof expected, spec->is_vector ? "[%zu]" : "[%zu, %zu]",
              spec->is_vector ? spec->n_cols : spec->n_rows, spec->n_cols);
     if (!m->tensors->find(m->tensors, name, &found))
         return lp_fail(err, LP_EFORMAT, "%s: tensor %s is missing; the checkpoint is incomplete or not a Llama",
                        m->tensors->path, name);
     *out = found.weight;
     if (found.rank != (spec->is_vector ? 1 : 2) || out->n_rows != spec->n_rows || out->n_cols != spec->n_cols)
-        return lp_fail(err, LP_EFORMAT, "%s: tensor %s has shape %s, the config asks for %s", found.path, name,
-                       found.shape, wanted);
+        return lp_fail(err, LP_EFORMAT, "%s: tensor %s has shape %s, the config requires %s", found.path, name,
+                       found.shape, expected);
     if (found.format)
         return lp_fail(err, LP_EUNSUPPORTED, "%s: tensor %s has dtype %s; only BF16, F16 and F32 can be run exactly",
                        found.path, name, found.format);

@@ -1,8 +1,8 @@
-/* model.h - one open model: the numbers of its config and its weights where they lie, by the one list of tensors.
+/* model.h - an open model: its config, and its weights in place, from the one list of tensors.
  *
- * Opening finds every tensor of the list by its Hugging Face name and proves its element type and shape against the
- * config. No weight is copied; what the tensors lie in must outlive the model. A model is read-only: any number of runs
- * may use it at once. */
+ * Opening finds every tensor of the list by its Hugging Face name and checks its element type and shape against the
+ * config. No weight is copied: the files must outlive the model. A model is read-only: any number of runs may share it.
+ */
 #ifndef LP_MODEL_H
 #define LP_MODEL_H
 
@@ -14,9 +14,9 @@
 #include "points.h"        /* lp_point */
 #include "../io/tensors.h" /* lp_tensors, lp_weight */
 
-/* T(field, name, rows, columns, present, POINT): the member of lp_layer or lp_model, the name in the checkpoint, after
- * LP_LAYER_PREFIX for those of a layer, two widths of config.h (ONE row: a vector), when the model has it, and the
- * value that it is read for. A bias follows its weight and is of the same element type. */
+/* T(field, name, rows, columns, present, POINT): the member of lp_layer or lp_model, the name in the checkpoint (of a
+ * layer, after LP_LAYER_PREFIX), two widths of config.h (ONE row: a vector), when the model has it, and the value it is
+ * read for. A bias follows its weight and has the same element type. */
 #define LP_LAYER_PREFIX "model.layers.%zu."
 #define LP_LAYER_TENSORS(T)                                                       \
     T(input_norm, "input_layernorm.weight", ONE, D_MODEL, 1, X_NORM)              \
@@ -57,11 +57,11 @@ typedef struct {
     float *inv_freq;                   /* [head_dim / 2]; owned */
     LP_MODEL_TENSORS(LP_TENSOR_MEMBER) /* head is embed when it is tied */
     lp_layer *layers;                  /* [n_layers]; owned */
-    lp_tensors *tensors;               /* the door that they were found by; owned */
-    lp_arena *arena; /* what its runs leave in memory for the next; owned, with the arrays that come of it */
+    lp_tensors *tensors;               /* that they were found in; owned */
+    lp_arena *arena;                   /* memory reused from run to run; owned, shared with its arrays */
 } lp_model;
 
-/* A row of the lists for the models of a config. */
+/* An entry of the lists, for one config. */
 typedef struct {
     const char *name;
     size_t at; /* offset in lp_model, or in lp_layer */
@@ -72,12 +72,13 @@ typedef struct {
 
 /* Those of the model, then those of a layer. */
 void lp_model_specs(const lp_config *c, lp_tensor_spec specs[LP_N_TENSORS]);
-/* The weight of a row; `layer` counts for those of a layer. */
+/* The weight of an entry; `layer` is ignored unless it is per layer. */
 const lp_weight *lp_model_weight(const lp_model *model, const lp_tensor_spec *spec, size_t layer);
 
-/* inv_freq has head_dim / 2 floats and is copied. The door is the model's from now on, also when opening fails; NULL
- * when making it failed, whose error stands. LP_EARG: a number of the config is out of range; LP_EFORMAT: a tensor is
- * missing or has another shape; LP_EUNSUPPORTED: a dtype that cannot be computed with. */
+/* inv_freq has head_dim / 2 floats and is copied. Takes `tensors`, also on failure; when they are NULL, making them
+ * failed and err is left as it is. LP_EARG: a number of the config is out of range; LP_EFORMAT: a tensor is
+ * missing or has another shape; LP_EUNSUPPORTED: a dtype that
+ * cannot be computed with. */
 int lp_model_open(lp_model **out, const lp_config *config, const float *inv_freq, lp_tensors *tensors, lp_error *err);
 void lp_model_close(lp_model *model); /* NULL is legal */
 

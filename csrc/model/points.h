@@ -1,11 +1,9 @@
-/* points.h - the one list of capture points: every value of the forward pass that has a name, and what it is computed
- * from.
+/* points.h - the one list of capture points: the named values of the forward pass, and what each is computed from.
  *
- * P(NAME, name, WIDTH, PER_LAYER, STAGE, READS): the enum LP_<NAME>, the name that Python sees, a width of config.h,
- * whether every layer has one (what is computed once follows the last layer), the stage of profile.h that its time
- * belongs to, and the values that the maths computes it from, in the order of its formula. The order is that of
- * computation: a value reads values before it, or one after it of the layer before. What nothing requested depends on
- * is not computed. */
+ * P(NAME, name, WIDTH, PER_LAYER, STAGE, READS): the enum LP_<NAME>, the name in Python, a width of config.h, whether
+ * every layer has one (others follow the last layer), the stage of profile.h for its time, and the values it is
+ * computed from, in the order of its formula. Points are in order of computation: a value reads values before it, or
+ * one after it in the layer before. */
 #ifndef LP_POINTS_H
 #define LP_POINTS_H
 
@@ -57,7 +55,7 @@ const char *lp_point_name(lp_point point);
 lp_width lp_point_width(lp_point point);
 int lp_point_per_layer(lp_point point);
 lp_stage lp_point_stage(lp_point point);
-/* The values that it is computed from, in order; returns how many. */
+/* The values it is computed from, in order; returns how many. */
 size_t lp_point_reads(lp_point point, const lp_point **reads);
 
 /* ---- sets of points ---- */
@@ -68,7 +66,7 @@ typedef struct {
     uint64_t word[LP_SET_WORDS];
 } lp_points;
 
-_Static_assert(LP_N_POINTS <= 64 * LP_SET_WORDS, "a set has a bit for each point");
+_Static_assert(LP_N_POINTS <= 64 * LP_SET_WORDS, "a set has a bit per point");
 
 static inline void lp_points_add(lp_points *set, lp_point p) { set->word[p / 64] |= (uint64_t)1 << p % 64; }
 static inline int lp_points_has(const lp_points *set, lp_point p) { return (int)(set->word[p / 64] >> p % 64 & 1); }

@@ -1,4 +1,4 @@
-/* attention.c - cuts attention into jobs: some rows of tokens, or a tile of queries of one head. */
+/* attention.c - jobs of attention: some tokens, or a tile of queries of one head. */
 #include "attention.h"
 
 #include <math.h>
@@ -26,7 +26,7 @@ static void table_job(void *arg, size_t i, size_t worker) {
 
 int lp_rope_table(const lp_ops *ops, float *cos, float *sin, const float *inv_freq, size_t n_positions, size_t half) {
     table_args a = {cos, sin, inv_freq, n_positions, half};
-    return lp_pool_run(&ops->crew, n_jobs(n_positions, half), table_job, &a);
+    return lp_pool_run(&ops->parallel, n_jobs(n_positions, half), table_job, &a);
 }
 
 typedef struct {
@@ -55,7 +55,7 @@ int lp_rope(const lp_ops *ops, float *out, const float *x, const float *cos, con
     size_t m = last->start + last->n_tokens;
     count_values(ops, 2, m * n_heads * head_dim, 0);
     rope_args a = {ops->kernels, out, x, cos, sin, sequences, n_sequences, m, n_heads, head_dim};
-    return lp_pool_run(&ops->crew, n_jobs(m, n_heads * head_dim), rope_job, &a);
+    return lp_pool_run(&ops->parallel, n_jobs(m, n_heads * head_dim), rope_job, &a);
 }
 
 /* ---- attention ----------------------------------------------------------------------------------------------- */
@@ -65,21 +65,21 @@ typedef struct {
     const lp_attention *a;
     size_t n_tokens, n_jobs;    /* of all sequences */
     size_t k_head, v_head;      /* floats of a packed head */
-    float *k_packed, *v_packed; /* as lp_head has them, [n_kv_heads]; NULL: v as it is */
+    float *k_packed, *v_packed; /* [n_kv_heads], layout as in lp_head; NULL: v is not packed */
 } attend_args;
 
-/* Columns of v and those that fill up the last panel. */
+/* Columns of v, rounded up to whole panels. */
 static size_t v_columns(size_t head_dim) { return (head_dim + LP_PANEL - 1) / LP_PANEL * LP_PANEL; }
 
-/* Keys before those of sequence i that begins at token `start`: each sequence has panels of its own, and its last one
- * may lack up to LP_PANEL - 1 keys. */
+/* Keys before those of sequence i, which begins at token `start`: a sequence has its own panels, and the last one may
+ * lack up to LP_PANEL - 1 keys. */
 static size_t first_key(size_t start, size_t i) { return (start + (LP_PANEL - 1) * i) / LP_PANEL * LP_PANEL; }
 
 size_t lp_ops_packed_heads(size_t n_tokens, size_t n_sequences, size_t n_kv_heads, size_t head_dim) {
     return n_kv_heads * (first_key(n_tokens, n_sequences) * head_dim + n_tokens * v_columns(head_dim));
 }
 
-/* Where the key of token t begins in its head. */
+/* Offset of the key of token t in its head. */
 static size_t key_at(const lp_attention *a, size_t t) {
     const lp_sequence *s = sequence_of_row(a->sequences, a->n_sequences, t);
     size_t key = t - s->start, before = first_key(s->start, (size_t)(s - a->sequences));
@@ -105,8 +105,8 @@ static void pack_heads_job(void *arg, size_t i, size_t worker) {
 
 static size_t n_tiles(const lp_kernels *k, size_t n_tokens) { return (n_tokens + k->q_tile - 1) / k->q_tile; }
 
-/* A job is one tile of queries of one head. Within a sequence the long rows come first, so that what is left at
- * the end is short; the heads that share k and v follow each other. Returns the number of the tile in its sequence. */
+/* A job is one tile of queries of one head. Long rows come first in a sequence, so that the last jobs are short; heads
+ * that share k and v follow each other. Returns the number of the tile in its sequence. */
 static size_t head_of_job(lp_head *h, const attend_args *args, size_t i) {
     const lp_attention *a = args->a;
     size_t tile = i / a->n_heads, head = i % a->n_heads, kv_head = head / (a->n_heads / a->n_kv_heads);
@@ -119,13 +119,13 @@ static size_t head_of_job(lp_head *h, const attend_args *args, size_t i) {
                    .q_stride = q_stride,
                    .v_stride = args->n_tokens * LP_PANEL,
                    .z = a->z ? a->z + q_at : NULL,
-                   .scale = (float)(1 / sqrt((double)a->head_dim)), /* here: a job rounds as the pool says */
+                   .scale = (float)(1 / sqrt((double)a->head_dim)), /* computed in a job, for the FP control word */
                    .scores = a->scores ? a->scores + map_at : NULL,
                    .pattern = a->pattern ? a->pattern + map_at : NULL};
     if (args->k_packed) {
         h->k = args->k_packed + kv_head * args->k_head + key_at(a, s->start);
         h->v = args->v_packed + kv_head * args->v_head + s->start * LP_PANEL;
-    } else if (a->v) { /* rows, as they are */
+    } else if (a->v) { /* not packed */
         h->v_stride = a->n_kv_heads * a->head_dim;
         h->v = a->v + s->start * h->v_stride + kv_head * a->head_dim;
     }
@@ -148,7 +148,7 @@ static void count_attention(const lp_ops *ops, const lp_attention *a) {
         lp_profile_count(ops->profile, products * 2 * pairs * (double)q_width, 0, 0);
         count_values(ops, a->z ? 2 : 1, t * (q_width + kv_width), 0);
         if (a->scores) count_values(ops, 1, a->n_heads * t * t, 0);
-        if (a->pattern) count_values(ops, 1, a->n_heads * (t * (t + 1) / 2), 0); /* its zeros are there already */
+        if (a->pattern) count_values(ops, 1, a->n_heads * (t * (t + 1) / 2), 0); /* its zeros are not written */
     }
 }
 
@@ -167,9 +167,10 @@ int lp_attend(const lp_ops *ops, const lp_attention *a) {
     attend_args args = attention_args(ops, a);
     args.k_packed = ops->packed;
     args.v_packed = ops->packed + a->n_kv_heads * args.k_head;
-    if (lp_pool_run(&ops->crew, n_jobs(args.n_tokens, a->n_kv_heads * a->head_dim), pack_heads_job, &args)) return -1;
+    if (lp_pool_run(&ops->parallel, n_jobs(args.n_tokens, a->n_kv_heads * a->head_dim), pack_heads_job, &args))
+        return -1;
     count_attention(ops, a);
-    return lp_pool_run(&ops->crew, args.n_jobs, attend_job, &args);
+    return lp_pool_run(&ops->parallel, args.n_jobs, attend_job, &args);
 }
 
 /* pattern = e^(s - most) / sum of these, for the first n_keys of n keys; 0 for the others. */
@@ -205,7 +206,7 @@ static void query_job(void *arg, size_t i, size_t worker) {
 static int run_queries(const lp_ops *ops, lp_attention a) {
     attend_args args = attention_args(ops, &a);
     count_values(ops, 2, args.n_tokens * a.n_heads * (a.z ? a.head_dim : 1), 0);
-    return lp_pool_run(&ops->crew, args.n_jobs, query_job, &args);
+    return lp_pool_run(&ops->parallel, args.n_jobs, query_job, &args);
 }
 
 int lp_softmax(const lp_ops *ops, const lp_attention *a) {

@@ -1,4 +1,4 @@
-/* attention.h - the operations that know positions and sequences: rotary embedding, attention and its parts. */
+/* attention.h - operations on positions and sequences: rotary embedding, attention and its parts. */
 #ifndef LP_ATTENTION_H
 #define LP_ATTENTION_H
 
@@ -10,8 +10,8 @@ typedef struct {
     const lp_sequence *sequences;
     size_t n_sequences;
     const float *q, *k, *v;  /* [m, n_heads or n_kv_heads, head_dim], q and k after RoPE */
-    float *scores, *pattern; /* [n_heads, T, T] for each sequence, or NULL; the pattern is zeros before */
-    float *z;                /* [m, n_heads, head_dim]; v and z are NULL when only the maps are wanted */
+    float *scores, *pattern; /* [n_heads, T, T] per sequence, or NULL; the pattern must hold zeros */
+    float *z;                /* [m, n_heads, head_dim]; v and z are NULL: only the maps */
 } lp_attention;
 
 /* cos and sin [n_positions, head_dim / 2] of inv_freq * position. */
@@ -27,7 +27,7 @@ int lp_attend(const lp_ops *ops, const lp_attention *a);
 int lp_softmax(const lp_ops *ops, const lp_attention *a);
 int lp_mix(const lp_ops *ops, const lp_attention *a);
 
-/* Floats of `packed` that attention needs. */
+/* Floats of lp_ops.packed that attention needs. */
 size_t lp_ops_packed_heads(size_t n_tokens, size_t n_sequences, size_t n_kv_heads, size_t head_dim);
 
 #endif

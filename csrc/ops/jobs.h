@@ -1,13 +1,13 @@
-/* jobs.h - how rows of tokens are cut into jobs, and which sequence a row belongs to: for the files of ops. */
+/* jobs.h - how rows of tokens are cut into jobs, and which sequence a row belongs to: for the files of this folder. */
 #ifndef LP_JOBS_H
 #define LP_JOBS_H
 
 #include "ops.h"
 #include "../base/size.h" /* lp_size_min */
 
-#define FLOATS_A_JOB 32768 /* elements of a job that only passes over rows */
+#define LP_JOB_FLOATS 32768 /* of a job that only passes over rows */
 
-/* The sequence of row t: the last of n that does not start after it. */
+/* The sequence of row t: the last of n that starts at or before it. */
 static inline const lp_sequence *sequence_of_row(const lp_sequence *s, size_t n, size_t t) {
     while (n > 1) {
         size_t half = n / 2;
@@ -19,7 +19,7 @@ static inline const lp_sequence *sequence_of_row(const lp_sequence *s, size_t n,
     return s;
 }
 
-/* The same of a tile of queries. */
+/* The same for a tile of queries. */
 static inline const lp_sequence *sequence_of_tile(const lp_sequence *s, size_t n, size_t tile) {
     while (n > 1) {
         size_t half = n / 2;
@@ -37,7 +37,7 @@ static inline void count_values(const lp_ops *ops, int n_arrays, size_t n, size_
 }
 
 /* Rows of d floats in a job, and how many jobs m rows make. */
-static inline size_t rows_a_job(size_t d) { return d < FLOATS_A_JOB ? FLOATS_A_JOB / d : 1; }
+static inline size_t rows_a_job(size_t d) { return d < LP_JOB_FLOATS ? LP_JOB_FLOATS / d : 1; }
 static inline size_t n_jobs(size_t m, size_t d) { return (m + rows_a_job(d) - 1) / rows_a_job(d); }
 
 /* The rows of job i: first, and one past the last. */

@@ -1,7 +1,7 @@
-/* arrays.c - NumPy arrays over memory of ours.
+/* arrays.c - NumPy arrays over memory of the core.
  *
- * The owner of the memory is the array's base: a capsule that holds a block, or the open file whose map the array
- * looks into. It goes when the last view goes, whatever became of the model. */
+ * The array's base owns the memory: a capsule with a block, or the open file that is mapped. It is freed with the last
+ * view, which may outlive the model. */
 #include "module.h"
 
 #define CAPSULE_NAME "llamaprobe.block"
@@ -13,7 +13,7 @@ static void free_capsule(PyObject *capsule) {
     PyMem_Free(block);
 }
 
-/* A capsule that owns the block, or NULL; the block is then freed. */
+/* A capsule that owns the block; NULL, with the block freed. */
 static PyObject *capsule_new(lp_block *block) {
     PyObject *capsule = NULL;
     lp_block *owned = PyMem_Malloc(sizeof *owned);
@@ -31,9 +31,9 @@ static PyObject *capsule_new(lp_block *block) {
     return capsule;
 }
 
-/* Takes the reference to `base`, also when it fails. */
-static PyObject *array_over(void *data, int type, int rank, const npy_intp *shape, int flags, PyObject *base) {
-    PyObject *array = PyArray_New(&PyArray_Type, rank, shape, type, NULL, data, 0, flags, NULL);
+PyObject *lp_array_over(void *data, int type, int rank, const npy_intp *shape, const npy_intp *strides, int flags,
+                        PyObject *base) {
+    PyObject *array = PyArray_New(&PyArray_Type, rank, shape, type, strides, data, 0, flags, NULL);
     if (!array) {
         Py_DECREF(base);
         return NULL;
@@ -49,7 +49,7 @@ PyObject *lp_array_from_block(lp_block *block, int rank, const npy_intp *shape) 
     if (!block->data) return PyArray_SimpleNew(rank, shape, NPY_FLOAT32); /* no elements */
     void *data = block->data;
     PyObject *capsule = capsule_new(block);
-    return capsule ? array_over(data, NPY_FLOAT32, rank, shape, NPY_ARRAY_CARRAY, capsule) : NULL;
+    return capsule ? lp_array_over(data, NPY_FLOAT32, rank, shape, NULL, NPY_ARRAY_CARRAY, capsule) : NULL;
 }
 
 lp_block *lp_array_block(PyObject *array) {
@@ -60,7 +60,7 @@ lp_block *lp_array_block(PyObject *array) {
 PyObject *lp_array_of_bytes(const unsigned char *data, size_t n_bytes, PyObject *owner) {
     npy_intp shape[1] = {(npy_intp)n_bytes};
     if (!n_bytes) return PyArray_SimpleNew(1, shape, NPY_UINT8);
-    Py_INCREF(owner);
-    /* NumPy's data pointer is not const; without NPY_ARRAY_WRITEABLE nobody writes through it */
-    return array_over((void *)(uintptr_t)data, NPY_UINT8, 1, shape, NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED, owner);
+    /* NumPy's data pointer is not const; without NPY_ARRAY_WRITEABLE it is only read */
+    return lp_array_over((void *)(uintptr_t)data, NPY_UINT8, 1, shape, NULL, NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED,
+                         Py_NewRef(owner));
 }

@@ -1,4 +1,4 @@
-/* functions.c - the functions of the module: what this build and this machine have. */
+/* functions.c - the functions of the module: its lists, and the machine. */
 #include "module.h"
 
 #include "../base/fpenv.h"      /* lp_fpenv_set, lp_fpenv_restore */
@@ -59,8 +59,8 @@ static PyObject *list_kernels(PyObject *module, PyObject *unused) {
 static PyObject *kernel_in_use(PyObject *module, PyObject *unused) {
     (void)unused;
     lp_error err;
-    const lp_kernels *row = lp_kernels_get(&err);
-    return row ? PyUnicode_FromString(row->name) : lp_raise(PyModule_GetState(module), &err);
+    const lp_kernels *variant = lp_kernels_get(&err);
+    return variant ? PyUnicode_FromString(variant->name) : lp_raise(PyModule_GetState(module), &err);
 }
 
 static PyObject *cores(PyObject *module, PyObject *unused) {
@@ -82,18 +82,18 @@ static PyObject *roof(PyObject *module, PyObject *args) {
     int failed;
     if (!PyArg_ParseTuple(args, "n:roof", &n_threads)) return NULL;
     if (n_threads < 1)
-        return lp_raise_new(PyModule_GetState(module), LP_EARG, "n_threads is %zd, at least 1 is needed", n_threads);
+        return lp_raise_new(PyModule_GetState(module), LP_EARG, "n_threads is %zd, must be at least 1", n_threads);
     lp_poll poll;
-    lp_crew crew = {(size_t)n_threads, lp_poll_python, &poll};
-    const lp_kernels *row = lp_kernels_get(&err);
-    if (!row) return lp_raise(PyModule_GetState(module), &err);
+    lp_parallel parallel = {(size_t)n_threads, lp_poll_python, &poll};
+    const lp_kernels *variant = lp_kernels_get(&err);
+    if (!variant) return lp_raise(PyModule_GetState(module), &err);
     lp_poll_begin(&poll, NULL, NULL);
-    failed = lp_roof_measure(&measured, row, &crew, &err);
+    failed = lp_roof_measure(&measured, variant, &parallel, &err);
     lp_poll_end(&poll);
     return failed ? lp_raise(PyModule_GetState(module), &err) : Py_BuildValue("(dd)", measured.flops, measured.bytes);
 }
 
-/* Numbers that are read and computed in Python: NumPy's arithmetic and Python's float() round as the thread does. */
+/* For arithmetic in Python: NumPy and float() round as set for the thread. */
 static PyObject *call_rounded(PyObject *module, PyObject *args) {
     PyObject *function, *arg;
     (void)module;
@@ -106,22 +106,21 @@ static PyObject *call_rounded(PyObject *module, PyObject *args) {
 
 PyMethodDef lp_functions[] = {
     {"points", list_points, METH_NOARGS, "(name, width, per layer) of every capture point, in order of computation."},
-    {"reads", list_reads, METH_NOARGS, "Point -> the points that it is computed from, as text in capitals."},
+    {"reads", list_reads, METH_NOARGS, "Point -> the points it is computed from, as text in capitals."},
     {"widths", list_widths, METH_NOARGS, "Width -> its axes, as text: T, and numbers of the config."},
     {"config", list_config, METH_NOARGS, "(name, kind) of every number of a model: size, real or flag."},
     {"tensors", (PyCFunction)(void (*)(void))lp_list_tensors, METH_VARARGS | METH_KEYWORDS,
      "tensors(**numbers): (name, shape, point that reads it, is it of each layer) of every tensor of such a model."},
-    {"kernels", list_kernels, METH_NOARGS, "(name, can this CPU run it) of every kernel row, best last."},
-    {"kernel_in_use", kernel_in_use, METH_NOARGS, "Name of the kernel row in use."},
+    {"kernels", list_kernels, METH_NOARGS, "(name, can this CPU run it) of every kernel variant, best last."},
+    {"kernel_in_use", kernel_in_use, METH_NOARGS, "Name of the kernel variant in use."},
     {"cores", cores, METH_NOARGS, "Cores that this process may use: affinity and cgroup quota."},
-    {"memory", memory, METH_NOARGS, "Bytes that can be had without swapping; None when the system does not say."},
+    {"memory", memory, METH_NOARGS, "Bytes available without swapping; None when the system does not say."},
     {"roof", roof, METH_VARARGS,
-     "roof(n_threads): (FLOP, bytes read from memory) per second that the machine can do now."},
+     "roof(n_threads): the machine's peak at this moment: (FLOP, bytes read from memory) per second."},
     {"call_rounded", call_rounded, METH_VARARGS,
-     "call_rounded(function, arg): function(arg), rounding to nearest even and keeping denormals, whatever the mode "
-     "of\n"
-     "the calling thread, which it has again afterwards."},
+     "call_rounded(function, arg): function(arg), rounding to nearest even and keeping denormals, in any mode of the\n"
+     "calling thread, which is then restored."},
     {"split", lp_split, METH_VARARGS,
-     "split(array, sizes): an array of Model.run cut into one per size, each of which owns its own memory."},
+     "split(array, sizes): an array of Model.run cut into one per size; each owns its memory."},
     {NULL, NULL, 0, NULL},
 };

@@ -1,12 +1,12 @@
-/* model_object.c - the type Model: numbers of a config and open files in, what lp_model_open proved out.
+/* model_object.c - the type Model: made from the numbers of a config and open files.
  *
- * Nothing closes a model: it goes with the last reference, and a run holds one. */
-#include "model_object.h"
+ * Nothing closes a model: it is freed with the last reference, and a run holds one. */
+#include "module.h"
 
 static const lp_module_state *state_of(PyTypeObject *type) { return PyType_GetModuleState(type); }
 
-/* The format, the names and the places of all numbers, for PyArg_ParseTupleAndKeywords. A size is parsed as the signed
- * number of its width: what is negative is then larger than lp_config_check lets any size be. */
+/* Format, names and places of all numbers, for PyArg_ParseTupleAndKeywords. A size is parsed as a signed number: a
+ * negative one is then larger than lp_config_check allows. */
 #define FORMAT_SIZE(name, most) "n"
 #define FORMAT_REAL(name) "d"
 #define FORMAT_FLAG(name) "p"
@@ -17,7 +17,7 @@ static const lp_module_state *state_of(PyTypeObject *type) { return PyType_GetMo
 #define PLACE_OTHER(name) &config.name,
 #define CONFIG_PLACES LP_CONFIG(PLACE_SIZE, PLACE_OTHER, PLACE_OTHER)
 
-/* The files inside a tuple of Safetensors, for PyMem_Free; NULL with an exception set. */
+/* The files of a tuple of Safetensors, for PyMem_Free; NULL with an exception set. */
 static lp_safetensors **files_of(const lp_module_state *state, PyObject *tuple) {
     Py_ssize_t n = PyTuple_Size(tuple);
     lp_safetensors **files = PyMem_Calloc(n ? (size_t)n : 1, sizeof *files);
@@ -26,14 +26,14 @@ static lp_safetensors **files_of(const lp_module_state *state, PyObject *tuple) 
         PyObject *file = PyTuple_GetItem(tuple, i);
         if (Py_TYPE(file) != state->safetensors_type) {
             PyMem_Free(files);
-            return (lp_safetensors **)lp_raise_new(state, LP_EARG, "item %zd of files is no Safetensors", i);
+            return (lp_safetensors **)lp_raise_new(state, LP_EARG, "item %zd of files is not a Safetensors", i);
         }
         files[i] = lp_safetensors_of(file);
     }
     return files;
 }
 
-/* The float32 numbers of inv_freq in memory of ours; NULL with an exception set. */
+/* A float32 copy of inv_freq; NULL with an exception set. */
 static PyObject *inv_freq_from(const lp_module_state *state, PyObject *object, size_t head_dim) {
     PyObject *array = PyArray_FROMANY(object, NPY_FLOAT32, 1, 1, NPY_ARRAY_CARRAY_RO | NPY_ARRAY_ENSURECOPY);
     if (!array) return NULL;
@@ -122,7 +122,7 @@ static void model_dealloc(PyObject *self) {
     lp_object_free(self);
 }
 
-/* A function pointer of another shape goes through void (*)(void), which warnings leave alone. */
+/* Function pointers are cast by way of void (*)(void), which gives no warning. */
 static PyMethodDef methods[] = {
     {"run", (PyCFunction)(void (*)(void))lp_model_object_run, METH_VARARGS | METH_KEYWORDS,
      "run(token_ids, seq_start, points, *, n_threads, progress=None): one array per (point, layers)."},

@@ -1,9 +1,9 @@
-/* model_run.c - Model.run, Model.profile and Model.plan: arguments in, arrays made, the GIL dropped, lp_forward, the
- * arrays out.
+/* model_run.c - Model.run, Model.profile and Model.plan: parses arguments, allocates arrays, runs lp_forward without
+ * the GIL, and returns the arrays.
  *
- * What C reads while the GIL is dropped is a copy of ours: another thread may write to the caller's arrays after they
- * were checked. All sizes are known, summed and compared with free memory before the first byte is asked for. */
-#include "model_object.h"
+ * Arguments read without the GIL are copied first: another thread may write to the caller's arrays after they were
+ * checked. All sizes are summed and compared with available memory before the first byte is allocated. */
+#include "module.h"
 
 #include <stdio.h>
 
@@ -26,8 +26,8 @@ typedef struct {
 typedef struct {
     const lp_module_state *state;
     lp_run run;
-    PyObject *ids;                      /* int32 [n_tokens], ours */
-    size_t *seq_start;                  /* [n_seqs + 1], ours */
+    PyObject *ids;                      /* int32 [n_tokens], a copy */
+    size_t *seq_start;                  /* [n_seqs + 1], a copy */
     size_t n_seqs, n_captures, n_bytes; /* bytes: of the arrays and scratch */
     capture *captures;
     PyObject *progress;  /* borrowed; NULL disables it */
@@ -36,7 +36,7 @@ typedef struct {
 
 static int report(void *arg) {
     const call *c = arg;
-    if (!c->progress) return 0; /* 0 of 0 steps: memory is made ready */
+    if (!c->progress) return 0; /* 0 of 0 steps: memory is being allocated */
     PyObject *result =
         PyObject_CallFunction(c->progress, "nn", (Py_ssize_t)c->run.steps_done, (Py_ssize_t)c->run.n_steps);
     if (!result) return -1;
@@ -67,10 +67,8 @@ static int take_tokens(call *c, PyObject *token_ids, PyObject *seq_start) {
     c->ids = PyArray_FROMANY(token_ids, NPY_INT32, 1, 1, NPY_ARRAY_CARRAY_RO | NPY_ARRAY_ENSURECOPY);
     if (!c->ids || !(c->seq_start = sizes_from(seq_start, &n))) return -1;
     size_t n_ids = (size_t)PyArray_SIZE((PyArrayObject *)c->ids);
-    if (n < 2 || c->seq_start[n - 1] != n_ids) {
-        lp_raise_new(c->state, LP_EARG, "seq_start must run from 0 to the number of ids, %zu", n_ids);
-        return -1;
-    }
+    if (n < 2 || c->seq_start[n - 1] != n_ids)
+        return lp_refuse(c->state, LP_EARG, "seq_start must run from 0 to the number of ids, %zu", n_ids);
     c->n_seqs = n - 1;
     return 0;
 }
@@ -83,18 +81,15 @@ static int take_capture(call *c, capture *to, PyObject *pair) {
         if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "a capture is a tuple (point number, layer numbers)");
         return -1;
     }
-    if (point < 0 || point >= LP_N_POINTS) {
-        lp_raise_new(c->state, LP_EARG, "there is no point number %zd: there are %d", point, LP_N_POINTS);
-        return -1;
-    }
+    if (point < 0 || point >= LP_N_POINTS)
+        return lp_refuse(c->state, LP_EARG, "there is no point number %zd: there are %d", point, LP_N_POINTS);
     to->point = (lp_point)point;
     if (!(to->layers = sizes_from(layers, &to->n_layers))) return -1;
     size_t end = lp_point_per_layer(to->point) ? n_layers : 1;
     for (size_t i = 0; i < to->n_layers; i++) {
         if (to->layers[i] < end) continue;
-        lp_raise_new(c->state, LP_EARG, "%s has no layer %zu: there are %zu", lp_point_name(to->point), to->layers[i],
-                     end);
-        return -1;
+        return lp_refuse(c->state, LP_EARG, "%s has no layer %zu: there are %zu", lp_point_name(to->point),
+                         to->layers[i], end);
     }
     return 0;
 }
@@ -109,7 +104,7 @@ static int take_captures(call *c, PyObject *points) {
         PyErr_NoMemory();
         failed = -1;
     } else {
-        c->n_captures = n; /* what is still zero may be freed too */
+        c->n_captures = n; /* call_free accepts those that are still zero */
     }
     for (size_t i = 0; !failed && i < n; i++)
         failed = take_capture(c, &c->captures[i], PyTuple_GetItem(tuple, (Py_ssize_t)i));
@@ -122,9 +117,8 @@ static int request_values(call *c) {
         const capture *to = &c->captures[i];
         for (size_t j = 0; j < to->n_layers; j++) {
             if (!lp_run_request(&c->run, to->point, to->layers[j])) continue;
-            lp_raise_new(c->state, LP_EARG, "%s of layer %zu is asked for twice", lp_point_name(to->point),
-                         to->layers[j]);
-            return -1;
+            return lp_refuse(c->state, LP_EARG, "%s of layer %zu is requested twice", lp_point_name(to->point),
+                             to->layers[j]);
         }
     }
     return 0;
@@ -139,7 +133,7 @@ static void list_sizes(const call *c, size_t scratch, char *text, size_t size) {
     if (at < size) snprintf(text + at, size - at, "scratch: %zu bytes", scratch);
 }
 
-/* The plan, and all sizes. */
+/* Makes the plan, and sums all sizes. */
 static int plan_run(call *c) {
     lp_error err;
     if (lp_run_plan(&c->run, &err)) {
@@ -153,9 +147,8 @@ static int plan_run(call *c) {
                       lp_size_mul3(&to->n_bytes, to->n_layers, to->n_floats, sizeof(float)) ||
                       lp_size_add(&c->n_bytes, c->n_bytes, to->n_bytes) || to->n_bytes > PY_SSIZE_T_MAX;
         if (!too_big) continue;
-        lp_raise_new(c->state, LP_ENOMEM, "%s of %zu layers for %zu tokens has more bytes than there are addresses",
-                     lp_point_name(to->point), to->n_layers, c->run.n_tokens);
-        return -1;
+        return lp_refuse(c->state, LP_ENOMEM, "%s of %zu layers for %zu tokens has more bytes than there are addresses",
+                         lp_point_name(to->point), to->n_layers, c->run.n_tokens);
     }
     return 0;
 }
@@ -165,16 +158,16 @@ static int check_memory(call *c) {
     if (lp_memory_fits(c->n_bytes, c->run.model->arena)) return 0;
     list_sizes(c, c->run.plan->scratch_bytes, sizes, sizeof sizes);
     lp_raise_new(c->state, LP_ENOMEM,
-                 "the run needs %zu bytes and %zu are free; ask for fewer points, layers or tokens (%s)", c->n_bytes,
+                 "the run needs %zu bytes and %zu are free; request fewer points, layers or tokens (%s)", c->n_bytes,
                  lp_limits_memory(), sizes);
     return -1;
 }
 
-/* The GIL is dropped. */
+/* Without the GIL. */
 static int make_arrays(call *c, lp_error *err) {
     for (size_t i = 0; i < c->n_captures; i++) {
         capture *to = &c->captures[i];
-        int stopped = lp_block_make(&to->block, to->n_bytes, c->run.model->arena, &c->run.crew);
+        int stopped = lp_block_make(&to->block, to->n_bytes, c->run.model->arena, &c->run.parallel);
         if (stopped > 0) return lp_fail(err, LP_ECANCELED, "the run was stopped before its first step");
         if (stopped)
             return lp_fail(err, LP_ENOMEM, "%s of %zu layers needs %zu bytes, which the system refused",
@@ -189,8 +182,8 @@ static int make_arrays(call *c, lp_error *err) {
 static int compute(call *c) {
     lp_error err;
     lp_poll poll;
-    c->run.crew.poll = lp_poll_python;
-    c->run.crew.poll_arg = &poll;
+    c->run.parallel.poll = lp_poll_python;
+    c->run.parallel.poll_arg = &poll;
     lp_poll_begin(&poll, report, c);
     int failed = make_arrays(c, &err);
     lp_profile_lap(c->run.profile, LP_STAGE_MEMORY);
@@ -221,7 +214,7 @@ static void call_free(call *c) {
     Py_XDECREF(c->ids);
 }
 
-/* What the arguments ask for, computed by `work`. The ids and sequences are checked by the core. */
+/* Plans the run, then returns the result of `work`. The core checks the ids and sequences. */
 static PyObject *plan_call(call *c, const lp_model *model, PyObject *points, size_t n_threads,
                            PyObject *(*work)(call *c)) {
     lp_error err;
@@ -237,7 +230,7 @@ static PyObject *plan_call(call *c, const lp_model *model, PyObject *points, siz
 
 static PyObject *arrays(call *c) { return check_memory(c) || compute(c) ? NULL : list_arrays(c); }
 
-/* What `work` gives. With `profile` its time is taken. */
+/* The result of `work`, timed if `profile` is not NULL. */
 static PyObject *run(PyObject *self, PyObject *args, PyObject *kwargs, lp_profile *profile,
                      PyObject *(*work)(call *c)) {
     static char *keys[] = {"token_ids", "seq_start", "points", "n_threads", "progress", NULL};
@@ -248,7 +241,7 @@ static PyObject *run(PyObject *self, PyObject *args, PyObject *kwargs, lp_profil
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$nO:run", keys, &token_ids, &seq_start, &points, &n_threads,
                                      &progress))
         return NULL;
-    if (n_threads < 1) return lp_raise_new(c.state, LP_EARG, "n_threads is %zd, at least 1 is needed", n_threads);
+    if (n_threads < 1) return lp_raise_new(c.state, LP_EARG, "n_threads is %zd, must be at least 1", n_threads);
     c.progress = progress == Py_None ? NULL : progress;
     n_threads = n_threads < LP_MAX_THREADS ? n_threads : LP_MAX_THREADS;
     if (!take_tokens(&c, token_ids, seq_start))

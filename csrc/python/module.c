@@ -7,10 +7,9 @@
 #include <string.h>
 
 #include "../kernels/kernels.h" /* LP_ARITHMETIC_VERSION */
-#include "text_functions.h"     /* lp_text_methods */
 
-/* The exception class of each status, by its name in llamaprobe.errors. LP_ECANCELED has none: a stopped run raises
- * what its poll left behind, which for Ctrl-C is KeyboardInterrupt. */
+/* The exception class of each status, by its name in llamaprobe.errors. LP_ECANCELED has none: a stopped run raises the
+ * exception set by its poll, KeyboardInterrupt for Ctrl-C. */
 static const char *const class_names[LP_ECHANGED + 1] = {
     [LP_OK] = "Error",
     [LP_ENOMEM] = "OutOfMemory",
@@ -29,7 +28,7 @@ PyObject *lp_raise(const lp_module_state *state, const lp_error *err) {
         return NULL;
     }
     size_t status = (size_t)err->status <= LP_ECHANGED ? (size_t)err->status : LP_OK;
-    /* a path or a cut in the middle of a character may have left bytes that are not UTF-8 */
+    /* a path may hold bytes that are not UTF-8, and so may a message cut in the middle of a character */
     PyObject *text = PyUnicode_DecodeUTF8(err->msg, (Py_ssize_t)strlen(err->msg), "backslashreplace");
     if (!text) return NULL;
     PyObject *args =

@@ -1,7 +1,7 @@
-/* module.h - what the files of this folder share: Python.h, NumPy, the module's state, raising and arrays.
+/* module.h - shared by the files of this folder: Python.h, NumPy, the module's state and types, raising, arrays.
  *
- * This is the only folder that includes Python.h and NumPy, and the only place that raises. Everything that the core
- * is given is checked here or by the core itself: the Python side is trusted with no pointer and no size. */
+ * Only this folder includes Python.h and NumPy, and raises. All arguments are checked here or by the core: the Python
+ * side is trusted with no pointer and no size. */
 #ifndef LP_PYTHON_MODULE_H
 #define LP_PYTHON_MODULE_H
 
@@ -11,7 +11,7 @@
 #define NPY_TARGET_VERSION NPY_2_0_API_VERSION
 #define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
 #define PY_ARRAY_UNIQUE_SYMBOL lp_numpy_api
-#ifndef LP_IMPORTS_NUMPY /* module.c alone defines it: it owns NumPy's table of functions */
+#ifndef LP_IMPORTS_NUMPY /* only module.c defines it: it owns NumPy's table of functions */
 #define NO_IMPORT_ARRAY
 #endif
 #include <numpy/arrayobject.h>
@@ -19,41 +19,77 @@
 #include "../base/error.h"     /* lp_error, lp_status */
 #include "../sys/memory.h"     /* lp_block */
 #include "../io/safetensors.h" /* lp_safetensors */
+#include "../model/model.h"    /* lp_model */
 
 typedef struct {
     PyTypeObject *safetensors_type, *model_type;
     PyObject *classes[LP_ECHANGED + 1]; /* the exception class of each lp_status */
+    struct lp_batch *dropped;           /* arrays with parts to be released: see split.c */
+    int is_release_pending;             /* the interpreter will call for that */
 } lp_module_state;
 
-/* Sets the exception of err->status with its message. An exception that is already set stays: it is the reason why a
- * poll stopped the run. Always returns NULL. */
+/* Sets the exception of err->status with its message; an exception already set by the poll that stopped the run stays.
+ * Returns NULL. */
 PyObject *lp_raise(const lp_module_state *state, const lp_error *err);
-/* The same from a format, for what this folder checks itself. */
+/* The same from a format, for checks of this folder. */
 PyObject *lp_raise_new(const lp_module_state *state, lp_status status, const char *fmt, ...) LP_PRINTF(3, 4);
 
-/* A new C-contiguous float32 array of that shape over the block, which it owns from now on; on failure too (the
- * block is then freed). */
+/* The same for functions that return an int: -1. */
+#define lp_refuse(...) (lp_raise_new(__VA_ARGS__), -1)
+
+/* A new array over `data`, which `base` owns. Takes the reference to it, also on failure. */
+PyObject *lp_array_over(void *data, int type, int rank, const npy_intp *shape, const npy_intp *strides, int flags,
+                        PyObject *base);
+/* A new C-contiguous float32 array of that shape that owns the block; on failure the block is freed. */
 PyObject *lp_array_from_block(lp_block *block, int rank, const npy_intp *shape);
-/* The block that such an array owns, still the array's; NULL for any other array. */
+/* The block that such an array owns, borrowed; NULL for any other array. */
 lp_block *lp_array_block(PyObject *array);
 /* split(array, sizes): see split.c. */
 PyObject *lp_split(PyObject *module, PyObject *args);
 /* A new read-only array of bytes at `data`, which `owner` keeps alive. */
 PyObject *lp_array_of_bytes(const unsigned char *data, size_t n_bytes, PyObject *owner);
 
-/* What heap types have in common: freeing an object and then its type. */
+/* Frees an object of a heap type, and then its type. */
 void lp_object_free(PyObject *self);
 
 PyTypeObject *lp_safetensors_type_new(PyObject *module);
 PyTypeObject *lp_model_type_new(PyObject *module);
 
-/* The file inside a Safetensors object; the object must be of that type. Never NULL. */
-lp_safetensors *lp_safetensors_of(PyObject *object);
+/* ---- types ---- */
 
-/* tensors(**numbers), in model_object.c: it reads the numbers of a config */
+typedef struct {
+    PyObject ob_base; /* as PyObject_HEAD */
+    lp_safetensors *file;
+    PyObject *path; /* str, as it was given */
+} lp_safetensors_object;
+
+static inline lp_safetensors *lp_safetensors_of(PyObject *object) { return ((lp_safetensors_object *)object)->file; }
+
+/* Safetensors.read(name): a float32 copy; Safetensors.raw(name): the bytes in place */
+PyObject *lp_safetensors_object_read(PyObject *self, PyObject *name);
+PyObject *lp_safetensors_object_raw(PyObject *self, PyObject *name);
+
+/* Never changes: runs on several threads share it. */
+typedef struct {
+    PyObject ob_base;
+    lp_model *model;
+    PyObject *files; /* tuple of Safetensors, whose maps the model points into */
+} lp_model_object;
+
+/* Model.run(token_ids, seq_start, points, *, n_threads, progress=None) */
+PyObject *lp_model_object_run(PyObject *self, PyObject *args, PyObject *kwargs);
+/* The same with its time by stages: (arrays, [(stage, seconds, laps, FLOP, bytes of weights, bytes of values)]) */
+PyObject *lp_model_object_profile(PyObject *self, PyObject *args, PyObject *kwargs);
+/* What Model.run would do: ([(layer, stage, [(point, where, bytes)], bytes of weights)], bytes of values in scratch,
+ * bytes of all scratch). */
+PyObject *lp_model_object_plan(PyObject *self, PyObject *args, PyObject *kwargs);
+
+/* ---- functions ---- */
+
+/* tensors(**numbers), in model_object.c */
 PyObject *lp_list_tensors(PyObject *module, PyObject *args, PyObject *kwargs);
 
-/* points(), reads(), widths(), config(), tensors(), kernels(), kernel_in_use(), cores(), memory(), roof(), split(). */
-extern PyMethodDef lp_functions[];
+extern PyMethodDef lp_functions[];    /* functions.c */
+extern PyMethodDef lp_text_methods[]; /* text_functions.c */
 
 #endif

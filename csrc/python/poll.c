@@ -1,9 +1,9 @@
-/* poll.c - takes the GIL now and then, to let signal handlers run. */
+/* poll.c - takes the GIL now and then, so that signal handlers run. */
 #include "poll.h"
 
-#include "../base/clock.h" /* lp_clock_ns */
+#include "../sys/clock.h" /* lp_clock_ns */
 
-#define POLL_NS 20000000 /* the GIL is asked for no more often than this */
+#define POLL_NS 20000000 /* at least, between two times that the GIL is taken */
 
 void lp_poll_begin(lp_poll *poll, int (*report)(void *arg), void *arg) {
     *poll = (lp_poll){.report = report, .arg = arg, .polled_ns = lp_clock_ns()};

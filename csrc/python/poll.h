@@ -2,7 +2,7 @@
  *
  *     lp_poll poll;                      lp_poll_begin drops the GIL, lp_poll_end takes it again; between them the core
  *     lp_poll_begin(&poll, NULL, NULL);  calls lp_poll_python with &poll, on this thread, as often as it likes.
- *     ... lp_crew crew = {n_threads, lp_poll_python, &poll}; ...
+ *     ... lp_parallel parallel = {n_threads, lp_poll_python, &poll}; ...
  *     lp_poll_end(&poll);                */
 #ifndef LP_PYTHON_POLL_H
 #define LP_PYTHON_POLL_H
@@ -15,10 +15,10 @@ typedef struct {
     int (*report)(void *arg);
     void *arg;
     PyThreadState *thread;
-    int64_t polled_ns; /* when the GIL was last had */
+    int64_t polled_ns; /* when the GIL was last held */
 } lp_poll;
 
-/* `report` is called with the GIL about every 20 ms; not 0 means that it left an exception. It may be NULL. */
+/* `report` is called with the GIL about every 20 ms; not 0: it has set an exception. NULL disables it. */
 void lp_poll_begin(lp_poll *poll, int (*report)(void *arg), void *arg);
 void lp_poll_end(lp_poll *poll);
 

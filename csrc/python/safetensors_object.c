@@ -1,10 +1,8 @@
 /* safetensors_object.c - the type Safetensors: one open file, and the list of its tensors.
  *
- * An object is made whole or not at all, and nothing closes it: the map goes with the last reference, and arrays that
- * look into it hold one. */
-#include "safetensors_object.h"
+ * Nothing closes it: the map is freed with the last reference, and arrays over the map hold one. */
+#include "module.h"
 
-#include <fcntl.h>
 #include <string.h>
 
 #include "../sys/limits.h" /* lp_limits_memory */
@@ -12,13 +10,11 @@
 
 static const lp_module_state *state_of(PyObject *self) { return PyType_GetModuleState(Py_TYPE(self)); }
 
-lp_safetensors *lp_safetensors_of(PyObject *object) { return ((lp_safetensors_object *)object)->file; }
-
-/* Opens `path`; with a folder's descriptor the last part of it, relative to that folder and to nothing else. */
+/* Opens `path`; with a folder's descriptor, its last part in that folder. */
 static lp_safetensors *open_file(const lp_module_state *state, const char *path, PyObject *dir_fd, int use_mmap) {
     lp_error err;
     lp_safetensors *file;
-    int failed, fd = AT_FDCWD;
+    int failed, fd = -1;
     if (dir_fd != Py_None) {
         const char *slash = strrchr(path, '/');
         fd = PyObject_AsFileDescriptor(dir_fd);
@@ -27,9 +23,8 @@ static lp_safetensors *open_file(const lp_module_state *state, const char *path,
     }
     lp_poll poll;
     lp_poll_begin(&poll, NULL, NULL);
-    lp_map_reading how = {use_mmap ? 0 : lp_limits_memory(), lp_poll_python, &poll};
-    failed =
-        use_mmap ? lp_safetensors_open(&file, fd, path, 1, &err) : lp_safetensors_copy(&file, fd, path, &how, &err);
+    lp_map_reading reading = {use_mmap ? 0 : lp_limits_memory(), lp_poll_python, &poll};
+    failed = lp_safetensors_open(&file, fd, path, use_mmap ? NULL : &reading, &err);
     lp_poll_end(&poll);
     return failed ? (lp_safetensors *)lp_raise(state, &err) : file;
 }
@@ -41,16 +36,16 @@ static PyObject *safetensors_new(PyTypeObject *type, PyObject *args, PyObject *k
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|$pO:Safetensors", keys, PyUnicode_FSConverter, &path, &use_mmap,
                                      &dir_fd))
         return NULL;
-    PyObject *told = PyUnicode_DecodeFSDefault(PyBytes_AsString(path));
+    PyObject *name = PyUnicode_DecodeFSDefault(PyBytes_AsString(path));
     lp_safetensors *file =
-        told ? open_file(PyType_GetModuleState(type), PyBytes_AsString(path), dir_fd, use_mmap) : NULL;
+        name ? open_file(PyType_GetModuleState(type), PyBytes_AsString(path), dir_fd, use_mmap) : NULL;
     if (file) self = PyType_GenericAlloc(type, 0);
     if (self) {
         ((lp_safetensors_object *)self)->file = file;
-        ((lp_safetensors_object *)self)->path = told;
+        ((lp_safetensors_object *)self)->path = name;
     } else {
         lp_safetensors_close(file);
-        Py_XDECREF(told);
+        Py_XDECREF(name);
     }
     Py_DECREF(path);
     return self;

@@ -1,28 +1,27 @@
 /* safetensors_read.c - Safetensors.read and Safetensors.raw: one tensor as an array.
  *
- * Both check first that the file is still the one that was opened, since a map of a file that shrank ends the process
- * at the first touch. */
-#include "safetensors_object.h"
+ * Both first check that the file has not changed: touching the map of a truncated file ends the process. */
+#include "module.h"
 
 #include "../kernels/kernels.h" /* lp_kernels_get */
 #include "../sys/limits.h"      /* lp_limits_cores, lp_limits_memory */
-#include "../ops/ops.h"         /* lp_widen */
+#include "../ops/rows.h"        /* lp_widen */
 #include "../base/size.h"       /* lp_size_mul */
 #include "poll.h"               /* lp_poll_python */
 
-#define ONE_THREAD ((size_t)1 << 23) /* elements: with fewer it is done before other threads are called */
+#define MIN_PARALLEL ((size_t)1 << 23) /* elements: fewer are faster on one thread */
 
 static const lp_module_state *state_of(PyObject *self) { return PyType_GetModuleState(Py_TYPE(self)); }
 
 static const char *path_of(PyObject *self) { return lp_safetensors_path(((lp_safetensors_object *)self)->file); }
 
-/* The tensor of that name in a file that has not changed; NULL with an exception set. */
+/* The tensor, in an unchanged file; NULL with an exception set. */
 static const lp_tensor *find(PyObject *self, PyObject *name) {
     char shown[128];
     Py_ssize_t n;
     lp_error err;
     lp_safetensors *file = ((lp_safetensors_object *)self)->file;
-    const char *bytes = PyUnicode_AsUTF8AndSize(name, &n); /* TypeError when it is no string */
+    const char *bytes = PyUnicode_AsUTF8AndSize(name, &n); /* TypeError unless it is a string */
     if (!bytes) return NULL;
     const lp_tensor *t = lp_safetensors_find(file, bytes, (size_t)n);
     if (!t) {
@@ -35,7 +34,7 @@ static const lp_tensor *find(PyObject *self, PyObject *name) {
     return NULL;
 }
 
-/* NumPy multiplies all axes but those of length 0, and wants that to be a size. Not 0: an exception is set. */
+/* NumPy needs the product of all axes but those of length 0 to be a size. -1 with an exception set. */
 static int take_shape(PyObject *self, const lp_tensor *t, npy_intp *shape) {
     char shown[128];
     size_t n_bytes = sizeof(float);
@@ -45,10 +44,9 @@ static int take_shape(PyObject *self, const lp_tensor *t, npy_intp *shape) {
         shape[i] = (npy_intp)t->shape[i];
     }
     if (!too_big && n_bytes <= PY_SSIZE_T_MAX) return 0;
-    lp_raise_new(state_of(self), LP_EUNSUPPORTED,
-                 "%s: tensor \"%s\" has %zu elements and axes that are too long for an array", path_of(self),
-                 lp_show(shown, sizeof shown, t->name, t->name_len), t->n_elements);
-    return -1;
+    return lp_refuse(state_of(self), LP_EUNSUPPORTED,
+                     "%s: tensor \"%s\" has %zu elements and axes that are too long for an array", path_of(self),
+                     lp_show(shown, sizeof shown, t->name, t->name_len), t->n_elements);
 }
 
 static PyObject *fail_memory(PyObject *self, const lp_tensor *t) {
@@ -62,8 +60,8 @@ static PyObject *fail_memory(PyObject *self, const lp_tensor *t) {
 static int widen(const lp_kernels *row, const lp_block *block, const lp_tensor *t, lp_element element) {
     lp_poll poll;
     lp_poll_begin(&poll, NULL, NULL);
-    size_t n_threads = t->n_elements < ONE_THREAD ? 1 : lp_limits_cores();
-    lp_ops ops = {.kernels = row, .crew = {n_threads, lp_poll_python, &poll}};
+    size_t n_threads = t->n_elements < MIN_PARALLEL ? 1 : lp_limits_cores();
+    lp_ops ops = {.kernels = row, .parallel = {n_threads, lp_poll_python, &poll}};
     lp_weight all = {.data = t->data, .element = element, .n_rows = 1, .n_cols = t->n_elements};
     int stopped = lp_widen(&ops, block->data, &all);
     lp_poll_end(&poll);
@@ -80,9 +78,8 @@ PyObject *lp_safetensors_object_read(PyObject *self, PyObject *name) {
     if (!t) return NULL;
     if (lp_dtype_element(t->dtype, &element))
         return lp_raise_new(state_of(self), LP_EUNSUPPORTED,
-                            "%s: a tensor of dtype %s has no float32 values here: its bytes "
-                            "can be had with .raw",
-                            path_of(self), lp_dtype_name(t->dtype));
+                            "%s: a tensor of dtype %s has no float32 values here; .raw gives its bytes", path_of(self),
+                            lp_dtype_name(t->dtype));
     const lp_kernels *row = lp_kernels_get(&err);
     if (!row) return lp_raise(state_of(self), &err);
     if (take_shape(self, t, shape)) return NULL;

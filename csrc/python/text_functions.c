@@ -1,16 +1,18 @@
 /* text_functions.c - numbers to text and back for Python.
  *
- * Arguments come from our own Python modules, which have checked what users gave; what is checked here is what
- * could make the core read or write outside a buffer. Each function takes its buffers, drops the GIL, works, and
- * releases them on the single way out. */
-#define PY_SSIZE_T_CLEAN
-#include "text_functions.h"
+ * Callers are our own Python modules, which check users' arguments; checked here is what could make the core read or
+ * write outside a buffer. Buffers are any objects with the buffer protocol. Each function takes its buffers, works
+ * without the GIL, and releases them. */
+#include "module.h"
 
+#include <errno.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "../text/parallel_read.h"  /* lp_read_text */
 #include "../base/size.h"           /* lp_size_mul */
+#include "../sys/file.h"            /* lp_file_read */
 #include "../text/format.h"         /* lp_text_table */
 #include "../text/parallel_write.h" /* lp_write_stretch */
 #include "poll.h"                   /* lp_poll_python */
@@ -41,7 +43,8 @@ static PyObject *piece_bounds(const size_t *lengths, size_t n_pieces) {
     return bounds;
 }
 
-/* Sets values and count of the stretch from its buffer; ValueError when they are none, or `out` is too small. */
+/* Sets values and count of the stretch; ValueError when the buffer does not hold whole numbers or `out` is too small.
+ */
 static int take_values(lp_stretch *stretch, const Py_buffer *values, const Py_buffer *out) {
     size_t item = stretch->table ? 2 : 4, n_bytes;
     stretch->values = values->buf;
@@ -53,7 +56,7 @@ static int take_values(lp_stretch *stretch, const Py_buffer *values, const Py_bu
     return -1;
 }
 
-/* The stretch, formatted into `out`, which is large enough. */
+/* Formats the stretch into `out`, which is large enough; the bounds of its pieces. */
 static PyObject *format_pieces(const Py_buffer *out, const lp_stretch *stretch, size_t n_threads) {
     size_t n_pieces = lp_write_pieces(stretch->count), *lengths = malloc((n_pieces + 1) * sizeof *lengths);
     if (!lengths) return PyErr_NoMemory();
@@ -65,7 +68,7 @@ static PyObject *format_pieces(const Py_buffer *out, const lp_stretch *stretch, 
     return bounds;
 }
 
-/* The stretch that `values` holds, formatted into `out`. */
+/* The same for the numbers of a buffer. */
 static PyObject *format_stretch(PyObject *out_object, PyObject *values_object, lp_stretch *stretch, size_t n_threads) {
     Py_buffer out = {0}, values = {0};
     PyObject *bounds = NULL;
@@ -129,30 +132,59 @@ static PyObject *text_capacity(PyObject *self, PyObject *args) {
 
 /* ---- reading ------------------------------------------------------------------------------------------------- */
 
-static PyObject *told_fault(const lp_text_report *report, Py_ssize_t start) {
+static PyObject *describe_fault(const lp_text_report *report) {
     static const char *const problems[] = {
-        [LP_TEXT_WHOLE] = "count", [LP_TEXT_NO_NUMBER] = "word", [LP_TEXT_FEW] = "few",
-        [LP_TEXT_MANY] = "many",   [LP_TEXT_EXTRA_ROW] = "rows", [LP_TEXT_CHANGED] = "changed",
+        [LP_TEXT_WHOLE] = "count",        [LP_TEXT_NO_NUMBER] = "word",   [LP_TEXT_FEW] = "few",
+        [LP_TEXT_MANY] = "many",          [LP_TEXT_EXTRA_ROW] = "rows",   [LP_TEXT_CHANGED] = "changed",
+        [LP_TEXT_UNREADABLE] = "reading", [LP_TEXT_NO_MEMORY] = "memory",
     };
     const lp_text_fault *f = &report->fault;
+    if (f->problem == LP_TEXT_UNREADABLE) {
+        errno = report->number;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
     return Py_BuildValue("{sssnsnsnsnsnsnsn}", "problem", problems[f->problem], "line", (Py_ssize_t)f->line, "column",
-                         (Py_ssize_t)f->column, "offset", start + (Py_ssize_t)f->offset, "n_bytes",
-                         (Py_ssize_t)f->n_bytes, "n_found", (Py_ssize_t)f->n_found, "n_cols",
-                         (Py_ssize_t)report->n_cols, "n_numbers", (Py_ssize_t)report->n_numbers);
+                         (Py_ssize_t)f->column, "offset", (Py_ssize_t)f->offset, "n_bytes", (Py_ssize_t)f->n_bytes,
+                         "n_found", (Py_ssize_t)f->n_found, "n_cols", (Py_ssize_t)report->n_cols, "n_numbers",
+                         (Py_ssize_t)report->n_numbers);
+}
+
+static size_t read_buffer(void *arg, void *dst, size_t offset, size_t n, int *number) {
+    *number = 0;
+    memcpy(dst, (const char *)((const Py_buffer *)arg)->buf + offset, n);
+    return n;
+}
+
+static size_t read_file(void *arg, void *dst, size_t offset, size_t n, int *number) {
+    return lp_file_read(*(const int *)arg, dst, offset, n, number);
 }
 
 /* None, or what is wrong; NULL when a signal handler raised. The buffers are checked. */
-static PyObject *parse(const Py_buffer *out, const Py_buffer *text, Py_ssize_t start, char sep, size_t n_threads) {
-    lp_number_text source = {(const char *)text->buf + start, (size_t)(text->len - start), sep};
+static PyObject *parse(const Py_buffer *out, const lp_number_text *source, size_t n_threads) {
     lp_text_report report;
     lp_poll poll;
-    lp_crew crew = {n_threads, lp_poll_python, &poll};
+    lp_parallel parallel = {n_threads, lp_poll_python, &poll};
     lp_poll_begin(&poll, NULL, NULL);
-    int status = lp_read_text(out->buf, (size_t)out->len / 4, &source, &crew, &report);
+    int status = lp_read_text(out->buf, (size_t)out->len / 4, source, &parallel, &report);
     lp_poll_end(&poll);
     if (status > 0) return NULL;
-    if (status < 0) return told_fault(&report, start);
+    if (status < 0) return describe_fault(&report);
     Py_RETURN_NONE;
+}
+
+/* Where the text is read from: a buffer, or (descriptor, size) of a file. -1 with an exception set. */
+static int take_text(lp_number_text *source, PyObject *text, Py_buffer *buffer, int *fd) {
+    if (PyTuple_Check(text)) {
+        Py_ssize_t end;
+        if (!PyArg_ParseTuple(text, "in", fd, &end)) return -1;
+        source->read = read_file, source->arg = fd, source->end = end < 0 ? 0 : (size_t)end;
+    } else {
+        if (PyObject_GetBuffer(text, buffer, PyBUF_SIMPLE)) return -1;
+        source->read = read_buffer, source->arg = buffer, source->end = (size_t)buffer->len;
+    }
+    if (source->start <= source->end) return 0;
+    PyErr_SetString(PyExc_ValueError, "start must lie in the text");
+    return -1;
 }
 
 static PyObject *parse_floats(PyObject *self, PyObject *args) {
@@ -160,18 +192,18 @@ static PyObject *parse_floats(PyObject *self, PyObject *args) {
     Py_ssize_t start, n_threads, sep_len;
     Py_buffer out = {0}, text = {0};
     const char *sep;
+    int fd, is_spreadsheet = 0;
     (void)self;
-    if (!PyArg_ParseTuple(args, "OOns#n", &out_object, &text_object, &start, &sep, &sep_len, &n_threads) ||
+    if (!PyArg_ParseTuple(args, "OOns#n|p", &out_object, &text_object, &start, &sep, &sep_len, &n_threads,
+                          &is_spreadsheet) ||
         check_style(sep_len, LP_SHORTEST, start, n_threads) < 0 ||
         PyObject_GetBuffer(out_object, &out, PyBUF_WRITABLE) < 0)
         return NULL;
-    if (PyObject_GetBuffer(text_object, &text, PyBUF_SIMPLE) < 0) goto done;
-    if (start > text.len || out.len % 4 != 0 || (uintptr_t)out.buf % 4 != 0) {
-        PyErr_SetString(PyExc_ValueError, "out holds aligned float32 and start lies in the text");
-        goto done;
-    }
-    result = parse(&out, &text, start, sep[0], (size_t)n_threads);
-done:
+    lp_number_text source = {.start = (size_t)start, .sep = sep[0], .is_spreadsheet = is_spreadsheet};
+    if (out.len % 4 != 0 || (uintptr_t)out.buf % 4 != 0)
+        PyErr_SetString(PyExc_ValueError, "out must hold aligned float32");
+    else if (!take_text(&source, text_object, &text, &fd))
+        result = parse(&out, &source, (size_t)n_threads);
     if (text.obj) PyBuffer_Release(&text);
     PyBuffer_Release(&out);
     return result;
@@ -187,7 +219,8 @@ PyMethodDef lp_text_methods[] = {
      "text_table(is_bf16, digits): the spelling of every 16-bit word, for format_words."},
     {"text_capacity", text_capacity, METH_VARARGS, "text_capacity(count): bytes that `out` needs for so many numbers."},
     {"parse_floats", parse_floats, METH_VARARGS,
-     "parse_floats(out, text, start, sep, n_threads): the numbers of a text from byte `start` on into float32 `out`,\n"
-     "which they fill exactly. None, or a dict that says what is wrong and where."},
+     "parse_floats(out, text, start, sep, n_threads, spreadsheet=False): the numbers of a text, bytes or (file\n"
+     "descriptor, size), from byte `start` on into float32 `out`, which they fill exactly. None, or a dict that says\n"
+     "what is wrong and where. `spreadsheet` ignores quotes, and empty cells at the ends of lines."},
     {NULL, NULL, 0, NULL},
 };

@@ -1,7 +1,7 @@
-/* forward.c - the forward pass of a Llama: one line for every value of docs/points.md, in the order of computation.
+/* forward.c - the forward pass of a Llama: one line per value of docs/points.md, in order of computation.
  *
- * What a line does is decided by the plan: nothing where no requested value depends on it, its part of a fused
- * operation, or an operation of its own. */
+ * The plan decides what a line does: nothing when no requested value depends on it, its part of a fused operation, or
+ * an operation of its own. */
 #include "forward.h"
 
 #include "steps.h" /* lp_pass, lp_pass_linear ... */

@@ -1,34 +1,34 @@
-/* plan.c - what is needed, then steps, then places. */
+/* plan.c - finds the needed values, then makes the steps, then assigns places. */
 #include "plan.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "../ops/attention.h" /* lp_sequence, lp_ops_packed_heads */
-#include "../ops/jobs.h"      /* FLOATS_A_JOB */
+#include "../ops/jobs.h"      /* LP_JOB_FLOATS */
 #include "../base/size.h"     /* lp_size_add, lp_size_mul */
 
-/* From first to last, values that one operation can compute together. Nothing joins the step of one that reads another
- * of its row: parts have operations of their own, which compute one value. */
+/* Groups of values, from first to last, that one operation can compute together. A step that begins with a value that
+ * reads another of its group is a part of the operation, and computes that value alone. */
 static const struct {
     lp_point first, last;
 } fusions[] = {
     {LP_X_RMS, LP_X_NORM},         {LP_Q, LP_V},         {LP_SCORES, LP_Z},      {LP_ATTN_OUT, LP_X_MID},
     {LP_X_MID_RMS, LP_X_MID_NORM}, {LP_GATE, LP_HIDDEN}, {LP_MLP_OUT, LP_X_OUT}, {LP_FINAL_RMS, LP_FINAL_NORM}};
 
-#define MOST_LIVE (2 * LP_N_POINTS) /* values that may have scratch at once: of a layer and the one before */
+#define MAX_LIVE (2 * LP_N_POINTS) /* values in scratch at once: of a layer and the one before */
 
 typedef struct {
     size_t at, n_bytes, last;
 } slot;
 
-/* A plan that is being made. */
+/* A plan in the making. */
 typedef struct {
     lp_plan *plan;
     lp_points *needed;           /* [n_layers of the model] */
-    int row[LP_N_POINTS];        /* of fusions, from 1 on; 0: none */
-    size_t n_bytes[LP_N_POINTS]; /* of a value with all rows; SIZE_MAX: more than there are addresses */
-    slot live[MOST_LIVE];        /* in the order of their offsets */
+    int group[LP_N_POINTS];      /* of fusions, from 1 on; 0: none */
+    size_t n_bytes[LP_N_POINTS]; /* of a value with all rows; SIZE_MAX: overflow */
+    slot live[MAX_LIVE];         /* by offset */
     size_t n_live;
     lp_tensor_spec specs[LP_N_TENSORS];
 } draft;
@@ -73,24 +73,25 @@ int lp_request_floats(const lp_request *q, lp_point point, size_t n_rows, size_t
 
 /* ---- steps --------------------------------------------------------------------------------------------------- */
 
-/* Whether a value of the row is read: by an operation that computes one part. */
-static int reads_its_row(const draft *d, lp_point p) {
+/* Whether a value reads another of its group. */
+static int reads_its_group(const draft *d, lp_point p) {
     const lp_point *reads;
     for (size_t n = lp_point_reads(p, &reads), r = 0; r < n; r++)
-        if (d->row[reads[r]] == d->row[p]) return 1;
+        if (d->group[reads[r]] == d->group[p]) return 1;
     return 0;
 }
 
-/* Whether the operation of the step can compute p as well. */
+/* Whether the step can compute p as well. */
 static int joins(const draft *d, const lp_step *s, size_t layer, lp_point p) {
     const lp_point *reads;
-    if (s->layer != layer || !d->row[p] || d->row[s->first] != d->row[p] || reads_its_row(d, s->first)) return 0;
+    if (s->layer != layer || !d->group[p] || d->group[s->first] != d->group[p] || reads_its_group(d, s->first))
+        return 0;
     for (size_t n = lp_point_reads(p, &reads), r = 0; r < n; r++)
-        if (d->row[reads[r]] == d->row[p] &&
+        if (d->group[reads[r]] == d->group[p] &&
             (!lp_points_has(&s->points, reads[r]) || has(d->plan->request.materialised, layer, reads[r])))
             return 0;
     if (p != LP_ACT) return 1;
-    /* the gated product computes gate, up and hidden, or none */
+    /* the gated product computes act and hidden, or neither */
     return has(d->needed, layer, LP_HIDDEN) && !has(d->plan->request.materialised, layer, LP_ACT) &&
            !has(d->plan->request.materialised, layer, LP_UP);
 }
@@ -107,7 +108,7 @@ static void add_step(draft *d, size_t layer, lp_point p, lp_stage stage) {
     lp_plan_value(plan, layer, p)->step = plan->n_steps - 1;
 }
 
-/* Where x is x_out of the layer before under another name; both requested, it is a copy. */
+/* Whether x is an alias of x_out of the layer before; if both are requested it is a copy. */
 static int is_alias(const draft *d, size_t layer, lp_point p) {
     return p == LP_X && layer &&
            !(has(d->plan->request.requested, layer, LP_X) && has(d->plan->request.requested, layer - 1, LP_X_OUT));
@@ -125,7 +126,7 @@ static void make_steps(draft *d) {
                 add_step(d, i, p, p == LP_X && i ? LP_STAGE_COPY : lp_point_stage(p));
 }
 
-/* The matrices that are read, a group for each layer and one for the head. */
+/* The matrices that are read: a group per layer, and one for the head. */
 static void list_weights(draft *d) {
     lp_plan *plan = d->plan;
     size_t n = 0, head = plan->n_layers;
@@ -158,12 +159,12 @@ size_t lp_plan_weight_bytes(const lp_plan *plan, const lp_step *step) {
 
 /* ---- places -------------------------------------------------------------------------------------------------- */
 
-/* The value that a point of a layer is: x may be that of the layer before. */
+/* The value of a point, aliases resolved. */
 static lp_value *value_of(const draft *d, size_t layer, lp_point p) {
     return is_alias(d, layer, p) ? lp_plan_value(d->plan, layer - 1, LP_X_OUT) : lp_plan_value(d->plan, layer, p);
 }
 
-/* Each value learns which step reads it last, and that it needs room. */
+/* Finds the last reader of each value; a value read by another step needs scratch. */
 static void find_readers(draft *d) {
     lp_plan *plan = d->plan;
     const lp_point *reads;
@@ -180,7 +181,7 @@ static void find_readers(draft *d) {
     }
 }
 
-/* The place of value p of a layer, by all the names that it has. */
+/* The place of a value; x_out may also be x of the next layer. */
 static void choose_place(draft *d, size_t layer, lp_point p) {
     lp_plan *plan = d->plan;
     lp_value *v = lp_plan_value(plan, layer, p);
@@ -197,13 +198,13 @@ static void choose_place(draft *d, size_t layer, lp_point p) {
     if (p >= LP_FINAL_RMS) v->first_row = plan->request.head_row;
 }
 
-/* The first gap of the live slots that is large enough. */
+/* First fit between the live slots. */
 static int take_slot(draft *d, lp_value *v, size_t n_bytes) {
     size_t i = 0, at = 0, end;
     if (lp_size_add(&n_bytes, n_bytes, 63)) return -1;
     n_bytes &= ~(size_t)63;
     for (; i < d->n_live && d->live[i].at - at < n_bytes; i++) at = d->live[i].at + d->live[i].n_bytes;
-    if (d->n_live == MOST_LIVE || lp_size_add(&end, at, n_bytes)) return -1;
+    if (d->n_live == MAX_LIVE || lp_size_add(&end, at, n_bytes)) return -1;
     memmove(d->live + i + 1, d->live + i, (d->n_live++ - i) * sizeof *d->live);
     d->live[i] = (slot){at, n_bytes, v->last};
     v->at = at;
@@ -231,7 +232,7 @@ static int place_values(draft *d) {
         }
         free_slots(d, i);
     }
-    for (size_t i = 1; i < plan->n_layers; i++) { /* under its other name, without a step */
+    for (size_t i = 1; i < plan->n_layers; i++) { /* aliases have no step */
         lp_value *x = lp_plan_value(plan, i, LP_X);
         if (is_alias(d, i, LP_X)) *x = *lp_plan_value(plan, i - 1, LP_X_OUT), x->step = LP_NO_STEP;
     }
@@ -240,7 +241,7 @@ static int place_values(draft *d) {
 
 /* ---- what the kernels need ----------------------------------------------------------------------------------- */
 
-/* Lays n items of so many bytes after what was laid before, on a line of their own; *at is where. */
+/* Appends n items to the scratch block, on a cache line of their own; *at is their offset. */
 static int lay(lp_plan *plan, size_t n, size_t item_bytes, size_t *at) {
     size_t n_bytes, *total = &plan->scratch_bytes;
     *at = *total;
@@ -250,7 +251,7 @@ static int lay(lp_plan *plan, size_t n, size_t item_bytes, size_t *at) {
     return 0;
 }
 
-/* What the operations of the run need at most. */
+/* The most that an operation of the run needs. */
 typedef struct {
     size_t packed, worker, jobs;
 } most;
@@ -280,12 +281,12 @@ static void find_most(const draft *d, most *m) {
              q->kernels->attend_scratch(d->plan->longest, c->head_dim), n_tiles * c->n_heads);
 }
 
-/* A thread that has no job needs no scratch. */
+/* Threads without a job get no scratch. */
 static int lay_out_work(draft *d) {
     lp_plan *plan = d->plan;
     const lp_request *q = &plan->request;
     size_t n, half = q->model->config.head_dim / 2;
-    most m = {0, 0, 1 + q->n_tokens * q->model->config.d_model / FLOATS_A_JOB};
+    most m = {0, 0, 1 + q->n_tokens * q->model->config.d_model / LP_JOB_FLOATS};
     find_most(d, &m);
     plan->n_threads = lp_size_min(q->n_threads, m.jobs);
     plan->worker_stride = (m.worker + 15) / 16 * 16;
@@ -298,7 +299,7 @@ static int lay_out_work(draft *d) {
 
 /* ---- the plan ------------------------------------------------------------------------------------------------ */
 
-/* One block for all tables, so that making a plan is one allocation. */
+/* The plan and its tables are one allocation. */
 static lp_plan *alloc_plan(const lp_request *q, lp_points **needed) {
     size_t n = q->model->config.n_layers, n_values = n * LP_N_POINTS, n_weights = n * LP_N_LAYER_TENSORS + 1;
     lp_plan *plan = calloc(1, sizeof *plan + n_values * sizeof *plan->values + (n_values + 1) * sizeof *plan->steps +
@@ -325,7 +326,7 @@ lp_plan *lp_plan_new(const lp_request *request, lp_error *err) {
         return NULL;
     }
     for (size_t i = 0; i < sizeof fusions / sizeof *fusions; i++)
-        for (lp_point p = fusions[i].first; p <= fusions[i].last; p++) d.row[p] = (int)i + 1;
+        for (lp_point p = fusions[i].first; p <= fusions[i].last; p++) d.group[p] = (int)i + 1;
     for (lp_point p = 0; p < LP_N_POINTS; p++)
         if (lp_request_floats(request, p, request->n_tokens, &d.n_bytes[p]) ||
             lp_size_mul(&d.n_bytes[p], d.n_bytes[p], sizeof(float)))
@@ -335,7 +336,8 @@ lp_plan *lp_plan_new(const lp_request *request, lp_error *err) {
     make_steps(&d);
     list_weights(&d);
     if (!place_values(&d) && !lay_out_work(&d)) return d.plan;
-    lp_fail(err, LP_ENOMEM, "the scratch of %zu tokens has more bytes than there are addresses", request->n_tokens);
+    lp_fail(err, LP_ENOMEM, "the scratch memory of %zu tokens has more bytes than there are addresses",
+            request->n_tokens);
     lp_plan_free(d.plan);
     return NULL;
 }

@@ -1,4 +1,4 @@
-/* run.c - checks the tokens of a run, and remembers what is requested and where it goes. */
+/* run.c - checks the tokens of a run, and stores what is requested and where it goes. */
 #include "run.h"
 
 #include <stdlib.h>
@@ -41,7 +41,7 @@ int lp_run_init(lp_run *run, const lp_model *model, const int32_t *token_ids, co
     run->seq_start = seq_start;
     run->n_seqs = n_seqs;
     run->n_tokens = seq_start[n_seqs];
-    run->crew.n_threads = n_threads ? lp_size_min(n_threads, LP_MAX_THREADS) : 1;
+    run->parallel.n_threads = n_threads ? lp_size_min(n_threads, LP_MAX_THREADS) : 1;
     if (check_sequences(run, err) || check_ids(run, err) || !(run->kernels = lp_kernels_get(err))) return -1;
     size_t n = model->config.n_layers;
     run->places = calloc(LP_N_POINTS * n, sizeof *run->places);
@@ -62,7 +62,7 @@ void lp_run_free(lp_run *run) {
 static lp_request request_of(const lp_run *run) {
     return (lp_request){.model = run->model,
                         .kernels = run->kernels,
-                        .n_threads = run->crew.n_threads,
+                        .n_threads = run->parallel.n_threads,
                         .n_tokens = run->n_tokens,
                         .n_seqs = run->n_seqs,
                         .seq_start = run->seq_start,
@@ -77,7 +77,7 @@ int lp_run_size(const lp_run *run, lp_point point, size_t *n_floats) {
     return lp_request_floats(&request, point, run->n_tokens, n_floats);
 }
 
-/* The set that holds a point: one that is computed once belongs to the last layer. */
+/* The set for a point: one that is not per layer belongs to the last layer. */
 static lp_points *set_of(const lp_run *run, lp_points *sets, lp_point point, size_t layer) {
     return &sets[lp_point_per_layer(point) ? layer : run->model->config.n_layers - 1];
 }

@@ -1,11 +1,14 @@
-/* steps.c - each verb finds its step and its places, and runs the operation when the step is complete. */
+/* steps.c - each verb finds its step and places, and the last one of a step runs the operation. */
 #include "steps.h"
+
+#include "../ops/linear.h" /* lp_linear */
+#include "../ops/rows.h"   /* lp_add, lp_rms_norm ... */
 
 /* ---- places -------------------------------------------------------------------------------------------------- */
 
 static size_t width_of(const lp_pass *p, lp_point point) { return lp_config_width(p->config, lp_point_width(point)); }
 
-/* Where a value of the layer goes; NULL: nowhere. */
+/* Where a value of the current layer goes; NULL: nowhere. */
 static float *place(const lp_pass *p, lp_point point) {
     const lp_value *v = lp_plan_value(p->plan, p->layer, point);
     if (v->where == LP_IN_ARRAY) return p->run->places[v->at];
@@ -26,7 +29,7 @@ static const float *rows_for(const lp_pass *p, lp_point out, lp_point point) {
 
 /* ---- steps --------------------------------------------------------------------------------------------------- */
 
-/* The step that computes a value; NULL when there is none, or nothing more is to be done. */
+/* The step that computes a value; NULL when there is none, or after a failure. */
 static const lp_step *step_of(const lp_pass *p, lp_point out) {
     size_t step = lp_plan_value(p->plan, p->layer, out)->step;
     return p->failed || step == LP_NO_STEP ? NULL : &p->plan->steps[step];
@@ -42,7 +45,7 @@ static void end_product(lp_pass *p, const lp_step *s, lp_point out) {
     if (s->last == out) end_step(p, s, lp_linear(&p->ops, &p->product));
 }
 
-/* The fused norm, or a part of it that begins a step of its own. */
+/* The fused norm, or a part of it as a step of its own. */
 static void end_norm(lp_pass *p, const lp_step *s, lp_point point, const float *x, const float *inverse, float *out,
                      const lp_weight *gain) {
     size_t m = n_rows(p, point), d = width_of(p, LP_X);
@@ -56,7 +59,7 @@ static void end_norm(lp_pass *p, const lp_step *s, lp_point point, const float *
 
 static void end_attention(lp_pass *p, const lp_step *s, lp_point out,
                           int (*part)(const lp_ops *ops, const lp_attention *a)) {
-    /* the fused kernel writes no pattern after the query: arrays are zeros, scratch is anything */
+    /* the fused kernel writes no pattern after the query: arrays hold zeros, scratch anything */
     int fused = s->first == LP_SCORES, failed = 0;
     if (s->last != out) return;
     if (fused && p->attention.pattern && lp_plan_value(p->plan, p->layer, LP_PATTERN)->where == LP_IN_SCRATCH)
@@ -94,7 +97,7 @@ void lp_pass_rms(lp_pass *p, lp_point out, lp_point x) {
 
 void lp_pass_unit(lp_pass *p, lp_point out, lp_point x, lp_point rms) {
     const lp_step *s = step_of(p, out);
-    (void)rms; /* its inverse was written beside it */
+    (void)rms; /* its inverse is in p->inverse */
     if (!s) return;
     p->norm.unit = place(p, out);
     end_norm(p, s, out, rows_for(p, out, x), p->inverse, NULL, NULL);
@@ -134,7 +137,7 @@ void lp_pass_scores(lp_pass *p, lp_point out, lp_point q, lp_point k) {
 
 void lp_pass_softmax(lp_pass *p, lp_point out, lp_point scores) {
     const lp_step *s = step_of(p, out);
-    (void)scores; /* their place is known, here and below */
+    (void)scores; /* p->attention has its place, here and below */
     if (!s) return;
     p->attention.pattern = place(p, out);
     end_attention(p, s, out, lp_softmax);
@@ -186,7 +189,7 @@ static void number_sequences(lp_pass *p) {
         size_t start = p->run->seq_start[s], n = p->run->seq_start[s + 1] - start;
         p->sequences[s] = (lp_sequence){.start = start, .n_tokens = n, .first_tile = first_tile, .map_at = map_at};
         first_tile += (n + q_tile - 1) / q_tile;
-        map_at += p->config->n_heads * n * n; /* used only when a map has a place, and then its size was checked */
+        map_at += p->config->n_heads * n * n; /* used only if a map has a place: then its size was checked */
     }
     p->attention = (lp_attention){.n_map = map_at,
                                   .n_heads = p->config->n_heads,
@@ -207,7 +210,7 @@ static void read_ahead(lp_pass *p) {
 int lp_pass_begin(lp_pass *p, lp_run *run, lp_error *err) {
     const lp_plan *plan = run->plan;
     *p = (lp_pass){.run = run, .plan = plan, .config = &run->model->config};
-    int failed = lp_block_make(&p->scratch, plan->scratch_bytes, run->model->arena, &run->crew);
+    int failed = lp_block_make(&p->scratch, plan->scratch_bytes, run->model->arena, &run->parallel);
     if (failed > 0) return lp_fail(err, LP_ECANCELED, "the run was stopped before its first step");
     if (failed)
         return lp_fail(err, LP_ENOMEM,
@@ -215,12 +218,12 @@ int lp_pass_begin(lp_pass *p, lp_run *run, lp_error *err) {
                        plan->scratch_bytes >> 20);
     char *base = p->scratch.data;
     p->ops = (lp_ops){.kernels = run->kernels,
-                      .crew = run->crew,
+                      .parallel = run->parallel,
                       .scratch = (float *)(base + plan->worker_at),
                       .scratch_stride = plan->worker_stride,
                       .packed = (float *)(base + plan->packed_at),
                       .profile = run->profile};
-    p->ops.crew.n_threads = plan->n_threads;
+    p->ops.parallel.n_threads = plan->n_threads;
     p->cos = (float *)(base + plan->angles_at);
     p->sin = p->cos + plan->longest * (p->config->head_dim / 2);
     p->inverse = (float *)(base + plan->inverse_at);

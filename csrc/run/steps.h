@@ -1,14 +1,14 @@
-/* steps.h - the operations of the forward pass, one verb each, as the plan has them.
+/* steps.h - the operations of the forward pass, one verb each, executed as planned.
  *
- * A verb names the value that it computes and those that it reads, all of the layer at work. It does nothing where the
- * plan does not need that value; where the plan has fused it with others it only says what its part of the operation
- * is, and the last value of the step runs it. A failure is sticky: after it all verbs do nothing. */
+ * A verb names the value it computes and those it reads, all of the current layer. It does nothing if the plan does not
+ * need the value; if the value is fused with others it only adds its arguments, and the step's last value runs the
+ * operation. A failure is sticky: after it all verbs do nothing. */
 #ifndef LP_STEPS_H
 #define LP_STEPS_H
 
 #include "../base/error.h"    /* lp_error */
 #include "../sys/memory.h"    /* lp_block */
-#include "../ops/attention.h" /* lp_ops, lp_attention */
+#include "../ops/attention.h" /* lp_attention, lp_ops */
 #include "../io/readahead.h"  /* lp_readahead */
 #include "run.h"              /* lp_run */
 
@@ -20,11 +20,11 @@ typedef struct {
     lp_block scratch;
     lp_sequence *sequences;
     float *cos, *sin; /* [longest sequence, head_dim / 2] */
-    float *inverse;   /* [n_tokens]: of the norm at work, 1 / rms before it was rounded */
+    float *inverse;   /* [n_tokens]: 1 / rms of the current norm, before rounding */
     lp_readahead *ahead;
-    size_t layer; /* at work */
+    size_t layer; /* the current one */
     int failed;   /* sticky */
-    /* Arguments of the operation at work, gathered so far. */
+    /* Arguments of the current operation, gathered so far. */
     lp_product product;
     lp_attention attention;
     struct {
@@ -33,15 +33,15 @@ typedef struct {
     } norm;
 } lp_pass;
 
-/* Makes the scratch block. LP_ENOMEM, LP_ECANCELED. Ended in any case. */
+/* Allocates the scratch block. LP_ENOMEM, LP_ECANCELED. Call lp_pass_end in any case. */
 int lp_pass_begin(lp_pass *p, lp_run *run, lp_error *err);
 void lp_pass_end(lp_pass *p);
-/* The verbs that follow are of this layer; its successor's weights may be read. */
+/* Makes this the current layer; the weights of the next may be read ahead. */
 void lp_pass_layer(lp_pass *p, size_t layer);
 
 void lp_pass_angles(lp_pass *p); /* cos and sin of position * inv_freq */
 void lp_pass_embed(lp_pass *p, lp_point out, const lp_weight *table);
-/* The layer's input, which is x_out of the layer before, where it has a place of its own. */
+/* Copies x_out of the layer before to the layer's input, if that has a place of its own. */
 void lp_pass_carry(lp_pass *p, lp_point out, lp_point x_out);
 void lp_pass_rms(lp_pass *p, lp_point out, lp_point x);                /* sqrt(mean(x^2) + eps) */
 void lp_pass_unit(lp_pass *p, lp_point out, lp_point x, lp_point rms); /* x / rms */

@@ -1,4 +1,4 @@
-/* cgroup.c - the folders of this process in the trees of cgroups, version 1 and 2; what is missing limits nothing. */
+/* cgroup.c - the cgroups of this process, version 1 and 2; a missing file is no limit. */
 #include "cgroup.h"
 
 #include <stdio.h>
@@ -9,7 +9,7 @@
 
 #define PATH_BYTES 4096
 #define FILE_BYTES (PATH_BYTES + 128)
-#define NO_LIMIT (1LL << 62) /* version 1 says so with a number near 2^63 */
+#define NO_LIMIT (1LL << 62) /* version 1 writes a number near 2^63 */
 #define NONE LP_PROC_NONE
 
 /* Version 2 of cgroups has one tree of folders, version 1 one for each controller. */
@@ -41,7 +41,7 @@ static void own_cgroup(const char *controller, char *path, size_t size) {
     if (!strcmp(path, "/")) path[0] = 0;
 }
 
-/* The number in a file of a cgroup; NONE for "max", and for -1 and the like, which say the same. */
+/* The number in a file of a cgroup; NONE for "max", -1 and the like, which mean no limit. */
 static size_t cgroup_number(const char *folder, const char *name) {
     char file[FILE_BYTES], line[128];
     long long value;
@@ -75,7 +75,7 @@ static size_t memory_stat(const char *folder, const char *key) {
     return n == NONE ? 0 : n;
 }
 
-/* The cache of files counts as used, a mapped model with it, but is given back when memory is asked for. */
+/* The page cache, with a mapped model, counts as used but is reclaimed on demand. */
 static size_t memory_left(size_t max, size_t used, size_t cache) {
     if (max == NONE || used == NONE) return NONE;
     used -= lp_size_min(used, cache);
@@ -92,8 +92,8 @@ static size_t memory_v1(const char *folder) {
                        memory_stat(folder, "total_inactive_file ") + memory_stat(folder, "total_active_file "));
 }
 
-/* The smallest limit of this process's cgroup and of all above it: each may have its own. A container may see only
- * its part of the tree, and that as the root: folders that are not there limit nothing. */
+/* The smallest limit of this process's cgroup and its ancestors. A container may see its part of the tree as the root:
+ * folders that do not exist are no limit. */
 static size_t smallest_above(const tree *t) {
     char own[PATH_BYTES], folder[PATH_BYTES + 64];
     size_t least = NONE;

@@ -1,4 +1,4 @@
-/* cgroup.h - what the cgroups of this process allow it. (size_t)-1: no limit, or none that can be read. */
+/* cgroup.h - the limits of this process's cgroups. (size_t)-1: no limit, or none that can be read. */
 #ifndef LP_CGROUP_H
 #define LP_CGROUP_H
 

@@ -1,4 +1,4 @@
-/* limits.c - the smallest of all limits; what is missing or unreadable limits nothing. */
+/* limits.c - the smallest of all limits; one that is missing or unreadable does not count. */
 #define _GNU_SOURCE
 #include "limits.h"
 
@@ -12,9 +12,10 @@
 #include "../base/size.h" /* lp_size_min */
 
 #define NONE LP_PROC_NONE
-#define WORTH_ASKING ((size_t)64 << 20) /* bytes */
+#define SMALL ((size_t)64 << 20) /* bytes that are not checked */
 
-static size_t affinity_cores(void) {
+size_t lp_limits_affinity(void) {
+#if defined(__linux__)
     for (int n_cpus = 1024; n_cpus <= 1 << 20; n_cpus *= 4) {
         cpu_set_t *set = CPU_ALLOC((size_t)n_cpus);
         if (!set) break;
@@ -23,12 +24,13 @@ static size_t affinity_cores(void) {
         CPU_FREE(set);
         if (!failed && n > 0) return (size_t)n;
     }
+#endif
     long online = sysconf(_SC_NPROCESSORS_ONLN);
     return online > 0 ? (size_t)online : 1;
 }
 
 size_t lp_limits_cores(void) {
-    size_t n = lp_size_min(affinity_cores(), lp_cgroup_cores());
+    size_t n = lp_size_min(lp_limits_affinity(), lp_cgroup_cores());
     return n ? n : 1;
 }
 
@@ -48,4 +50,19 @@ size_t lp_limits_memory(void) {
     return lp_size_min(least, address_space_left());
 }
 
-int lp_limits_fit(size_t n_bytes) { return n_bytes <= WORTH_ASKING || n_bytes <= lp_limits_memory(); }
+int lp_limits_fit(size_t n_bytes) { return n_bytes <= SMALL || n_bytes <= lp_limits_memory(); }
+
+int lp_limits_is_capped(void) {
+    struct rlimit space, data;
+    return getrlimit(RLIMIT_AS, &space) || space.rlim_cur != RLIM_INFINITY || getrlimit(RLIMIT_DATA, &data) ||
+           data.rlim_cur != RLIM_INFINITY;
+}
+
+size_t lp_limits_cache(void) {
+#if defined(_SC_LEVEL3_CACHE_SIZE)
+    long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    return cache > 0 ? (size_t)cache : 0;
+#else
+    return 0;
+#endif
+}

@@ -4,14 +4,23 @@
 
 #include <stddef.h>
 
-/* Cores: the affinity mask, cut by the cgroup's CPU quota rounded up. At least 1. */
+/* Cores of the affinity mask, at least 1. */
+size_t lp_limits_affinity(void);
+
+/* The same, capped by the cgroup's CPU quota rounded up. */
 size_t lp_limits_cores(void);
 
-/* Bytes that can be had without swapping: MemAvailable, what is left of the cgroup's limit and of RLIMIT_AS, the
- * smallest of them. (size_t)-1 when the system says nothing. */
+/* Bytes available without swapping: the smallest of MemAvailable and what is left of the cgroup's limit and of
+ * RLIMIT_AS. (size_t)-1 when the system does not say. */
 size_t lp_limits_memory(void);
 
-/* Whether n_bytes can be had. Small sizes are not worth reading /proc for at every run: the allocation tells. */
+/* Whether n_bytes are available. Small sizes always are: reading /proc at every run costs more than a failed malloc. */
 int lp_limits_fit(size_t n_bytes);
+
+/* Whether an rlimit caps the address space or the data of this process. */
+int lp_limits_is_capped(void);
+
+/* Bytes of the last-level cache; 0 when the system does not say. */
+size_t lp_limits_cache(void);
 
 #endif

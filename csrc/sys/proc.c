@@ -1,4 +1,4 @@
-/* proc.c - reads a line, or looks for one. */
+/* proc.c - reads a line, or finds one. */
 #include "proc.h"
 
 #include <stdio.h>

@@ -8,10 +8,10 @@
 
 #define LP_PROC_NONE ((size_t)-1)
 
-/* The first line of a file, cut to fit; 0 when it could be read. */
+/* The first line of a file, cut to fit; 0, or -1 when it cannot be read. */
 int lp_proc_line(const char *path, char *line, int size);
 
-/* The number behind a key that a line begins with ("MemAvailable:  123 kB"); LP_PROC_NONE when it is not there. */
+/* The number after a key at the start of a line ("MemAvailable:  123 kB"); LP_PROC_NONE when it is missing. */
 size_t lp_proc_number(const char *path, const char *key);
 
 #endif

@@ -1,10 +1,9 @@
 /* profile.c - laps of a clock; see profile.h. */
-#define _GNU_SOURCE
 #include "profile.h"
 
 #include <string.h>
 
-#include "../base/clock.h" /* lp_clock_ns */
+#include "clock.h" /* lp_clock_ns */
 
 static const char *const names[LP_N_STAGES] = {
 #define LP_STAGE_NAME(NAME, name) #name,

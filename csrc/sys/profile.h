@@ -1,9 +1,8 @@
-/* profile.h - where the time of a run goes, and how much was computed and moved meanwhile.
+/* profile.h - the time of a run by stages, and what was computed and moved in each.
  *
- * A run is timed in laps: the clock is read once at the end of each step, and all that passed since the step before
- * belongs to the step's stage, so that the stages add up to the whole. Operations count what they really do as they do
- * it; the lap gives that to the stage too. A profile is only kept when somebody asked for one: NULL is legal
- * everywhere here, and costs a comparison. */
+ * The clock is read once at the end of each step, and the time since the step before is added to the step's stage, so
+ * the stages add up to the whole. Operations count their work as they do it; it is added to the same stage. A NULL
+ * profile disables all this at the cost of a comparison. */
 #ifndef LP_PROFILE_H
 #define LP_PROFILE_H
 
@@ -12,22 +11,21 @@
 
 #include "../base/platform.h"
 
-/* S(NAME, name): the enum LP_STAGE_<NAME> and the name that Python sees, in order of computation. SwiGLU and the
- * residual adds are made on tiles of a product while these are in cache: they are in the time of gate_up, of o_proj and
- * of down. The softmax is in attention. */
-#define LP_STAGES(S)                                                                            \
-    S(PLAN, plan)           /* arguments, sizes, what is needed of each layer */                \
-    S(MEMORY, memory)       /* captured arrays and scratch: made, and touched by the threads */ \
-    S(EMBED, embed)         /* rows of the embedding */                                         \
-    S(ROPE, rope)           /* the table of angles, and q and k turned */                       \
-    S(NORM, norm)           /* the three norms */                                               \
-    S(PACK, pack)           /* x of every product into tiles of tokens */                       \
-    S(QKV, qkv)             /* x_norm by q, k, v */                                             \
-    S(ATTENTION, attention) /* scores, softmax, pattern by v */                                 \
-    S(O_PROJ, o_proj)       /* z by o, added to x */                                            \
-    S(GATE_UP, gate_up)     /* x_mid_norm by gate and up, silu(gate) * up */                    \
-    S(DOWN, down)           /* hidden by down, added to x_mid */                                \
-    S(COPY, copy)           /* a value that was asked for by both its names */                  \
+/* S(NAME, name): the enum LP_STAGE_<NAME> and the name in Python, in order of computation. SwiGLU and the residual adds
+ * are computed on tiles of a product: their time is that of gate_up, o_proj and down. */
+#define LP_STAGES(S)                                                                  \
+    S(PLAN, plan)           /* arguments, sizes, the plan */                          \
+    S(MEMORY, memory)       /* allocating and touching captured arrays and scratch */ \
+    S(EMBED, embed)         /* rows of the embedding */                               \
+    S(ROPE, rope)           /* the table of angles, and q and k turned */             \
+    S(NORM, norm)           /* the three norms */                                     \
+    S(PACK, pack)           /* x of every product into tiles of tokens */             \
+    S(QKV, qkv)             /* x_norm by q, k, v */                                   \
+    S(ATTENTION, attention) /* scores, softmax, pattern by v */                       \
+    S(O_PROJ, o_proj)       /* z by o, added to x */                                  \
+    S(GATE_UP, gate_up)     /* x_mid_norm by gate and up, silu(gate) * up */          \
+    S(DOWN, down)           /* hidden by down, added to x_mid */                      \
+    S(COPY, copy)           /* a value requested under both its names */              \
     S(HEAD, head)           /* final_norm by the head */
 
 typedef enum {
@@ -53,11 +51,11 @@ typedef struct {
 
 const char *lp_stage_name(lp_stage stage);
 
-/* Forgets all, and starts the clock. */
+/* Resets it, and starts the clock. */
 void lp_profile_start(lp_profile *p);
-/* Work of the step at hand. */
+/* Adds work of the current step. */
 void lp_profile_count(lp_profile *p, double flops, double weight_bytes, double value_bytes);
-/* What passed since the last lap was `stage`. */
+/* Adds the time and work since the last lap to `stage`. */
 void lp_profile_lap(lp_profile *p, lp_stage stage);
 
 #endif

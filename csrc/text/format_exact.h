@@ -36,9 +36,6 @@ typedef struct {
     uint64_t digits[3][TEXT_BLOCK];
 } text_exact_block;
 
-/* floor(log10(2^q)) for q in [-172, 104] */
-static inline int text_unit_exponent(int q) { return ((q + 172) * 1233 + 920) / 4096 - 52; }
-
 static inline text_u128 text_ten_to_wide(int m) {
     return m < 20 ? text_ten_to[m] : (text_u128)text_ten_to[19] * text_ten_to[m - 19];
 }

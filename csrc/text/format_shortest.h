@@ -20,6 +20,9 @@
 #define TEXT_FIXED_MIN 0x38d1b718u /* the first float32 above 1e-4 */
 #define TEXT_FIXED_END 0x49742400u /* 1e6: from here on, and below the other, NumPy writes an exponent */
 
+/* floor(log10(2^q)) for q in [-172, 104] */
+static inline int text_unit_exponent(int q) { return ((q + 172) * 1233 + 920) / 4096 - 52; }
+
 /* A block of numbers on its way: each is (10 * tens + last) * 10^exponent. */
 typedef struct {
     uint32_t tens[TEXT_BLOCK];
@@ -31,7 +34,7 @@ typedef struct {
 /* Step 1. What it finds for zero, infinity and NaN means nothing. */
 static inline void text_shortest_find(text_shortest_block *block, size_t i, uint32_t magnitude) {
     uint32_t biased = magnitude >> 23, c = (magnitude & 0x7fffff) | (uint32_t)(biased != 0) << 23;
-    block->exponent[i] = text_exponent[biased];
+    block->exponent[i] = (int8_t)text_unit_exponent((int)biased - (biased ? 150 : 149));
     if (__builtin_expect((magnitude & 0x7fffff) == 0, 0)) { /* a power of two: floats lie closer below it than above */
         block->exponent[i]--;
         block->tens[i] = text_power_of_two[biased] / 10;

@@ -53,6 +53,6 @@ static void format_piece(void *arg, size_t i, size_t worker) {
 
 void lp_write_stretch(char *out, size_t *lengths, const lp_stretch *stretch, size_t n_threads) {
     lp_piece_job job = {out, lengths, stretch};
-    lp_crew crew = {n_threads, NULL, NULL};
-    lp_pool_run(&crew, lp_write_pieces(stretch->count), format_piece, &job);
+    lp_parallel parallel = {n_threads, NULL, NULL};
+    lp_pool_run(&parallel, lp_write_pieces(stretch->count), format_piece, &job);
 }

@@ -22,7 +22,10 @@ typedef enum {
     LP_TEXT_FEW,       /* a row ends before its n_cols-th number */
     LP_TEXT_MANY,      /* a row goes on after its n_cols-th number */
     LP_TEXT_EXTRA_ROW, /* there are more rows than n_rows */
-    LP_TEXT_CHANGED    /* read.h alone: the rows are no longer those that were counted */
+    /* of parallel_read.h alone: the source is shorter than it was, cannot be read, or has too long a line */
+    LP_TEXT_CHANGED,
+    LP_TEXT_UNREADABLE,
+    LP_TEXT_NO_MEMORY
 } lp_text_problem;
 
 /* Where reading stopped. */

@@ -1,8 +1,8 @@
 /* parse_number.h - one decimal number to the nearest float32; a part of parse.c.
  *
  * The digits become an integer w below 2^64 and a power of ten. w * 10^e is computed with the upper 64 bits of
- * 10^e, and of the product the upper 64 bits are kept: too small by less than 4 units. A float32 needs 24 of them, so
- * the rounding is certain unless the other 40 lie within 4 units below one half; then parse_exact.h decides with
+ * 10^e, and only the upper 64 bits of the product are used: too small by less than 4 units. A float32 needs 24 of them,
+ * so the rounding is certain unless the other 40 lie within 4 units below one half; then parse_exact.h decides with
  * long integers. Of more than 19 digits the first 19 are taken, and the 4 becomes 64 (docs/text.md). */
 #ifndef LP_PARSE_NUMBER_H
 #define LP_PARSE_NUMBER_H
@@ -33,7 +33,7 @@ static inline uint64_t read_load8(const char *p, const char *end) {
 
 /* Eight characters less '0' each: how many digits they begin with. */
 static inline unsigned read_count8(uint64_t x) {
-    uint64_t others = ((x + 0x7676767676767676) | x) & 0x8080808080808080; /* right up to the first that is none */
+    uint64_t others = ((x + 0x7676767676767676) | x) & 0x8080808080808080; /* right up to the first other one */
     return others ? (unsigned)__builtin_ctzll(others) / 8 : 8;
 }
 
@@ -64,25 +64,25 @@ static inline unsigned read_fraction(uint64_t *w, const char *p, const char *end
  * Returns the factor, which is a mantissa. 40 <= cut <= 65. */
 static uint32_t read_round_slowly(const read_decimal *d, uint64_t m, int e, int cut, uint64_t error) {
     unsigned __int128 rest = m, half = (unsigned __int128)1 << (cut - 1);
-    uint32_t kept = (uint32_t)(rest >> cut);
-    rest -= (unsigned __int128)kept << cut;
-    if (rest > half) return kept + 1;
-    if (rest + error <= half) return kept;
-    int sign = read_compare_half(d, kept, e - 63 + cut);
-    return kept + (sign > 0 || (sign == 0 && (kept & 1)));
+    uint32_t mantissa = (uint32_t)(rest >> cut);
+    rest -= (unsigned __int128)mantissa << cut;
+    if (rest > half) return mantissa + 1;
+    if (rest + error <= half) return mantissa;
+    int sign = read_compare_half(d, mantissa, e - 63 + cut);
+    return mantissa + (sign > 0 || (sign == 0 && (mantissa & 1)));
 }
 
 static inline uint32_t read_round(const read_decimal *d, uint64_t m, int e, uint64_t error) {
     if (e > 127) return READ_INFINITY;
     if (__builtin_expect(e < -126, 0)) return e < -151 ? 0 : read_round_slowly(d, m, e, 40 - 126 - e, error);
     const uint64_t half = (uint64_t)1 << 39;
-    uint64_t rest = m & (2 * half - 1), kept = m >> 40;
+    uint64_t rest = m & (2 * half - 1), mantissa = m >> 40;
     if (__builtin_expect(rest + error - half - 1 < error, 0))
-        kept = read_round_slowly(d, m, e, 40, error);
+        mantissa = read_round_slowly(d, m, e, 40, error);
     else
-        kept += rest > half;
-    /* the implicit bit of kept adds 1 to the exponent, and so does a carry out of the mantissa */
-    return ((uint32_t)(e + 126) << 23) + (uint32_t)kept;
+        mantissa += rest > half;
+    /* the implicit bit of mantissa adds 1 to the exponent, and so does a carry out of the mantissa */
+    return ((uint32_t)(e + 126) << 23) + (uint32_t)mantissa;
 }
 
 /* A float32 without its sign. */

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from ..errors import ArgumentError, FileChangedError, FormatError
+from ..errors import ArgumentError, FileChangedError, FormatError, OutOfMemory
 from ..messages import printable, shown_path
 from .atomic import atomic_open, open_regular
 from .encode import (
@@ -36,7 +36,6 @@ from .hex import read_hex
 from .npy import MAX_RANK, is_possible, read_npy
 from .paths import checked_path
 from .text_header import FLOATS, OTHERS, FirstLine, is_known, read_first_line, refuse_other_files
-from .text_rows import read_rows
 
 
 def write(
@@ -88,7 +87,7 @@ def read(
 
     Raises FileError (missing, not a regular file), FileChangedError (written to meanwhile),
     FormatError (no `# shape=` line, ragged rows, words, a count that is not the shape's: with line
-    and column), OutOfMemory (text is read whole) and ArgumentError (another ending of the name, an
+    and column), OutOfMemory and ArgumentError (another ending of the name, an
     impossible shape or dtype). Ctrl-C stops it.
     """
     path = checked_path(path)
@@ -172,25 +171,26 @@ def _read_floats(
     shape, start = first.shape, first.start
     count, room = math.prod(shape), (len(file) - start + 1) // 2  # a digit and a separator each
     values = np.empty(count if count <= room else 0, np.float32)  # no more than fits
-    if values.size == count and read_rows(file, start, values, sep):
-        return values.reshape(shape)
-    data = file[start:]
-    fault: Any = _core.parse_floats(values, data, 0, sep, _core.cores())
-    if fault is not None and fault["problem"] != "changed" and (bare := _unpadded(data, sep)):
-        if values.size == count and _core.parse_floats(values, bare, 0, sep, 1) is None:
-            return values.reshape(shape)
-    if fault is None and values.size == count:
+    text = (file.fd, len(file))
+    fault: Any = _core.parse_floats(values, text, start, sep, _core.cores())
+    if values.size == count and (
+        fault is None
+        or (sep == "," and _core.parse_floats(values, text, start, sep, 1, True) is None)
+    ):
         return values.reshape(shape)
     fault = fault or {"problem": "count", "n_numbers": 0}
     if fault["problem"] == "changed":
         raise FileChangedError(
-            f"{shown_path(path)}: written to while it was read; read it again when it is whole"
+            f"{shown_path(path)}: was cut short while it was read; read it again"
         )
+    if fault["problem"] == "memory":
+        raise OutOfMemory(f"{shown_path(path)}: a line of the text does not fit the memory")
     if fault["problem"] == "count":
         raise FormatError(_count_message(path, shape, fault["n_numbers"]))
     where = f"{shown_path(path)}: line {fault['line'] + first.line - 1}, column {fault['column']}"
     if fault["problem"] == "word":
-        word = bytes(data[fault["offset"] :][: min(fault["n_bytes"], 80)])
+        offset = fault["offset"]
+        word = bytes(file[offset : offset + min(fault["n_bytes"], 80)])
         raise FormatError(f"{where}: {_shown(word)} is not a number")
     found = (
         f"only {fault['n_found']}" if fault["problem"] == "few" else f"more than {fault['n_cols']}"

@@ -1,5 +1,5 @@
-"""The bytes of an open file, read where they are asked for and never mapped: a file that somebody
-cuts short meanwhile is an error, while a map of it would end the process by SIGBUS."""
+"""The bytes of an open file, read on request and never mapped: a file truncated meanwhile is an
+error, while touching a map of it would end the process by SIGBUS."""
 
 import os
 
@@ -25,22 +25,18 @@ class FileBytes:
 
     def __getitem__(self, part: slice) -> memoryview:
         start, stop, _ = part.indices(self._size)
-        n_bytes = max(0, stop - start)
         try:
-            data = memoryview(np.empty(n_bytes, np.uint8))
+            data = memoryview(np.empty(max(0, stop - start), np.uint8))
         except MemoryError:
-            raise OutOfMemory(f"{self.path}: {show_bytes(n_bytes)} do not fit the memory") from None
-        if self.read_into(data, start) < n_bytes:
-            raise FileChangedError(f"{self.path}: was cut short while it was read; read it again")
-        return data
-
-    def read_into(self, buffer: memoryview, start: int) -> int:
-        """Fills the buffer with what lies at `start`, or as far as the file goes: how many
-        bytes."""
+            raise OutOfMemory(
+                f"{self.path}: {show_bytes(stop - start)} do not fit the memory"
+            ) from None
         done = 0
-        while done < len(buffer):
-            n = os.preadv(self.fd, [buffer[done:]], start + done)
+        while done < len(data):
+            n = os.preadv(self.fd, [data[done:]], start + done)
             if n == 0:
-                break
+                raise FileChangedError(
+                    f"{self.path}: was cut short while it was read; read it again"
+                )
             done += n
-        return done
+        return data

@@ -16,7 +16,7 @@ typedef struct {
     long after;       /* so many allocations still succeed; -1: all of them */
     int lasting;      /* whether those after the one that failed fail as well */
     int n_failed;     /* allocations that failed since it was last set to 0 */
-    size_t n_bytes;   /* bytes asked for since it was last set to 0 */
+    size_t n_bytes;   /* bytes requested since it was last set to 0 */
     long n_live;      /* blocks that were allocated and not freed */
     long live_mapped; /* bytes that were mapped and not unmapped */
 } fault_state;

@@ -13,7 +13,7 @@ static void test_fail_fills_the_error(void) {
     CHECK(strcmp(err.msg, "file: 3 of 4") == 0);
     CHECK(lp_fail(&err, LP_EIO, "%s", "") == -1);
     CHECK(err.status == LP_EIO && err.msg[0] == 0);
-    CHECK(lp_fail(NULL, LP_ENOMEM, "nobody listens: %d", 1) == -1);
+    CHECK(lp_fail(NULL, LP_ENOMEM, "no lp_error: %d", 1) == -1);
 }
 
 static void test_a_message_that_just_fits_is_whole(void) {
@@ -66,10 +66,10 @@ static void test_cut_in_stray_continuation_bytes(void) {
 
 static void test_show_every_byte(void) {
     for (int byte = 0; byte < 256; byte++) {
-        char dst[16], wanted[16], c = (char)byte;
-        snprintf(wanted, sizeof wanted, byte >= 0x20 && byte < 0x7F ? "%c" : "\\x%02x", byte);
+        char dst[16], expected[16], c = (char)byte;
+        snprintf(expected, sizeof expected, byte >= 0x20 && byte < 0x7F ? "%c" : "\\x%02x", byte);
         CHECK(lp_show(dst, sizeof dst, &c, 1) == dst);
-        CHECK(strcmp(dst, wanted) == 0);
+        CHECK(strcmp(dst, expected) == 0);
     }
     char dst[64];
     CHECK(strcmp(lp_show(dst, sizeof dst, "a\nb\0\x1b[31m\xC3\xA9", 11), "a\\x0ab\\x00\\x1b[31m\\xc3\\xa9") == 0);

@@ -125,7 +125,7 @@ static void set_places(lp_run *run) {
         CHECK(lp_run_size(run, (lp_point)p, &n) == 0);
         for (size_t i = 0; i < n_layers; i++) {
             float *place = malloc(n * sizeof *place);
-            /* zeros, as lp_head wants its pattern; NaN, where everything must be written */
+            /* zeros, as lp_head needs its pattern; NaN where everything must be written */
             memset(place, p == LP_PATTERN ? 0 : 0xff, n * sizeof *place);
             lp_run_set_place(run, (lp_point)p, i, place);
         }
@@ -167,7 +167,7 @@ static uint64_t run_case(size_t number, const lp_model *model, size_t n_threads)
     return hash;
 }
 
-/* Denormals are taken for 0 in this thread: what a library may have asked for before us. */
+/* Denormals are flushed to 0 in this thread, as another library may have set it. */
 static lp_fpenv flush_to_zero(void) {
     lp_fpenv old = lp_fpenv_set();
 #if defined(__x86_64__)
@@ -236,7 +236,7 @@ static void check_environment_is_read_once(void) {
     close_model(&m);
 }
 
-/* A thread that has no job needs no scratch. */
+/* Threads without a job get no scratch. */
 static void check_scratch_of_many_threads(void) {
     static const size_t n_threads[] = {1, 60, 200, 1024};
     size_t n_bytes[4] = {0};

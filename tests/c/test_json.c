@@ -1,4 +1,4 @@
-/* test_json.c - the cursor takes JSON and nothing else, reads no byte past its end, and says where it stopped.
+/* test_json.c - the cursor accepts only JSON, reads no byte past its end, and reports where it stopped.
  *
  * Every text is first copied into a block of its own exact size, so that the address sanitizer sees a step too far. */
 #include "../../csrc/io/json.h"
@@ -293,10 +293,10 @@ static void test_whole_numbers(void) {
     CHECK(value == 42); /* not touched by a failure */
     for (int shift = 0; shift < 63; shift++) {
         char text[32];
-        uint64_t wanted = (uint64_t)1 << shift;
+        uint64_t expected = (uint64_t)1 << shift;
         for (int step = -1; step <= 1; step++) {
-            sprintf(text, "%llu", (unsigned long long)(wanted + (uint64_t)step));
-            CHECK(read_uint(text, &value) == 0 && value == wanted + (uint64_t)step);
+            sprintf(text, "%llu", (unsigned long long)(expected + (uint64_t)step));
+            CHECK(read_uint(text, &value) == 0 && value == expected + (uint64_t)step);
         }
     }
 }
@@ -412,7 +412,7 @@ static void test_messages(void) {
     uint64_t value;
     CHECK(lp_json_uint(&json, &value) == -1);
     CHECK(strcmp(err.msg, "m byte 7, in \"k\\n\": expected a whole number >= 0, found -") == 0);
-    lp_json_init(&json, "m", NULL, 0, NULL); /* nothing at all, and nobody who listens */
+    lp_json_init(&json, "m", NULL, 0, NULL); /* no bytes, no lp_error */
     CHECK(lp_json_enter(&json, '[') == -1 && lp_json_skip(&json) == -1 && lp_json_end(&json) == 0);
 }
 

@@ -1,4 +1,4 @@
-/* test_limits.c - cores and memory as affinity, cgroups and rlimits give them, on machines that are made up.
+/* test_limits.c - cores and memory as affinity, cgroups and rlimits give them, on simulated machines.
  *
  * The wrappers give the core the files and limits of a test instead of those of this machine. */
 #define _GNU_SOURCE
@@ -137,7 +137,7 @@ static const struct {
      1,
      0,
      {{{"/proc/self/statm", "2560 1 1 1 0 1 0\n"}}, .n_cpus = 1, .address_space = MIB}},
-    {"an address space of which nobody knows how much is used", 1, NOT_SAID, {.n_cpus = 1, .address_space = MIB}},
+    {"an address space of unknown use", 1, NOT_SAID, {.n_cpus = 1, .address_space = MIB}},
 };
 
 int main(void) {

@@ -1,4 +1,4 @@
-/* test_map.c - only regular files are opened, nothing is waited for, and a file that changes is noticed.
+/* test_map.c - only regular files are opened, without waiting, and changes of a file are noticed.
  *
  * Link with -Wl,--wrap=fstat,--wrap=pread,--wrap=mmap,--wrap=malloc: the wrappers below let a call fail once. */
 #define _POSIX_C_SOURCE 200809L
@@ -65,19 +65,19 @@ static void write_file(const char *name, const char *text) {
 
 static int open_map(lp_map *map, const char *name, int use_mmap) {
     err = (lp_error){0};
-    return lp_map_open(map, dir_fd, name, use_mmap, &err);
+    return lp_map_open(map, dir_fd, name, use_mmap ? NULL : &(lp_map_reading){.max_bytes = (size_t)-1}, &err);
 }
 
 /* Refused as the system's fault, in a message that begins with the name and says what it is. */
-static int is_refused(const char *name, lp_status status, const char *wanted) {
+static int is_refused(const char *name, lp_status status, const char *expected) {
     int good = 1;
     for (int use_mmap = 0; use_mmap < 2; use_mmap++) {
         lp_map map;
-        good &= open_map(&map, name, use_mmap) == -1 && err.status == status && strstr(err.msg, wanted) != NULL &&
+        good &= open_map(&map, name, use_mmap) == -1 && err.status == status && strstr(err.msg, expected) != NULL &&
                 strncmp(err.msg, name, strlen(name)) == 0 && !map.bytes && map.fd == -1;
         lp_map_close(&map);
     }
-    if (!good) printf("%s: wanted \"%s\", got: %s\n", name, wanted, err.msg);
+    if (!good) printf("%s: expected \"%s\", got: %s\n", name, expected, err.msg);
     return good;
 }
 
@@ -138,7 +138,7 @@ static void test_long_paths_keep_their_end(void) {
     }
 }
 
-static void test_what_is_no_regular_file(void) {
+static void test_other_than_regular_files(void) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     int before = n_open_files();
     CHECK(mkdirat(dir_fd, "folder", 0700) == 0 && mkfifoat(dir_fd, "pipe", 0600) == 0);
@@ -280,17 +280,17 @@ static void test_copies_within_limits(void) {
     int before = n_open_files(), left = 0;
     lp_map_reading how = {.max_bytes = 5, .poll = count_down, .poll_arg = &left};
     write_file("f", "hello");
-    CHECK(lp_map_copy(&map, dir_fd, "f", &how, &err) == 0 && memcmp(map.bytes, "hello", 5) == 0 && left == -1);
+    CHECK(lp_map_open(&map, dir_fd, "f", &how, &err) == 0 && memcmp(map.bytes, "hello", 5) == 0 && left == -1);
     lp_map_close(&map);
     how.max_bytes = 4;
     malloc_fails = 1; /* and stays so: nothing is allocated */
-    CHECK(lp_map_copy(&map, dir_fd, "f", &how, &err) == -1 && err.status == LP_ENOMEM);
+    CHECK(lp_map_open(&map, dir_fd, "f", &how, &err) == -1 && err.status == LP_ENOMEM);
     CHECK(strstr(err.msg, "has 5 bytes and 4 are free") && malloc_fails == 1);
     malloc_fails = 0;
     how.max_bytes = 5;
     pread_most = 2;
     left = 3;
-    CHECK(lp_map_copy(&map, dir_fd, "f", &how, &err) == -1 && err.status == LP_ECANCELED && !map.bytes);
+    CHECK(lp_map_open(&map, dir_fd, "f", &how, &err) == -1 && err.status == LP_ECANCELED && !map.bytes);
     CHECK(strstr(err.msg, "stopped after 4 of 5 bytes"));
     pread_most = (size_t)-1;
     CHECK(n_open_files() == before);
@@ -303,7 +303,7 @@ int main(void) {
     test_an_empty_file();
     test_borrowed_bytes();
     test_long_paths_keep_their_end();
-    test_what_is_no_regular_file();
+    test_other_than_regular_files();
     test_links_are_followed();
     test_an_unreadable_file();
     test_changes_are_noticed();

@@ -20,9 +20,9 @@ static lp_arena *arena; /* of all checks but those of arenas */
 static int stop_later(void *polls_left) { return --*(int *)polls_left < 0; }
 
 static void check_block(size_t n_bytes, size_t n_threads) {
-    lp_crew crew = {n_threads, NULL, NULL};
+    lp_parallel parallel = {n_threads, NULL, NULL};
     lp_block block;
-    CHECK(lp_block_make(&block, n_bytes, arena, &crew) == 0);
+    CHECK(lp_block_make(&block, n_bytes, arena, &parallel) == 0);
     unsigned char *bytes = block.data;
     CHECK(block.n_bytes == n_bytes && (uintptr_t)bytes % (n_bytes < HUGE_PAGE ? 64 : HUGE_PAGE) == 0);
     CHECK(bytes[0] == 0 && !memcmp(bytes, bytes + 1, n_bytes - 1));
@@ -54,20 +54,20 @@ static int is_mapped(void *at) {
 }
 
 /* A freed block serves the next that is about as large, zeroed, and no other. */
-static void check_kept(void) {
-    lp_crew crew = {2, NULL, NULL};
+static void check_cached(void) {
+    lp_parallel parallel = {2, NULL, NULL};
     lp_block a, b;
-    CHECK(lp_block_make(&a, 20 * HUGE_PAGE, arena, &crew) == 0);
+    CHECK(lp_block_make(&a, 20 * HUGE_PAGE, arena, &parallel) == 0);
     void *first = a.data;
     memset(first, 0xA5, a.n_bytes);
     lp_block_free(&a);
     CHECK(is_mapped(first));
-    CHECK(lp_block_make(&b, 40 * HUGE_PAGE, arena, &crew) == 0 && b.data != first);
-    CHECK(lp_block_make(&a, 19 * HUGE_PAGE + 5, arena, &crew) == 0 && a.data == first &&
+    CHECK(lp_block_make(&b, 40 * HUGE_PAGE, arena, &parallel) == 0 && b.data != first);
+    CHECK(lp_block_make(&a, 19 * HUGE_PAGE + 5, arena, &parallel) == 0 && a.data == first &&
           a.n_bytes == 19 * HUGE_PAGE + 5);
     CHECK(is_zero(&a));
     lp_block_free(&a), lp_block_free(&b);
-    CHECK(lp_block_make(&a, 8 * HUGE_PAGE, arena, &crew) == 0); /* neither is: too much would lie idle */
+    CHECK(lp_block_make(&a, 8 * HUGE_PAGE, arena, &parallel) == 0); /* neither is: too much would lie idle */
     CHECK(a.mapped < 16 * HUGE_PAGE);
     lp_block_free(&a);
     lp_arena_release(arena);
@@ -75,17 +75,17 @@ static void check_kept(void) {
     CHECK(lp_block_reserve(&a, 20 * HUGE_PAGE) == 0);
     first = a.data;
     lp_block_free(&a);
-    CHECK(!is_mapped(first)); /* nobody reserves its like again */
+    CHECK(!is_mapped(first)); /* no later block is of this size */
 }
 
-/* Not more is kept than memory.c says, the newest of it. */
-static void check_most_kept(int n, size_t n_bytes, size_t most) {
+/* The cache holds no more than memory.c says: the newest blocks. */
+static void check_most_cached(int n, size_t n_bytes, size_t most) {
     enum { MOST = 36 };
-    lp_crew crew = {2, NULL, NULL};
+    lp_parallel parallel = {2, NULL, NULL};
     lp_block block[MOST];
     void *at[MOST];
     size_t n_kept = 0;
-    for (int i = 0; i < n; i++) CHECK(lp_block_make(&block[i], n_bytes, arena, &crew) == 0);
+    for (int i = 0; i < n; i++) CHECK(lp_block_make(&block[i], n_bytes, arena, &parallel) == 0);
     for (int i = 0; i < n; i++) at[i] = block[i].data;
     for (int i = 0; i < n; i++) lp_block_free(&block[i]);
     for (int i = 0; i < n; i++) n_kept += (size_t)is_mapped(at[i]);
@@ -97,22 +97,22 @@ static void check_most_kept(int n, size_t n_bytes, size_t most) {
 
 /* Nothing is cached without an arena, in another one, or when its owner has closed it; blocks may outlive it. */
 static void check_arenas(void) {
-    lp_crew crew = {1, NULL, NULL};
+    lp_parallel parallel = {1, NULL, NULL};
     lp_arena *own = lp_arena_new(), *other = lp_arena_new();
     lp_block a, b;
     CHECK(own && other);
-    CHECK(lp_block_make(&a, 20 * HUGE_PAGE, NULL, &crew) == 0);
+    CHECK(lp_block_make(&a, 20 * HUGE_PAGE, NULL, &parallel) == 0);
     void *at = a.data;
     lp_block_free(&a);
     CHECK(!is_mapped(at));
-    CHECK(lp_block_make(&a, 20 * HUGE_PAGE, own, &crew) == 0);
+    CHECK(lp_block_make(&a, 20 * HUGE_PAGE, own, &parallel) == 0);
     at = a.data;
     lp_block_free(&a);
     CHECK(is_mapped(at));
-    CHECK(lp_block_make(&b, 20 * HUGE_PAGE, other, &crew) == 0 && b.data != at);
+    CHECK(lp_block_make(&b, 20 * HUGE_PAGE, other, &parallel) == 0 && b.data != at);
     lp_arena_release(other);
     CHECK(is_mapped(at));
-    CHECK(lp_block_make(&a, 20 * HUGE_PAGE, own, &crew) == 0 && a.data == at);
+    CHECK(lp_block_make(&a, 20 * HUGE_PAGE, own, &parallel) == 0 && a.data == at);
     lp_block_free(&a);
     lp_arena_close(own);
     CHECK(!is_mapped(at));
@@ -133,19 +133,19 @@ static size_t mapped_bytes(void) {
     return (size_t)pages * 4096;
 }
 
-/* What is kept is given back before it stands in the way of a larger block, and nothing is kept under a limit. */
-static void check_given_back(void) {
-    lp_crew crew = {1, NULL, NULL};
+/* Cached blocks are freed when a larger block needs the memory, and nothing is cached under an rlimit. */
+static void check_released(void) {
+    lp_parallel parallel = {1, NULL, NULL};
     struct rlimit old = {0}, limit;
     lp_block a;
     for (int ask = 0; ask < 2; ask++) { /* the second time mmap itself fails at first */
-        CHECK(getrlimit(RLIMIT_AS, &old) == 0 && lp_block_make(&a, 28 * HUGE_PAGE, arena, &crew) == 0);
+        CHECK(getrlimit(RLIMIT_AS, &old) == 0 && lp_block_make(&a, 28 * HUGE_PAGE, arena, &parallel) == 0);
         lp_block_free(&a);
         limit = old;
-        limit.rlim_cur = (rlim_t)(mapped_bytes() + 24 * HUGE_PAGE); /* 52 without what is kept */
+        limit.rlim_cur = (rlim_t)(mapped_bytes() + 24 * HUGE_PAGE); /* 52 without the cache */
         CHECK(setrlimit(RLIMIT_AS, &limit) == 0);
         if (!ask) CHECK(lp_memory_fits(40 * HUGE_PAGE, arena) && !lp_memory_fits(60 * HUGE_PAGE, arena));
-        CHECK(lp_block_make(&a, 40 * HUGE_PAGE, arena, &crew) == 0);
+        CHECK(lp_block_make(&a, 40 * HUGE_PAGE, arena, &parallel) == 0);
         void *at = a.data;
         lp_block_free(&a);
         CHECK(!is_mapped(at));
@@ -155,10 +155,10 @@ static void check_given_back(void) {
 }
 
 static void *make_and_free(void *seed) {
-    lp_crew crew = {1, NULL, NULL};
+    lp_parallel parallel = {1, NULL, NULL};
     for (size_t i = 0; i < 40; i++) {
         lp_block a;
-        int failed = lp_block_make(&a, (1 + (i * 7 + (uintptr_t)seed) % 4) * HUGE_PAGE, arena, &crew);
+        int failed = lp_block_make(&a, (1 + (i * 7 + (uintptr_t)seed) % 4) * HUGE_PAGE, arena, &parallel);
         if (failed || !is_zero(&a)) return seed;
         memset(a.data, 0xA5, a.n_bytes);
         if (i % 16 == 15) lp_arena_release(arena);
@@ -167,7 +167,7 @@ static void *make_and_free(void *seed) {
     return NULL;
 }
 
-/* Threads share what is kept, but no block at work. */
+/* Threads share the cache, but no block in use. */
 static void check_threads(void) {
     enum { N = 4 };
     static char seeds[N];
@@ -180,31 +180,31 @@ static void check_threads(void) {
 
 int main(void) {
     static const size_t sizes[] = {1, 64, 65, HUGE_PAGE - 1, HUGE_PAGE, HUGE_PAGE + 1, 20 * HUGE_PAGE + 4097};
-    lp_crew crew = {2, NULL, NULL};
+    lp_parallel parallel = {2, NULL, NULL};
     lp_block block;
     check_arenas();
     arena = lp_arena_new();
-    check_kept();
+    check_cached();
     size_t share = lp_limits_memory() / 16, most = (size_t)64 << 20;
     if (share > most) most = share < (size_t)1 << 30 ? share : (size_t)1 << 30;
-    check_most_kept(36, HUGE_PAGE, most);                       /* 32 blocks */
-    check_most_kept(5, most / 4 / HUGE_PAGE * HUGE_PAGE, most); /* so many bytes */
+    check_most_cached(36, HUGE_PAGE, most);                       /* 32 blocks */
+    check_most_cached(5, most / 4 / HUGE_PAGE * HUGE_PAGE, most); /* so many bytes */
     check_threads();
-    if (!getenv("EMULATED")) check_given_back(); /* under QEMU /proc tells of another process */
+    if (!getenv("EMULATED")) check_released(); /* under QEMU /proc describes another process */
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (size_t n_threads = 1; n_threads < 4; n_threads++) check_block(sizes[i], n_threads);
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) check_reserve(sizes[i]);
-    CHECK(lp_block_make(&block, 0, arena, &crew) == 0 && !block.data);
+    CHECK(lp_block_make(&block, 0, arena, &parallel) == 0 && !block.data);
     CHECK(lp_block_reserve(&block, 0) == 0 && !block.data);
     CHECK(lp_block_reserve(&block, SIZE_MAX) == -1 && !block.data);
-    CHECK(lp_block_make(&block, SIZE_MAX, arena, &crew) == -1 &&
+    CHECK(lp_block_make(&block, SIZE_MAX, arena, &parallel) == -1 &&
           !block.data); /* with the page before it, it overflows */
-    CHECK(lp_block_make(&block, SIZE_MAX / 4, arena, &crew) == -1 && !block.data); /* the system refuses */
-    for (crew.n_threads = 1; crew.n_threads < 3; crew.n_threads++) {
+    CHECK(lp_block_make(&block, SIZE_MAX / 4, arena, &parallel) == -1 && !block.data); /* the system refuses */
+    for (parallel.n_threads = 1; parallel.n_threads < 3; parallel.n_threads++) {
         int polls_left = 0;
-        crew.poll = stop_later;
-        crew.poll_arg = &polls_left;
-        CHECK(lp_block_make(&block, 20 * HUGE_PAGE, arena, &crew) == 1 && !block.data);
+        parallel.poll = stop_later;
+        parallel.poll_arg = &polls_left;
+        CHECK(lp_block_make(&block, 20 * HUGE_PAGE, arena, &parallel) == 1 && !block.data);
     }
     lp_arena_close(arena);
     return CHECK_REPORT();

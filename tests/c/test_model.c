@@ -47,29 +47,29 @@ static void test_files_that_do_not_fit(void) {
     static const struct {
         const char *from, *to;
         lp_status status;
-        const char *wanted;
+        const char *expected;
     } cases[] = {
         {"model.norm", "model.morn", LP_EFORMAT, "f: tensor model.norm.weight is missing"},
         {"lm_head", "lm_haed", LP_EFORMAT, "f: tensor lm_head.weight is missing"},
         {"0.mlp.down_proj", "0.mlp.dawn_proj", LP_EFORMAT, "tensor model.layers.0.mlp.down_proj.weight is missing"},
         {"\"shape\":[7,6]", "\"shape\":[6,7]", LP_EFORMAT,
-         "embed_tokens.weight has shape [6, 7], the config asks for [7, 6]"},
+         "embed_tokens.weight has shape [6, 7], the config requires [7, 6]"},
         {"\"shape\":[7,6]", "\"shape\":[ 42]", LP_EFORMAT,
-         "embed_tokens.weight has shape [42], the config asks for [7, 6]"},
+         "embed_tokens.weight has shape [42], the config requires [7, 6]"},
         {"{\"dtype\":\"BF16\",\"shape\":[7,6]", "{\"dtype\":\"I16\", \"shape\":[7,6]", LP_EUNSUPPORTED,
          "embed_tokens.weight has dtype I16; only BF16, F16 and F32"},
         {Q_PROJ ".bias\":{\"dtype\":\"BF16\"", Q_PROJ ".bias\":{\"dtype\":\"F16\" ", LP_EUNSUPPORTED,
          "f: tensor model.layers.0." Q_PROJ ".bias has another dtype than its weight"},
         {Q_PROJ ".bias\":{\"dtype\":\"BF16\",\"shape\":[8]", Q_PROJ ".bias\":{\"dtype\":\"F32\",\"shape\": [4]",
-         LP_EFORMAT, Q_PROJ ".bias has shape [4], the config asks for [8]"},
+         LP_EFORMAT, Q_PROJ ".bias has shape [4], the config requires [8]"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         image bytes = make_tiny_model(&config, 0);
         lp_safetensors *file;
         lp_model *model;
         CHECK(open_changed(&file, &model, bytes, cases[i].from, cases[i].to) == -1 && !model);
-        CHECK(err.status == cases[i].status && strstr(err.msg, cases[i].wanted));
-        if (!strstr(err.msg, cases[i].wanted)) fprintf(stderr, "  got: %s\n", err.msg);
+        CHECK(err.status == cases[i].status && strstr(err.msg, cases[i].expected));
+        if (!strstr(err.msg, cases[i].expected)) fprintf(stderr, "  got: %s\n", err.msg);
         free(bytes.bytes);
     }
 }
@@ -117,10 +117,10 @@ static void test_configs(void) {
 
 /* `starts` ends at n_tokens. Refused in these words. */
 static void check_refused(const lp_model *model, const int32_t *ids, const size_t *starts, size_t n_seqs,
-                          const char *wanted) {
+                          const char *expected) {
     lp_run run;
     CHECK(lp_run_init(&run, model, ids, starts, n_seqs, 1, &err) == -1 && err.status == LP_EARG);
-    CHECK(strstr(err.msg, wanted));
+    CHECK(strstr(err.msg, expected));
     lp_run_free(&run);
 }
 
@@ -142,7 +142,7 @@ static void test_runs(void) {
     check_refused(model, (const int32_t[]){1, 7}, (const size_t[]){0, 2}, 1, "token id 7 at position 1");
     check_refused(model, (const int32_t[]){-1}, (const size_t[]){0, 1}, 1, "token id -1 at position 0");
     CHECK(lp_run_init(&run, model, (const int32_t[]){6}, (const size_t[]){0, 1}, 1, 0, &err) == 0);
-    CHECK(run.crew.n_threads == 1);
+    CHECK(run.parallel.n_threads == 1);
     lp_run_free(&run);
     lp_model_close(model);
     lp_safetensors_close(file);

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 
 #include "../../csrc/ops/attention.h"
+#include "../../csrc/ops/linear.h"
+#include "../../csrc/ops/rows.h"
 #include "canonical.h"
 
 static uint64_t seed = 88172645463325252u;
@@ -42,7 +44,7 @@ static void count_rows(const lp_product *p, size_t factor, size_t row, size_t n_
 static void check_cut(size_t n_rows, size_t more_rows, size_t n_threads, int gated, size_t m, size_t band_macs) {
     lp_kernels counting = {
         .row_unit = 12, .band_rows = {48, 24}, .band_macs = band_macs, .pack_units = no_units, .bands = count_rows};
-    lp_ops ops = {.kernels = &counting, .crew = {.n_threads = n_threads}};
+    lp_ops ops = {.kernels = &counting, .parallel = {.n_threads = n_threads}};
     lp_weight w[] = {{NULL, LP_ELEMENT_BF16, n_rows, 64, 0},
                      {NULL, LP_ELEMENT_BF16, gated ? n_rows : more_rows, 64, 0}};
     static float x[200 * 64];
@@ -77,12 +79,12 @@ static void check_cuts(void) {
 static const lp_ops *ops_of(size_t n_threads) {
     static lp_ops ops;
     static _Alignas(64) float scratch[4][1 << 16];
-    ops = (lp_ops){.kernels = lp_kernels_get(NULL), .crew = {.n_threads = n_threads}, .scratch = scratch[0]};
+    ops = (lp_ops){.kernels = lp_kernels_get(NULL), .parallel = {.n_threads = n_threads}, .scratch = scratch[0]};
     ops.scratch_stride = 1 << 16;
     return &ops;
 }
 
-/* Numbers at the same place, each once and no others: n is no multiple of a job. */
+/* Every element once and no others: n is not a multiple of a job. */
 static void check_elementwise(size_t n) {
     const lp_ops *ops = ops_of(3);
     float *a = floats(n), *b = floats(n), *out = floats(n + 1), end = out[n];

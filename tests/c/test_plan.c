@@ -5,7 +5,7 @@
 
 #include <stdlib.h>
 
-#include "../../csrc/base/clock.h"
+#include "../../csrc/sys/clock.h"
 #include "../../csrc/run/forward.h"
 #include "canonical.h"
 #include "variants.h"

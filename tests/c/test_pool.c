@@ -28,9 +28,9 @@ static void count(void *arg, size_t i, size_t worker) {
 
 static int all_once(size_t n, size_t n_threads) {
     tally *t = calloc(1, sizeof *t);
-    lp_crew crew = {n_threads, NULL, NULL};
+    lp_parallel parallel = {n_threads, NULL, NULL};
     t->n_threads = n_threads;
-    int ok = lp_pool_run(&crew, n, count, t) == 0 && !t->wrong_worker;
+    int ok = lp_pool_run(&parallel, n, count, t) == 0 && !t->wrong_worker;
     for (size_t i = 0; i < N; i++) ok &= t->done[i] == (i < n);
     free(t);
     return ok;
@@ -53,8 +53,8 @@ static void sleep_job(void *arg, size_t i, size_t worker) {
 
 static void check_stop(size_t n_threads) {
     atomic_int started = 0;
-    lp_crew crew = {n_threads, stop_at_once, NULL};
-    CHECK(lp_pool_run(&crew, 1000, sleep_job, &started) == -1);
+    lp_parallel parallel = {n_threads, stop_at_once, NULL};
+    CHECK(lp_pool_run(&parallel, 1000, sleep_job, &started) == -1);
     CHECK(started < 200);
     CHECK(all_once(N, n_threads)); /* usable afterwards */
 }
@@ -65,15 +65,15 @@ static int count_polls(void *arg) {
 }
 static void nothing(void *arg, size_t i, size_t worker) { (void)arg, (void)i, (void)worker; }
 
-/* A forward pass is thousands of short steps: each one polls, or nobody would ever ask. */
+/* A forward pass is thousands of short steps: each one polls, or a run could never be stopped. */
 static void check_short_steps(size_t n_threads) {
     int polls = 0;
-    lp_crew crew = {n_threads, count_polls, &polls};
-    for (int i = 0; i < 100; i++) CHECK(lp_pool_run(&crew, 3, nothing, NULL) == 0);
+    lp_parallel parallel = {n_threads, count_polls, &polls};
+    for (int i = 0; i < 100; i++) CHECK(lp_pool_run(&parallel, 3, nothing, NULL) == 0);
     CHECK(polls >= 100);
 }
 
-static int run_crews(void) {
+static int run_with_counts(void) {
     static const size_t threads[] = {16, 2, 7, 3};
     int ok = 1;
     for (size_t i = 0; i < 400; i++) ok &= all_once(20 + i % 3, threads[i % 4]);
@@ -86,9 +86,9 @@ static void check_late_workers(void) {
     cpu_set_t one;
     CPU_ZERO(&one);
     CPU_SET(sched_getcpu(), &one);
-    CHECK(run_crews());
+    CHECK(run_with_counts());
     pid_t child = fork();
-    if (child == 0) _exit(sched_setaffinity(0, sizeof one, &one) || run_crews() ? 0 : 1);
+    if (child == 0) _exit(sched_setaffinity(0, sizeof one, &one) || run_with_counts() ? 0 : 1);
     int status = -1;
     CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
@@ -126,16 +126,16 @@ static int end_thread(void *arg) {
 }
 
 static void *run_and_end(void *arg) {
-    lp_crew crew = {3, end_thread, arg};
-    lp_pool_run(&crew, 200, slow_job, arg);
+    lp_parallel parallel = {3, end_thread, arg};
+    lp_pool_run(&parallel, 200, slow_job, arg);
     return "came back";
 }
 
-/* As an interpreter that ends does with a thread that asks for its lock: the step is over before the thread is, and the
+/* As a finalizing interpreter does with a thread that takes the GIL: the step is over before the thread is, and the
  * pool is free for the next one. */
 static void check_ended_thread(int n_polls) {
     static step ended, next;
-    lp_crew crew = {3, NULL, NULL};
+    lp_parallel parallel = {3, NULL, NULL};
     pthread_t thread;
     void *result = "not joined";
     ended = (step){.polls_left = n_polls};
@@ -145,7 +145,7 @@ static void check_ended_thread(int n_polls) {
     CHECK(ended.inside == 0 && ended.results[199] == 0);
     usleep(10000);
     CHECK(ended.inside == 0 && ended.results[199] == 0);
-    CHECK(lp_pool_run(&crew, 200, slow_job, &next) == 0 && next.by_workers > 0);
+    CHECK(lp_pool_run(&parallel, 200, slow_job, &next) == 0 && next.by_workers > 0);
 }
 
 static int fork_in_poll(void *arg) {
@@ -163,9 +163,9 @@ static int all_there(const step *s) {
 /* Parent and child both finish the step. */
 static void check_forked_poll(int n_polls) {
     static step s;
-    lp_crew crew = {3, fork_in_poll, &s};
+    lp_parallel parallel = {3, fork_in_poll, &s};
     s = (step){.polls_left = n_polls, .child = -1};
-    int status = lp_pool_run(&crew, 200, slow_job, &s), ok = status == 0 && all_there(&s);
+    int status = lp_pool_run(&parallel, 200, slow_job, &s), ok = status == 0 && all_there(&s);
     if (s.child == 0) _exit(ok && all_once(N, 3) ? 0 : 1);
     CHECK(ok && s.child > 0);
     CHECK(waitpid(s.child, &status, 0) == s.child && WIFEXITED(status) && WEXITSTATUS(status) == 0);

@@ -1,4 +1,4 @@
-/* test_profile.c - laps add up to the clock, counts go to the stage that ends, nobody's profile costs nothing; and a
+/* test_profile.c - laps add up to the clock, counts are added to the stage that ends, a NULL profile is legal; and a
  * roof is measured, or stopped. */
 #define _GNU_SOURCE
 #include "check.h"
@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <time.h>
 
-#include "../../csrc/base/clock.h"
+#include "../../csrc/sys/clock.h"
 #include "../../csrc/sys/profile.h"
 #include "../../csrc/ops/roof.h"
 
@@ -49,8 +49,8 @@ static void check_roof(void) {
     lp_error err;
     lp_roof roof;
     for (size_t n_threads = 1; n_threads <= 3; n_threads++) {
-        lp_crew crew = {n_threads, NULL, NULL}, stopped = {n_threads, stop, NULL};
-        CHECK(lp_roof_measure(&roof, lp_kernels_get(NULL), &crew, &err) == 0);
+        lp_parallel parallel = {n_threads, NULL, NULL}, stopped = {n_threads, stop, NULL};
+        CHECK(lp_roof_measure(&roof, lp_kernels_get(NULL), &parallel, &err) == 0);
         CHECK(roof.flops > 1e6 && roof.flops < 1e15 && roof.bytes > 1e6 && roof.bytes < 1e15);
         CHECK(lp_roof_measure(&roof, lp_kernels_get(NULL), &stopped, &err) == -1 && err.status == LP_ECANCELED);
     }

@@ -1,4 +1,4 @@
-/* test_readahead.c - what is cold is read a layer ahead, and no further. */
+/* test_readahead.c - cold pages are read one layer ahead, and no further. */
 #define _GNU_SOURCE
 #include "../../csrc/io/readahead.h"
 
@@ -35,7 +35,7 @@ static void set_weights(void) {
     for (size_t i = 0; i <= 7 * N_LAYERS; i++) weights[i] = &matrices[i];
 }
 
-/* A file of real blocks, out of the page cache, mapped. -1 when the file system keeps it there. */
+/* A file of real blocks, out of the page cache, mapped. -1 when it stays there. */
 static int make_cold_file(const char *path) {
     int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
     char *bytes = malloc(MATRIX);
@@ -47,7 +47,7 @@ static int make_cold_file(const char *path) {
     CHECK(fsync(fd) == 0);
     posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
     close(fd);
-    CHECK(lp_map_open(&map, AT_FDCWD, path, 1, &err) == 0);
+    CHECK(lp_map_open(&map, AT_FDCWD, path, NULL, &err) == 0);
     set_weights();
     unsigned char first = 1;
     mincore((void *)map.bytes, 1, &first);
@@ -73,7 +73,7 @@ static void test_layer_by_layer(void) {
     lp_readahead *ahead = lp_readahead_start(weights, ends, N_LAYERS);
     struct timespec pause = {0, 50000000};
     CHECK(ahead != NULL);
-    CHECK(becomes_resident(0, LAYER)); /* nobody touches the map here */
+    CHECK(becomes_resident(0, LAYER)); /* without touching the map */
     nanosleep(&pause, NULL);
     CHECK(resident_pages(2 * LAYER - MATRIX, MATRIX) == 0);
     lp_readahead_advance(ahead); /* the pass is in the first layer */
@@ -110,7 +110,7 @@ static void test_head(void) {
     CHECK(lp_readahead_start(weights, ends, N_LAYERS + 1) == NULL);
 }
 
-/* Whether huge pages were asked for where the byte at `at` is mapped. */
+/* Whether huge pages are advised where the byte at `at` is mapped. */
 static int is_advised(const void *at) {
     char line[512], *flags;
     int inside = 0, advised = 0;
@@ -154,7 +154,7 @@ static size_t n_mappings(void) {
 static void test_few_mappings(void) {
     char *bytes = malloc(MATRIX / 2);
     CHECK(bytes && n_mappings() == 1);
-    posix_fadvise(map.fd, 0, 0, POSIX_FADV_RANDOM); /* read what is asked for alone */
+    posix_fadvise(map.fd, 0, 0, POSIX_FADV_RANDOM); /* read only what is requested */
     for (size_t at = MATRIX / 2; bytes && at < FILE_BYTES; at += MATRIX)
         CHECK(pread(map.fd, bytes, MATRIX / 2, (off_t)at) == (ssize_t)(MATRIX / 2));
     const lp_weight *const alone[] = {head};
@@ -172,9 +172,9 @@ int main(void) {
     int fd = mkstemp(path);
     CHECK(fd >= 0);
     close(fd);
-    int kept = make_cold_file(path) || getenv("EMULATED"); /* user-mode QEMU 7 takes no advice on memory */
-    if (kept) fprintf(stderr, "not run: this system keeps files in memory, or takes no advice on them\n");
-    if (!kept) {
+    int cached = make_cold_file(path) || getenv("EMULATED"); /* user-mode QEMU 7 takes no advice on memory */
+    if (cached) fprintf(stderr, "not run: this system keeps the file in memory, or ignores advice\n");
+    if (!cached) {
         test_layer_by_layer();
         test_rows_alone();
         test_stop_at_once();

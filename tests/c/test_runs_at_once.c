@@ -50,9 +50,9 @@ typedef struct {
     const lp_model *model;
     size_t n_threads;
     float logits[N_TOKENS * VOCAB];
-    const float *wanted;  /* what a run alone gives */
-    atomic_int stop;      /* set by another thread: the poll asks for it */
-    atomic_int n_started; /* runs that have polled */
+    const float *expected; /* what a run alone gives */
+    atomic_int stop;       /* set by another thread, read by the poll */
+    atomic_int n_started;  /* runs that have polled */
     int n_same, n_stopped, n_wrong;
 } runner;
 
@@ -67,8 +67,8 @@ static int run_once(runner *r, lp_error *err) {
     lp_run run;
     for (int i = 0; i < N_TOKENS; i++) ids[i] = i % VOCAB;
     if (lp_run_init(&run, r->model, ids, starts, 2, r->n_threads, err)) return -1;
-    run.crew.poll = asks_to_stop;
-    run.crew.poll_arg = r;
+    run.parallel.poll = asks_to_stop;
+    run.parallel.poll_arg = r;
     lp_run_set_place(&run, LP_LOGITS, 0, r->logits);
     int status = lp_forward(&run, err);
     lp_run_free(&run);
@@ -81,7 +81,7 @@ static void count_run(runner *r) {
     if (run_once(r, &err))
         err.status == LP_ECANCELED ? r->n_stopped++ : r->n_wrong++;
     else
-        memcmp(r->logits, r->wanted, sizeof r->logits) ? r->n_wrong++ : r->n_same++;
+        memcmp(r->logits, r->expected, sizeof r->logits) ? r->n_wrong++ : r->n_same++;
 }
 
 static void *run_rounds(void *arg) {
@@ -113,12 +113,12 @@ static void *open_and_close(void *ok) {
     return NULL;
 }
 
-static void test_together(const lp_model *model, const float *wanted) {
+static void test_together(const lp_model *model, const float *expected) {
     pthread_t threads[N_RUNNERS + 3];
-    runner runners[N_RUNNERS], stopped = {.model = model, .n_threads = 2, .wanted = wanted};
+    runner runners[N_RUNNERS], stopped = {.model = model, .n_threads = 2, .expected = expected};
     int opens = 1;
     for (size_t i = 0; i < N_RUNNERS; i++) {
-        runners[i] = (runner){.model = model, .n_threads = 1 + i % 3, .wanted = wanted};
+        runners[i] = (runner){.model = model, .n_threads = 1 + i % 3, .expected = expected};
         pthread_create(&threads[i], NULL, run_rounds, &runners[i]);
     }
     pthread_create(&threads[N_RUNNERS], NULL, run_on, &stopped);

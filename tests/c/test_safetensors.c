@@ -1,5 +1,5 @@
-/* test_safetensors.c - what the door lets in, and what it refuses in which words. Headers that are huge, lengths that
- * lie and allocations that fail are in test_safetensors_memory.c, the file itself is in test_map.c. */
+/* test_safetensors.c - which files are accepted, and which are refused with what message. Headers that are huge,
+ * lengths that lie and allocations that fail are in test_safetensors_memory.c, the file itself is in test_map.c. */
 #define _POSIX_C_SOURCE 200809L
 #include "../../csrc/io/safetensors.h"
 
@@ -25,10 +25,10 @@ static lp_safetensors *open_image(image file) {
     return opened;
 }
 
-static int is_refused(image file, const char *wanted) {
+static int is_refused(image file, const char *expected) {
     lp_safetensors *opened = open_image(file);
-    int good = !opened && err.status == LP_EFORMAT && strstr(err.msg, wanted) != NULL;
-    if (!good) printf("wanted \"%s\", got: %s\n", wanted, opened ? "accepted" : err.msg);
+    int good = !opened && err.status == LP_EFORMAT && strstr(err.msg, expected) != NULL;
+    if (!good) printf("expected \"%s\", got: %s\n", expected, opened ? "accepted" : err.msg);
     lp_safetensors_close(opened);
     free(file.bytes);
     return good;
@@ -59,17 +59,17 @@ static void test_tensors_in_the_order_of_the_data(void) {
         lp_dtype dtype;
         size_t rank, n_elements, n_bytes, begin;
         uint64_t shape[2];
-    } wanted[] = {{"a", LP_I8, 1, 3, 3, 0, {3, 0}},
-                  {"b", LP_F32, 2, 2, 8, 3, {2, 1}},
-                  {"z/\xC3\xA9", LP_F64, 0, 1, 8, 11, {0, 0}}};
+    } expected[] = {{"a", LP_I8, 1, 3, 3, 0, {3, 0}},
+                    {"b", LP_F32, 2, 2, 8, 3, {2, 1}},
+                    {"z/\xC3\xA9", LP_F64, 0, 1, 8, 11, {0, 0}}};
     for (size_t i = 0; i < 3; i++) {
         const lp_tensor *t = lp_safetensors_at(f, i);
-        CHECK(strcmp(t->name, wanted[i].name) == 0 && t->name_len == strlen(t->name));
-        CHECK(t->dtype == wanted[i].dtype && t->rank == wanted[i].rank);
-        CHECK(memcmp(t->shape, wanted[i].shape, t->rank * sizeof *t->shape) == 0);
-        CHECK(t->n_elements == wanted[i].n_elements && t->n_bytes == wanted[i].n_bytes);
-        CHECK(t->offset == file.n_bytes - 19 + wanted[i].begin && t->data == file.bytes + t->offset);
-        CHECK(t->data[0] == wanted[i].begin);
+        CHECK(strcmp(t->name, expected[i].name) == 0 && t->name_len == strlen(t->name));
+        CHECK(t->dtype == expected[i].dtype && t->rank == expected[i].rank);
+        CHECK(memcmp(t->shape, expected[i].shape, t->rank * sizeof *t->shape) == 0);
+        CHECK(t->n_elements == expected[i].n_elements && t->n_bytes == expected[i].n_bytes);
+        CHECK(t->offset == file.n_bytes - 19 + expected[i].begin && t->data == file.bytes + t->offset);
+        CHECK(t->data[0] == expected[i].begin);
         CHECK(lp_safetensors_find(f, t->name, t->name_len) == t);
     }
     CHECK(!lp_safetensors_find(f, "", 0) && !lp_safetensors_find(f, "aa", 2) && !lp_safetensors_find(f, "zz", 2));
@@ -192,7 +192,7 @@ static void test_refused(void) {
     static const struct {
         const char *header;
         size_t n_data;
-        const char *wanted;
+        const char *expected;
     } cases[] = {
         {"", 0, "expected an object"},
         {"\xFF", 0, "UTF-8"},
@@ -282,7 +282,7 @@ static void test_refused(void) {
         {"{\"__metadata__\":null,\"__metadata__\":null}", 0, "duplicate key \"__metadata__\""},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        int refused = is_refused(make_image(cases[i].header, cases[i].n_data), cases[i].wanted);
+        int refused = is_refused(make_image(cases[i].header, cases[i].n_data), cases[i].expected);
         if (!refused) printf("%s\n", cases[i].header);
         CHECK(refused);
     }
@@ -337,19 +337,24 @@ static void test_open(void) {
     CHECK(write(fd, file.bytes, file.n_bytes) == (ssize_t)file.n_bytes);
     lp_safetensors *f = NULL;
     for (int use_mmap = 0; use_mmap < 2; use_mmap++) {
-        CHECK(lp_safetensors_open(&f, dir_fd, "m.safetensors", use_mmap, &err) == 0);
+        CHECK(lp_safetensors_open(&f, dir_fd, "m.safetensors",
+                                  use_mmap ? NULL : &(lp_map_reading){.max_bytes = (size_t)-1}, &err) == 0);
         CHECK(f && strcmp(lp_safetensors_path(f), "m.safetensors") == 0);
         CHECK(lp_safetensors_at(f, 1)->data[0] == 1 && lp_safetensors_n_bytes(f) == file.n_bytes);
         lp_safetensors_close(f);
-        CHECK(lp_safetensors_open(&f, dir_fd, "n.safetensors", use_mmap, &err) == -1);
+        CHECK(lp_safetensors_open(&f, dir_fd, "n.safetensors",
+                                  use_mmap ? NULL : &(lp_map_reading){.max_bytes = (size_t)-1}, &err) == -1);
         CHECK(!f && err.status == LP_EIO && strncmp(err.msg, "n.safetensors: cannot open: ", 28) == 0);
-        CHECK(lp_safetensors_open(&f, AT_FDCWD, path, use_mmap, &err) == 0);
+        CHECK(lp_safetensors_open(&f, AT_FDCWD, path, use_mmap ? NULL : &(lp_map_reading){.max_bytes = (size_t)-1},
+                                  &err) == 0);
         CHECK(lp_safetensors_check_unchanged(f, &err) == 0);
         CHECK(write(fd, "x", 1) == 1);
         CHECK(lp_safetensors_check_unchanged(f, &err) == (use_mmap ? -1 : 0));
         CHECK(lp_safetensors_at(f, 1)->data[0] == 1);
         lp_safetensors_close(f);
-        CHECK(lp_safetensors_open(&f, AT_FDCWD, path, use_mmap, &err) == -1 && err.status == LP_EFORMAT);
+        CHECK(lp_safetensors_open(&f, AT_FDCWD, path, use_mmap ? NULL : &(lp_map_reading){.max_bytes = (size_t)-1},
+                                  &err) == -1 &&
+              err.status == LP_EFORMAT);
         CHECK(strncmp(err.msg, path, strlen(path)) == 0 && strstr(err.msg, "trailing bytes"));
         CHECK(ftruncate(fd, (off_t)file.n_bytes) == 0 && lseek(fd, 0, SEEK_END) == (off_t)file.n_bytes);
     }

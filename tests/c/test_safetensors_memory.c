@@ -14,15 +14,15 @@
 
 static lp_error err;
 
-/* Opens the image and frees it. Accepted when nothing is wanted, else refused in these words; and cheap. */
-static void check_image(image file, const char *wanted, size_t most_allocated) {
+/* Opens the image and frees it. Accepted if `expected` is NULL, else refused with this message; and cheap. */
+static void check_image(image file, const char *expected, size_t most_allocated) {
     lp_safetensors *f;
     faults.n_bytes = 0;
     err = (lp_error){0};
     int status = lp_safetensors_from_bytes(&f, "f", file.bytes, file.n_bytes, &err);
     CHECK(faults.n_bytes <= most_allocated);
-    CHECK(wanted ? status == -1 && !f && err.status == LP_EFORMAT && strstr(err.msg, wanted) : status == 0 && f);
-    if (wanted && !strstr(err.msg, wanted)) printf("wanted \"%s\", got: %s\n", wanted, err.msg);
+    CHECK(expected ? status == -1 && !f && err.status == LP_EFORMAT && strstr(err.msg, expected) : status == 0 && f);
+    if (expected && !strstr(err.msg, expected)) printf("expected \"%s\", got: %s\n", expected, err.msg);
     lp_safetensors_close(f);
     free(file.bytes);
 }
@@ -32,7 +32,7 @@ static void check_image(image file, const char *wanted, size_t most_allocated) {
 static void test_header_lengths(void) {
     static const struct {
         uint64_t n;
-        const char *wanted;
+        const char *expected;
     } cases[] = {{100000001, "too large: 100000001 bytes, the limit is 100000000"},
                  {UINT64_MAX, "too large: 18446744073709551615"},
                  {(uint64_t)1 << 63, "too large"},
@@ -44,9 +44,9 @@ static void test_header_lengths(void) {
                  {2, NULL}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         image file = make_image("{} {", 0);
-        if (!cases[i].wanted) file.n_bytes = 10;
+        if (!cases[i].expected) file.n_bytes = 10;
         for (int k = 0; k < 8; k++) file.bytes[k] = (unsigned char)(cases[i].n >> (8 * k));
-        check_image(file, cases[i].wanted, 2000);
+        check_image(file, cases[i].expected, 2000);
     }
     for (size_t n = 0; n < 8; n++) {
         image file = make_image("{}", 0);
@@ -75,7 +75,7 @@ static void test_too_many(void) {
     static const struct {
         const char *before, *piece;
         size_t n;
-        const char *after, *wanted;
+        const char *after, *expected;
     } cases[] = {
         {"{", EMPTY("%zu", 0), 1000000, "}", NULL},
         {"{", EMPTY("%zu", 0), 1000001, "}", "too many tensors, the limit is 1000000"},
@@ -91,7 +91,7 @@ static void test_too_many(void) {
         char *header = make_many(cases[i].before, cases[i].piece, cases[i].n, cases[i].after);
         image file = make_image(header, 0);
         free(header);
-        check_image(file, cases[i].wanted, 5 * file.n_bytes + 2000);
+        check_image(file, cases[i].expected, 5 * file.n_bytes + 2000);
     }
 }
 
@@ -109,7 +109,8 @@ static void test_every_allocation_can_fail(void) {
             lp_safetensors *f = (lp_safetensors *)&err;
             err = (lp_error){0};
             faults.after = n;
-            status = how ? lp_safetensors_open(&f, AT_FDCWD, path, how == 2, &err)
+            status = how ? lp_safetensors_open(&f, AT_FDCWD, path,
+                                               how == 2 ? NULL : &(lp_map_reading){.max_bytes = (size_t)-1}, &err)
                          : lp_safetensors_from_bytes(&f, "f", file.bytes, file.n_bytes, &err);
             faults.after = -1;
             CHECK(status ? !f && err.status == LP_ENOMEM : f && lp_safetensors_count(f) == 2);

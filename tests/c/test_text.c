@@ -1,4 +1,4 @@
-/* test_text.c - numbers to text against the C library, which is slower but has been right for decades.
+/* test_text.c - numbers to text, against the C library.
  *
  * exhaustive_text.c proves the shortest digits of all floats; here are samples, every other spelling, the tables of
  * 16-bit words, and what must not matter: the locale, the rounding mode, what lies behind the buffer. */
@@ -240,7 +240,7 @@ static void test_half(void) {
     CHECK(lp_f32_to_bf16(lp_f32_from_bits(0x7f800001)) > 0x7f80); /* a NaN whose upper half is that of infinity */
 }
 
-/* ---- what must not matter ---- */
+/* ---- locale and FPU modes do not matter ---- */
 
 static void test_surroundings(void) {
     static const int modes[] = {FE_DOWNWARD, FE_UPWARD, FE_TOWARDZERO};

@@ -1,4 +1,4 @@
-/* tiny_model.h - the bytes of a safetensors file that holds exactly the tensors that a config asks for. */
+/* tiny_model.h - the bytes of a safetensors file that holds exactly the tensors of a config. */
 #ifndef LP_TINY_MODEL_H
 #define LP_TINY_MODEL_H
 

@@ -1,0 +1,131 @@
+/* rows.c - operations that pass once over rows of tokens, or over numbers at the same place. A job is some rows. */
+#include "rows.h"
+
+#include <string.h>
+
+#include "jobs.h" /* job_rows, count_values */
+
+#define PAGE_FLOATS ((size_t)1 << 19) /* of a huge page, which one thread touches first */
+
+/* A pass over m rows of d floats; d is 1 where the operation is element by element. */
+typedef struct rows_args rows_args;
+struct rows_args {
+    void (*pass)(const rows_args *a, size_t first, size_t end);
+    size_t m, d;
+    float *out, *unit, *rms, *inverse; /* out and unit [m, d], the others [m]; NULL: not written */
+    const float *x, *y;
+    const lp_weight *w; /* table or gain */
+    const int32_t *ids;
+    double eps;
+    const lp_kernels *kernels;
+};
+
+static void rows_job(void *arg, size_t i, size_t worker) {
+    const rows_args *a = arg;
+    size_t end, first = job_rows(i, a->m, a->d, &end);
+    (void)worker;
+    a->pass(a, first, end);
+}
+
+static int run_rows(const lp_ops *ops, rows_args a, size_t weight_bytes) {
+    a.kernels = ops->kernels;
+    count_values(ops, (a.out != NULL) + (a.unit != NULL) + (a.x != NULL) + (a.y != NULL), a.m * a.d, weight_bytes);
+    return lp_pool_run(&ops->parallel, n_jobs(a.m, a.d), rows_job, &a);
+}
+
+static void embed_rows(const rows_args *a, size_t t, size_t end) {
+    for (; t < end; t++)
+        a->kernels->widen(a->out + t * a->d, lp_weight_at(a->w, (size_t)a->ids[t], 0), a->w->element, a->d);
+}
+
+int lp_embed(const lp_ops *ops, float *out, const int32_t *ids, const lp_weight *table, size_t m) {
+    size_t d = table->n_cols;
+    return run_rows(ops, (rows_args){.pass = embed_rows, .m = m, .d = d, .out = out, .ids = ids, .w = table},
+                    m * d * lp_element_bytes(table->element));
+}
+
+static float *row(float *x, size_t t, size_t d) { return x ? x + t * d : NULL; }
+
+static void norm_rows(const rows_args *a, size_t t, size_t end) {
+    for (; t < end; t++)
+        a->kernels->rms_norm(row(a->rms, t, 1), row(a->inverse, t, 1), row(a->unit, t, a->d), row(a->out, t, a->d),
+                             a->x + t * a->d, a->w, a->eps, a->d);
+}
+
+int lp_rms_norm(const lp_ops *ops, float *rms, float *inverse, float *unit, float *out, const float *x,
+                const lp_weight *gain, double eps, size_t m, size_t d) {
+    return run_rows(ops, (rows_args){norm_rows, m, d, out, unit, rms, inverse, x, NULL, gain, NULL, eps, NULL},
+                    out ? lp_weight_bytes(gain) : 0);
+}
+
+/* The scale of row t is y[t]. */
+static void scale_rows(const rows_args *a, size_t t, size_t end) {
+    for (; t < end; t++)
+        a->kernels->scale_row(row(a->unit, t, a->d), row(a->out, t, a->d), a->x + t * a->d, a->y ? a->y[t] : 1, a->w,
+                              a->d);
+}
+
+int lp_scale_rows(const lp_ops *ops, float *unit, float *out, const float *x, const float *inverse,
+                  const lp_weight *gain, size_t m, size_t d) {
+    return run_rows(ops, (rows_args){scale_rows, m, d, out, unit, NULL, NULL, x, inverse, gain, NULL, 0, NULL},
+                    out ? lp_weight_bytes(gain) : 0);
+}
+
+static void add_numbers(const rows_args *a, size_t i, size_t end) {
+    for (; i < end; i++) a->out[i] = a->x[i] + a->y[i];
+}
+
+int lp_add(const lp_ops *ops, float *out, const float *a, const float *b, size_t n) {
+    return run_rows(ops, (rows_args){.pass = add_numbers, .m = n, .d = 1, .out = out, .x = a, .y = b}, 0);
+}
+
+static void multiply_numbers(const rows_args *a, size_t i, size_t end) {
+    for (; i < end; i++) a->out[i] = a->x[i] * a->y[i];
+}
+
+int lp_multiply(const lp_ops *ops, float *out, const float *a, const float *b, size_t n) {
+    return run_rows(ops, (rows_args){.pass = multiply_numbers, .m = n, .d = 1, .out = out, .x = a, .y = b}, 0);
+}
+
+static void silu_numbers(const rows_args *a, size_t i, size_t end) { a->kernels->silu(a->out + i, a->x + i, end - i); }
+
+int lp_silu(const lp_ops *ops, float *out, const float *x, size_t n) {
+    return run_rows(ops, (rows_args){.pass = silu_numbers, .m = n, .d = 1, .out = out, .x = x}, 0);
+}
+
+static void copy_numbers(const rows_args *a, size_t i, size_t end) {
+    memcpy(a->out + i, a->x + i, (end - i) * sizeof *a->out);
+}
+
+int lp_copy(const lp_ops *ops, float *out, const float *x, size_t n) {
+    return run_rows(ops, (rows_args){.pass = copy_numbers, .m = n, .d = 1, .out = out, .x = x}, 0);
+}
+
+static void zero_numbers(const rows_args *a, size_t i, size_t end) {
+    memset(a->out + i, 0, (end - i) * sizeof *a->out);
+}
+
+int lp_zero(const lp_ops *ops, float *out, size_t n) {
+    return run_rows(ops, (rows_args){.pass = zero_numbers, .m = n, .d = 1, .out = out}, 0);
+}
+
+typedef struct {
+    const lp_kernels *kernels;
+    float *out;
+    const lp_weight *w;
+    size_t n;
+} widen_args;
+
+static void widen_job(void *arg, size_t i, size_t worker) {
+    const widen_args *a = arg;
+    size_t at = i * PAGE_FLOATS;
+    (void)worker;
+    a->kernels->widen(a->out + at, lp_weight_at(a->w, 0, at), a->w->element, lp_size_min(a->n - at, PAGE_FLOATS));
+}
+
+int lp_widen(const lp_ops *ops, float *out, const lp_weight *w) {
+    size_t n = w->n_rows * w->n_cols;
+    widen_args a = {ops->kernels, out, w, n};
+    count_values(ops, 1, n, lp_weight_bytes(w));
+    return lp_pool_run(&ops->parallel, n / PAGE_FLOATS + (n % PAGE_FLOATS != 0), widen_job, &a);
+}
