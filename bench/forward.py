@@ -96,9 +96,8 @@ def transformers_peer(model: lp.Model, folder: str, threads: int) -> Peer:
 
 
 def llama_cpp_peer(model: lp.Model, file: Path, threads: int, most_tokens: int) -> Peer:
-    from llama_cpp import llama_cpp as c
-
     from gguf_file import write_gguf
+    from llama_cpp import llama_cpp as c
 
     if not file.exists():
         print(f"writing {file}", file=sys.stderr)

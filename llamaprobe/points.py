@@ -13,7 +13,7 @@ import operator
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NoReturn, SupportsIndex
+from typing import Any, NoReturn, SupportsIndex
 
 from .config import Config
 from .errors import PointError
@@ -232,11 +232,12 @@ def resolve_all(
     """
     if isinstance(names, str) or _is_pair(names):
         names = (names,)  # type: ignore[assignment]
-    if not isinstance(names, Iterable) or not (names := tuple(names)):
+    listed: list[Any] = list(names) if isinstance(names, Iterable) else []
+    if not listed:
         raise PointError(
             'points is empty or not a list; give names, which Model.points() lists, or "all"'
         )
-    for name in names:
+    for name in listed:
         for point, layer in _matches(name) or [resolve(name)]:
             yield name, point, None if layer is None else layer_number(layer, n_layers)
 

@@ -193,8 +193,13 @@ def family_cases() -> list[FamilyCase]:
             "olmo3",
             {
                 "sliding_window": 7,
-                "rope_theta": 5e5,
-                "rope_scaling": _YARN | {"attention_factor": 1.2},
+                "rope_theta": 100.0,
+                "rope_scaling": _YARN
+                | {
+                    "original_max_position_embeddings": 32,
+                    "attention_factor": 1.2,
+                    "truncate": False,
+                },
             },
         ),
         FamilyCase(

@@ -24,8 +24,8 @@ import llamaprobe
 from llamaprobe.config import inverse_frequencies, read_config
 from llamaprobe.prompts.declarations import Declarations
 from llamaprobe.prompts.trust import is_harmless
-from llamaprobe.reference import forward
 from llamaprobe.prompts.vocabulary import Vocabulary
+from llamaprobe.reference import forward
 
 DEMO = Path(llamaprobe.__file__).parent / "demo"
 TOOLS = Path(__file__).parent.parent / "tools" / "demo"

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import llamaprobe as lp
-from llamaprobe.cli import main as cli
 from llamaprobe import offline
-from llamaprobe.saved.export import export_weights
-from llamaprobe.files.fingerprint import fingerprint
 from llamaprobe.checks.provenance import recorded_models
-from llamaprobe.saved.read import Saved
 from llamaprobe.checks.verify import BAR, verify_run
+from llamaprobe.cli import main as cli
+from llamaprobe.files.fingerprint import fingerprint
+from llamaprobe.saved.export import export_weights
+from llamaprobe.saved.read import Saved
 
 IDS = [1, 40, 7, 96, 3, 55, 2, 81]
 

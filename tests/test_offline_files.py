@@ -7,8 +7,8 @@ import pytest
 
 import llamaprobe as lp
 from llamaprobe import offline
-from llamaprobe.saved.export import export_weights
 from llamaprobe.checks.verify import verify_run
+from llamaprobe.saved.export import export_weights
 
 IDS = [1, 40, 7, 96, 3, 55, 2, 81]
 

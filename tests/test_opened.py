@@ -15,8 +15,8 @@ import pytest
 
 import llamaprobe as lp
 from llamaprobe import offline
-from llamaprobe.model import open_model
 from llamaprobe.checks.verify import verify_run
+from llamaprobe.model import open_model
 
 IDS = [5, 1, 96, 5, 40]
 UP = "model.layers.1.mlp.up_proj.weight"

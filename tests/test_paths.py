@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import llamaprobe as lp
-from llamaprobe.cli import main as cli
 from llamaprobe import offline
-from llamaprobe.files.paths import path_entries, path_entry, path_text
 from llamaprobe.checks.provenance import recorded_models
-from llamaprobe.saved.read import Saved
-from llamaprobe.prompts.template import Template
 from llamaprobe.checks.verify import verify_run
+from llamaprobe.cli import main as cli
+from llamaprobe.files.paths import path_entries, path_entry, path_text
+from llamaprobe.prompts.template import Template
+from llamaprobe.saved.read import Saved
 
 LATIN = os.fsdecode(b"mod\xe8le")
 ONE = np.ones(2, np.float32)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 import llamaprobe as lp
-from llamaprobe.cli import main as cli
 from llamaprobe import offline
+from llamaprobe.cli import main as cli
 
 REPO = Path(__file__).parent.parent
 README = REPO / "README.md"

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import llamaprobe as lp
-from llamaprobe.config import read_config
 from llamaprobe.checkpoint.tensor_names import used_tensors
 from llamaprobe.checks.verify import verify_run
+from llamaprobe.config import read_config
 
 IDS = [5, 1, 96, 5, 40]
 LAYER = "model.layers.1."

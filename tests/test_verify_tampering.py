@@ -22,8 +22,8 @@ from tampering import (
     write_integers,
 )
 
-from llamaprobe.saved import run_folder
 from llamaprobe.checks.verify import verify_run
+from llamaprobe.saved import run_folder
 
 __all__ = ["model", "saved"]  # fixtures
 STATED = ["model", "model_folder", "llamaprobe_version"]  # nothing at hand determines these

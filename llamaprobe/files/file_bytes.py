@@ -5,8 +5,8 @@ import os
 
 import numpy as np
 
-from ..messages import show_bytes, shown_path
 from ..errors import FileChangedError, OutOfMemory
+from ..messages import show_bytes, shown_path
 
 
 class FileBytes:

@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .. import log
+from ..files.atomic import file_error
+from ..messages import printable, show_bytes
 from ..stderr import STREAM
 from ..stderr import say as say_line
-from ..files.atomic import file_error
-from ..messages import show_bytes
-from ..messages import printable
 from .client import MAX_TRIES, PIECE, Client, Stopped
 from .connection import Broken
 from .errors import ChecksumError, DiskFullError, TransferError

@@ -277,9 +277,8 @@ def _selected(
     hold."""
     wanted = None if layers is None else check_layers(layers, run.config.n_layers)
     held: dict[str, tuple[int, ...]] = {}
-    for name, point, layer in resolve_all(
-        run.points if points is None else points, run.config.n_layers
-    ):
+    requested: Any = run.points if points is None else points  # one name is a tuple, too
+    for name, point, layer in resolve_all(requested, run.config.n_layers):
         if is_pattern(name) and (point.name if layer is None else (point.name, layer)) not in run:
             continue  # a pattern stands for what the run holds
         numbers = run.layers_of(point.name)

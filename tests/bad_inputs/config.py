@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import models
-from bad_inputs import BadInput, Refusal
 
 import llamaprobe as lp
+from bad_inputs import BadInput, Refusal
 from llamaprobe import ConfigError, FormatError, UnsupportedError
 from llamaprobe.config import MAX_BYTES, read_config
 

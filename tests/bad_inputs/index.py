@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import models
-from bad_inputs import BadInput, Refusal
 
+from bad_inputs import BadInput, Refusal
 from llamaprobe import FileError, FormatError
 from llamaprobe.checkpoint.folder import INDEX, SINGLE, open_checkpoint
 

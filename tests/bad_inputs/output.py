@@ -10,11 +10,11 @@ from typing import Any
 
 import models
 import numpy as np
-from bad_inputs import BadInput, Refusal
-from bad_inputs.weights_file import image
 from small_tokenizer import byte_level, write_folder
 
 import llamaprobe as lp
+from bad_inputs import BadInput, Refusal
+from bad_inputs.weights_file import image
 from llamaprobe import ArgumentError, FileError
 from llamaprobe.cli.inspect import describe
 from llamaprobe.prompts.tokenizer import Tokenizer

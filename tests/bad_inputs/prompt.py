@@ -6,10 +6,10 @@ from typing import Any
 
 import models
 import numpy as np
-from bad_inputs import BadInput, Refusal
 from small_tokenizer import byte_level, write_folder
 
 import llamaprobe as lp
+from bad_inputs import BadInput, Refusal
 from llamaprobe import ArgumentError, TokenizerError
 from llamaprobe.prompts.tokenizer import Tokenizer
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import models
+
+import llamaprobe as lp
 from bad_inputs import BadInput, Refusal
 from bad_inputs.child import less_memory
 from bad_inputs.weights_file import FILE, entry, image
-
-import llamaprobe as lp
 from llamaprobe import ArgumentError, OutOfMemory, _core
 
 # ---- 97: how many threads ----

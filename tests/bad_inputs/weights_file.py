@@ -10,9 +10,9 @@ from typing import Any
 
 import models
 import numpy as np
-from bad_inputs import BadInput, Refusal
 
 import llamaprobe as lp
+from bad_inputs import BadInput, Refusal
 from llamaprobe import FileChangedError, FileError, FormatError, _core
 
 FILE = "model.safetensors"

@@ -4,10 +4,10 @@ Arguments: the folder of a checkpoint. Every failure must be a MemoryError that 
 behind, and what follows it must work. Prints how many calls failed.
 """
 
+import _testcapi
 import os
 import sys
 
-import _testcapi
 import numpy as np
 
 import llamaprobe

@@ -11,7 +11,16 @@ from pathlib import Path
 
 from chats import BOS, EOS, EOT, SPECIAL_TOKENS, TEMPLATE, make_chat
 from stories import make_story
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 VOCAB_SIZE = 960
 _N_STORIES = 6000

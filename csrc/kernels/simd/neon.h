@@ -69,8 +69,7 @@ INLINE v8 v8_widen_f16(const void *p) {
 }
 
 INLINE v8 v8_widen_f32(const void *p) {
-    const char *from = p;
-    return (v8){vreinterpretq_f32_u8(vld1q_u8(from)), vreinterpretq_f32_u8(vld1q_u8(from + 16))};
+    return (v8){lp_neon_f32(lp_neon_bits(p)), lp_neon_f32(lp_neon_bits((const char *)p + 16))};
 }
 
 INLINE v8d v8d_zero(void) {
