@@ -75,7 +75,7 @@ def open_in(n_bytes: int, mmap: bool) -> Callable[[Path], Any]:
 LARGE = sparse({"w": entry(0, 2 << 30)}, 2 << 30)
 ROWS += [
     BadInput("98", "maps of scores", model, run_in(256 * MB),
-             Refusal(OutOfMemory, rf"the run needs \d+ bytes .*ask for fewer .*scores: {SCORES} bytes")),
+             Refusal(OutOfMemory, rf"the run needs \d+ bytes .*request fewer .*scores: {SCORES} bytes")),
     BadInput("98", "weights read into memory", LARGE, open_in(256 * MB, mmap=False),
              Refusal(OutOfMemory, r"has 21\d{8} bytes and \d+ are free; mapped", FILE)),
     BadInput("98", "weights mapped", LARGE, open_in(256 * MB, mmap=True),
