@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from .cancel import Cancel as Cancel
     from .checkpoint.weights import WeightError as WeightError
     from .config import UnsupportedConfigError as UnsupportedConfigError
+    from .data.harvest import harvest as harvest
+    from .data.planning import plan_harvest as plan_harvest
+    from .data.reading import read_harvest as read_harvest
+    from .data.shard import harvest_shard as harvest_shard
     from .files.array import read as read
     from .files.array import write as write
     from .hub import download as download
@@ -57,6 +61,10 @@ _LAZY = {
     "kernels": ("perf.machine", "kernels"),
     "read_run": ("run", "read_run"),
     "export_weights": ("saved.export", "export_weights"),
+    "plan_harvest": ("data.planning", "plan_harvest"),
+    "harvest_shard": ("data.shard", "harvest_shard"),
+    "harvest": ("data.harvest", "harvest"),
+    "read_harvest": ("data.reading", "read_harvest"),
     "download": ("hub", "download"),
     "Cancel": ("cancel", "Cancel"),
     "UnsupportedConfigError": ("config", "UnsupportedConfigError"),

@@ -43,6 +43,11 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
         'layer_types is .*: only "full',
     ),
     "mamba by default": ("granitemoehybrid", {"layer_types": ...}, "layers of Mamba"),
+    "types that are lists": (
+        "olmo3",
+        {"layer_types": [["full_attention"]] * 6},
+        "layer_types is .*: only",
+    ),
     "chunks": ("qwen2", {"layer_types": ["chunked_attention"] * 6}, "layer_types"),
     "too few types": ("olmo3", {"layer_types": ["full_attention"]}, "a list of 6"),
     "types without a window": (

@@ -53,8 +53,9 @@ PYTHON_LEVELS = {
     "run": 8,
     "model": 9,
     "checks": 10,
-    "cli": 11,
-    "__main__": 12,
+    "data": 11,
+    "cli": 12,
+    "__main__": 13,
 }
 # In kernels a file includes only files of its own line and of lines above.
 KERNEL_LEVELS = (
@@ -81,7 +82,7 @@ MAX_FILE = 500
 MAX_FUNCTION = 60
 MAX_BYTES = 3 << 20
 
-HEAVY = {"requests", "urllib3", "tokenizers", "jinja2", "tqdm", "huggingface_hub"}
+HEAVY = {"requests", "urllib3", "tokenizers", "jinja2", "tqdm", "huggingface_hub", "pyarrow"}
 NEVER = {"torch", "transformers", "safetensors", "tensorflow", "jax"}
 BINARY = {".safetensors", ".npz", ".npy", ".png", ".bin", ".so", ".model"}
 

@@ -169,3 +169,19 @@ def write_with_hole(path: Path, weights: dict[str, np.ndarray], vocab_size: int)
         for w in ordered.values():
             file.write(models.to_bits(w, "BF16").tobytes())
         file.truncate(start + at)
+
+
+@pytest.mark.parametrize(
+    ("name", "first_line", "n_bytes"),
+    [
+        ("a.csv", b"# shape=[2000000000]\n", 4 << 30),
+        ("a.hex", b"// shape=[1000000000] dtype=float32\n", 9_000_000_000),
+        ("a.csv", b"# shape=[9] dtype=int64\n", 4 << 30),
+    ],
+)
+def test_numbers_that_do_not_fit_the_memory(tmp_path, name, first_line, n_bytes):
+    """The file is a hole of the right size, so that its shape is believed."""
+    (tmp_path / name).write_bytes(first_line)
+    os.truncate(tmp_path / name, len(first_line) + n_bytes)
+    ended = in_child(lambda: lp.read(tmp_path / name))
+    assert ended.error is lp.OutOfMemory and ended.message.startswith(str(tmp_path / name))

@@ -20,6 +20,7 @@ from .options import (
     tell_size,
     tell_written,
 )
+from .prompts import add_prompts_options, check_prompts_usage, run_prompts_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +45,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="token ids from a file (integers, or .npy) instead of text",
     )
     add_chat_options(parser)
+    add_prompts_options(parser)
     parser.add_argument("--out", type=location, metavar="DIR", help="where the files go")
     add_capture_options(parser)
     parser.add_argument(
@@ -69,9 +71,11 @@ def run(args: argparse.Namespace) -> int:
     _check_usage(args)
     from ..model import load
 
-    if args.out is not None:
+    if args.out is not None and args.prompts is None:
         _check_out(args)
     model = load(args.model, revision=revision_of(args), threads=args.threads, ignore=args.ignore)
+    if args.prompts is not None:
+        return run_prompts_file(model, args)
     if args.out is None:
         return _show(model, args)
     result = _run(model, args, args.points or ["x", "x_norm"])
@@ -80,7 +84,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_usage(args: argparse.Namespace) -> None:
     """No option is dropped silently."""
-    check_chat_usage(args)
+    check_prompts_usage(args)
+    if args.prompts is None:
+        check_chat_usage(args)
     of_files = ("format", "digits", "force", "no_masks", "no_header", "hash_weights")
     given = [
         name for name in of_files if not any(getattr(args, name) is no for no in (None, False))

@@ -1,11 +1,20 @@
-"""llamaprobe verify: is a saved run what its model computes for its tokens?"""
+"""llamaprobe verify: is a saved run, or a harvest, what its model computes for its tokens?"""
 
 import argparse
 from typing import TYPE_CHECKING
 
 from .. import stderr
 from ..messages import counted, printable
-from .options import MODEL_HELP, add_ignore, add_quiet, add_source_options, location, revision_of
+from .harvest import check_harvest_by
+from .options import (
+    MODEL_HELP,
+    add_ignore,
+    add_quiet,
+    add_source_options,
+    count,
+    location,
+    revision_of,
+)
 
 if TYPE_CHECKING:
     from ..checks.verify import Check
@@ -32,13 +41,22 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "the run has another format or arithmetic version; 2: wrong usage; 130: Ctrl-C.",
     )
     parser.add_argument(
-        "folder", metavar="DIR", type=location, help="what `llamaprobe run --out` wrote"
+        "folder",
+        metavar="DIR",
+        type=location,
+        help="what `llamaprobe run --out` or `harvest` wrote",
     )
     parser.add_argument(
         "--model",
         type=location,
         help=f"{MODEL_HELP}; default: the one that the run names, if it is still here, else what "
         "needs no weights is checked",
+    )
+    parser.add_argument(
+        "--recompute",
+        type=count,
+        metavar="N",
+        help="of a harvest: compute N shards, chosen at random, again",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     add_source_options(parser)
@@ -48,8 +66,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from ..data.check import is_harvest
     from ..errors import Error
 
+    if is_harvest(args.folder):
+        return _verify_harvest(args)
+    if args.recompute is not None:
+        args.usage_error("--recompute is for a harvest; every value of a run is recomputed anyway")
     checks: list[Check] = []
     try:
         others = _check(args, checks)
@@ -69,6 +92,22 @@ def run(args: argparse.Namespace) -> int:
         print(f"left out, at least in part: {n_left} of {counted(len(checks), 'check')}")
     if unchecked := _unchecked(checks):
         print(f"unchecked, nothing here determines them: {', '.join(unchecked)}")
+    return code
+
+
+def _verify_harvest(args: argparse.Namespace) -> int:
+    """Prints what is wrong or could not be checked, and how much was."""
+    checks = check_harvest_by(args)
+    shown = [check for check in checks if check.fault or check.note]
+    n_faults = sum(bool(check.fault) for check in checks)
+    code = 1 if n_faults else _NOT_ALL if shown else 0
+    if args.json:
+        _print_json(args.folder, shown, {"verdict": _VERDICTS[code][0]}, code)
+        return code
+    for check in shown:
+        print(_line(check))
+    n_notes = len(shown) - n_faults
+    print(f"{counted(len(checks), 'check')}: {n_faults} failed, {n_notes} left out")
     return code
 
 

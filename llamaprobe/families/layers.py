@@ -10,7 +10,7 @@ from .family import Kind
 from .keys import Keys
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-_OLD_NAMES = {"attention": FULL}
+_OLD_FULL = "attention"
 _MOST = 1 << 31
 
 Rule = Callable[[Keys, int], list[Kind]]
@@ -123,7 +123,7 @@ def _window(keys: Keys) -> int | None:
 
 def _types(keys: Keys, n_layers: int) -> list[str]:
     """layer_types in today's names; [] without it."""
-    types = [_OLD_NAMES.get(kind, kind) for kind in keys.strings("layer_types")]
+    types = [FULL if kind == _OLD_FULL else kind for kind in keys.strings("layer_types")]
     if types and len(types) != n_layers:
         keys.fail("layer_types", f"a list of {n_layers}, one for each layer")
     for kind in types:

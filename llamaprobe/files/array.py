@@ -95,9 +95,14 @@ def read(
     mark = "#" if style in SEPARATORS else "//"
     given = _given(shape, dtype, mark)
     with open_regular(path) as file:
-        if style == "npy":
-            return _expected(_read_npy(file, path), given, path)
-        return _read_text(file, path, SEPARATORS.get(style), given)
+        try:
+            if style == "npy":
+                return _expected(_read_npy(file, path), given, path)
+            return _read_text(file, path, SEPARATORS.get(style), given)
+        except MemoryError as error:
+            if isinstance(error, OutOfMemory):
+                raise
+            raise OutOfMemory(f"{shown_path(path)}: {error or 'does not fit the memory'}") from None
 
 
 def _given(shape: Sequence[int] | None, dtype: Any, mark: str) -> FirstLine | None:

@@ -172,7 +172,7 @@ def hold_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         with _locked_folder(path) as is_alone:
             if is_alone:
-                _remove_leftovers(path)
+                remove_leftovers(path)
             yield path
             sync_folder(path)
     except FileError:
@@ -225,7 +225,9 @@ def _removed_on_error(folders: list[Path]) -> Iterator[None]:
         raise
 
 
-def _remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files of writers that were killed, where the file system has locks.
+    Raises OSError."""
     for entry in os.scandir(folder):
         if _TEMPORARY.fullmatch(entry.name):
             with contextlib.suppress(OSError):
@@ -236,7 +238,7 @@ def _remove_unlocked(path: str) -> None:
     """Removes a temporary file unless a writer has it open. Raises OSError."""
     fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        if try_lock(fd) is not False:
+        if try_lock(fd):
             os.unlink(path)
     finally:
         os.close(fd)

@@ -2,6 +2,7 @@
  * source may change meanwhile. */
 #include "../../csrc/text/parallel_read.h"
 
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 
@@ -28,11 +29,13 @@ typedef struct {
 } source;
 
 static size_t read_source(void *arg, void *dst, size_t offset, size_t n, int *number) {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* reads come from any thread */
     source *s = arg;
-    size_t end = s->n_bytes;
     *number = 0;
-    if (s->reads_left >= 0 && s->reads_left-- == 0)
-        s->n_bytes = end = s->n_left, *number = s->number, s->reads_left = 0;
+    pthread_mutex_lock(&lock);
+    if (s->reads_left >= 0 && s->reads_left-- == 0) s->n_bytes = s->n_left, *number = s->number, s->reads_left = 0;
+    size_t end = s->n_bytes;
+    pthread_mutex_unlock(&lock);
     n = offset >= end ? 0 : n < end - offset ? n : end - offset;
     memcpy(dst, s->text + offset, n);
     return n;

@@ -1,0 +1,1 @@
+"""Datasets: where documents come from, and harvests of their activations."""

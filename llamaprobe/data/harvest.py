@@ -1,0 +1,148 @@
+"""Making all shards of a plan, or one part of them, and the manifest when none is missing."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypedDict, Unpack
+
+from .. import stderr
+from ..errors import ArgumentError
+from ..files.atomic import check_space
+from ..messages import counted, printable
+from ..model import Model
+from ..points import Name
+from .batches import BATCH_TOKENS
+from .manifest import write_manifest
+from .plan import Plan
+from .planning import plan_harvest
+from .reading import Harvest, read_harvest
+from .shard import ShardInfo, harvest_shard, opened_model, remove_killed
+
+
+class PlanOptions(TypedDict, total=False):
+    """The options of `plan_harvest`; see there."""
+
+    points: str | Iterable[Name]
+    positions: str
+    dtype: str
+    max_tokens: int | None
+    long: str
+    stride: int
+    bos: str
+    order: str
+    shard_rows: int | None
+    limit_tokens: int | None
+    field: str | None
+    ids: str | None
+    chat: str | None
+    on_bad: str
+
+
+def harvest(
+    model: Model,
+    data: object,
+    out: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: bool = False,
+    on_shard: Callable[[ShardInfo], object] | None = None,
+    **options: Unpack[PlanOptions],
+) -> Harvest:
+    """Run a dataset through a model and keep values of every token in `out`, exactly once: after a
+    kill or an error the same call goes on where it stopped.
+
+    data, out and options (`points` is required): see `plan_harvest`. An iterable is read before
+    anything is computed, and not again by a call that goes on. threads, batch_tokens: for speed and
+    memory; they change no bit. progress: a bar on stderr. on_shard: called with each ShardInfo.
+
+    Raises the errors of `plan_harvest` and `harvest_shard`.
+    """
+    plan = plan_harvest(model, data, out, progress=progress, **options)  # type: ignore[misc]
+    run_plan(
+        plan,
+        model,
+        threads=threads,
+        batch_tokens=batch_tokens,
+        progress=progress,
+        on_shard=on_shard,
+    )
+    return read_harvest(plan.folder)
+
+
+def run_plan(
+    plan: Plan,
+    model: Model | str | None = None,
+    *,
+    part: tuple[int, int] | None = None,
+    shards: Iterable[int] | None = None,
+    threads: int | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: bool = False,
+    on_shard: Callable[[ShardInfo], object] | None = None,
+) -> bool:
+    """Make the missing shards of a plan, and the manifest once all are there: whether they are.
+
+    part: (i, n) for the shards i, i + n, i + 2n, ...; i counts from 0. shards: only these.
+    Raises the errors of `harvest_shard`, and FileError when the disk lacks the space.
+    """
+    remove_killed(plan)
+    todo = [shard for shard in _chosen(plan, part, shards) if not plan.is_done(shard)]
+    if todo:
+        n_rows = sum(len(plan.rows_of(shard)) for shard in todo)
+        check_space(plan.folder, n_rows * plan.row_bytes, "make room, or harvest a part of it")
+        opened = opened_model(plan, model)
+        with _bar(plan, todo, progress) as report:
+            for shard in todo:
+                info = harvest_shard(
+                    plan,
+                    shard,
+                    model=opened,
+                    threads=threads,
+                    batch_tokens=batch_tokens,
+                    report=report,
+                )
+                if on_shard is not None:
+                    on_shard(info)
+    if plan.missing():
+        return False
+    write_manifest(plan)
+    return True
+
+
+def _chosen(
+    plan: Plan, part: tuple[int, int] | None, shards: Iterable[int] | None
+) -> Iterable[int]:
+    """ArgumentError."""
+    if shards is not None:
+        return [plan.check_shard(shard) for shard in shards]
+    if part is None:
+        return range(len(plan))
+    number, n_parts = part
+    if n_parts < 1 or not 0 <= number < n_parts:
+        raise ArgumentError(
+            f"part is {printable(repr(part), 40)}; give (i, n) with i from 0 to n - 1"
+        )
+    return range(number, len(plan), n_parts)
+
+
+@contextlib.contextmanager
+def _bar(plan: Plan, shards: list[int], shown: bool) -> Iterator[Callable[[int], Any] | None]:
+    """Counts tokens: their number, tokens per second and the time left."""
+    if not shown:
+        yield None
+        return
+    from tqdm import tqdm
+
+    what = f"{counted(len(shards), 'shard')} of {len(plan)}"
+    total = sum(n_tokens_of(plan, shard) for shard in shards)
+    options = {"unit": "tokens", "unit_scale": True, "leave": False, "desc": what}
+    with tqdm(total=total, file=stderr.STREAM, **options) as bar:
+        yield bar.update
+
+
+def n_tokens_of(plan: Plan, shard: int) -> int:
+    """The tokens that are run for a shard."""
+    windows = plan.windows
+    part = slice(int(windows.shard[shard]), int(windows.shard[shard + 1]))
+    return int((windows.stop[part] - windows.start[part]).sum())

@@ -1,0 +1,87 @@
+"""manifest.json: every file of a complete harvest, with its sha256, and the root over them.
+
+It is written last and depends on the files alone, so that whoever finds all shards complete may
+write it, also twice. It outlives the values: a shard that was dropped is made again and must have
+the sha256 that stands here.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import FileError, FormatError
+from ..files.json_file import parse_object, read_file
+from ..messages import counted, shown_path
+from .json_out import write_json
+from .layout import FORMAT_VERSION, MANIFEST, PLAN, root_of
+from .plan import MAX_JSON, Plan, is_entry
+
+
+def write_manifest(plan: Plan) -> dict[str, Any]:
+    """Write the manifest of a complete harvest and return it. FileError when a shard is missing;
+    FormatError when the shards are not those of a manifest that is there."""
+    files: dict[str, dict[str, Any]] = {
+        PLAN: {"bytes": os.path.getsize(plan.path), "sha256": plan.sha256}
+    }
+    files |= {name: _brief(entry) for name, entry in plan.facts["files"].items()}
+    missing = []
+    for shard in range(len(plan)):
+        sidecar = plan.sidecar(shard)
+        if sidecar is None:
+            missing.append(shard)
+        else:
+            files |= {name: _brief(entry) for name, entry in sidecar["files"].items()}
+    if missing:
+        raise FileError(
+            f"{shown_path(plan.folder)}: {counted(len(missing), 'shard')} of {len(plan)} are"
+            f" missing, the first is {missing[0]}; make them first"
+        )
+    check_expected(plan, files)
+    manifest = {
+        "format": "llamaprobe harvest manifest",
+        "format_version": FORMAT_VERSION,
+        "plan": plan.sha256,
+        "root": root_of({name: entry["sha256"] for name, entry in files.items()}),
+        "n_rows": plan.n_rows,
+        "n_bytes": sum(entry["bytes"] for entry in files.values()),
+        "files": files,
+    }
+    write_json(plan.folder / MANIFEST, manifest)
+    return manifest
+
+
+def read_manifest(plan: Plan) -> dict[str, Any] | None:
+    """The manifest of a plan, None if there is none. FormatError for one that is damaged, or of
+    another plan."""
+    path = plan.folder / MANIFEST
+    try:
+        found = parse_object(read_file(path, MAX_JSON, FormatError), path, FormatError)
+    except FileNotFoundError:
+        return None
+    files = found.get("files")
+    if not isinstance(files, dict) or not all(map(is_entry, files.values())):
+        raise FormatError(f"{shown_path(path)}: is damaged: its files have no bytes and sha256")
+    if found.get("plan") != plan.sha256:
+        raise FormatError(f"{shown_path(path)}: belongs to another plan than {PLAN} beside it")
+    if found.get("root") != root_of({name: each["sha256"] for name, each in files.items()}):
+        raise FormatError(f"{shown_path(path)}: is damaged: its root is not that of its files")
+    return found
+
+
+def check_expected(plan: Plan, entries: Mapping[str, Any]) -> None:
+    """FormatError when files are not those that the manifest names, if there is one."""
+    manifest = read_manifest(plan)
+    if manifest is None:
+        return
+    for name, entry in entries.items():
+        expected = manifest["files"].get(name, {}).get("sha256")
+        if entry["sha256"] != expected:
+            raise FormatError(
+                f"{shown_path(plan.folder / name)}: was made again with another sha256"
+                f" ({entry['sha256'][:12]}... instead of {str(expected)[:12]}...): the manifest, the"
+                " token files or the weights were altered"
+            )
+
+
+def _brief(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {"bytes": entry["bytes"], "sha256": entry["sha256"]}

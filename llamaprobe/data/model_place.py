@@ -1,0 +1,143 @@
+"""The model of a harvest: which one it must be, and where it was.
+
+plan.json says which, by size, fingerprint and sha256 of its files; model.json says where, for
+whoever opens the plan on the same machine.
+"""
+
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+from ..errors import ArgumentError, Error, FileChangedError, FormatError
+from ..files.fingerprint import REPLACED, file_state
+from ..files.json_file import read_object
+from ..files.paths import path_entries, path_entry
+from ..messages import printable, shown_path
+from ..model import Model, load
+from ..origin import ARITHMETIC_VERSION
+from ..prompts.tokenizer_files import NAMES
+from .file_hash import hash_unchanged
+from .layout import MODEL
+from .plan import Plan
+
+_MAX_PLACE = 1 << 20  # bytes
+
+
+def identity_of(model: Model) -> dict[str, Any]:
+    """What tells this model from another, without reading all of its weights. FileError,
+    FileChangedError."""
+    names = [name for name in NAMES if os.path.isfile(model.path / name)]
+    tokenizer = {name: hash_unchanged(model.path / name) for name in names}
+    return {**numbers_of(model), "tokenizer": tokenizer}
+
+
+def numbers_of(model: Model) -> dict[str, Any]:
+    """What the values depend on besides the token ids."""
+    weights = []
+    for path, n_bytes, _ in model.origin.weight_files:
+        mark = model.fingerprints.of(path)
+        if mark == REPLACED:
+            raise FileChangedError(
+                f"{shown_path(path)}: is no longer the file that was opened; load the model again"
+            )
+        weights.append({"name": os.path.basename(path), "bytes": n_bytes, "fingerprint": mark})
+    config = hash_unchanged(Path(model.config.path))
+    return {"n_layers": model.config.n_layers, "config": config, "weights": weights}
+
+
+def weight_hashes(model: Model) -> list[str]:
+    """The sha256 of each weight file; it is read where that is not known. FileError."""
+    files = model.origin.weight_files
+    return [known or _hash_once(path, file_state(path)) for path, _, known in files]
+
+
+@functools.lru_cache(maxsize=1024)
+def _hash_once(path: str, state: tuple[int, ...] | None) -> str:
+    return hash_unchanged(Path(path), state)
+
+
+def check_arithmetic(plan: Plan) -> None:
+    """ArgumentError unless this llamaprobe computes the bits of a plan."""
+    version = plan.facts["arithmetic_version"]
+    if version != ARITHMETIC_VERSION:
+        raise ArgumentError(
+            f"{shown_path(plan.path)}: was made with arithmetic version {version}, this llamaprobe"
+            f" has {ARITHMETIC_VERSION}; make a new plan, or use a llamaprobe of that version"
+        )
+
+
+def check_model(model: Model, plan: Plan) -> None:
+    """ArgumentError unless a model has the weights and the config of a plan. The tokenizer no
+    longer matters. Weights are hashed, once a process, unless they are the very files of the
+    planning, by inode and time."""
+    here, there = numbers_of(model), plan.facts["model"]
+    keys = ("name", "bytes", "fingerprint")
+    weights = [[file.get(key) for key in keys] for file in there["weights"]]
+    found = [[file[key] for key in keys] for file in here["weights"]]
+    is_same = found == weights
+    if is_same and _states_of(model) != _planned_states(plan):
+        is_same = weight_hashes(model) == [file.get("sha256") for file in there["weights"]]
+    for what, is_right in (
+        ("the weights are", is_same),
+        ("config.json is", here["config"] == there.get("config")),
+        ("the number of layers is", here["n_layers"] == there.get("n_layers")),
+    ):
+        if not is_right:
+            raise ArgumentError(
+                f"{shown_path(plan.path)}: {what} not that of {printable(model.origin.model)};"
+                " give the model that the plan was made with"
+            )
+
+
+def _states_of(model: Model) -> list[list[int]]:
+    return [list(file_state(path) or ()) for path, *_ in model.origin.weight_files]
+
+
+def _planned_states(plan: Plan) -> object:
+    """None where model.json is missing or damaged."""
+    try:
+        return read_object(plan.folder / MODEL, _MAX_PLACE, FormatError).get("weight_states")
+    except Error:
+        return None
+
+
+def place_of(model: Model) -> dict[str, Any]:
+    """Where a model is, for model.json."""
+    source = dict(model._opening.source)
+    entries = path_entries("source", source.pop("source"))
+    options = {name: model._opening.options[name] for name in ("layers", "ignore")}
+    return {**entries, **source, **options, "weight_states": _states_of(model)}
+
+
+@functools.lru_cache(maxsize=1)
+def _open_model(path: str, sha256: str, source: str | None) -> Model:
+    """The model of a plan, from where it was or from `source`; kept, for an engine that makes one
+    shard after the other."""
+    plan = Plan(path)
+    if source is None:
+        model = load(**_planned_place(plan.folder / MODEL), local_files_only=True)
+    else:
+        model = load(source, layers=plan.facts["model"].get("n_layers"))
+    check_model(model, plan)
+    return model
+
+
+def _planned_place(path: Path) -> dict[str, Any]:
+    """The arguments of `load` in model.json. FileError, FormatError."""
+    place = read_object(path, _MAX_PLACE, FormatError)
+    found: dict[str, Any] = {"source": path_entry(place, "source")}
+    for key, kind in (("revision", str), ("cache_dir", str), ("layers", int), ("ignore", list)):
+        if place.get(key) is not None:
+            found[key] = place[key]
+            if type(place[key]) is not kind:
+                raise FormatError(f"{shown_path(path)}: {key} is not what such a file has")
+    if found["source"] is None or not all(isinstance(g, str) for g in found.get("ignore", ())):
+        raise FormatError(f"{shown_path(path)}: does not say where the model is")
+    return found
+
+
+def model_of(plan: Plan, source: str | None = None) -> Model:
+    """The model of a plan: from where it was when the plan was made, or from `source`. ArgumentError
+    when that is another model; the errors of `load`."""
+    return _open_model(str(plan.path), plan.sha256, source)

@@ -1,0 +1,296 @@
+"""A plan: all that decides the bytes of a harvest, frozen before the first value is computed.
+
+plan.json is a function of the bytes of the model and the data and of the options, so it is the same
+on every machine; `sha256` is that of its bytes. It holds the sha256 of the token and window files.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ArgumentError, FormatError, NewerFormatError
+from ..files.atomic import no_such
+from ..files.json_file import parse_object, read_file
+from ..files.paths import checked_path
+from ..messages import counted, printable, show_bytes, shown_path
+from .file_hash import hash_unchanged
+from .layout import FORMAT_VERSION, MANIFEST, PLAN, ROWS, WINDOWS, done_name, shard_name
+from .positions import Positions, read_positions
+from .tensor_file import SIZES, Tensor
+from .token_files import Tokens, tensors_of
+from .windows import NAMES, Windows
+
+MAX_JSON = 1 << 30
+DTYPES = {"float32": "F32", "bf16": "BF16", "f16": "F16"}
+_FILE = re.compile(r"windows\.safetensors|tokens/part-[0-9]{5,9}\.safetensors")
+_TARGET = re.compile(r"[a-z][a-z0-9_]{0,60}(\.[0-9]{1,5})?")
+_COUNTS = ("n_documents", "n_tokens", "n_windows", "n_rows", "n_shards")
+
+
+class Plan:
+    """A plan in a folder, made by `plan_harvest` or `harvest`; `len(plan)` is its number of
+    shards."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open DIR or DIR/plan.json. FileError, FormatError."""
+        path = checked_path(path)
+        self.path = path / PLAN if os.path.isdir(path) else path
+        """Of plan.json."""
+        self.folder = self.path.parent
+        """Where its files are."""
+        data = _read(self.path)
+        self.sha256 = hashlib.sha256(data).hexdigest()
+        self.facts = parse_object(data, self.path, FormatError)
+        """What plan.json says."""
+        _check(self.facts, self.path)
+        for name in _COUNTS:
+            setattr(self, name, self.facts[name])
+        self.targets: tuple[str, ...] = tuple(self.facts["targets"])
+        """ "x.10", "logits": the folders of values."""
+        self.positions: Positions = read_positions(self.options["positions"])
+
+    n_documents: int
+    n_tokens: int
+    """Of all documents; parts of a document that are cut off count too."""
+    n_windows: int
+    n_rows: int
+    n_shards: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As its path."""
+        return type(self), (str(self.path.absolute()),)
+
+    def __len__(self) -> int:
+        return self.n_shards
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return (
+            f"<Plan {shown_path(self.folder)}: {counted(self.n_documents, 'document')},"
+            f" {counted(self.n_rows, 'row')} of {', '.join(self.targets)},"
+            f" {counted(self.n_shards, 'shard')}, {show_bytes(self.n_bytes)}>"
+        )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """How it was made: positions, dtype, max_tokens and the others of `plan_harvest`."""
+        return dict(self.facts["options"])
+
+    @property
+    def dtype(self) -> str:
+        """Of the files of values, in safetensors' words: F32, BF16, F16."""
+        return DTYPES[self.options["dtype"]]
+
+    @property
+    def n_bytes(self) -> int:
+        """Of all values and rows, without headers."""
+        return self.n_rows * self.row_bytes
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one row of all targets, with its entry in the index of rows."""
+        return 24 + sum(SIZES[self.dtype] * _size(shape) for shape in self.shapes.values())
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Target -> the shape of one row."""
+        return {name: tuple(each["shape"]) for name, each in self.facts["targets"].items()}
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """FileError, FormatError."""
+        tokens = Tokens(self.folder, [name for name in self.facts["files"] if name != WINDOWS])
+        if len(tokens) != self.n_documents:
+            raise FormatError(
+                f"{shown_path(self.folder)}: the token files hold {len(tokens)} documents, the plan"
+                f" says {self.n_documents}"
+            )
+        return tokens
+
+    @cached_property
+    def windows(self) -> Windows:
+        """FileError, FormatError."""
+        path = self.folder / WINDOWS
+        if hash_unchanged(path) != self.facts["files"].get(WINDOWS, {}).get("sha256"):
+            raise FormatError(f"{shown_path(path)}: does not have the sha256 that {PLAN} names")
+        windows = Windows(*tensors_of(path, dict.fromkeys(NAMES, "I64")))
+        if fault := _fault(windows, self):
+            raise FormatError(f"{shown_path(path)}: {fault}")
+        return windows
+
+    def rows_of(self, shard: int) -> range:
+        """The rows of a shard. ArgumentError."""
+        windows = self.windows
+        first, stop = windows.shard[shard], windows.shard[shard + 1]
+        return range(int(windows.row[first]), int(windows.row[stop]))
+
+    def check_shard(self, shard: int) -> int:
+        """The number of a shard. ArgumentError."""
+        if not hasattr(shard, "__index__") or isinstance(shard, bool):
+            raise ArgumentError(f"a shard is a number, not {type(shard).__name__}")
+        number = shard.__index__()
+        if not 0 <= number < len(self):
+            raise ArgumentError(f"there is no shard {number}; the plan has 0 to {len(self) - 1}")
+        return number
+
+    def tensors(self, shard: int) -> dict[str, list[Tensor]]:
+        """Target, or "rows", -> the tensors of its file of a shard."""
+        n = len(self.rows_of(shard))
+        tensors: dict[str, list[Tensor]] = {ROWS: [(name, kind, (n,)) for name, kind in INDEX]}
+        for name, row in self.shapes.items():
+            tensors[name] = [(name, self.dtype, (n, *row))]
+        return tensors
+
+    def metadata(self, shard: int) -> dict[str, str]:
+        """Of the files of a shard."""
+        first = self.rows_of(shard).start
+        return {"plan": self.sha256, "shard": str(shard), "row_first": str(first)}
+
+    def names(self, shard: int) -> list[str]:
+        """The files of a shard."""
+        return [shard_name(target, shard) for target in (ROWS, *self.targets)]
+
+    def missing(self) -> list[int]:
+        """The shards that are not complete in its folder. FileError."""
+        return [shard for shard in range(len(self)) if not self.is_done(shard)]
+
+    def is_done(self, shard: int) -> bool:
+        """Whether a shard has its sidecar, and files of the sizes that it names."""
+        return self.sidecar(shard) is not None
+
+    def sidecar(self, shard: int) -> dict[str, Any] | None:
+        """What done/ says of a shard that is complete, else None. A sidecar that cannot be read
+        counts as none: the shard is then made again."""
+        from ..errors import Error
+
+        try:
+            path = self.folder / done_name(shard)
+            found = parse_object(read_file(path, MAX_JSON, FormatError), path, FormatError)
+            files = found["files"]
+            is_whole = found["plan"] == self.sha256 and list(files) == self.names(shard)
+            is_whole &= all(map(is_entry, files.values()))
+            for name in self.names(shard) if is_whole else ():
+                is_whole &= os.stat(self.folder / name).st_size == files[name]["bytes"]
+        except (Error, OSError, KeyError, TypeError, AttributeError):
+            return None
+        return found if is_whole else None
+
+    @property
+    def has_manifest(self) -> bool:
+        return os.path.lexists(self.folder / MANIFEST)
+
+
+INDEX = (("document", "I64"), ("start", "I64"), ("position", "I32"), ("token_id", "I32"))
+"""Tensors of the index of rows: number of the document, start of the window in it, position in the
+window, token id."""
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_file(path, MAX_JSON, FormatError)
+    except FileNotFoundError:
+        raise no_such(path, "no such plan; `llamaprobe harvest plan` or `run` makes one") from None
+
+
+def _check(facts: dict[str, Any], path: Path) -> None:
+    """FormatError unless these are the facts of a plan."""
+    version = facts.get("format_version")
+    if facts.get("format") != "llamaprobe harvest" or not isinstance(version, int):
+        raise FormatError(f"{shown_path(path)}: is not the plan of a harvest")
+    if version > FORMAT_VERSION:
+        raise NewerFormatError(
+            f"{shown_path(path)}: has format version {version}; this llamaprobe knows"
+            f" {FORMAT_VERSION}"
+        )
+    kinds: dict[str, type] = {
+        "model": dict,
+        "targets": dict,
+        "options": dict,
+        "sources": list,
+        "files": dict,
+    }
+    kinds |= dict.fromkeys(_COUNTS, int) | {"arithmetic_version": int, "skipped": dict}
+    for key, kind in kinds.items():
+        if type(facts.get(key)) is not kind:
+            raise FormatError(f"{shown_path(path)}: {key} is missing or is not what a plan has")
+    fault = next((fault for fault in _faults(facts) if fault), None)
+    if fault:
+        raise FormatError(f"{shown_path(path)}: {fault}")
+
+
+def _faults(facts: dict[str, Any]) -> Iterator[str | None]:
+    """What is wrong with the parts of a plan; no path may lead out of its folder."""
+    for name, entry in facts["files"].items():
+        if not _FILE.fullmatch(name) or not is_entry(entry):
+            yield f"files: {printable(name)} is not what a plan has"
+    if WINDOWS not in facts["files"]:
+        yield f"files: there is no {WINDOWS}"
+    for name, target in facts["targets"].items():
+        shape = target.get("shape") if isinstance(target, dict) else None
+        is_shape = isinstance(shape, list) and all(
+            type(n) is int and 0 < n < 1 << 32 for n in shape
+        )
+        if not _TARGET.fullmatch(name) or not is_shape:
+            yield f"targets: {printable(name)} is not what a plan has"
+    if not facts["targets"]:
+        yield "targets is empty"
+    for key in _COUNTS:
+        if not 0 < facts[key] < 1 << 62:
+            yield f"{key} is {facts[key]}"
+    options = facts["options"]
+    if options.get("dtype") not in DTYPES or not isinstance(options.get("positions"), str):
+        yield "options: dtype or positions is not what a plan has"
+    if type(options.get("stride")) is not int:
+        yield "options: stride is not a number"
+    weights = facts["model"].get("weights")
+    if not isinstance(weights, list) or not all(isinstance(each, dict) for each in weights):
+        yield "model: weights is not a list of files"
+
+
+def is_entry(entry: object) -> bool:
+    """Whether this is what JSON files say of a file: its bytes and sha256."""
+    return (
+        isinstance(entry, dict)
+        and type(entry.get("bytes")) is int
+        and isinstance(entry.get("sha256"), str)
+    )
+
+
+def _fault(windows: Windows, plan: Plan) -> str | None:
+    """What is wrong with the windows of a plan."""
+    n = len(windows.document)
+    if n != plan.n_windows or not len(windows.start) == len(windows.stop) == n:
+        return f"holds {n} windows, the plan says {plan.n_windows}"
+    if len(windows.row) != n + 1 or len(windows.shard) != plan.n_shards + 1:
+        return "its rows or shards do not belong to its windows"
+    for name, ends, last in (("row", windows.row, plan.n_rows), ("shard", windows.shard, n)):
+        if ends[0] != 0 or ends[-1] != last or np.any(np.diff(ends) <= 0):
+            return f"{name} does not rise from 0 to {last}"
+    documents = windows.document
+    if np.any((documents < 0) | (documents >= plan.n_documents)):
+        return "names documents that are not there"
+    lengths = plan.tokens.lengths()[documents]
+    if np.any((windows.start < 0) | (windows.start >= windows.stop) | (windows.stop > lengths)):
+        return "has a window outside of its document"
+    return None
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape, dtype=np.int64))
+
+
+def positions_of(plan: Plan, window: int) -> NDArray[np.int64]:
+    """The positions of a window that give rows."""
+    windows = plan.windows
+    start, stop = int(windows.start[window]), int(windows.stop[window])
+    context = plan.options["stride"] if start else 0
+    return plan.positions.of(int(windows.document[window]), start, stop, context)

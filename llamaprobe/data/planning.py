@@ -1,0 +1,366 @@
+"""Making a plan: every document is tokenised, cut into windows, and frozen in files."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from .. import stderr
+from ..errors import ArgumentError, FormatError
+from ..files.atomic import atomic_open, hold_folder, sync_folder
+from ..files.fingerprint import file_state
+from ..files.paths import checked_path
+from ..messages import printable, shown_path
+from ..model import Model
+from ..origin import ARITHMETIC_VERSION
+from ..points import Name
+from .document import Column, Document, Fault, choose_column
+from .file_hash import hash_unchanged
+from .json_out import write_json
+from .layout import FORMAT_VERSION, MODEL, PLAN, SKIPPED, TOKENS, WINDOWS
+from .mixing import permutation
+from .model_place import identity_of, place_of, weight_hashes
+from .plan import DTYPES, Plan
+from .positions import read_positions
+from .sources import Source, find_sources
+from .targets import Target, find_targets
+from .tensor_file import SIZES, write_tensors
+from .token_files import TokenWriter
+from .tokens import Encoder, encoder_of
+from .windows import Windows, cut
+
+_SHARD_BYTES = 256 << 20  # of the widest row file
+_SHARD_ROWS = 1 << 17
+_MAX_TOKENS = 512
+_KINDS = ("empty", "bad", "long")
+
+
+def plan_harvest(
+    model: Model,
+    data: object,
+    out: str | os.PathLike[str],
+    *,
+    points: str | Iterable[Name],
+    positions: str = "all",
+    dtype: str = "float32",
+    max_tokens: int | None = None,
+    long: str = "split",
+    stride: int = 0,
+    bos: str = "auto",
+    order: str = "data",
+    shard_rows: int | None = None,
+    limit_tokens: int | None = None,
+    field: str | None = None,
+    ids: str | None = None,
+    chat: str | None = None,
+    on_bad: str = "stop",
+    progress: bool = False,
+) -> Plan:
+    """Tokenise a dataset, decide every row and shard of a harvest of it, and write that to `out`.
+
+    data: a file (.jsonl, .txt, .csv, .tsv, .npy, .safetensors; .parquet and .arrow with pyarrow), a
+        folder (a Hugging Face dataset on disk, or Parquet files), a list of Paths, or an iterable
+        of texts, lists of token ids, chats and records (dicts).
+    out: the folder; it is made if it is missing.
+    points: as for `Model.run`, and "x:10" or "hidden:4-6" for layers. Only points with one row a
+        token.
+    positions: "all", "last", "skip:N" (without the first N of a window), "A-B", or "hash:F" (a
+        fraction F of the tokens); positions count from the beginning of a window.
+    dtype: of the files: "float32", or rounded to nearest even to "bf16" or "f16".
+    max_tokens: of one window, the sequence that is run. Default: 512, or all positions of a model
+        that has fewer. long: what happens to a longer document: "split" into windows, "cut" to the
+        first, or "refuse". stride: so many tokens of a window are repeated at the beginning of the
+        next one, as context without rows.
+    bos: "auto" adds the special tokens that the tokenizer puts around a text, "never" none.
+    order: of the documents, "data" or "permuted:SEED".
+    shard_rows: rows of a shard at most. Default: a power of two, at most 131,072, for which a file
+        of values has at most 256 MiB.
+    limit_tokens: stop after so many tokens; the last document is cut.
+    field, ids, chat: the column of records that holds a text, token ids or chat messages. Default:
+        the first of text, input_ids, messages and prompt that a record has.
+    on_bad: "stop" at a document that cannot be read or tokenised, or "skip" it. Empty documents
+        are always skipped. skipped.jsonl lists them.
+    progress: count documents on stderr.
+
+    A folder that has this very plan already gives that back without reading the data.
+
+    Raises ArgumentError (also for a folder with another plan), PointError, FormatError (the file,
+    line and number of a bad document), TokenizerError, FileError.
+    """
+    if max_tokens is None:
+        max_tokens = min(_MAX_TOKENS, model.config.max_positions)
+    options = {
+        "positions": positions,
+        "dtype": dtype,
+        "max_tokens": max_tokens,
+        "long": long,
+        "stride": stride,
+        "bos": bos,
+        "order": order,
+        "limit_tokens": limit_tokens,
+        "on_bad": on_bad,
+    }
+    _check_options(options, model)
+    column = choose_column(field, ids, chat)
+    options["column"] = None if column is None else [column.kind, column.name]
+    targets = find_targets(points, model.config)
+    options["shard_rows"] = _shard_rows(shard_rows, targets, options)
+    folder, sources = checked_path(out), find_sources(data)
+    request = _request(model, targets, options, sources)
+    if os.path.lexists(folder / PLAN):
+        return _same_plan(folder, request)
+    with hold_folder(folder):
+        return _write(model, sources, column, folder, request, progress)
+
+
+def _check_options(options: dict[str, Any], model: Model) -> None:
+    """ArgumentError."""
+    read_positions(options["positions"])
+    _seed(options["order"])
+    for name, known in (
+        ("dtype", tuple(DTYPES)),
+        ("long", ("split", "cut", "refuse")),
+        ("bos", ("auto", "never")),
+        ("on_bad", ("stop", "skip")),
+    ):
+        _one_of(name, options[name], known)
+    options["max_tokens"] = _whole(options, "max_tokens", 1, model.config.max_positions)
+    options["stride"] = _whole(options, "stride", 0, options["max_tokens"] - 1)
+    if options["limit_tokens"] is not None:
+        options["limit_tokens"] = _whole(options, "limit_tokens", 1, 1 << 60)
+
+
+def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ArgumentError(f"{name} is {printable(repr(value), 60)}; give {' or '.join(known)}")
+
+
+def _whole(options: dict[str, Any], name: str, least: int, most: int) -> int:
+    """An option as an int. ArgumentError."""
+    value = options[name]
+    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not is_whole or not least <= value <= most:
+        shown = printable(repr(value), 60)
+        raise ArgumentError(f"{name} is {shown}; give a number from {least} to {most}")
+    return int(value)
+
+
+def _seed(order: str) -> int | None:
+    """The seed of an order; None for that of the data."""
+    if order == "data":
+        return None
+    head, _, seed = str(order).partition(":")
+    if head != "permuted" or not seed.isascii() or not seed.isdigit() or len(seed) > 18:
+        shown = printable(repr(order), 60)
+        raise ArgumentError(f"order is {shown}; give data, or permuted:SEED with a number")
+    return int(seed)
+
+
+def _shard_rows(given: int | None, targets: list[Target], options: dict[str, Any]) -> int:
+    """ArgumentError. A function of the plan alone, never of a measured speed."""
+    max_tokens = options["max_tokens"]
+    if given is not None:
+        return _whole({"shard_rows": given}, "shard_rows", max_tokens, 1 << 40)
+    row_bytes = SIZES[DTYPES[options["dtype"]]] * max(target.width for target in targets)
+    rows = min(_SHARD_ROWS, max(1, _SHARD_BYTES // row_bytes))
+    return max(1 << (rows.bit_length() - 1), 1 << (max_tokens - 1).bit_length())
+
+
+def _request(
+    model: Model, targets: list[Target], options: dict[str, Any], sources: list[Source]
+) -> dict[str, Any]:
+    """What a plan must say to be this one. FileError."""
+    return {
+        "format": "llamaprobe harvest",
+        "format_version": FORMAT_VERSION,
+        "arithmetic_version": ARITHMETIC_VERSION,
+        "model": identity_of(model),
+        "targets": {
+            target.name: {
+                "point": target.point.name,
+                "layer": target.layer,
+                "shape": list(target.shape),
+            }
+            for target in targets
+        },
+        "options": options,
+        "sources": [source.identity() for source in sources],
+    }
+
+
+def _same_plan(folder: Path, request: dict[str, Any]) -> Plan:
+    """The plan in `folder`, if it is the requested one. ArgumentError."""
+    plan = Plan(folder)
+    there = json.loads(json.dumps(plan.facts))
+    for file in (*there["model"].get("weights", ()), *there["sources"]):
+        if isinstance(file, dict):
+            file.pop("sha256", None)
+    place = _difference(there, json.loads(json.dumps(request)), "")
+    if place is not None:
+        raise ArgumentError(
+            f"{shown_path(folder)}: holds another plan: {place}; choose another folder"
+        )
+    return plan
+
+
+def _difference(there: Any, here: Any, place: str) -> str | None:
+    """The first difference between a plan and a request."""
+    if isinstance(here, dict) and isinstance(there, dict):
+        keys = list(here) if not place else [*here, *(key for key in there if key not in here)]
+        for key in keys:
+            inner = f"{place}.{printable(key, 60)}" if place else printable(key, 60)
+            found = _difference(there.get(key, ...), here.get(key, ...), inner)
+            if found:
+                return found
+        return None
+    if there == here:
+        return None
+    shown = ["missing" if v is ... else printable(json.dumps(v), 60) for v in (there, here)]
+    return f"{place} is {shown[0]} there and {shown[1]} here"
+
+
+# ---- writing ----
+
+
+@dataclass
+class _Skipped:
+    """The documents that are left out, in a file, and how many of each kind."""
+
+    file: IO[bytes]
+    counts: dict[str, int]
+
+    def add(self, kind: str, where: str, reason: str) -> None:
+        self.counts[kind] += 1
+        line = {"document": where, "kind": kind, "reason": reason}
+        self.file.write(json.dumps(line).encode() + b"\n")
+
+
+def _write(
+    model: Model,
+    sources: list[Source],
+    column: Column | None,
+    folder: Path,
+    request: dict[str, Any],
+    progress: bool,
+) -> Plan:
+    options = request["options"]
+    hashes = weight_hashes(model)
+    _remove_token_files(folder)
+    states = [file_state(source.path) if source.path else None for source in sources]
+    writer = TokenWriter(folder)
+    with atomic_open(folder / SKIPPED) as file:
+        skipped = _Skipped(file, dict.fromkeys(_KINDS, 0))
+        with encoder_of(model, options["bos"]) as encoder:
+            documents = _counted(_numbered(sources, column), progress)
+            _write_tokens(documents, encoder, options, writer, skipped)
+    lengths = np.array(writer.lengths, np.int64)
+    if not len(lengths):
+        left_out = ", ".join(f"{n} {kind}" for kind, n in skipped.counts.items() if n)
+        raise ArgumentError(f"no document is left{f': {left_out}' if left_out else ' to run'}")
+    windows = _windows(lengths, options)
+    if not len(windows.document):
+        raise ArgumentError(f"positions={options['positions']!r} leaves no row of any document")
+    entries = {**writer.entries, WINDOWS: write_tensors(folder / WINDOWS, windows.arrays(), {})}
+    sync_folder(folder / TOKENS)
+    facts = request | {
+        "n_documents": len(lengths),
+        "n_tokens": int(lengths.sum()),
+        "n_windows": len(windows.document),
+        "n_rows": int(windows.row[-1]),
+        "n_shards": len(windows.shard) - 1,
+        "skipped": skipped.counts,
+        "files": {
+            name: {"bytes": entry["bytes"], "sha256": entry["sha256"]}
+            for name, entry in entries.items()
+        },
+    }
+    for file_facts, sha256 in zip(facts["model"]["weights"], hashes, strict=True):
+        file_facts["sha256"] = sha256
+    for source, state, source_facts in zip(sources, states, facts["sources"], strict=True):
+        if state is not None and source.path is not None and "bytes" in source_facts:
+            source_facts["sha256"] = hash_unchanged(source.path, state)
+    write_json(folder / MODEL, place_of(model))
+    write_json(folder / PLAN, facts)
+    return Plan(folder)
+
+
+def _remove_token_files(folder: Path) -> None:
+    """Those of planning that was killed."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(folder / TOKENS):
+            os.unlink(folder / TOKENS / name)
+
+
+def _write_tokens(
+    documents: Iterable[tuple[int, int, Document]],
+    encoder: Encoder,
+    options: dict[str, Any],
+    writer: TokenWriter,
+    skipped: _Skipped,
+) -> None:
+    """The token ids of every document into files, until the limit. FormatError for a bad one."""
+    left = options["limit_tokens"]
+    most = options["max_tokens"] if options["long"] == "refuse" else None
+    for source, number, document in documents:
+        ids = encoder.encode(document.value)
+        kind = "bad"
+        if not isinstance(ids, Fault) and most is not None and len(ids) > most:
+            kind, ids = "long", Fault(f"has {len(ids)} tokens, over max_tokens={most}")
+        if isinstance(ids, Fault):
+            if options["on_bad"] == "stop":
+                raise FormatError(
+                    f"{document.where}: {ids.reason}; on_bad='skip' (--on-bad skip) leaves such"
+                    " documents out"
+                )
+            skipped.add(kind, document.where, ids.reason)
+        elif not len(ids):
+            skipped.add("empty", document.where, "is empty")
+        else:
+            writer.add(ids if left is None else ids[:left], source, number)
+            left = None if left is None else left - len(ids)
+            if left is not None and left <= 0:
+                break
+    writer.flush()
+
+
+def _numbered(sources: list[Source], column: Column | None) -> Iterator[tuple[int, int, Document]]:
+    """(number of the source, number of the document in it, document)."""
+    for number, source in enumerate(sources):
+        for at, document in enumerate(source.read(column)):
+            yield number, at, document
+
+
+def _counted(
+    documents: Iterable[tuple[int, int, Document]], shown: bool
+) -> Iterable[tuple[int, int, Document]]:
+    """With a count on stderr."""
+    if not shown:
+        return documents
+    from tqdm import tqdm
+
+    return tqdm(documents, "planning", unit=" documents", file=stderr.STREAM, leave=False)
+
+
+def _windows(lengths: np.ndarray[Any, np.dtype[np.int64]], options: dict[str, Any]) -> Windows:
+    seed = _seed(options["order"])
+    n = len(lengths)
+    return cut(
+        lengths,
+        np.arange(n) if seed is None else permutation(n, seed),
+        max_tokens=options["max_tokens"],
+        stride=options["stride"],
+        is_cut=options["long"] == "cut",
+        positions=read_positions(options["positions"]),
+        shard_rows=options["shard_rows"],
+    )
+
+
+def skipped_of(plan: Plan) -> str:
+    """ "2 empty, 1 bad", or ""."""
+    counts = plan.facts["skipped"]
+    return ", ".join(f"{n} {kind}" for kind, n in counts.items() if n)

@@ -1,0 +1,76 @@
+"""Which positions of a window give rows: all, last, skip:N, A-B, hash:F.
+
+Positions are those of the window, as RoPE has them. `hash:F` keeps a fraction F of the tokens,
+chosen by a hash of document and place in it.
+"""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ArgumentError
+from ..messages import printable
+from .mixing import mix
+
+_FORMS = "all, last, skip:N (without the first N), A-B, or hash:F (a fraction F of the tokens)"
+
+
+@dataclass(frozen=True)
+class Positions:
+    first: int = 0
+    """The first position."""
+    stop: int | None = None
+    """One past the last position; None for no end."""
+    last: bool = False
+    """The last position of a window alone."""
+    fraction: float | None = None
+
+    def of(self, document: int, start: int, stop: int, context: int) -> NDArray[np.int64]:
+        """The positions of the window of tokens [start, stop) of a document that give rows; the
+        first `context` of them never do."""
+        n = stop - start
+        if self.last:
+            return np.arange(n - 1, n)
+        kept = np.arange(max(self.first, context), n if self.stop is None else min(n, self.stop))
+        if self.fraction is None:
+            return kept
+        key = mix(np.array([document], np.uint64))
+        marks = mix(key ^ (kept + start).astype(np.uint64))
+        return kept[marks < np.uint64(int(self.fraction * 2.0**64))]
+
+    def count(
+        self,
+        documents: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        stops: NDArray[np.int64],
+        contexts: NDArray[np.int64],
+    ) -> NDArray[np.int64]:
+        """How many rows each window gives."""
+        if self.last:
+            return np.ones(len(starts), np.int64)
+        if self.fraction is None:
+            n = stops - starts
+            ends = n if self.stop is None else np.minimum(n, self.stop)
+            return np.maximum(ends - np.maximum(contexts, self.first), 0)
+        windows = zip(documents, starts, stops, contexts, strict=True)
+        return np.array([len(self.of(*map(int, window))) for window in windows], np.int64)
+
+
+def read_positions(text: str) -> Positions:
+    """ArgumentError."""
+    if text == "all":
+        return Positions()
+    if text == "last":
+        return Positions(last=True)
+    if match := re.fullmatch(r"skip:([0-9]{1,8})", str(text)):
+        return Positions(first=int(match[1]))
+    if match := re.fullmatch(r"([0-9]{1,8})-([0-9]{1,8})", str(text)):
+        first, last = int(match[1]), int(match[2])
+        if first <= last:
+            return Positions(first=first, stop=last + 1)
+    if match := re.fullmatch(r"hash:(0?\.[0-9]{1,9})", str(text)):
+        if 0 < float(match[1]) < 1:
+            return Positions(fraction=float(match[1]))
+    raise ArgumentError(f"positions is {printable(repr(text), 60)}; give {_FORMS}")

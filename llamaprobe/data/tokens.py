@@ -1,0 +1,75 @@
+"""Documents -> token ids, or the reason why a document has none.
+
+The tokenizer is opened at the first text, so that ids need none.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import Cancelled, Error, FileError, OutOfMemory, Timeout
+from ..messages import printable
+from ..model import Model
+from ..prompts.chat import ChatOptions
+from ..prompts.prompt import TokenizerOfBatch
+from .document import Fault, kind_of
+
+_OF_ALL = (Cancelled, Timeout, FileError, OutOfMemory)  # not the fault of one document
+
+
+class Encoder:
+    """The tokenizer of a model, for the documents of one dataset."""
+
+    def __init__(self, tokenizer: TokenizerOfBatch, vocab_size: int, bos: str) -> None:
+        self._tokenizer, self._vocab_size = tokenizer, vocab_size
+        self._special = bos == "auto"
+        self._chat = ChatOptions(add_generation_prompt=False)
+
+    def encode(self, value: object) -> NDArray[np.int32] | Fault:
+        """Token ids, which may be none (an empty text). Raises what is not the fault of the
+        document: FileError, FileChangedError."""
+        if isinstance(value, Fault):
+            return value
+        try:
+            return self._encode(value)
+        except _OF_ALL:
+            raise
+        except Error as error:
+            return Fault(str(error))
+
+    def _encode(self, value: Any) -> NDArray[np.int32] | Fault:
+        if isinstance(value, str):
+            if not value:
+                return np.zeros(0, np.int32)
+            return self._tokenizer.get().encode(value, add_special_tokens=self._special)
+        if kind_of(value) == "chat":
+            return self._tokenizer.get().chat_by(self._chat, list(value)).ids
+        return self._checked(value)
+
+    def _checked(self, value: Sequence[int] | NDArray[Any]) -> NDArray[np.int32] | Fault:
+        """Token ids that a document gives."""
+        try:
+            ids = np.asarray(value)
+        except (ValueError, TypeError, OverflowError):
+            ids = np.zeros((), object)
+        if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+            return Fault(f"{printable(repr(value), 60)} is not a list of token ids (integers)")
+        outside = np.flatnonzero((ids < 0) | (ids >= self._vocab_size)) if ids.size else ids
+        if outside.size:
+            at = int(outside[0])
+            return Fault(
+                f"token id {ids[at]} at position {at} is outside the vocabulary, 0 to"
+                f" {self._vocab_size - 1}"
+            )
+        return ids.astype(np.int32)
+
+
+@contextlib.contextmanager
+def encoder_of(model: Model, bos: str = "auto") -> Iterator[Encoder]:
+    """`bos`: "auto" adds the special tokens that the tokenizer puts around a text, "never"
+    none."""
+    with model._tokenizer.batch() as tokenizer:
+        yield Encoder(tokenizer, model.config.vocab_size, bos)
