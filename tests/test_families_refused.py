@@ -48,6 +48,11 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
         {"layer_types": [["full_attention"]] * 6},
         "layer_types is .*: only",
     ),
+    "a factor of cos and sin beyond float32": (
+        "qwen2",
+        {"rope_parameters": YARN | {"mscale": 3e38, "mscale_all_dim": 1e-9, "factor": 1e9}},
+        r"multiplies cos and sin by 6\.\d+e\+38, which a float32 cannot hold",
+    ),
     "chunks": ("qwen2", {"layer_types": ["chunked_attention"] * 6}, "layer_types"),
     "too few types": ("olmo3", {"layer_types": ["full_attention"]}, "a list of 6"),
     "types without a window": (

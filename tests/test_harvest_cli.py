@@ -132,7 +132,11 @@ def test_wrong_usage(command, words):
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [('{"text": 5}', "line 2: text is 5"), ("{", "line 2: is not JSON"), ('"\\ud800"', "line 2")],
+    [
+        ('{"text": 5}', "line 2 (document 1): text is 5"),
+        ("{", "line 2 (document 1): is not JSON"),
+        ('"\\ud800"', "line 2 (document 1): "),
+    ],
 )
 def test_a_bad_document_is_one_line_and_exit_1(command, tmp_path, out, line, message):
     path = tmp_path / "bad.jsonl"

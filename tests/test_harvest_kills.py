@@ -33,12 +33,15 @@ harvests.make_plan(harvests.Path(sys.argv[1]))
 harvest.run_plan(plan.Plan(sys.argv[1]), threads=1, batch_tokens=int(sys.argv[3]))
 print(next(calls))
 """
-_SLOW_START = """
+_SAYS_SHARDS = """
 import sys, harvests
 from llamaprobe.data import harvest, plan
 print("begins", flush=True)
 harvests.make_plan(harvests.Path(sys.argv[1]))
-harvest.run_plan(plan.Plan(sys.argv[1]), threads=1, batch_tokens=int(sys.argv[2]))
+harvest.run_plan(
+    plan.Plan(sys.argv[1]), threads=1, batch_tokens=int(sys.argv[2]),
+    on_shard=lambda info: print(info.shard, flush=True),
+)
 """
 
 
@@ -104,21 +107,15 @@ def test_killed_between_any_two_calls(tmp_path, undisturbed):
     die(tmp_path, undisturbed, calls_to_die_at(tmp_path, 80, 2))
 
 
-def seconds_undisturbed(folder):
-    worker = start(_SLOW_START, folder, 8)
-    worker.stdout.readline()
-    began = time.perf_counter()
-    worker.communicate(timeout=300)
-    return time.perf_counter() - began
-
-
-def killed_at_random(folder, n, seed, seconds):
-    """Kills so many workers in one folder, whatever they have reached: how many were killed."""
+def killed_at_random(folder, n, seed):
+    """Kills so many workers in one folder, shortly after one of their first shards or while they
+    plan: how many were killed."""
     rng, killed = random.Random(seed), 0
     for _ in range(n):
-        worker = start(_SLOW_START, folder, rng.choice((1, 8, 64)))
-        worker.stdout.readline()
-        time.sleep(rng.uniform(0, seconds / 2))
+        worker = start(_SAYS_SHARDS, folder, rng.choice((1, 8, 64)))
+        for _ in range(1 + rng.randrange(4)):
+            worker.stdout.readline()  # "begins", then a line for each shard
+        time.sleep(rng.uniform(0, 0.03))
         worker.kill()
         worker.communicate(timeout=300)
         killed += worker.returncode == -signal.SIGKILL
@@ -126,16 +123,14 @@ def killed_at_random(folder, n, seed, seconds):
 
 
 def test_killed_at_random_moments(tmp_path, undisturbed):
-    seconds = seconds_undisturbed(tmp_path / "timed")
-    assert killed_at_random(tmp_path / "out", 3, 3, seconds) > 0
+    assert killed_at_random(tmp_path / "out", 3, 3) > 0
     check(tmp_path / "out", undisturbed)
 
 
 @pytest.mark.slow
 def test_killed_at_many_random_moments(tmp_path, undisturbed):
-    seconds = seconds_undisturbed(tmp_path / "timed")
     for number in range(15):
-        assert killed_at_random(tmp_path / str(number), 8, number, seconds) > 0
+        assert killed_at_random(tmp_path / str(number), 8, number) > 0
         check(tmp_path / str(number), undisturbed)
 
 

@@ -89,7 +89,9 @@ def test_another_file_or_model_is_another_plan(tmp_path, demo_folder):
 def test_documents_that_are_left_out_are_listed(tmp_path):
     data = tmp_path / "a.jsonl"
     data.write_text('"one"\n""\n{"text": 5}\n"two"\n{"input_ids": [960]}\n')
-    with pytest.raises(lp.FormatError, match=rf"{data}: line 3: text is 5.*--on-bad skip"):
+    with pytest.raises(
+        lp.FormatError, match=rf"{data}: line 3 \(document 2\): text is 5.*--on-bad skip"
+    ):
         make_plan(tmp_path / "out", data)
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").glob("*.json"))
     plan = make_plan(tmp_path / "out", data, on_bad="skip")

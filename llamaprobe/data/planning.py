@@ -313,8 +313,10 @@ def _write_tokens(
             kind, ids = "long", Fault(f"has {len(ids)} tokens, over max_tokens={most}")
         if isinstance(ids, Fault):
             if options["on_bad"] == "stop":
+                place = document.where
+                place += "" if place.startswith("document ") else f" (document {number})"
                 raise FormatError(
-                    f"{document.where}: {ids.reason}; on_bad='skip' (--on-bad skip) leaves such"
+                    f"{place}: {ids.reason}; on_bad='skip' (--on-bad skip) leaves such"
                     " documents out"
                 )
             skipped.add(kind, document.where, ids.reason)

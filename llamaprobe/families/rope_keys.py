@@ -261,10 +261,16 @@ def _table(
         if found["rope_type"] == "longrope":
             long = long_frequencies(theta, rotary, found)
             rope = Rope(rope.inv_freq, rope.attention_factor, long, found[_ORIGINAL])
+        factor = np.array([rope.attention_factor]).astype(np.float32)
     if not all(map(_usable, rope.tables())):
         raise ConfigError(
             f"{keys.path}: rope_theta {theta:g} with {show(raw)} gives a frequency that is 0"
             " or infinite in float32"
+        )
+    if not _usable(factor):
+        raise ConfigError(
+            f"{keys.path}: {show(raw)} multiplies cos and sin by {rope.attention_factor:g}, which"
+            " a float32 cannot hold"
         )
     return rope
 
