@@ -35,7 +35,7 @@ EXHAUSTIVE := $(patsubst tests/c/%.c,%,$(wildcard tests/c/exhaustive_*.c))
 FUZZ := $(patsubst fuzz/fuzz_%.c,%,$(wildcard fuzz/fuzz_*.c))
 REPLAY := $(foreach name,$(FUZZ),$(if $(wildcard fuzz/corpus/$(name)/*),$(name)))
 
-.PHONY: help build quick test full test-c test-rows test-aarch64 test-py layout lint bench format format-check sanitize sanitize-threads fuzz replay \
+.PHONY: help build quick test full test-c test-variants test-aarch64 test-py layout lint bench format format-check sanitize sanitize-threads fuzz replay \
   coverage exhaustive wheel clean
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -64,14 +64,14 @@ test-py: build ## the tests of the package; PYTEST="-k checkpoint" narrows them
 
 test-c: $(TESTS:%=$(OUT)/%.passed) ## the tests of the C core without Python; SAN=1 under ASan and UBSan
 
-test-rows: $(OUT)/test_kernels $(OUT)/test_forward ## each row of kernels, here and on older CPUs under QEMU
+test-variants: $(OUT)/test_kernels $(OUT)/test_forward ## each kernel variant, here and on older CPUs under QEMU
 	$(OUT)/test_kernels
 	$(OUT)/test_forward
 	@if command -v qemu-x86_64 >/dev/null && [ "$$(uname -m)" = x86_64 ]; then $(MAKE) -s $(OLDER_CPUS); \
 	else echo "older CPUs not run: they need qemu-x86_64 and an x86-64 machine"; fi
 
-# MODEL.ROW: what dispatch must choose on such a CPU. Without FMA the C library's fmaf, which test_kernels compares
-# with, takes minutes under emulation; the row is the same code as here, and whole runs tell whether it works there.
+# MODEL.VARIANT: what dispatch must choose on such a CPU. Without FMA the C library's fmaf, which test_kernels compares
+# with, takes minutes under emulation; the variant is the same code as here, and whole runs tell whether it works there.
 OLDER_CPUS := Nehalem.generic Haswell.avx2
 # features for operating systems, of which QEMU would warn
 NOT_EMULATED := -pcid,-x2apic,-tsc-deadline,-invpcid,-hle,-rtm

@@ -3,10 +3,10 @@ HTTP.
 
     python bench/download.py [megabytes] [rounds]
 
-Three processes, so that nobody waits for another one's interpreter: the fake hub, and for every
+Three processes, so that none waits for the interpreter of another: the fake hub, and for every
 round a fresh one for each client, in turn, with an empty cache. The time is that of the call alone.
 llamaprobe hashes the file on the way and syncs it to the disk; huggingface_hub does neither. A
-second `snapshot` of the cached model, with nobody to ask, is timed too: what it costs until the
+second `snapshot` of the cached model, without a server, is timed too: what it costs until the
 folder is known, its imports (as bytecode) included. So is `inspect` of a model that is not here, of
 30 shards and 723 tensors as a 70B model has them.
 """

@@ -24,10 +24,11 @@ DEMO = "Once upon a time there was a miller named Hopoa who lived behind the hil
 def heat_map(pattern: np.ndarray, tokens: list[str], title: str) -> str:
     """The SVG text of `pattern`, float32 [n_tokens, n_tokens]."""
     size = LABELS + CELL * len(tokens) + 8
+    width = max(size, 16 + 6 * len(title))  # room for the title
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size} {size}" width="{size}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {size}" width="{width}" '
         f'height="{size}" font-family="sans-serif" font-size="10">',
-        f'<rect width="{size}" height="{size}" fill="white"/>',
+        f'<rect width="{width}" height="{size}" fill="white"/>',
         f"<title>{escape(title)}</title>",
         f'<text x="8" y="14">{escape(title)}</text>',
     ]
@@ -61,4 +62,7 @@ def main(
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except (lp.Error, IndexError) as error:  # such as a layer or a head that the model lacks
+        sys.exit(f"{Path(__file__).name}: {error}")

@@ -1,7 +1,7 @@
 """config.json -> Config: every number of a model that is not a weight.
 
 What the keys mean is the family's, by model_type (families/table.py). config.json comes from a
-stranger: types are exact (2048.0 and true are no integers), every number has a range, keys that
+stranger: types are exact (2048.0 and true are not integers), every number has a range, keys that
 contradict each other are an error. What would need other maths than llamaprobe has is refused by
 name, never approximated; a key of another architecture, which transformers ignores, is a warning;
 keys that do not touch the maths are ignored. Nothing that decides a value is guessed: the only
@@ -114,7 +114,7 @@ class Config:
     tied_head: bool
     """The file says that logits use the embedding matrix."""
     qk_norm: bool
-    """q and k have a norm of their own before they are turned."""
+    """q and k have a norm of their own before they are rotated."""
     bos_token_id: int | None
     eos_token_id: int | tuple[int, ...] | None
     dtype: str | None
@@ -123,14 +123,14 @@ class Config:
     raw: dict[str, Any] = field(repr=False)
     """config.json as parsed."""
     notes: tuple[str, ...] = ()
-    """What was told as a warning when the file was read."""
+    """Warnings issued when the file was read."""
     sha256: str = field(default="", repr=False)
     """Of config.json; "" when the numbers come from elsewhere."""
     # What a Llama does not have: the defaults below are a Llama.
     family: str = "llama"
     """model_type of its family."""
     layers: tuple[Layer, ...] = field(default=(), repr=False)
-    """[n_layers]; (): all without a window, turned by inv_freq."""
+    """[n_layers]; (): all without a window, rotated by inv_freq."""
     linears: Mapping[str, str] = field(default_factory=lambda: LINEARS, repr=False)
     """Point -> module of a layer whose matrix computes it; points that share one are consecutive
     ranges of its rows."""
@@ -230,7 +230,7 @@ def _no_model(folder: str) -> FileError:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     held = ", ".join(printable(name, 60) for name in names[:_SHOWN]) or "nothing"
     return FileError(
-        f"{shown_path(folder)}: has no config.json, so this is no model folder; it holds:"
+        f"{shown_path(folder)}: has no config.json, so this is not a model folder; it holds:"
         f" {held}{more}",
         errno.ENOENT,
         os.path.join(folder, "config.json"),

@@ -19,6 +19,7 @@ import numpy as np
 from .checkpoint.tensor_names import EMBEDDING, HEAD
 from .errors import ArgumentError, FileError, FormatError
 from .files.array import read
+from .files.encode import SUFFIXES
 from .files.paths import checked_path
 from .messages import printable, shown_path
 from .saved.manifest import MANIFEST, read_json
@@ -147,13 +148,15 @@ def load(folder: str | Path, stem: str) -> np.ndarray:
     manifest beside it. Raises FileError (there is no such file) and FormatError (words of unknown
     dtype).
     """
-    for suffix in (".csv", ".txt", ".npy", ".hex"):
+    for suffix in SUFFIXES.values():
         path = checked_path(folder) / (stem + suffix)
         if os.path.exists(path):
             values = _read(path)
             return _widen(values, path) if values.dtype in _WORDS else values
     tied = f"; if the head is tied, it is {EMBEDDING}" if stem == HEAD else ""
-    message = f"{shown_path(folder)}: has no {printable(stem)}.csv, .txt, .npy or .hex{tied}"
+    *others, last = SUFFIXES.values()
+    suffixes = f"{', '.join(others)} or {last}"
+    message = f"{shown_path(folder)}: has no {printable(stem)}{suffixes}{tied}"
     raise FileError(message, errno.ENOENT, os.path.join(folder, f"{stem}.csv"))
 
 

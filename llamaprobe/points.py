@@ -45,8 +45,8 @@ _TABLE: dict[str, tuple[str, str]] = {
         "v_proj(x_norm)",
         "blocks.L.attn.hook_v blocks.L.attn.v.hook_out value",
     ),
-    "q_rope": ("q, turned by position * inv_freq", "blocks.L.attn.hook_rot_q"),
-    "k_rope": ("k, turned by position * inv_freq", "blocks.L.attn.hook_rot_k"),
+    "q_rope": ("q rotated by position * inv_freq", "blocks.L.attn.hook_rot_q"),
+    "k_rope": ("k rotated by position * inv_freq", "blocks.L.attn.hook_rot_k"),
     "scores": (
         "q_rope . k_rope / sqrt(head_dim); -inf where the key comes after the query",
         "blocks.L.attn.hook_attn_scores attn_logits",
@@ -171,6 +171,10 @@ class Point:
     def shape(self) -> str:
         """The shape in words; T is the number of tokens."""
         return f"[{', '.join(axes(self.width))}]"
+
+    def __repr__(self) -> str:
+        each = " of each layer" if self.per_layer else ""
+        return f"<Point {self.name}: {self.shape}{each}, {self.formula}>"
 
 
 Name = str | tuple[str, int] | tuple[str, int, str]

@@ -127,7 +127,7 @@ def _check_no_token(name: str, what: str) -> None:
 
 def _nothing(name: str) -> FileError:
     """For a name that is neither on the disk nor a repo id, with what may have been meant."""
-    fact = f"{printable(name)}: no such folder, and no repo id, which looks like owner/name"
+    fact = f"{printable(name)}: no such folder, and not a repo id, which looks like owner/name"
     from .hub.names import repo_in_url
 
     if inside := repo_in_url(name):

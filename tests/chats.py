@@ -29,7 +29,7 @@ def scratch() -> str:
 
 
 def tokenizer_of(template: object, *, here: bool = True, **config: object) -> Tokenizer:
-    """`here`: rendered in this process by the same code, as if nobody knew the template."""
+    """`here`: rendered in this process, by the code for templates that are not known."""
     tokenizer = Tokenizer.open(folder_of(template, **config))
     if here:
         call = sandbox.call
@@ -47,7 +47,7 @@ def tokenizer_of(template: object, *, here: bool = True, **config: object) -> To
 @functools.cache
 def transformers_utils():
     return pytest.importorskip(
-        "transformers.utils.chat_template_utils", reason="needs transformers: pip install .[truth]"
+        "transformers.utils.chat_template_utils", reason="needs transformers: pip install -e '.[truth]'"
     )
 
 

@@ -67,7 +67,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 def _found(path: Path, what: str) -> Path:
     if not path.exists():
-        pytest.skip(f"{what} is not at {path}; LLAMAPROBE_TEST_DATA says where test data lies")
+        pytest.skip(f"{what} is not at {path}; see docs/tests.md, Test data")
     return path
 
 

@@ -95,12 +95,12 @@ def save_some(rng: np.random.Generator, model: lp.Model, out: Path) -> str:
     if rng.integers(4) == 0:
         run = model.run([[1], ids, [0, 1]], points=points, layers=layers)[1]
     run.save(out, **how)
-    told = f"{ids.tolist()} {points} {layers} {how}"
+    case = f"{ids.tolist()} {points} {layers} {how}"
     if rng.integers(4) == 0:
         how |= {"format": "csv", "digits": [None, 2][rng.integers(2)], "header": True}
         lp.read_run(out).save(out, force=True, **how)
-        told += f", then {how}"
-    return told
+        case += f", then {how}"
+    return case
 
 
 def draw(seed: int, folder: Path) -> tuple[str, list[Check]]:

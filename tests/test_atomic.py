@@ -188,7 +188,7 @@ except lp.FileError as error:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n_signals", [1, 3])
-def test_ctrl_c_during_a_slow_fsync_closes_nobody_elses_file(tmp_path, n_signals):
+def test_ctrl_c_during_a_slow_fsync_does_not_close_other_files(tmp_path, n_signals):
     """The caller leaves when the stages have ended, and no number is closed after that."""
     script = f"""
 import os, signal, sys, threading, time

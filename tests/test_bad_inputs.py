@@ -1,7 +1,7 @@
 """The table of bad inputs: nothing crashes, hangs, allocates by a stranger's number or leaves a file.
 
 Each row is tried in a child process first, with bounded time and memory, and then here, where
-sanitizers and coverage see it. A refusal is one printable line of the class that the row tells, and
+sanitizers and coverage see it. A refusal is one printable line of the class that the row names, and
 names the file and the fact.
 """
 

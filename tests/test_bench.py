@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import llamaprobe as lp
-from llamaprobe.perf.bench import measure, random_ids
+from llamaprobe.cli.bench import _print
+from llamaprobe.perf.bench import Timing, Trial, measure, random_ids
 from llamaprobe.perf.machine import Roof, cpu_name, roof
 from llamaprobe.perf.profile import Profile, Stage
 
@@ -174,6 +175,23 @@ def test_a_vague_name_gets_numbers(monkeypatch, tmp_path, printed, name):
 
 
 # ---- the command ----
+
+
+@pytest.mark.parametrize(
+    ("roofs", "factor"),
+    [
+        ([(100, 10), (119, 10)], ""),
+        ([(100, 10), (100, 12)], ""),
+        ([(100, 10), (250, 11)], "2.5"),
+        ([(100, 30), (110, 10)], "3.0"),
+    ],
+)
+def test_a_busy_machine_is_reported(capsys, roofs, factor):
+    profile = Profile(1.0, (Stage("qkv", 1.0, 1, 50.0, 5.0, 1e9),))
+    first, *others = (Trial(profile, Roof(*map(float, roof)), 0) for roof in roofs)
+    _print(Timing(1, 1, "avx2", first, tuple(others)), "demo", "a CPU", ["x"], None)
+    found = re.findall("busy: its roof changed by a factor of (.*) between", capsys.readouterr().out)
+    assert found == [factor] * bool(factor)
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ def tiers(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_slow_tests_run_when_they_are_wanted(tiers):
+def test_slow_tests_run_when_requested(tiers):
     slow = ["test_slow[1]", "test_slow[2]"]
     assert tiers() == ["test_quick"]
     assert tiers("--slow") == ["test_quick", *slow]
@@ -110,7 +110,7 @@ def test_a_part_is_due_when_its_files_have_changed(clone):
     assert due(folder) == every
 
 
-def test_a_part_that_is_recorded_tells_its_seconds(clone):
+def test_a_part_that_is_recorded_reports_its_seconds(clone):
     folder, _ = clone
     (folder / ".ci" / "nightly.log").write_text("qemu abc 2026-01-01 123\n")
     command = [folder / ".ci" / "nightly", "--seconds", "qemu"]

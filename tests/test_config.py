@@ -103,10 +103,10 @@ def test_a_block_that_scales_nothing(tmp_path: Path, block: Any) -> None:
 @pytest.mark.parametrize("version", ["4.31.0.dev0", "4.32.1", "4.9.2"])
 def test_theta_of_files_older_than_the_key(tmp_path: Path, version: str) -> None:
     """Llama 2's own config.json is like that."""
-    with pytest.warns(UserWarning, match="no rope_theta; 10000 is used") as told:
+    with pytest.warns(UserWarning, match="no rope_theta; 10000 is used") as caught:
         config = read(tmp_path, rope_theta=..., transformers_version=version)
     assert config.rope_theta == 10000.0
-    assert config.notes == (str(told[0].message),) and len(told) == 1
+    assert config.notes == (str(caught[0].message),) and len(caught) == 1
 
 
 @pytest.mark.parametrize("version", ["4.33.0.dev0", "4.45.0", "5.24.0", "", "main", ...])
@@ -167,13 +167,13 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("key", FOREIGN)
-def test_keys_of_other_architectures_are_told(tmp_path: Path, key: str) -> None:
-    with pytest.warns(UserWarning, match=rf"{key} \(.*\): ignored, as transformers does") as told:
+def test_keys_of_other_architectures_are_warned_about(tmp_path: Path, key: str) -> None:
+    with pytest.warns(UserWarning, match=rf"{key} \(.*\): ignored, as transformers does") as caught:
         config = read(tmp_path, **{key: FOREIGN[key]})
-    assert config.notes == (str(told[0].message),) and len(told) == 1
+    assert config.notes == (str(caught[0].message),) and len(caught) == 1
 
 
-def test_keys_of_other_rotations_are_told(tmp_path: Path) -> None:
+def test_keys_of_other_rotations_are_warned_about(tmp_path: Path) -> None:
     block = LLAMA3 | {"attention_factor": 3.0, "mscale": None}
     with pytest.warns(UserWarning, match="json: rope_scaling.attention_factor: ignored"):
         config = read(tmp_path, rope_scaling=block)
@@ -203,9 +203,10 @@ def test_transformers_ignores_the_keys_of_other_architectures(random_checkpoint)
 
 def test_positions_whose_angle_has_no_sine(tmp_path: Path) -> None:
     """sin and cos are computed up to 2^26 radians."""
-    with pytest.warns(UserWarning, match="4.642e.06 radians per position, .* at position 255; .* 67108864, so that a") as told:
+    message = "4.642e.06 radians per position, .* at position 255; .* 67108864, so that a"
+    with pytest.warns(UserWarning, match=message) as caught:
         config = read(tmp_path, rope_theta=1e-10, head_dim=6)
-    assert config.max_positions == 15 and config.notes == (str(told[0].message),)
+    assert config.max_positions == 15 and config.notes == (str(caught[0].message),)
     assert config.raw["max_position_embeddings"] == 256
     for keys in ({"rope_theta": 1e-30}, {"rope_scaling": {"type": "linear", "factor": 1e-8}}):
         with pytest.raises(UnsupportedError, match="no prompt of two tokens can be run"):
@@ -305,12 +306,12 @@ def test_the_sha256_is_that_of_the_file(tmp_path: Path) -> None:
     assert config.sha256 == hashlib.sha256(data).hexdigest()
 
 
-def test_brackets_in_strings_are_no_levels(tmp_path: Path) -> None:
+def test_brackets_in_strings_are_not_levels(tmp_path: Path) -> None:
     config = read(tmp_path, note="[" * 100 + '"\\{' * 100, deep=json.loads("[" * 60 + "]" * 60))
     assert config.raw["note"].startswith("[[[")
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_rejects_what_is_not_a_config(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "folder" / "config.json").mkdir(parents=True)
     (tmp_path / "link").symlink_to("nowhere")
@@ -320,7 +321,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         "link": "No such file",
         "folder": "not a regular file",
         "nul\0": "cannot hold a NUL",
-        ".": "no config.json, so this is no model folder; it holds: fifo, folder, link$",
+        ".": "no config.json, so this is not a model folder; it holds: fifo, folder, link$",
     }.items():
         with pytest.raises(FileError, match=fact) as e:
             read_config(str(tmp_path / name))

@@ -63,14 +63,14 @@ def test_points_are_listed_in_order():
     assert {width for _, width, _ in points} == widths
 
 
-def test_the_stub_tells_of_everything_that_is_there():
+def test_the_stub_is_complete():
     stub = ast.parse(Path(_core.__file__).with_name("_core.pyi").read_text())
     kinds = (ast.FunctionDef, ast.ClassDef)
-    told = {node.name: node for node in stub.body if isinstance(node, kinds)}
+    declared = {node.name: node for node in stub.body if isinstance(node, kinds)}
     numbers = {n.target.id for n in stub.body if isinstance(n, ast.AnnAssign)}
-    assert {*told, *numbers} == {name for name in dir(_core) if not name.startswith("_")}
+    assert {*declared, *numbers} == {name for name in dir(_core) if not name.startswith("_")}
     for kind in (_core.Safetensors, _core.Model):
-        inside = {node.name for node in told[kind.__name__].body if isinstance(node, kinds)}
+        inside = {node.name for node in declared[kind.__name__].body if isinstance(node, kinds)}
         assert inside - {"__init__"} == {name for name in vars(kind) if not name.startswith("_")}
 
 
@@ -90,7 +90,7 @@ def test_types_cannot_be_changed_or_derived_from():
 # ---- Safetensors ----
 
 
-def test_a_file_tells_what_it_holds(file: Path):
+def test_a_file_lists_what_it_holds(file: Path):
     opened = _core.Safetensors(file)
     assert opened.path == str(file) and opened.n_bytes == file.stat().st_size
     assert opened.metadata == {"format": "pt"} and opened.n_ignored == 0

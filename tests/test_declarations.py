@@ -150,7 +150,7 @@ def test_recorded_ids(tmp_path, name):
 
 
 def theirs_of(folder):
-    pytest.importorskip("transformers", reason="needs transformers: pip install .[truth]")
+    pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[truth]'")
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -163,7 +163,7 @@ def test_recorded_ids_are_those_of_transformers(tmp_path, name):
 
 @pytest.mark.parametrize("first", range(0, 400, 50))
 def test_random_folders_as_transformers(tmp_path, first):
-    pytest.importorskip("transformers", reason="needs transformers: pip install .[truth]")
+    pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[truth]'")
     n_compared = 0
     for seed in range(first, first + 50):
         folder = write(tmp_path / str(seed), random_files(seed))

@@ -315,12 +315,12 @@ def test_card_s_head_attends_to_the_name(model):
     assert share[layer, head] > 4 * len(keys) / len(encoding.ids)
 
 
-def test_card_tells_what_the_file_says():
+def test_the_card_says_what_the_file_says():
     header, weights = read_weights()
     facts = header["__metadata__"]
     assert f"Seed {facts['seed']}, {facts['steps']} steps" in CARD
     assert f"{sum(math.prod(w.shape) for w in weights.values()):,} parameters" in CARD
 
 
-def test_the_card_tells_that_the_goal_is_reached():
+def test_the_card_says_that_the_goal_is_reached():
     assert float(re.search(r"400 prompts \| \*\*([\d.]+) %\*\*", CARD)[1]) >= 95

@@ -7,9 +7,12 @@ import runpy
 from pathlib import Path
 
 import pytest
+from test_layout import FILES
 
 REPO = Path(__file__).parent.parent
 PAGES = [*REPO.glob("*.md"), *REPO.glob("docs/*.md"), REPO / "llamaprobe/demo/README.md"]
+# Files of others: of CPython, of transformers, of a story model; and a placeholder.
+FOREIGN = re.compile(r"^Python\.h|tokenization_|chat_template_utils|^llama2\.c|/NAME\.c")
 CSV_FILES = sorted(REPO.glob("docs/benchmarks/*.csv"))
 
 
@@ -43,6 +46,32 @@ def test_files_that_a_page_names_exist(page):
     )
     missing = {name for name in re.findall(pattern, page.read_text()) if not (REPO / name).exists()}
     assert missing == set()
+
+
+def test_source_files_that_are_named_anywhere_exist():
+    """In comments and pages alike, by name alone or by the end of a path."""
+    texts = [path for path in FILES if path.suffix in (".c", ".h", ".py", ".md")]
+    names = {path.name for path in texts}
+    pattern = re.compile(r"(?<![\w./<\"'*{}-])([\w/-]+\.(?:c|h|py|md))\b(?![\w\"'(])")
+    seen, missing = 0, []
+    for path in texts:
+        if path.name in ("speed-log.md", "CHANGELOG.md"):  # of the past
+            continue
+        for name in pattern.findall(path.read_text()):
+            seen += 1
+            if name.rpartition("/")[2] not in names and not FOREIGN.search(name):
+                missing.append(f"{path.relative_to(REPO)}: {name}")
+    assert seen > 300 and missing == []
+
+
+def test_tests_that_a_page_names_exist():
+    named = re.findall(r"\b(test_\w+\.py)::(test_\w+)", "".join(page.read_text() for page in PAGES))
+    gone = [
+        f"{file}::{name}"
+        for file, name in named
+        if f"\ndef {name}(" not in (REPO / "tests" / file).read_text()
+    ]
+    assert len(named) > 30 and gone == []
 
 
 def test_every_page_is_in_the_readme_or_contributing():

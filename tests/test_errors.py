@@ -155,7 +155,7 @@ def test_an_existing_file_is_not_replaced(random_checkpoint: Any, tmp_path: Path
 
 
 def as_nobody(call: Any, path: str) -> Exception | None:
-    """What somebody without rights meets; in a process of its own, which ends with it."""
+    """What a user without rights meets; in a process of its own, which ends with it."""
     if os.geteuid() == 0:
         os.seteuid(65534)
     try:

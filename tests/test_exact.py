@@ -1,4 +1,4 @@
-"""The same bits whatever runs them: every kernel row, thread counts, batches, a caller's FTZ.
+"""The same bits whatever runs them: every kernel variant, thread counts, batches, a caller's FTZ.
 
 The digests are those of arithmetic version 1 (docs/arithmetic.md); another one is another version,
 and breaks what users have published. One model is tests/models.py's, made from a seed alone, the other is
@@ -69,23 +69,23 @@ def test_threads_change_nothing(folder: Path, recorded: str, threads: int):
     assert digest(lp.load(folder).run(PROMPTS[2], points=POINTS, threads=threads)) == recorded
 
 
-ROWS = {row.name: row.supported for row in lp.kernels()}
+VARIANTS = {variant.name: variant.supported for variant in lp.kernels()}
 EMULATED = ("emu16_zen4", "emu16")  # only in builds for tests
 
 
-@pytest.mark.parametrize("row", [*EMULATED, *(name for name in ROWS if name not in EMULATED)])
-def test_every_row_of_kernels_gives_the_recorded_bits(folder: Path, recorded: str, row: str):
-    if row not in ROWS:
+@pytest.mark.parametrize("variant", [*EMULATED, *(name for name in VARIANTS if name not in EMULATED)])
+def test_every_kernel_variant_gives_the_recorded_bits(folder: Path, recorded: str, variant: str):
+    if variant not in VARIANTS:
         pytest.skip("emulated kernels are not in this build: LLAMAPROBE_EMULATED=1 at build time")
-    if not ROWS[row]:
-        pytest.skip(f"this CPU cannot run {row}")
+    if not VARIANTS[variant]:
+        pytest.skip(f"this CPU cannot run {variant}")
     command = [sys.executable, "-c", ONE_RUN, str(folder), str(Path(__file__).parent)]
-    env = os.environ | {"LLAMAPROBE_KERNELS": row}
+    env = os.environ | {"LLAMAPROBE_KERNELS": variant}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert (done.stdout.strip(), done.stderr) == (recorded, "")
 
 
-def test_a_row_that_is_not_there_is_refused_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_variant_that_is_not_there_is_refused_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch):
     model = lp.load(folder)
     monkeypatch.setenv("LLAMAPROBE_KERNELS", "foo")
     with pytest.raises(lp.ArgumentError, match="LLAMAPROBE_KERNELS=foo: no such kernels"):

@@ -193,11 +193,11 @@ def test_names_that_cannot_be_file_names(tmp_path):
     path = write_safetensors(tmp_path / "m.safetensors", tensors)
     export_weights(path, tmp_path / "deep/er/o")
     manifest = json.loads((tmp_path / "deep/er/o/manifest.json").read_text())
-    told = {
+    values = {
         entry["tensor"]: lp.read(tmp_path / "deep/er/o" / name)
         for name, entry in manifest["files"].items()
     }
-    assert {name: int(value[0]) for name, value in told.items()} == {
+    assert {name: int(value[0]) for name, value in values.items()} == {
         n: i for i, n in enumerate(HOSTILE)
     }
     assert len(os.listdir(tmp_path / "deep/er/o")) == len(HOSTILE) + 1

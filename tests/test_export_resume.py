@@ -98,8 +98,8 @@ def test_a_file_is_hashed_once_by_the_next_call(random_checkpoint, tmp_path, mon
     export_weights(folder, out)
     manifest = json.loads((out / "manifest.json").read_text())
     lines = [{"file": name, "entry": entry} for name, entry in manifest["files"].items()]
-    told = [{"weight_files": manifest["weight_files"]}, *lines]
-    (out / journal.EXPORT).write_text("".join(json.dumps(line) + "\n" for line in told))
+    entries = [{"weight_files": manifest["weight_files"]}, *lines]
+    (out / journal.EXPORT).write_text("".join(json.dumps(line) + "\n" for line in entries))
     hashed = []
     monkeypatch.setattr(
         journal, "hash_file", lambda path: hashed.append(path.name) or hash_file(path)
@@ -226,8 +226,8 @@ def test_an_interrupt_leaves_whole_files_and_ends_with_130(random_checkpoint, tm
     while child.poll() is None and not (out / journal.EXPORT).exists():
         time.sleep(0.001)
     child.send_signal(signal.SIGINT)
-    _, told = child.communicate()
-    assert (child.returncode, told.splitlines()[-1]) == (130, "llamaprobe: interrupted")
+    _, errors = child.communicate()
+    assert (child.returncode, errors.splitlines()[-1]) == (130, "llamaprobe: interrupted")
     assert not list(out.glob("*.part")) and not (out / "manifest.json").exists()
     export_weights(folder, out)
     assert len(inodes(out)) == 30

@@ -42,7 +42,7 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
         {"layer_types": ["mamba"] * 6},
         'layer_types is .*: only "full',
     ),
-    "mamba by default": ("granitemoehybrid", {"layer_types": ...}, "layers of Mamba"),
+    "mamba by default": ("granitemoehybrid", {"layer_types": ...}, "Mamba layers"),
     "types that are lists": (
         "olmo3",
         {"layer_types": [["full_attention"]] * 6},

@@ -280,7 +280,7 @@ HEADERS = {
     "etag is a path": {"X-Linked-Etag": '"../../x"'},
     "another etag": {"X-Linked-Etag": f'"{"b" * 64}"'},
     "no size": {"X-Linked-Size": None},
-    "size is no number": {"X-Linked-Size": "1e3"},
+    "size is not a number": {"X-Linked-Size": "1e3"},
     "another size": {"X-Linked-Size": "17"},
 }
 
@@ -444,7 +444,7 @@ def test_a_login_page_by_redirect(hub: FakeHub) -> None:
         download(REPO_ID)
 
 
-@pytest.mark.parametrize("link", ["next to itself", "to another server", "for ever"])
+@pytest.mark.parametrize("link", ["next to itself", "to another server", "endlessly"])
 def test_a_listing_that_does_not_end(
     hub: FakeHub, link: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,7 +31,7 @@ def test_which_addresses_name_a_repository(hub: FakeHub, name: str) -> None:
 
 
 def test_loading_an_address_names_the_repository(hub: FakeHub) -> None:
-    with pytest.raises(FileError, match="no repo id, which looks like owner/name; give org/name"):
+    with pytest.raises(FileError, match="not a repo id, which looks like owner/name; give org/name"):
         lp.load("https://huggingface.co/org/name")
 
 

@@ -27,7 +27,7 @@ from llamaprobe.cli import main as cli
 
 N_MOMENTS = 50
 PROMPT = 60.0
-"""Seconds: far beyond what any machine should need, and far below for ever."""
+"""Seconds: far beyond what any machine should need, and far below endless."""
 
 
 class Ended(NamedTuple):

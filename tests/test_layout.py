@@ -152,8 +152,8 @@ def test_kernels_include_only_what_lies_below_them():
         for include in includes(path) if room_of(path) == "kernels" else ():
             target = (path.parent / include.strip('"')).resolve()
             if include.startswith('"') and room_of(target) == "kernels":
-                told = f"{name_of(path)}: {include}"
-                assert kernel_level(target) <= kernel_level(path), told
+                message = f"{name_of(path)}: {include}"
+                assert kernel_level(target) <= kernel_level(path), message
                 levels.add(kernel_level(path))
     assert len(levels) > 4
 
@@ -192,8 +192,8 @@ def test_a_header_compiles_alone(tmp_path):
     here = [path for path in headers if ONE_CPU.get(path.name, machine()) == machine()]
     assert len(here) > 40
     with ThreadPoolExecutor() as pool:
-        told = dict(zip(here, pool.map(compiles_alone, here), strict=True))
-    assert {name_of(path): text for path, text in told.items() if text} == {}
+        errors = dict(zip(here, pool.map(compiles_alone, here), strict=True))
+    assert {name_of(path): text for path, text in errors.items() if text} == {}
     broken = tmp_path / "broken.h"
     broken.write_text("static size_t size;\n")  # without <stddef.h>
     assert "size_t" in compiles_alone(broken)
@@ -369,9 +369,9 @@ def test_no_module_imports_itself_by_a_detour():
         visit(name, ())
 
 
-def test_asking_for_a_file_raises_nothing():
+def test_checks_for_a_file_never_raise():
     """Path.exists and its like raise PermissionError for a folder that may not be searched; those of
-    os.path do not, and what opens the file tells of it in words of ours."""
+    os.path do not, and what opens the file reports it in our words."""
     for path in PACKAGE:
         found = re.search(r"\.(exists|is_file|is_dir|is_symlink)\(\)", path.read_text())
         assert not found, f"{name_of(path)}: {found[0]}"

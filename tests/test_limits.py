@@ -34,7 +34,7 @@ def test_affinity_is_obeyed():
 
 
 def in_cgroup(files: dict[str, str]) -> tuple[int, int]:
-    """(cores, memory) that the core tells where /sys/fs/cgroup holds these files and no others.
+    """(cores, memory) that the core reports where /sys/fs/cgroup holds these files and no others.
 
     A mount namespace of its own makes it so for one process; no real cgroup is touched.
     """
@@ -47,8 +47,8 @@ def in_cgroup(files: dict[str, str]) -> tuple[int, int]:
         pytest.skip("no mount namespace can be made here")
     command = [*unshare, "sh", "-e", "-c", script, sys.executable]
     env = os.environ | {"PYTHONPATH": str(Path(lp.__file__).parent.parent)}
-    told = subprocess.run(command, capture_output=True, text=True, env=env, check=True).stdout
-    cores, memory = told.split()
+    printed = subprocess.run(command, capture_output=True, text=True, env=env, check=True).stdout
+    cores, memory = printed.split()
     return int(cores), int(memory)
 
 
@@ -75,15 +75,15 @@ CGROUPS: dict[str, tuple[dict[str, str], int | None, int | None]] = {
 @pytest.mark.parametrize("name", CGROUPS)
 def test_cgroups_are_obeyed(name: str):
     files, cores, memory = CGROUPS[name]
-    told = in_cgroup(files)
+    found = in_cgroup(files)
     if cores is None:
-        assert told[0] == len(os.sched_getaffinity(0))
+        assert found[0] == len(os.sched_getaffinity(0))
     else:
-        assert told[0] == cores
+        assert found[0] == cores
     if memory is None:
-        assert told[1] > 100 * MB
+        assert found[1] > 100 * MB
     else:
-        assert told[1] == memory
+        assert found[1] == memory
 
 
 # ---- models larger than memory ----

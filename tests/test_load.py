@@ -86,6 +86,8 @@ def test_the_file_cannot_be_written_through_raw(model: lp.Model):
 
 @pytest.mark.parametrize("name", ["model.norm.wieght", "", "model.norm.weight\0", 3, None])
 def test_unknown_weights(model: lp.Model, name: Any):
+    with pytest.raises(WeightError, match="there is no tensor 'norm'; near: model.layers.0.input_layer"):
+        model.weights["norm"]
     with pytest.raises(WeightError, match="there is no tensor"):
         model.weights[name]
     assert name not in model.weights
@@ -176,7 +178,7 @@ def test_a_dtype_that_cannot_be_computed_with(folder: Path):
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("/no/such/folder", lp.FileError, "/no/such/folder: no such folder, and no repo id"),
+        ("/no/such/folder", lp.FileError, "/no/such/folder: no such folder, and not a repo id"),
         ("./missing", lp.FileError, "no such folder"),
         ("missing", lp.FileError, "owner/name"),
         ("", lp.FileError, "owner/name"),

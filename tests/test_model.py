@@ -324,7 +324,7 @@ def test_chat(talker: lp.Model):
     assert [one.template_date for one in batch] == ["2024-07-26", None]
 
 
-# ---- what a run tells ----
+# ---- what a run reports ----
 
 
 def test_meta_is_plain_data(folder: Path, model: lp.Model):

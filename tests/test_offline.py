@@ -269,23 +269,23 @@ def test_the_command(random_checkpoint, tmp_path, capsys):
     folder = random_checkpoint()
     lp.load(folder).run(IDS).save(tmp_path / "out")
     assert cli.main(["verify", str(tmp_path / "out"), "--model", str(folder)]) == 0
-    told = capsys.readouterr().out
-    assert re.search(r"^x_norm +[0-9.]+  ok$", told, re.MULTILINE) and "altered" not in told
+    output = capsys.readouterr().out
+    assert re.search(r"^x_norm +[0-9.]+  ok$", output, re.MULTILINE) and "altered" not in output
     alter(tmp_path / "out/xnorm_layer2.csv", 4, 7, 3)
     assert cli.main(["verify", str(tmp_path / "out"), "--model", str(folder)]) == 1
-    told = capsys.readouterr().out
-    assert "xnorm_layer2.csv" in told and re.search(r"x_norm .*of layer 2 at \[4, 7\] is", told)
+    output = capsys.readouterr().out
+    assert "xnorm_layer2.csv" in output and re.search(r"x_norm .*of layer 2 at \[4, 7\] is", output)
 
 
 # ---- missing files, and verify without a model ----
 
 
-def told(folder, capsys, *options):
+def run_verify(folder, capsys, *options):
     """Exit code, {what: rest of its line}, and stderr of `llamaprobe verify`."""
     code = cli.main(["verify", str(folder), *options])
     out, err = capsys.readouterr()
     lines = (re.match(r"(.{23}\S*)\s+(.*)", line) for line in out.splitlines()[1:])
-    return code, {line[1].strip(): line[2] for line in lines}, err
+    return code, {line[1].strip(): line[2] for line in lines if line}, err
 
 
 def test_reports_missing_files_and_checks_the_rest(random_checkpoint, tmp_path, capsys):
@@ -297,7 +297,7 @@ def test_reports_missing_files_and_checks_the_rest(random_checkpoint, tmp_path, 
     (out / "q_layer0.csv").write_text("# shape=[1, 8, 4, 16]\nword\n")
     alter(out / "q_layer2.csv", 4, 7, 1)
     alter(out / "x_out_layer2.csv", 0, 0, 1)
-    code, lines, _ = told(out, capsys, "--model", str(folder))
+    code, lines, _ = run_verify(out, capsys, "--model", str(folder))
     assert code == 1
     missing = "No such file or directory"
     assert lines["x_layer1.csv"] == lines["meta_layer0.json"] == lines["logits.csv"] == missing
@@ -310,7 +310,7 @@ def test_reports_missing_files_and_checks_the_rest(random_checkpoint, tmp_path, 
     assert again.startswith("2 values differ, the first in q of layer 2; 3 values could not be read")
     for path in out.glob("meta_layer*.json"):
         path.unlink()
-    code, lines, _ = told(out, capsys, "--model", str(folder))
+    code, lines, _ = run_verify(out, capsys, "--model", str(folder))
     assert code == 1 and lines["values"].startswith("none can be checked: ")
     (out / "manifest.json").unlink()
     assert cli.main(["verify", str(out), "--model", str(folder)]) == 1
@@ -320,7 +320,7 @@ def test_reports_missing_files_and_checks_the_rest(random_checkpoint, tmp_path, 
 def test_the_model_that_the_run_names_is_taken(random_checkpoint, tmp_path, capsys):
     folder, out = random_checkpoint(), tmp_path / "out"
     lp.load(folder).run(IDS).save(out)
-    code, lines, err = told(out, capsys)
+    code, lines, err = run_verify(out, capsys)
     assert (code, lines["the same tokens run again"]) == (0, "ok")
     assert err == f"llamaprobe: the model is the one that the run names, {folder}\n"
 
@@ -333,26 +333,26 @@ def test_the_model_is_found_from_any_folder(random_checkpoint, tmp_path, capsys,
     (tmp_path / "elsewhere").mkdir()
     other.rename(tmp_path / "elsewhere" / folder.name)
     monkeypatch.chdir(tmp_path / "elsewhere")
-    code, lines, err = told(out, capsys)
+    code, lines, err = run_verify(out, capsys)
     assert (code, lines["the same tokens run again"]) == (0, "ok")
     assert err == f"llamaprobe: the model is the one that the run names, {folder}\n"
     folder.rename(tmp_path / "moved")
-    code, lines, err = told(out, capsys)
+    code, lines, err = run_verify(out, capsys)
     assert code == 3 and lines["the same tokens run again"] == "not checked: needs the model"
     assert f"{folder.name} is another model now, or has changed: model.safetensors" in err
     assert f"({folder}: no such folder" in err
-    code, lines, err = told(out, capsys, "--model", folder.name)
+    code, lines, err = run_verify(out, capsys, "--model", folder.name)
     assert code == 1 and "this is not the model that the run was made with" in err
-    assert told(out, capsys, "--model", str(tmp_path / "moved"))[::2] == (0, "")
+    assert run_verify(out, capsys, "--model", str(tmp_path / "moved"))[::2] == (0, "")
     alter(out / "x_layer1.csv", 2, 5, -1)
-    assert told(out, capsys)[0] == 1  # found without the model
+    assert run_verify(out, capsys)[0] == 1  # found without the model
 
 
 def test_a_run_of_the_first_layers_is_checked_with_these(random_checkpoint, tmp_path, capsys):
     folder, out = random_checkpoint(), tmp_path / "out"
     lp.load(folder, layers=2).run(IDS, points=["x", "logits"]).save(out)
     for options in ([], ["--model", str(folder)]):
-        code, lines, _ = told(out, capsys, *options)
+        code, lines, _ = run_verify(out, capsys, *options)
         assert (code, lines["the same tokens run again"]) == (0, "ok")
     with pytest.raises(lp.ArgumentError, match="of the run had 2 layers, and this one has 3"):
         list(verify_run(out, lp.load(folder)))
@@ -365,7 +365,7 @@ def test_weights_that_were_replaced_before_the_save_are_not_those_of_the_run(
     run = lp.load(folder).run(IDS)
     (other / "model.safetensors").replace(folder / "model.safetensors")
     run.save(out, hash_weights=True)
-    code, _, err = told(out, capsys)
+    code, _, err = run_verify(out, capsys)
     assert code == 3 and "is another model now, or has changed: model.safetensors" in err
     entry = json.loads((out / "manifest.json").read_text())["weight_files"]["model.safetensors"]
     assert entry["sha256"] is None
@@ -403,11 +403,11 @@ def test_an_old_or_foreign_manifest(random_checkpoint, tmp_path, capsys):
     ):
         manifest["weight_files"] = {"model.safetensors": entry}
         (out / "manifest.json").write_text(json.dumps(manifest))
-        code, _, err = told(out, capsys)
+        code, _, err = run_verify(out, capsys)
         assert (code, "the model is the one" in err) == (3, is_it), entry
     manifest["weight_files"] = {"../other.safetensors": {}}
     (out / "manifest.json").write_text(json.dumps(manifest))
-    assert told(out, capsys)[0] == 3
+    assert run_verify(out, capsys)[0] == 3
 
 
 def test_a_fingerprint_has_samples_from_all_over_a_file(tmp_path):
@@ -432,7 +432,7 @@ def test_without_a_model_files_are_checked_with_each_other(random_checkpoint, tm
     points = [point.name for point in model.points()]
     model.run(IDS, points=points).save(out)
     shutil.rmtree(folder)
-    code, lines, err = told(out, capsys)
+    code, lines, err = run_verify(out, capsys)
     assert code == 3 and err.startswith("llamaprobe: no model, so only what needs no weights")
     by_weights = {"x_norm", "x_mid_norm", "q", "k", "v", "attn_out", "gate", "up", "mlp_out"}
     by_weights |= {"final_norm", "logits"}
@@ -450,7 +450,7 @@ def test_without_a_model_files_are_checked_with_each_other(random_checkpoint, tm
         good = (out / name).read_text()
         alter(out / name, 3, 0, 0)
         mend_manifest(out)
-        code, lines, _ = told(out, capsys)
+        code, lines, _ = run_verify(out, capsys)
         assert code == 1 and " is " in lines[point], point
         (out / name).write_text(good)
 

@@ -64,6 +64,6 @@ def test_a_big_endian_build_is_refused(target: str):
 
 @needs_cc
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
-def test_every_file_asks(source: Path):
+def test_every_file_includes_the_platform_check(source: Path):
     assert "error:" not in preprocess(source)
     assert "llamaprobe needs a little-endian CPU: " in preprocess(source, *BIG_ENDIAN)

@@ -40,7 +40,8 @@ def test_every_block_has_its_test():
 def test_the_first_lines_run(demo_folder: Path, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    exec(compile(blocks(README.read_text(), "python")[0], "README.md", "exec"), names)
+    for _ in range(2):
+        exec(compile(blocks(README.read_text(), "python")[0], "README.md", "exec"), names)
     run = names["run"]
     assert run["x", 3].shape == (5, 128) and run["pattern", 3][1].shape == (5, 5)
     assert lp.read_run("my_run").equals(run)
@@ -57,17 +58,15 @@ def test_the_picture_is_what_the_model_computes(tmp_path: Path):
 
 def test_the_command_prints_what_is_shown(demo_folder: Path, command):
     shown = blocks(README.read_text(), "text")[0].splitlines()
-    code, told, _ = command(*words(shown[0].removeprefix("$ ")))
+    code, printed, _ = command(*words(shown[0].removeprefix("$ ")))
     lines = [line for line in shown[1:] if line != "  ..."]
-    assert code == 0 and told.splitlines()[: len(lines)] == lines
+    assert code == 0 and printed.splitlines()[: len(lines)] == lines
 
 
-def test_the_set_up_line_can_be_repeated(demo_folder: Path, command, tmp_path: Path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_set_up_line_is_the_command_whose_output_is_shown():
     first = blocks(section("Two commands"), "bash")[0].splitlines()[0]
-    for _ in range(2):
-        code, _, errors = command(*words(first.partition(" && ")[2]))
-        assert code == 0 and f"`{errors.strip()}`" in section("Two commands")
+    shown = blocks(README.read_text(), "text")[0].splitlines()[0]
+    assert words(first.partition(" && ")[2]) == words(shown.removeprefix("$ "))
 
 
 def test_all_commands_that_are_shown_exist(capsys):
@@ -101,7 +100,8 @@ def test_the_notebook_runs(demo_folder: Path, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = blocks(section("In a notebook"), "python")[0]
     names: dict = {}
-    exec(compile(code, "README.md", "exec"), names)
+    for _ in range(2):  # as a cell that is run again
+        exec(compile(code, "README.md", "exec"), names)
     assert names["run"]["pattern", 1].ndim == 3
     assert len(names["runs"]) == len(list(tmp_path.glob("batch/*/manifest.json"))) == 2
     saved = lp.read_run(tmp_path / "x_all_layers")

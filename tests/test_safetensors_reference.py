@@ -86,7 +86,7 @@ class Pairs(list):
 def stricter(data: bytes) -> str | None:
     """Why we refuse a file that the package accepts; None when there is no such reason."""
     text = data[8 : 8 + int.from_bytes(data[:8], "little")].decode()
-    # a number of 4,300 digits is too long for int(), and is no dimension anyway
+    # a number of 4,300 digits is too long for int(), and is not a dimension anyway
     header = json.loads(text, object_pairs_hook=Pairs, parse_int=lambda s: int(s[:30]))
     if header.repeats():
         return "duplicate key"

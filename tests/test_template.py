@@ -215,7 +215,7 @@ def test_child_and_caller_render_alike(tmp_path, name):
 @pytest.mark.parametrize("name", FEATURES)
 def test_renders_as_transformers(tmp_path, name, prompt):
     utils = pytest.importorskip(
-        "transformers.utils.chat_template_utils", reason="needs transformers: pip install .[truth]"
+        "transformers.utils.chat_template_utils", reason="needs transformers: pip install -e '.[truth]'"
     )
     found = Template.find(write_folder(tmp_path, template=FEATURES[name], pad_token="<pad>"))
     theirs, _ = utils.render_jinja_template(

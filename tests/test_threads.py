@@ -300,7 +300,7 @@ def interpreter(script: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_the_environment_may_change_during_a_run():
     """The environment moves in memory when it grows: whoever reads it meanwhile must hold the GIL."""
-    told = interpreter("""
+    done = interpreter("""
 import itertools, os, sys, threading, time
 import numpy as np
 import llamaprobe as lp
@@ -323,7 +323,7 @@ for i in itertools.takewhile(lambda i: time.monotonic() < end, itertools.count()
 thread.join()
 print("done")
 """)
-    assert (told.returncode, told.stdout) == (0, "done\n"), told.stderr
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
 @pytest.mark.slow
@@ -331,7 +331,7 @@ print("done")
 @pytest.mark.parametrize("attempt", range(4))
 def test_the_interpreter_may_end_during_a_run(attempt: int):
     """It ends a daemon thread that asks for the GIL, and with it the stack that workers read."""
-    told = interpreter("""
+    done = interpreter("""
 import threading, time
 import llamaprobe as lp
 
@@ -354,7 +354,7 @@ late = Late()
 late.itself = late  # goes in the last collection, when no other thread gets the GIL
 del late
 """)
-    assert (told.returncode, told.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # ---- processes ----
@@ -405,9 +405,9 @@ print(test_threads.digest(model, threads=3))
 print(test_threads.in_fork(lambda: print(test_threads.digest(model, threads=3), flush=True) is None) + same)
 """
     env = os.environ | {"PYTHONPATH": str(Path(lp.__file__).parent.parent)}
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, timeout=120)
-    child, parent, again, code = told.stdout.split()
-    assert child == parent == again == digest(lp.load(folder)) and code == "0", told.stderr
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, timeout=120)
+    child, parent, again, code = done.stdout.split()
+    assert child == parent == again == digest(lp.load(folder)) and code == "0", done.stderr
 
 
 def in_fork(work: Callable[[], bool]) -> int:

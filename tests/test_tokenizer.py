@@ -369,7 +369,7 @@ def test_libraries_are_imported_late(tmp_path):
 
 
 def transformers_tokenizer(folder: Path):
-    pytest.importorskip("transformers", reason="needs transformers: pip install .[truth]")
+    pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[truth]'")
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)

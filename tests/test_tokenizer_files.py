@@ -170,7 +170,7 @@ def test_ids_of_any_kind(folder):
 
 
 def test_tensors_of_ids(folder):
-    torch = pytest.importorskip("torch", reason="needs torch: pip install .[truth]")
+    torch = pytest.importorskip("torch", reason="needs torch: pip install -e '.[truth]'")
     tokenizer = lp.Tokenizer.open(folder)
     assert tokenizer.decode(torch.tensor([97, 256])) == "aab"
     assert tokenizer.pieces(torch.tensor([97, 256])) == ["a", "ab"]

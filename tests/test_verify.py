@@ -78,15 +78,15 @@ def test_runs_without_a_tokenizer_and_of_the_first_layers_are_true(random_checkp
     spec = json.dumps(small_tokenizer.byte_level())
     (folder / "tokenizer.json").write_text(spec)  # comes later
     assert found(tmp_path / "0", lp.load(folder)) == []
-    (told,) = left_out(tmp_path / "0", lp.load(folder))
-    assert told.endswith("tokens: the run has none, and the model has a tokenizer now")
+    (lines,) = left_out(tmp_path / "0", lp.load(folder))
+    assert lines.endswith("tokens: the run has none, and the model has a tokenizer now")
 
 
 def test_a_model_of_fewer_layers_is_named_before_anything_is_compared(random_checkpoint, tmp_path):
     folder = random_checkpoint()
     lp.load(folder).run([1, 2], points="x").save(tmp_path / "run")
-    told = found(tmp_path / "run", lp.load(folder, layers=1))
-    assert len(told) == 1 and "the model of the run had" in told[0] and "this one has 1" in told[0]
+    lines = found(tmp_path / "run", lp.load(folder, layers=1))
+    assert len(lines) == 1 and "the model of the run had" in lines[0] and "this one has 1" in lines[0]
 
 
 def test_prompt_and_date_of_a_chat(model, tmp_path):
@@ -153,8 +153,8 @@ def test_a_run_without_versions_is_of_version_0(model, saved, tmp_path):
     path = shutil.copytree(saved("csv"), tmp_path / "run")
     edit_manifest(path, format_version=..., arithmetic_version=..., weight_files={})
     assert found(path, model) == []
-    told = left_out(path, model)
-    assert "tokens, masks, meta: not compared: format version 0, and this is 1" in told
+    lines = left_out(path, model)
+    assert "tokens, masks, meta: not compared: format version 0, and this is 1" in lines
     folder = Folder(path)
     write_floats(path / "x_layer1.csv", lambda values: values * np.float32(1.001))
     assert "x_layer1.csv: its sha256 is not the one in manifest.json" in found(path, model)
@@ -193,11 +193,11 @@ def test_rejects_special_files_at_once(model, saved, tmp_path, what):
             with socket.socket(socket.AF_UNIX) as one:
                 os.chdir(path)  # such a path is short
                 one.bind(name)
-    told = found(path, model)
+    lines = found(path, model)
     for name in names:
-        assert any(line.startswith(f"{name}: ") for line in told), name
+        assert any(line.startswith(f"{name}: ") for line in lines), name
         if what in ("fifo", "zero", "folder"):
-            assert f"{name}: is not a regular file" in told
+            assert f"{name}: is not a regular file" in lines
 
 
 def test_a_hash_does_not_wait_for_a_pipe(tmp_path):
@@ -300,19 +300,19 @@ def test_the_margins_of_an_ordinary_run_are_narrow(model, saved, tmp_path):
 def test_json_of_the_command(model, saved, tmp_path, command):
     path = shutil.copytree(saved("csv"), tmp_path / "run")
     code, out, err = command("verify", path, "--json")
-    told = json.loads(out)
-    assert code == 0 and list(told) == ["folder", "checks", "verdict", "unchecked", "exit"]
-    assert told["folder"] == str(path) and told["verdict"] == "true"
-    assert told["unchecked"] == ["llamaprobe_version"] and told["exit"]["code"] == 0
-    assert [check["what"] for check in told["checks"]][2:] == [*POINTS, "the same tokens run again"]
-    assert all(list(c) == ["what", "fault", "roundings", "note"] for c in told["checks"])
+    shown = json.loads(out)
+    assert code == 0 and list(shown) == ["folder", "checks", "verdict", "unchecked", "exit"]
+    assert shown["folder"] == str(path) and shown["verdict"] == "ok"
+    assert shown["unchecked"] == ["llamaprobe_version"] and shown["exit"]["code"] == 0
+    assert [check["what"] for check in shown["checks"]][2:] == [*POINTS, "the same tokens run again"]
+    assert all(list(c) == ["what", "fault", "roundings", "note"] for c in shown["checks"])
     assert err.startswith("llamaprobe: the model is the one that the run names")
     (path / "x_layer1.csv").unlink()
     code, out, _ = command("verify", path, "--json")
-    told = json.loads(out)
-    assert (code, told["verdict"], told["exit"]["code"]) == (1, "altered", 1)
+    shown = json.loads(out)
+    assert (code, shown["verdict"], shown["exit"]["code"]) == (1, "altered", 1)
     assert {"what": "x_layer1.csv", "fault": "No such file or directory", "roundings": None} == {
-        key: value for key, value in told["checks"][0].items() if key != "note"
+        key: value for key, value in shown["checks"][0].items() if key != "note"
     }
     (path / "manifest.json").unlink()
     code, out, err = command("verify", path, "--json")
@@ -322,14 +322,16 @@ def test_json_of_the_command(model, saved, tmp_path, command):
 def test_unchecked_facts_are_one_line(model, saved, tmp_path, command):
     path = shutil.copytree(saved("csv"), tmp_path / "run")
     code, out, _ = command("verify", path)
-    last = out.splitlines()[-1]
-    assert (code, last) == (0, "unchecked, nothing here determines them: llamaprobe_version")
+    assert code == 0 and out.splitlines()[-2:] == [
+        "cannot be checked here: llamaprobe_version",
+        f"all {len(POINTS) + 3} checks passed",
+    ]
     folder = Folder(path)
     folder.change_meta(lambda meta: meta.update(model="gone", model_folder="/gone"))
     folder.close()
     code, out, _ = command("verify", path)
     assert code == 3 and "not checked: needs the model" in out
-    assert out.splitlines()[-1].endswith(
+    assert out.splitlines()[-2].endswith(
         "tokens, weight_files, prompt, model, model_folder, llamaprobe_version"
     )
 
@@ -362,22 +364,22 @@ def test_a_run_of_a_repo_in_the_cache(tmp_path, monkeypatch, command):
         (snapshot / path.name).symlink_to(f"../../blobs/{name}")
     out = tmp_path / "run"
     lp.load("org/name", local_files_only=True).run([1, 2, 3]).save(out)
-    code, told, _ = command("verify", out)
-    assert code == 0 and told.endswith("determines them: llamaprobe_version\n")
+    code, printed, _ = command("verify", out)
+    assert code == 0 and "cannot be checked here: llamaprobe_version\n" in printed
     entries = json.loads((out / "manifest.json").read_text())["weight_files"]
     sha256 = entries["model.safetensors"]["sha256"]
     assert (repo / "blobs" / sha256).exists()
     entries["model.safetensors"]["sha256"] = other(sha256)
     edit_manifest(out, weight_files=entries)
-    code, told, _ = command("verify", out)
-    assert code == 1 and "weight_files: model.safetensors: sha256 is" in told
+    code, printed, _ = command("verify", out)
+    assert code == 1 and "weight_files: model.safetensors: sha256 is" in printed
     entries["model.safetensors"]["sha256"] = sha256
     edit_manifest(out, weight_files=entries)
     folder = Folder(out)  # another commit may have the same weights
     folder.change_meta(lambda meta: meta.update(revision="b" * 40))
     folder.close()
-    code, told, _ = command("verify", out, "--model", "org/name")
-    assert code == 3 and f"revision: the run's is \"{'b' * 40}\", the model's {commit}" in told
+    code, printed, _ = command("verify", out, "--model", "org/name")
+    assert code == 3 and f"revision: the run's is \"{'b' * 40}\", the model's {commit}" in printed
     folder.change_meta(lambda meta: meta.update(revision="main"))
     folder.close()
     assert command("verify", out, "--model", "org/name")[0] == 1

@@ -37,8 +37,8 @@ def edit(run: Path, at: Path, **facts: Any) -> Path:
 def test_template_inputs_belong_to_a_chat(model, saved, tmp_path):
     assert found(edit(saved("csv"), tmp_path / "same"), model) == []
     for i, facts in enumerate([{"template_vars": {"a": 1}}, {"tools": []}]):
-        told = found(edit(saved("csv"), tmp_path / f"{i}", **facts), model)
-        assert len(told) == 1 and "without template_date, which every chat has" in told[0]
+        faults = found(edit(saved("csv"), tmp_path / f"{i}", **facts), model)
+        assert len(faults) == 1 and "without template_date, which every chat has" in faults[0]
 
 
 @pytest.mark.parametrize(
@@ -61,16 +61,16 @@ def test_inputs_that_no_chat_takes(model, tmp_path, facts):
 
 
 def test_globs_that_do_not_let_the_model_open(saved, model, tmp_path):
-    (told,) = found(edit(saved("csv"), tmp_path / "a", ignore=["x*"]), model)
-    assert "ignore 'x*' matches" in told
+    (faults,) = found(edit(saved("csv"), tmp_path / "a", ignore=["x*"]), model)
+    assert "ignore 'x*' matches" in faults
     config = models.make_config()
     bias = {"lm_head.bias": np.ones(config["vocab_size"], np.float32)}
     folder = models.write_checkpoint(tmp_path / "m", config, models.make_weights(config) | bias)
     biased = lp.load(folder, ignore="*bias")
     biased.run([1, 2]).save(tmp_path / "run")
     assert found(edit(tmp_path / "run", tmp_path / "b", ignore=["lm_head*"]), biased) == []
-    (told,) = found(edit(tmp_path / "run", tmp_path / "c", ignore=[]), biased)
-    assert "ignore does not match lm_head.bias" in told
+    (faults,) = found(edit(tmp_path / "run", tmp_path / "c", ignore=[]), biased)
+    assert "ignore does not match lm_head.bias" in faults
 
 
 @pytest.mark.parametrize("tokens", [["x"], [], [1, 2], ["a", None], ["a", "b", "c"]], ids=str)
@@ -78,13 +78,13 @@ def test_tokens_without_a_tokenizer_are_texts(random_checkpoint, tmp_path, token
     plain = lp.load(random_checkpoint())
     plain.run([1, 2]).save(tmp_path / "run")
     assert found(edit(tmp_path / "run", tmp_path / "a", tokens=["a", "b"]), plain) == []
-    told = found(edit(tmp_path / "run", tmp_path / "b", tokens=tokens), plain)
-    assert any("tokens is not a list of 2 texts" in each for each in told)
+    faults = found(edit(tmp_path / "run", tmp_path / "b", tokens=tokens), plain)
+    assert any("tokens is not a list of 2 texts" in each for each in faults)
 
 
 def test_a_folder_that_is_not_absolute(model, saved, tmp_path):
-    (told,) = found(edit(saved("csv"), tmp_path / "a", model_folder="m"), model)
-    assert "is not absolute" in told
+    (faults,) = found(edit(saved("csv"), tmp_path / "a", model_folder="m"), model)
+    assert "is not absolute" in faults
 
 
 def test_npy_without_a_header(model, saved, tmp_path):

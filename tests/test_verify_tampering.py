@@ -398,9 +398,9 @@ def test_finds_a_text_in_another_spelling(model, saved, tmp_path):
     meta = folder.path / "meta_layer0.json"
     meta.write_text(json.dumps(json.loads(meta.read_text())))
     folder.close()
-    told = dict(line.split(": ", 1) for line in found(folder.path, model))
-    assert set(told) == {"x_layer1.csv", "meta_layer0.json"}
-    assert all("not written as llamaprobe writes" in fault for fault in told.values())
+    faults = dict(line.split(": ", 1) for line in found(folder.path, model))
+    assert set(faults) == {"x_layer1.csv", "meta_layer0.json"}
+    assert all("not written as llamaprobe writes" in fault for fault in faults.values())
 
 
 @pytest.mark.parametrize("seed", range(40))

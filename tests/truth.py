@@ -1,6 +1,6 @@
 """What transformers computes: in true float64, and in float32 as its users run it.
 
-`dtype=float64` alone is no reference: RMSNorm, the rotary embedding and the softmax of eager
+`dtype=float64` alone is not a reference: RMSNorm, the rotary embedding and the softmax of eager
 attention still go through float32. `observe_float64` replaces the first two and uses sdpa; the
 angle of RoPE stays the float32 product that defines the model. Points that no module shows
 (`DERIVED`) are computed with the same torch operations as inside the module that hides them.

@@ -18,8 +18,8 @@ def count_lines(folder: Path, counts: dict[str, dict[int, int]]) -> None:
     """Adds how often each line of csrc was run, as the .gcda files below the folder have it."""
     for data in sorted(folder.resolve().rglob("*.gcda")):
         command = ["gcov", "--json-format", "--stdout", data.name]
-        told = subprocess.run(command, cwd=data.parent, capture_output=True, text=True, check=True)
-        for document in told.stdout.splitlines():
+        done = subprocess.run(command, cwd=data.parent, capture_output=True, text=True, check=True)
+        for document in done.stdout.splitlines():
             for file in json.loads(document)["files"]:
                 name = os.path.normpath(file["file"])  # kernels/../half.h
                 if name.startswith("csrc/"):

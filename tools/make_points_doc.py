@@ -53,8 +53,8 @@ model.run(text, layers=3)                           # one layer; [3, 1], range(2
 ```
 
 `*` matches any text and `?` any one character, in our names or, where none of ours matches, in
-the names elsewhere. Negative layers count from the last layer of the opened model, in `layers=`, in
-names and in `run["x", -1]`. `layers=` keeps the order in which it is given.
+the names elsewhere. Negative layers count from the last layer of the opened model, in `layers=` and
+`--layers`, in names and in `run["x", -1]`. `layers=` keeps the order in which it is given.
 
 ## Where tools differ
 

@@ -61,7 +61,7 @@ def rows(values: Iterable[str], per_line: int) -> str:
 def text_tables() -> str:
     qs = range(Q_FIRST, Q_LAST + 1)
     for q in range(Q_EXACT_FIRST, Q_LAST + 1):
-        k = ((q + 172) * 1233 + 920 >> 12) - 52  # text_unit_exponent() of text_exact.h
+        k = ((q + 172) * 1233 + 920 >> 12) - 52  # text_unit_exponent() of format_shortest.h
         assert k == floor_log10(Fraction(2) ** q)
     units = [f"0x{ceil(unit(q, 64) / 10):016x}" for q in qs]
     powers = [f"{power_of_two(q)}" for q in qs]
@@ -105,7 +105,7 @@ def text_read_tables() -> str:
         x = Fraction(10) ** e
         b = x.numerator.bit_length() - x.denominator.bit_length()
         b -= Fraction(2) ** b > x
-        assert e * 217706 >> 16 == b  # the shortcut of text_read_number.h
+        assert e * 217706 >> 16 == b  # the shortcut of parse_number.h
         mantissas.append(f"0x{x / Fraction(2) ** b * 2**63 // 1:016x}")
     return f"""/* parse_tables.h - written by tools/make_text_tables.py; see docs/text.md. */
 /* clang-format off */

@@ -16,7 +16,7 @@
 
 typedef enum { LP_MAP_BORROWED, LP_MAP_MAPPED, LP_MAP_READ } lp_map_kind;
 
-/* Changes when somebody writes to the file. */
+/* Changes when the file is written. */
 typedef struct {
     uint64_t device, inode;
     int64_t size, seconds, nanoseconds; /* the time is that of the last write */

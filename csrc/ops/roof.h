@@ -1,6 +1,6 @@
-/* roof.h - the peak of this machine, measured now and with so many threads: multiply-adds in registers, and reading
- * memory that no cache holds. Compare a run with the roof of its own process and minute: on a shared machine it changes
- * from one moment to the next. */
+/* roof.h - the peak of this machine, measured now, with the given number of threads: multiply-adds in registers, and
+ * reading memory that no cache holds. Compare a run with the roof of its own process and minute: on a shared machine it
+ * changes from one moment to the next. */
 #ifndef LP_ROOF_H
 #define LP_ROOF_H
 

@@ -6,7 +6,7 @@
  *
  * A list of runs is mostly dropped as a whole, and then its block serves the next run (memory.h). So pages are not
  * returned at once but at the interpreter's next pending call, or at the next split if the main thread is busy: by then
- * the whole batch is gone, or what is left of it stays. */
+ * the whole batch has been dropped, or the rest lives on. */
 #include "module.h"
 
 #include <string.h>

@@ -1,4 +1,4 @@
-/* cgroup.c - the cgroups of this process, version 1 and 2; a missing file is no limit. */
+/* cgroup.c - the cgroups of this process, version 1 and 2; a missing file sets no limit. */
 #include "cgroup.h"
 
 #include <stdio.h>
@@ -93,7 +93,7 @@ static size_t memory_v1(const char *folder) {
 }
 
 /* The smallest limit of this process's cgroup and its ancestors. A container may see its part of the tree as the root:
- * folders that do not exist are no limit. */
+ * folders that do not exist set no limit. */
 static size_t smallest_above(const tree *t) {
     char own[PATH_BYTES], folder[PATH_BYTES + 64];
     size_t least = NONE;

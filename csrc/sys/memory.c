@@ -2,8 +2,8 @@
  *
  * An arena caches freed blocks: at most CACHE_BYTES and 1 / CACHE_SHARE of available memory, but never less than
  * CACHE_MIN_BYTES. A virtual machine returns free memory to its host, and taking it again costs up to 5 ms per huge
- * page (docs/speed.md). Cached blocks count as used memory: MADV_FREE would let the system take them, but pages
- * written again after it count as free for ever. */
+ * page (docs/speed-log.md). Cached blocks count as used memory: MADV_FREE would let the system take them, but pages
+ * written again after it are counted as free from then on. */
 #include "memory.h"
 
 #include <stdatomic.h>
@@ -60,7 +60,7 @@ static void unmap(const lp_block *blocks, size_t n) {
     for (size_t i = 0; i < n; i++) lp_pages_unmap(blocks[i].data, blocks[i].mapped);
 }
 
-/* Most bytes of a cache that is to hold n_bytes. Reading how much memory is available is not worth it for a few. */
+/* Most bytes the cache may hold. Small caches skip reading how much memory is available. */
 static size_t max_cached(size_t n_bytes) {
     if (n_bytes <= CACHE_MIN_BYTES) return CACHE_MIN_BYTES;
     size_t share = lp_limits_memory() / CACHE_SHARE;

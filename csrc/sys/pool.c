@@ -5,7 +5,7 @@
  * owner does, and is counted out. When the jobs have run out, the owner closes the state and waits only for workers
  * that are counted in: one that the system has not scheduled yet is not waited for. Between steps (a forward pass has
  * one every few microseconds) workers spin for a moment, then sleep on a futex, so an idle pool costs nothing. When
- * there are more threads than cores nobody spins, and workers beyond the active ones sleep until they are needed:
+ * there are more threads than cores none spins, and workers beyond the active ones sleep until they are needed:
  * 64 threads on 2 cores cost what 2 do. */
 #define _POSIX_C_SOURCE 200809L
 #include "pool.h"
@@ -31,7 +31,7 @@
 #define OPEN (1u << 31)
 
 static struct {
-    /* written by the owner while the state is closed and nobody inside; read by workers inside */
+    /* written by the owner while the state is closed and no worker inside; read by workers inside */
     lp_job job;
     void *arg;
     size_t n;
@@ -186,7 +186,7 @@ static int run_step(const lp_parallel *parallel, size_t n, lp_job job, void *arg
     return stopped ? -1 : 0;
 }
 
-/* No further job starts, and those that have are waited for. In a forked child there are none, and no lock. */
+/* Stops handing out jobs and waits for those started; after a fork there is nothing to wait for, and no lock. */
 static void end_step(void *n_forks) {
     if (pool.n_forks != *(const unsigned *)n_forks) return;
     atomic_store(&pool.next, pool.n);

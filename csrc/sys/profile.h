@@ -2,7 +2,8 @@
  *
  * The clock is read once at the end of each step, and the time since the step before is added to the step's stage, so
  * the stages add up to the whole. Operations count their work as they do it; it is added to the same stage. A NULL
- * profile disables all this at the cost of a comparison. */
+ * profile disables all this at the cost of a comparison. The stages are those of the forward pass; their list stands
+ * here because operations, points and runs all name them. */
 #ifndef LP_PROFILE_H
 #define LP_PROFILE_H
 
@@ -17,7 +18,7 @@
     S(PLAN, plan)           /* arguments, sizes, the plan */                          \
     S(MEMORY, memory)       /* allocating and touching captured arrays and scratch */ \
     S(EMBED, embed)         /* rows of the embedding */                               \
-    S(ROPE, rope)           /* the table of angles, and q and k turned */             \
+    S(ROPE, rope)           /* the table of angles, and q and k rotated */            \
     S(NORM, norm)           /* the three norms */                                     \
     S(PACK, pack)           /* x of every product into tiles of tokens */             \
     S(QKV, qkv)             /* x_norm by q, k, v */                                   \

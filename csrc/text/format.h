@@ -1,6 +1,6 @@
 /* format.h - numbers to decimal text: one block of rows into one buffer.
  *
- * Who calls splits the work over threads and writes the buffers in order; the functions here are pure. Two
+ * The caller splits the work over threads and writes the buffers in order; the functions here are pure. Two
  * spellings: the shortest decimal that reads back to the same float32 (the digits and layout of str() of a NumPy
  * float32, as NumPy writes them since 2.3: an exponent below 1e-4 and from 1e6 on), and C's "%.Ne". nan, inf, -inf,
  * -0.0 and denormals as NumPy spells them; neither the locale nor the state of the FPU matters. parse.h is the

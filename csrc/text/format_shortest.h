@@ -85,7 +85,7 @@ static inline char *text_put_fixed(char *dst, text_aligned d, int exponent) {
     size_t cut = layout[row][0], behind = layout[row][1], last = layout[row][2], point = layout[row][3];
     uint64_t text = d.first8 | TEXT_ZEROS;
 
-    /* What is written too far is written over by the next number: cheaper than to ask how many digits there are. */
+    /* Bytes written past the end are overwritten by the next number: cheaper than counting digits. */
     text_put8(dst, row > 3 ? text : TEXT_ZEROS);
     text_put8(dst + behind, text >> cut);
     text_put8(dst + last, d.ninth | TEXT_ZEROS);

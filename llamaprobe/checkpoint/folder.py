@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .. import _core, log
 from ..errors import Error, FileError, FormatError, UnsupportedError
@@ -204,6 +204,13 @@ def _read_index(folder: Path, fd: int) -> _Index:
         raise _nothing_found(folder, fd)
     path = folder / INDEX
     index = read_object(str(path), _MAX_INDEX, FormatError)
+    metadata = index.get("metadata")
+    total = metadata.get("total_size") if type(metadata) is dict else None
+    return _Index(path, weight_map(index, path), total)
+
+
+def weight_map(index: dict[str, Any], path: str | Path) -> dict[str, str]:
+    """Tensor -> file of an index of shards; FormatError names `path`."""
     found = index.get("weight_map")
     if type(found) is not dict or not found:
         raise FormatError(
@@ -215,8 +222,7 @@ def _read_index(folder: Path, fd: int) -> _Index:
                 f"{shown_path(path)}: weight_map of {show(tensor)} is {show(name)}; it must be the"
                 " name of a .safetensors file in the same folder: letters, digits, '.', '_' and '-'"
             )
-    metadata = index.get("metadata")
-    return _Index(path, found, metadata.get("total_size") if type(metadata) is dict else None)
+    return found
 
 
 def _check_present(folder: Path, fd: int, names: tuple[str, ...]) -> None:

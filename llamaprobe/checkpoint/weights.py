@@ -143,7 +143,9 @@ class Weights(Mapping[str, Weight]):
                 raise WeightError(
                     f"{where}: there is no tensor {HEAD}: the head is tied: {EMBEDDING}"
                 )
-            near = difflib.get_close_matches(str(name), self._checkpoint.tensors, 3, 0.6)
+            there = self._checkpoint.tensors
+            near = [each for each in there if name and str(name) in each][:3]
+            near = near or difflib.get_close_matches(str(name), there, 3, 0.6)
             hint = f"; near: {', '.join(map(printable, near))}" if near else ""
             raise WeightError(f"{where}: there is no tensor {printable(repr(name))}{hint}")
         return Weight(name, self._checkpoint.folder, tensor)

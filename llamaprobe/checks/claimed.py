@@ -211,7 +211,7 @@ class Claimed:
 
     @cached_property
     def _tokenizer(self) -> Tokenizer | str:
-        """The model's, or why there is none."""
+        """The model's, or why it is missing."""
         if self._model is None:
             return "needs the model"
         try:

@@ -91,7 +91,7 @@ def other_weights(saved: Saved, model: "Model") -> list[str]:
 
 
 def _is_file(model: "Model", path: str, n_bytes: int, entry: object) -> bool:
-    """Whether a file of an open model is the one of an entry, as far as the entry tells."""
+    """Whether a file of an open model is the one of an entry, as far as the entry records it."""
     if not isinstance(entry, dict) or entry.get("bytes") not in (None, n_bytes):
         return False
     mark = entry.get("fingerprint")

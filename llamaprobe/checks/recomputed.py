@@ -10,7 +10,7 @@ import numpy as np
 from ..checkpoint.tensors import Tensor, float_rows
 from ..config import Config, tensors
 from ..errors import ArgumentError, FileError, FormatError
-from ..points import reads
+from ..points import reads, resolve
 from ..saved.read import Saved
 from ..source import model_tensors
 from .recompute import MAX, TINY, Formulas, U, Value, given
@@ -53,8 +53,7 @@ class Recomputed:
         """What later steps start from: the saved value, exact except for its digits, or else the
         computed one."""
         if point not in self._known:
-            once = point in ("final_rms", "final_unit", "final_norm", "logits")
-            where = (point, None if once else self._layer)
+            where = (point, self._layer if resolve(point)[0].per_layer else None)
             try:
                 value = self._stored(*where) if where in self._saved else self.expected(point)
             except (FileError, FormatError):  # reported where the point itself is checked

@@ -100,6 +100,8 @@ def _measure(
 
 
 def _print(t: "Timing", model: str, cpu: str, points: list[str], layers: list[int] | None) -> None:
+    from ..perf.bench import BUSY
+
     where = "" if layers is None else f" of {counted(len(layers), 'layer')}"
     shown = ", ".join(map(printable, points))
     print(f"{printable(model)}: {counted(t.n_tokens, 'token')}, {shown}{where}")
@@ -116,6 +118,12 @@ def _print(t: "Timing", model: str, cpu: str, points: list[str], layers: list[in
         f" {max(fractions):.1%}; without products {t.median.profile.share_without_products:.1%}"
     )
     print(f"page faults: {t.median.faults} (in the first run {t.first.faults})", flush=True)
+    if t.roof_spread > BUSY:
+        print(
+            f"the machine was busy: its roof changed by a factor of {t.roof_spread:.1f} between the"
+            " runs (hence any figure over 100%); measure again",
+            flush=True,
+        )
 
 
 def _print_stages(trial: "Trial") -> None:

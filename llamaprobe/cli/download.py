@@ -95,7 +95,7 @@ def _add_way(parser: argparse.ArgumentParser) -> None:
         ("--dry-run", "list names and sizes, fetch nothing"),
         ("--check", "verify what is on disk (REPO may be a folder), fetch nothing"),
         ("--force", "fetch files that are here again; do not check the free space"),
-        ("--offline", "do not ask the hub: fail unless all files are here"),
+        ("--offline", "do not contact the hub: fail unless all files are here"),
         ("--token-stdin", "read the token from standard input"),
     ):
         parser.add_argument(option, action="store_true", help=text)
@@ -105,7 +105,7 @@ def _add_way(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Exit code 0, or 1 if a model failed."""
     if args.dry_run and args.offline:
-        args.usage_error("--dry-run asks the hub for its files, --offline does not")
+        args.usage_error("--dry-run gets the list of files from the hub, --offline does not contact it")
     repos = list(
         dict.fromkeys([*args.repos, *(repo for path in args.lists for repo in read_list(path))])
     )

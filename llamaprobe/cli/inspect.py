@@ -6,6 +6,7 @@ The headers of a repo that is not in the cache are read from the hub; nothing is
 import argparse
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,7 +166,10 @@ def _print(facts: dict[str, Any]) -> None:
     if facts.get("config"):
         print("config")
         for key, value in facts["config"].items():
-            print(f"  {key:<16} {printable(str(value))}")
+            parts = value if isinstance(value, dict) else {"": value}
+            for part, one in parts.items():
+                name = f"{key}.{part}" if part else key
+                print(f"  {printable(name):<16} {printable(str(one))}")
     if "cannot_run" in facts:
         print(f"cannot be run: {printable(facts['cannot_run'], 500)}")
     if facts.get("unused"):
@@ -174,8 +178,14 @@ def _print(facts: dict[str, Any]) -> None:
             print(f"  {printable(name)}")
     width = min(80, max((len(printable(t["name"])) for t in facts["tensors"]), default=0))
     print(f"{len(facts['tensors'])} tensors")
-    for tensor in facts["tensors"]:
+    for tensor in sorted(facts["tensors"], key=_by_number):
         shape = str(tensor["shape"])
         name = f"{printable(tensor['name']):<{width}}"
         print(f"  {name}  {tensor['dtype']:<5} {shape:>18} {tensor['bytes']:>15,} bytes")
     print(f"{facts['parameters']:,} parameters")
+
+
+def _by_number(tensor: dict[str, Any]) -> list[tuple[int, str]]:
+    """Sorts layer 2 before layer 10."""
+    parts = re.findall("[0-9]{1,9}|[^0-9]+", tensor["name"])
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]

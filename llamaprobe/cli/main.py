@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def main(argv: "Sequence[str] | None" = None) -> int:
     """Run one command and return its exit code. SystemExit after --help, --version, wrong usage.
 
-    Without `argv` the words are those of the process, which is taken to end with the command: once
+    Without `argv` the words are those of the process, which is assumed to end with the command: once
     the exit code is decided, Ctrl-C is ignored.
     """
     try:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from typing import TYPE_CHECKING
 
 from .. import stderr
@@ -54,10 +55,13 @@ def add_capture_options(parser: argparse.ArgumentParser) -> None:
         type=names,
         action="extend",
         metavar="P,P",
-        help="values to keep, as x,q,pattern (default x,x_norm; `llamaprobe points` lists them)",
+        help="values to keep, such as x,q,pattern (default: x,x_norm; `llamaprobe points` lists them)",
     )
     parser.add_argument(
-        "--layers", type=layers, metavar="0,3,5-7", help="their numbers (default all)"
+        "--layers",
+        type=kept_layers,
+        metavar="0,3,5-7",
+        help="layers to keep (default: all); -1 is the last",
     )
 
 
@@ -135,6 +139,15 @@ def counts(text: str) -> list[int]:
     return [count(part.strip()) for part in text.split(",")]
 
 
+def kept_layers(text: str) -> list[int]:
+    """`layers`, and single negative numbers, which count from the last: "0,-1" -> [0, -1]."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        last = re.fullmatch("-[0-9]{1,5}", part.strip())
+        numbers += [int(last[0])] if last else layers(part)
+    return numbers
+
+
 def layers(text: str) -> list[int]:
     """ "0,3,5-7" -> [0, 3, 5, 6, 7]."""
     numbers: list[int] = []
@@ -157,7 +170,7 @@ def names(text: str) -> list[str]:
     return found
 
 
-def tell_size(n_bytes: int, n_files: int, exact: bool) -> None:
+def note_size(n_bytes: int, n_files: int, exact: bool) -> None:
     """A note on stderr before a large write."""
     from ..messages import show_bytes
 
@@ -167,7 +180,7 @@ def tell_size(n_bytes: int, n_files: int, exact: bool) -> None:
         stderr.say(f"llamaprobe: writing {about}{n_written}")
 
 
-def tell_written(paths: "list[Path]", about: str) -> None:
+def report_written(paths: "list[Path]", about: str) -> None:
     """One line on stderr: how many files, how large, where, and which values fixed point could not
     hold. The last path is the manifest, which counts too."""
     from ..messages import show_bytes

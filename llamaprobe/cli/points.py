@@ -46,7 +46,7 @@ def _sizes(model: str, revision: str) -> dict[str, Any]:
 
     facts = describe_source(model, revision)
     if not facts.get("config"):
-        raise UnsupportedError(f"{model}: {facts.get('cannot_run', 'a file alone is no model')}")
+        raise UnsupportedError(f"{model}: {facts.get('cannot_run', 'a single file is not a model')}")
     return dict(facts["config"])
 
 

@@ -16,9 +16,9 @@ from .options import (
     add_source_options,
     format_of,
     location,
+    note_size,
+    report_written,
     revision_of,
-    tell_size,
-    tell_written,
 )
 from .prompts import add_prompts_options, check_prompts_usage, run_prompts_file
 
@@ -135,7 +135,7 @@ def _save(model: "Model", result: "Run", args: argparse.Namespace) -> int:
     how = {"format": format_of(args), "digits": args.digits, "header": not args.no_header}
     how |= {"masks": not args.no_masks, "force": args.force, "hash_weights": args.hash_weights}
     plan = plan_run(result, args.out, **how)
-    tell_size(plan.n_bytes, len(plan.encoders), plan.exact)
+    note_size(plan.n_bytes, len(plan.encoders), plan.exact)
     paths = plan.write()
     if args.json:
         from .json import print_json
@@ -146,7 +146,7 @@ def _save(model: "Model", result: "Run", args: argparse.Namespace) -> int:
     else:
         for path in paths:
             print(path)
-    tell_written(paths, f": {counted(len(result), 'token')}, {', '.join(result.points)}")
+    report_written(paths, f": {counted(len(result), 'token')}, {', '.join(result.points)}")
     return 0
 
 

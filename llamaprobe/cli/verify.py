@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _NOT_ALL = 3  # exit code: nothing is wrong, but not everything could be compared
 _VERDICTS = {
-    0: ("true", "all that can be checked is as it should be"),
+    0: ("ok", "all that can be checked is as it should be"),
     1: ("altered", "something was altered, is missing or cannot be read"),
     _NOT_ALL: ("not all compared", "nothing is wrong, but something was not compared"),
 }
@@ -85,13 +85,15 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         _print_json(args.folder, checks, {"verdict": _VERDICTS[code][0]}, code)
         return code
+    if unchecked := _unchecked(checks):
+        print(f"cannot be checked here: {', '.join(unchecked)}")
+    if not code:
+        print(f"all {counted(len(checks), 'check')} passed")
     if n_faults:
         why = "altered, missing or of another model" if others else "altered or missing"
         print(f"{why}: {n_faults} of {counted(len(checks), 'check')} failed")
     if n_left:
         print(f"left out, at least in part: {n_left} of {counted(len(checks), 'check')}")
-    if unchecked := _unchecked(checks):
-        print(f"unchecked, nothing here determines them: {', '.join(unchecked)}")
     return code
 
 
@@ -123,8 +125,8 @@ def _check(args: argparse.Namespace, checks: "list[Check]") -> list[str]:
     for check in verify_run(args.folder, model):
         if not checks and not args.json:
             print(
-                "largest error in units of float32 rounding: 1 is what it is expected to leave, "
-                f"{BAR:.0f} is allowed, 0 is exact"
+                "largest error in standard deviations of float32 rounding: about 1 is normal, up "
+                f"to {BAR:.0f} passes, 0 is exact"
             )
         checks.append(check)
         if not args.json:

@@ -11,9 +11,9 @@ from .options import (
     add_source_options,
     format_of,
     location,
+    note_size,
+    report_written,
     revision_of,
-    tell_size,
-    tell_written,
 )
 
 if TYPE_CHECKING:
@@ -71,14 +71,14 @@ def run(args: argparse.Namespace) -> int:
 
     def on_start(files: "list[PlannedFile]") -> None:
         todo.extend(files)
-        tell_size(sum(p.n_bytes for p in todo), len(todo), all(p.exact for p in todo))
+        note_size(sum(p.n_bytes for p in todo), len(todo), all(p.exact for p in todo))
 
     paths = plan.write(args.out, force=args.force, on_start=on_start)
     for written in paths:
         print(written)
     n_kept = len(paths) - 1 - len(todo)
     was = "was" if n_kept == 1 else "were"
-    tell_written(paths, f"; {n_kept} of them {was} whole already" if n_kept else "")
+    report_written(paths, f"; {n_kept} of them {was} whole already" if n_kept else "")
     return 0
 
 

@@ -12,7 +12,7 @@ REQUIRED: Any = object()
 
 
 class UnsupportedConfigError(ConfigError, UnsupportedError):
-    """config.json asks for something that llamaprobe does not compute; the message says what."""
+    """config.json requires something that llamaprobe does not compute; the message says what."""
 
 
 class Keys:
@@ -35,7 +35,7 @@ class Keys:
         found = self.values.get(key)
         if found is None and default is not REQUIRED:
             return default
-        if type(found) not in kinds:  # exact: True is no int here
+        if type(found) not in kinds:  # exact: True is not an int here
             self.fail(key, allowed)
         return found
 

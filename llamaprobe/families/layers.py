@@ -109,7 +109,7 @@ def rope_by_name(keys: Keys, n_layers: int) -> list[Kind]:
     """Granite 4: attention in every layer, turned if position_embedding_type is "rope"."""
     types = _types(keys, n_layers)
     if not types or any(kind != FULL for kind in types):
-        keys.refuse("layer_types", "layers of Mamba cannot be run")
+        keys.refuse("layer_types", "Mamba layers cannot be run")
     turned = keys.text("position_embedding_type") == "rope"
     return [Kind(None, FULL if turned else None)] * n_layers
 

@@ -17,7 +17,7 @@ from .family import Family
 from .keys import REQUIRED, Keys, any_of
 from .rope import Rope, attention_factor, inverse_frequencies, long_frequencies
 
-POSITIONS = 1 << 24  # beyond this a position is no exact float32
+POSITIONS = 1 << 24  # beyond this a position is not exact in float32
 _ORIGINAL = "original_max_position_embeddings"
 _TURNING = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 

@@ -359,7 +359,7 @@ REFUSED = {
     ),
     "gpt_oss": "a mixture of experts and sinks of attention cannot be run",
     **dict.fromkeys(
-        ("mamba", "mamba2", "falcon_mamba"), "layers of Mamba cannot be run"
+        ("mamba", "mamba2", "falcon_mamba"), "Mamba layers cannot be run"
     ),
     **dict.fromkeys(
         ("qwen3_next", "qwen3_5_text", "lfm2", "jamba", "falcon_h1", "recurrent_gemma"),

@@ -21,7 +21,7 @@ import numpy as np
 
 from .. import _core
 from ..errors import ArgumentError, FileChangedError, FormatError, OutOfMemory
-from ..messages import printable, shown_path
+from ..messages import printable, show_bytes, shown_path
 from .atomic import atomic_open, open_regular
 from .encode import (
     SEPARATORS,
@@ -31,7 +31,6 @@ from .encode import (
     check_format,
     check_header,
 )
-from .file_bytes import FileBytes
 from .hex import read_hex
 from .npy import MAX_RANK, is_possible, read_npy
 from .paths import checked_path
@@ -171,7 +170,7 @@ def _read_text(
 
 
 def _read_floats(
-    file: FileBytes, first: FirstLine, sep: str, path: str | os.PathLike[str]
+    file: "FileBytes", first: FirstLine, sep: str, path: str | os.PathLike[str]
 ) -> np.ndarray:
     shape, start = first.shape, first.start
     count, room = math.prod(shape), (len(file) - start + 1) // 2  # a digit and a separator each
@@ -321,3 +320,38 @@ def _number(word: bytes, dtype: np.dtype) -> int | float:
     if not low <= value <= high:
         raise OverflowError(word)
     return value
+
+
+class FileBytes:
+    """The bytes of an open file, read on request and never mapped: a file truncated meanwhile is an
+    error, while touching a map of it would end the process by SIGBUS. `len` is its size when it was
+    opened, a slice (step 1) is a memoryview of its own. `fd` stays the caller's; `path` is for
+    messages.
+
+    A slice raises FileChangedError when the file has become shorter, OutOfMemory, OSError.
+    """
+
+    def __init__(self, fd: int, path: str | os.PathLike[str]) -> None:
+        self.fd, self.path = fd, shown_path(path)
+        self._size = os.fstat(fd).st_size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice) -> memoryview:
+        start, stop, _ = part.indices(self._size)
+        try:
+            data = memoryview(np.empty(max(0, stop - start), np.uint8))
+        except MemoryError:
+            raise OutOfMemory(
+                f"{self.path}: {show_bytes(stop - start)} do not fit the memory"
+            ) from None
+        done = 0
+        while done < len(data):
+            n = os.preadv(self.fd, [data[done:]], start + done)
+            if n == 0:
+                raise FileChangedError(
+                    f"{self.path}: was cut short while it was read; read it again"
+                )
+            done += n
+        return data

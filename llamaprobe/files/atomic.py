@@ -79,7 +79,7 @@ def open_temporary(folder: Path) -> tuple[io.FileIO, Path]:
             file = open(path, "x+b", buffering=0)
             if try_lock(file.fileno()) is not False and is_at(path, file.fileno()):
                 return file, path
-            file.close()  # somebody took it for left behind before it was locked
+            file.close()  # another process took it for abandoned before it was locked
 
 
 @contextlib.contextmanager

@@ -74,7 +74,7 @@ class Writer:
         for _ in range(_N_SCRATCHES):
             self._scratches.put(new_scratch(0))  # grow to what the largest file so far needs
         stages = (self._write, self._hash, self._publish)
-        # Simple queues alone: Ctrl-C inside queue.Queue may leave its lock held for ever.
+        # Simple queues alone: Ctrl-C inside queue.Queue may leave its lock held forever.
         self._inboxes: list[queue.SimpleQueue[_Chunk | None]] = [
             queue.SimpleQueue() for _ in stages
         ]

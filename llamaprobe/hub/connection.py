@@ -4,7 +4,7 @@ The origin of an address (scheme, host, port) decides who sees the token and whe
 lead.
 
 A socket's timeout bounds one silence. A server that sends a byte now and then, or interim answers
-(`100 Continue`) for ever, is never silent, and http.client reads on inside one call. So the stream
+(`100 Continue`) forever, is never silent, and http.client reads on inside one call. So the stream
 below http.client checks the clock at every read of the socket: the headers must be complete within
 MAX_HEAD_SECONDS, each piece of a body within the seconds given to `allow`.
 

@@ -66,7 +66,7 @@ class TokenError(HubError):
 
 
 class OfflineError(HubError):
-    """Not on this disk, and the hub may not be asked."""
+    """Not on this disk, and the hub must not be contacted."""
 
 
 class NetworkError(HubError):

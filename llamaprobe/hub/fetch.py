@@ -1,7 +1,7 @@
 """From a repository id to a folder that a model can be loaded from.
 
-`download` asks the hub what the revision is now and fetches what is missing. `snapshot`, for
-loading, takes what the cache holds, without a request, and asks the hub only when something is
+`download` looks up the revision on the hub and fetches what is missing. `snapshot`, for
+loading, takes what the cache holds, without a request, and contacts the hub only when something is
 missing. Both end with the same folder. `remote_headers` shows a model through the headers of its
 weight files and stores nothing.
 

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint.folder import OTHER_FORMATS
+from ..checkpoint.folder import OTHER_FORMATS, weight_map
 from ..errors import ArgumentError, Error, FormatError, HubError
 from ..files.atomic import file_error
+from ..files.json_file import parse_object
 from ..messages import printable
 from .errors import MetadataError
 from .names import check_entry, is_etag
@@ -49,7 +50,6 @@ _NEEDED = {
     "chat_template.jinja",
 }
 _NEVER = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".pickle", ".py", ".pyc", ".so")
-_SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
 _LAYER = re.compile(r"model\.layers\.([0-9]{1,9})\.")
 _EMBEDDINGS = "model.embed_tokens."
 
@@ -199,7 +199,7 @@ class Choice:
         return sorted(files, key=lambda file: (file.size, file.path))
 
     def needs_index(self, listing: Listing) -> bool:
-        """True if the weights are shards, so that only the index tells which. FormatError for an
+        """True if the weights are shards, so that only the index says which. FormatError for an
         index that is too large."""
         if self.include or SINGLE in listing or INDEX not in listing:
             return False
@@ -223,12 +223,12 @@ class Choice:
 
 def shards(index: bytes, layers: Collection[int] | None = None, head: bool = False) -> set[str]:
     """The files that an index names for some layers, or all of them. FormatError, ArgumentError."""
-    weight_map = _weight_map(index)
+    file_of = weight_map(parse_object(index, INDEX, FormatError), INDEX)
     if layers is None:
-        return set(weight_map.values())
+        return set(file_of.values())
     wanted, found = set(layers), set()
     files = set()
-    for tensor, file in weight_map.items():
+    for tensor, file in file_of.items():
         match = _LAYER.match(tensor)
         if match:
             found.add(int(match[1]))
@@ -290,23 +290,6 @@ def _without_weights(held: list[str]) -> str:
         if why := OTHER_FORMATS.get(os.path.splitext(name)[1].lower()):
             return f"it holds no safetensors, but {printable(name, 80)}, which is {why}"
     return f"neither {SINGLE} nor {INDEX} is there"
-
-
-def _weight_map(index: bytes) -> dict[str, str]:
-    try:
-        value = json.loads(index.decode("utf-8"))
-    except (ValueError, RecursionError):
-        raise FormatError(f"{INDEX}: not valid JSON") from None
-    weight_map = value.get("weight_map") if isinstance(value, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise FormatError(f"{INDEX}: has no weight_map")
-    for file in weight_map.values():
-        if not isinstance(file, str) or not _SHARD.fullmatch(file) or len(file) > 255:
-            raise FormatError(
-                f"{INDEX}: weight_map names {printable(repr(file), 120)}; it must be a .safetensors"
-                f" file beside it"
-            )
-    return weight_map
 
 
 def _never(path: str) -> bool:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..points import Name
 
 _SEED = 0
+BUSY = 1.2  # roofs that differ by more are those of a busy machine
 
 
 class Trial(NamedTuple):
@@ -57,6 +58,13 @@ class Timing(NamedTuple):
     def median(self) -> Trial:
         """The run in the middle, whose stages are shown; the faster of two."""
         return self.trials[(len(self.trials) - 1) // 2]
+
+    @property
+    def roof_spread(self) -> float:
+        """The highest of the measured roofs / the lowest, of products or of reading. An idle
+        machine stays below BUSY."""
+        roofs = [trial.roof for trial in (self.first, *self.trials)]
+        return max(max(speeds) / min(speeds) for speeds in zip(*roofs, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain data; "seconds" is the median, "median" the run in the middle."""
@@ -116,7 +124,7 @@ def measure(
     return Timing(
         n_tokens=n_tokens,
         n_threads=thread_count(threads),
-        kernels=next(row.name for row in kernels() if row.in_use),
+        kernels=next(one.name for one in kernels() if one.in_use),
         first=trials[0],
         trials=tuple(sorted(trials[1:], key=lambda trial: trial.seconds)),
     )

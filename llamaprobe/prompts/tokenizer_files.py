@@ -61,7 +61,7 @@ class TokenizerFiles:
 
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
-        """Around reading: FileChangedError when a file has changed, whatever error that led to."""
+        """Around reading: FileChangedError when a file has changed, even if it caused another error."""
         try:
             yield
         except Error:

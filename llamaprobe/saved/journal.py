@@ -54,7 +54,7 @@ def read_save(folder: Path) -> set[str]:
 
 @contextlib.contextmanager
 def of_save(folder: Path, names: Iterable[str]) -> Iterator[None]:
-    """Notes the names, durably, until the block ends well, or fails and leaves none of these files.
+    """Notes the names, durably, until the block succeeds, or fails and leaves none of these files.
     FileError."""
     names = sorted(names)
     with atomic_open(folder / SAVE) as file:

@@ -53,7 +53,7 @@ def check_new(folder: Path, names: Iterable[str], force: bool) -> None:
         why = "" if has_manifest else f"; there is no {MANIFEST}: not ours, or never finished"
         raise FileError(
             f"{shown_path(folder / found[0])}: exists{others}{why}; choose another folder, or"
-            " replace what is there with force=True (--force)",
+            " replace what is there with --force (force=True)",
             errno.EEXIST,
             folder / found[0],
         )

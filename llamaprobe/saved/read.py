@@ -53,7 +53,9 @@ class Saved:
             )
         manifest = read_json(self.folder / MANIFEST)
         if manifest.get("kind") != "run":
-            raise self._fault(MANIFEST, "is not of a saved run")
+            is_weights = manifest.get("kind") == "weights"
+            fact = "is of exported weights, not of" if is_weights else "is not that of"
+            raise self._fault(MANIFEST, f"{fact} a saved run")
         self.manifest = manifest
         self.format_version, self.arithmetic_version = (
             self._version(key) for key in ("format_version", "arithmetic_version")

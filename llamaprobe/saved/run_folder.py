@@ -13,6 +13,7 @@ complete. What a killed save left behind is known from its journal (journal.py).
 """
 
 import contextlib
+import errno
 import math
 import os
 import re
@@ -307,12 +308,22 @@ def _row_length(point: str, value: np.ndarray) -> int:
 
 
 def check_new_run(folder: Path, names: Iterable[str], force: bool) -> None:
-    """`check_new` for a run; FileError also for any file of a save that was not finished."""
-    if not force and not os.path.lexists(folder / MANIFEST):
+    """`check_new` for a run; FileError also for a saved run, and for any file of a save that was
+    not finished."""
+    manifest = folder / MANIFEST
+    if not force and os.path.isfile(manifest):
+        _old_files(manifest)  # raises for exported weights
+        raise FileError(
+            f"{shown_path(folder)}: holds a saved run; choose another folder, or replace the run"
+            " with --force (force=True)",
+            errno.EEXIST,
+            manifest,
+        )
+    if not force and not os.path.lexists(manifest):
         if any(os.path.lexists(folder / name) for name in _left_files(folder)):
             raise FileError(
-                f"{shown_path(folder)}: holds an unfinished run (no {MANIFEST}); force=True"
-                " (--force) replaces it"
+                f"{shown_path(folder)}: holds an unfinished run (no {MANIFEST}); choose another"
+                " folder, or replace it with --force (force=True)"
             )
     check_new(folder, names, force)
 

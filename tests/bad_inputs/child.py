@@ -59,14 +59,14 @@ def _serve(work: Callable[[], Any], memory: int, send: int, stdout: int, stderr:
         os.dup2(stdout, 1), os.dup2(stderr, 2)
         sys.stdout = open(1, "w", closefd=False)  # pytest's own capture stays out of it
         sys.stderr = open(2, "w", closefd=False)
-        told: tuple[Any, type[BaseException] | None, str]
+        outcome: tuple[Any, type[BaseException] | None, str]
         try:
             with less_memory(memory):
-                told = work(), None, ""
+                outcome = work(), None, ""
         except BaseException as e:
-            told = None, type(e), str(e)
+            outcome = None, type(e), str(e)
         sys.stdout.flush(), sys.stderr.flush()
-        os.write(send, pickle.dumps(told))
+        os.write(send, pickle.dumps(outcome))
         status = 0
     finally:
         os._exit(status)

@@ -306,10 +306,10 @@ ROWS += [
 
 
 def notes(folder: Path) -> list[str]:
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         read_config(folder)
-    return [str(warning.message).partition(": ")[2][:19] for warning in told]
+    return [str(warning.message).partition(": ")[2][:19] for warning in caught]
 
 
 ROWS.append(BadInput("64", "auto_map", config(auto_map={"AutoModelForCausalLM": "evil.Model"}),

@@ -2,7 +2,7 @@
 
 WHERE: dict[str, list[str]] = {
     "41": ["test_cli.py::test_escapes_control_characters_of_a_file"],
-    "47": ["test_config.py::test_files_that_are_none"],
+    "47": ["test_config.py::test_rejects_what_is_not_a_config"],
     "48": ["test_checkpoint.py::test_a_file_cut_short_after_opening"],
     "50": ["test_hub_download.py::test_an_index_may_name_files_beside_it_only"],
     "54": ["test_checkpoint.py::test_the_links_of_a_hub_cache_are_followed"],

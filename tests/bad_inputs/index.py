@@ -175,10 +175,10 @@ ROWS += [
 
 
 def warned(folder: Path) -> list[str]:
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         open_checkpoint(folder)
-    return [str(warning.message).partition(INDEX)[2].partition(",")[0] for warning in told]
+    return [str(warning.message).partition(INDEX)[2].partition(",")[0] for warning in caught]
 
 
 ROWS += [

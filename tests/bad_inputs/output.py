@@ -33,7 +33,7 @@ def export(**choice: Any) -> Callable[[Path], Any]:
 
 
 def tempting(box: Path) -> Path:
-    """One tensor whose name makes a pattern with nested repetition try for ever."""
+    """One tensor whose name makes a pattern with nested repetition try forever."""
     name = "a" * 60 + "!"
     header = {name: {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}
     (box / "m.safetensors").write_bytes(image(header))

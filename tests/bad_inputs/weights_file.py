@@ -28,7 +28,7 @@ def image(header: str | bytes | dict, data: bytes = b"", length: int | None = No
 
 
 def entry(begin: int = 0, end: int = 4, dtype: str = "U8", shape: list | None = None) -> dict:
-    """A tensor of bytes from begin to end, or whatever else it is told to be."""
+    """A tensor of bytes from begin to end, unless the arguments say otherwise."""
     shape = [end - begin] if shape is None else shape
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
 
@@ -184,17 +184,17 @@ def written(built: bytes | Callable[[], bytes]) -> Callable[[Path], Path]:
 
 def open_both(path: Path) -> list[str]:
     """The names of the tensors, in the order of the data; or the refusal, in the same words."""
-    told: list[list[str] | str] = []
+    results: list[list[str] | str] = []
     for mmap in (True, False):
         try:
-            told.append([row[0] for row in _core.Safetensors(path, mmap=mmap).tensors()])
+            results.append([row[0] for row in _core.Safetensors(path, mmap=mmap).tensors()])
         except (FormatError, FileError) as e:
             refusal = e
-            told.append(str(e))
-    assert told[0] == told[1]
-    if isinstance(told[0], str):
+            results.append(str(e))
+    assert results[0] == results[1]
+    if isinstance(results[0], str):
         raise refusal
-    return told[0]
+    return results[0]
 
 
 ROWS = [

@@ -8,7 +8,7 @@
  *   2. do both neighbours with a digit less lie outside? (if any shorter decimal were inside, so would one of them)
  *   3. is no decimal with as many digits closer, and in a tie, is the last digit even?
  *   4. is the layout the one of the rule, built here anew from digits and exponent?
- *   5. does text_read.c give back the same bits?
+ *   5. does parse.c give back the same bits?
  * Before it starts it must reject texts that are wrong in each of these ways. */
 #define _POSIX_C_SOURCE 200809L
 #include "../../csrc/text/format.h"

@@ -1,5 +1,5 @@
-/* test_forward.c - whole runs of small models: every value of every point, hashed, is the recorded one, whatever row
- * of kernels computes it, on however many threads, and whatever mode the caller's floating point is in.
+/* test_forward.c - whole runs of small models: every value of every point, hashed, is the recorded one, whatever
+ * variant computes it, on however many threads, and whatever mode the caller's floating point is in.
  *
  * The hash is FNV-1a of 64 bits over the bytes of the floats, lowest first, in the order of csrc/model/points.h. The
  * numbers are those of arithmetic version 1 (docs/arithmetic.md); another one is another version. */
@@ -183,7 +183,7 @@ static int flushes(void) {
     return least * 1.5f == 0;
 }
 
-static void check_case(size_t number, const char *row, const lp_model *model, size_t n_threads, int flush) {
+static void check_case(size_t number, const char *variant, const lp_model *model, size_t n_threads, int flush) {
     lp_fpenv old = flush ? flush_to_zero() : lp_fpenv_set();
     CHECK(flushes() == flush);
     uint64_t hash = run_case(number, model, n_threads);
@@ -191,23 +191,23 @@ static void check_case(size_t number, const char *row, const lp_model *model, si
     lp_fpenv_restore(old);
     CHECK(hash == cases[number].recorded);
     if (hash != cases[number].recorded)
-        fprintf(stderr, "  %s, %s, %zu threads%s: 0x%016" PRIx64 "\n", cases[number].name, row, n_threads,
+        fprintf(stderr, "  %s, %s, %zu threads%s: 0x%016" PRIx64 "\n", cases[number].name, variant, n_threads,
                 flush ? ", flushing to zero" : "", hash);
 }
 
-static void check_row(const lp_kernels *row) {
-    if (row != lp_kernels_get(NULL)) setenv("LLAMAPROBE_KERNELS", row->name, 1);
-    CHECK(lp_kernels_get(NULL) == row);
+static void check_variant(const lp_kernels *variant) {
+    if (variant != lp_kernels_get(NULL)) setenv("LLAMAPROBE_KERNELS", variant->name, 1);
+    CHECK(lp_kernels_get(NULL) == variant);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         small_model m;
         lp_error err = {0};
         CHECK(open_model(&m, i, &err) == 0);
         if (err.status) fprintf(stderr, "  %s: %s\n", cases[i].name, err.msg);
         if (!m.model) continue;
-        check_case(i, row->name, m.model, 1, 0);
-        check_case(i, row->name, m.model, 3, 0);
-        check_case(i, row->name, m.model, 2, 1);
-        check_case(i, row->name, m.model, 1000, 0);
+        check_case(i, variant->name, m.model, 1, 0);
+        check_case(i, variant->name, m.model, 3, 0);
+        check_case(i, variant->name, m.model, 2, 1);
+        check_case(i, variant->name, m.model, 1000, 0);
         close_model(&m);
     }
     unsetenv("LLAMAPROBE_KERNELS");
@@ -259,6 +259,6 @@ static void check_scratch_of_many_threads(void) {
 int main(int argc, char **argv) {
     check_scratch_of_many_threads();
     check_environment_is_read_once();
-    for_each_variant(argc, argv, check_row);
+    for_each_variant(argc, argv, check_variant);
     return CHECK_REPORT();
 }

@@ -1,4 +1,4 @@
-"""For test_template: a child that writes what is no reply."""
+"""For test_template: a child that writes what is not a reply."""
 
 import os
 

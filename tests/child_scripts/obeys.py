@@ -1,4 +1,4 @@
-"""For test_child: a child that does as it is told, also what it must not do."""
+"""For test_child: a child that obeys, also where it must not."""
 
 import os
 import signal

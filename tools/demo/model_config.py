@@ -1,4 +1,4 @@
-"""The shape of the demo: Llama 3.2 in miniature, and what generation is told about its special tokens."""
+"""The shape of the demo: Llama 3.2 in miniature, and what generation needs to know about its special tokens."""
 
 import json
 from pathlib import Path
