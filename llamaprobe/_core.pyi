@@ -46,11 +46,18 @@ class Model:
         self,
         files: Sequence[Safetensors],
         *,
-        inv_freq: NDArray[np.float32],
+        prefix: str,
+        modules: dict[str, str],
+        windows: tuple[int, ...],
+        ropes: tuple[tuple[NDArray[np.float32], float, NDArray[np.float32] | None, int], ...],
+        rope_of: tuple[int, ...],
         **numbers: float,
     ) -> None:
-        """`numbers` are those of `config()`, each of its kind, and all of them. ArgumentError for one that is out of
-        range, FormatError for tensors that are not what they say, UnsupportedError."""
+        """`numbers` are those of `config()`, each of its kind, and all of them. prefix: of the names of tensors.
+        modules: point -> module of a layer whose matrix or gain computes it. windows: of each layer, 0 for none. ropes:
+        (inv_freq, factor of cos and sin, inv_freq beyond so many tokens or None, so many). rope_of: of each layer its
+        number among them, -1 for none. ArgumentError for what is out of range, FormatError for tensors that are not
+        what they say, UnsupportedError."""
     def run(
         self,
         token_ids: NDArray[np.int32],
@@ -59,11 +66,13 @@ class Model:
         *,
         n_threads: int,
         progress: Callable[[int, int], object] | None = None,
+        rope_length: int = 0,
     ) -> list[NDArray[np.float32]]:
         """One array [requested layers, floats of the place] per (point number, layer numbers); points that are not
         per layer have one layer, 0. No (point, layer) comes twice. Ctrl-C is checked about every 20 ms;
         `progress(steps done, steps in all)` is called then, with (0, 0) while memory is prepared, and once at the
         end; an exception from it stops the run.
+        rope_length: as if each sequence had so many tokens for the choice of a table of RoPE; 0 for its own.
         The GIL is released while it computes. OutOfMemory before anything is made; ArgumentError,
         FileChangedError."""
 
@@ -75,6 +84,7 @@ class Model:
         *,
         n_threads: int,
         progress: Callable[[int, int], object] | None = None,
+        rope_length: int = 0,
     ) -> tuple[list[NDArray[np.float32]], list[tuple[str, float, int, float, float, float]]]:
         """The result of `run`, and (stage, seconds, laps, FLOP, bytes of weights, bytes of values) of every stage of
         csrc/sys/profile.h. Only computed work counts, not what causal attention skips; a multiply-add is two."""
@@ -87,6 +97,7 @@ class Model:
         *,
         n_threads: int,
         progress: Callable[[int, int], object] | None = None,
+        rope_length: int = 0,
     ) -> tuple[list[tuple[int, str, list[tuple[str, str, int]], int]], int, int]:
         """The plan of `run`: the steps as (layer or -1, stage, values, bytes of weights read), with values as (point,
         "array", "scratch" or "" if not stored, bytes); bytes of values in scratch; bytes of all scratch. The errors
@@ -110,10 +121,6 @@ def widths() -> dict[str, str]:
 
 def config() -> list[tuple[str, str]]:
     """(name, kind) of every number of a model that the core needs: "size", "real" or "flag"."""
-
-def tensors(**numbers: float) -> list[tuple[str, tuple[int, ...], str, bool]]:
-    """(name, shape, point that is computed with it, whether each layer has one) of the tensors of a model with these
-    numbers, all of `config()`; the name in a layer follows "model.layers.N.". ArgumentError."""
 
 def kernels() -> list[tuple[str, bool]]:
     """(name, can this CPU run it) of every kernel variant in this build, best last."""

@@ -30,6 +30,7 @@ from .families.rope import Rope
 from .families.rope import inverse_frequencies as inverse_frequencies
 from .families.rope_keys import POSITIONS, Ropes, read_ropes, rotation_notes
 from .families.table import BY_CLASS, FAMILIES, LLAMA, REFUSED, SHELLS
+from .families.tensors import tensors as tensors
 from .files.atomic import file_error
 from .files.json_file import parse_object, read_file, show
 from .messages import printable, shown_path
@@ -199,6 +200,13 @@ def _read(file: str) -> Config:
     return _config(raw, file, hashlib.sha256(data).hexdigest())
 
 
+def parse_config(raw: dict[str, Any], name: str) -> Config:
+    """The config of a config.json that was parsed; `name` is what messages call it. Raises as
+    `read_config`."""
+    config: Config = _core.call_rounded(lambda values: _config(values, name, ""), raw)
+    return config
+
+
 def check_core(config: Config) -> None:
     """UnsupportedConfigError names what a model needs that the core cannot compute yet."""
     lacking = ", ".join(beyond_core(config))
@@ -208,17 +216,6 @@ def check_core(config: Config) -> None:
             f"{shown_path(config.path)}: model_type is {show(config.family)}: {lacking} cannot be run"
             f" yet, which this {family.title} ({family.architecture}) needs"
         )
-
-
-def core_numbers(config: Config) -> dict[str, Any]:
-    """What the core takes of a config: the numbers of csrc/model/config.h, by name."""
-    return {name: getattr(config, name) for name, _ in _core.config()}
-
-
-def tensors(config: Config) -> list[tuple[str, tuple[int, ...], str, bool]]:
-    """(name, shape, point that is computed with it, whether each layer has one) of every tensor of
-    such a model; names in a layer follow "model.layers.N."."""
-    return _core.tensors(**core_numbers(config))
 
 
 def _no_model(folder: str) -> FileError:

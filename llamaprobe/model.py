@@ -25,6 +25,7 @@ from .checkpoint.tensor_names import read_globs
 from .checkpoint.weights import Weights
 from .config import Config, tensors
 from .errors import ArgumentError, PointError
+from .families.rope import checked_length
 from .files.fingerprint import Fingerprints, check_fingerprint, not_as_pickled
 from .files.paths import expand_user
 from .messages import printable
@@ -32,7 +33,7 @@ from .origin import Origin
 from .perf.machine import thread_count
 from .perf.profile import Profile, Stage
 from .plan import Plan, Step, Value
-from .points import Layers, Name, Point, all_points, check_layers, resolve_all
+from .points import Layers, ModelPoints, Name, Point, check_layers, resolve_all
 from .points import shape as shape_of
 from .prompts.chat import ChatOptions
 from .prompts.prompt import Prompt, TokenizerSource, read_prompt, read_prompts
@@ -57,6 +58,7 @@ class RunOptions(TypedDict, total=False):
     template_vars: Mapping[str, Any] | None
     tools: Sequence[Mapping[str, Any]] | None
     continue_final_message: bool | str
+    rope_length: int | None
     timeout: float | None
     cancel: Cancel | None
 
@@ -195,10 +197,9 @@ class Model:
             for _, shape, _, per_layer in tensors(self.config)
         )
 
-    @staticmethod
-    def points() -> list[Point]:
-        """Every capture point in the order of computation: its shape, formula and aliases."""
-        return list(all_points())
+    points = ModelPoints()
+    """`model.points()`: its capture points in the order of computation: shape, formula and aliases;
+    `Model.points()`: those of a Llama."""
 
     @overload  # a str is a sequence of str too: the first that fits counts
     def run(  # type: ignore[overload-overlap]
@@ -221,6 +222,7 @@ class Model:
         template_vars: Mapping[str, Any] | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         continue_final_message: bool | str = False,
+        rope_length: int | None = None,
         timeout: float | None = None,
         cancel: Cancel | None = None,
     ) -> Run | list[Run]:
@@ -245,6 +247,8 @@ class Model:
         tools: JSON schemas of functions, as dicts.
         continue_final_message: the text ends with the last message, for the model to continue; a
             str names a field other than "content".
+        rope_length: of a model with LongRoPE, the number of tokens that chooses between its two
+            tables for each prompt, such as that of a prompt and its answer. None: the prompt's own.
         timeout: seconds that the call may take, prompts included, before it raises Timeout.
         cancel: a `Cancel`; after its `set`, in any thread, the call raises Cancelled.
 
@@ -261,7 +265,7 @@ class Model:
         """
         stop = Stop(timeout, cancel)
         core = self._open()
-        captures = _captures(points, layers, self.config.n_layers)
+        captures = _captures(points, layers, self.config)
         n_threads = self._n_threads(threads)
         chat = ChatOptions(
             date, add_generation_prompt, template_vars, tools, continue_final_message
@@ -276,8 +280,9 @@ class Model:
                 _numbers_of(captures),
                 n_threads=n_threads,
                 progress=stop.then(report),
+                rope_length=checked_length(rope_length),
             )
-        runs = self._runs(prompts, captures, arrays)
+        runs = self._runs(prompts, captures, arrays, rope_length)
         return runs if is_batch else runs[0]
 
     def profile(
@@ -287,6 +292,7 @@ class Model:
         points: str | Iterable[Name] = ("x", "x_norm"),
         layers: Layers = None,
         threads: int | None = None,
+        rope_length: int | None = None,
         timeout: float | None = None,
         cancel: Cancel | None = None,
     ) -> Profile:
@@ -295,7 +301,7 @@ class Model:
         """
         stop = Stop(timeout, cancel)
         core = self._open()
-        captures = _captures(points, layers, self.config.n_layers)
+        captures = _captures(points, layers, self.config)
         stop.check()
         with self._tokenizer.batch(stop.check) as tokenizer:
             ids = read_prompt(prompt, self.config, tokenizer, ChatOptions()).token_ids
@@ -308,6 +314,7 @@ class Model:
                 _numbers_of(captures),
                 n_threads=n_threads,
                 progress=stop.then(None),
+                rope_length=checked_length(rope_length),
             )
         seconds = time.perf_counter() - start  # before the arrays go
         del arrays
@@ -320,6 +327,7 @@ class Model:
         points: str | Iterable[Name] = ("x", "x_norm"),
         layers: Layers = None,
         threads: int | None = None,
+        rope_length: int | None = None,
     ) -> Plan:
         """The plan of a run with this prompt, or with a number of tokens (an int): the steps, which
         values each computes and where they go, and the memory in bytes. `print(model.plan(8))`
@@ -329,7 +337,7 @@ class Model:
         into memory can be made. ArgumentError for a number of tokens that the model cannot run.
         """
         core = self._open()
-        captures = _captures(points, layers, self.config.n_layers)
+        captures = _captures(points, layers, self.config)
         n_threads = self._n_threads(threads)
         if isinstance(prompt, (int, np.integer)) and not isinstance(prompt, bool):
             if not 1 <= prompt <= self.config.max_positions:
@@ -340,7 +348,11 @@ class Model:
         ids, starts = _joined(self._read(prompt, ChatOptions(), Stop())[0])
         with named(self.path):
             steps, value_bytes, scratch_bytes = core.plan(
-                ids, starts, _numbers_of(captures), n_threads=n_threads
+                ids,
+                starts,
+                _numbers_of(captures),
+                n_threads=n_threads,
+                rope_length=checked_length(rope_length),
             )
         return Plan(
             tuple(
@@ -401,6 +413,7 @@ class Model:
         prompts: Sequence[Prompt],
         captures: dict[Point, tuple[int, ...]],
         arrays: Sequence[NDArray[np.float32]],
+        rope_length: int | None,
     ) -> list[Run]:
         """The Run of each prompt; `arrays` are those of the whole batch, one per capture."""
         lengths = [len(prompt.token_ids) for prompt in prompts]
@@ -412,19 +425,22 @@ class Model:
             for held, part, shape in zip(values, parts, shapes, strict=True):
                 value = part.reshape(len(part), *shape)
                 held[point.name] = numbers, value if numbers else value[0]
-        return [Run(one, held, self.origin) for one, held in zip(prompts, values, strict=True)]
+        return [
+            Run(one, held, self.origin, rope_length)
+            for one, held in zip(prompts, values, strict=True)
+        ]
 
 
 # ---- running ----
 
 
 def _captures(
-    names: str | Iterable[Name], layers: Layers, n_layers: int
+    names: str | Iterable[Name], layers: Layers, config: Config
 ) -> dict[Point, tuple[int, ...]]:
     """Point -> layer numbers to keep, () for points that are not per layer."""
-    chosen = check_layers(layers, n_layers)
+    chosen = check_layers(layers, config.n_layers)
     captures: dict[Point, tuple[int, ...]] = {}
-    for name, point, layer in resolve_all(names, n_layers):
+    for name, point, layer in resolve_all(names, config):
         if layer is not None and layer not in chosen:
             raise PointError(
                 f"{printable(repr(name))} names layer {layer}, which is not among the requested"

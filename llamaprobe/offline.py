@@ -106,6 +106,10 @@ attention = _checked(attention)
 def _read_meta(path: Path) -> dict[str, Any]:
     """The numbers of a layer, checked as far as the formulas need them. FileError, FormatError."""
     meta = read_json(path)
+    if (family := meta.get("family", "llama")) != "llama":
+        raise FormatError(
+            f"{shown_path(path)}: only a Llama is redone here, not {printable(str(family), 60)}"
+        )
     sizes: list[Any] = [
         meta.get(key) for key in ("d_model", "num_heads", "num_kv_heads", "head_dim")
     ]

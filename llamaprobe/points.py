@@ -1,7 +1,8 @@
 """The capture points: their names here and elsewhere, shapes and formulas.
 
-The list itself is csrc/model/points.h, read from the core at first use; this file adds the formula
-of each and the names that other tools have for exactly the same value. The shape is always ours,
+The list itself is csrc/model/points.h, read from the core at first use; the
+formula of each, the names that other tools have for exactly the same value, and what a family has,
+lacks and calls otherwise, are in families/points.py; this file reads names. The shape is always ours,
 whatever the name. A name that other tools use for a value that only looks alike is not an alias: it
 is refused, with the way out.
 """
@@ -11,108 +12,36 @@ import fnmatch
 import functools
 import operator
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn, SupportsIndex
+from weakref import WeakKeyDictionary
 
 from .config import Config
 from .errors import PointError
+from .families.meta import has_more
+from .families.points import (
+    FORMULAS,
+    LLAMA_FORMULAS,
+    absent,
+    embedding_is_x,
+    formulas,
+    has_raw_logits,
+    lens_names,
+    modules,
+)
 from .messages import printable
 
-# Formula, then names elsewhere: TransformerLens (blocks.L, ln_final, unembed and its shorthand),
-# fields of the outputs of Hugging Face models, and methods of Meta's LLM Transparency Tool (its
-# neuron_activations is what comes before the SiLU). Modules of Hugging Face follow below.
-_TABLE: dict[str, tuple[str, str]] = {
-    "x": (
-        "embedding of the token in layer 0, then x_out of the layer before",
-        "blocks.L.hook_resid_pre blocks.L.hook_in residual_in",
-    ),
-    "x_rms": ("sqrt(mean(x^2) + rms_norm_eps)", "blocks.L.ln1.hook_scale"),
-    "x_unit": ("x / x_rms", "blocks.L.ln1.hook_normalized"),
-    "x_norm": (
-        "input_layernorm.weight * x_unit",
-        "blocks.L.ln1.hook_out blocks.L.attn.hook_in",
-    ),
-    "q": (
-        "q_proj(x_norm)",
-        "blocks.L.attn.hook_q blocks.L.attn.q.hook_out query",
-    ),
-    "k": (
-        "k_proj(x_norm)",
-        "blocks.L.attn.hook_k blocks.L.attn.k.hook_out key",
-    ),
-    "v": (
-        "v_proj(x_norm)",
-        "blocks.L.attn.hook_v blocks.L.attn.v.hook_out value",
-    ),
-    "q_rope": ("q rotated by position * inv_freq", "blocks.L.attn.hook_rot_q"),
-    "k_rope": ("k rotated by position * inv_freq", "blocks.L.attn.hook_rot_k"),
-    "scores": (
-        "q_rope . k_rope / sqrt(head_dim); -inf where the key comes after the query",
-        "blocks.L.attn.hook_attn_scores attn_logits",
-    ),
-    "pattern": (
-        "softmax of scores over the keys; 0 where the key comes after the query",
-        "blocks.L.attn.hook_pattern attentions[L] attention_matrix attn",
-    ),
-    "z": (
-        "sum over keys of pattern * v",
-        "blocks.L.attn.hook_z blocks.L.attn.o.hook_in",
-    ),
-    "attn_out": (
-        "o_proj(z)",
-        "blocks.L.hook_attn_out blocks.L.attn.hook_out attention_output",
-    ),
-    "x_mid": (
-        "x + attn_out",
-        "blocks.L.hook_resid_mid blocks.L.ln2.hook_in residual_after_attn",
-    ),
-    "x_mid_rms": ("sqrt(mean(x_mid^2) + rms_norm_eps)", "blocks.L.ln2.hook_scale"),
-    "x_mid_unit": ("x_mid / x_mid_rms", "blocks.L.ln2.hook_normalized"),
-    "x_mid_norm": (
-        "post_attention_layernorm.weight * x_mid_unit",
-        "blocks.L.ln2.hook_out blocks.L.mlp.hook_in",
-    ),
-    "gate": (
-        "gate_proj(x_mid_norm)",
-        "blocks.L.mlp.hook_pre blocks.L.mlp.gate.hook_out mlp_pre neuron_activations",
-    ),
-    "up": (
-        "up_proj(x_mid_norm)",
-        "blocks.L.mlp.hook_pre_linear blocks.L.mlp.in.hook_out",
-    ),
-    "act": ("silu(gate) = gate / (1 + exp(-gate))", ""),
-    "hidden": (
-        "act * up",
-        "blocks.L.mlp.hook_post blocks.L.mlp.out.hook_in mlp_post",
-    ),
-    "mlp_out": (
-        "down_proj(hidden)",
-        "blocks.L.hook_mlp_out blocks.L.mlp.hook_out ffn_out",
-    ),
-    "x_out": (
-        "x_mid + mlp_out",
-        "blocks.L.hook_resid_post blocks.L.hook_out residual_out",
-    ),
-    "final_rms": (
-        "sqrt(mean(x_out^2) + rms_norm_eps), x_out of the last layer",
-        "ln_final.hook_scale scale",
-    ),
-    "final_unit": ("x_out of the last layer / final_rms", "ln_final.hook_normalized normalized"),
-    "final_norm": ("norm.weight * final_unit", "ln_final.hook_out last_hidden_state"),
-    "logits": (
-        "lm_head.weight @ final_norm; embed_tokens.weight where the head is tied",
-        "unembed.hook_out unembed",
-    ),
-}
 # Path of a module in a layer of a Hugging Face model, and the points that are its input and output.
-_IN_LAYER = {
+_IN_LAYER: dict[str, tuple[str, str | None]] = {
     "": ("x", "x_out"),
     "input_layernorm": ("x", "x_norm"),
     "self_attn": ("x_norm", "attn_out"),
     "self_attn.q_proj": ("x_norm", "q"),
     "self_attn.k_proj": ("x_norm", "k"),
     "self_attn.v_proj": ("x_norm", "v"),
+    "self_attn.q_norm": ("q", "q_norm"),
+    "self_attn.k_norm": ("k", "k_norm"),
     "self_attn.o_proj": ("z", "attn_out"),
     "post_attention_layernorm": ("x_mid", "x_mid_norm"),
     "mlp": ("x_mid_norm", "mlp_out"),
@@ -121,6 +50,10 @@ _IN_LAYER = {
     "mlp.act_fn": ("gate", "act"),
     "mlp.down_proj": ("hidden", "mlp_out"),
 }
+_LENS = {
+    name: lens for name, (_, lens) in (FORMULAS | LLAMA_FORMULAS).items() if name != "logits_raw"
+}
+_VALUES = {name: formula for name, (formula, _) in (FORMULAS | LLAMA_FORMULAS).items()}
 # Those outside of the layers: point and layer, None for a point that is not per layer.
 _OUTSIDE: dict[str, tuple[tuple[str, int | None] | None, tuple[str, int | None]]] = {
     "embed_tokens": (None, ("x", 0)),
@@ -133,8 +66,6 @@ _EMBED = ("embed", "hook_embed", "embed.hook_out")  # x of layer 0
 _REFUSED = {
     "hidden_states": "entry i < n_layers is x of layer i, the last entry is final_norm",
     "past_key_values": "request k_rope and v",
-    "q_norm": "only models with norms of q and k have it",
-    "k_norm": "only models with norms of q and k have it",
     "head_out": "not offered; it is z of a head times its columns of o_proj",
     "hook_result": "not offered; it is z of a head times its columns of o_proj",
     "hook_attn_in": "not offered; it is a copy of x",
@@ -181,30 +112,119 @@ Name = str | tuple[str, int] | tuple[str, int, str]
 Layers = SupportsIndex | Iterable[SupportsIndex] | slice | None
 
 
+Modules = dict[str, tuple[str, str | None]]
+Outside = dict[str, tuple[tuple[str, int | None] | None, tuple[str, int | None]]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Names:
+    """The points of one sort of model, and what names mean in it."""
+
+    in_layer: Modules
+    outside: Outside
+    lens: dict[str, str]
+    absent: dict[str, str]
+    """Point -> why the model lacks it."""
+    formulas: dict[str, str]
+
+    @functools.cached_property
+    def points(self) -> tuple[Point, ...]:
+        from . import _core
+
+        return tuple(
+            Point(name, number, width, per_layer, self.formulas[name], self._elsewhere(name))
+            for number, (name, width, per_layer) in enumerate(_core.points())
+            if name not in self.absent
+        )
+
+    @functools.cached_property
+    def by_name(self) -> dict[str, Point]:
+        return {point.name: point for point in self.points}
+
+    def _elsewhere(self, name: str) -> tuple[str, ...]:
+        paths = {f"model.layers.L.{path}".rstrip("."): ends for path, ends in self.in_layer.items()}
+        given = [path for path, (_, gives) in paths.items() if gives == name]
+        taken = [f"{path}.input" for path, (takes, _) in paths.items() if takes == name]
+        for path, (takes, gives) in self.outside.items():
+            path = path if path == "lm_head" else f"model.{path}"
+            given += [path] * (gives == (name, None))
+            taken += [f"{path}.input"] * (takes == (name, None))
+        return (*self.lens.get(name, "").split(), *given, *taken)
+
+    @functools.cached_property
+    def aliases(self) -> dict[str, tuple[Point, int | None]]:
+        """Every accepted name; those of a block also without it, where unambiguous."""
+        table: dict[str, tuple[Point, int | None]] = {}
+        short: dict[str, list[Point]] = {}
+        for point in self.points:
+            for alias in point.aliases:
+                table[alias] = point, None
+                inner = re.sub(r"^(blocks|model\.layers)\.L\.", "", alias)
+                if inner != alias:
+                    table.setdefault(alias.removeprefix("model."), (point, None))
+                    for part in {inner, inner.rpartition(".")[2], inner.rpartition("hook_")[2]}:
+                        short.setdefault(part, []).append(point)
+        for part, meant in short.items():
+            if len(set(meant)) == 1 and part not in ("hook_in", "hook_out", "in", "out", "input"):
+                table.setdefault(part, (meant[0], None))
+        table |= {point.name: (point, None) for point in self.points}
+        if "embed_tokens" in self.outside:
+            table |= {name: (self.points[0], 0) for name in _EMBED}
+        return table
+
+
 @functools.cache
+def _any_model() -> _Names:
+    """All points; names elsewhere are those of a Llama."""
+    return _Names(_IN_LAYER, _OUTSIDE, _LENS, {}, _VALUES)
+
+
+_OF_CONFIG: "WeakKeyDictionary[Config, _Names]" = WeakKeyDictionary()
+
+
+def _names(config: Config | None) -> _Names:
+    if config is None:
+        return _any_model()
+    names = _OF_CONFIG.get(config)
+    if names is None:
+        outside = dict(_OUTSIDE)
+        if not embedding_is_x(config):
+            del outside["embed_tokens"]
+        if has_raw_logits(config):
+            outside["lm_head"] = ("final_norm", None), ("logits_raw", None)
+        lens = _LENS | lens_names(config)
+        values = _VALUES | (formulas(config) if has_more(config) else {})
+        names = _Names(modules(config), outside, lens, absent(config), values)
+        _OF_CONFIG[config] = names
+    return names
+
+
 def all_points() -> tuple[Point, ...]:
-    """Every point, in the order of computation."""
-    from . import _core
-
-    return tuple(
-        Point(name, number, width, per_layer, _TABLE[name][0], _names_elsewhere(name))
-        for number, (name, width, per_layer) in enumerate(_core.points())
-    )
+    """Every point of any model, in the order of computation; no model has all of them."""
+    return _any_model().points
 
 
-def _names_elsewhere(name: str) -> tuple[str, ...]:
-    paths = {f"model.layers.L.{path}".rstrip("."): ends for path, ends in _IN_LAYER.items()}
-    given = [path for path, (_, gives) in paths.items() if gives == name]
-    taken = [f"{path}.input" for path, (takes, _) in paths.items() if takes == name]
-    for path, (takes, gives) in _OUTSIDE.items():
-        path = path if path == "lm_head" else f"model.{path}"
-        given += [path] * (gives == (name, None))
-        taken += [f"{path}.input"] * (takes == (name, None))
-    return (*_TABLE[name][1].split(), *given, *taken)
+def llama_points() -> tuple[Point, ...]:
+    """Those of a Llama."""
+    return tuple(point for point in all_points() if point.name in LLAMA_FORMULAS)
 
 
-def resolve(name: Name) -> tuple[Point, int | None]:
+class ModelPoints:
+    """The method `points`, of a model and of its class."""
+
+    def __get__(self, model: Any, owner: object = None) -> Callable[[], list[Point]]:
+        return lambda: list(llama_points() if model is None else points_of(model.config))
+
+
+def points_of(config: Config) -> tuple[Point, ...]:
+    """The points of a model, with the names that they have in it elsewhere."""
+    return _names(config).points
+
+
+def resolve(name: Name, config: Config | None = None) -> tuple[Point, int | None]:
     """The point that a name means, and the layer number if the name has one.
+
+    In a model, if its config is given: PointError says why it lacks a point.
 
     Accepted: our names ("x_norm"; ("x_norm", 3)); "embed", which is x of layer 0; TransformerLens
     names in full ("blocks.3.hook_resid_pre"), without the block ("hook_resid_pre", "resid_pre"),
@@ -216,7 +236,7 @@ def resolve(name: Name) -> tuple[Point, int | None]:
     Raises PointError with near matches, or with the reason where the name means something else.
     """
     text, layer, module = _split(name)
-    point, inner = _lookup(text, module)
+    point, inner = _lookup(_names(config), text, module)
     if layer is not None and inner is not None and layer != inner:
         raise PointError(f"{_shown(name)} names two layers, {inner} and {layer}")
     layer = inner if layer is None else layer
@@ -226,7 +246,7 @@ def resolve(name: Name) -> tuple[Point, int | None]:
 
 
 def resolve_all(
-    names: str | Iterable[Name], n_layers: int
+    names: str | Iterable[Name], config: Config
 ) -> Iterator[tuple[Name, Point, int | None]]:
     """(name, point, layer from 0 on or None) of each requested name, in that order.
 
@@ -242,8 +262,8 @@ def resolve_all(
             'points is empty or not a list; give names, which Model.points() lists, or "all"'
         )
     for name in listed:
-        for point, layer in _matches(name) or [resolve(name)]:
-            yield name, point, None if layer is None else layer_number(layer, n_layers)
+        for point, layer in _matches(name, _names(config)) or [resolve(name, config)]:
+            yield name, point, None if layer is None else layer_number(layer, config.n_layers)
 
 
 def is_pattern(name: Name) -> bool:
@@ -254,7 +274,8 @@ def is_pattern(name: Name) -> bool:
 
 def shape(point: Point, config: Config, n_tokens: int) -> tuple[int, ...]:
     """The shape of one layer's value for one prompt, without a layer axis."""
-    return tuple(n_tokens if axis == "T" else getattr(config, axis) for axis in axes(point.width))
+    found = tuple(n_tokens if axis == "T" else getattr(config, axis) for axis in axes(point.width))
+    return found[:1] if config.qk_norm_whole and point.name in ("q_rms", "k_rms") else found
 
 
 def axes(width: str) -> list[str]:
@@ -337,7 +358,7 @@ def _is_pair(names: object) -> bool:
     return isinstance(names, tuple) and len(names) > 1 and hasattr(names[1], "__index__")
 
 
-def _matches(name: Name) -> list[tuple[Point, int | None]]:
+def _matches(name: Name, names: _Names) -> list[tuple[Point, int | None]]:
     """The matches of "all" or a pattern; [] for a plain name. PointError for no match."""
     if not is_pattern(name):
         return []
@@ -347,19 +368,19 @@ def _matches(name: Name) -> list[tuple[Point, int | None]]:
         text = f"{numbered[1]}L{text[numbered.end() :]}"
         layer = int(numbered[2]) if layer is None else layer
     pattern = re.compile(fnmatch.translate("*" if text == "all" else text))
-    points = all_points()
+    points = names.points
     found = [point for point in points if pattern.match(point.name)] or [
         point for point in points if any(map(pattern.match, point.aliases))
     ]
     if layer is not None:
         found = [point for point in found if point.per_layer]
     if not found:
-        names = ", ".join(point.name for point in points)
-        raise PointError(f"no point matches {_shown(name)}; all: {names}")
+        every = ", ".join(point.name for point in points)
+        raise PointError(f"no point matches {_shown(name)}; all: {every}")
     return [(point, layer if point.per_layer else None) for point in found]
 
 
-def _module(text: str) -> tuple[Point, int | None] | None:
+def _module(names: _Names, text: str) -> tuple[Point, int | None] | None:
     """The point that is the output, or with ".input" the input, of a Hugging Face module."""
     side = _SIDE.search(text)
     takes = side is not None and side[1] != "output"
@@ -367,74 +388,60 @@ def _module(text: str) -> tuple[Point, int | None] | None:
     if not match:
         return None
     number, path = match[1] or match[2], match[3]
-    by_name = {point.name: point for point in all_points()}
-    if number is None and path in _OUTSIDE:
-        end = _OUTSIDE[path][0 if takes else 1]
+    if number is None and path in names.outside:
+        end = names.outside[path][0 if takes else 1]
         if end is None:
             raise PointError(f"{_shown(text)} is the token ids: run.token_ids has them")
-        return by_name[end[0]], end[1]
+        return names.by_name[end[0]], end[1]
     if number is None and not path:
         return None
-    paths = [p for p in _IN_LAYER if path == p or (path and p.endswith(f".{path}"))]
+    paths = [p for p in names.in_layer if path == p or (path and p.endswith(f".{path}"))]
     if len(paths) != 1:
         return None
     layer = None if number in (None, "L") else int(number)
-    return by_name[_IN_LAYER[paths[0]][0 if takes else 1]], layer
+    meant = names.in_layer[paths[0]][0 if takes else 1]
+    if meant is None:
+        raise PointError(f"{_shown(text)} gives several points side by side; name one of them")
+    return names.by_name[meant], layer
 
 
-def _lookup(text: str, module: str | None) -> tuple[Point, int | None]:
-    found = _find(text, module) or (_module(text) if module is None else None)
+def _lookup(names: _Names, text: str, module: str | None) -> tuple[Point, int | None]:
+    found = _find(names, text, module) or (_module(names, text) if module is None else None)
     if found:
         return found
     numbered = _NUMBERED.match(text)
     if numbered:
         rest = text[numbered.end() :].removesuffix(".output")
-        found = _find(f"{numbered[1]}L{rest}", module)
+        found = _find(names, f"{numbered[1]}L{rest}", module)
         if found:
             return found[0], int(numbered[2])
     short = _SHORT.fullmatch(text)
-    found = _find(short[1], short[3] or module) if short else None
+    found = _find(names, short[1], short[3] or module) if short else None
     if short and found and found[1] is None:
         return found[0], int(short[2])
-    _refuse(text, module)
+    _refuse(names, text, module)
 
 
-def _find(text: str, module: str | None) -> tuple[Point, int | None] | None:
+def _find(names: _Names, text: str, module: str | None) -> tuple[Point, int | None] | None:
     """`module`: the part of a block, as in TransformerLens's `get_act_name`."""
     if module is None:
-        return _aliases().get(text)
+        return names.aliases.get(text)
     part = _MODULES.get(module, module)
-    return _aliases().get(f"{part}.hook_{text}" if part else f"hook_{text}")
+    return names.aliases.get(f"{part}.hook_{text}" if part else f"hook_{text}")
 
 
-@functools.cache
-def _aliases() -> dict[str, tuple[Point, int | None]]:
-    """Every accepted name; those of a block also without it, where unambiguous."""
-    table: dict[str, tuple[Point, int | None]] = {}
-    short: dict[str, list[Point]] = {}
-    points = all_points()
-    for point in points:
-        for alias in point.aliases:
-            table[alias] = point, None
-            inner = re.sub(r"^(blocks|model\.layers)\.L\.", "", alias)
-            if inner != alias:
-                table.setdefault(alias.removeprefix("model."), (point, None))
-                for part in {inner, inner.rpartition(".")[2], inner.rpartition("hook_")[2]}:
-                    short.setdefault(part, []).append(point)
-    for part, meant in short.items():
-        if len(set(meant)) == 1 and part not in ("hook_in", "hook_out", "in", "out", "input"):
-            table.setdefault(part, (meant[0], None))
-    table |= {point.name: (point, None) for point in points}
-    return table | {name: (points[0], 0) for name in _EMBED}
-
-
-def _refuse(text: str, module: str | None) -> NoReturn:
+def _refuse(names: _Names, text: str, module: str | None) -> NoReturn:
     shown = _shown(text if module is None else f"{text} in {module}")
     stem = re.sub(r"^blocks\.[0-9]+\.(attn\.)?|\[[0-9]+\]$", "", text)
     if stem in _REFUSED:
         raise PointError(f"there is no point {shown}: {_REFUSED[stem]}")
-    ours = [point.name for point in all_points()]
-    near = [n for names in (ours, _aliases()) for n in difflib.get_close_matches(text[:99], names)]
+    elsewhere = _any_model().aliases.get(text) if module is None else None
+    if elsewhere and elsewhere[0].name in names.absent:
+        raise PointError(f"this model has no {shown}: {names.absent[elsewhere[0].name]}")
+    ours = [point.name for point in names.points]
+    near = [
+        n for all_of in (ours, names.aliases) for n in difflib.get_close_matches(text[:99], all_of)
+    ]
     offer = f"near: {', '.join(dict.fromkeys(near[:4]))}" if near else f"all: {', '.join(ours)}"
     raise PointError(f"there is no point {shown}; {offer}")
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from . import points
 from .config import Config
 from .errors import ArgumentError, Error, PointError
+from .families.meta import family_meta
 from .files.paths import path_entries
 from .messages import counted, printable
 from .origin import Origin
@@ -40,11 +41,14 @@ class Run:
         prompt: Prompt,
         values: Mapping[str, tuple[tuple[int, ...], NDArray[np.float32]]],
         origin: Origin,
+        rope_length: int | None = None,
     ) -> None:
         """`values`: point name -> (layer numbers, array with a leading axis for them); () and no
         such axis for points that are not per layer."""
         self._values = dict(values)
         self._tokens: list[str] | None = None
+        self.rope_length = rope_length
+        """As given to `Model.run`."""
         self.origin = origin
         """The facts about its model."""
         self.points: tuple[str, ...] = tuple(values)
@@ -121,6 +125,8 @@ class Run:
             "position_ids": self.position_ids.tolist(),
             "attention_bias": c.attention_bias,
             "qk_norm": c.qk_norm,
+            **family_meta(c),
+            **({} if self.rope_length is None else {"rope_length": self.rope_length}),
             "prompt": self.prompt,
             "template_date": self.template_date,
             **copy.deepcopy(self.template_inputs),
@@ -141,7 +147,7 @@ class Run:
     def __getitem__(self, point: points.Name) -> NDArray[np.float32]:
         """run[name] or run[name, layer number]; a negative number counts from the last layer of the
         model. PointError: unknown, or not in this run."""
-        name, layers, value, layer = *self._find(point), points.resolve(point)[1]
+        name, layers, value, layer = *self._find(point), points.resolve(point, self.config)[1]
         if layer is None:
             return value
         layer = points.layer_number(layer, self.config.n_layers)
@@ -246,7 +252,7 @@ class Run:
         )
 
     def _find(self, point: points.Name) -> tuple[str, tuple[int, ...], NDArray[np.float32]]:
-        name = points.resolve(point)[0].name
+        name = points.resolve(point, self.config)[0].name
         if name not in self._values:
             near = difflib.get_close_matches(name, self.points, 1)
             hint = f" (did you mean {near[0]}?)" if near else ""
@@ -267,7 +273,7 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
     `llamaprobe verify` checks whether values were altered.
     """
     saved = Saved(folder)
-    return Run(saved.prompt(), saved.arrays(), saved.origin())
+    return Run(saved.prompt(), saved.arrays(), saved.origin(), saved.rope_length)
 
 
 def _same_bits(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:

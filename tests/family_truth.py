@@ -24,29 +24,28 @@ Seen = dict[str, list[Any]]
 _HEADS_FIRST = ("gemma3_text", "exaone4")  # their norms of q and k give [H, T, h]
 
 
-def observe_family(folder: Path, config: Config, token_ids: Sequence[int]) -> Values:
-    """Every point that can be seen of one prompt; points of a layer have a leading axis."""
+def observe_family(
+    folder: Path, config: Config, token_ids: Sequence[int], in_float64: bool = True
+) -> Values:
+    """Every point that can be seen of one prompt; points of a layer have a leading axis. Else in
+    float32, as its users run it."""
     import torch
 
     model = _load(folder)
     seen: Seen = {}
     with ExitStack() as stack:
-        stack.enter_context(_float64(model))
+        if in_float64:
+            stack.enter_context(_float64(model.double()))
         stack.enter_context(_attention(model, seen))
         for hook in _hooks(model, config, seen):
             stack.callback(hook.remove)
         with torch.inference_mode():
-            seen["logits"] = [
-                model(torch.tensor([list(token_ids)]), use_cache=False).logits[0]
-            ]
+            seen["logits"] = [model(torch.tensor([list(token_ids)]), use_cache=False).logits[0]]
     once = ("final_norm", "logits_raw", "logits")
-    values = {
-        p: (v[0] if p in once else torch.stack(v)).numpy() for p, v in seen.items()
-    }
-    assert all(value.dtype == np.float64 for value in values.values())
-    return {
-        point: _in_our_shape(config, point, value) for point, value in values.items()
-    }
+    values = {p: (v[0] if p in once else torch.stack(v)).numpy() for p, v in seen.items()}
+    dtype = np.float64 if in_float64 else np.float32
+    assert all(value.dtype == dtype for value in values.values())
+    return {point: _in_our_shape(config, point, value) for point, value in values.items()}
 
 
 def _load(folder: Path) -> Any:
@@ -58,7 +57,7 @@ def _load(folder: Path) -> Any:
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
     )
-    return model.eval().double()
+    return model.eval()
 
 
 @contextmanager
@@ -80,12 +79,8 @@ def _float64(model: Any) -> Iterator[None]:
             with (
                 mock.patch.object(torch, "float32", float32),
                 mock.patch.object(torch.Tensor, "float", real_float),
-                mock.patch.object(
-                    torch.Tensor, "cos", lambda angle: real_cos(angle.double())
-                ),
-                mock.patch.object(
-                    torch.Tensor, "sin", lambda angle: real_sin(angle.double())
-                ),
+                mock.patch.object(torch.Tensor, "cos", lambda angle: real_cos(angle.double())),
+                mock.patch.object(torch.Tensor, "sin", lambda angle: real_sin(angle.double())),
             ):
                 return forward(*args, **kwargs)
 
@@ -96,9 +91,7 @@ def _float64(model: Any) -> Iterator[None]:
         stack.enter_context(mock.patch.object(torch.Tensor, "float", keep))
         for module in model.modules():
             if type(module).__name__.endswith("RotaryEmbedding"):
-                stack.enter_context(
-                    mock.patch.object(module, "forward", rotary(module.forward))
-                )
+                stack.enter_context(mock.patch.object(module, "forward", rotary(module.forward)))
         yield
 
 
@@ -121,7 +114,7 @@ def _attention(model: Any, seen: Seen) -> Iterator[None]:
 
     def seen_softmax(x: Any, *args: Any, **kwargs: Any) -> Any:
         seen.setdefault("scores", []).append(
-            x[0].masked_fill(x[0] < -1e300, -torch.inf)
+            x[0].masked_fill(x[0] < torch.finfo(x.dtype).min / 2, -torch.inf)
         )
         return softmax(x, *args, **kwargs)
 
@@ -155,9 +148,7 @@ def _hooks(model: Any, config: Config, seen: Seen) -> Iterator[Any]:
         )
 
     def gives(module: Any, point: str, rows: slice = slice(None)) -> Any:
-        return module.register_forward_hook(
-            lambda _, __, out: keep(point, out[..., rows])
-        )
+        return module.register_forward_hook(lambda _, __, out: keep(point, out[..., rows]))
 
     for layer in model.model.layers:
         yield takes(layer, "x")
@@ -174,9 +165,7 @@ def _hooks(model: Any, config: Config, seen: Seen) -> Iterator[Any]:
             yield gives(layer.get_submodule(module), point)
         mlp = layer.get_submodule(config.linears["gate"].partition(".")[0])
         yield takes(layer.get_submodule(config.norms.get("x_mid_norm", "mlp")), "x_mid")
-        names = [
-            n for n in ("act_fn", "activation_fn", "activation") if hasattr(mlp, n)
-        ]
+        names = [n for n in ("act_fn", "activation_fn", "activation") if hasattr(mlp, n)]
         yield gives(getattr(mlp, names[0]), "act")
     yield gives(model.model.norm, "final_norm")
     if config.logits_divisor != 1 or config.logits_cap:

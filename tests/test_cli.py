@@ -14,6 +14,7 @@ import pytest
 
 import llamaprobe as lp
 from llamaprobe.messages import printable
+from llamaprobe.points import all_points
 from llamaprobe.prompts.tokenizer import Tokenizer
 from llamaprobe.run import read_run
 
@@ -277,13 +278,13 @@ def test_help_and_version(command):
 
 def test_points_lists_all_of_them(command, folder):
     code, printed, errors = command("points")
-    points = lp.Model.points()
+    points = all_points()
     assert (code, errors) == (0, "") and len(printed.splitlines()) == len(points)
     for line, point in zip(printed.splitlines(), points, strict=True):
         assert line.split()[0] == point.name and point.shape in line and line.endswith(point.formula)
     code, printed, _ = command("points", folder)
     lines = {line.split()[0]: line for line in printed.splitlines()}
-    assert code == 0 and list(lines) == [point.name for point in points]
+    assert code == 0 and list(lines) == [point.name for point in lp.Model.points()]
     run = lp.load(folder).run([1, 40, 7, 96, 3], points=[*lines])
     for name, line in lines.items():
         shape = list(run[name, 1].shape if run.layers_of(name) else run[name].shape)

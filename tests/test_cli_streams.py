@@ -14,6 +14,7 @@ from hub_process import environment
 
 import llamaprobe as lp
 from llamaprobe.cli import main as cli
+from llamaprobe.points import all_points
 
 LOST = "llamaprobe: stdout is closed: the results could not be printed\n"
 COMMANDS = [
@@ -204,9 +205,11 @@ def test_run_json_of_values_that_are_not_finite(command, random_checkpoint, tmp_
 
 def test_points_json(command):
     points = json.loads(command("points", "--json")[1])
-    assert [p["name"] for p in points] == [p.name for p in lp.Model.points()]
-    run = lp.load("demo").run([1, 2, 3], points=[p["name"] for p in points], layers=[0])
-    for point in json.loads(command("points", "demo", "--json")[1]):
+    assert [p["name"] for p in points] == [p.name for p in all_points()]
+    run = lp.load("demo").run([1, 2, 3], points="all", layers=[0])
+    own = json.loads(command("points", "demo", "--json")[1])
+    assert [p["name"] for p in own] == list(run.points)
+    for point in own:
         shape = [3 if size == "T" else size for size in point["shape"]]
         value = run[point["name"], 0] if point["per_layer"] else run[point["name"]]
         assert list(value.shape) == shape, point

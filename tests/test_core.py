@@ -15,13 +15,16 @@ from llamaprobe import (
     ArgumentError,
     FileError,
     FormatError,
+    Model,
     UnsupportedError,
     _core,
     load,
 )
+from llamaprobe.families.core import core_arguments
 
 N_POINTS = len(_core.points())
 X, LOGITS = 0, N_POINTS - 1
+LLAMAS = [point.number for point in Model.points()]
 
 
 @pytest.fixture
@@ -36,8 +39,7 @@ def core(file: Path) -> _core.Model:
 
 def sizes(file: Path, **changes: Any) -> dict[str, Any]:
     c = load(file.parent).config
-    numbers = {name: getattr(c, name) for name, _ in _core.config()}
-    return numbers | {"inv_freq": c.inv_freq} | changes
+    return core_arguments(c) | changes
 
 
 def run(
@@ -59,7 +61,7 @@ def test_points_are_listed_in_order():
     points = _core.points()
     assert points[0] == ("x", "d_model", True) and points[-1] == ("logits", "vocab", False)
     assert len({name for name, _, _ in points}) == N_POINTS
-    widths = {"one", "d_model", "heads", "kv", "map", "d_ff", "vocab"}
+    widths = {"one", "d_model", "heads", "kv", "map", "d_ff", "vocab", "q_norms", "k_norms"}
     assert {width for _, width, _ in points} == widths
 
 
@@ -198,10 +200,22 @@ def test_sizes_out_of_range(file: Path, name: str, value: int):
         {"head_dim": 15},
         {"rms_norm_eps": -1.0},
         {"rms_norm_eps": float("nan")},
-        {"inv_freq": np.zeros(7, np.float32)},
-        {"inv_freq": np.zeros(0, np.float32)},
+        {"rotary_dim": 7},
+        {"rotary_dim": 18},
+        {"logits_divisor": 0.0},
+        {"ropes": ((np.zeros(7, np.float32), 1.0, None, 0),)},
+        {"ropes": ((np.zeros(8, np.float32), 1.0, np.zeros(0, np.float32), 0),)},
+        {"ropes": ()},
+        {"ropes": ((np.zeros(8, np.float32), 1.0, None, 0),) * 5},
+        {"rope_of": (0, 1, 0)},
+        {"rope_of": (0, -2, 0)},
+        {"rope_of": (0,)},
+        {"windows": ()},
+        {"modules": {}},
+        {"prefix": "language_model."},
         {"n_layers": 4},
-        {"attention_bias": True},
+        {"qkv_bias": True},
+        {"o_bias": True},
     ],
 )
 def test_numbers_that_do_not_fit_together(file: Path, changes: dict[str, Any]):
@@ -221,8 +235,9 @@ def test_no_files_at_all(file: Path):
 
 
 def test_a_model_copies_inv_freq(file: Path):
-    inv_freq = sizes(file)["inv_freq"].copy()
-    core = _core.Model([_core.Safetensors(file)], **sizes(file, inv_freq=inv_freq))
+    inv_freq = sizes(file)["ropes"][0][0].copy()
+    ropes = ((inv_freq, 1.0, None, 0),)
+    core = _core.Model([_core.Safetensors(file)], **sizes(file, ropes=ropes))
     before = run(core, points=[(LOGITS, (0,))])[0].copy()
     inv_freq[:] = 0
     assert (run(core, points=[(LOGITS, (0,))])[0] == before).all()
@@ -376,7 +391,7 @@ def test_nothing_leaks(file: Path):
 
     def once() -> None:
         core = _core.Model([_core.Safetensors(file)], **sizes(file))
-        run(core, ids=tuple(range(90)), points=[(p, (0,)) for p in range(N_POINTS)])
+        run(core, ids=tuple(range(90)), points=[(p, (0,)) for p in LLAMAS])
         for bad in ([(X, (0, 0))], [(X, (9,))], [None], [(X, (0,)), (N_POINTS, (0,))]):
             with pytest.raises((ArgumentError, TypeError)):
                 run(core, points=bad)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,23 @@ import models
 import numpy as np
 import pytest
 
-from llamaprobe import _core
+from llamaprobe import _core, load
 from llamaprobe.config import read_config
 from llamaprobe.errors import ArgumentError, PointError
-from llamaprobe.points import all_points, check_layers, resolve, resolve_all, shape
+from llamaprobe.points import (
+    all_points,
+    check_layers,
+    llama_points,
+    points_of,
+    resolve,
+    resolve_all,
+    shape,
+)
 from llamaprobe.reference import forward
 
 REPO = Path(__file__).parent.parent
 
-NAMES = [
+NAMES = [  # of a Llama
     *("x", "x_rms", "x_unit", "x_norm", "q", "k", "v", "q_rope", "k_rope", "scores", "pattern"),
     *("z", "attn_out", "x_mid", "x_mid_rms", "x_mid_unit", "x_mid_norm", "gate", "up", "act"),
     *("hidden", "mlp_out", "x_out", "final_rms", "final_unit", "final_norm", "logits"),
@@ -26,12 +35,13 @@ NAMES = [
 
 def test_the_list_is_that_of_the_core() -> None:
     points = all_points()
-    assert [point.name for point in points] == NAMES
+    names = [point.name for point in points]
+    assert [point.name for point in llama_points()] == NAMES
     assert [(p.name, p.width, p.per_layer) for p in points] == _core.points()
-    assert [point.number for point in points] == list(range(len(NAMES)))
-    assert [point.name for point in points if not point.per_layer] == NAMES[-4:]
+    assert [point.number for point in points] == list(range(len(names)))
+    assert [point.name for point in llama_points() if not point.per_layer] == NAMES[-4:]
     header = (REPO / "csrc/model/points.h").read_text()
-    assert re.findall(r"^ +P\(\w+, (\w+),", header, re.MULTILINE) == NAMES
+    assert re.findall(r"^ +P\(\w+, (\w+),", header, re.MULTILINE) == names
 
 
 @pytest.mark.parametrize("case", models.cases()[:6], ids=lambda case: case.name)
@@ -40,7 +50,7 @@ def test_shapes_are_those_of_the_reference(case: models.Case, tmp_path: Any) -> 
     config = read_config(folder)
     values = forward(config, models.read_checkpoint(folder), ids)
     assert list(values) == NAMES
-    for point in all_points():
+    for point in points_of(config):
         layers = (config.n_layers,) if point.per_layer else ()
         assert values[point.name].shape == layers + shape(point, config, len(ids))
 
@@ -183,15 +193,18 @@ def test_input_and_output_of_modules_outside_of_layers(
 
 
 @pytest.mark.parametrize(
-    ("module", "value"), [("self_attn.rotary_emb", ""), ("mlp.output[1]", ""), ("layers.3.norm", "")]
+    ("module", "value"),
+    [("self_attn.rotary_emb", ""), ("mlp.output[1]", ""), ("layers.3.norm", "")],
 )
 def test_refuses_what_no_module_returns(module: str, value: str) -> None:
     with pytest.raises(PointError, match="there is no point"):
         resolve(f"model.layers.3.{module}" if "layers" not in module else module)
 
 
-def names_of(points: Any, n_layers: int = 4) -> list[tuple[str, int | None]]:
-    return [(point.name, layer) for _, point, layer in resolve_all(points, n_layers)]
+def names_of(points: Any) -> list[tuple[str, int | None]]:
+    """In a Llama of four layers."""
+    config = replace(load("demo").config, n_layers=4)
+    return [(point.name, layer) for _, point, layer in resolve_all(points, config)]
 
 
 def test_all_and_patterns() -> None:
@@ -256,7 +269,6 @@ REFUSED: list[tuple[Any, str]] = [
     ("hidden_states", "entry i < n_layers is x of layer i, the last entry is final_norm"),
     ("hidden_states[3]", "entry i < n_layers is x"),
     ("past_key_values", "k_rope and v"),
-    ("q_norm", "norms of q and k"),
     ("blocks.3.attn.hook_result", "not offered"),
     ("hook_mlp_in", "copy of x_mid"),
     ("tokens", "run.token_ids"),

@@ -56,15 +56,33 @@ static void rms_norm(float *rms, float *inverse, float *unit, float *out, const 
     scale_row(unit, out, x, scale, gain, d);
 }
 
-/* Pairs (i, i + head_dim / 2) turned by the angle of the position, every product rounded. */
-static void rope(float *out, const float *x, const float *cos, const float *sin, size_t n_heads, size_t head_dim) {
-    size_t half = head_dim / 2;
-    for (size_t h = 0; h < n_heads; h++, x += head_dim, out += head_dim)
-        for (size_t i = 0; i < half; i++) {
-            float a = x[i], b = x[half + i];
-            out[i] = a * cos[i] - b * sin[i];
-            out[half + i] = b * cos[i] + a * sin[i];
-        }
+/* Pairs (i, i + half) turned by the angle of the position, every product rounded. */
+static void turn_halves(float *out, const float *x, const float *cos, const float *sin, size_t half) {
+    for (size_t i = 0; i < half; i++) {
+        float a = x[i], b = x[half + i];
+        out[i] = a * cos[i] - b * sin[i];
+        out[half + i] = b * cos[i] + a * sin[i];
+    }
+}
+
+/* The same of pairs (2i, 2i + 1). */
+static void turn_neighbours(float *out, const float *x, const float *cos, const float *sin, size_t half) {
+    for (size_t i = 0; i < half; i++) {
+        float a = x[2 * i], b = x[2 * i + 1];
+        out[2 * i] = a * cos[i] - b * sin[i];
+        out[2 * i + 1] = b * cos[i] + a * sin[i];
+    }
+}
+
+static void rope(float *out, const float *x, const float *cos, const float *sin, size_t n_heads, size_t head_dim,
+                 size_t half, int interleaved) {
+    for (size_t h = 0; h < n_heads; h++, x += head_dim, out += head_dim) {
+        if (interleaved)
+            turn_neighbours(out, x, cos, sin, half);
+        else
+            turn_halves(out, x, cos, sin, half);
+        if (2 * half < head_dim) memcpy(out + 2 * half, x + 2 * half, (head_dim - 2 * half) * sizeof *out);
+    }
 }
 
 /* A vector at a time, the last one filled up with zeros. */

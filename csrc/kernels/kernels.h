@@ -86,8 +86,9 @@ typedef struct {
     void (*rms_norm)(float *rms, float *inverse, float *unit, float *out, const float *x, const lp_weight *gain,
                      double eps, size_t d);
     void (*scale_row)(float *unit, float *out, const float *x, float scale, const lp_weight *gain, size_t d);
-    /* out [n_heads, head_dim] from x; cos and sin [head_dim / 2]. */
-    void (*rope)(float *out, const float *x, const float *cos, const float *sin, size_t n_heads, size_t head_dim);
+    /* out [n_heads, head_dim] from x; cos and sin [half]. Floats of a head from 2 * half on are copied. */
+    void (*rope)(float *out, const float *x, const float *cos, const float *sin, size_t n_heads, size_t head_dim,
+                 size_t half, int interleaved);
     void (*widen)(float *out, const void *w, lp_element element, size_t n);
     /* out may be x. */
     void (*exp)(float *out, const float *x, size_t n);

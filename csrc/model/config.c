@@ -25,6 +25,9 @@ int lp_config_check(const lp_config *c, lp_error *err) {
         return lp_fail(err, LP_EARG, "config: n_heads %zu is not a multiple of n_kv_heads %zu", c->n_heads,
                        c->n_kv_heads);
     if (c->head_dim % 2) return lp_fail(err, LP_EARG, "config: head_dim %zu is odd; RoPE turns pairs", c->head_dim);
+    if (c->rotary_dim % 2)
+        return lp_fail(err, LP_EARG, "config: rotary_dim %zu is odd; RoPE turns pairs", c->rotary_dim);
+    if (!(c->logits_divisor > 0)) return lp_fail(err, LP_EARG, "config: logits_divisor is 0");
     return 0;
 }
 

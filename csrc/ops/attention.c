@@ -12,6 +12,7 @@
 typedef struct {
     float *cos, *sin;
     const float *inv_freq;
+    float factor;
     size_t n_positions, half;
 } table_args;
 
@@ -20,41 +21,48 @@ static void table_job(void *arg, size_t i, size_t worker) {
     size_t end, t = job_rows(i, a->n_positions, a->half, &end);
     (void)worker;
     for (; t < end; t++)
-        for (size_t j = 0; j < a->half; j++)
-            lp_sincos(a->inv_freq[j] * (float)t, a->sin + t * a->half + j, a->cos + t * a->half + j);
+        for (size_t j = 0; j < a->half; j++) {
+            float *sin = a->sin + t * a->half + j, *cos = a->cos + t * a->half + j;
+            lp_sincos(a->inv_freq[j] * (float)t, sin, cos);
+            if (a->factor != 1) *sin *= a->factor, *cos *= a->factor;
+        }
 }
 
-int lp_rope_table(const lp_ops *ops, float *cos, float *sin, const float *inv_freq, size_t n_positions, size_t half) {
-    table_args a = {cos, sin, inv_freq, n_positions, half};
+int lp_rope_table(const lp_ops *ops, float *cos, float *sin, const float *inv_freq, float factor, size_t n_positions,
+                  size_t half) {
+    table_args a = {cos, sin, inv_freq, factor, n_positions, half};
     return lp_pool_run(&ops->parallel, n_jobs(n_positions, half), table_job, &a);
 }
 
 typedef struct {
     const lp_kernels *kernels;
     float *out;
-    const float *x, *cos, *sin;
+    const float *x;
+    const lp_angles *angles;
     const lp_sequence *sequences;
     size_t n_sequences, m, n_heads, head_dim;
 } rope_args;
 
 static void rope_job(void *arg, size_t i, size_t worker) {
     const rope_args *a = arg;
-    size_t d = a->n_heads * a->head_dim, half = a->head_dim / 2, end, t = job_rows(i, a->m, d, &end);
+    const lp_angles *angles = a->angles;
+    size_t d = a->n_heads * a->head_dim, half = angles->half, end, t = job_rows(i, a->m, d, &end);
     const lp_sequence *s = sequence_of_row(a->sequences, a->n_sequences, t);
     (void)worker;
     for (; t < end; t++) {
         if (t == s->start + s->n_tokens) s++;
-        size_t angle = (t - s->start) * half;
-        a->kernels->rope(a->out + t * d, a->x + t * d, a->cos + angle, a->sin + angle, a->n_heads, a->head_dim);
+        size_t at = (t - s->start) * half, is_long = s->n_tokens > angles->short_until;
+        a->kernels->rope(a->out + t * d, a->x + t * d, angles->cos[is_long] + at, angles->sin[is_long] + at, a->n_heads,
+                         a->head_dim, half, angles->interleaved);
     }
 }
 
-int lp_rope(const lp_ops *ops, float *out, const float *x, const float *cos, const float *sin,
-            const lp_sequence *sequences, size_t n_sequences, size_t n_heads, size_t head_dim) {
+int lp_rope(const lp_ops *ops, float *out, const float *x, const lp_angles *angles, const lp_sequence *sequences,
+            size_t n_sequences, size_t n_heads, size_t head_dim) {
     const lp_sequence *last = sequences + n_sequences - 1;
     size_t m = last->start + last->n_tokens;
     count_values(ops, 2, m * n_heads * head_dim, 0);
-    rope_args a = {ops->kernels, out, x, cos, sin, sequences, n_sequences, m, n_heads, head_dim};
+    rope_args a = {ops->kernels, out, x, angles, sequences, n_sequences, m, n_heads, head_dim};
     return lp_pool_run(&ops->parallel, n_jobs(m, n_heads * head_dim), rope_job, &a);
 }
 
@@ -119,7 +127,7 @@ static size_t head_of_job(lp_head *h, const attend_args *args, size_t i) {
                    .q_stride = q_stride,
                    .v_stride = args->n_tokens * LP_PANEL,
                    .z = a->z ? a->z + q_at : NULL,
-                   .scale = (float)(1 / sqrt((double)a->head_dim)), /* computed in a job, for the FP control word */
+                   .scale = a->scale,
                    .scores = a->scores ? a->scores + map_at : NULL,
                    .pattern = a->pattern ? a->pattern + map_at : NULL};
     if (args->k_packed) {

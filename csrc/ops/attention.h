@@ -12,16 +12,25 @@ typedef struct {
     const float *q, *k, *v;  /* [m, n_heads or n_kv_heads, head_dim], q and k after RoPE */
     float *scores, *pattern; /* [n_heads, T, T] per sequence, or NULL; the pattern must hold zeros */
     float *z;                /* [m, n_heads, head_dim]; v and z are NULL: only the maps */
+    float scale;             /* of q . k */
 } lp_attention;
 
-/* cos and sin [n_positions, head_dim / 2] of inv_freq * position. */
-int lp_rope_table(const lp_ops *ops, float *cos, float *sin, const float *inv_freq, size_t n_positions, size_t half);
+/* cos and sin [n_positions, half] of inv_freq * position, times factor. */
+int lp_rope_table(const lp_ops *ops, float *cos, float *sin, const float *inv_freq, float factor, size_t n_positions,
+                  size_t half);
+
+/* Angles by position: of sequences of up to short_until tokens, and of longer ones. */
+typedef struct {
+    const float *cos[2], *sin[2]; /* [n_positions, half] */
+    size_t half, short_until;
+    int interleaved;
+} lp_angles;
 
 /* out[m, n_heads, head_dim]: row i turned by the angles of its position in its sequence. */
-int lp_rope(const lp_ops *ops, float *out, const float *x, const float *cos, const float *sin,
-            const lp_sequence *sequences, size_t n_sequences, size_t n_heads, size_t head_dim);
+int lp_rope(const lp_ops *ops, float *out, const float *x, const lp_angles *angles, const lp_sequence *sequences,
+            size_t n_sequences, size_t n_heads, size_t head_dim);
 
-/* scores = q k^T / sqrt(head_dim), pattern = softmax(scores), z = pattern v */
+/* scores = q k^T * scale, pattern = softmax(scores), z = pattern v */
 int lp_attend(const lp_ops *ops, const lp_attention *a);
 /* Its parts, from values in memory: pattern of scores, and z of pattern and v. */
 int lp_softmax(const lp_ops *ops, const lp_attention *a);

@@ -17,6 +17,7 @@ struct rows_args {
     const lp_weight *w; /* table or gain */
     const int32_t *ids;
     double eps;
+    float scale;
     const lp_kernels *kernels;
 };
 
@@ -54,7 +55,7 @@ static void norm_rows(const rows_args *a, size_t t, size_t end) {
 
 int lp_rms_norm(const lp_ops *ops, float *rms, float *inverse, float *unit, float *out, const float *x,
                 const lp_weight *gain, double eps, size_t m, size_t d) {
-    return run_rows(ops, (rows_args){norm_rows, m, d, out, unit, rms, inverse, x, NULL, gain, NULL, eps, NULL},
+    return run_rows(ops, (rows_args){norm_rows, m, d, out, unit, rms, inverse, x, NULL, gain, NULL, eps, 0, NULL},
                     out ? lp_weight_bytes(gain) : 0);
 }
 
@@ -67,7 +68,7 @@ static void scale_rows(const rows_args *a, size_t t, size_t end) {
 
 int lp_scale_rows(const lp_ops *ops, float *unit, float *out, const float *x, const float *inverse,
                   const lp_weight *gain, size_t m, size_t d) {
-    return run_rows(ops, (rows_args){scale_rows, m, d, out, unit, NULL, NULL, x, inverse, gain, NULL, 0, NULL},
+    return run_rows(ops, (rows_args){scale_rows, m, d, out, unit, NULL, NULL, x, inverse, gain, NULL, 0, 0, NULL},
                     out ? lp_weight_bytes(gain) : 0);
 }
 
@@ -77,6 +78,31 @@ static void add_numbers(const rows_args *a, size_t i, size_t end) {
 
 int lp_add(const lp_ops *ops, float *out, const float *a, const float *b, size_t n) {
     return run_rows(ops, (rows_args){.pass = add_numbers, .m = n, .d = 1, .out = out, .x = a, .y = b}, 0);
+}
+
+static void add_scaled_numbers(const rows_args *a, size_t i, size_t end) {
+    for (; i < end; i++) a->out[i] = a->x[i] + a->y[i] * a->scale;
+}
+
+int lp_add_scaled(const lp_ops *ops, float *out, const float *a, const float *b, float scale, size_t n) {
+    rows_args args = {.pass = add_scaled_numbers, .m = n, .d = 1, .out = out, .x = a, .y = b, .scale = scale};
+    return run_rows(ops, args, 0);
+}
+
+static void scale_numbers(const rows_args *a, size_t i, size_t end) {
+    for (; i < end; i++) a->out[i] = a->x[i] * a->scale;
+}
+
+int lp_scale(const lp_ops *ops, float *out, const float *x, float scale, size_t n) {
+    return run_rows(ops, (rows_args){.pass = scale_numbers, .m = n, .d = 1, .out = out, .x = x, .scale = scale}, 0);
+}
+
+static void divide_numbers(const rows_args *a, size_t i, size_t end) {
+    for (; i < end; i++) a->out[i] = a->x[i] / a->scale;
+}
+
+int lp_divide(const lp_ops *ops, float *out, const float *x, float divisor, size_t n) {
+    return run_rows(ops, (rows_args){.pass = divide_numbers, .m = n, .d = 1, .out = out, .x = x, .scale = divisor}, 0);
 }
 
 static void multiply_numbers(const rows_args *a, size_t i, size_t end) {

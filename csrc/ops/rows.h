@@ -20,7 +20,11 @@ int lp_scale_rows(const lp_ops *ops, float *unit, float *out, const float *x, co
 /* out[n], element by element */
 int lp_add(const lp_ops *ops, float *out, const float *a, const float *b, size_t n);
 int lp_multiply(const lp_ops *ops, float *out, const float *a, const float *b, size_t n);
-int lp_silu(const lp_ops *ops, float *out, const float *x, size_t n); /* x / (1 + e^-x) */
+int lp_add_scaled(const lp_ops *ops, float *out, const float *a, const float *b, float scale,
+                  size_t n);                                                           /* a + b * scale */
+int lp_scale(const lp_ops *ops, float *out, const float *x, float scale, size_t n);    /* out may be x */
+int lp_divide(const lp_ops *ops, float *out, const float *x, float divisor, size_t n); /* out may be x */
+int lp_silu(const lp_ops *ops, float *out, const float *x, size_t n);                  /* x / (1 + e^-x) */
 int lp_copy(const lp_ops *ops, float *out, const float *x, size_t n);
 int lp_zero(const lp_ops *ops, float *out, size_t n);
 

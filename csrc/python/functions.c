@@ -109,8 +109,6 @@ PyMethodDef lp_functions[] = {
     {"reads", list_reads, METH_NOARGS, "Point -> the points it is computed from, as text in capitals."},
     {"widths", list_widths, METH_NOARGS, "Width -> its axes, as text: T, and numbers of the config."},
     {"config", list_config, METH_NOARGS, "(name, kind) of every number of a model: size, real or flag."},
-    {"tensors", (PyCFunction)(void (*)(void))lp_list_tensors, METH_VARARGS | METH_KEYWORDS,
-     "tensors(**numbers): (name, shape, point that reads it, is it of each layer) of every tensor of such a model."},
     {"kernels", list_kernels, METH_NOARGS, "(name, can this CPU run it) of every kernel variant, best last."},
     {"kernel_in_use", kernel_in_use, METH_NOARGS, "Name of the kernel variant in use."},
     {"cores", cores, METH_NOARGS, "Cores that this process may use: affinity and cgroup quota."},

@@ -33,14 +33,83 @@ static lp_safetensors **files_of(const lp_module_state *state, PyObject *tuple) 
     return files;
 }
 
-/* A float32 copy of inv_freq; NULL with an exception set. */
-static PyObject *inv_freq_from(const lp_module_state *state, PyObject *object, size_t head_dim) {
+/* The objects behind an architecture, and the numbers that were made of them. */
+typedef struct {
+    lp_architecture a;
+    lp_rope_spec ropes[LP_MOST_ROPES];
+    size_t *windows;
+    int *rope_of;
+    PyObject *arrays[2 * LP_MOST_ROPES]; /* float32: of the tables */
+    size_t n_arrays;
+} description;
+
+static void description_free(description *d) {
+    PyMem_Free(d->windows);
+    PyMem_Free(d->rope_of);
+    for (size_t i = 0; i < d->n_arrays; i++) Py_DECREF(d->arrays[i]);
+}
+
+/* A float32 copy of one table, kept in d; NULL with an exception set. */
+static const float *table_from(const lp_module_state *state, description *d, PyObject *object) {
     PyObject *array = PyArray_FROMANY(object, NPY_FLOAT32, 1, 1, NPY_ARRAY_CARRAY_RO | NPY_ARRAY_ENSURECOPY);
     if (!array) return NULL;
-    size_t n = (size_t)PyArray_SIZE((PyArrayObject *)array);
-    if (n == head_dim / 2) return array;
-    Py_DECREF(array);
-    return lp_raise_new(state, LP_EARG, "inv_freq has %zu numbers, head_dim %zu needs %zu", n, head_dim, head_dim / 2);
+    d->arrays[d->n_arrays++] = array;
+    size_t n = (size_t)PyArray_SIZE((PyArrayObject *)array), rotary_dim = d->a.config.rotary_dim;
+    if (n == rotary_dim / 2) return PyArray_DATA((PyArrayObject *)array);
+    lp_raise_new(state, LP_EARG, "inv_freq has %zu numbers, rotary_dim %zu needs %zu", n, rotary_dim, rotary_dim / 2);
+    return NULL;
+}
+
+/* (inv_freq, factor, long inv_freq or None, original positions) of each table. */
+static int take_ropes(const lp_module_state *state, description *d, PyObject *ropes) {
+    Py_ssize_t n = PyTuple_Size(ropes);
+    if (n > LP_MOST_ROPES) return lp_refuse(state, LP_EARG, "%zd tables of RoPE, the most are %d", n, LP_MOST_ROPES);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *rope = PyTuple_GetItem(ropes, i), *inv_freq, *long_inv_freq;
+        double factor;
+        Py_ssize_t original;
+        if (!PyTuple_Check(rope) || !PyArg_ParseTuple(rope, "OdOn", &inv_freq, &factor, &long_inv_freq, &original)) {
+            if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "a table of RoPE is a tuple of four");
+            return -1;
+        }
+        lp_rope_spec *spec = &d->ropes[i];
+        *spec = (lp_rope_spec){.original = (size_t)original, .factor = (float)factor};
+        if (!(spec->inv_freq = table_from(state, d, inv_freq))) return -1;
+        if (long_inv_freq != Py_None && !(spec->long_inv_freq = table_from(state, d, long_inv_freq))) return -1;
+    }
+    d->a.ropes = d->ropes, d->a.n_ropes = (size_t)n;
+    return 0;
+}
+
+/* n integers, each as a window and as the number of a table. */
+static int take_layers(const lp_module_state *state, description *d, PyObject *windows, PyObject *rope_of) {
+    size_t n = d->a.config.n_layers;
+    if ((size_t)PyTuple_Size(windows) != n || (size_t)PyTuple_Size(rope_of) != n)
+        return lp_refuse(state, LP_EARG, "windows and rope_of need a number for each of %zu layers", n);
+    d->windows = PyMem_Calloc(n, sizeof *d->windows);
+    d->rope_of = PyMem_Calloc(n, sizeof *d->rope_of);
+    if (!d->windows || !d->rope_of) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (size_t i = 0; i < n && !PyErr_Occurred(); i++) {
+        d->windows[i] = PyLong_AsSize_t(PyTuple_GetItem(windows, (Py_ssize_t)i));
+        d->rope_of[i] = (int)PyLong_AsLong(PyTuple_GetItem(rope_of, (Py_ssize_t)i));
+    }
+    d->a.windows = d->windows, d->a.rope_of = d->rope_of;
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+/* Point -> module, borrowed from the dict. */
+static int take_modules(description *d, PyObject *modules) {
+    for (lp_point p = 0; p < LP_N_POINTS; p++) {
+        PyObject *point = PyUnicode_FromString(lp_point_name(p));
+        PyObject *module = point ? PyDict_GetItemWithError(modules, point) : NULL;
+        Py_XDECREF(point);
+        if (module) d->a.modules[p] = PyUnicode_AsUTF8AndSize(module, NULL);
+        if (PyErr_Occurred()) return -1;
+    }
+    return 0;
 }
 
 static PyObject *model_object_new(PyTypeObject *type, lp_model *model, PyObject *files) {
@@ -55,64 +124,41 @@ static PyObject *model_object_new(PyTypeObject *type, lp_model *model, PyObject 
     return self;
 }
 
-static PyObject *open_model(PyTypeObject *type, const lp_config *config, PyObject *tuple, PyObject *inv_freq_object) {
+static PyObject *open_model(PyTypeObject *type, const lp_architecture *a, PyObject *tuple) {
     const lp_module_state *state = state_of(type);
     lp_error err;
     lp_model *model;
     PyObject *self = NULL;
     lp_safetensors **files = files_of(state, tuple);
-    PyObject *inv_freq = files ? inv_freq_from(state, inv_freq_object, config->head_dim) : NULL;
-    if (!inv_freq) goto done;
-    const float *numbers = PyArray_DATA((PyArrayObject *)inv_freq);
-    if (lp_model_open(&model, config, numbers, lp_safetensors_tensors(files, (size_t)PyTuple_Size(tuple), &err), &err))
+    if (!files) return NULL;
+    if (lp_model_open(&model, a, lp_safetensors_tensors(files, (size_t)PyTuple_Size(tuple), &err), &err))
         lp_raise(state, &err);
     else
         self = model_object_new(type, model, tuple);
-done:
-    Py_XDECREF(inv_freq);
     PyMem_Free(files);
     return self;
 }
 
 static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *keys[] = {"files", CONFIG_NAMES "inv_freq", NULL};
-    PyObject *files, *inv_freq;
+    static char *keys[] = {"files", CONFIG_NAMES "prefix", "modules", "windows", "ropes", "rope_of", NULL};
+    const lp_module_state *state = state_of(type);
+    PyObject *files, *modules, *windows, *ropes, *rope_of;
+    description d = {.n_arrays = 0};
     lp_config config;
     lp_error err;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O$" CONFIG_FORMAT "O:Model", keys, &files,
-                                     CONFIG_PLACES & inv_freq))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O$" CONFIG_FORMAT "sO!O!O!O!:Model", keys, &files,
+                                     CONFIG_PLACES & d.a.prefix, &PyDict_Type, &modules, &PyTuple_Type, &windows,
+                                     &PyTuple_Type, &ropes, &PyTuple_Type, &rope_of))
         return NULL;
-    if (lp_config_check(&config, &err)) return lp_raise(state_of(type), &err);
-    PyObject *tuple = PySequence_Tuple(files);
-    PyObject *self = tuple ? open_model(type, &config, tuple, inv_freq) : NULL;
-    Py_XDECREF(tuple);
-    return self;
-}
-
-/* (rows, columns) of a matrix, (columns,) of a vector */
-static PyObject *shape_of(const lp_tensor_spec *spec) {
-    return spec->is_vector ? Py_BuildValue("(n)", (Py_ssize_t)spec->n_cols)
-                           : Py_BuildValue("(nn)", (Py_ssize_t)spec->n_rows, (Py_ssize_t)spec->n_cols);
-}
-
-PyObject *lp_list_tensors(PyObject *module, PyObject *args, PyObject *kwargs) {
-    static char *keys[] = {CONFIG_NAMES NULL};
-    const lp_module_state *state = PyModule_GetState(module);
-    lp_tensor_spec specs[LP_N_TENSORS];
-    lp_config config;
-    lp_error err;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$" CONFIG_FORMAT ":tensors", keys, CONFIG_PLACES NULL)) return NULL;
     if (lp_config_check(&config, &err)) return lp_raise(state, &err);
-    lp_model_specs(&config, specs);
-    PyObject *list = PyList_New(0);
-    for (size_t i = 0; list && i < LP_N_TENSORS; i++) {
-        if (!specs[i].present) continue;
-        PyObject *row = Py_BuildValue("(sNsO)", specs[i].name, shape_of(&specs[i]), lp_point_name(specs[i].point),
-                                      specs[i].per_layer ? Py_True : Py_False);
-        if (!row || PyList_Append(list, row)) Py_CLEAR(list);
-        Py_XDECREF(row);
-    }
-    return list;
+    d.a.config = config;
+    PyObject *tuple = PySequence_Tuple(files), *self = NULL;
+    if (tuple && !take_modules(&d, modules) && !take_layers(state, &d, windows, rope_of) &&
+        !take_ropes(state, &d, ropes))
+        self = open_model(type, &d.a, tuple);
+    Py_XDECREF(tuple);
+    description_free(&d);
+    return self;
 }
 
 static void model_dealloc(PyObject *self) {

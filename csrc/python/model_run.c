@@ -30,6 +30,7 @@ typedef struct {
     size_t *seq_start;                  /* [n_seqs + 1], a copy */
     size_t n_seqs, n_captures, n_bytes; /* bytes: of the arrays and scratch */
     capture *captures;
+    size_t rope_length;  /* 0: of each sequence */
     PyObject *progress;  /* borrowed; NULL disables it */
     lp_profile *profile; /* the same */
 } call;
@@ -84,6 +85,8 @@ static int take_capture(call *c, capture *to, PyObject *pair) {
     if (point < 0 || point >= LP_N_POINTS)
         return lp_refuse(c->state, LP_EARG, "there is no point number %zd: there are %d", point, LP_N_POINTS);
     to->point = (lp_point)point;
+    if (!lp_model_has(c->run.model, to->point))
+        return lp_refuse(c->state, LP_EARG, "the model has no %s", lp_point_name(to->point));
     if (!(to->layers = sizes_from(layers, &to->n_layers))) return -1;
     size_t end = lp_point_per_layer(to->point) ? n_layers : 1;
     for (size_t i = 0; i < to->n_layers; i++) {
@@ -221,6 +224,7 @@ static PyObject *plan_call(call *c, const lp_model *model, PyObject *points, siz
     const int32_t *ids = PyArray_DATA((PyArrayObject *)c->ids);
     if (lp_run_init(&c->run, model, ids, c->seq_start, c->n_seqs, n_threads, &err)) return lp_raise(c->state, &err);
     c->run.profile = c->profile;
+    c->run.rope_length = c->rope_length;
     int failed = take_captures(c, points) || request_values(c) || plan_run(c);
     lp_profile_lap(c->run.profile, LP_STAGE_PLAN);
     PyObject *result = failed ? NULL : work(c);
@@ -233,14 +237,16 @@ static PyObject *arrays(call *c) { return check_memory(c) || compute(c) ? NULL :
 /* The result of `work`, timed if `profile` is not NULL. */
 static PyObject *run(PyObject *self, PyObject *args, PyObject *kwargs, lp_profile *profile,
                      PyObject *(*work)(call *c)) {
-    static char *keys[] = {"token_ids", "seq_start", "points", "n_threads", "progress", NULL};
+    static char *keys[] = {"token_ids", "seq_start", "points", "n_threads", "progress", "rope_length", NULL};
     PyObject *token_ids, *seq_start, *points, *progress = Py_None, *result = NULL;
-    Py_ssize_t n_threads = 0;
+    Py_ssize_t n_threads = 0, rope_length = 0;
     call c = {.state = PyType_GetModuleState(Py_TYPE(self)), .profile = profile};
     lp_profile_start(profile);
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$nO:run", keys, &token_ids, &seq_start, &points, &n_threads,
-                                     &progress))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$nOn:run", keys, &token_ids, &seq_start, &points, &n_threads,
+                                     &progress, &rope_length))
         return NULL;
+    if (rope_length < 0) return lp_raise_new(c.state, LP_EARG, "rope_length is %zd", rope_length);
+    c.rope_length = (size_t)rope_length;
     if (n_threads < 1) return lp_raise_new(c.state, LP_EARG, "n_threads is %zd, must be at least 1", n_threads);
     c.progress = progress == Py_None ? NULL : progress;
     n_threads = n_threads < LP_MAX_THREADS ? n_threads : LP_MAX_THREADS;

@@ -86,9 +86,6 @@ PyObject *lp_model_object_plan(PyObject *self, PyObject *args, PyObject *kwargs)
 
 /* ---- functions ---- */
 
-/* tensors(**numbers), in model_object.c */
-PyObject *lp_list_tensors(PyObject *module, PyObject *args, PyObject *kwargs);
-
 extern PyMethodDef lp_functions[];    /* functions.c */
 extern PyMethodDef lp_text_methods[]; /* text_functions.c */
 

@@ -8,13 +8,21 @@
 #include "../ops/jobs.h"      /* LP_JOB_FLOATS */
 #include "../base/size.h"     /* lp_size_add, lp_size_mul */
 
-/* Groups of values, from first to last, that one operation can compute together. A step that begins with a value that
- * reads another of its group is a part of the operation, and computes that value alone. */
-static const struct {
-    lp_point first, last;
-} fusions[] = {
-    {LP_X_RMS, LP_X_NORM},         {LP_Q, LP_V},         {LP_SCORES, LP_Z},      {LP_ATTN_OUT, LP_X_MID},
-    {LP_X_MID_RMS, LP_X_MID_NORM}, {LP_GATE, LP_HIDDEN}, {LP_MLP_OUT, LP_X_OUT}, {LP_FINAL_RMS, LP_FINAL_NORM}};
+/* Groups of values that one operation can compute together. A step that begins with a value that reads another of its
+ * group is a part of the operation, and computes that value alone. */
+#define GROUP_END LP_X /* is of no group */
+static const lp_point fusions[][5] = {{LP_X_RMS, LP_X_UNIT, LP_X_NORM},
+                                      {LP_Q, LP_K, LP_V},
+                                      {LP_Q_RMS, LP_Q_UNIT, LP_Q_NORM},
+                                      {LP_K_RMS, LP_K_UNIT, LP_K_NORM},
+                                      {LP_SCORES_RAW, LP_SCORES, LP_PATTERN, LP_Z},
+                                      {LP_ATTN_OUT, LP_X_MID},
+                                      {LP_ATTN_RMS, LP_ATTN_UNIT, LP_ATTN_NORM},
+                                      {LP_X_MID_RMS, LP_X_MID_UNIT, LP_X_MID_NORM},
+                                      {LP_GATE, LP_UP, LP_ACT, LP_HIDDEN},
+                                      {LP_MLP_OUT, LP_X_OUT},
+                                      {LP_MLP_RMS, LP_MLP_UNIT, LP_MLP_NORM},
+                                      {LP_FINAL_RMS, LP_FINAL_UNIT, LP_FINAL_NORM}};
 
 #define MAX_LIVE (2 * LP_N_POINTS) /* values in scratch at once: of a layer and the one before */
 
@@ -30,10 +38,15 @@ typedef struct {
     size_t n_bytes[LP_N_POINTS]; /* of a value with all rows; SIZE_MAX: overflow */
     slot live[MAX_LIVE];         /* by offset */
     size_t n_live;
-    lp_tensor_spec specs[LP_N_TENSORS];
 } draft;
 
 static int has(const lp_points *sets, size_t layer, lp_point p) { return lp_points_has(&sets[layer], p); }
+
+/* The values it is computed from in this model, in order; returns how many. */
+static size_t reads_of(const lp_plan *plan, lp_point p, const lp_point **reads) {
+    *reads = plan->request.model->reads[p].point;
+    return plan->request.model->reads[p].n;
+}
 
 size_t lp_plan_array(const lp_model *model, lp_point point, size_t layer) {
     return (size_t)point * model->config.n_layers + (lp_point_per_layer(point) ? layer : 0);
@@ -45,11 +58,12 @@ static void find_needed(draft *d) {
     lp_plan *plan = d->plan;
     for (size_t i = plan->request.model->config.n_layers; i--;) {
         for (int w = 0; w < LP_SET_WORDS; w++)
-            d->needed[i].word[w] |= plan->request.requested[i].word[w] | plan->request.materialised[i].word[w];
+            d->needed[i].word[w] |= (plan->request.requested[i].word[w] | plan->request.materialised[i].word[w]) &
+                                    plan->request.model->present.word[w];
         if (!plan->n_layers && lp_points_any(&d->needed[i])) plan->n_layers = i + 1;
         for (lp_point p = LP_N_POINTS; p--;) {
             const lp_point *reads;
-            size_t n = has(d->needed, i, p) ? lp_point_reads(p, &reads) : 0;
+            size_t n = has(d->needed, i, p) ? reads_of(plan, p, &reads) : 0;
             for (size_t r = 0; r < n; r++) {
                 if (reads[r] < p)
                     lp_points_add(&d->needed[i], reads[r]);
@@ -76,7 +90,7 @@ int lp_request_floats(const lp_request *q, lp_point point, size_t n_rows, size_t
 /* Whether a value reads another of its group. */
 static int reads_its_group(const draft *d, lp_point p) {
     const lp_point *reads;
-    for (size_t n = lp_point_reads(p, &reads), r = 0; r < n; r++)
+    for (size_t n = reads_of(d->plan, p, &reads), r = 0; r < n; r++)
         if (d->group[reads[r]] == d->group[p]) return 1;
     return 0;
 }
@@ -86,7 +100,7 @@ static int joins(const draft *d, const lp_step *s, size_t layer, lp_point p) {
     const lp_point *reads;
     if (s->layer != layer || !d->group[p] || d->group[s->first] != d->group[p] || reads_its_group(d, s->first))
         return 0;
-    for (size_t n = lp_point_reads(p, &reads), r = 0; r < n; r++)
+    for (size_t n = reads_of(d->plan, p, &reads), r = 0; r < n; r++)
         if (d->group[reads[r]] == d->group[p] &&
             (!lp_points_has(&s->points, reads[r]) || has(d->plan->request.materialised, layer, reads[r])))
             return 0;
@@ -114,11 +128,17 @@ static int is_alias(const draft *d, size_t layer, lp_point p) {
            !(has(d->plan->request.requested, layer, LP_X) && has(d->plan->request.requested, layer - 1, LP_X_OUT));
 }
 
+/* Whether a layer turns q or k. */
+static int turns(const draft *d, size_t layer) {
+    return d->plan->request.model->layers[layer].rope >= 0 &&
+           (has(d->needed, layer, LP_Q_ROPE) || has(d->needed, layer, LP_K_ROPE));
+}
+
 static void make_steps(draft *d) {
     lp_plan *plan = d->plan;
     for (size_t i = 0; i < plan->request.model->config.n_layers * LP_N_POINTS; i++) plan->values[i].step = LP_NO_STEP;
     for (size_t i = 0; i < plan->n_layers && !plan->n_steps; i++)
-        if (has(d->needed, i, LP_Q_ROPE) || has(d->needed, i, LP_K_ROPE))
+        if (turns(d, i))
             plan->steps[plan->n_steps++] = (lp_step){.stage = LP_STAGE_ROPE, .first = LP_N_POINTS, .last = LP_N_POINTS};
     for (size_t i = 0; i < plan->n_layers; i++)
         for (lp_point p = 0; p < LP_N_POINTS; p++)
@@ -132,7 +152,7 @@ static void list_weights(draft *d) {
     size_t n = 0, head = plan->n_layers;
     for (size_t group = 0; group <= head; group++) {
         for (size_t i = 0; i < LP_N_TENSORS; i++) {
-            const lp_tensor_spec *spec = &d->specs[i];
+            const lp_tensor_spec *spec = &plan->request.model->specs[i];
             size_t layer = group < head ? group : head - 1;
             if (spec->per_layer != (group < head) || spec->is_vector || spec->point == LP_X || !head) continue;
             if (has(d->needed, layer, spec->point))
@@ -143,9 +163,8 @@ static void list_weights(draft *d) {
 }
 
 size_t lp_plan_weight_bytes(const lp_plan *plan, const lp_step *step) {
-    lp_tensor_spec specs[LP_N_TENSORS];
+    const lp_tensor_spec *specs = plan->request.model->specs;
     size_t n_bytes = 0;
-    lp_model_specs(&plan->request.model->config, specs);
     for (size_t i = 0; i < LP_N_TENSORS; i++) {
         const lp_weight *w = lp_model_weight(plan->request.model, &specs[i], step->layer);
         if (!w->data || step->first == LP_N_POINTS || !lp_points_has(&step->points, specs[i].point)) continue;
@@ -171,7 +190,7 @@ static void find_readers(draft *d) {
     for (size_t i = 0; i < plan->n_steps; i++) {
         const lp_step *s = &plan->steps[i];
         for (lp_point p = s->first; p <= s->last && p < LP_N_POINTS; p++) {
-            size_t n = lp_points_has(&s->points, p) ? lp_point_reads(p, &reads) : 0;
+            size_t n = lp_points_has(&s->points, p) ? reads_of(plan, p, &reads) : 0;
             for (size_t r = 0; r < n; r++) {
                 if (reads[r] > p && !s->layer) continue; /* the embedding reads no value */
                 lp_value *v = reads[r] < p ? value_of(d, s->layer, reads[r]) : value_of(d, s->layer - 1, reads[r]);
@@ -269,7 +288,7 @@ static void find_most(const draft *d, most *m) {
     size_t n_rows = 0, n_tiles = 0, q_tile = q->kernels->q_tile;
     for (size_t i = 0; i < d->plan->n_layers; i++)
         for (int w = 0; w < LP_SET_WORDS; w++) used.word[w] |= d->needed[i].word[w];
-    for (const lp_tensor_spec *s = d->specs; s < d->specs + LP_N_TENSORS; s++) {
+    for (const lp_tensor_spec *s = q->model->specs; s < q->model->specs + LP_N_TENSORS; s++) {
         if (s->is_vector || s->point == LP_X || !lp_points_has(&used, s->point)) continue;
         n_rows += s->n_rows;
         grow(m, q->kernels->packed_size(q->n_tokens, s->n_cols), q->kernels->band_scratch(q->n_tokens),
@@ -281,19 +300,48 @@ static void find_most(const draft *d, most *m) {
              q->kernels->attend_scratch(d->plan->longest, c->head_dim), n_tiles * c->n_heads);
 }
 
+/* Norms of a token in one step. */
+static size_t per_head_norms(const lp_model *m) {
+    return lp_model_has(m, LP_Q_NORM) && !m->config.qk_norm_whole ? m->config.n_heads : 1;
+}
+
+/* The tables of angles that some layer and some sequence use. */
+static int lay_out_tables(const draft *d) {
+    lp_plan *plan = d->plan;
+    const lp_request *q = &plan->request;
+    int used[LP_MOST_ROPES][2] = {{0}};
+    size_t n;
+    for (size_t i = 0; i < plan->n_layers; i++)
+        if (turns(d, i)) used[q->model->layers[i].rope][0] = 1;
+    for (size_t i = 0; i < q->model->n_ropes; i++) {
+        size_t short_until = lp_plan_short_until(&q->model->ropes[i], q->rope_length), n_long = 0;
+        for (size_t s = 0; s < q->n_seqs; s++) n_long += q->seq_start[s + 1] - q->seq_start[s] > short_until;
+        used[i][1] = used[i][0] && n_long, used[i][0] = used[i][0] && n_long < q->n_seqs;
+    }
+    for (size_t i = 0; i < LP_MOST_ROPES; i++)
+        for (size_t is_long = 0; is_long < 2; is_long++) {
+            size_t *at = &plan->table_at[i][is_long];
+            *at = LP_NO_TABLE;
+            if (used[i][is_long] &&
+                (lp_size_mul(&n, plan->longest, q->model->config.rotary_dim) || lay(plan, n, sizeof(float), at)))
+                return -1;
+        }
+    return 0;
+}
+
 /* Threads without a job get no scratch. */
 static int lay_out_work(draft *d) {
     lp_plan *plan = d->plan;
     const lp_request *q = &plan->request;
-    size_t n, half = q->model->config.head_dim / 2;
+    size_t n, n_norms = per_head_norms(q->model);
     most m = {0, 0, 1 + q->n_tokens * q->model->config.d_model / LP_JOB_FLOATS};
     find_most(d, &m);
     plan->n_threads = lp_size_min(q->n_threads, m.jobs);
     plan->worker_stride = (m.worker + 15) / 16 * 16;
     plan->scratch_bytes = plan->value_bytes;
     return lp_size_mul(&n, plan->worker_stride, plan->n_threads) || lay(plan, n, sizeof(float), &plan->worker_at) ||
-           lay(plan, m.packed, sizeof(float), &plan->packed_at) || lp_size_mul3(&n, plan->longest, half, 2) ||
-           lay(plan, n, sizeof(float), &plan->angles_at) || lay(plan, q->n_tokens, sizeof(float), &plan->inverse_at) ||
+           lay(plan, m.packed, sizeof(float), &plan->packed_at) || lay_out_tables(d) ||
+           lp_size_mul(&n, q->n_tokens, n_norms) || lay(plan, n, sizeof(float), &plan->inverse_at) ||
            lay(plan, q->n_seqs, sizeof(lp_sequence), &plan->sequences_at);
 }
 
@@ -326,12 +374,12 @@ lp_plan *lp_plan_new(const lp_request *request, lp_error *err) {
         return NULL;
     }
     for (size_t i = 0; i < sizeof fusions / sizeof *fusions; i++)
-        for (lp_point p = fusions[i].first; p <= fusions[i].last; p++) d.group[p] = (int)i + 1;
+        for (const lp_point *p = fusions[i]; *p != GROUP_END; p++) d.group[*p] = (int)i + 1;
+    if (request->model->config.residual_scale != 1) d.group[LP_X_MID] = d.group[LP_X_OUT] = 0;
     for (lp_point p = 0; p < LP_N_POINTS; p++)
         if (lp_request_floats(request, p, request->n_tokens, &d.n_bytes[p]) ||
             lp_size_mul(&d.n_bytes[p], d.n_bytes[p], sizeof(float)))
             d.n_bytes[p] = (size_t)-1;
-    lp_model_specs(&request->model->config, d.specs);
     find_needed(&d);
     make_steps(&d);
     list_weights(&d);

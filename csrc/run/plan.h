@@ -21,12 +21,14 @@ typedef struct {
     const lp_points *requested; /* [n_layers]: values with an array; those not per layer belong to the last layer */
     const lp_points
         *materialised;          /* [n_layers]: values that must be complete in memory before another step reads them */
+    size_t rope_length;         /* as if all sequences had so many tokens for the choice of a table; 0: their own */
     size_t layer_row, head_row; /* first row that is computed after attention in the last layer, and of the head */
 } lp_request;
 
 typedef enum { LP_NOWHERE, LP_IN_ARRAY, LP_IN_SCRATCH } lp_where;
 
 #define LP_NO_STEP ((size_t)-1)
+#define LP_NO_TABLE ((size_t)-1)
 
 /* The place of a value, and the steps from the one that computes it to the last that reads it. */
 typedef struct {
@@ -40,7 +42,7 @@ typedef struct {
 typedef struct {
     size_t layer;
     lp_stage stage;
-    lp_points points;     /* that it computes; none: the RoPE table */
+    lp_points points;     /* that it computes; none: the tables of RoPE */
     lp_point first, last; /* of them */
 } lp_step;
 
@@ -56,8 +58,9 @@ typedef struct {
     size_t n_threads, longest; /* threads with work; tokens of the longest sequence */
     /* Scratch is one block, in bytes: values, then what the kernels need, at these offsets. */
     size_t value_bytes, scratch_bytes;
-    size_t worker_at, packed_at, angles_at, inverse_at, sequences_at;
-    size_t worker_stride; /* floats of a worker */
+    size_t worker_at, packed_at, inverse_at, sequences_at;
+    size_t table_at[LP_MOST_ROPES][2]; /* cos, then sin [longest, rotary_dim / 2]: short and long; or LP_NO_TABLE */
+    size_t worker_stride;              /* floats of a worker */
 } lp_plan;
 
 /* NULL: LP_ENOMEM. A request without points has a plan without steps. */
@@ -71,6 +74,12 @@ static inline lp_value *lp_plan_value(const lp_plan *plan, size_t layer, lp_poin
 size_t lp_plan_array(const lp_model *model, lp_point point, size_t layer);
 /* Floats of a value with so many rows; of a map, those of all sequences. -1: overflow. */
 int lp_request_floats(const lp_request *q, lp_point point, size_t n_rows, size_t *n_floats);
+/* Tokens up to which a sequence takes the short table. */
+static inline size_t lp_plan_short_until(const lp_rope_spec *rope, size_t rope_length) {
+    if (!rope->long_inv_freq) return (size_t)-1;
+    if (rope_length) return rope_length > rope->original ? 0 : (size_t)-1;
+    return rope->original;
+}
 /* Bytes of weights that a step reads; of the embedding, those of the tokens. */
 size_t lp_plan_weight_bytes(const lp_plan *plan, const lp_step *step);
 

@@ -68,6 +68,7 @@ static lp_request request_of(const lp_run *run) {
                         .seq_start = run->seq_start,
                         .requested = run->requested,
                         .materialised = run->materialised,
+                        .rope_length = run->rope_length,
                         .layer_row = run->layer_row,
                         .head_row = run->head_row};
 }
@@ -84,7 +85,7 @@ static lp_points *set_of(const lp_run *run, lp_points *sets, lp_point point, siz
 
 int lp_run_request(lp_run *run, lp_point point, size_t layer) {
     lp_points *set = set_of(run, run->requested, point, layer);
-    if (lp_points_has(set, point)) return -1;
+    if (lp_points_has(set, point) || !lp_model_has(run->model, point)) return -1;
     lp_points_add(set, point);
     return 0;
 }

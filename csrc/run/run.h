@@ -26,6 +26,7 @@ typedef struct {
     const int32_t *token_ids;            /* [n_tokens]; borrowed */
     const size_t *seq_start;             /* [n_seqs + 1], from 0 to n_tokens; borrowed */
     lp_points *requested, *materialised; /* [n_layers], as in lp_request; owned */
+    size_t rope_length;                  /* as in lp_request: 0 unless the caller sets it */
     size_t layer_row, head_row;          /* as in lp_request: 0 unless the caller sets them */
     lp_plan *plan;                       /* owned; NULL before lp_run_plan */
     float **places;                      /* by lp_plan_array; NULL: not requested or not set; owned */
@@ -44,7 +45,8 @@ void lp_run_free(lp_run *run); /* the arrays of the places are the caller's */
 
 /* How many floats the place of a point has, for one layer. -1 when that overflows. */
 int lp_run_size(const lp_run *run, lp_point point, size_t *n_floats);
-/* `layer` counts from 0 and must be 0 for points that are not per layer. 0, or -1 when it is requested already. */
+/* `layer` counts from 0 and must be 0 for points that are not per layer. 0, or -1 when it is requested already, or
+ * the model lacks it. */
 int lp_run_request(lp_run *run, lp_point point, size_t layer);
 /* The value must be complete in memory before another step reads it. */
 void lp_run_materialise(lp_run *run, lp_point point, size_t layer);

@@ -45,10 +45,9 @@ static void end_product(lp_pass *p, const lp_step *s, lp_point out) {
     if (s->last == out) end_step(p, s, lp_linear(&p->ops, &p->product));
 }
 
-/* The fused norm, or a part of it as a step of its own. */
-static void end_norm(lp_pass *p, const lp_step *s, lp_point point, const float *x, const float *inverse, float *out,
-                     const lp_weight *gain) {
-    size_t m = n_rows(p, point), d = width_of(p, LP_X);
+/* The fused norm of m rows of d floats, or a part of it as a step of its own. */
+static void end_norm(lp_pass *p, const lp_step *s, lp_point point, size_t m, size_t d, const float *x,
+                     const float *inverse, float *out, const lp_weight *gain) {
     if (s->last != point) return;
     end_step(p, s,
              p->norm.x ? lp_rms_norm(&p->ops, p->norm.rms, p->inverse, p->norm.unit, out, p->norm.x, gain,
@@ -67,18 +66,39 @@ static void end_attention(lp_pass *p, const lp_step *s, lp_point out,
     end_step(p, s, failed || (fused ? lp_attend : part)(&p->ops, &p->attention));
 }
 
+/* cos of a table of angles, sin behind it; NULL: not used. */
+static float *angles(const lp_pass *p, size_t rope, int is_long) {
+    size_t at = p->plan->table_at[rope][is_long];
+    return at == LP_NO_TABLE ? NULL : (float *)((char *)p->scratch.data + at);
+}
+
 /* ---- verbs --------------------------------------------------------------------------------------------------- */
 
 void lp_pass_angles(lp_pass *p) {
     const lp_step *s = p->plan->steps;
-    size_t half = p->config->head_dim / 2;
+    const lp_model *model = p->run->model;
+    size_t half = p->config->rotary_dim / 2;
+    int failed = 0;
     if (s->first != LP_N_POINTS || p->failed) return;
-    end_step(p, s, lp_rope_table(&p->ops, p->cos, p->sin, p->run->model->inv_freq, p->plan->longest, half));
+    for (size_t i = 0; i < model->n_ropes; i++)
+        for (int is_long = 0; is_long < 2; is_long++) {
+            const lp_rope_spec *rope = &model->ropes[i];
+            float *cos = angles(p, i, is_long);
+            if (!cos) continue;
+            failed = failed || lp_rope_table(&p->ops, cos, cos + p->plan->longest * half,
+                                             is_long ? rope->long_inv_freq : rope->inv_freq, rope->factor,
+                                             p->plan->longest, half);
+        }
+    end_step(p, s, failed);
 }
 
 void lp_pass_embed(lp_pass *p, lp_point out, const lp_weight *table) {
     const lp_step *s = step_of(p, out);
-    if (s) end_step(p, s, lp_embed(&p->ops, place(p, out), p->run->token_ids, table, p->run->n_tokens));
+    float *x = place(p, out), scale = (float)p->config->embedding_scale;
+    if (!s) return;
+    int failed = lp_embed(&p->ops, x, p->run->token_ids, table, p->run->n_tokens);
+    if (scale != 1) failed = failed || lp_scale(&p->ops, x, x, scale, n_floats(p, out));
+    end_step(p, s, failed);
 }
 
 void lp_pass_carry(lp_pass *p, lp_point out, lp_point x_out) {
@@ -90,24 +110,26 @@ void lp_pass_carry(lp_pass *p, lp_point out, lp_point x_out) {
 
 void lp_pass_rms(lp_pass *p, lp_point out, lp_point x) {
     const lp_step *s = step_of(p, out);
+    size_t d = width_of(p, x) / width_of(p, out);
     if (!s) return;
     p->norm.x = rows_for(p, out, x), p->norm.rms = place(p, out), p->norm.unit = NULL;
-    end_norm(p, s, out, NULL, NULL, NULL, NULL);
+    end_norm(p, s, out, n_floats(p, out), d, NULL, NULL, NULL, NULL);
 }
 
 void lp_pass_unit(lp_pass *p, lp_point out, lp_point x, lp_point rms) {
     const lp_step *s = step_of(p, out);
-    (void)rms; /* its inverse is in p->inverse */
+    size_t d = width_of(p, x) / width_of(p, rms); /* 1 / rms is in p->inverse */
     if (!s) return;
     p->norm.unit = place(p, out);
-    end_norm(p, s, out, rows_for(p, out, x), p->inverse, NULL, NULL);
+    end_norm(p, s, out, n_floats(p, out) / d, d, rows_for(p, out, x), p->inverse, NULL, NULL);
 }
 
 void lp_pass_gain(lp_pass *p, lp_point out, lp_point unit, const lp_weight *gain) {
     const lp_step *s = step_of(p, out);
     if (!s) return;
     if (s->first == out) p->norm.unit = NULL;
-    end_norm(p, s, out, rows_for(p, out, unit), NULL, place(p, out), gain);
+    end_norm(p, s, out, n_floats(p, out) / gain->n_cols, gain->n_cols, rows_for(p, out, unit), NULL, place(p, out),
+             gain);
 }
 
 void lp_pass_linear(lp_pass *p, lp_point out, lp_point x, const lp_weight *w, const lp_weight *bias) {
@@ -118,21 +140,42 @@ void lp_pass_linear(lp_pass *p, lp_point out, lp_point x, const lp_weight *w, co
     end_product(p, s, out);
 }
 
-void lp_pass_rope(lp_pass *p, lp_point out, lp_point x) {
+void lp_pass_rope(lp_pass *p, lp_point out, lp_point x, int rope) {
     const lp_step *s = step_of(p, out);
-    size_t head_dim = p->config->head_dim, n_heads = width_of(p, out) / head_dim;
+    const lp_rope_spec *spec = &p->run->model->ropes[rope < 0 ? 0 : rope];
+    size_t head_dim = p->config->head_dim, half = p->config->rotary_dim / 2;
     if (!s) return;
-    end_step(
-        p, s,
-        lp_rope(&p->ops, place(p, out), place(p, x), p->cos, p->sin, p->sequences, p->run->n_seqs, n_heads, head_dim));
+    if (rope < 0) {
+        end_step(p, s, lp_copy(&p->ops, place(p, out), place(p, x), n_floats(p, out)));
+        return;
+    }
+    lp_angles a = {.half = half, .interleaved = p->config->interleaved};
+    for (int is_long = 0; is_long < 2; is_long++) {
+        float *cos = angles(p, (size_t)rope, is_long);
+        a.cos[is_long] = cos, a.sin[is_long] = cos ? cos + p->plan->longest * half : NULL;
+    }
+    a.short_until = lp_plan_short_until(spec, p->plan->request.rope_length);
+    end_step(p, s,
+             lp_rope(&p->ops, place(p, out), place(p, x), &a, p->sequences, p->run->n_seqs, width_of(p, out) / head_dim,
+                     head_dim));
+}
+
+/* The point itself, or what it is in a model that lacks it. */
+static lp_point computed(const lp_pass *p, lp_point raw, lp_point instead) {
+    return lp_model_has(p->run->model, raw) ? raw : instead;
 }
 
 void lp_pass_scores(lp_pass *p, lp_point out, lp_point q, lp_point k) {
+    out = computed(p, out, LP_SCORES);
     const lp_step *s = step_of(p, out);
     if (!s) return;
     p->attention.q = place(p, q), p->attention.k = place(p, k), p->attention.scores = place(p, out);
     p->attention.v = p->attention.pattern = p->attention.z = NULL;
     end_attention(p, s, out, lp_attend);
+}
+
+void lp_pass_cap(lp_pass *p, lp_point out, lp_point raw) {
+    if (lp_model_has(p->run->model, raw)) p->attention.scores = place(p, out);
 }
 
 void lp_pass_softmax(lp_pass *p, lp_point out, lp_point scores) {
@@ -155,7 +198,11 @@ void lp_pass_add(lp_pass *p, lp_point out, lp_point a, lp_point b) {
     const lp_step *s = step_of(p, out);
     if (!s) return;
     if (s->first == out) {
-        end_step(p, s, lp_add(&p->ops, place(p, out), rows_for(p, out, a), rows_for(p, out, b), n_floats(p, out)));
+        const float *x = rows_for(p, out, a), *y = rows_for(p, out, b);
+        float scale = (float)p->config->residual_scale;
+        end_step(p, s,
+                 scale == 1 ? lp_add(&p->ops, place(p, out), x, y, n_floats(p, out))
+                            : lp_add_scaled(&p->ops, place(p, out), x, y, scale, n_floats(p, out)));
         return;
     }
     p->product.factor[0].add = rows_for(p, out, a), p->product.factor[0].sum = place(p, out);
@@ -181,6 +228,18 @@ void lp_pass_multiply(lp_pass *p, lp_point out, lp_point a, lp_point b) {
     end_product(p, s, out);
 }
 
+void lp_pass_head(lp_pass *p, lp_point out, lp_point x, const lp_weight *w) {
+    lp_pass_linear(p, computed(p, out, LP_LOGITS), x, w, NULL);
+}
+
+void lp_pass_logits(lp_pass *p, lp_point out, lp_point raw) {
+    const lp_step *s = step_of(p, out);
+    if (s && lp_model_has(p->run->model, raw))
+        end_step(p, s,
+                 lp_divide(&p->ops, place(p, out), rows_for(p, out, raw), (float)p->config->logits_divisor,
+                           n_floats(p, out)));
+}
+
 /* ---- the pass ------------------------------------------------------------------------------------------------ */
 
 static void number_sequences(lp_pass *p) {
@@ -195,6 +254,7 @@ static void number_sequences(lp_pass *p) {
                                   .n_heads = p->config->n_heads,
                                   .n_kv_heads = p->config->n_kv_heads,
                                   .head_dim = p->config->head_dim,
+                                  .scale = (float)p->config->attention_scale,
                                   .sequences = p->sequences,
                                   .n_sequences = p->run->n_seqs};
 }
@@ -224,8 +284,6 @@ int lp_pass_begin(lp_pass *p, lp_run *run, lp_error *err) {
                       .packed = (float *)(base + plan->packed_at),
                       .profile = run->profile};
     p->ops.parallel.n_threads = plan->n_threads;
-    p->cos = (float *)(base + plan->angles_at);
-    p->sin = p->cos + plan->longest * (p->config->head_dim / 2);
     p->inverse = (float *)(base + plan->inverse_at);
     p->sequences = (lp_sequence *)(base + plan->sequences_at);
     run->n_steps = plan->n_steps, run->steps_done = 0;

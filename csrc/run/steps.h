@@ -19,8 +19,8 @@ typedef struct {
     lp_ops ops;
     lp_block scratch;
     lp_sequence *sequences;
-    float *cos, *sin; /* [longest sequence, head_dim / 2] */
-    float *inverse;   /* [n_tokens]: 1 / rms of the current norm, before rounding */
+    float *inverse; /* [n_tokens], of norms of each head [n_tokens, n_heads]: 1 / rms of the current norm, before
+                       rounding */
     lp_readahead *ahead;
     size_t layer; /* the current one */
     int failed;   /* sticky */
@@ -47,12 +47,17 @@ void lp_pass_rms(lp_pass *p, lp_point out, lp_point x);                /* sqrt(m
 void lp_pass_unit(lp_pass *p, lp_point out, lp_point x, lp_point rms); /* x / rms */
 void lp_pass_gain(lp_pass *p, lp_point out, lp_point unit, const lp_weight *gain);
 void lp_pass_linear(lp_pass *p, lp_point out, lp_point x, const lp_weight *w, const lp_weight *bias); /* NULL: none */
-void lp_pass_rope(lp_pass *p, lp_point out, lp_point x);
-void lp_pass_scores(lp_pass *p, lp_point out, lp_point q, lp_point k);
+/* By table `rope` of the model; -1: a copy. */
+void lp_pass_rope(lp_pass *p, lp_point out, lp_point x, int rope);
+void lp_pass_scores(lp_pass *p, lp_point out, lp_point q, lp_point k); /* `out`, or scores in a model without it */
+void lp_pass_cap(lp_pass *p, lp_point out, lp_point raw);              /* if the model has raw */
 void lp_pass_softmax(lp_pass *p, lp_point out, lp_point scores);
 void lp_pass_mix(lp_pass *p, lp_point out, lp_point pattern, lp_point v);
-void lp_pass_add(lp_pass *p, lp_point out, lp_point a, lp_point b);
+void lp_pass_add(lp_pass *p, lp_point out, lp_point a, lp_point b); /* a + residual_scale * b */
 void lp_pass_silu(lp_pass *p, lp_point out, lp_point x);
 void lp_pass_multiply(lp_pass *p, lp_point out, lp_point a, lp_point b);
+/* The head's product: `out`, or logits in a model without it. */
+void lp_pass_head(lp_pass *p, lp_point out, lp_point x, const lp_weight *w);
+void lp_pass_logits(lp_pass *p, lp_point out, lp_point raw); /* raw / logits_divisor, if the model has raw */
 
 #endif

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import _core, log
-from ..config import Config, core_numbers, read_config
+from ..config import Config, read_config
 from ..errors import ArgumentError, UnsupportedError
+from ..families.core import core_arguments
 from ..messages import printable, shown_path
 from .folder import Checkpoint, named, open_checkpoint
 from .tensor_names import HEAD, check_complete, find_unused
@@ -99,14 +100,14 @@ def _cut(config: Config, layers: int | None) -> Config:
 
 def with_head(config: Config, checkpoint: Checkpoint) -> Config:
     """A head in the file is used, whatever tie_word_embeddings says, as in transformers 5."""
-    tied = config.tied_head and HEAD not in checkpoint.tensors
+    tied = config.tied_head and config.prefix + HEAD not in checkpoint.tensors
     return dataclasses.replace(config, tied_head=tied)
 
 
 def open_core(config: Config, checkpoint: Checkpoint) -> _core.Model:
     """The core's model: every tensor found and its shape proved. FormatError, UnsupportedError."""
     with named(checkpoint.folder):
-        return _core.Model(checkpoint.files, inv_freq=config.inv_freq, **core_numbers(config))
+        return _core.Model(checkpoint.files, **core_arguments(config))
 
 
 def describe_files(checkpoint: Checkpoint) -> Iterator[tuple[str, int, str | None]]:

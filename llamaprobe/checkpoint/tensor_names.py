@@ -1,4 +1,4 @@
-"""The tensors of a Llama by their Hugging Face names: those that a run uses, unused ones and wrong
+"""The tensors of a model by their Hugging Face names: those that a run uses, unused ones and wrong
 ones.
 
 A tensor that no operation uses suggests that config.json describes another model. In a part that is
@@ -17,6 +17,7 @@ from itertools import islice
 
 from ..config import Config, tensors
 from ..errors import ArgumentError, FormatError
+from ..families.tensors import layer_prefix
 from ..messages import counted, printable
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -24,7 +25,7 @@ HEAD = "lm_head.weight"
 
 _SHOWN = 6  # so many names in a message
 _COMPARED = 2000  # so many names are compared letter by letter
-_LAYER = re.compile(r"model\.layers\.([0-9]{1,9})\.")
+_LAYER = re.compile(r"(?:language_model\.)?model\.layers\.([0-9]{1,9})\.")
 _RUN = ("model.", "lm_head.")  # prefixes of the decoder's tensors
 _LORA = re.compile(r"lora_|\.base_layer\.|(^|\.)(dora|ia3|vera)_")
 _LEFTOVER = re.compile(
@@ -51,7 +52,7 @@ _OTHER_FORMATS = {
 def layer_tensors(config: Config, layer: int) -> list[str]:
     """The tensors of one layer."""
     of_layer = [name for name, _, _, is_of_layer in tensors(config) if is_of_layer]
-    return [f"model.layers.{layer}.{name}" for name in of_layer]
+    return [layer_prefix(config, layer) + name for name in of_layer]
 
 
 def used_tensors(config: Config) -> list[str]:
@@ -59,7 +60,7 @@ def used_tensors(config: Config) -> list[str]:
     names: list[str] = []
     for name, _, _, is_of_layer in tensors(config):
         layers = range(config.n_layers) if is_of_layer else ()
-        names += [f"model.layers.{i}.{name}" for i in layers] or [name]
+        names += [layer_prefix(config, i) + name for i in layers] or [name]
     return names
 
 
@@ -118,7 +119,7 @@ def find_unused(
     n_layers: of the whole model, if `config` has only its first layers; the rest does not count.
     Raises ArgumentError for a glob of `ignore` that matches no unused tensor.
     """
-    used = set(used_tensors(config))
+    used, run = set(used_tensors(config)), tuple(config.prefix + part for part in _RUN)
     n_whole = config.n_layers if n_layers is None else n_layers
     unused = [name for name in held if name not in used]
     ignored: set[str] = set()
@@ -138,7 +139,7 @@ def find_unused(
         names.append(name)
         if name in ignored:
             continue
-        is_run = name.startswith(_RUN) and (number is None or number < config.n_layers)
+        is_run = name.startswith(run) and (number is None or number < config.n_layers)
         sorts[is_run or _LORA.search(name) is not None].append(name)
     return Unused(tuple(sorts[True]), tuple(sorts[False]), tuple(names))
 
@@ -169,8 +170,8 @@ def _matches_nothing(glob: str, held: Collection[str], unused: Sequence[str]) ->
 
 def _grouped(names: Sequence[str]) -> str:
     """The names, those of all layers as one: "model.layers.*.mlp.up_proj.bias (3 layers)"."""
-    times = Counter(_LAYER.sub("model.layers.*.", name) for name in names)
-    single = {_LAYER.sub("model.layers.*.", name): name for name in names}
+    times = Counter(_any_layer(name) for name in names)
+    single = {_any_layer(name): name for name in names}
     shown = [
         printable(single[group], 100) if n == 1 else f"{printable(group, 100)} ({n} layers)"
         for group, n in list(times.items())[:_SHOWN]
@@ -179,25 +180,33 @@ def _grouped(names: Sequence[str]) -> str:
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
+def _any_layer(name: str) -> str:
+    return _LAYER.sub(lambda found: found[0].replace(f".{found[1]}.", ".*."), name)
+
+
 # ---- missing tensors ----
 
 
 def check_complete(config: Config, held: Collection[str], where: str) -> None:
     """FormatError for a missing tensor; the message has `where`, and what the file has instead."""
-    for name in used_tensors(config):
+    used = used_tensors(config)
+    for name in used:
         if name not in held:
+            known = set(used)
+            unused = [other for other in held if other not in known]
+            other_model = "not a Llama" if config.family == "llama" else "of another model"
             raise FormatError(
-                f"{where}: tensor {name} is missing; {_instead(name, held)}; the checkpoint is"
-                " incomplete or not a Llama"
+                f"{where}: tensor {name} is missing; {_instead(name, held, unused)}; the checkpoint"
+                f" is incomplete or {other_model}"
             )
 
 
-def _instead(missing: str, held: Collection[str]) -> str:
+def _instead(missing: str, held: Collection[str], unused: Collection[str]) -> str:
     """What a file has in place of a missing tensor."""
     for look in (_under_a_prefix, _in_another_format, _in_its_module):
-        if found := look(missing, held):
+        if found := look(missing, unused):
             return f"the file has {found}"
-    if missing == HEAD and EMBEDDING in held:
+    if missing.endswith(HEAD) and missing.removesuffix(HEAD) + EMBEDDING in held:
         return "it would be the embedding if tie_word_embeddings were true in config.json"
     layer = _LAYER.match(missing)
     numbers = {int(m[1]) for m in map(_LAYER.match, held) if m}
@@ -230,7 +239,7 @@ def _in_another_format(missing: str, held: Collection[str]) -> str:
 def _same_layer(name: str, missing: str) -> bool:
     """Not so for fused tensors of another part of the model."""
     layer = _LAYER.match(missing)
-    return layer is None or not name.startswith("model.layers.") or name.startswith(layer[0])
+    return layer is None or not _LAYER.match(name) or name.startswith(layer[0])
 
 
 def _in_its_module(missing: str, held: Collection[str]) -> str:

@@ -198,10 +198,11 @@ class Claimed:
             origin = dataclasses.replace(origin, **of_model)
         values = {}
         for point, layers in saved.points.items():
-            shape = shape_of(resolve(point)[0], origin.config, len(prompt.token_ids))
+            shape = shape_of(resolve(point, origin.config)[0], origin.config, len(prompt.token_ids))
             axes = (len(layers), *shape) if layers else shape
             values[point] = tuple(layers), np.broadcast_to(np.float32(0), axes)
-        return Run(prompt, values, dataclasses.replace(origin, tokenizer=SavedTokens(self._tokens)))
+        origin = dataclasses.replace(origin, tokenizer=SavedTokens(self._tokens))
+        return Run(prompt, values, origin, saved.rope_length)
 
     @property
     def _knows_unused(self) -> bool:

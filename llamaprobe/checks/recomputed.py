@@ -10,6 +10,7 @@ import numpy as np
 from ..checkpoint.tensors import Tensor, float_rows
 from ..config import Config, tensors
 from ..errors import ArgumentError, FileError, FormatError
+from ..families.tensors import layer_prefix
 from ..points import reads, resolve
 from ..saved.read import Saved
 from ..source import model_tensors
@@ -133,7 +134,7 @@ class Recomputed:
     def _names(self, point: str) -> list[str]:
         """The tensors that a point of this layer is computed from, a bias after its weight."""
         return [
-            f"model.layers.{self._layer}.{name}" if is_of_layer else name
+            layer_prefix(self.config, self._layer) + name if is_of_layer else name
             for name, _, reader, is_of_layer in tensors(self.config)
             if reader == point
         ]

@@ -130,6 +130,8 @@ def _config(checkpoint: "Checkpoint") -> dict[str, Any]:
     from ..checkpoint.tensor_names import check_complete, find_unused
     from ..config import read_config
     from ..errors import FormatError, UnsupportedError
+    from ..families.meta import has_more
+    from ..points import points_of
 
     if not os.path.exists(checkpoint.folder / "config.json"):
         return {"config": None, "cannot_run": "there is no config.json"}
@@ -151,6 +153,8 @@ def _config(checkpoint: "Checkpoint") -> dict[str, Any]:
         if key not in _HIDDEN and value != defaults[key]
     }
     facts: dict[str, Any] = {"config": numbers} | ({"cannot_run": why} if why else {})
+    if has_more(config):
+        facts["points"] = {point.name: point.formula for point in points_of(config)}
     return facts | {"unused": [*unused.refused, *unused.others]}
 
 

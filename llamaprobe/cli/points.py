@@ -2,11 +2,14 @@
 
 import argparse
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .options import MODEL_HELP, add_revision, location, revision_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..points import Point
 
 
@@ -15,8 +18,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "points",
         help="list the values that a run can keep",
         description="Lists every value of the forward pass that has a name, in the order of "
-        "computation: its shape (T is the number of tokens) and formula. With MODEL the shapes are "
-        "its own. Names of TransformerLens and Hugging Face modules are understood too.",
+        "computation: its shape (T is the number of tokens) and formula. No model has all of them; "
+        "with MODEL the list and the shapes are its own. Names of TransformerLens and Hugging Face modules are understood too.",
     )
     parser.add_argument("model", metavar="MODEL", nargs="?", type=location, help=MODEL_HELP)
     parser.add_argument("--json", action="store_true", help="as a JSON list")
@@ -25,36 +28,40 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..points import all_points
+    from ..points import all_points, llama_points
 
     if args.model is None and args.revision is not None:
         args.usage_error("--revision is for MODEL")
-    sizes = {} if args.model is None else _sizes(args.model, revision_of(args))
+    sizes: dict[str, Any] = {}
+    points = all_points()
+    if args.model is not None:
+        sizes, own = _facts(args.model, revision_of(args))
+        points = tuple(replace(p, formula=own[p.name]) for p in points if p.name in own)
+        points = points or llama_points()
     if args.json:
-        return _print_json(sizes)
-    shapes = [_shape(point, sizes) for point in all_points()]
+        return _print_json(points, sizes)
+    shapes = [_shape(point, sizes) for point in points]
     width = max(map(len, shapes))
-    for point, shape in zip(all_points(), shapes, strict=True):
+    for point, shape in zip(points, shapes, strict=True):
         print(f"{point.name:<10}  {shape:<{width}}  {point.formula}")
     return 0
 
 
-def _sizes(model: str, revision: str) -> dict[str, Any]:
-    """The numbers of a model's config by name; of a repo without downloading it."""
+def _facts(model: str, revision: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The numbers of a model's config by name, and its points with their formulas, {} for a Llama;
+    of a repo without downloading it."""
     from ..errors import UnsupportedError
     from .inspect import describe_source
 
     facts = describe_source(model, revision)
     if not facts.get("config"):
         raise UnsupportedError(f"{model}: {facts.get('cannot_run', 'a single file is not a model')}")
-    return dict(facts["config"])
+    return dict(facts["config"]), facts.get("points", {})
 
 
-def _print_json(sizes: dict[str, Any]) -> int:
+def _print_json(points: "Sequence[Point]", sizes: dict[str, Any]) -> int:
     """One object for each point; its shape as a list, of numbers where they are known."""
     import json
-
-    from ..points import all_points
 
     entries = [
         {
@@ -63,7 +70,7 @@ def _print_json(sizes: dict[str, Any]) -> int:
             "per_layer": point.per_layer,
             "formula": point.formula,
         }
-        for point in all_points()
+        for point in points
     ]
     print(json.dumps(entries, indent=1))
     return 0
@@ -80,4 +87,6 @@ def _shape(point: "Point", sizes: dict[str, Any]) -> str:
 
 
 def _numbers(point: "Point", sizes: dict[str, Any]) -> str:
+    if sizes.get("qk_norm_whole") and point.name in ("q_rms", "k_rms"):
+        return "[T]"
     return re.sub(r"[a-z_]+", lambda name: str(sizes.get(name[0], name[0])), point.shape)

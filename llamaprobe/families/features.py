@@ -1,4 +1,5 @@
-"""What a model needs beyond what the core computes: the one list that shrinks as the core grows."""
+"""What a model needs beyond a Llama, and beyond what the core computes: the latter shrinks as the core
+grows; the former is what no formula of checks/ and offline.py knows yet."""
 
 import math
 from collections import Counter
@@ -15,6 +16,20 @@ if TYPE_CHECKING:
 
 def beyond_core(config: "Config") -> Iterator[str]:
     """The features of a model that the core lacks, by name."""
+    if config.gain_offset:
+        yield "gains of 1 + w"
+    if any(layer.window for layer in config.layers):
+        yield "sliding windows"
+    if config.score_cap is not None:
+        yield "a cap of scores"
+    if config.logits_cap is not None:
+        yield "a cap of logits"
+    if config.activation != "silu":
+        yield f"{config.activation} as activation"
+
+
+def beyond_llama(config: "Config") -> Iterator[str]:
+    """The features of a model that a Llama lacks, by name."""
     if config.attention_bias != config.o_bias:
         yield "a bias of q, k and v without one of o_proj"
     yield from _norms(config)

@@ -3,6 +3,7 @@ its family: `post_attention_layernorm` gives attn_norm in Gemma 2, x_mid_norm in
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from .table import FAMILIES
@@ -10,6 +11,92 @@ from .table import FAMILIES
 if TYPE_CHECKING:
     from ..config import Config
 
+# Formula, then names elsewhere: TransformerLens (blocks.L, ln_final, unembed and its shorthand),
+# fields of the outputs of Hugging Face models, and methods of Meta's LLM Transparency Tool (its
+# neuron_activations is what comes before the SiLU). Modules of Hugging Face follow below.
+LLAMA_FORMULAS: dict[str, tuple[str, str]] = {
+    "x": (
+        "embedding of the token in layer 0, then x_out of the layer before",
+        "blocks.L.hook_resid_pre blocks.L.hook_in residual_in",
+    ),
+    "x_rms": ("sqrt(mean(x^2) + rms_norm_eps)", "blocks.L.ln1.hook_scale"),
+    "x_unit": ("x / x_rms", "blocks.L.ln1.hook_normalized"),
+    "x_norm": (
+        "input_layernorm.weight * x_unit",
+        "blocks.L.ln1.hook_out blocks.L.attn.hook_in",
+    ),
+    "q": (
+        "q_proj(x_norm)",
+        "blocks.L.attn.hook_q blocks.L.attn.q.hook_out query",
+    ),
+    "k": (
+        "k_proj(x_norm)",
+        "blocks.L.attn.hook_k blocks.L.attn.k.hook_out key",
+    ),
+    "v": (
+        "v_proj(x_norm)",
+        "blocks.L.attn.hook_v blocks.L.attn.v.hook_out value",
+    ),
+    "q_rope": ("q rotated by position * inv_freq", "blocks.L.attn.hook_rot_q"),
+    "k_rope": ("k rotated by position * inv_freq", "blocks.L.attn.hook_rot_k"),
+    "scores": (
+        "q_rope . k_rope / sqrt(head_dim); -inf where the key comes after the query",
+        "blocks.L.attn.hook_attn_scores attn_logits",
+    ),
+    "pattern": (
+        "softmax of scores over the keys; 0 where the key comes after the query",
+        "blocks.L.attn.hook_pattern attentions[L] attention_matrix attn",
+    ),
+    "z": (
+        "sum over keys of pattern * v",
+        "blocks.L.attn.hook_z blocks.L.attn.o.hook_in",
+    ),
+    "attn_out": (
+        "o_proj(z)",
+        "blocks.L.hook_attn_out blocks.L.attn.hook_out attention_output",
+    ),
+    "x_mid": (
+        "x + attn_out",
+        "blocks.L.hook_resid_mid blocks.L.ln2.hook_in residual_after_attn",
+    ),
+    "x_mid_rms": ("sqrt(mean(x_mid^2) + rms_norm_eps)", "blocks.L.ln2.hook_scale"),
+    "x_mid_unit": ("x_mid / x_mid_rms", "blocks.L.ln2.hook_normalized"),
+    "x_mid_norm": (
+        "post_attention_layernorm.weight * x_mid_unit",
+        "blocks.L.ln2.hook_out blocks.L.mlp.hook_in",
+    ),
+    "gate": (
+        "gate_proj(x_mid_norm)",
+        "blocks.L.mlp.hook_pre blocks.L.mlp.gate.hook_out mlp_pre neuron_activations",
+    ),
+    "up": (
+        "up_proj(x_mid_norm)",
+        "blocks.L.mlp.hook_pre_linear blocks.L.mlp.in.hook_out",
+    ),
+    "act": ("silu(gate) = gate / (1 + exp(-gate))", ""),
+    "hidden": (
+        "act * up",
+        "blocks.L.mlp.hook_post blocks.L.mlp.out.hook_in mlp_post",
+    ),
+    "mlp_out": (
+        "down_proj(hidden)",
+        "blocks.L.hook_mlp_out blocks.L.mlp.hook_out ffn_out",
+    ),
+    "x_out": (
+        "x_mid + mlp_out",
+        "blocks.L.hook_resid_post blocks.L.hook_out residual_out",
+    ),
+    "final_rms": (
+        "sqrt(mean(x_out^2) + rms_norm_eps), x_out of the last layer",
+        "ln_final.hook_scale scale",
+    ),
+    "final_unit": ("x_out of the last layer / final_rms", "ln_final.hook_normalized normalized"),
+    "final_norm": ("norm.weight * final_unit", "ln_final.hook_out last_hidden_state"),
+    "logits": (
+        "lm_head.weight @ final_norm; embed_tokens.weight where the head is tied",
+        "unembed.hook_out unembed",
+    ),
+}
 # Points beyond a Llama's: formula, and names in TransformerLens.
 FORMULAS: dict[str, tuple[str, str]] = {
     "q_rms": ("sqrt(mean(q^2) + rms_norm_eps)", "blocks.L.attn.q_norm.hook_scale"),
@@ -120,6 +207,46 @@ def modules(config: "Config") -> dict[str, tuple[str, str | None]]:
     for point, module in config.linears.items():
         found[module] = takes[point], point if shared[module] == 1 else None
     return found
+
+
+def formulas(config: "Config") -> dict[str, str]:
+    """Point -> its formula, where it is not a Llama's."""
+    found = dict(_norm_formulas(config))
+    norms, residual = config.norms, "" if config.residual_scale == 1 else "residual_scale * "
+    attention_in = "x_norm" if "x_norm" in norms else "x"
+    mlp_in = "x_mid_norm" if "x_mid_norm" in norms else "x_mid"
+    for point, module in config.linears.items():
+        name = module.rpartition(".")[2]
+        takes = {"attn_out": "z", "mlp_out": "hidden", "gate": mlp_in, "up": mlp_in}
+        found[point] = f"{name}({takes.get(point, attention_in)})"
+        if Counter(config.linears.values())[module] > 1:
+            found[point] = f"{point}'s rows of {found[point]}"
+    turned = "turned by position * inv_freq, if its layer turns"
+    for point in ("q", "k"):
+        found[f"{point}_rope"] = (
+            f"{point}_norm, {turned}" if f"{point}_norm" in norms else f"{point}, {turned}"
+        )
+    found["x_mid"] = f"x + {residual}{'attn_norm' if 'attn_norm' in norms else 'attn_out'}"
+    found["x_out"] = f"x_mid + {residual}{'mlp_norm' if 'mlp_norm' in norms else 'mlp_out'}"
+    scores = "q_rope . k_rope * attention_scale"
+    if config.score_cap:
+        scores = "score_cap * tanh(scores_raw / score_cap)"
+    found["scores"] = f"{scores}; -inf where the query does not see the key"
+    found["pattern"] = "softmax of scores over the keys; 0 where the query does not see the key"
+    if config.activation == "gelu_tanh":
+        found["act"] = "gate / 2 * (1 + tanh(sqrt(2 / pi) * (gate + 0.044715 * gate^3)))"
+    if has_raw_logits(config):
+        divided = "logits_raw" if config.logits_divisor == 1 else "logits_raw / logits_divisor"
+        capped = f"logits_cap * tanh({divided} / logits_cap)"
+        found["logits"] = capped if config.logits_cap else divided
+    return found
+
+
+def _norm_formulas(config: "Config") -> Iterator[tuple[str, str]]:
+    for point, module in {**config.norms, "final_norm": "norm"}.items():
+        gain = f"{module.rpartition('.')[2]}.weight"
+        gain = f"(1 + {gain})" if config.gain_offset else gain
+        yield point, f"{gain} * {point.removesuffix('norm')}unit"
 
 
 def lens_names(config: "Config") -> dict[str, str]:

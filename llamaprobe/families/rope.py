@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import ArgumentError
+from ..messages import printable
+
 f32 = np.float32
 
 
@@ -98,6 +101,17 @@ def attention_factor(scaling: dict[str, Any]) -> float:
     if mscale and of_all:
         return _mscale(factor, mscale) / _mscale(factor, of_all)
     return _mscale(factor, 1)
+
+
+def checked_length(rope_length: int | None) -> int:
+    """For the core: 0 stands for None. ArgumentError."""
+    if rope_length is None:
+        return 0
+    if isinstance(rope_length, bool) or not hasattr(rope_length, "__index__"):
+        raise ArgumentError(f"rope_length is {printable(repr(rope_length), 60)}, not an integer")
+    if not 1 <= rope_length.__index__() < 1 << 31:
+        raise ArgumentError(f"rope_length is {rope_length}; it is a number of tokens")
+    return rope_length.__index__()
 
 
 def _mscale(factor: float, mscale: float) -> float:

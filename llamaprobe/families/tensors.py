@@ -3,10 +3,16 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from .points import absent
+
 if TYPE_CHECKING:
     from ..config import Config
 
 EMBEDDING, FINAL_NORM, HEAD = "model.embed_tokens", "model.norm", "lm_head"
+_ORDER = (
+    *("x_norm", "q", "k", "v", "q_norm", "k_norm", "attn_out", "attn_norm"),
+    *("x_mid_norm", "gate", "up", "mlp_out", "mlp_norm"),
+)
 
 
 class Matrix(NamedTuple):
@@ -38,36 +44,52 @@ def norm_width(config: "Config", point: str) -> int:
     return config.head_dim * (heads if config.qk_norm_whole else 1)
 
 
+def layer_prefix(config: "Config", layer: int) -> str:
+    """What stands before the names of tensors of a layer."""
+    return f"{config.prefix}model.layers.{layer}."
+
+
 def checkpoint_shapes(config: "Config") -> Iterator[tuple[str, tuple[int, ...]]]:
     """(name, shape) of every tensor of such a decoder."""
-    for name, shape in _decoder_shapes(config):
-        yield config.prefix + name, shape
+    for name, shape, _, per_layer in tensors(config):
+        if not per_layer:
+            yield name, shape
+            continue
+        for i in range(config.n_layers):
+            yield layer_prefix(config, i) + name, shape
 
 
-def _decoder_shapes(config: "Config") -> Iterator[tuple[str, tuple[int, ...]]]:
+def tensors(config: "Config") -> list[tuple[str, tuple[int, ...], str, bool]]:
+    """(name, shape, point that is computed with it, whether each layer has one) of every tensor of
+    such a model; names in a layer follow `layer_prefix`. One that is computed with for several
+    points is listed for the first of them."""
     embedding = (config.vocab_size, config.d_model)
-    yield f"{EMBEDDING}.weight", embedding
-    for i in range(config.n_layers):
-        for name, shape in _layer_shapes(config):
-            yield f"model.layers.{i}.{name}", shape
-    yield f"{FINAL_NORM}.weight", (config.d_model,)
-    if not config.tied_head:
-        yield f"{HEAD}.weight", embedding
+    logits = "logits" if "logits_raw" in absent(config) else "logits_raw"
+    head = (f"{config.prefix}{HEAD}.weight", embedding, logits, False)
+    return [
+        (f"{config.prefix}{EMBEDDING}.weight", embedding, "x", False),
+        (f"{config.prefix}{FINAL_NORM}.weight", (config.d_model,), "final_norm", False),
+        *([] if config.tied_head else [head]),
+        *((name, shape, point, True) for name, shape, point in _layer_tensors(config)),
+    ]
 
 
-def _layer_shapes(config: "Config") -> Iterator[tuple[str, tuple[int, ...]]]:
-    for point, module in config.norms.items():
-        yield f"{module}.weight", (norm_width(config, point),)
+def _layer_tensors(config: "Config") -> Iterator[tuple[str, tuple[int, ...], str]]:
+    """In the order of computation, a bias after its weight."""
     rows: dict[str, int] = {}
     for point, module in config.linears.items():
         part = matrix(config, point)
         rows[module] = part.first_row + part.n_rows
-    for point, module in config.linears.items():
-        part = matrix(config, point)
-        if not part.first_row:
-            yield f"{module}.weight", (rows[module], part.n_cols)
+    for point in _ORDER:
+        if point in config.norms:
+            yield f"{config.norms[point]}.weight", (norm_width(config, point),), point
+        elif point in config.linears:
+            part, module = matrix(config, point), config.linears[point]
+            if part.first_row:
+                continue
+            yield f"{module}.weight", (rows[module], part.n_cols), point
             if part.has_bias:
-                yield f"{module}.bias", (rows[module],)
+                yield f"{module}.bias", (rows[module],), point
 
 
 def _shapes(config: "Config") -> dict[str, tuple[int, int, bool]]:

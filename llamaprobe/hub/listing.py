@@ -50,8 +50,8 @@ _NEEDED = {
     "chat_template.jinja",
 }
 _NEVER = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".pickle", ".py", ".pyc", ".so")
-_LAYER = re.compile(r"model\.layers\.([0-9]{1,9})\.")
-_EMBEDDINGS = "model.embed_tokens."
+_LAYER = re.compile(r"(?:language_model\.)?model\.layers\.([0-9]{1,9})\.")
+_EMBEDDINGS = ("model.embed_tokens.", "language_model.model.embed_tokens.")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ agree.
 """
 
 import contextlib
+import dataclasses
 import errno
 import os
 import re
@@ -16,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _core
-from ..config import Config
-from ..errors import ArgumentError, FileError, FormatError, NewerFormatError
+from ..config import Config, UnsupportedConfigError, parse_config
+from ..errors import ArgumentError, ConfigError, FileError, FormatError, NewerFormatError
 from ..files.array import read
 from ..files.atomic import no_such
 from ..files.encode import SEPARATORS, check_digits, check_format, is_rounded
@@ -32,6 +33,9 @@ from .run_folder import file_name
 
 if TYPE_CHECKING:
     from ..prompts.prompt import Prompt
+
+
+_SPELT = {"n_heads": "num_heads", "n_kv_heads": "num_kv_heads"}  # in the meta files
 
 
 class Saved:
@@ -194,11 +198,12 @@ class Saved:
         return read(self.folder / name, shape=shape, dtype=dtype)
 
     def _shape(self, width: str) -> tuple[int, ...]:
-        spelt = {"n_heads": "num_heads", "n_kv_heads": "num_kv_heads"}  # in the meta files
-        return tuple(
-            len(self.token_ids) if axis == "T" else self.size(spelt.get(axis, axis))
+        shape = tuple(
+            len(self.token_ids) if axis == "T" else self.size(_SPELT.get(axis, axis))
             for axis in axes(width)
         )
+        is_whole = width in ("q_norms", "k_norms") and self.meta.get("qk_norm_whole") is True
+        return shape[:1] if is_whole else shape
 
     def size(self, key: str) -> int:
         """A number above 0 of the model."""
@@ -235,12 +240,15 @@ class Saved:
         if self.real("rms_norm_eps") < 0:
             raise self._fault("", "rms_norm_eps is negative")
         heads, kv_heads, head_dim = map(self.size, ("num_heads", "num_kv_heads", "head_dim"))
-        if heads % kv_heads or 2 * inv_freq.size != head_dim:
+        is_partial = "config" in self.manifest and 2 * inv_freq.size < head_dim
+        if heads % kv_heads or (2 * inv_freq.size != head_dim and not is_partial):
             raise self._fault(
                 "",
                 f"{heads} heads, {kv_heads} kv heads, head_dim {head_dim} and "
                 f"{inv_freq.size} inv_freq do not fit together",
             )
+        if "config" in self.manifest:
+            return self._family_config(inv_freq)
         return Config(
             n_layers=self.size("n_layers"),
             n_heads=heads,
@@ -266,6 +274,34 @@ class Saved:
             path=str(self.folder),
             raw={},
         )
+
+    def _family_config(self, inv_freq: np.ndarray) -> Config:
+        """Of a model that has more than a Llama: its config.json is in the manifest."""
+        raw = self._take(self.manifest, "config", dict)
+        try:
+            config = parse_config(raw, f"{self._at}: config")
+        except (ConfigError, UnsupportedConfigError) as error:
+            raise self._fault(MANIFEST, f"config: {error}") from error
+        sizes = {
+            name: self.size(_SPELT.get(name, name))
+            for name in ("n_heads", "n_kv_heads", "head_dim", "d_model", "d_ff", "vocab_size")
+        }
+        for name, size in sizes.items():
+            if size != getattr(config, name):
+                raise self._fault("", f"{name} is {size}, and {getattr(config, name)} in config")
+        if self.size("n_layers") > config.n_layers or not np.array_equal(inv_freq, config.inv_freq):
+            raise self._fault("", "n_layers or inv_freq are not those of config")
+        return dataclasses.replace(
+            config,
+            n_layers=self.size("n_layers"),
+            tied_head=self.numbers.get("tied_head") is True,
+            path=str(self.folder),
+        )
+
+    @property
+    def rope_length(self) -> int | None:
+        """As given to the run."""
+        return self.size("rope_length") if "rope_length" in self.meta else None
 
     def prompt(self) -> "Prompt":
         """The prompt, from the files."""

@@ -30,6 +30,7 @@ from .. import _core
 from ..checkpoint.tensor_names import layer_tensors
 from ..config import Config
 from ..errors import FileError, FormatError, PointError
+from ..families.meta import has_more
 from ..files.atomic import check_space, hold_folder, sync_folder
 from ..files.encode import (
     SEPARATORS,
@@ -61,10 +62,9 @@ from .manifest import (
     write_json,
 )
 
-# Those of the core that the meta files do not hold, and what only prompts need.
-_IN_META = "n_heads n_kv_heads head_dim d_model d_ff rms_norm_eps attention_bias".split()
+# Those that the meta files do not hold, and what only prompts need.
 NUMBERS = (
-    *(name for name, _ in _core.config() if name not in _IN_META),
+    *("n_layers", "vocab_size", "max_positions", "mlp_bias", "tied_head"),
     *("bos_token_id", "eos_token_id", "dtype"),
 )
 _OLD_NAMES = {"x_norm": "xnorm"}  # as the files of older scripts are called
@@ -202,6 +202,7 @@ def run_manifest(
         **({} if header else {"header": False}),
         **({"rounded": [list(each) for each in run.rounded]} if run.rounded else {}),
         "model_numbers": {name: getattr(run.config, name) for name in NUMBERS},
+        **({"config": run.config.raw} if has_more(run.config) else {}),
         "ignore": meta["ignore"],
         "unused_tensors": meta["unused_tensors"],
         "points": {point: list(layers) for point, layers in held.items()},
@@ -279,7 +280,7 @@ def _selected(
     wanted = None if layers is None else check_layers(layers, run.config.n_layers)
     held: dict[str, tuple[int, ...]] = {}
     requested: Any = run.points if points is None else points  # one name is a tuple, too
-    for name, point, layer in resolve_all(requested, run.config.n_layers):
+    for name, point, layer in resolve_all(requested, run.config):
         if is_pattern(name) and (point.name if layer is None else (point.name, layer)) not in run:
             continue  # a pattern stands for what the run holds
         numbers = run.layers_of(point.name)

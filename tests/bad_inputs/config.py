@@ -260,8 +260,8 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "mistral": ({"model_type": "mistral"}, 'model_type is "mistral"'),
     "mistral by class": ({"architectures": ["MistralForCausalLM"]}, "MistralForCausalLM"),
     "class of an unnamed type": (
-        {"model_type": ..., "architectures": ["Qwen2ForCausalLM"]},
-        "Qwen2ForCausalLM",
+        {"model_type": ..., "architectures": ["Qwen2MoeForCausalLM"]},
+        "Qwen2MoeForCausalLM",
     ),
     "classifier": ({"architectures": ["LlamaForSequenceClassification"]}, "only LlamaForCausalLM"),
     "quantised": ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),

@@ -18,30 +18,39 @@
 
 enum { MOST_SEQS = 4, VOCAB = 97 };
 
+enum { PLAIN, QK_NORMS, POST_NORMS, FUSED, SCALED };
 enum { IN_BF16, IN_F16, IN_F32, MIXED }; /* seeds of tiny_model.h */
 
 static const struct {
     const char *name;
     lp_config config;
     uint64_t seed;
+    int more;                  /* what the model has beyond a Llama */
     size_t lengths[MOST_SEQS]; /* of the prompts, which run together; 0: no more */
     uint64_t recorded;
 } cases[] = {
-    /* n_layers, n_heads, n_kv_heads, head_dim, d_model, d_ff, vocab_size, max_positions, rms_norm_eps, attention_bias,
-     * mlp_bias, tied_head */
+    /* n_layers, n_heads, n_kv_heads, head_dim, d_model, d_ff, vocab_size, max_positions, rms_norm_eps, bias of
+     * attention, mlp_bias, tied_head */
     /* k of 300 and 530: sums in blocks, with ends that fit no vector */
-    {"ends", {2, 4, 2, 16, 300, 530, VOCAB, 64, 1e-5, 1, 1, 0}, IN_BF16, {10, 1, 21}, 0x481e45815251cfaa},
+    {"ends", LLAMA(2, 4, 2, 16, 300, 530, VOCAB, 64, 1e-5, 1, 1, 0), IN_BF16, PLAIN, {10, 1, 21}, 0x481e45815251cfaa},
     /* whole blocks, streamed: rows and columns in units of the tiles */
-    {"whole", {2, 3, 1, 32, 192, 384, 96, 64, 1e-6, 0, 0, 1}, IN_BF16, {16}, 0x90cdc2d555763a24},
-    {"blocks", {1, 2, 1, 32, 576, 320, 96, 64, 1e-6, 0, 0, 1}, IN_BF16, {50}, 0x4019cd759eebe2a8},
-    {"f16", {2, 4, 4, 8, 64, 192, VOCAB, 64, 1e-5, 0, 0, 1}, IN_F16, {9, 33}, 0xaa516dabec6a961b},
-    {"f32", {2, 4, 1, 16, 72, 100, VOCAB, 64, 1e-5, 0, 1, 0}, IN_F32, {7}, 0x5a447972868f4c70},
-    {"mixed", {2, 2, 1, 16, 64, 128, VOCAB, 64, 1e-5, 1, 0, 0}, MIXED, {12}, 0x644707c64264b5da},
+    {"whole", LLAMA(2, 3, 1, 32, 192, 384, 96, 64, 1e-6, 0, 0, 1), IN_BF16, PLAIN, {16}, 0x90cdc2d555763a24},
+    {"blocks", LLAMA(1, 2, 1, 32, 576, 320, 96, 64, 1e-6, 0, 0, 1), IN_BF16, PLAIN, {50}, 0x4019cd759eebe2a8},
+    {"f16", LLAMA(2, 4, 4, 8, 64, 192, VOCAB, 64, 1e-5, 0, 0, 1), IN_F16, PLAIN, {9, 33}, 0xaa516dabec6a961b},
+    {"f32", LLAMA(2, 4, 1, 16, 72, 100, VOCAB, 64, 1e-5, 0, 1, 0), IN_F32, PLAIN, {7}, 0x5a447972868f4c70},
+    {"mixed", LLAMA(2, 2, 1, 16, 64, 128, VOCAB, 64, 1e-5, 1, 0, 0), MIXED, PLAIN, {12}, 0x644707c64264b5da},
     /* products without tiles: one token, and four of four prompts */
-    {"one", {2, 4, 2, 16, 300, 520, VOCAB, 64, 1e-5, 1, 0, 0}, IN_BF16, {1}, 0x231059334b6916b1},
-    {"four", {2, 4, 2, 16, 520, 264, VOCAB, 64, 1e-5, 0, 0, 0}, IN_F16, {1, 1, 1, 1}, 0xae4ca98bebc7e824},
+    {"one", LLAMA(2, 4, 2, 16, 300, 520, VOCAB, 64, 1e-5, 1, 0, 0), IN_BF16, PLAIN, {1}, 0x231059334b6916b1},
+    {"four", LLAMA(2, 4, 2, 16, 520, 264, VOCAB, 64, 1e-5, 0, 0, 0), IN_F16, PLAIN, {1, 1, 1, 1}, 0xae4ca98bebc7e824},
     /* more keys than a block has */
-    {"long", {1, 2, 1, 8, 24, 40, VOCAB, 300, 1e-5, 0, 0, 1}, IN_BF16, {270}, 0x4f1678be75672031},
+    {"long", LLAMA(1, 2, 1, 8, 24, 40, VOCAB, 300, 1e-5, 0, 0, 1), IN_BF16, PLAIN, {270}, 0x4f1678be75672031},
+    /* norms of q and k over each head; a layer that is not turned, and RoPE of neighbours in a part of a head */
+    {"heads", LLAMA(3, 4, 2, 16, 72, 100, VOCAB, 64, 1e-5, 0, 0, 1), IN_BF16, QK_NORMS, {12, 5}, 0xe2fb3c34696301d8},
+    /* norms of outputs, none of inputs; those of q and k over all heads */
+    {"post", LLAMA(2, 4, 2, 16, 72, 100, VOCAB, 64, 1e-6, 0, 0, 0), IN_F16, POST_NORMS, {10}, 0x42d91b94a28a0d6a},
+    /* q, k and v in one tensor, gate and up in another; a table for long prompts, a factor of cos and sin */
+    {"fused", LLAMA(2, 4, 2, 18, 72, 101, VOCAB, 64, 1e-5, 1, 1, 0), IN_BF16, FUSED, {8, 30}, 0x1704242acbd29862},
+    {"scaled", LLAMA(2, 4, 2, 16, 72, 100, VOCAB, 64, 1e-5, 0, 0, 1), IN_F32, SCALED, {14}, 0xbe964b3ced71253f},
 };
 
 /* ---- the models ---------------------------------------------------------------------------------------------- */
@@ -87,14 +96,38 @@ static void fill(small_model *m) {
     }
 }
 
+static void add_more(lp_architecture *a, lp_rope_spec ropes[2], int more) {
+    static const int rope_of[] = {1, -1, 0};
+    lp_config *c = &a->config;
+    if (more == QK_NORMS || more == POST_NORMS)
+        a->modules[LP_Q_NORM] = "self_attn.q_norm", a->modules[LP_K_NORM] = "self_attn.k_norm";
+    if (more == QK_NORMS) c->rotary_dim = 12, c->interleaved = 1, a->rope_of = rope_of, a->n_ropes = 2;
+    if (more == POST_NORMS) {
+        c->qk_norm_whole = 1;
+        a->modules[LP_X_NORM] = a->modules[LP_X_MID_NORM] = NULL;
+        a->modules[LP_ATTN_NORM] = "post_attention_layernorm", a->modules[LP_MLP_NORM] = "post_feedforward_layernorm";
+    }
+    if (more == FUSED) {
+        a->modules[LP_Q] = a->modules[LP_K] = a->modules[LP_V] = "self_attn.qkv_proj";
+        a->modules[LP_GATE] = a->modules[LP_UP] = "mlp.gate_up_proj";
+        ropes[0].long_inv_freq = ropes[1].inv_freq, ropes[0].original = 20, ropes[0].factor = 1.19f;
+    }
+    if (more == SCALED)
+        c->embedding_scale = 12, c->residual_scale = 0.22f, c->logits_divisor = 8, c->attention_scale = 0.015625;
+}
+
 static int open_model(small_model *m, size_t number, lp_error *err) {
-    const lp_config *config = &cases[number].config;
-    float inv_freq[16] = {1};
-    for (size_t i = 1; i < 16; i++) inv_freq[i] = inv_freq[i - 1] / 2;
-    *m = (small_model){.bytes = make_tiny_model(config, cases[number].seed)};
+    float inv_freq[2][16] = {{1}, {0.75f}};
+    lp_rope_spec ropes[2] = {{inv_freq[0], NULL, 0, 1}, {inv_freq[1], NULL, 0, 1}};
+    lp_architecture a = tiny_llama(&cases[number].config);
+    for (size_t i = 1; i < 16; i++)
+        for (size_t j = 0; j < 2; j++) inv_freq[j][i] = inv_freq[j][i - 1] / 2;
+    a.ropes = ropes, a.n_ropes = 1;
+    add_more(&a, ropes, cases[number].more);
+    *m = (small_model){.bytes = make_tiny_file(&a, cases[number].seed)};
     if (lp_safetensors_from_bytes(&m->file, "model", m->bytes.bytes, m->bytes.n_bytes, err)) return -1;
     fill(m);
-    return lp_model_open(&m->model, config, inv_freq, lp_safetensors_tensors(&m->file, 1, err), err);
+    return lp_model_open(&m->model, &a, lp_safetensors_tensors(&m->file, 1, err), err);
 }
 
 static void close_model(small_model *m) {
@@ -122,6 +155,7 @@ static int any_nan(const float *x, size_t n) {
 static void set_places(lp_run *run) {
     for (int p = 0; p < LP_N_POINTS; p++) {
         size_t n, n_layers = lp_point_per_layer((lp_point)p) ? run->model->config.n_layers : 1;
+        if (!lp_model_has(run->model, (lp_point)p)) continue;
         CHECK(lp_run_size(run, (lp_point)p, &n) == 0);
         for (size_t i = 0; i < n_layers; i++) {
             float *place = malloc(n * sizeof *place);

@@ -246,13 +246,18 @@ static void check_parts(const lp_kernels *k, size_t n_keys, size_t head_dim, int
     free(p), free(v), free(z), free(silu);
 }
 
-static void check_rope(const lp_kernels *k, size_t n_heads, size_t h, int kind) {
+static void check_rope(const lp_kernels *k, size_t n_heads, size_t h, size_t half, int interleaved, int kind) {
     float *x = floats(n_heads * h, kind), *out = floats(n_heads * h, WILD), *c = floats(h, kind), *s = floats(h, kind);
     int same = 1;
-    k->rope(out, x, c, s, n_heads, h);
+    k->rope(out, x, c, s, n_heads, h, half, interleaved);
     for (size_t i = 0; i < n_heads * h; i++) {
-        size_t j = i % h, p = j % (h / 2);
-        float a = x[i] * c[p], b = (j < h / 2 ? x[i + h / 2] : x[i - h / 2]) * s[p], want = j < h / 2 ? a - b : a + b;
+        size_t j = i % h, p = interleaved ? j / 2 : j % half, apart = interleaved ? 1 : half;
+        int first = interleaved ? j % 2 == 0 : j < half;
+        float want = x[i];
+        if (j < 2 * half) {
+            float a = x[i] * c[p], b = (first ? x[i + apart] : x[i - apart]) * s[p];
+            want = first ? a - b : a + b;
+        }
         same &= same_floats(&want, out + i, 1);
     }
     CHECK(same);
@@ -324,7 +329,11 @@ static void check_variant(const lp_kernels *k) {
             check_parts(k, lengths[i], dims[d], (int)((i + d) % N_KINDS));
         }
     for (size_t d = 1; d < 200; d += 3) check_norm(k, d, (int)(d % N_KINDS));
-    for (size_t h = 2; h < 140; h += 6) check_rope(k, h % 5 + 1, h, (int)(h % N_KINDS));
+    for (size_t h = 2; h < 140; h += 6)
+        for (int interleaved = 0; interleaved < 2; interleaved++) {
+            check_rope(k, h % 5 + 1, h, h / 2, interleaved, (int)(h % N_KINDS));
+            check_rope(k, h % 3 + 1, h, (h + 3) / 4, interleaved, (int)(h % N_KINDS)); /* a part of a head */
+        }
     check_near_ties(k, 2), check_near_ties(k, 33);
     check_exp(k);
     check_peak(k);

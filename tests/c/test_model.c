@@ -19,7 +19,12 @@ static const lp_config config = {.n_layers = 1,
                                  .vocab_size = 7,
                                  .max_positions = (size_t)1 << 26,
                                  .rms_norm_eps = 1e-5,
-                                 .attention_bias = 1};
+                                 .qkv_bias = 1,
+                                 .o_bias = 1,
+                                 .rotary_dim = 4,
+                                 .embedding_scale = 1,
+                                 .residual_scale = 1,
+                                 .logits_divisor = 1};
 static const float inv_freq[] = {1, 0.5f};
 static lp_error err;
 
@@ -36,7 +41,7 @@ static unsigned char *find_text(image file, const char *text) {
 static int open_changed(lp_safetensors **file, lp_model **model, image bytes, const char *from, const char *to) {
     memcpy(find_text(bytes, from), to, strlen(from));
     CHECK(lp_safetensors_from_bytes(file, "f", bytes.bytes, bytes.n_bytes, &err) == 0);
-    int status = lp_model_open(model, &config, inv_freq, lp_safetensors_tensors(file, 1, &err), &err);
+    int status = open_tiny(model, &config, inv_freq, lp_safetensors_tensors(file, 1, &err), &err);
     if (status) lp_safetensors_close(*file);
     return status;
 }
@@ -77,7 +82,7 @@ static void test_files_that_do_not_fit(void) {
 /* ---------------------------------------------------------------- configs */
 
 static int open_with(lp_model **model, const lp_config *c, lp_safetensors *file) {
-    return lp_model_open(model, c, inv_freq, lp_safetensors_tensors(&file, 1, &err), &err);
+    return open_tiny(model, c, inv_freq, lp_safetensors_tensors(&file, 1, &err), &err);
 }
 
 static void test_configs(void) {
@@ -107,7 +112,7 @@ static void test_configs(void) {
     CHECK(open_with(&model, &uneven, file) == -1 && strstr(err.msg, "not a multiple"));
     CHECK(open_with(&model, &odd, file) == -1 && strstr(err.msg, "head_dim 5 is odd"));
     CHECK(open_with(&model, &wide, file) == -1 && strstr(err.msg, "n_heads * head_dim"));
-    CHECK(lp_model_open(&model, &config, inv_freq, lp_safetensors_tensors(&file, 0, &err), &err) == -1 &&
+    CHECK(open_tiny(&model, &config, inv_freq, lp_safetensors_tensors(&file, 0, &err), &err) == -1 &&
           err.status == LP_EARG);
     lp_safetensors_close(file);
     free(bytes.bytes);

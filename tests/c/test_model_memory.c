@@ -25,7 +25,12 @@ static const lp_config config = {.n_layers = 2,
                                  .vocab_size = 11,
                                  .max_positions = N_TOKENS,
                                  .rms_norm_eps = 1e-5,
-                                 .attention_bias = 1};
+                                 .qkv_bias = 1,
+                                 .o_bias = 1,
+                                 .rotary_dim = 8,
+                                 .embedding_scale = 1,
+                                 .residual_scale = 1,
+                                 .logits_divisor = 1};
 static const float inv_freq[] = {1, 0.1f, 0.01f, 0.001f};
 static int32_t ids[N_TOKENS];
 
@@ -36,7 +41,7 @@ static int open_both(lp_safetensors **file, lp_model **model, const char *path, 
     *model = NULL;
     if (lp_safetensors_open(file, AT_FDCWD, path, use_mmap ? NULL : &(lp_map_reading){.max_bytes = (size_t)-1}, err))
         return -1;
-    if (!lp_model_open(model, &config, inv_freq, lp_safetensors_tensors(file, 1, err), err)) return 0;
+    if (!open_tiny(model, &config, inv_freq, lp_safetensors_tensors(file, 1, err), err)) return 0;
     lp_safetensors_close(*file);
     *file = NULL;
     return -1;

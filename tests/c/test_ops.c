@@ -166,8 +166,9 @@ static void check_rope(const size_t *lengths, size_t n_heads, size_t head_dim) {
     float *cos = floats(longest * half), *sin = floats(longest * half);
     int same = 1;
     CHECK(m * d > 3 * 32768); /* several jobs */
-    CHECK(lp_rope_table(ops_of(3), cos, sin, inv_freq, longest, half) == 0);
-    CHECK(lp_rope(ops_of(3), out, x, cos, sin, s, N_SEQS, n_heads, head_dim) == 0);
+    lp_angles angles = {.cos = {cos}, .sin = {sin}, .half = half, .short_until = longest};
+    CHECK(lp_rope_table(ops_of(3), cos, sin, inv_freq, 1, longest, half) == 0);
+    CHECK(lp_rope(ops_of(3), out, x, &angles, s, N_SEQS, n_heads, head_dim) == 0);
     for (size_t i = 0; i < N_SEQS; i++)
         for (size_t t = 0; t < lengths[i]; t++)
             for (size_t c = 0; c < d; c++) {
@@ -220,7 +221,8 @@ static void check_attention(const size_t *lengths, size_t n_heads, size_t n_kv_h
                       floats(kv_n),
                       floats(n_map),
                       calloc(n_map, sizeof(float)),
-                      floats(q_n)};
+                      floats(q_n),
+                      (float)(1 / sqrt((double)head_dim))};
     lp_attention parts = a;
     int same = 1;
     ops.packed = floats(lp_ops_packed_heads(m, N_SEQS, n_kv_heads, head_dim));

@@ -29,19 +29,53 @@ typedef struct {
     size_t starts[MOST_SEQS + 1], n_seqs;
 } subject;
 
-static int open_subject(subject *s, const lp_config *config, const size_t *lengths) {
-    static float inv_freq[64];
+static int open_architecture(subject *s, const lp_architecture *a, const size_t *lengths) {
     lp_error err = {0};
-    for (size_t i = 0; i < 64; i++) inv_freq[i] = 1.0f / (float)(1 + i);
-    *s = (subject){.bytes = make_tiny_model(config, pick(97))};
+    *s = (subject){.bytes = make_tiny_file(a, pick(97))};
     for (; s->n_seqs < MOST_SEQS && lengths[s->n_seqs]; s->n_seqs++)
         s->starts[s->n_seqs + 1] = s->starts[s->n_seqs] + lengths[s->n_seqs];
-    for (size_t i = 0; i < MOST_TOKENS; i++) s->ids[i] = (int32_t)pick(config->vocab_size);
+    for (size_t i = 0; i < MOST_TOKENS; i++) s->ids[i] = (int32_t)pick(a->config.vocab_size);
     int failed = lp_safetensors_from_bytes(&s->file, "f", s->bytes.bytes, s->bytes.n_bytes, &err);
-    if (!failed) failed = lp_model_open(&s->model, config, inv_freq, lp_safetensors_tensors(&s->file, 1, &err), &err);
+    if (!failed) failed = lp_model_open(&s->model, a, lp_safetensors_tensors(&s->file, 1, &err), &err);
     CHECK(!failed);
     if (failed) fprintf(stderr, "  %s\n", err.msg);
     return failed;
+}
+
+/* Two tables of each kind: the first has a longer one for sequences of more than 10 tokens. */
+static const lp_rope_spec *tables(void) {
+    static float inv_freq[4][64];
+    static const lp_rope_spec ropes[] = {{inv_freq[0], inv_freq[1], 10, 1.25f}, {inv_freq[2], NULL, 0, 1}};
+    for (size_t i = 0; i < 4; i++)
+        for (size_t j = 0; j < 64; j++) inv_freq[i][j] = 1.0f / (float)(1 + i + j);
+    return ropes;
+}
+
+static int open_subject(subject *s, const lp_config *config, const size_t *lengths) {
+    lp_architecture a = tiny_llama(config);
+    a.ropes = tables() + 1, a.n_ropes = 1;
+    return open_architecture(s, &a, lengths);
+}
+
+/* Any that has more than a Llama, or less. */
+static lp_architecture any_architecture(const lp_config *config) {
+    static int rope_of[TINY_MOST_LAYERS];
+    lp_architecture a = tiny_llama(config);
+    lp_config *c = &a.config;
+    for (size_t i = 0; i < c->n_layers; i++) rope_of[i] = (int)pick(3) - 1;
+    a.ropes = tables(), a.n_ropes = 2, a.rope_of = rope_of;
+    if (pick(2)) a.modules[LP_Q_NORM] = "q_norm", a.modules[LP_K_NORM] = "k_norm";
+    if (pick(2)) a.modules[LP_ATTN_NORM] = "attn_norm", a.modules[LP_MLP_NORM] = "mlp_norm";
+    if (!pick(3)) a.modules[LP_X_NORM] = a.modules[LP_X_MID_NORM] = NULL;
+    if (pick(2)) a.modules[LP_Q] = a.modules[LP_K] = a.modules[LP_V] = "qkv";
+    if (pick(2)) a.modules[LP_GATE] = a.modules[LP_UP] = "gate_up";
+    c->qk_norm_whole = (int)pick(2), c->interleaved = (int)pick(2), c->o_bias = (int)pick(2);
+    c->rotary_dim = 2 + 2 * pick(c->head_dim / 2);
+    c->attention_scale = 0.5;
+    if (pick(2)) c->embedding_scale = 3;
+    if (pick(2)) c->residual_scale = 0.75;
+    if (pick(2)) c->logits_divisor = 7;
+    return a;
 }
 
 static void close_subject(subject *s) {
@@ -61,7 +95,9 @@ static size_t floats_of(const lp_run *run, lp_point p) {
     return n;
 }
 
+/* 0 for a point that the model lacks. */
 static size_t n_layers_of(const lp_run *run, lp_point p) {
+    if (!lp_model_has(run->model, p)) return 0;
     return lp_point_per_layer(p) ? run->model->config.n_layers : 1;
 }
 
@@ -121,7 +157,7 @@ static void check_everything_materialised(const subject *s, const lp_run *all) {
 
 static void check_one_at_a_time(const subject *s, const lp_run *all) {
     for (lp_point p = 0; p < LP_N_POINTS; p++) {
-        for (int materialised = 0; materialised < 2; materialised++) {
+        for (int materialised = 0; materialised < 2 && lp_model_has(s->model, p); materialised++) {
             lp_run run;
             size_t layer = pick(n_layers_of(all, p));
             start_run(&run, s, 1 + pick(3));
@@ -168,12 +204,10 @@ static void check_rows(const subject *s, const lp_run *all) {
     }
 }
 
-static void check_subject(const lp_kernels *kernels, const lp_config *config, const size_t *lengths) {
-    subject s;
+/* Closes the subject. */
+static void check_opened(subject s) {
     lp_run all;
     lp_error err = {0};
-    (void)kernels;
-    if (open_subject(&s, config, lengths)) return;
     start_run(&all, &s, 1);
     for (lp_point p = 0; p < LP_N_POINTS; p++)
         for (size_t i = 0; i < n_layers_of(&all, p); i++) set_place(&all, p, i);
@@ -186,29 +220,38 @@ static void check_subject(const lp_kernels *kernels, const lp_config *config, co
     close_subject(&s);
 }
 
+static void check_subject(const lp_config *config, const size_t *lengths) {
+    subject s;
+    if (!open_subject(&s, config, lengths)) check_opened(s);
+}
+
 static void check_row(const lp_kernels *row) {
     setenv("LLAMAPROBE_KERNELS", row->name, 1);
     /* the last but one dimension is that of more than a block of k; odd sizes, a batch, one token */
-    check_subject(row, &(lp_config){2, 4, 2, 6, 20, 36, 23, 99, 1e-5, 1, 1, 0}, (const size_t[]){9, 1, 21, 0});
-    check_subject(row, &(lp_config){2, 3, 1, 16, 300, 290, 17, 99, 1e-6, 0, 0, 1}, (const size_t[]){1, 0});
-    check_subject(row, &(lp_config){1, 2, 2, 34, 13, 7, 29, 99, 0, 0, 1, 1}, (const size_t[]){66, 5, 0});
-    check_subject(row, &(lp_config){3, 2, 1, 8, 24, 32, 5, 99, 1e-5, 1, 0, 0}, (const size_t[]){1, 1, 1, 1});
-    for (int i = 0; i < 3; i++) { /* any model, and any batch */
+    check_subject(&(lp_config)LLAMA(2, 4, 2, 6, 20, 36, 23, 99, 1e-5, 1, 1, 0), (const size_t[]){9, 1, 21, 0});
+    check_subject(&(lp_config)LLAMA(2, 3, 1, 16, 300, 290, 17, 99, 1e-6, 0, 0, 1), (const size_t[]){1, 0});
+    check_subject(&(lp_config)LLAMA(1, 2, 2, 34, 13, 7, 29, 99, 0, 0, 1, 1), (const size_t[]){66, 5, 0});
+    check_subject(&(lp_config)LLAMA(3, 2, 1, 8, 24, 32, 5, 99, 1e-5, 1, 0, 0), (const size_t[]){1, 1, 1, 1});
+    for (int i = 0; i < 8; i++) { /* any model, and any batch */
         size_t kv_heads = 1 + pick(3);
-        lp_config c = {1 + pick(3),  kv_heads * (1 + pick(3)),
-                       kv_heads,     2 + 2 * pick(12),
-                       1 + pick(70), 1 + pick(90),
-                       3 + pick(40), 99,
-                       1e-5,         (int)pick(2),
-                       (int)pick(2), (int)pick(2)};
-        check_subject(row, &c, (const size_t[]){1 + pick(20), pick(20), pick(20), pick(20)});
+        size_t head_dim = 2 + 2 * pick(12);
+        int bias = (int)pick(2);
+        lp_config c = LLAMA(1 + pick(3), kv_heads * (1 + pick(3)), kv_heads, head_dim, 1 + pick(70), 1 + pick(90),
+                            3 + pick(40), 99, 1e-5, bias, (int)pick(2), (int)pick(2));
+        const size_t lengths[] = {1 + pick(20), pick(20), pick(20), pick(20)};
+        lp_architecture a = any_architecture(&c);
+        subject s;
+        if (i < 3)
+            check_subject(&c, lengths);
+        else if (!open_architecture(&s, &a, lengths))
+            check_opened(s);
     }
     unsetenv("LLAMAPROBE_KERNELS");
 }
 
 /* ---- what a plan holds --------------------------------------------------------------------------------------- */
 
-static const lp_config small = {4, 4, 2, 8, 32, 48, 19, 99, 1e-5, 0, 0, 0};
+static const lp_config small = LLAMA(4, 4, 2, 8, 32, 48, 19, 99, 1e-5, 0, 0, 0);
 
 /* No two values that are alive at once share a byte. */
 static void check_places(const lp_run *run) {
@@ -292,9 +335,60 @@ static void check_reads(void) {
     }
 }
 
+/* What the values of a Llama are computed from: the lists before other models had points of their own. */
+static void check_reads_of_llama(void) {
+    static const struct {
+        lp_point point;
+        lp_reads reads;
+    } expected[] = {
+        {LP_X, {{LP_X_OUT}, 1}},
+        {LP_X_RMS, {{LP_X}, 1}},
+        {LP_X_UNIT, {{LP_X, LP_X_RMS}, 2}},
+        {LP_X_NORM, {{LP_X_UNIT}, 1}},
+        {LP_Q, {{LP_X_NORM}, 1}},
+        {LP_K, {{LP_X_NORM}, 1}},
+        {LP_V, {{LP_X_NORM}, 1}},
+        {LP_Q_ROPE, {{LP_Q}, 1}},
+        {LP_K_ROPE, {{LP_K}, 1}},
+        {LP_SCORES, {{LP_Q_ROPE, LP_K_ROPE}, 2}},
+        {LP_PATTERN, {{LP_SCORES}, 1}},
+        {LP_Z, {{LP_PATTERN, LP_V}, 2}},
+        {LP_ATTN_OUT, {{LP_Z}, 1}},
+        {LP_X_MID, {{LP_X, LP_ATTN_OUT}, 2}},
+        {LP_X_MID_RMS, {{LP_X_MID}, 1}},
+        {LP_X_MID_UNIT, {{LP_X_MID, LP_X_MID_RMS}, 2}},
+        {LP_X_MID_NORM, {{LP_X_MID_UNIT}, 1}},
+        {LP_GATE, {{LP_X_MID_NORM}, 1}},
+        {LP_UP, {{LP_X_MID_NORM}, 1}},
+        {LP_ACT, {{LP_GATE}, 1}},
+        {LP_HIDDEN, {{LP_ACT, LP_UP}, 2}},
+        {LP_MLP_OUT, {{LP_HIDDEN}, 1}},
+        {LP_X_OUT, {{LP_X_MID, LP_MLP_OUT}, 2}},
+        {LP_FINAL_RMS, {{LP_X_OUT}, 1}},
+        {LP_FINAL_UNIT, {{LP_X_OUT, LP_FINAL_RMS}, 2}},
+        {LP_FINAL_NORM, {{LP_FINAL_UNIT}, 1}},
+        {LP_LOGITS, {{LP_FINAL_NORM}, 1}},
+    };
+    subject s;
+    lp_points found = {{0}};
+    if (open_subject(&s, &small, (const size_t[]){1, 0})) return;
+    for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
+        const lp_reads *got = &s.model->reads[expected[i].point], *want = &expected[i].reads;
+        lp_points_add(&found, expected[i].point);
+        CHECK(got->n == want->n && !memcmp(got->point, want->point, want->n * sizeof *want->point));
+    }
+    CHECK(!memcmp(&found, &s.model->present, sizeof found));
+    CHECK(lp_model_source(s.model, LP_Q_NORM) == LP_Q && lp_model_source(s.model, LP_X_NORM) == LP_X_NORM);
+    lp_run run;
+    start_run(&run, &s, 1);
+    CHECK(lp_run_request(&run, LP_Q_NORM, 0) == -1);
+    lp_run_free(&run);
+    close_subject(&s);
+}
+
 /* Printed, and no test: a plan of 32 layers takes tens of microseconds. */
 static void show_speed(void) {
-    static const lp_config large = {32, 4, 2, 8, 32, 48, 19, 99, 1e-5, 0, 0, 0};
+    static const lp_config large = LLAMA(32, 4, 2, 8, 32, 48, 19, 99, 1e-5, 0, 0, 0);
     subject s;
     lp_run run;
     int64_t best = INT64_MAX;
@@ -315,6 +409,7 @@ static void show_speed(void) {
 int main(int argc, char **argv) {
     check_sets();
     check_reads();
+    check_reads_of_llama();
     check_plans();
     show_speed();
     for_each_variant(argc, argv, check_row);

@@ -22,7 +22,11 @@ static const lp_config config = {.n_layers = 2,
                                  .d_ff = 56,
                                  .vocab_size = VOCAB,
                                  .max_positions = N_TOKENS,
-                                 .rms_norm_eps = 1e-5};
+                                 .rms_norm_eps = 1e-5,
+                                 .rotary_dim = 8,
+                                 .embedding_scale = 1,
+                                 .residual_scale = 1,
+                                 .logits_divisor = 1};
 static const float inv_freq[] = {1, 0.1f, 0.01f, 0.001f};
 static const size_t starts[] = {0, 9, N_TOKENS};
 
@@ -36,7 +40,7 @@ typedef struct {
 static int open_model(opened *o, uint64_t seed) {
     o->bytes = make_tiny_model(&config, seed);
     if (lp_safetensors_from_bytes(&o->file, "f", o->bytes.bytes, o->bytes.n_bytes, NULL)) return -1;
-    return lp_model_open(&o->model, &config, inv_freq, lp_safetensors_tensors(&o->file, 1, NULL), NULL);
+    return open_tiny(&o->model, &config, inv_freq, lp_safetensors_tensors(&o->file, 1, NULL), NULL);
 }
 
 static void close_model(opened *o) {

@@ -2,6 +2,7 @@
 #ifndef LP_TINY_MODEL_H
 #define LP_TINY_MODEL_H
 
+#include <math.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +11,58 @@
 #include "../../csrc/model/model.h"    /* lp_config */
 #include "../../csrc/io/safetensors.h" /* lp_dtype, lp_safetensors_tensors */
 #include "image.h"                     /* make_image */
+
+/* The numbers of a Llama, for an initialiser. */
+#define LLAMA(layers, heads, kv_heads, dim, model, ff, vocab, most, eps, bias, bias_of_mlp, tied) \
+    {.n_layers = layers,                                                                          \
+     .n_heads = heads,                                                                            \
+     .n_kv_heads = kv_heads,                                                                      \
+     .head_dim = dim,                                                                             \
+     .d_model = model,                                                                            \
+     .d_ff = ff,                                                                                  \
+     .vocab_size = vocab,                                                                         \
+     .max_positions = most,                                                                       \
+     .rms_norm_eps = eps,                                                                         \
+     .qkv_bias = bias,                                                                            \
+     .o_bias = bias,                                                                              \
+     .mlp_bias = bias_of_mlp,                                                                     \
+     .tied_head = tied,                                                                           \
+     .rotary_dim = dim,                                                                           \
+     .embedding_scale = 1,                                                                        \
+     .residual_scale = 1,                                                                         \
+     .logits_divisor = 1}
+
+enum { TINY_MOST_LAYERS = 32 };
+
+/* A Llama with these numbers; the score scale is 1 / sqrt(head_dim). */
+static inline lp_architecture tiny_llama(const lp_config *c) {
+    static const size_t windows[TINY_MOST_LAYERS];
+    static const int rope_of[TINY_MOST_LAYERS];
+    lp_architecture a = {.config = *c,
+                         .prefix = "",
+                         .modules = {[LP_X_NORM] = "input_layernorm",
+                                     [LP_Q] = "self_attn.q_proj",
+                                     [LP_K] = "self_attn.k_proj",
+                                     [LP_V] = "self_attn.v_proj",
+                                     [LP_ATTN_OUT] = "self_attn.o_proj",
+                                     [LP_X_MID_NORM] = "post_attention_layernorm",
+                                     [LP_GATE] = "mlp.gate_proj",
+                                     [LP_UP] = "mlp.up_proj",
+                                     [LP_MLP_OUT] = "mlp.down_proj"},
+                         .windows = windows,
+                         .rope_of = rope_of};
+    if (c->head_dim) a.config.attention_scale = (float)(1 / sqrt((double)c->head_dim));
+    return a;
+}
+
+/* Opens one; inv_freq has rotary_dim / 2 numbers. */
+static inline int open_tiny(lp_model **model, const lp_config *c, const float *inv_freq, lp_tensors *tensors,
+                            lp_error *err) {
+    lp_architecture a = tiny_llama(c);
+    lp_rope_spec rope = {.inv_freq = inv_freq, .factor = 1};
+    a.ropes = &rope, a.n_ropes = 1;
+    return lp_model_open(model, &a, tensors, err);
+}
 
 /* A file that is being put together: its header, where the next tensor begins, and what its dtype hangs on. */
 typedef struct {
@@ -45,11 +98,16 @@ static inline void add_tensor(tiny_draft *d, const char *prefix, const char *nam
 }
 
 /* Rows first .. end of the list of tensors. */
-static inline void add_tensors(tiny_draft *d, const lp_config *c, size_t first, size_t end, const char *prefix) {
+static inline void add_tensors(tiny_draft *d, const lp_architecture *a, size_t first, size_t end, const char *prefix) {
     lp_tensor_spec specs[LP_N_TENSORS];
-    lp_model_specs(c, specs);
-    for (const lp_tensor_spec *s = specs + first; s < specs + end; s++)
-        if (s->present) add_tensor(d, prefix, s->name, s->is_vector ? 0 : s->n_rows, s->n_cols);
+    lp_model_specs(a, specs);
+    for (const lp_tensor_spec *s = specs + first; s < specs + end; s++) {
+        char name[128];
+        if (!s->present || s->first) continue;
+        snprintf(name, sizeof name, "%s%s%s", s->per_layer ? a->modules[s->point] : "", s->per_layer ? "." : "",
+                 s->name);
+        add_tensor(d, prefix, name, s->is_vector ? 0 : s->n_all, s->is_vector ? s->n_all : s->n_cols);
+    }
 }
 
 /* Exponents near that of 1, so that values stay in range: bytes of noise, the high byte of each word set to 0x3c to
@@ -63,22 +121,27 @@ static inline void fill_weights(image file, size_t data_start, uint64_t seed) {
 }
 
 /* The caller frees the bytes. The config must be one that a model can have. */
-static inline image make_tiny_model(const lp_config *c, uint64_t seed) {
-    tiny_draft d = {.room = (c->n_layers + 1) * 4096, .n = 1, .seed = seed};
+static inline image make_tiny_file(const lp_architecture *a, uint64_t seed) {
+    tiny_draft d = {.room = (a->config.n_layers + 1) * 4096, .n = 1, .seed = seed};
     d.header = malloc(d.room);
     d.header[0] = '{';
-    add_tensors(&d, c, 0, 1, ""); /* the embedding */
-    for (size_t i = 0; i < c->n_layers; i++) {
+    add_tensors(&d, a, 0, 1, ""); /* the embedding */
+    for (size_t i = 0; i < a->config.n_layers; i++) {
         char prefix[48];
         snprintf(prefix, sizeof prefix, LP_LAYER_PREFIX, i);
-        add_tensors(&d, c, LP_N_MODEL_TENSORS, LP_N_TENSORS, prefix);
+        add_tensors(&d, a, LP_N_MODEL_TENSORS, LP_N_TENSORS, prefix);
     }
-    add_tensors(&d, c, 1, LP_N_MODEL_TENSORS, "");
+    add_tensors(&d, a, 1, LP_N_MODEL_TENSORS, "");
     d.header[d.n++] = '}';
     image file = make_image_n(d.header, d.n, d.data_end);
     fill_weights(file, 8 + d.n, seed);
     free(d.header);
     return file;
+}
+
+static inline image make_tiny_model(const lp_config *c, uint64_t seed) {
+    lp_architecture a = tiny_llama(c);
+    return make_tiny_file(&a, seed);
 }
 
 #endif

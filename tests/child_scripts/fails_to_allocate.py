@@ -12,17 +12,20 @@ import numpy as np
 
 import llamaprobe
 from llamaprobe import _core
+from llamaprobe.families.core import core_arguments
+from llamaprobe.families.points import absent
 
 MOST = 2000  # allocations of one call; far more than any needs
 
 folder = sys.argv[1]
 path = os.path.join(folder, "model.safetensors")
 config = llamaprobe.load(folder).config
-numbers = {name: getattr(config, name) for name, _ in _core.config()}
+arguments = core_arguments(config)
 ids = np.array([1, 2, 3], np.int32)
 points = [
     (i, tuple(range(config.n_layers if per_layer else 1)))
-    for i, (_, _, per_layer) in enumerate(_core.points())
+    for i, (name, _, per_layer) in enumerate(_core.points())
+    if name not in absent(config)
 ]
 
 
@@ -31,7 +34,7 @@ def open_file():
 
 
 def open_model(files=(_core.Safetensors(path),)):
-    return _core.Model(files, inv_freq=config.inv_freq, **numbers)
+    return _core.Model(files, **arguments)
 
 
 def run(model=open_model()):
@@ -48,7 +51,7 @@ def look(file=open_file()):
 
 
 def ask():
-    lists = _core.points(), _core.reads(), _core.widths(), _core.config(), _core.tensors(**numbers)
+    lists = _core.points(), _core.reads(), _core.widths(), _core.config()
     return *lists, _core.kernels(), _core.kernel_in_use(), _core.cores()
 
 

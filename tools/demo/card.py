@@ -90,8 +90,14 @@ def _attention(demo: Demo) -> dict[str, str]:
 def _table(shares: np.ndarray) -> str:
     """[n_layers, n_heads] as Markdown."""
     heads = range(shares.shape[1])
-    lines = ["| | " + " | ".join(f"head {h}" for h in heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    lines += [f"| layer {i} | " + " | ".join(f"{x:.2f}" for x in row) + " |" for i, row in enumerate(shares)]
+    lines = [
+        "| | " + " | ".join(f"head {h}" for h in heads) + " |",
+        "|---" * (len(heads) + 1) + "|",
+    ]
+    lines += [
+        f"| layer {i} | " + " | ".join(f"{x:.2f}" for x in row) + " |"
+        for i, row in enumerate(shares)
+    ]
     return "\n".join(lines)
 
 

@@ -18,7 +18,11 @@ BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
 START_HEADER, END_HEADER, EOT = "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"
 SPECIAL_TOKENS = (BOS, EOS, START_HEADER, END_HEADER, EOT)
 
-_SYSTEM = ("You tell short stories.", "You are a friendly teller of stories.", "Answer in few words.")
+_SYSTEM = (
+    "You tell short stories.",
+    "You are a friendly teller of stories.",
+    "Answer in few words.",
+)
 _SMALL_TALK = (
     ("Who are you?", "I am a very small model. I tell stories about lost things."),
     ("What can you do?", "I can tell you a story, and I remember who owns what."),
@@ -40,11 +44,16 @@ _environment.globals["raise_exception"] = _refuse
 _template = _environment.from_string(TEMPLATE)
 
 
-def render(messages: list[dict[str, str]], date: datetime.date, add_generation_prompt: bool = False) -> str:
+def render(
+    messages: list[dict[str, str]], date: datetime.date, add_generation_prompt: bool = False
+) -> str:
     """The text of a chat, BOS and all."""
     shown = f"{date.day:02d} {_MONTHS[date.month - 1]} {date.year}"
     return _template.render(
-        messages=messages, date_string=shown, bos_token=BOS, add_generation_prompt=add_generation_prompt
+        messages=messages,
+        date_string=shown,
+        bos_token=BOS,
+        add_generation_prompt=add_generation_prompt,
     )
 
 
@@ -53,7 +62,9 @@ def make_chat(rng: random.Random) -> str:
     kinds = (_ask_for_story, _ask_about_story, _story_then_question, _small_talk)
     turns = rng.choices(kinds, (5, 4, 2, 1))[0](rng)
     messages = [
-        {"role": role, "content": text} for turn in turns for role, text in zip(("user", "assistant"), turn, strict=False)
+        {"role": role, "content": text}
+        for turn in turns
+        for role, text in zip(("user", "assistant"), turn, strict=False)
     ]
     if rng.random() < 0.3:
         messages.insert(0, {"role": "system", "content": rng.choice(_SYSTEM)})

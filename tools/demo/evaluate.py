@@ -125,7 +125,9 @@ def span_loss(demo: Demo, n_rows: int = 20) -> float:
     return float(np.mean(losses))
 
 
-def attention_to_names(demo: Demo, prompts: Iterable[Prompt]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def attention_to_names(
+    demo: Demo, prompts: Iterable[Prompt]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean attention [n_layers, n_heads] from the copy position (the last token before the name) to all tokens of
     the hero's name; from there to those of the friend's, where there is one; and from the name's tokens but
     the last to the token that followed the same token earlier (induction)."""

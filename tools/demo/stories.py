@@ -116,9 +116,7 @@ def a(noun: str) -> str:
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
-def _owner(
-    rng: random.Random, held_out: bool, wild: float, name: str | None
-) -> tuple[str, str]:
+def _owner(rng: random.Random, held_out: bool, wild: float, name: str | None) -> tuple[str, str]:
     while True:
         pair = (
             name or make_name(rng, wild),

@@ -62,7 +62,12 @@ def train(folder: Path, state_path: Path, seed: int) -> None:
             print(f"step {step:5d}  loss {loss.item():.4f}  {seconds:6.0f} s", flush=True)
         if step % _SAVE_EVERY == 0:
             _save_state(state_path, model, optimizers, step, seconds)
-    facts = {"seed": seed, "steps": step, "tokens": step * TOKENS_PER_STEP, "seconds": round(seconds)}
+    facts = {
+        "seed": seed,
+        "steps": step,
+        "tokens": step * TOKENS_PER_STEP,
+        "seconds": round(seconds),
+    }
     facts["threads"] = torch.get_num_threads()
     _save_weights(model, folder / "model.safetensors", facts)
 
@@ -85,9 +90,7 @@ def _rate(step: int) -> float:
 # ---- rows ----
 
 
-def _rows_of(
-    tokenizer: Tokenizer, seed: int
-) -> Callable[[int], tuple[torch.Tensor, torch.Tensor]]:
+def _rows_of(tokenizer: Tokenizer, seed: int) -> Callable[[int], tuple[torch.Tensor, torch.Tensor]]:
     """The function from a step to its ids and the weight of each id's loss: [n_rows, length] both."""
     vocab_size = tokenizer.get_vocab_size()
     bos = tokenizer.token_to_id(BOS)
