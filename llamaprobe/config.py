@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from . import _core, log
 from .errors import ConfigError, FileError
 from .families.family import LINEARS, PRE_NORMS, Family
-from .families.features import beyond_core
 from .families.keys import Keys, any_of
 from .families.keys import UnsupportedConfigError as UnsupportedConfigError
 from .families.rope import Rope
@@ -167,15 +166,12 @@ class Config:
         self.inv_freq.flags.writeable = False
 
 
-def read_config(
-    path: str | os.PathLike[str], *, stacklevel: int = 2, any_family: bool = False
-) -> Config:
+def read_config(path: str | os.PathLike[str], *, stacklevel: int = 2) -> Config:
     """Read and check the config of a model: a folder that holds config.json, or that file.
 
     A key that is ignored although its author meant something by it (`auto_map`, `logit_scale`), or
     a value that the file leaves to history (`rope_theta`), is reported once per call through
     `warnings` and kept in `Config.notes`. The rounding mode of the calling thread does not matter.
-    `any_family`: also of models that need what the core cannot compute yet; reference.py can.
 
     Raises FileError (missing, unreadable, no regular file), ConfigError (broken JSON, a key that is
     missing, of the wrong type, out of range or contradicted by another), UnsupportedConfigError
@@ -187,8 +183,6 @@ def read_config(
         if not os.path.lexists(file):
             raise _no_model(folder)
     config: Config = _core.call_rounded(_read, file)
-    if not any_family:
-        _core.call_rounded(check_core, config)
     for note in config.notes:
         log.warn(note, stacklevel=stacklevel)
     return config
@@ -205,17 +199,6 @@ def parse_config(raw: dict[str, Any], name: str) -> Config:
     `read_config`."""
     config: Config = _core.call_rounded(lambda values: _config(values, name, ""), raw)
     return config
-
-
-def check_core(config: Config) -> None:
-    """UnsupportedConfigError names what a model needs that the core cannot compute yet."""
-    lacking = ", ".join(beyond_core(config))
-    if lacking:
-        family = FAMILIES[config.family]
-        raise UnsupportedConfigError(
-            f"{shown_path(config.path)}: model_type is {show(config.family)}: {lacking} cannot be run"
-            f" yet, which this {family.title} ({family.architecture}) needs"
-        )
 
 
 def _no_model(folder: str) -> FileError:

@@ -37,4 +37,4 @@ def read(folder: Path, model_type: str, **keys: Any) -> Config:
     (folder / "config.json").write_text(json.dumps(found))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return read_config(folder, any_family=True)
+        return read_config(folder)

@@ -41,7 +41,7 @@ def made(request, folders, tmp_path_factory) -> tuple[family_models.FamilyCase, 
 def read(folder: Path) -> Config:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return read_config(folder, any_family=True)
+        return read_config(folder)
 
 
 def plain(config: Config) -> dict[str, object]:

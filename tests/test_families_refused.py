@@ -168,18 +168,3 @@ def test_what_is_refused(tmp_path: Path, name: str) -> None:
     model_type, keys, fact = WRONG[name]
     with pytest.raises(lp.ConfigError, match=rf"config\.json: .*{fact}"):
         read(tmp_path, model_type, **keys)
-
-
-LACKING = {
-    "gemma": "gains of 1 \\+ w, gelu_tanh as activation",
-    "gemma2": "gains of 1 \\+ w, sliding windows, a cap of scores, a cap of logits",
-}
-
-
-@pytest.mark.parametrize("model_type", LACKING)
-def test_load_names_what_the_core_lacks(tmp_path: Path, model_type: str) -> None:
-    read(tmp_path, model_type, sliding_window=7 if model_type == "gemma2" else ...)
-    with pytest.raises(
-        lp.UnsupportedConfigError, match=f"{LACKING[model_type]}.* cannot be run yet"
-    ):
-        lp.load(tmp_path)

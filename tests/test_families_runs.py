@@ -14,8 +14,7 @@ import llamaprobe as lp
 from llamaprobe import _core
 from llamaprobe.checks.verify import verify_run
 from llamaprobe.cli.main import main
-from llamaprobe.config import Config, read_config
-from llamaprobe.families.features import beyond_core
+from llamaprobe.config import Config
 from llamaprobe.families.points import absent
 from llamaprobe.hub.listing import shards
 from llamaprobe.reference import forward
@@ -36,13 +35,10 @@ def folders() -> dict[str, Path]:
 
 @pytest.fixture
 def made(request, folders, tmp_path_factory) -> tuple[family_models.FamilyCase, Path]:
-    """A case that the core can run, and its folder."""
+    """A case and its folder."""
     case = CASES[request.param]
     if case.name not in folders:
         folders[case.name] = case.make(tmp_path_factory.mktemp(case.name))
-    lacking = list(beyond_core(read_config(folders[case.name], any_family=True)))
-    if lacking:
-        pytest.skip(f"the core lacks {', '.join(lacking)}")
     return case, folders[case.name]
 
 

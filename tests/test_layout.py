@@ -59,15 +59,24 @@ PYTHON_LEVELS = {
 }
 # In kernels a file includes only files of its own line and of lines above.
 KERNEL_LEVELS = (
-    ("kernels.h", "parameters.h"),
+    ("kernels.h", "parameters.h", "queries.h"),
     ("simd",),
     ("elementwise.h", "gemm"),
+    ("softmax.h",),
     ("attention.h",),
     ("variants",),
     ("dispatch.c",),
 )
 # Compiled once per vector width: variants/variant.h undefines their guards in between.
-TEMPLATES = {"exp.h", "gemv.h", "microkernel.h", "microkernel_prefetch.h", "packing.h"}
+TEMPLATES = {
+    "exp.h",
+    "gemv.h",
+    "microkernel.h",
+    "microkernel_prefetch.h",
+    "packing.h",
+    "softmax.h",
+    "tanh.h",
+}
 ONE_CPU = {"avx2.h": "x86_64", "avx512.h": "x86_64", "neon.h": "aarch64"}
 PYTHON_HEADERS = re.compile(r"<(Python\.h|numpy/|structmember\.h)")
 INTRINSICS = re.compile(r"<(\w*intrin|arm_neon|arm_sve|arm_acle)\.h>")

@@ -3,16 +3,15 @@
  * Vectors run along the queries, as in gemm.h, so k and v are numbers to broadcast, k by panels of keys and v by panels
  * of columns. Scores stay in scratch as [key][query of the tile]; the softmax runs down the keys with one query per
  * lane and needs no sum across lanes. A tile takes ATTENTION_ROWS keys (or columns of v) at once: of keys after the
- * last query only those that fill up the last tile are multiplied, and their scores are never read. On the diagonal a
- * lane takes part up to its own key. */
+ * last query only those that fill up the last tile are multiplied, and their scores are never read. On the diagonal,
+ * and at the edge of a window, lanes take part that see the key. */
 #ifndef LP_ATTENTION_H
 #define LP_ATTENTION_H
 
-#include <math.h> /* INFINITY */
-
 #include "gemm/microkernel.h" /* T(tile) */
 #include "gemm/packing.h"     /* pack_tokens, unpack_tokens */
-#include "simd/exp.h"         /* T(scale_scores), T(softmax) */
+#include "queries.h"          /* lp_queries, lp_span */
+#include "softmax.h"          /* T(scale_scores), T(cap_scores), T(softmax) */
 
 _Static_assert(LP_PANEL % ATTENTION_ROWS == 0, "what a tile takes at once lies side by side");
 
@@ -37,16 +36,6 @@ ATTENTION_TILE(row_wide, T, 2, 1)
 static attention_tile *const rows_tiles[] = {rows_narrow, rows_one, rows_wide}; /* by tile_kind */
 static attention_tile *const row_tiles[] = {row_narrow, row_one, row_wide};
 
-/* One tile of queries at work. */
-typedef struct {
-    const lp_head *head;
-    size_t m0, m, width; /* first query, queries, lanes */
-    size_t n_keys;       /* m0 + m */
-    float *q;            /* [head_dim][width] */
-    float *s;            /* [n_keys, rounded up][width]: scores, then pattern */
-    float *z;            /* [head_dim][width] */
-} lp_queries;
-
 static size_t round_keys(size_t n) { return (n + ATTENTION_ROWS - 1) / ATTENTION_ROWS * ATTENTION_ROWS; }
 
 static size_t attend_scratch(size_t n_tokens, size_t head_dim) { return (round_keys(n_tokens) + 2 * head_dim) * WIDE; }
@@ -54,7 +43,7 @@ static size_t attend_scratch(size_t n_tokens, size_t head_dim) { return (round_k
 static void dot_keys(const lp_queries *t) {
     const lp_head *h = t->head;
     attention_tile *tile = rows_tiles[kind_of(t->width)];
-    for (size_t key = 0; key < t->n_keys; key += ATTENTION_ROWS) {
+    for (size_t key = t->first; key < t->n_keys; key += ATTENTION_ROWS) {
         const float *k = h->k + key / LP_PANEL * h->head_dim * LP_PANEL + key % LP_PANEL;
         for (size_t d = 0; d < h->head_dim; d += LP_K_BLOCK)
             tile(t->s + key * t->width, t->q + d * t->width, k + d * LP_PANEL, lp_size_min(h->head_dim - d, LP_K_BLOCK),
@@ -70,30 +59,38 @@ static void store_keys(const lp_queries *t, float *map, size_t key, size_t end) 
     unpack_tokens(&to, t->m0 * n + key, t->s + key * t->width, t->width, t->m, end - key, 0);
 }
 
-/* -inf for the keys after them; the pattern is 0 there already. */
-static void store_later_scores(const lp_queries *t) {
+/* -inf for n keys; on_lines: they begin and end with cache lines. */
+static void hide_keys(float *scores, size_t n, int on_lines) {
+    size_t i = 0;
+    for (; on_lines && i < n; i += LANES) V(store_nontemporal)(scores + i, V(set1)(-INFINITY));
+    for (; i < n; i++) scores[i] = -INFINITY;
+}
+
+/* Whole rows of a map of scores: -inf before the keys in scratch and after them. (A pattern is 0 there already.) */
+static void store_scores(const lp_queries *t, float *map) {
     size_t n = t->head->n_tokens;
-    float *scores = t->head->scores + t->m0 * n;
-    int nontemporal = on_lines(&(results){.y = scores, .stride = n}, 0, t->n_keys, t->width);
-    for (size_t i = 0; i < t->m; i++, scores += n) {
-        size_t key = t->n_keys;
-        for (; nontemporal && key < n; key += LANES) V(store_nontemporal)(scores + key, V(set1)(-INFINITY));
-        for (; key < n; key++) scores[key] = -INFINITY;
+    if (!map) return;
+    store_keys(t, map, t->first, t->n_keys);
+    map += t->m0 * n;
+    int nontemporal = on_lines(&(results){.y = map, .stride = n}, 0, t->n_keys, t->width);
+    for (size_t i = 0; i < t->m; i++, map += n) {
+        hide_keys(map, t->first, nontemporal);
+        hide_keys(map + t->n_keys, n - t->n_keys, nontemporal);
     }
 }
 
 /* scores to pattern, in place */
 static void normalize(const lp_queries *t) {
+    const lp_head *h = t->head;
     float most[WIDE];
     int narrow = t->width < LANES;
-    for (size_t v = 0; v < t->width; v += LANES)
-        (narrow ? NARROW_T(scale_scores) : T(scale_scores))(most + v, t->s + v, t->width, t->n_keys, t->m0 + v,
-                                                            t->head->scale);
-    store_keys(t, t->head->scores, 0, t->n_keys);
-    if (t->head->scores) store_later_scores(t);
-    if (!t->head->pattern && !t->head->z) return;
-    for (size_t v = 0; v < t->width; v += LANES)
-        (narrow ? NARROW_T(softmax) : T(softmax))(t->s + v, most + v, t->width, t->n_keys, t->m0 + v);
+    for (size_t v = 0; v < t->width; v += LANES) (narrow ? NARROW_T(scale_scores) : T(scale_scores))(t, v, most + v);
+    store_scores(t, h->scores_raw);
+    for (size_t v = 0; h->cap != 0 && v < t->width; v += LANES)
+        (narrow ? NARROW_T(cap_scores) : T(cap_scores))(t, v, most + v);
+    store_scores(t, h->scores);
+    if (!h->pattern && !h->z) return;
+    for (size_t v = 0; v < t->width; v += LANES) (narrow ? NARROW_T(softmax) : T(softmax))(t, v, most + v);
 }
 
 /* How many of n keys are stored before each tile of columns, so that all are: whole cache lines. */
@@ -102,37 +99,67 @@ static size_t store_share(size_t n, size_t head_dim) {
     return (n + n_tiles * LINE_FLOATS - 1) / (n_tiles * LINE_FLOATS) * LINE_FLOATS;
 }
 
+/* z += pattern x v for n columns of v and a block of keys at the edge of a window. */
+NOINLINE void mix_edge(float *z, const float *pattern, const float *v, const lp_span *span, size_t width, size_t n) {
+    if (width < LANES)
+        (n == 1 ? NARROW_T(edge_row) : NARROW_T(edge_rows))(z, pattern, v, span, width);
+    else
+        (n == 1 ? T(edge_row) : T(edge_rows))(z, pattern, v, span, width);
+}
+
+/* The keys of `block` from `key` to `end`. */
+static lp_span span_of(const lp_queries *t, size_t block, size_t key, size_t end) {
+    /* where a window ends inside the tile, all keys are at its edge */
+    size_t edge = t->window && t->window < t->m ? t->n_keys : edge_end(t, t->m0, t->m);
+    edge = lp_size_min(edge > key ? edge : key, end);
+    size_t diagonal = lp_size_min(t->m0 > edge ? t->m0 : edge, end), n_added = block ? t->width : 0;
+    /* the sum of query i has begun if the first key that it sees, i - W + 1, lies before the block */
+    if (n_added && t->window) n_added = block + t->window > t->m0 ? block + t->window - 1 - t->m0 : 0;
+    return (lp_span){.n_edge = edge - key,
+                     .edge = key + t->window - t->m0,
+                     .window = t->window,
+                     .n_whole = diagonal - edge,
+                     .n_diagonal = end - diagonal,
+                     .n_added = n_added};
+}
+
 /* z = pattern x v: blocks of keys, counted from key 0, each for all of z while the pattern is in L1. The diagonal lies
  * inside the last block, because a tile's width divides LP_K_BLOCK and m0 is a multiple of it. */
 _Static_assert(LP_K_BLOCK % WIDE == 0, "a tile of queries ends inside one block of keys");
 static void mix_values(const lp_queries *t) {
     const lp_head *h = t->head;
     enum tile_kind kind = kind_of(t->width);
-    for (size_t key = 0; key <= t->m0; key += LP_K_BLOCK) {
-        size_t before = lp_size_min(t->m0 - key, LP_K_BLOCK), masked = before < LP_K_BLOCK ? t->m : 0;
-        size_t end = key + before + masked, share = store_share(before + masked, h->head_dim), stored = key;
+    for (size_t block = t->seen / LP_K_BLOCK * LP_K_BLOCK; block <= t->m0; block += LP_K_BLOCK) {
+        size_t key = block > t->seen ? block : t->seen, end = lp_size_min(block + LP_K_BLOCK, t->n_keys);
+        size_t stored = block > t->first ? block : t->first, share = store_share(end - stored, h->head_dim);
+        const lp_span span = span_of(t, block, key, end);
+        size_t before = span.n_whole, masked = span.n_diagonal;
+        int first = !span.n_added, edged = span.n_edge || (!first && span.n_added < t->width);
         for (size_t d = 0, n; d < h->head_dim; d += n, stored += share) {
             n = h->head_dim - d < ATTENTION_ROWS ? 1 : ATTENTION_ROWS;
             store_keys(t, h->pattern, stored, lp_size_min(stored + share, end));
             const float *v = h->v + d / LP_PANEL * h->v_stride + key * LP_PANEL + d % LP_PANEL;
-            (n == 1 ? row_tiles : rows_tiles)[kind](t->z + d * t->width, t->s + key * t->width, v, before, masked,
-                                                    key == 0);
+            float *z = t->z + d * t->width, *pattern = t->s + key * t->width;
+            if (edged)
+                mix_edge(z, pattern, v, &span, t->width, n);
+            else
+                (n == 1 ? row_tiles : rows_tiles)[kind](z, pattern, v, before, masked, first);
         }
     }
 }
 
 static void attend(const lp_head *h, size_t i, float *scratch) {
-    size_t end = lp_size_min((i + 1) * WIDE, h->n_tokens);
+    size_t end = lp_size_min((i + 1) * WIDE, h->n_tokens), window = h->window < h->n_tokens ? h->window : 0;
     for (size_t m0 = i * WIDE, width; m0 < end; m0 += width) {
         width = tile_width(end - m0);
-        size_t m = lp_size_min(end - m0, width), n_keys = m0 + m;
+        size_t m = lp_size_min(end - m0, width), n_keys = m0 + m, seen = window && m0 >= window ? m0 + 1 - window : 0;
         float *q = scratch, *z = q + h->head_dim * width, *s = z + h->head_dim * width;
-        lp_queries t = {h, m0, m, width, n_keys, q, s, z};
+        lp_queries t = {h, m0, m, width, window, seen / SUM_LANES * SUM_LANES, seen, n_keys, q, s, z};
         pack_tokens(q, h->q + m0 * h->q_stride, h->q_stride, width, m, h->head_dim);
         dot_keys(&t);
         normalize(&t);
         if (!h->z) {
-            store_keys(&t, h->pattern, 0, n_keys);
+            store_keys(&t, h->pattern, t.first, n_keys);
             continue;
         }
         mix_values(&t);

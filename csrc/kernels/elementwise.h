@@ -1,6 +1,6 @@
-/* elementwise.h - what is done to a row of numbers: widening, norm, rotary embedding, exp and silu, the sum of pattern
- * and v for one query; and what a core can do at most. Loops without verbs are written so that a compiler turns them to
- * vectors without changing a bit. */
+/* elementwise.h - what is done to a row of numbers: widening, norm, rotary embedding, exp, activations and caps, the
+ * sum of pattern and v for one query; and what a core can do at most. Loops without verbs are written so that a
+ * compiler turns them to vectors without changing a bit. */
 #ifndef LP_ELEMENTWISE_H
 #define LP_ELEMENTWISE_H
 
@@ -12,6 +12,7 @@
 #include "parameters.h"    /* TILE_ROWS_2 */
 #include "simd/elements.h" /* lp_element_to_f32 */
 #include "simd/exp.h"      /* V(exp), V(silu) */
+#include "simd/tanh.h"     /* V(gelu_tanh), V(cap) */
 #include "simd/vector.h"   /* V, VEC, V_WIDEN */
 
 /* n elements at w to float32. */
@@ -34,11 +35,13 @@ static double sum_squares(const float *x, size_t d) {
     return lane[0];
 }
 
-static void scale_row(float *unit, float *out, const float *x, float scale, const lp_weight *gain, size_t d) {
+static void scale_row(float *unit, float *out, const float *x, float scale, const lp_weight *gain, float offset,
+                      size_t d) {
     float g[64];
     for (size_t i = 0, n; i < d && (unit || out); i += n) {
         n = lp_size_min(d - i, 64);
         if (out) widen(g, lp_weight_at(gain, 0, i), gain->element, n);
+        for (size_t j = 0; out && offset != 0 && j < n; j++) g[j] += offset; /* + 0 would turn a gain of -0 to +0 */
         for (size_t j = 0; j < n; j++) {
             float u = x[i + j] * scale;
             if (unit) unit[i + j] = u;
@@ -48,12 +51,12 @@ static void scale_row(float *unit, float *out, const float *x, float scale, cons
 }
 
 static void rms_norm(float *rms, float *inverse, float *unit, float *out, const float *x, const lp_weight *gain,
-                     double eps, size_t d) {
+                     float offset, double eps, size_t d) {
     double root = sqrt(sum_squares(x, d) / (double)d + eps);
     float scale = (float)(1.0 / root);
     if (rms) *rms = (float)root;
     if (inverse) *inverse = scale;
-    scale_row(unit, out, x, scale, gain, d);
+    scale_row(unit, out, x, scale, gain, offset, d);
 }
 
 /* Pairs (i, i + half) turned by the angle of the position, every product rounded. */
@@ -85,35 +88,46 @@ static void rope(float *out, const float *x, const float *cos, const float *sin,
     }
 }
 
-/* A vector at a time, the last one filled up with zeros. */
-#define ROW_OF(name, function)                               \
-    static void name(float *out, const float *x, size_t n) { \
-        for (size_t i = 0; i < n; i += LP_N) {               \
-            size_t have = lp_size_min(n - i, LP_N);          \
-            float part[LP_N] = {0};                          \
-            memcpy(part, x + i, have * sizeof *part);        \
-            V(store)(part, V(function)(V(load)(part)));      \
-            memcpy(out + i, part, have * sizeof *part);      \
-        }                                                    \
+/* out[i] = `value` of a vector a of x; the last vector is filled up with zeros. */
+#define ROW_OF(name, parameters, value)             \
+    static void name parameters {                   \
+        size_t i = 0, rest = n % LP_N;              \
+        for (; i + LP_N <= n; i += LP_N) {          \
+            VEC a = V(load)(x + i);                 \
+            V(store)(out + i, value);               \
+        }                                           \
+        if (!rest) return;                          \
+        float part[LP_N] = {0};                     \
+        memcpy(part, x + i, rest * sizeof *part);   \
+        VEC a = V(load)(part);                      \
+        V(store)(part, value);                      \
+        memcpy(out + i, part, rest * sizeof *part); \
     }
-ROW_OF(exp_row, exp)
-ROW_OF(silu_row, silu)
+ROW_OF(exp_row, (float *out, const float *x, size_t n), V(exp)(a))
+ROW_OF(silu_row, (float *out, const float *x, size_t n), V(silu)(a))
+ROW_OF(gelu_tanh_row, (float *out, const float *x, size_t n), V(gelu_tanh)(a))
+ROW_OF(cap_row, (float *out, const float *x, float most, size_t n), V(cap)(a, V(set1)(most)))
+
+static void activate(lp_activation activation, float *out, const float *x, size_t n) {
+    (activation == LP_GELU_TANH ? gelu_tanh_row : silu_row)(out, x, n);
+}
 
 /* Blocks of keys, counted from key 0, each a chain of its own. */
-static void mix(float *z, const float *pattern, const float *v, size_t v_stride, size_t n_keys, size_t head_dim) {
+static void mix(float *z, const float *pattern, const float *v, size_t v_stride, size_t first, size_t n_keys,
+                size_t head_dim) {
     for (size_t d = 0, n; d < head_dim; d += n) {
         float part[LP_N] = {0};
         VEC sum = V(zero)();
         n = lp_size_min(head_dim - d, LP_N);
-        for (size_t key = 0, end; key < n_keys; key = end) {
+        for (size_t key = first, end; key < n_keys; key = end) {
             VEC acc = V(zero)();
-            end = lp_size_min(key + LP_K_BLOCK, n_keys);
+            end = lp_size_min(key / LP_K_BLOCK * LP_K_BLOCK + LP_K_BLOCK, n_keys);
             for (size_t k = key; k < end; k++) {
                 memcpy(part, v + k * v_stride + d, n * sizeof *part);
                 VEC p = V(set1)(pattern[k]), x = V(load)(part);
                 V(fma_into)(&acc, p, x);
             }
-            sum = key ? V(add)(sum, acc) : acc;
+            sum = key > first ? V(add)(sum, acc) : acc;
         }
         V(store)(part, sum);
         memcpy(z + d, part, n * sizeof *part);

@@ -20,6 +20,11 @@
 
 #define LP_MOST_PEAK_SUMS 384 /* independent sums of multiply_add in any variant */
 
+typedef enum {
+    LP_SILU,      /* x / (1 + e^-x) */
+    LP_GELU_TANH, /* (x / 2) (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) */
+} lp_activation;
+
 /* One matrix of a product and where its results go; NULL: not requested. */
 typedef struct {
     const lp_weight *w;    /* [n_rows, k] */
@@ -29,7 +34,7 @@ typedef struct {
     float *sum;            /* [m, n_rows]: add + y */
 } lp_factor;
 
-/* Up to three matrices that share x. When `gated`, there are two, gate and up, of one shape: act = silu(gate) and
+/* Up to three matrices that share x. When `gated`, there are two, gate and up, of one shape: act = activation(gate) and
  * hidden = act * up are made while the tiles are in cache. */
 typedef struct {
     size_t m, k;
@@ -38,13 +43,15 @@ typedef struct {
     lp_factor factor[3];
     size_t n_factors;
     int gated;
+    lp_activation activation;
     float *act, *hidden; /* [m, n_rows], or NULL */
 } lp_product;
 
 /* Keys, or columns of v, that lie side by side: what a tile broadcasts is consecutive in memory. */
 #define LP_PANEL 8
 
-/* Causal attention of one head of one sequence; q and k are after RoPE. k and v are packed by head: rows as far apart
+/* Causal attention of one head of one sequence: query i sees keys up to i or, with a window, the last `window` of them.
+ * q and k are after RoPE. k and v are packed by head: rows as far apart
  * as tokens would fall into a few sets of the caches. The last panel of k is whole: what follows the last key in it is
  * read, and may be anything. */
 typedef struct {
@@ -55,8 +62,11 @@ typedef struct {
     size_t q_stride, v_stride;
     float *z; /* as q; v and z are NULL when only the maps are requested */
     float scale;
-    float *scores;  /* [n_tokens, n_tokens] of this head, or NULL */
-    float *pattern; /* the same, zeros: keys after the query are not written */
+    float cap;         /* scores = cap * tanh(scores_raw / cap); 0: none */
+    size_t window;     /* 0: none */
+    float *scores_raw; /* [n_tokens, n_tokens] of this head, before the cap, or NULL */
+    float *scores;     /* the same, after it */
+    float *pattern;    /* the same, zeros: keys that the query does not see may not be written */
 } lp_head;
 
 typedef struct {
@@ -82,19 +92,23 @@ typedef struct {
     void (*attend)(const lp_head *h, size_t i, float *scratch);
 
     /* x [d] of one token. Results may be NULL. rms_norm: inverse = 1 / rms before it was rounded, unit = x * inverse,
-     * out = gain * unit. scale_row: unit = x * scale, out = gain * unit. */
+     * out = (gain + offset) * unit. scale_row: unit = x * scale, out = (gain + offset) * unit. */
     void (*rms_norm)(float *rms, float *inverse, float *unit, float *out, const float *x, const lp_weight *gain,
-                     double eps, size_t d);
-    void (*scale_row)(float *unit, float *out, const float *x, float scale, const lp_weight *gain, size_t d);
+                     float offset, double eps, size_t d);
+    void (*scale_row)(float *unit, float *out, const float *x, float scale, const lp_weight *gain, float offset,
+                      size_t d);
     /* out [n_heads, head_dim] from x; cos and sin [half]. Floats of a head from 2 * half on are copied. */
     void (*rope)(float *out, const float *x, const float *cos, const float *sin, size_t n_heads, size_t head_dim,
                  size_t half, int interleaved);
     void (*widen)(float *out, const void *w, lp_element element, size_t n);
     /* out may be x. */
     void (*exp)(float *out, const float *x, size_t n);
-    void (*silu)(float *out, const float *x, size_t n);
-    /* z [head_dim] of one query: the sum of pattern[key] * v[key], whose rows are v_stride floats apart. */
-    void (*mix)(float *z, const float *pattern, const float *v, size_t v_stride, size_t n_keys, size_t head_dim);
+    void (*activate)(lp_activation activation, float *out, const float *x, size_t n);
+    void (*cap)(float *out, const float *x, float cap, size_t n); /* cap * tanh(x / cap) */
+    /* z [head_dim] of one query: the sum of pattern[key] * v[key] for keys first .. end, rows of v v_stride floats
+     * apart. */
+    void (*mix)(float *z, const float *pattern, const float *v, size_t v_stride, size_t first, size_t end,
+                size_t head_dim);
 
     /* For the roof. Every sum gets 0.5 * 0.25 in each round; every float is read (n is a multiple of 64). */
     size_t peak_sums;

@@ -128,6 +128,9 @@ static size_t head_of_job(lp_head *h, const attend_args *args, size_t i) {
                    .v_stride = args->n_tokens * LP_PANEL,
                    .z = a->z ? a->z + q_at : NULL,
                    .scale = a->scale,
+                   .cap = a->cap,
+                   .window = a->window,
+                   .scores_raw = a->scores_raw ? a->scores_raw + map_at : NULL,
                    .scores = a->scores ? a->scores + map_at : NULL,
                    .pattern = a->pattern ? a->pattern + map_at : NULL};
     if (args->k_packed) {
@@ -147,16 +150,21 @@ static void attend_job(void *arg, size_t i, size_t worker) {
     args->ops->kernels->attend(&h, tile, args->ops->scratch + worker * args->ops->scratch_stride);
 }
 
-/* A query meets the keys up to its own: T (T + 1) / 2 pairs, not T^2. */
+/* Pairs of a query and a key that it sees: T (T + 1) / 2 without a window. */
+static double n_pairs(const lp_attention *a, size_t n_tokens) {
+    double t = (double)n_tokens, w = a->window && a->window < n_tokens ? (double)a->window : t;
+    return w * (w + 1) / 2 + (t - w) * w;
+}
+
 static void count_attention(const lp_ops *ops, const lp_attention *a) {
     size_t q_width = a->n_heads * a->head_dim, kv_width = a->n_kv_heads * a->head_dim;
     for (size_t i = 0; i < a->n_sequences; i++) {
         size_t t = a->sequences[i].n_tokens;
-        double pairs = (double)t * ((double)t + 1) / 2, products = a->z ? 2 : 1;
+        double pairs = n_pairs(a, t), products = a->z ? 2 : 1;
         lp_profile_count(ops->profile, products * 2 * pairs * (double)q_width, 0, 0);
         count_values(ops, a->z ? 2 : 1, t * (q_width + kv_width), 0);
-        if (a->scores) count_values(ops, 1, a->n_heads * t * t, 0);
-        if (a->pattern) count_values(ops, 1, a->n_heads * (t * (t + 1) / 2), 0); /* its zeros are not written */
+        count_values(ops, (a->scores_raw != NULL) + (a->scores != NULL), a->n_heads * t * t, 0);
+        if (a->pattern) count_values(ops, 1, a->n_heads * (size_t)pairs, 0); /* its zeros are not written */
     }
 }
 
@@ -181,19 +189,30 @@ int lp_attend(const lp_ops *ops, const lp_attention *a) {
     return lp_pool_run(&ops->parallel, args.n_jobs, attend_job, &args);
 }
 
-/* pattern = e^(s - most) / sum of these, for the first n_keys of n keys; 0 for the others. */
-static void softmax_row(const lp_kernels *kernels, float *pattern, const float *scores, size_t n_keys, size_t n) {
+/* The keys of a map's row: query t of n sees first .. end. */
+typedef struct {
+    size_t first, end, n;
+} row_keys;
+
+static void cap_row(const lp_kernels *kernels, float *scores, const float *raw, float cap, row_keys keys) {
+    for (size_t key = 0; key < keys.n; key++) scores[key] = -INFINITY;
+    kernels->cap(scores + keys.first, raw + keys.first, cap, keys.end - keys.first);
+}
+
+/* pattern = e^(s - most) / sum of these; 0 where a key is hidden. */
+static void softmax_row(const lp_kernels *kernels, float *pattern, const float *scores, row_keys keys) {
     float most = -INFINITY;
     double lane[16] = {0};
-    for (size_t key = 0; key < n_keys; key++)
+    for (size_t key = keys.first; key < keys.end; key++)
         if (scores[key] > most) most = scores[key];
-    for (size_t key = 0; key < n_keys; key++) pattern[key] = scores[key] - most;
-    kernels->exp(pattern, pattern, n_keys);
-    for (size_t key = 0; key < n_keys; key++) lane[key % 16] += (double)pattern[key];
+    for (size_t key = keys.first; key < keys.end; key++) pattern[key] = scores[key] - most;
+    kernels->exp(pattern + keys.first, pattern + keys.first, keys.end - keys.first);
+    for (size_t key = keys.first; key < keys.end; key++) lane[key % 16] += (double)pattern[key];
     for (size_t apart = 8; apart; apart /= 2)
         for (size_t j = 0; j < apart; j++) lane[j] += lane[j + apart];
-    for (size_t key = 0; key < n_keys; key++) pattern[key] /= (float)lane[0];
-    memset(pattern + n_keys, 0, (n - n_keys) * sizeof *pattern);
+    for (size_t key = keys.first; key < keys.end; key++) pattern[key] /= (float)lane[0];
+    memset(pattern, 0, keys.first * sizeof *pattern);
+    memset(pattern + keys.end, 0, (keys.n - keys.end) * sizeof *pattern);
 }
 
 /* The queries of a tile, one after the other. */
@@ -204,10 +223,13 @@ static void query_job(void *arg, size_t i, size_t worker) {
     size_t t = head_of_job(&h, args, i) * kernels->q_tile, n = h.n_tokens;
     (void)worker;
     for (size_t end = lp_size_min(t + kernels->q_tile, n); t < end; t++) {
+        row_keys keys = {h.window && t >= h.window ? t + 1 - h.window : 0, t + 1, n};
         if (h.z)
-            kernels->mix(h.z + t * h.q_stride, h.pattern + t * n, h.v, h.v_stride, t + 1, h.head_dim);
+            kernels->mix(h.z + t * h.q_stride, h.pattern + t * n, h.v, h.v_stride, keys.first, keys.end, h.head_dim);
+        else if (h.pattern)
+            softmax_row(kernels, h.pattern + t * n, h.scores + t * n, keys);
         else
-            softmax_row(kernels, h.pattern + t * n, h.scores + t * n, t + 1, n);
+            cap_row(kernels, h.scores + t * n, h.scores_raw + t * n, h.cap, keys);
     }
 }
 
@@ -215,6 +237,12 @@ static int run_queries(const lp_ops *ops, lp_attention a) {
     attend_args args = attention_args(ops, &a);
     count_values(ops, 2, args.n_tokens * a.n_heads * (a.z ? a.head_dim : 1), 0);
     return lp_pool_run(&ops->parallel, args.n_jobs, query_job, &args);
+}
+
+int lp_cap_scores(const lp_ops *ops, const lp_attention *a) {
+    lp_attention cap = *a;
+    cap.pattern = cap.z = NULL;
+    return run_queries(ops, cap);
 }
 
 int lp_softmax(const lp_ops *ops, const lp_attention *a) {

@@ -9,10 +9,12 @@ typedef struct {
     size_t n_map; /* floats of a map of all sequences */
     const lp_sequence *sequences;
     size_t n_sequences;
-    const float *q, *k, *v;  /* [m, n_heads or n_kv_heads, head_dim], q and k after RoPE */
-    float *scores, *pattern; /* [n_heads, T, T] per sequence, or NULL; the pattern must hold zeros */
-    float *z;                /* [m, n_heads, head_dim]; v and z are NULL: only the maps */
-    float scale;             /* of q . k */
+    const float *q, *k, *v;               /* [m, n_heads or n_kv_heads, head_dim], q and k after RoPE */
+    float scale;                          /* of q . k */
+    size_t window;                        /* keys that a query sees, its own the last of them; 0: all up to its own */
+    float cap;                            /* of scores, see lp_head; 0: none */
+    float *scores_raw, *scores, *pattern; /* [n_heads, T, T] per sequence, or NULL; the pattern must hold zeros */
+    float *z;                             /* [m, n_heads, head_dim]; v and z are NULL: only the maps */
 } lp_attention;
 
 /* cos and sin [n_positions, half] of inv_freq * position, times factor. */
@@ -30,9 +32,10 @@ typedef struct {
 int lp_rope(const lp_ops *ops, float *out, const float *x, const lp_angles *angles, const lp_sequence *sequences,
             size_t n_sequences, size_t n_heads, size_t head_dim);
 
-/* scores = q k^T * scale, pattern = softmax(scores), z = pattern v */
+/* scores_raw = q k^T * scale, scores = cap(scores_raw), pattern = softmax(scores), z = pattern v */
 int lp_attend(const lp_ops *ops, const lp_attention *a);
-/* Its parts, from values in memory: pattern of scores, and z of pattern and v. */
+/* Its parts, from values in memory: scores of scores_raw, pattern of scores, and z of pattern and v. */
+int lp_cap_scores(const lp_ops *ops, const lp_attention *a);
 int lp_softmax(const lp_ops *ops, const lp_attention *a);
 int lp_mix(const lp_ops *ops, const lp_attention *a);
 

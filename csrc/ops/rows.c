@@ -17,7 +17,8 @@ struct rows_args {
     const lp_weight *w; /* table or gain */
     const int32_t *ids;
     double eps;
-    float scale;
+    float number; /* scale, divisor, offset of the gain, or cap */
+    lp_activation activation;
     const lp_kernels *kernels;
 };
 
@@ -50,12 +51,23 @@ static float *row(float *x, size_t t, size_t d) { return x ? x + t * d : NULL; }
 static void norm_rows(const rows_args *a, size_t t, size_t end) {
     for (; t < end; t++)
         a->kernels->rms_norm(row(a->rms, t, 1), row(a->inverse, t, 1), row(a->unit, t, a->d), row(a->out, t, a->d),
-                             a->x + t * a->d, a->w, a->eps, a->d);
+                             a->x + t * a->d, a->w, a->number, a->eps, a->d);
 }
 
 int lp_rms_norm(const lp_ops *ops, float *rms, float *inverse, float *unit, float *out, const float *x,
-                const lp_weight *gain, double eps, size_t m, size_t d) {
-    return run_rows(ops, (rows_args){norm_rows, m, d, out, unit, rms, inverse, x, NULL, gain, NULL, eps, 0, NULL},
+                const lp_weight *gain, float offset, double eps, size_t m, size_t d) {
+    return run_rows(ops,
+                    (rows_args){.pass = norm_rows,
+                                .m = m,
+                                .d = d,
+                                .out = out,
+                                .unit = unit,
+                                .rms = rms,
+                                .inverse = inverse,
+                                .x = x,
+                                .w = gain,
+                                .eps = eps,
+                                .number = offset},
                     out ? lp_weight_bytes(gain) : 0);
 }
 
@@ -63,12 +75,21 @@ int lp_rms_norm(const lp_ops *ops, float *rms, float *inverse, float *unit, floa
 static void scale_rows(const rows_args *a, size_t t, size_t end) {
     for (; t < end; t++)
         a->kernels->scale_row(row(a->unit, t, a->d), row(a->out, t, a->d), a->x + t * a->d, a->y ? a->y[t] : 1, a->w,
-                              a->d);
+                              a->number, a->d);
 }
 
 int lp_scale_rows(const lp_ops *ops, float *unit, float *out, const float *x, const float *inverse,
-                  const lp_weight *gain, size_t m, size_t d) {
-    return run_rows(ops, (rows_args){scale_rows, m, d, out, unit, NULL, NULL, x, inverse, gain, NULL, 0, 0, NULL},
+                  const lp_weight *gain, float offset, size_t m, size_t d) {
+    return run_rows(ops,
+                    (rows_args){.pass = scale_rows,
+                                .m = m,
+                                .d = d,
+                                .out = out,
+                                .unit = unit,
+                                .x = x,
+                                .y = inverse,
+                                .w = gain,
+                                .number = offset},
                     out ? lp_weight_bytes(gain) : 0);
 }
 
@@ -81,28 +102,28 @@ int lp_add(const lp_ops *ops, float *out, const float *a, const float *b, size_t
 }
 
 static void add_scaled_numbers(const rows_args *a, size_t i, size_t end) {
-    for (; i < end; i++) a->out[i] = a->x[i] + a->y[i] * a->scale;
+    for (; i < end; i++) a->out[i] = a->x[i] + a->y[i] * a->number;
 }
 
 int lp_add_scaled(const lp_ops *ops, float *out, const float *a, const float *b, float scale, size_t n) {
-    rows_args args = {.pass = add_scaled_numbers, .m = n, .d = 1, .out = out, .x = a, .y = b, .scale = scale};
+    rows_args args = {.pass = add_scaled_numbers, .m = n, .d = 1, .out = out, .x = a, .y = b, .number = scale};
     return run_rows(ops, args, 0);
 }
 
 static void scale_numbers(const rows_args *a, size_t i, size_t end) {
-    for (; i < end; i++) a->out[i] = a->x[i] * a->scale;
+    for (; i < end; i++) a->out[i] = a->x[i] * a->number;
 }
 
 int lp_scale(const lp_ops *ops, float *out, const float *x, float scale, size_t n) {
-    return run_rows(ops, (rows_args){.pass = scale_numbers, .m = n, .d = 1, .out = out, .x = x, .scale = scale}, 0);
+    return run_rows(ops, (rows_args){.pass = scale_numbers, .m = n, .d = 1, .out = out, .x = x, .number = scale}, 0);
 }
 
 static void divide_numbers(const rows_args *a, size_t i, size_t end) {
-    for (; i < end; i++) a->out[i] = a->x[i] / a->scale;
+    for (; i < end; i++) a->out[i] = a->x[i] / a->number;
 }
 
 int lp_divide(const lp_ops *ops, float *out, const float *x, float divisor, size_t n) {
-    return run_rows(ops, (rows_args){.pass = divide_numbers, .m = n, .d = 1, .out = out, .x = x, .scale = divisor}, 0);
+    return run_rows(ops, (rows_args){.pass = divide_numbers, .m = n, .d = 1, .out = out, .x = x, .number = divisor}, 0);
 }
 
 static void multiply_numbers(const rows_args *a, size_t i, size_t end) {
@@ -113,10 +134,21 @@ int lp_multiply(const lp_ops *ops, float *out, const float *a, const float *b, s
     return run_rows(ops, (rows_args){.pass = multiply_numbers, .m = n, .d = 1, .out = out, .x = a, .y = b}, 0);
 }
 
-static void silu_numbers(const rows_args *a, size_t i, size_t end) { a->kernels->silu(a->out + i, a->x + i, end - i); }
+static void activate_numbers(const rows_args *a, size_t i, size_t end) {
+    a->kernels->activate(a->activation, a->out + i, a->x + i, end - i);
+}
 
-int lp_silu(const lp_ops *ops, float *out, const float *x, size_t n) {
-    return run_rows(ops, (rows_args){.pass = silu_numbers, .m = n, .d = 1, .out = out, .x = x}, 0);
+int lp_activate(const lp_ops *ops, lp_activation activation, float *out, const float *x, size_t n) {
+    return run_rows(
+        ops, (rows_args){.pass = activate_numbers, .m = n, .d = 1, .out = out, .x = x, .activation = activation}, 0);
+}
+
+static void cap_numbers(const rows_args *a, size_t i, size_t end) {
+    a->kernels->cap(a->out + i, a->x + i, a->number, end - i);
+}
+
+int lp_cap(const lp_ops *ops, float *out, const float *x, float cap, size_t n) {
+    return run_rows(ops, (rows_args){.pass = cap_numbers, .m = n, .d = 1, .out = out, .x = x, .number = cap}, 0);
 }
 
 static void copy_numbers(const rows_args *a, size_t i, size_t end) {

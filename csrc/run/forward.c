@@ -41,7 +41,7 @@ static void mlp(lp_pass *p, const lp_layer *l) {
     lp_pass_gain(p, LP_X_MID_NORM, LP_X_MID_UNIT, &l->mid_norm); /* x_mid_norm = gain * x_mid_unit */
     lp_pass_linear(p, LP_GATE, in(p, LP_X_MID_NORM), &l->gate, &l->gate_bias); /* gate = x_mid_norm Wg^T + b */
     lp_pass_linear(p, LP_UP, in(p, LP_X_MID_NORM), &l->up, &l->up_bias);       /* up = x_mid_norm Wu^T + b */
-    lp_pass_silu(p, LP_ACT, LP_GATE);                                          /* act = gate / (1 + e^-gate) */
+    lp_pass_activation(p, LP_ACT, LP_GATE);                                    /* act = silu(gate) or gelu_tanh(gate) */
     lp_pass_multiply(p, LP_HIDDEN, LP_ACT, LP_UP);                             /* hidden = act * up */
     lp_pass_linear(p, LP_MLP_OUT, LP_HIDDEN, &l->down, &l->down_bias);         /* mlp_out = hidden Wd^T + b */
     lp_pass_rms(p, LP_MLP_RMS, LP_MLP_OUT);                  /* mlp_rms = sqrt(mean(mlp_out^2) + eps) */
@@ -56,7 +56,7 @@ static void head(lp_pass *p, const lp_model *model) {
     lp_pass_unit(p, LP_FINAL_UNIT, LP_X_OUT, LP_FINAL_RMS);            /* final_unit = x_out / final_rms */
     lp_pass_gain(p, LP_FINAL_NORM, LP_FINAL_UNIT, &model->final_norm); /* final_norm = gain * final_unit */
     lp_pass_head(p, LP_LOGITS_RAW, LP_FINAL_NORM, &model->head);       /* logits_raw = final_norm Wh^T */
-    lp_pass_logits(p, LP_LOGITS, LP_LOGITS_RAW);                       /* logits = logits_raw / logits_divisor */
+    lp_pass_logits(p, LP_LOGITS, LP_LOGITS_RAW);                       /* logits = cap(logits_raw / logits_divisor) */
 }
 
 static void pass(lp_pass *p, const lp_model *model) {

@@ -295,7 +295,7 @@ static void find_most(const draft *d, most *m) {
              n_rows / q->kernels->row_unit + 1);
     }
     for (size_t s = 0; s < q->n_seqs; s++) n_tiles += (q->seq_start[s + 1] - q->seq_start[s] + q_tile - 1) / q_tile;
-    if (lp_points_has(&used, LP_SCORES))
+    if (lp_points_has(&used, LP_SCORES_RAW) || lp_points_has(&used, LP_SCORES))
         grow(m, lp_ops_packed_heads(q->n_tokens, q->n_seqs, c->n_kv_heads, c->head_dim),
              q->kernels->attend_scratch(d->plan->longest, c->head_dim), n_tiles * c->n_heads);
 }

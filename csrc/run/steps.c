@@ -48,18 +48,24 @@ static void end_product(lp_pass *p, const lp_step *s, lp_point out) {
 /* The fused norm of m rows of d floats, or a part of it as a step of its own. */
 static void end_norm(lp_pass *p, const lp_step *s, lp_point point, size_t m, size_t d, const float *x,
                      const float *inverse, float *out, const lp_weight *gain) {
+    float offset = (float)p->config->gain_offset;
     if (s->last != point) return;
     end_step(p, s,
-             p->norm.x ? lp_rms_norm(&p->ops, p->norm.rms, p->inverse, p->norm.unit, out, p->norm.x, gain,
+             p->norm.x ? lp_rms_norm(&p->ops, p->norm.rms, p->inverse, p->norm.unit, out, p->norm.x, gain, offset,
                                      p->config->rms_norm_eps, m, d)
-                       : lp_scale_rows(&p->ops, p->norm.unit, out, x, inverse, gain, m, d));
+                       : lp_scale_rows(&p->ops, p->norm.unit, out, x, inverse, gain, offset, m, d));
     p->norm.x = NULL;
+}
+
+/* The point itself, or what it is in a model that lacks it. */
+static lp_point computed(const lp_pass *p, lp_point raw, lp_point instead) {
+    return lp_model_has(p->run->model, raw) ? raw : instead;
 }
 
 static void end_attention(lp_pass *p, const lp_step *s, lp_point out,
                           int (*part)(const lp_ops *ops, const lp_attention *a)) {
-    /* the fused kernel writes no pattern after the query: arrays hold zeros, scratch anything */
-    int fused = s->first == LP_SCORES, failed = 0;
+    /* the fused kernel writes no pattern where a key is hidden: arrays hold zeros, scratch anything */
+    int fused = s->first == computed(p, LP_SCORES_RAW, LP_SCORES), failed = 0;
     if (s->last != out) return;
     if (fused && p->attention.pattern && lp_plan_value(p->plan, p->layer, LP_PATTERN)->where == LP_IN_SCRATCH)
         failed = lp_zero(&p->ops, p->attention.pattern, p->attention.n_map);
@@ -160,22 +166,24 @@ void lp_pass_rope(lp_pass *p, lp_point out, lp_point x, int rope) {
                      head_dim));
 }
 
-/* The point itself, or what it is in a model that lacks it. */
-static lp_point computed(const lp_pass *p, lp_point raw, lp_point instead) {
-    return lp_model_has(p->run->model, raw) ? raw : instead;
-}
-
 void lp_pass_scores(lp_pass *p, lp_point out, lp_point q, lp_point k) {
-    out = computed(p, out, LP_SCORES);
+    int capped = lp_model_has(p->run->model, out);
+    float *raw = place(p, out), *scores = place(p, LP_SCORES);
+    out = capped ? out : LP_SCORES;
     const lp_step *s = step_of(p, out);
     if (!s) return;
-    p->attention.q = place(p, q), p->attention.k = place(p, k), p->attention.scores = place(p, out);
+    p->attention.q = place(p, q), p->attention.k = place(p, k);
+    p->attention.window = p->run->model->layers[p->layer].window, p->attention.cap = 0;
+    p->attention.scores_raw = capped ? raw : NULL, p->attention.scores = capped ? NULL : scores;
     p->attention.v = p->attention.pattern = p->attention.z = NULL;
     end_attention(p, s, out, lp_attend);
 }
 
 void lp_pass_cap(lp_pass *p, lp_point out, lp_point raw) {
-    if (lp_model_has(p->run->model, raw)) p->attention.scores = place(p, out);
+    const lp_step *s = step_of(p, out);
+    if (!s || !lp_model_has(p->run->model, raw)) return;
+    p->attention.scores = place(p, out), p->attention.cap = (float)p->config->score_cap;
+    end_attention(p, s, out, lp_cap_scores);
 }
 
 void lp_pass_softmax(lp_pass *p, lp_point out, lp_point scores) {
@@ -209,12 +217,13 @@ void lp_pass_add(lp_pass *p, lp_point out, lp_point a, lp_point b) {
     end_product(p, s, out);
 }
 
-void lp_pass_silu(lp_pass *p, lp_point out, lp_point x) {
+void lp_pass_activation(lp_pass *p, lp_point out, lp_point x) {
     const lp_step *s = step_of(p, out);
+    lp_activation activation = p->config->gelu_tanh ? LP_GELU_TANH : LP_SILU;
     if (s && s->first == out)
-        end_step(p, s, lp_silu(&p->ops, place(p, out), rows_for(p, out, x), n_floats(p, out)));
-    else if (s)
-        p->product.gated = 1, p->product.act = place(p, out); /* the product with up follows */
+        end_step(p, s, lp_activate(&p->ops, activation, place(p, out), rows_for(p, out, x), n_floats(p, out)));
+    else if (s) /* the product with up follows */
+        p->product.gated = 1, p->product.activation = activation, p->product.act = place(p, out);
 }
 
 void lp_pass_multiply(lp_pass *p, lp_point out, lp_point a, lp_point b) {
@@ -234,10 +243,13 @@ void lp_pass_head(lp_pass *p, lp_point out, lp_point x, const lp_weight *w) {
 
 void lp_pass_logits(lp_pass *p, lp_point out, lp_point raw) {
     const lp_step *s = step_of(p, out);
-    if (s && lp_model_has(p->run->model, raw))
-        end_step(p, s,
-                 lp_divide(&p->ops, place(p, out), rows_for(p, out, raw), (float)p->config->logits_divisor,
-                           n_floats(p, out)));
+    if (!s || !lp_model_has(p->run->model, raw)) return;
+    float divisor = (float)p->config->logits_divisor, cap = (float)p->config->logits_cap, *logits = place(p, out);
+    const float *x = rows_for(p, out, raw);
+    size_t n = n_floats(p, out);
+    int failed = divisor != 1 && lp_divide(&p->ops, logits, x, divisor, n);
+    if (cap != 0) failed = failed || lp_cap(&p->ops, logits, divisor != 1 ? logits : x, cap, n);
+    end_step(p, s, failed);
 }
 
 /* ---- the pass ------------------------------------------------------------------------------------------------ */

@@ -54,7 +54,7 @@ void lp_pass_cap(lp_pass *p, lp_point out, lp_point raw);              /* if the
 void lp_pass_softmax(lp_pass *p, lp_point out, lp_point scores);
 void lp_pass_mix(lp_pass *p, lp_point out, lp_point pattern, lp_point v);
 void lp_pass_add(lp_pass *p, lp_point out, lp_point a, lp_point b); /* a + residual_scale * b */
-void lp_pass_silu(lp_pass *p, lp_point out, lp_point x);
+void lp_pass_activation(lp_pass *p, lp_point out, lp_point x);
 void lp_pass_multiply(lp_pass *p, lp_point out, lp_point a, lp_point b);
 /* The head's product: `out`, or logits in a model without it. */
 void lp_pass_head(lp_pass *p, lp_point out, lp_point x, const lp_weight *w);

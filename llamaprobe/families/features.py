@@ -1,5 +1,4 @@
-"""What a model needs beyond a Llama, and beyond what the core computes: the latter shrinks as the core
-grows; the former is what no formula of checks/ and offline.py knows yet."""
+"""What a model needs beyond a Llama, which no formula of checks/ and offline.py knows yet."""
 
 import math
 from collections import Counter
@@ -12,20 +11,6 @@ from .family import LINEARS, PRE_NORMS
 
 if TYPE_CHECKING:
     from ..config import Config
-
-
-def beyond_core(config: "Config") -> Iterator[str]:
-    """The features of a model that the core lacks, by name."""
-    if config.gain_offset:
-        yield "gains of 1 + w"
-    if any(layer.window for layer in config.layers):
-        yield "sliding windows"
-    if config.score_cap is not None:
-        yield "a cap of scores"
-    if config.logits_cap is not None:
-        yield "a cap of logits"
-    if config.activation != "silu":
-        yield f"{config.activation} as activation"
 
 
 def beyond_llama(config: "Config") -> Iterator[str]:

@@ -18,7 +18,7 @@
 
 enum { MOST_SEQS = 4, VOCAB = 97 };
 
-enum { PLAIN, QK_NORMS, POST_NORMS, FUSED, SCALED };
+enum { PLAIN, QK_NORMS, POST_NORMS, FUSED, SCALED, WINDOWS, GEMMA };
 enum { IN_BF16, IN_F16, IN_F32, MIXED }; /* seeds of tiny_model.h */
 
 static const struct {
@@ -51,6 +51,15 @@ static const struct {
     /* q, k and v in one tensor, gate and up in another; a table for long prompts, a factor of cos and sin */
     {"fused", LLAMA(2, 4, 2, 18, 72, 101, VOCAB, 64, 1e-5, 1, 1, 0), IN_BF16, FUSED, {8, 30}, 0x1704242acbd29862},
     {"scaled", LLAMA(2, 4, 2, 16, 72, 100, VOCAB, 64, 1e-5, 0, 0, 1), IN_F32, SCALED, {14}, 0xbe964b3ced71253f},
+    /* windows that end inside a tile of queries, in a block of keys and at its end */
+    {"windows",
+     LLAMA(3, 4, 2, 16, 72, 100, VOCAB, 200, 1e-5, 0, 0, 1),
+     IN_BF16,
+     WINDOWS,
+     {150, 9, 64},
+     0x740bb5284b88f96a},
+    /* gelu_tanh, gains of 1 + w, caps of scores and logits, windows, norms of inputs and outputs */
+    {"gemma", LLAMA(3, 4, 2, 16, 72, 101, VOCAB, 200, 1e-6, 0, 0, 1), IN_BF16, GEMMA, {140, 8}, 0x6ed74b2c104addce},
 };
 
 /* ---- the models ---------------------------------------------------------------------------------------------- */
@@ -98,6 +107,7 @@ static void fill(small_model *m) {
 
 static void add_more(lp_architecture *a, lp_rope_spec ropes[2], int more) {
     static const int rope_of[] = {1, -1, 0};
+    static const size_t windows[] = {7, 64, 100};
     lp_config *c = &a->config;
     if (more == QK_NORMS || more == POST_NORMS)
         a->modules[LP_Q_NORM] = "self_attn.q_norm", a->modules[LP_K_NORM] = "self_attn.k_norm";
@@ -114,6 +124,12 @@ static void add_more(lp_architecture *a, lp_rope_spec ropes[2], int more) {
     }
     if (more == SCALED)
         c->embedding_scale = 12, c->residual_scale = 0.22f, c->logits_divisor = 8, c->attention_scale = 0.015625;
+    if (more == WINDOWS || more == GEMMA) a->windows = windows;
+    if (more == GEMMA) {
+        c->gelu_tanh = 1, c->gain_offset = 1, c->score_cap = 3, c->logits_cap = 2, c->embedding_scale = 8;
+        a->modules[LP_X_MID_NORM] = "pre_feedforward_layernorm";
+        a->modules[LP_ATTN_NORM] = "post_attention_layernorm", a->modules[LP_MLP_NORM] = "post_feedforward_layernorm";
+    }
 }
 
 static int open_model(small_model *m, size_t number, lp_error *err) {

@@ -119,9 +119,10 @@ static void check_near_ties(const lp_kernels *k, size_t m) {
 
 /* element: of gate and of up, which a checkpoint may hold in different types */
 static void check_gated(const lp_kernels *k, size_t m, size_t n, size_t kk, int kind, const lp_element element[2]) {
+    static unsigned n_calls;
     char *hold[2];
     lp_weight matrix[2];
-    lp_product p = {.m = m, .k = kk, .n_factors = 2, .gated = 1};
+    lp_product p = {.m = m, .k = kk, .n_factors = 2, .gated = 1, .activation = n_calls++ % 3 ? LP_SILU : LP_GELU_TANH};
     p.x = floats(m * kk, kind), p.x_packed = floats(k->packed_size(m, kk), WILD);
     p.act = floats(m * n, WILD), p.hidden = floats(m * n, WILD);
     float *y[2] = {floats(m * n, WILD), floats(m * n, WILD)};
@@ -137,7 +138,7 @@ static void check_gated(const lp_kernels *k, size_t m, size_t n, size_t kk, int 
     for (size_t i = 0; i < m * n; i++) {
         float gate = canonical_dot(p.x + i / n * kk, 1, wide + i % n * kk, 1, kk);
         float up = canonical_dot(p.x + i / n * kk, 1, wide + (n + i % n) * kk, 1, kk);
-        float act = canonical_silu(gate), hidden = act * up;
+        float act = canonical_activation(p.activation, gate), hidden = act * up;
         same &= same_floats(&gate, y[0] + i, 1) && same_floats(&up, y[1] + i, 1) && same_floats(&act, p.act + i, 1) &&
                 same_floats(&hidden, p.hidden + i, 1);
     }
@@ -147,75 +148,133 @@ static void check_gated(const lp_kernels *k, size_t m, size_t n, size_t kk, int 
     free(hold[0]), free(hold[1]), free(wide);
 }
 
-static void canonical_query(const lp_head *h, size_t m, float *scores, float *pattern, float *z) {
-    size_t n = h->n_tokens;
-    double lane[16] = {0};
-    float most = -INFINITY;
-    for (size_t t = 0; t < n; t++) {
-        scores[t] =
-            t > m ? -INFINITY
-                  : canonical_dot(h->q + m * h->q_stride, 1,
-                                  h->k + t / LP_PANEL * LP_PANEL * h->head_dim + t % LP_PANEL, LP_PANEL, h->head_dim) *
-                        h->scale;
-        if (scores[t] > most) most = scores[t];
-    }
-    for (size_t t = 0; t <= m; t++) lane[t % 16] += pattern[t] = canonical_exp(scores[t] - most);
-    float sum = (float)canonical_lanes(lane);
-    for (size_t t = 0; t < n; t++) pattern[t] = t > m ? 0 : pattern[t] / sum;
-    for (size_t d = 0; d < h->head_dim; d++) {
+/* What the definition says of a query; NULL: not compared. Only the keys that it sees are read. */
+static int same_query(const lp_head *h, size_t query, const float *raw, const float *scores, const float *pattern,
+                      const float *z) {
+    size_t n = h->n_tokens, first = canonical_first_key(query, h->window), stride = h->q_stride;
+    float *want = floats(3 * n, 0), *want_pattern = want + 2 * n;
+    int same = 1;
+    for (size_t t = first; t <= query; t++)
+        want[t] = canonical_dot(h->q + query * stride, 1, h->k + t / LP_PANEL * LP_PANEL * h->head_dim + t % LP_PANEL,
+                                LP_PANEL, h->head_dim);
+    canonical_softmax(want, want + n, want_pattern, query, n, h->window, h->scale, h->cap);
+    same &= !raw || same_floats(want, raw + query * n, n);
+    same &= !scores || same_floats(want + n, scores + query * n, n);
+    same &= !pattern || same_floats(want_pattern, pattern + query * n, n);
+    for (size_t d = 0; z && d < h->head_dim; d++) {
         const float *v = h->v + d / LP_PANEL * h->v_stride + d % LP_PANEL;
-        z[d] = canonical_dot(pattern, 1, v, LP_PANEL, m + 1);
+        float want_z = canonical_sum(want_pattern, 1, v, LP_PANEL, first, query + 1);
+        same &= same_floats(&want_z, z + query * stride + d, 1);
     }
+    free(want);
+    return same;
 }
 
-static void check_attention(const lp_kernels *k, size_t n, size_t head_dim, int kind) {
+static void check_attention(const lp_kernels *k, size_t n, size_t head_dim, int kind, size_t window, float cap) {
     size_t stride = 2 * head_dim + 3, size = n * stride, v_stride = n * LP_PANEL + 5;
     float *q = floats(size, kind), *key = floats((n + LP_PANEL - 1) / LP_PANEL * LP_PANEL * head_dim, kind),
           *z = floats(size, WILD);
     float *v = floats((head_dim + LP_PANEL - 1) / LP_PANEL * v_stride, kind);
-    float *scores = floats(n * n, WILD), *maps = floats(n * n + 1, WILD);
+    float *raw = floats(n * n, WILD), *scores = floats(n * n, WILD), *maps = floats(n * n + 1, WILD);
     float *pattern = maps + n / 16 % 2; /* begins on a line of the cache, or does not */
     memset(maps, 0, (n * n + 1) * sizeof *maps);
-    lp_head h = {n, head_dim, q, key, v, stride, v_stride, z, 0.3f, scores, pattern};
+    lp_head h = {.n_tokens = n,
+                 .head_dim = head_dim,
+                 .q = q,
+                 .k = key,
+                 .v = v,
+                 .q_stride = stride,
+                 .v_stride = v_stride,
+                 .z = z,
+                 .scale = 0.3f,
+                 .cap = cap,
+                 .window = window,
+                 .scores_raw = raw,
+                 .scores = scores,
+                 .pattern = pattern};
     const lp_head whole = h;
     float *scratch = floats(k->attend_scratch(n, head_dim), WILD);
     for (size_t i = 0; i * k->q_tile < n; i++) k->attend(&h, i, scratch);
-    float *want_s = floats(n, 0), *want_p = floats(n, 0), *want_z = floats(head_dim, 0);
     int same = 1;
-    for (size_t m = 0; m < n; m++) {
-        canonical_query(&h, m, want_s, want_p, want_z);
-        same &= same_floats(want_s, scores + m * n, n) && same_floats(want_p, pattern + m * n, n) &&
-                same_floats(want_z, z + m * stride, head_dim);
-    }
+    for (size_t m = 0; m < n; m++) same &= same_query(&h, m, raw, scores, pattern, z);
     memset(maps, 0, (n * n + 1) * sizeof *maps);
-    h.v = h.z = h.scores = NULL; /* the pattern alone */
+    h.v = h.z = h.scores = h.scores_raw = NULL; /* the pattern alone */
     for (size_t i = 0; i * k->q_tile < n; i++) k->attend(&h, i, scratch);
-    for (size_t m = 0; m < n; m++) {
-        canonical_query(&whole, m, want_s, want_p, want_z);
-        same &= same_floats(want_p, pattern + m * n, n);
-    }
+    for (size_t m = 0; m < n; m++) same &= same_query(&whole, m, NULL, NULL, pattern, NULL);
     CHECK(same);
-    if (!same) fprintf(stderr, "  %s attention n=%zu head_dim=%zu kind=%d\n", k->name, n, head_dim, kind);
-    free(q), free(key), free(v), free(z), free(scores), free(maps), free(scratch);
-    free(want_s), free(want_p), free(want_z);
+    if (!same)
+        fprintf(stderr, "  %s attention n=%zu head_dim=%zu kind=%d window=%zu cap=%g\n", k->name, n, head_dim, kind,
+                window, (double)cap);
+    free(q), free(key), free(v), free(z), free(raw), free(scores), free(maps), free(scratch);
 }
 
-static void check_norm(const lp_kernels *k, size_t d, int kind) {
+/* Nothing of a key that is hidden by the window reaches a result: k is NaN and v is inf before token `bad`, and some
+ * queries see only keys from it on. And a z of -0 stays: equal patterns of at most 1/2 times the least denormal are -0.
+ */
+static void check_hidden_keys(const lp_kernels *k, size_t n, size_t window, size_t bad) {
+    enum { H = 18 };
+    size_t v_stride = n * LP_PANEL;
+    float *q = floats(n * H, ORDINARY), *key = floats((n + LP_PANEL) * H, ORDINARY);
+    float *v = floats((H + LP_PANEL) * n, ORDINARY), *z = floats(n * H, WILD),
+          *pattern = calloc(n * n, sizeof *pattern);
+    float *scratch = floats(k->attend_scratch(n, H), WILD);
+    lp_head h = {.n_tokens = n,
+                 .head_dim = H,
+                 .q = q,
+                 .k = key,
+                 .v = v,
+                 .q_stride = H,
+                 .v_stride = v_stride,
+                 .z = z,
+                 .scale = 1,
+                 .window = window,
+                 .pattern = pattern};
+    int same = 1, finite = 1, minus_zero = 1;
+    size_t n_finite = 0;
+    for (size_t t = 0; t < bad; t++)
+        for (size_t d = 0; d < H; d++) {
+            key[t / LP_PANEL * LP_PANEL * H + d * LP_PANEL + t % LP_PANEL] = NAN;
+            v[d / LP_PANEL * v_stride + t * LP_PANEL + d % LP_PANEL] = t % 2 ? INFINITY : NAN;
+        }
+    for (size_t i = 0; i * k->q_tile < n; i++) k->attend(&h, i, scratch);
+    for (size_t m = 0; m < n; m++) {
+        same &= same_query(&h, m, NULL, NULL, pattern, z);
+        if (canonical_first_key(m, window) < bad) continue;
+        for (size_t d = 0; d < H; d++) finite &= isfinite(z[m * H + d]) != 0, n_finite++;
+    }
+    for (size_t i = 0; i < (n + LP_PANEL) * H; i++) key[i] = 0;
+    for (size_t i = 0; i < (H + LP_PANEL) * n; i++) v[i] = -0x1p-149f;
+    memset(pattern, 0, n * n * sizeof *pattern);
+    for (size_t i = 0; i * k->q_tile < n; i++) k->attend(&h, i, scratch);
+    for (size_t m = 0; m < n; m++) {
+        same &= same_query(&h, m, NULL, NULL, pattern, z);
+        for (size_t d = 0; m && window != 1 && d < H; d++) minus_zero &= z[m * H + d] == 0 && signbit(z[m * H + d]);
+    }
+    CHECK(same && finite && minus_zero);
+    CHECK(n_finite > 0 || bad + window > n);
+    if (!same || !finite || !minus_zero)
+        fprintf(stderr, "  %s hidden keys n=%zu window=%zu bad=%zu\n", k->name, n, window, bad);
+    free(q), free(key), free(v), free(z), free(pattern), free(scratch);
+}
+
+static void check_norm(const lp_kernels *k, size_t d, int kind, float offset) {
     char *hold;
     float *x = floats(d, kind), *unit = floats(d, WILD), *out = floats(d, WILD), rms, inverse;
     float *parts_unit = floats(d, WILD), *parts_out = floats(d, WILD), same_inverse;
     lp_weight gain = {elements(&hold, d, LP_ELEMENT_F16, kind), LP_ELEMENT_F16, 1, d, 0};
     double lane[16] = {0};
-    k->rms_norm(&rms, &inverse, unit, out, x, &gain, 1e-5, d);
+    k->rms_norm(&rms, &inverse, unit, out, x, &gain, offset, 1e-5, d);
     for (size_t i = 0; i < d; i++) lane[i % 16] += (double)x[i] * x[i];
     double mean = canonical_lanes(lane) / (double)d;
     float scale = (float)(1 / sqrt(mean + 1e-5)), want = (float)sqrt(mean + 1e-5);
     int same = same_floats(&rms, &want, 1) && same_floats(&inverse, &scale, 1);
-    k->rms_norm(NULL, &same_inverse, NULL, NULL, x, NULL, 1e-5, d); /* the norm of its parts */
-    k->scale_row(parts_unit, NULL, x, same_inverse, NULL, d);
-    k->scale_row(NULL, parts_out, parts_unit, 1, &gain, d);
+    k->rms_norm(NULL, &same_inverse, NULL, NULL, x, NULL, offset, 1e-5, d); /* the norm of its parts */
+    k->scale_row(parts_unit, NULL, x, same_inverse, NULL, offset, d);
+    k->scale_row(NULL, parts_out, parts_unit, 1, &gain, offset, d);
     for (size_t i = 0; i < d; i++) {
-        float u = x[i] * scale, o = canonical_element(gain.data, LP_ELEMENT_F16, i) * u;
+        float g = canonical_element(gain.data, LP_ELEMENT_F16, i), u = x[i] * scale, o;
+        if (offset != 0) g += offset; /* else -0 stays */
+        o = g * u;
         same &= same_floats(&u, unit + i, 1) && same_floats(&o, out + i, 1);
         same &= same_floats(&u, parts_unit + i, 1) && same_floats(&o, parts_out + i, 1);
     }
@@ -223,27 +282,32 @@ static void check_norm(const lp_kernels *k, size_t d, int kind) {
     free(x), free(unit), free(out), free(hold), free(parts_unit), free(parts_out);
 }
 
-/* z of one query from rows of v that lie apart, and silu in place. */
+/* z of one query from rows of v that lie apart, and activations in place. */
 static void check_parts(const lp_kernels *k, size_t n_keys, size_t head_dim, int kind) {
     size_t stride = head_dim + n_keys % 3;
     float *p = floats(n_keys, kind), *v = floats(n_keys * stride, kind), *z = floats(head_dim + 1, WILD), end = 7;
     z[head_dim] = end;
-    k->mix(z, p, v, stride, n_keys, head_dim);
-    int same = z[head_dim] == end;
-    for (size_t d = 0; d < head_dim; d++) {
-        float want = canonical_dot(p, 1, v + d, stride, n_keys);
-        same &= same_floats(&want, z + d, 1);
+    int same = 1;
+    for (size_t first = 0; first < n_keys; first += 1 + n_keys / 3) {
+        k->mix(z, p, v, stride, first, n_keys, head_dim);
+        for (size_t d = 0; d < head_dim; d++) {
+            float want = canonical_sum(p, 1, v + d, stride, first, n_keys);
+            same &= same_floats(&want, z + d, 1);
+        }
     }
-    float *silu = floats(n_keys, WILD);
-    memcpy(silu, p, n_keys * sizeof *p);
-    k->silu(silu, silu, n_keys);
-    for (size_t i = 0; i < n_keys; i++) {
-        float want = canonical_silu(p[i]);
-        same &= same_floats(&want, silu + i, 1);
+    same &= z[head_dim] == end;
+    float *act = floats(n_keys, WILD);
+    for (int activation = LP_SILU; activation <= LP_GELU_TANH; activation++) {
+        memcpy(act, p, n_keys * sizeof *p);
+        k->activate((lp_activation)activation, act, act, n_keys);
+        for (size_t i = 0; i < n_keys; i++) {
+            float want = canonical_activation((lp_activation)activation, p[i]);
+            same &= same_floats(&want, act + i, 1);
+        }
     }
     CHECK(same);
     if (!same) fprintf(stderr, "  %s mix n_keys=%zu head_dim=%zu kind=%d\n", k->name, n_keys, head_dim, kind);
-    free(p), free(v), free(z), free(silu);
+    free(p), free(v), free(z), free(act);
 }
 
 static void check_rope(const lp_kernels *k, size_t n_heads, size_t h, size_t half, int interleaved, int kind) {
@@ -281,6 +345,32 @@ static void check_exp(const lp_kernels *k) {
     CHECK(y[1] == INFINITY && y[2] == 0 && isnan(y[3]) && y[4] == 1);
 }
 
+/* tanh is cap with 1. Every exponent and sign, and the edges of its pieces. */
+static void check_tanh(const lp_kernels *k) {
+    enum { N = 1001 };
+    static const float caps[] = {1, 50, 30, 1e-3f},
+                       edges[] = {-0.0f,      INFINITY,        -INFINITY, NAN, 0x1p-12f,  0x1.fffffep-13f,
+                                  0x1.18p-1f, -0x1.17fffep-1f, 10,        -11, 0x1p-149f, 3e38f};
+    float x[N], y[N], gelu[N];
+    int same = 1;
+    for (size_t round = 0; round < 64; round++) {
+        float cap = caps[round % 4];
+        for (size_t i = 0; i < N; i++) {
+            uint32_t exponent = round & 4 ? 127 - 14 + random_bits() % 20 : random_bits() % 256;
+            x[i] = lp_f32_from_bits((random_bits() & 0x807fffff) | exponent << 23);
+        }
+        memcpy(x, edges, sizeof edges);
+        k->cap(y, x, cap, N), k->activate(LP_GELU_TANH, gelu, x, N);
+        for (size_t i = 0; i < N; i++) {
+            float want[] = {canonical_cap(x[i], cap), canonical_gelu_tanh(x[i])};
+            same &= same_floats(want, y + i, 1) && same_floats(want + 1, gelu + i, 1);
+            same &= isnan(x[i]) || fabsf(y[i]) <= cap;
+        }
+        CHECK(cap != 1 || (signbit(y[0]) && y[0] == 0 && y[1] == 1 && y[2] == -1 && isnan(y[3])));
+    }
+    CHECK(same);
+}
+
 /* What the roof is measured with does what it says: else it measures something else. */
 static void check_peak(const lp_kernels *k) {
     float sums[LP_MOST_PEAK_SUMS + 1], x[64 * 3 + 1], total = 0;
@@ -298,7 +388,7 @@ static void check_variant(const lp_kernels *k) {
     static const size_t ns[] = {1, 7, 12, 17, 35, 49}, ks[] = {1, 31, 64, 65, 257, 576, 600},
                         ms[] = {16, 17, 24, 31, 32, 40, 67, 49, 64, 113};
     static const size_t lengths[] = {1, 2, 7, 8, 9, 16, 23, 31, 32, 33, 48, 57, 64, 96, 100, 255, 257, 272, 288, 300};
-    static const size_t dims[] = {2, 6, 32, 64, 80, 256, 258};
+    static const size_t dims[] = {2, 6, 32, 64, 80, 256, 258}, windows[] = {1, 2, 7, 63, 64, 65, 100};
     for (size_t m = 1; m <= 13; m++)
         for (size_t n = 0; n < 6; n++)
             for (size_t i = 0; i < 6; i++)
@@ -325,10 +415,18 @@ static void check_variant(const lp_kernels *k) {
     check_linear(k, 101, 48, 832, LP_ELEMENT_BF16, ORDINARY); /* three tiles, which share the prefetches */
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
         for (size_t d = 0; d < 7; d++) {
-            check_attention(k, lengths[i], dims[d], (int)((i + d) % N_KINDS));
+            check_attention(k, lengths[i], dims[d], (int)((i + d) % N_KINDS), 0, 0);
             check_parts(k, lengths[i], dims[d], (int)((i + d) % N_KINDS));
         }
-    for (size_t d = 1; d < 200; d += 3) check_norm(k, d, (int)(d % N_KINDS));
+    /* windows that end inside a tile, inside a block and at its edges, and caps, at every length */
+    for (size_t n = 1, i = 0; n <= 200; n++)
+        for (size_t w = n % 3; w < 7; w += 3, i++)
+            check_attention(k, n, dims[i % 5], (int)(i % N_KINDS), windows[w], i % 5 < 2 ? 50 : 0);
+    for (size_t i = 0; i < 8; i++) {
+        check_attention(k, 300 + 5 * i, 18, ORDINARY, i < 7 ? windows[i] : 128, 2);
+        check_hidden_keys(k, 90 + 30 * i, windows[i % 7], 40 + 11 * i);
+    }
+    for (size_t d = 1; d < 200; d += 3) check_norm(k, d, (int)(d % N_KINDS), (float)(d % 2));
     for (size_t h = 2; h < 140; h += 6)
         for (int interleaved = 0; interleaved < 2; interleaved++) {
             check_rope(k, h % 5 + 1, h, h / 2, interleaved, (int)(h % N_KINDS));
@@ -336,6 +434,7 @@ static void check_variant(const lp_kernels *k) {
         }
     check_near_ties(k, 2), check_near_ties(k, 33);
     check_exp(k);
+    check_tanh(k);
     check_peak(k);
 }
 

@@ -93,8 +93,12 @@ static void check_elementwise(size_t n) {
     for (size_t i = 0; i < n; i++) same &= out[i] == a[i] + b[i];
     CHECK(lp_multiply(ops, out, a, b, n) == 0);
     for (size_t i = 0; i < n; i++) same &= out[i] == a[i] * b[i];
-    CHECK(lp_silu(ops, out, a, n) == 0);
+    CHECK(lp_activate(ops, LP_SILU, out, a, n) == 0);
     for (size_t i = 0; i < n; i++) same &= out[i] == canonical_silu(a[i]);
+    CHECK(lp_activate(ops, LP_GELU_TANH, out, a, n) == 0);
+    for (size_t i = 0; i < n; i++) same &= out[i] == canonical_gelu_tanh(a[i]);
+    CHECK(lp_cap(ops, out, a, 0.5f, n) == 0);
+    for (size_t i = 0; i < n; i++) same &= out[i] == canonical_cap(a[i], 0.5f);
     CHECK(lp_copy(ops, out, b, n) == 0 && !memcmp(out, b, n * sizeof *b));
     CHECK(lp_zero(ops, out, n) == 0);
     for (size_t i = 0; i < n; i++) same &= out[i] == 0;
@@ -103,26 +107,26 @@ static void check_elementwise(size_t n) {
 }
 
 /* The norm and its parts, of rows in many jobs. */
-static void check_norms(size_t m, size_t d) {
+static void check_norms(size_t m, size_t d, float offset) {
     const lp_ops *ops = ops_of(3);
     float *x = floats(m * d), *g = floats(d), *rms = floats(m), *inverse = floats(m), *unit = floats(m * d);
     float *out = floats(m * d), *parts = floats(m * d), *out_parts = floats(m * d), *rms_alone = floats(m);
     lp_weight gain = {g, LP_ELEMENT_F32, 1, d, 0};
     int same = 1;
-    CHECK(lp_rms_norm(ops, rms, inverse, unit, out, x, &gain, 1e-5, m, d) == 0);
+    CHECK(lp_rms_norm(ops, rms, inverse, unit, out, x, &gain, offset, 1e-5, m, d) == 0);
     for (size_t t = 0; t < m; t++) {
         double lane[16] = {0};
         for (size_t i = 0; i < d; i++) lane[i % 16] += (double)x[t * d + i] * x[t * d + i];
         double root = sqrt(canonical_lanes(lane) / (double)d + 1e-5);
         same &= rms[t] == (float)root && inverse[t] == (float)(1 / root);
         for (size_t i = t * d; i < (t + 1) * d; i++)
-            same &= unit[i] == x[i] * inverse[t] && out[i] == g[i - t * d] * unit[i];
+            same &= unit[i] == x[i] * inverse[t] && out[i] == (g[i - t * d] + offset) * unit[i];
     }
     CHECK(same);
     memset(inverse, 0, m * sizeof *inverse);
-    CHECK(lp_rms_norm(ops, rms_alone, inverse, NULL, NULL, x, NULL, 1e-5, m, d) == 0);
-    CHECK(lp_scale_rows(ops, parts, NULL, x, inverse, NULL, m, d) == 0);
-    CHECK(lp_scale_rows(ops, NULL, out_parts, parts, NULL, &gain, m, d) == 0);
+    CHECK(lp_rms_norm(ops, rms_alone, inverse, NULL, NULL, x, NULL, offset, 1e-5, m, d) == 0);
+    CHECK(lp_scale_rows(ops, parts, NULL, x, inverse, NULL, offset, m, d) == 0);
+    CHECK(lp_scale_rows(ops, NULL, out_parts, parts, NULL, &gain, offset, m, d) == 0);
     CHECK(!memcmp(rms, rms_alone, m * sizeof *rms) && !memcmp(unit, parts, m * d * sizeof *unit));
     CHECK(!memcmp(out, out_parts, m * d * sizeof *out));
     free(x), free(g), free(rms), free(inverse), free(unit), free(out), free(parts), free(out_parts), free(rms_alone);
@@ -145,7 +149,7 @@ static void check_embed(size_t m, size_t d) {
 
 /* ---- batches of sequences ------------------------------------------------------------------------------------ */
 
-enum { N_SEQS = 5 };
+enum { N_SEQS = 5, MOST_TOKENS = 200 };
 
 /* Sequences whose first rows lie inside jobs, and jobs that begin inside sequences. */
 static size_t make_sequences(lp_sequence *s, const size_t *lengths, size_t n_heads) {
@@ -186,43 +190,41 @@ static void check_rope(const size_t *lengths, size_t n_heads, size_t head_dim) {
 static int check_query(const lp_attention *a, const lp_sequence *s, size_t head, size_t t) {
     size_t n = s->n_tokens, kv = head / (a->n_heads / a->n_kv_heads), h = a->head_dim;
     size_t q_at = (s->start + t) * a->n_heads * h + head * h, kv_at = s->start * a->n_kv_heads * h + kv * h;
-    const float *scores = a->scores + s->map_at + (head * n + t) * n, *pattern = a->pattern + (scores - a->scores);
-    double lane[16] = {0};
-    float most = -INFINITY, scale = (float)(1 / sqrt((double)h));
-    int same = 1;
-    for (size_t key = 0; key <= t; key++) {
-        float want = canonical_dot(a->q + q_at, 1, a->k + kv_at + key * a->n_kv_heads * h, 1, h) * scale;
-        same &= scores[key] == want;
-        most = want > most ? want : most;
-    }
-    for (size_t key = 0; key <= t; key++) lane[key % 16] += (double)canonical_exp(scores[key] - most);
-    float sum = (float)canonical_lanes(lane);
-    for (size_t key = 0; key <= t; key++) same &= pattern[key] == canonical_exp(scores[key] - most) / sum;
-    for (size_t key = t + 1; key < n; key++) same &= scores[key] == -INFINITY && pattern[key] == 0;
+    size_t map_at = s->map_at + (head * n + t) * n, first = canonical_first_key(t, a->window);
+    float raw[MOST_TOKENS], scores[MOST_TOKENS], pattern[MOST_TOKENS];
+    for (size_t key = 0; key < n; key++)
+        raw[key] = canonical_dot(a->q + q_at, 1, a->k + kv_at + key * a->n_kv_heads * h, 1, h);
+    canonical_softmax(raw, scores, pattern, t, n, a->window, (float)(1 / sqrt((double)h)), a->cap);
+    int same = same_floats(raw, a->scores_raw + map_at, n) && same_floats(scores, a->scores + map_at, n) &&
+               same_floats(pattern, a->pattern + map_at, n);
     for (size_t c = 0; c < h; c++)
-        same &= a->z[q_at + c] == canonical_dot(pattern, 1, a->v + kv_at + c, a->n_kv_heads * h, t + 1);
+        same &= a->z[q_at + c] == canonical_sum(pattern, 1, a->v + kv_at + c, a->n_kv_heads * h, first, t + 1);
     return same;
 }
 
 /* Fused attention against the definition, and its parts against it. */
-static void check_attention(const size_t *lengths, size_t n_heads, size_t n_kv_heads, size_t head_dim) {
+static void check_attention(const size_t *lengths, size_t n_heads, size_t n_kv_heads, size_t head_dim, size_t window,
+                            float cap) {
     lp_sequence s[N_SEQS];
     size_t m = make_sequences(s, lengths, n_heads), q_n = m * n_heads * head_dim, kv_n = m * n_kv_heads * head_dim;
     size_t n_map = s[N_SEQS - 1].map_at + n_heads * lengths[N_SEQS - 1] * lengths[N_SEQS - 1];
     lp_ops ops = *ops_of(3);
-    lp_attention a = {n_heads,
-                      n_kv_heads,
-                      head_dim,
-                      n_map,
-                      s,
-                      N_SEQS,
-                      floats(q_n),
-                      floats(kv_n),
-                      floats(kv_n),
-                      floats(n_map),
-                      calloc(n_map, sizeof(float)),
-                      floats(q_n),
-                      (float)(1 / sqrt((double)head_dim))};
+    lp_attention a = {.n_heads = n_heads,
+                      .n_kv_heads = n_kv_heads,
+                      .head_dim = head_dim,
+                      .n_map = n_map,
+                      .sequences = s,
+                      .n_sequences = N_SEQS,
+                      .q = floats(q_n),
+                      .k = floats(kv_n),
+                      .v = floats(kv_n),
+                      .scale = (float)(1 / sqrt((double)head_dim)),
+                      .window = window,
+                      .cap = cap,
+                      .scores_raw = floats(n_map),
+                      .scores = floats(n_map),
+                      .pattern = calloc(n_map, sizeof(float)),
+                      .z = floats(q_n)};
     lp_attention parts = a;
     int same = 1;
     ops.packed = floats(lp_ops_packed_heads(m, N_SEQS, n_kv_heads, head_dim));
@@ -233,9 +235,15 @@ static void check_attention(const size_t *lengths, size_t n_heads, size_t n_kv_h
             for (size_t t = 0; t < lengths[i]; t++) same &= check_query(&a, &s[i], head, t);
     CHECK(same);
     parts.pattern = floats(n_map), parts.z = floats(q_n);
+    if (cap != 0) { /* else raw and scores are one value */
+        parts.scores = floats(n_map);
+        CHECK(lp_cap_scores(&ops, &parts) == 0 && !memcmp(parts.scores, a.scores, n_map * sizeof(float)));
+        free(parts.scores), parts.scores = a.scores;
+    }
     CHECK(lp_softmax(&ops, &parts) == 0 && !memcmp(parts.pattern, a.pattern, n_map * sizeof(float)));
     CHECK(lp_mix(&ops, &parts) == 0 && !memcmp(parts.z, a.z, q_n * sizeof(float)));
-    free((void *)a.q), free((void *)a.k), free((void *)a.v), free(a.scores), free(a.pattern), free(a.z);
+    free((void *)a.q), free((void *)a.k), free((void *)a.v), free(a.scores_raw), free(a.scores);
+    free(a.pattern), free(a.z);
     free(parts.pattern), free(parts.z), free(ops.packed);
 }
 
@@ -243,11 +251,13 @@ int main(void) {
     static const size_t sizes[] = {1, 2, 17, 32767, 32768, 32769, 70000};
     check_cuts();
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) check_elementwise(sizes[i]);
-    check_norms(1, 7), check_norms(300, 576), check_norms(3, 40000), check_norms(40000, 3);
+    check_norms(1, 7, 0), check_norms(300, 576, 1), check_norms(3, 40000, 0), check_norms(40000, 3, 1);
     check_embed(5, 40000), check_embed(700, 130);
     check_rope((const size_t[]){61, 1, 130, 7, 93}, 9, 66);
     check_rope((const size_t[]){1, 30, 1, 20, 2}, 2, 4096);
-    check_attention((const size_t[]){130, 1, 33, 2, 61}, 4, 2, 18);
-    check_attention((const size_t[]){40, 40, 1, 1, 9}, 3, 1, 64);
+    check_attention((const size_t[]){130, 1, 33, 2, 61}, 4, 2, 18, 0, 0);
+    check_attention((const size_t[]){40, 40, 1, 1, 9}, 3, 1, 64, 0, 0.25f);
+    check_attention((const size_t[]){190, 30, 31, 1, 100}, 2, 1, 20, 31, 0);
+    check_attention((const size_t[]){77, 130, 3, 64, 65}, 2, 2, 6, 64, 0.5f);
     return CHECK_REPORT();
 }

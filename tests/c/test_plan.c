@@ -60,10 +60,11 @@ static int open_subject(subject *s, const lp_config *config, const size_t *lengt
 /* Any that has more than a Llama, or less. */
 static lp_architecture any_architecture(const lp_config *config) {
     static int rope_of[TINY_MOST_LAYERS];
+    static size_t windows[TINY_MOST_LAYERS];
     lp_architecture a = tiny_llama(config);
     lp_config *c = &a.config;
-    for (size_t i = 0; i < c->n_layers; i++) rope_of[i] = (int)pick(3) - 1;
-    a.ropes = tables(), a.n_ropes = 2, a.rope_of = rope_of;
+    for (size_t i = 0; i < c->n_layers; i++) rope_of[i] = (int)pick(3) - 1, windows[i] = pick(2) ? pick(20) : 0;
+    a.ropes = tables(), a.n_ropes = 2, a.rope_of = rope_of, a.windows = windows;
     if (pick(2)) a.modules[LP_Q_NORM] = "q_norm", a.modules[LP_K_NORM] = "k_norm";
     if (pick(2)) a.modules[LP_ATTN_NORM] = "attn_norm", a.modules[LP_MLP_NORM] = "mlp_norm";
     if (!pick(3)) a.modules[LP_X_NORM] = a.modules[LP_X_MID_NORM] = NULL;
@@ -75,6 +76,9 @@ static lp_architecture any_architecture(const lp_config *config) {
     if (pick(2)) c->embedding_scale = 3;
     if (pick(2)) c->residual_scale = 0.75;
     if (pick(2)) c->logits_divisor = 7;
+    if (pick(2)) c->score_cap = 0.5;
+    if (pick(2)) c->logits_cap = 2;
+    c->gelu_tanh = (int)pick(2), c->gain_offset = (double)pick(2);
     return a;
 }
 

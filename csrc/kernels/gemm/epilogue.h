@@ -1,11 +1,10 @@
-/* epilogue.h - what happens to sums when all of k is in them: bias, residual, silu, and out to the results' places. */
+/* epilogue.h - what happens to sums when all of k is in them: bias, residual, activation, and out to the results'
+ * places. */
 #ifndef LP_EPILOGUE_H
 #define LP_EPILOGUE_H
 
-#include <string.h>
-
+#include "../elementwise.h"   /* activate */
 #include "../simd/elements.h" /* lp_element_to_f32 */
-#include "../simd/exp.h"      /* V(silu) */
 #include "gemv.h"             /* is_gemv */
 #include "packing.h"          /* unpack_tokens */
 #include "partition.h"        /* lp_band */
@@ -19,20 +18,10 @@ static void add_bias(float *c, const lp_factor *f, size_t row, size_t n, size_t 
     }
 }
 
-INLINE VEC activated(const float *a, const float *by) {
-    return by ? V(mul)(V(load)(a), V(load)(by)) : V(silu)(V(load)(a));
-}
-
-/* out = silu(out), or out *= by where `by` is given. */
-NOINLINE void activate(float *out, const float *by, size_t n) {
-    size_t i = 0, rest = n % LP_N;
-    for (; i + LP_N <= n; i += LP_N) V(store)(out + i, activated(out + i, by ? by + i : NULL));
-    if (!rest) return;
-    float a[LP_N] = {0}, b[LP_N] = {0};
-    memcpy(a, out + i, rest * sizeof *a);
-    if (by) memcpy(b, by + i, rest * sizeof *b);
-    V(store)(a, activated(a, by ? b : NULL));
-    memcpy(out + i, a, rest * sizeof *a);
+NOINLINE void multiply_by(float *out, const float *by, size_t n) {
+    size_t i = 0;
+    for (; i + LP_N <= n; i += LP_N) V(store)(out + i, V(mul)(V(load)(out + i), V(load)(by + i)));
+    for (; i < n; i++) out[i] *= by[i];
 }
 
 /* Rows of the band for the tokens of one tile, from c [n_rows][width]. Results of many tokens leave the caches before
@@ -57,10 +46,10 @@ static void finish_tile(const lp_band *b, size_t m0, size_t width) {
         store_tile(b, (results){f->y, f->add, f->sum, 0}, c + s * b->pitch * width, m0, width);
     }
     if (!p->gated || (!p->act && !p->hidden)) return;
-    activate(c, NULL, b->n_rows * width);
+    activate(p->activation, c, c, b->n_rows * width);
     store_tile(b, (results){.y = p->act}, c, m0, width);
     if (!p->hidden) return;
-    activate(c, up, b->n_rows * width);
+    multiply_by(c, up, b->n_rows * width);
     store_tile(b, (results){.y = p->hidden}, c, m0, width);
 }
 

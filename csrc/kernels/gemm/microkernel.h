@@ -9,6 +9,7 @@
 #ifndef LP_MICROKERNEL_H
 #define LP_MICROKERNEL_H
 
+#include "../queries.h"       /* lp_span */
 #include "../simd/elements.h" /* lp_element_to_f32 */
 #include "../simd/vector.h"   /* V, T, VEC */
 #include "partition.h"        /* K_PANEL, CHUNK, MAX_ROWS */
@@ -67,6 +68,46 @@ INLINE void T(tile)(float *c, const float *x, const float *w, size_t kc, size_t 
             }
         }
     T(accumulate)(c, acc, first, n_vec, n_rows);
+}
+
+/* One k that counts for lanes low .. high of the tile alone, in its vector that begins with lane v. */
+INLINE void T(masked_step)(VEC *acc, const float *x, const float *w, size_t low, size_t high, size_t v,
+                           const int n_rows) {
+    VEC xs = V(load)(x);
+    low = low > v ? lp_size_min(low - v, LP_N) : 0, high = high > v ? lp_size_min(high - v, LP_N) : 0;
+    UNROLL for (int r = 0; r < n_rows; r++) {
+        VEC sum = V(fma)(V(set1)(w[r]), xs, acc[r]);
+        acc[r] = V(keep_from)(low, V(keep_from)(high, acc[r], sum), acc[r]);
+    }
+}
+
+/* A block of attention at the edge of a window, as T(tile) for any span. Few blocks have one: a vector after the other,
+ * and apart from T(tile), whose sums would lose registers to the masks. */
+INLINE void T(edge_tile)(float *c, const float *x, const float *w, const lp_span *span, size_t width,
+                         const int n_rows) {
+    for (size_t v = 0; v < width; v += LP_N) {
+        VEC acc[MAX_ROWS][MAX_VECS], masked[MAX_ROWS];
+        const float *xv = x + v, *wk = w;
+        UNROLL for (int r = 0; r < n_rows; r++) masked[r] = V(zero)();
+        for (size_t i = 0, end = span->edge; i < span->n_edge; i++, end++, xv += width, wk += LP_PANEL)
+            T(masked_step)(masked, xv, wk, end > span->window ? end - span->window : 0, end, v, n_rows);
+        UNROLL for (int r = 0; r < n_rows; r++) acc[r][0] = masked[r];
+        for (size_t i = 0; i < span->n_whole; i++, xv += width, wk += LP_PANEL) T(step)(acc, xv, wk, 1, 1, n_rows);
+        UNROLL for (int r = 0; r < n_rows; r++) masked[r] = acc[r][0];
+        for (size_t i = 0; i < span->n_diagonal; i++, xv += width, wk += LP_PANEL)
+            T(masked_step)(masked, xv, wk, i, width, v, n_rows);
+        size_t n_added = span->n_added > v ? lp_size_min(span->n_added - v, LP_N) : 0;
+        for (int r = 0; r < n_rows; r++) {
+            float *to = c + (size_t)r * width + v;
+            V(store)(to, V(keep_from)(n_added, masked[r], V(add)(V(load)(to), masked[r])));
+        }
+    }
+}
+NOINLINE void T(edge_rows)(float *c, const float *x, const float *w, const lp_span *span, size_t width) {
+    T(edge_tile)(c, x, w, span, width, ATTENTION_ROWS);
+}
+NOINLINE void T(edge_row)(float *c, const float *x, const float *w, const lp_span *span, size_t width) {
+    T(edge_tile)(c, x, w, span, width, 1);
 }
 
 /* out [CHUNK] from w [CHUNK]; the order of bf16 is that of is_paired(). */

@@ -28,11 +28,15 @@ LP_TARGET_BEGIN(LP_TARGET)
 #include "../gemm/microkernel_prefetch.h"
 #include "../gemm/packing.h"
 #include "../simd/exp.h"
+#include "../simd/tanh.h"
+#include "../softmax.h"
 #undef LP_GEMV_H
 #undef LP_MICROKERNEL_H
 #undef LP_MICROKERNEL_PREFETCH_H
 #undef LP_PACKING_H
 #undef LP_EXP_H
+#undef LP_TANH_H
+#undef LP_SOFTMAX_H
 #undef LP_N
 #define LP_N LANES
 #endif
@@ -58,7 +62,8 @@ const lp_kernels LP_CAT(lp_kernels_, LP_VARIANT, ) = {
     .rope = rope,
     .widen = widen,
     .exp = exp_row,
-    .silu = silu_row,
+    .activate = activate,
+    .cap = cap_row,
     .mix = mix,
     .peak_sums = PEAK_SUMS,
     .multiply_add = multiply_add,
