@@ -41,7 +41,7 @@ def find_targets(names: str | Iterable[Name], config: Config) -> list[Target]:
     """In the order requested, each once. PointError."""
     names = (names,) if isinstance(names, str) else names
     found: dict[Target, None] = {}
-    for name, point, layer in resolve_all(_with_layers(names), config.n_layers):
+    for name, point, layer in resolve_all(_with_layers(names), config):
         if axes(point.width)[0] != "T":
             raise PointError(
                 f"{printable(repr(name))}: {point.name} has a value for each pair of tokens; a"
