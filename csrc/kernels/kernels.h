@@ -86,7 +86,7 @@ typedef struct {
     size_t (*band_scratch)(size_t m);
     void (*bands)(const lp_product *p, size_t factor, size_t row, size_t n_rows, float *scratch);
 
-    /* Queries q_tile * i and on of one head. scratch: attend_scratch(n_tokens, head_dim) floats. */
+    /* The i-th tile of q_tile queries of one head. scratch: attend_scratch(n_tokens, head_dim) floats. */
     size_t q_tile;
     size_t (*attend_scratch)(size_t n_tokens, size_t head_dim);
     void (*attend)(const lp_head *h, size_t i, float *scratch);

@@ -15,10 +15,9 @@
  *   SPREAD_BF16       1: a masked store costs less than a shift and a mask
  *   GEMV_WIDE         1: gemv of bf16 has vectors of LANES rows as well
  *   ATTENTION_ROWS    keys, or columns of v, in a tile of attention
- *   GATED_ROWS        rows of gate and of up in a band: BAND_ROWS (partition.h) where L2 has room for twice as much,
- * and where whole lines of results past the caches are worth it BAND_MACS         multiply-adds of one job at most, so
- * that a run can be stopped NONTEMPORAL_TOKENS  results of so many tokens leave the caches before they are read again:
- * stored past them
+ *   GATED_ROWS        rows of gate and of up in a band; BAND_ROWS (partition.h) where L2 holds two such bands
+ *   BAND_MACS         most multiply-adds of one job, so that a run can be stopped
+ *   NONTEMPORAL_TOKENS  from this many tokens on, results are stored past the caches
  *
  * Templates: what depends on a vector's width is written once for LP_N lanes, under names made by V() and T() of
  * simd/vector.h. variant.h includes those headers with LP_N = NARROW_LANES, undefines their guards and includes them
@@ -46,6 +45,15 @@
 #endif
 #ifndef SPLIT_VECTORS
 #define SPLIT_VECTORS 0
+#endif
+#ifndef BF16_RING
+#define BF16_RING 0
+#endif
+#ifndef SPREAD_BF16
+#define SPREAD_BF16 0
+#endif
+#ifndef GEMV_WIDE
+#define GEMV_WIDE 0
 #endif
 #ifndef ATTENTION_ROWS
 #define ATTENTION_ROWS 4

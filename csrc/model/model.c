@@ -5,19 +5,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ROW(type, layer, field, name, rows, columns, present, point) \
-    {name,                                                           \
-     offsetof(type, field),                                          \
-     lp_config_width(c, LP_WIDTH_##rows),                            \
-     lp_config_width(c, LP_WIDTH_##columns),                         \
-     0,                                                              \
-     0,                                                              \
-     layer,                                                          \
-     LP_WIDTH_##rows == LP_WIDTH_ONE,                                \
-     present,                                                        \
+#define SPEC(type, layer, field, name, rows, columns, present, point) \
+    {name,                                                            \
+     offsetof(type, field),                                           \
+     lp_config_width(c, LP_WIDTH_##rows),                             \
+     lp_config_width(c, LP_WIDTH_##columns),                          \
+     0,                                                               \
+     0,                                                               \
+     layer,                                                           \
+     LP_WIDTH_##rows == LP_WIDTH_ONE,                                 \
+     present,                                                         \
      LP_##point},
-#define MODEL_ROW(...) ROW(lp_model, 0, __VA_ARGS__)
-#define LAYER_ROW(...) ROW(lp_layer, 1, __VA_ARGS__)
+#define MODEL_SPEC(...) SPEC(lp_model, 0, __VA_ARGS__)
+#define LAYER_SPEC(...) SPEC(lp_layer, 1, __VA_ARGS__)
 
 /* ---- points -------------------------------------------------------------------------------------------------- */
 
@@ -74,8 +74,8 @@ static int same_tensor(const lp_architecture *a, const lp_tensor_spec *x, const 
 
 void lp_model_specs(const lp_architecture *a, lp_tensor_spec specs[LP_N_TENSORS]) {
     const lp_config *c = &a->config;
-    const lp_tensor_spec rows[] = {LP_MODEL_TENSORS(MODEL_ROW) LP_LAYER_TENSORS(LAYER_ROW)};
-    memcpy(specs, rows, sizeof rows);
+    const lp_tensor_spec all[] = {LP_MODEL_TENSORS(MODEL_SPEC) LP_LAYER_TENSORS(LAYER_SPEC)};
+    memcpy(specs, all, sizeof all);
     for (size_t i = 0; i < LP_N_TENSORS; i++) {
         lp_tensor_spec *s = &specs[i];
         if (s->per_layer) s->present = s->present && a->modules[s->point];

@@ -33,8 +33,8 @@ INLINE VEC T(column)(const char *w, size_t stride, lp_element element) {
     return V(load)(c);
 }
 
-/* Prefetches as many lines as N columns of N rows are, after `n_done` such steps: of the rows that follow,
- * sequentially, or else of these rows GEMV_SOON columns after `column`, and past their end of the rows that follow. */
+/* Prefetches the lines of N x N elements, after `n_done` such steps: sequentially, of the rows that follow; or else of
+ * these rows, GEMV_SOON columns after `column`, and past their end of the rows that follow. */
 INLINE void T(gemv_prefetch)(const char *w, size_t k, size_t column, size_t n_done, size_t bytes, int sequential) {
     const size_t n_lines = LP_N * LP_N * bytes / 64, stride = k * bytes;
     if (sequential) {

@@ -1,5 +1,5 @@
-/* prefetch.h - what comes next: weights to widen meanwhile, and what the tiles of a panel prefetch, x of the next tile
- * and weights of a later panel.
+/* prefetch.h - schedules the prefetches of a panel: x of the next tile, weights of a later panel, and the weights that
+ * are widened meanwhile.
  *
  * Prefetched all at once by the first tile, weights would keep the core waiting, and what comes from a cache would wait
  * behind them: each tile prefetches an equal part. */
