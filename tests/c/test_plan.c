@@ -229,8 +229,8 @@ static void check_subject(const lp_config *config, const size_t *lengths) {
     if (!open_subject(&s, config, lengths)) check_opened(s);
 }
 
-static void check_row(const lp_kernels *row) {
-    setenv("LLAMAPROBE_KERNELS", row->name, 1);
+static void check_variant(const lp_kernels *variant) {
+    setenv("LLAMAPROBE_KERNELS", variant->name, 1);
     /* the last but one dimension is that of more than a block of k; odd sizes, a batch, one token */
     check_subject(&(lp_config)LLAMA(2, 4, 2, 6, 20, 36, 23, 99, 1e-5, 1, 1, 0), (const size_t[]){9, 1, 21, 0});
     check_subject(&(lp_config)LLAMA(2, 3, 1, 16, 300, 290, 17, 99, 1e-6, 0, 0, 1), (const size_t[]){1, 0});
@@ -416,6 +416,6 @@ int main(int argc, char **argv) {
     check_reads_of_llama();
     check_plans();
     show_speed();
-    for_each_variant(argc, argv, check_row);
+    for_each_variant(argc, argv, check_variant);
     return CHECK_REPORT();
 }

@@ -37,7 +37,7 @@ static void store_tile(const lp_band *b, results to, const float *c, size_t m0, 
         unpack_tokens(&to, at, c, width, lp_size_min(m - m0, width), b->n_rows, m < NONTEMPORAL_TOKENS);
 }
 
-static void finish_tile(const lp_band *b, size_t m0, size_t width) {
+static void epilogue_tile(const lp_band *b, size_t m0, size_t width) {
     const lp_product *p = b->p;
     float *c = b->sums + m0 * b->height, *up = c + b->pitch * width;
     for (size_t s = 0; s * b->pitch < b->height; s++) {
@@ -54,11 +54,11 @@ static void finish_tile(const lp_band *b, size_t m0, size_t width) {
 }
 
 /* The sums of gemv are tiles of one token. */
-static void finish_band(const lp_band *b) {
+static void epilogue_band(const lp_band *b) {
     int gemv = is_gemv(b->p);
     for (size_t m0 = 0, width; m0 < b->p->m; m0 += width) {
         width = gemv ? 1 : tile_width(b->p->m - m0);
-        finish_tile(b, m0, width);
+        epilogue_tile(b, m0, width);
     }
 }
 

@@ -215,7 +215,7 @@ static void bands(const lp_product *p, size_t factor, size_t row, size_t n_rows,
     for (; row < b.end; row += b.n_rows) {
         set_rows(&b, row);
         (is_gemv(p) ? gemv_band : is_streamed(p->m) && is_whole(&b) ? stream_band : panel_band)(&b);
-        finish_band(&b);
+        epilogue_band(&b);
     }
     V(nontemporal_end)();
 }
