@@ -15,7 +15,7 @@ import pytest
 
 import llamaprobe as lp
 
-LONG = [3] * 3000
+LONG = [3] * 12_000
 SOON = 1.0  # seconds of this process on its CPUs, which other work does not lengthen; it takes 0.1
 PATIENCE = 60  # seconds until what would never end counts as not ended
 
@@ -24,7 +24,7 @@ PATIENCE = 60  # seconds until what would never end counts as not ended
 def slow(tmp_path_factory: pytest.TempPathFactory) -> lp.Model:
     """A model whose long prompt takes seconds."""
     config = models.make_config(
-        hidden_size=256, intermediate_size=1024, num_hidden_layers=6, max_position_embeddings=4096
+        hidden_size=256, intermediate_size=1024, num_hidden_layers=6, max_position_embeddings=12_000
     )
     folder = tmp_path_factory.mktemp("slow")
     return lp.load(models.write_checkpoint(folder, config, models.make_weights(config)), threads=2)
