@@ -160,7 +160,7 @@ def _cap(x: Array, cap: float | None) -> Array:
     return cap * np.tanh(x / cap) if cap else x
 
 
-def _silu(gate: Array) -> Array:
+def silu(gate: Array) -> Array:
     """gate / (1 + exp(-gate)); for gate below about -709 the quotient is -0, as it should."""
     with np.errstate(over="ignore"):
         act: Array = gate / (1 + np.exp(-gate))
@@ -172,7 +172,7 @@ def _gelu_tanh(gate: Array) -> Array:
     return 0.5 * gate * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3)))
 
 
-_ACTIVATIONS = {"silu": _silu, "gelu_tanh": _gelu_tanh}
+_ACTIVATIONS = {"silu": silu, "gelu_tanh": _gelu_tanh}
 
 
 class _Weights:

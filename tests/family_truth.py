@@ -1,6 +1,6 @@
 """What transformers computes in a model of any family, in true float64.
 
-`model.double()` alone is no reference: norms, the softmax of eager attention and the rotary embedding
+`model.double()` alone is not a reference: norms, the softmax of eager attention and the rotary embedding
 still go through float32. While the model runs here, the names by which its code asks for float32 mean
 float64, except within the rotary embedding, whose float32 product is the angle that defines the
 model. What no module shows (scores, turned q and k) is seen where eager attention takes it.

@@ -7,7 +7,7 @@ norm, gate, down, up; final norm; two tables of RoPE, which are not needed. Its 
 components that RoPE turns together side by side; Hugging Face has the second half a head later.
 
 Two traps. There are copies whose matrices were transposed in place once for every layer there is,
-five times each; both kinds are read, and whether the model can tell its story decides which it is.
+five times each; both kinds are read, and whether the model continues its story shows which it is.
 And only token ids can be used: a tok512.model that lies beside it may hold other merges than those
 of the training.
 """
@@ -41,13 +41,13 @@ def make_folder(source: Path, folder: Path) -> Path:
     for n_transposed in (0, config["num_hidden_layers"]):
         tensors = {name: _undo(name, m, n_transposed, config) for name, m in weights.items()}
         models.write_checkpoint(folder, config, tensors, dtype="F32")
-        if _tells(folder, tensors):
+        if _continues(folder, tensors):
             return folder
-    raise ValueError(f"{source}: stories260K.bin does not tell its story")
+    raise ValueError(f"{source}: stories260K.bin does not continue its story")
 
 
-def _tells(folder: Path, weights: dict[str, np.ndarray]) -> bool:
-    """Is each next token of the story the one the model finds most likely?"""
+def _continues(folder: Path, weights: dict[str, np.ndarray]) -> bool:
+    """Whether the model finds each next token of the story the most likely."""
     logits = forward(read_config(folder), weights, STORY[:-1])["logits"]
     return logits.argmax(axis=1).tolist() == STORY[1:]
 

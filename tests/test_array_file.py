@@ -60,7 +60,7 @@ def test_an_array_comes_back_with_its_bits_shape_and_dtype(tmp_path, name, forma
 
 
 @pytest.mark.parametrize("format", ["csv", "txt"])
-def test_more_numbers_than_a_chunk_and_rows_across_chunks(tmp_path, format):
+def test_arrays_and_rows_longer_than_a_chunk(tmp_path, format):
     for shape in ((700_001,), (3, 200_003), (100_001, 3), (600_000, 1)):
         array = random_bits(shape, 7)
         lp.write(tmp_path / f"a.{format}", array)
@@ -169,7 +169,7 @@ def test_locates_a_fault_far_down(tmp_path):
         lp.read(path)
 
 
-def test_a_changed_text_is_an_error_of_its_own(tmp_path, monkeypatch):
+def test_a_changed_text_has_its_own_error(tmp_path, monkeypatch):
     path = tmp_path / "a.csv"
     path.write_text("# shape=[2]\n1,2\n")
     monkeypatch.setattr(_core, "parse_floats", lambda *args: {"problem": "changed"})
@@ -203,7 +203,7 @@ def test_a_text_that_changes_while_it_is_read():
 
 @pytest.mark.parametrize("sep", [",", " "])
 @pytest.mark.parametrize("n_rows", [1, 2, 4])
-def test_threads_do_not_change_what_is_read_of_long_rows(sep, n_rows):
+def test_threads_do_not_change_values_of_long_rows(sep, n_rows):
     """Rows of some 340 kB, which are cut into parts of 64 kB and more; whole, and with a byte in
     them replaced where it may do harm: beside the cuts most of all."""
     rng = np.random.default_rng(n_rows)
@@ -290,7 +290,7 @@ def test_skips_comments_and_blank_lines_in_a_long_text(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["csv", "csv of int8", "hex"])
-def test_a_file_that_is_cut_short_while_it_is_read_is_an_error(tmp_path, format):
+def test_rejects_a_file_truncated_while_it_is_read(tmp_path, format):
     """It was read through a map once, which ended the process by SIGBUS."""
     script = f"""
 import binascii, os, re, sys
@@ -389,7 +389,7 @@ def test_rejects_special_files_without_waiting(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["folder.csv", "loose.csv", "pipe.csv"]
 
 
-def test_a_full_disk_is_an_error_that_names_the_file():
+def test_the_error_of_a_full_disk_names_the_file():
     with pytest.raises(lp.FileError, match="/dev/full: No space left"):
         lp.write("/dev/full", np.ones(100_000, np.float32), format="csv")
 
@@ -456,7 +456,7 @@ def test_a_file_system_below_dev_is_like_any_other():
         assert path.stat().st_ino != before
 
 
-def test_a_file_too_large_for_the_system_leaves_the_old_one_as_it_was(tmp_path: Path):
+def test_a_file_too_large_for_the_system_keeps_the_old_one(tmp_path: Path):
     path = tmp_path / "a.csv"
     path.write_text("old")
     script = f"""

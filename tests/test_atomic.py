@@ -54,7 +54,7 @@ def test_only_files_of_a_killed_writer_are_removed(tmp_path):
         assert sorted(os.listdir(tmp_path)) == [path.name, ".llamaprobe-notes.part"]
 
 
-def test_files_that_another_container_writes_are_not_removed(tmp_path):
+def test_keeps_files_written_by_another_container(tmp_path):
     """Its process id does not exist here; the file is locked nevertheless."""
     file, path = atomic.open_temporary(tmp_path)
     foreign = tmp_path / ".llamaprobe-999999999-0.part"
@@ -102,7 +102,7 @@ def test_ctrl_c_in_between_leaves_no_descriptor(tmp_path, monkeypatch):
         assert os.listdir(tmp_path) == []
 
 
-def test_ctrl_c_while_the_threads_start_leaves_none(tmp_path, monkeypatch):
+def test_ctrl_c_while_threads_start_leaves_no_thread(tmp_path, monkeypatch):
     start = threading.Thread.start
 
     def interrupted(self):
@@ -119,7 +119,7 @@ def test_ctrl_c_while_the_threads_start_leaves_none(tmp_path, monkeypatch):
         assert not thread.is_alive()
 
 
-def test_a_stage_without_memory_is_an_error_and_continues(tmp_path):
+def test_a_stage_out_of_memory_leaves_no_temporary_file(tmp_path):
     class Full(queue.SimpleQueue):
         def put(self, item):
             if threading.current_thread().name == "llamaprobe_hash":
@@ -166,7 +166,7 @@ def test_the_first_failure_of_a_writer_leaves_only_whole_files(tmp_path):
     assert not [name for name in os.listdir(tmp_path) if name != "a.csv"]
 
 
-def test_a_writer_that_runs_out_of_file_size_names_the_file(tmp_path, random_checkpoint):
+def test_a_writer_over_the_file_size_limit_names_the_file(tmp_path, random_checkpoint):
     script = f"""
 import resource, sys, llamaprobe as lp
 run = lp.load({str(random_checkpoint())!r}).run([1, 2, 3] * 60, points=["x", "pattern"])
@@ -189,7 +189,7 @@ except lp.FileError as error:
 @pytest.mark.slow
 @pytest.mark.parametrize("n_signals", [1, 3])
 def test_ctrl_c_during_a_slow_fsync_does_not_close_other_files(tmp_path, n_signals):
-    """The caller leaves when the stages have ended, and no number is closed after that."""
+    """The caller leaves when the stages have ended, and no descriptor is closed after that."""
     script = f"""
 import os, signal, sys, threading, time
 import llamaprobe as lp

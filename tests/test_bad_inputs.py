@@ -1,7 +1,7 @@
 """The table of bad inputs: nothing crashes, hangs, allocates by a stranger's number or leaves a file.
 
-Each row is tried in a child process first, with bounded time and memory, and then here, where
-sanitizers and coverage see it. A refusal is one printable line of the class that the row names, and
+Each case is tried in a child process first, with bounded time and memory, and then here, where
+sanitizers and coverage see it. A refusal is one printable line of the class that the case names, and
 names the file and the fact.
 """
 
@@ -21,34 +21,34 @@ from llamaprobe import UnsupportedError
 from llamaprobe.cli import main as cli
 
 TESTS = Path(__file__).parent
-ROWS: list[BadInput] = [
-    row for family in (weights_file, index, config, prompt, output, runtime) for row in family.ROWS
+CASES: list[BadInput] = [
+    case for family in (weights_file, index, config, prompt, output, runtime) for case in family.CASES
 ]
-BROKEN_FILES = [row for row in weights_file.ROWS if row.use is weights_file.open_both
-                and isinstance(row.outcome, Refusal)]
+BROKEN_FILES = [case for case in weights_file.CASES if case.use is weights_file.open_both
+                and isinstance(case.outcome, Refusal)]
 
 
-def name_of(row: BadInput) -> str:
-    return f"{row.number} {row.name}"
+def name_of(case: BadInput) -> str:
+    return f"{case.number} {case.name}"
 
 
-def check(row: BadInput, value: object, error: type[BaseException] | None, message: str) -> None:
-    if not isinstance(row.outcome, Refusal):
+def check(case: BadInput, value: object, error: type[BaseException] | None, message: str) -> None:
+    if not isinstance(case.outcome, Refusal):
         assert error is None, f"refused: {message}"
-        assert value == row.outcome
+        assert value == case.outcome
         return
     assert error is not None, f"accepted: {value}"
-    wanted, fact, file = row.outcome
-    assert issubclass(error, wanted), f"{error.__name__}: {message}"
-    assert issubclass(wanted, UnsupportedError) or not issubclass(error, UnsupportedError), message
+    expected, fact, file = case.outcome
+    assert issubclass(error, expected), f"{error.__name__}: {message}"
+    assert issubclass(expected, UnsupportedError) or not issubclass(error, UnsupportedError), message
     assert re.search(fact, message) and file in message, message
     assert message.isprintable() and len(message) < 700, message
 
 
-def attempt(row: BadInput, thing: object) -> tuple[object, type[BaseException] | None, str]:
-    """What came of it; no exception, and nothing that one holds, outlives the call."""
+def attempt(case: BadInput, thing: object) -> tuple[object, type[BaseException] | None, str]:
+    """The outcome; no exception, and nothing that one holds, outlives the call."""
     try:
-        return row.use(thing), None, ""
+        return case.use(thing), None, ""
     except (Exception, KeyboardInterrupt) as e:
         return None, type(e), str(e)
 
@@ -61,22 +61,22 @@ def contents(folder: Path) -> set[str]:
     return {str(path) for path in folder.rglob("*")}
 
 
-@pytest.mark.parametrize("row", ROWS, ids=name_of)
-def test_bad_input(row: BadInput, tmp_path: Path):
-    thing = row.make(tmp_path)
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_bad_input(case: BadInput, tmp_path: Path):
+    thing = case.make(tmp_path)
     before = contents(tmp_path)
-    check(row, *in_child(lambda: row.use(thing))[:3])
+    check(case, *in_child(lambda: case.use(thing))[:3])
     descriptors = open_descriptors()
-    check(row, *attempt(row, thing))
+    check(case, *attempt(case, thing))
     if open_descriptors() != descriptors:  # a cycle may hold some for a while
         gc.collect()
     assert open_descriptors() == descriptors
-    assert row.adds_files or contents(tmp_path) == before
+    assert case.adds_files or contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("row", BROKEN_FILES, ids=name_of)
-def test_the_command_line_refuses_in_one_line(row: BadInput, tmp_path: Path):
-    path = str(row.make(tmp_path))
+@pytest.mark.parametrize("case", BROKEN_FILES, ids=name_of)
+def test_the_command_line_refuses_in_one_line(case: BadInput, tmp_path: Path):
+    path = str(case.make(tmp_path))
     commands = [["inspect", path], ["inspect", path, "--json"], ["weights", path, "--list"]]
     ended = in_child(lambda: [cli.main(command) for command in commands])
     assert (ended.value, ended.error, ended.stdout) == ([1] * len(commands), None, "")
@@ -88,16 +88,16 @@ def test_the_command_line_refuses_in_one_line(row: BadInput, tmp_path: Path):
 # ---- the table itself ----
 
 
-def test_every_number_of_the_list_is_there():
-    numbers = {row.number for row in ROWS} | set(WHERE)
+def test_every_number_has_a_case():
+    numbers = {case.number for case in CASES} | set(WHERE)
     assert numbers == {f"{n:02}" for n in range(1, 99)}
 
 
-def test_no_row_is_there_twice():
-    assert [name for name, n in Counter(map(name_of, ROWS)).items() if n > 1] == []
+def test_no_case_is_listed_twice():
+    assert [name for name, n in Counter(map(name_of, CASES)).items() if n > 1] == []
 
 
-def test_what_stands_elsewhere_is_there():
+def test_tests_listed_elsewhere_exist():
     for number, tests in WHERE.items():
         for node in tests:
             file, _, name = node.partition("::")

@@ -1,4 +1,4 @@
-"""timeout= and cancel=: what they raise, how soon, and that the model goes on."""
+"""timeout= and cancel=: what they raise, how soon, and that the model works afterwards."""
 
 import copy
 import pickle
@@ -61,7 +61,7 @@ def endless(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> lp.M
 
 
 @pytest.mark.slow
-def test_a_template_in_a_child_is_ended_too(endless: lp.Model):
+def test_a_template_in_a_child_is_stopped_too(endless: lp.Model):
     chats = [[{"role": "user", "content": text}] for text in ("hi", "slow")]
     for call in (
         lambda **how: endless.run(chats, **how),
@@ -104,7 +104,7 @@ def test_a_token_set_by_another_thread_ends_a_run_soon(slow: lp.Model):
         assert not token.is_set() and slow.run([1, 2, 3], cancel=token).equals(before)
 
 
-def test_a_progress_bar_goes_on_beside_them(slow: lp.Model, capsys: pytest.CaptureFixture[str]):
+def test_a_progress_bar_works_with_both(slow: lp.Model, capsys: pytest.CaptureFixture[str]):
     token = lp.Cancel()
     run = slow.run([1, 2, 3], progress=True, timeout=60, cancel=token)
     assert "step" in capsys.readouterr().err and run.equals(slow.run([1, 2, 3]))
@@ -112,7 +112,7 @@ def test_a_progress_bar_goes_on_beside_them(slow: lp.Model, capsys: pytest.Captu
         slow.run(LONG, points="logits", progress=True, timeout=0.05)
 
 
-def test_no_time_and_a_token_that_is_set_stop_before_anything(slow: lp.Model):
+def test_a_zero_timeout_or_a_set_token_stops_at_once(slow: lp.Model):
     token = lp.Cancel()
     token.set()
     for prompt in ([1, 2], [[1, 2], [3]]):
@@ -122,7 +122,7 @@ def test_no_time_and_a_token_that_is_set_stop_before_anything(slow: lp.Model):
             slow.run(prompt, cancel=token)
 
 
-def test_they_are_checked_between_the_prompts_of_a_batch(
+def test_both_are_checked_between_the_prompts_of_a_batch(
     demo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     model, token, seen = lp.load("demo"), lp.Cancel(), []
@@ -147,7 +147,7 @@ def test_they_are_checked_between_the_prompts_of_a_batch(
     assert time.monotonic() - start < PATIENCE / 2  # all of them sleep for PATIENCE
 
 
-def test_a_run_that_ends_in_time_is_the_same(slow: lp.Model):
+def test_a_timeout_not_reached_changes_no_value(slow: lp.Model):
     ids = list(range(40))
     plain = slow.run(ids, points="all")
     for timeout in (60, 60.0, np.int64(60), np.float32(60), float("inf"), None):

@@ -109,13 +109,13 @@ NOT_FOLLOWED = {
 
 @pytest.mark.parametrize("name", FOLLOWED)
 @pytest.mark.parametrize("chat", range(len(CHATS)))
-def test_text_is_that_of_transformers_and_traced(name, chat):
+def test_traced_text_equals_that_of_transformers(name, chat):
     template = template_of(FOLLOWED[name])
     found = Template.find(folder_of(template))
     ours = Template(found.path, template, found.tokens, known=True)
     messages = CHATS[chat]
     try:
-        want = theirs(template, messages)
+        expected = theirs(template, messages)
     except Exception as e:  # a template may fail on these messages: then it fails here too
         with pytest.raises(TemplateError, match=re.escape(str(e)[:40])):
             ours.render(check_messages(messages), ChatOptions(add_generation_prompt=False))
@@ -123,9 +123,9 @@ def test_text_is_that_of_transformers_and_traced(name, chat):
     got = ours.render(
         check_messages(messages), ChatOptions(add_generation_prompt=False), traced=True
     )
-    assert got.text == want
-    assert got.origin is not None and len(got.origin) == len(want)
-    for match in re.finditer("|".join(map(re.escape, SPECIAL)), want):
+    assert got.text == expected
+    assert got.origin is not None and len(got.origin) == len(expected)
+    for match in re.finditer("|".join(map(re.escape, SPECIAL)), expected):
         assert _origin.LOST not in got.origin[match.start() : match.end()], match
 
 
@@ -158,15 +158,15 @@ def test_only_special_tokens_of_the_template_count():
         tokenizer = tokenizer_of(template)
         for messages in CHATS:
             try:
-                want = own_tokens(template, messages)
+                expected = own_tokens(template, messages)
             except Exception:
                 continue
-            if want is None:
+            if expected is None:
                 continue
             compared += 1
             chat = tokenizer.chat(messages, add_generation_prompt=False)
             ids = chat.ids.tolist()
-            assert [SPECIAL[i - BOS] for i in ids if i >= BOS] == want, (template, messages)
+            assert [SPECIAL[i - BOS] for i in ids if i >= BOS] == expected, (template, messages)
             assert spelled_out(tokenizer, ids) == chat.text
     assert compared > 200
 
@@ -232,8 +232,8 @@ def test_untraced_text_makes_no_special_token_of_a_message(name):
         assert str(e).startswith(str(tokenizer.folder))
     else:
         assert [i for i in chat.ids.tolist() if i >= BOS] == [BOS, HEAD, EOT, EOT]
-    asked = tokenizer.chat([{"role": "user", "content": "<|eot|>"}], parse_special=True)
-    assert EOT in asked.ids
+    parsed = tokenizer.chat([{"role": "user", "content": "<|eot|>"}], parse_special=True)
+    assert EOT in parsed.ids
 
 
 BITS = st.sampled_from([*SPECIAL, "<|", "|>", "eot", "</", ">", "a", " ", "\n", "ß", "%s", "{}"])
@@ -247,12 +247,12 @@ def test_any_chat_of_any_template(name, contents):
     tokenizer = cached_tokenizer(template)
     messages = [{"role": "user", "content": text} for text in contents]
     try:
-        want = theirs(template, messages)
+        expected = theirs(template, messages)
     except Exception:
         return
     chat = tokenizer.chat(messages, add_generation_prompt=False)
-    assert chat.text == want
-    assert spelled_out(tokenizer, chat.ids.tolist()) == want
+    assert chat.text == expected
+    assert spelled_out(tokenizer, chat.ids.tolist()) == expected
     own = own_tokens(template, messages)
     if own is not None:
         ids = [SPECIAL[i - BOS] for i in chat.ids.tolist() if i >= BOS]

@@ -47,12 +47,12 @@ def test_arguments_are_those_of_transformers(options):
     how = dict(options)
     prompt = how.pop("add_generation_prompt", "continue_final_message" not in how)
     how |= how.pop("template_vars", {})
-    want = theirs(WITH_ALL, ANSWERED, add_generation_prompt=prompt, **how)
+    expected = theirs(WITH_ALL, ANSWERED, add_generation_prompt=prompt, **how)
     for here in (True, False):
         tokenizer = tokenizer_of(WITH_ALL, here=here)
         chat = tokenizer.chat(ANSWERED, **options)
-        assert chat.text == want
-        assert spelled_out(tokenizer, chat.ids.tolist()) == want
+        assert chat.text == expected
+        assert spelled_out(tokenizer, chat.ids.tolist()) == expected
         own = WITH_ALL.count("<|eot|>") and 2 - bool(options.get("continue_final_message"))
         assert chat.ids.tolist().count(EOT) == own
         assert chat.inputs == {k: v for k, v in options.items() if k != "add_generation_prompt"}
@@ -94,13 +94,13 @@ def test_the_last_message_is_continued_as_by_transformers(template, name, field)
     for last in FINAL:
         messages = [{"role": "user", "content": "Hi"}, last]
         try:
-            want = theirs(template, messages, continue_final_message=field)
+            expected = theirs(template, messages, continue_final_message=field)
         except Exception:
             with pytest.raises((ArgumentError, TemplateError)) as caught:
                 tokenizer.chat(messages, continue_final_message=field)
             assert str(caught.value).isprintable()
         else:
-            assert tokenizer.chat(messages, continue_final_message=field).text == want, last
+            assert tokenizer.chat(messages, continue_final_message=field).text == expected, last
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_the_last_message_is_continued_as_by_transformers(template, name, field)
         ({"template_vars": {"a": "\ud800"}}, "lone surrogate"),
     ],
 )
-def test_arguments_that_are_refused(options, fact):
+def test_rejects_bad_arguments(options, fact):
     with pytest.raises(ArgumentError, match=re.escape(fact)):
         tokenizer_of(WITH_ALL).chat(ANSWERED, **options)
 
@@ -228,7 +228,7 @@ def test_a_prompt_over_its_limits_leaves_the_others_to_be_read(monkeypatch):
                     tokenizer.chat([{"role": "u", "content": content}])
 
 
-def test_nothing_of_one_chat_is_seen_by_the_next():
+def test_no_state_leaks_between_chats():
     template = (
         "{% set n = namespace(seen=0) %}{% set n.seen = n.seen + 1 %}{{ n.seen }}"
         "{% if kept is defined %}kept{% endif %}{% set kept = 1 %}{{ strftime_now('%Y') }}"

@@ -29,7 +29,7 @@ def write_shard(path: Path, weights: dict[str, np.ndarray]) -> None:
 # ---- what is opened ----
 
 
-def test_shards_hold_what_one_file_holds(random_checkpoint):
+def test_shards_equal_a_single_file(random_checkpoint):
     whole, parts = (
         open_checkpoint(random_checkpoint()),
         open_checkpoint(random_checkpoint(n_shards=3)),
@@ -60,7 +60,7 @@ def test_mapped_or_read(sharded: Path, mmap: bool):
         assert (tensor.file.read(name) == expected[name]).all()
 
 
-def test_an_odd_start_is_legal(random_checkpoint):
+def test_data_may_start_at_an_odd_offset(random_checkpoint):
     folder = random_checkpoint(odd_start=True)
     checkpoint = open_checkpoint(folder)
     assert any(tensor.offset % 2 for tensor in checkpoint.tensors.values())
@@ -146,7 +146,7 @@ def in_hub_cache(folder: Path, commit: str = "a" * 40) -> Path:
 
 
 @pytest.mark.parametrize("blobs", ["../../blobs", "../../../blobs/bb"])
-def test_the_links_of_a_hub_cache_are_followed(random_checkpoint, blobs: str):
+def test_follows_the_links_of_a_hub_cache(random_checkpoint, blobs: str):
     snapshot = in_hub_cache(random_checkpoint())
     blob = snapshot / blobs / ("b" * 64)
     blob.parent.mkdir(parents=True)
@@ -227,7 +227,7 @@ def test_links_of_a_snapshot_still_end_in_its_blobs(cached: Path, tmp_path: Path
     assert open_checkpoint(cached).links == {SINGLE: weights / BLOB}
 
 
-def test_links_that_go_in_a_circle(cached: Path):
+def test_circular_links(cached: Path):
     (cached / SINGLE).unlink()
     (cached / SINGLE).symlink_to(SINGLE)
     with pytest.raises(FileError):
@@ -237,7 +237,7 @@ def test_links_that_go_in_a_circle(cached: Path):
 # ---- files that change ----
 
 
-def test_a_file_cut_short_after_opening(random_checkpoint):
+def test_a_file_truncated_after_opening(random_checkpoint):
     from llamaprobe import FileChangedError
 
     folder = random_checkpoint()

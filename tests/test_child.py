@@ -1,4 +1,4 @@
-"""Child processes that misbehave, each in its way, and what the parent makes of it."""
+"""Child processes that misbehave, each in its way, and what the parent reports."""
 
 import contextlib
 import os
@@ -33,7 +33,7 @@ def test_wall_clock_ends_a_child_that_sleeps(monkeypatch):
         ("babbles", "no proper reply"),
     ],
 )
-def test_child_that_misbehaves(monkeypatch, script, fact):
+def test_misbehaving_children(monkeypatch, script, fact):
     limits = sandbox.Limits(cpu_seconds=5, wall_seconds=60, memory=1 << 30, reply=1 << 20)
     monkeypatch.setattr(sandbox, "FOLDER", os.path.dirname(__file__))
     with pytest.raises(sandbox.ChildError, match=fact):
@@ -83,9 +83,9 @@ def obedient(monkeypatch, *prepare: str, limits: sandbox.Limits = LIMITS) -> san
     return sandbox.Worker("child_scripts/obeys.py", {"do": prepare}, packages=(), limits=limits)
 
 
-def tell(worker: sandbox.Worker) -> list[int]:
+def state_of(worker: sandbox.Worker) -> list[int]:
     """[times prepared, answers of this state, pid of the child, pid of the grandchild]."""
-    return worker.answer({"do": "tell"})  # type: ignore[return-value]
+    return worker.answer({"do": "report"})  # type: ignore[return-value]
 
 
 def is_running(pid: int) -> bool:
@@ -111,7 +111,7 @@ def wait_for_end(pid: int, seconds: float = 10) -> None:
 
 
 def test_one_child_prepares_once_and_each_answer_has_a_fresh_state(worker):
-    answers = [tell(worker) for _ in range(5)]
+    answers = [state_of(worker) for _ in range(5)]
     assert [one[:2] for one in answers] == [[1, 1]] * 5
     assert len({child for _, _, child, _ in answers}) == 1
     assert len({grandchild for *_, grandchild in answers}) == 5
@@ -134,13 +134,13 @@ def test_one_child_prepares_once_and_each_answer_has_a_fresh_state(worker):
     ],
 )
 def test_a_request_over_a_limit_is_refused_and_the_next_is_answered(worker, do, fact):
-    first = tell(worker)
+    first = state_of(worker)
     if fact is None:
         assert worker.answer({"do": do}) == do
     else:
         with pytest.raises(sandbox.ChildError, match=fact):
             worker.answer({"do": do})
-    second = tell(worker)
+    second = state_of(worker)
     assert second[:2] == [1, 1]
     if do == "kill parent":
         assert second[2] != first[2]
@@ -159,21 +159,21 @@ def test_a_request_over_a_limit_is_refused_and_the_next_is_answered(worker, do, 
 )
 def test_a_late_answer_is_killed_and_the_next_request_is_answered(monkeypatch, do, fact):
     with obedient(monkeypatch, limits=SHORT) as worker:
-        child = tell(worker)[2]
+        child = state_of(worker)[2]
         with pytest.raises(sandbox.ChildError, match=fact):
             worker.answer({"do": do})
-        assert tell(worker)[:3] == [1, 1, child]
+        assert state_of(worker)[:3] == [1, 1, child]
 
 
 @pytest.mark.slow
 def test_limits_count_for_each_answer(worker):
-    """Together these answers use more of everything than one may."""
-    children = {tell(worker)[2]}
+    """Together these answers use more of everything than one answer may."""
+    children = {state_of(worker)[2]}
     for _ in range(3):
         assert worker.answer({"do": "burn"}) == "burn"
         assert len(worker.answer({"do": "chatter", "n": 1_000_000})) == 1_000_000
         worker.answer({"do": "eat", "n": 300 << 20})
-    children.add(tell(worker)[2])
+    children.add(state_of(worker)[2])
     assert len(children) == 1
 
 
@@ -189,7 +189,7 @@ def test_preparing_has_limits_too(monkeypatch):
             obedient(monkeypatch, do, limits=limits) as worker,
             pytest.raises(sandbox.ChildError, match=fact),
         ):
-            tell(worker)
+            state_of(worker)
 
 
 def test_files_cannot_be_written(worker, tmp_path):
@@ -209,7 +209,7 @@ def test_threads_share_a_worker(worker):
     answers: list[list[int]] = []
 
     def work() -> None:
-        answers.extend(tell(worker) for _ in range(5))
+        answers.extend(state_of(worker) for _ in range(5))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -221,10 +221,10 @@ def test_threads_share_a_worker(worker):
 
 
 def test_a_forked_copy_starts_a_child_of_its_own(worker):
-    child = tell(worker)[2]
-    theirs = in_child(lambda: (tell(worker)[2], worker.close())[0]).value
+    child = state_of(worker)[2]
+    theirs = in_child(lambda: (state_of(worker)[2], worker.close())[0]).value
     assert theirs not in (None, child)
-    assert tell(worker)[2] == child
+    assert state_of(worker)[2] == child
 
 
 @pytest.mark.slow
@@ -233,7 +233,7 @@ def test_a_child_ends_when_its_parent_is_killed():
         "import os, sys; from llamaprobe.prompts import sandbox; sandbox.FOLDER = sys.argv[1]\n"
         "w = sandbox.Worker('child_scripts/obeys.py', {}, packages=(),"
         " limits=sandbox.Limits(60, 60, 1 << 30, 1 << 20))\n"
-        "print(w.answer({'do': 'tell'})[2], flush=True)\n"
+        "print(w.answer({'do': 'report'})[2], flush=True)\n"
         "if os.fork() == 0: import time; time.sleep(20); os._exit(0)\n"  # holds the pipes
         "w.answer({'do': sys.argv[2]})\n"
     )
@@ -254,7 +254,7 @@ def test_a_child_ends_when_its_parent_is_killed():
 
 def test_an_exception_leaves_no_process(monkeypatch):
     with pytest.raises(RuntimeError), obedient(monkeypatch) as worker:
-        child = tell(worker)[2]
+        child = state_of(worker)[2]
         raise RuntimeError
     assert not is_running(child)
 
@@ -263,19 +263,19 @@ def test_an_interrupt_leaves_no_process(monkeypatch):
     if threading.current_thread() is not threading.main_thread():
         pytest.skip("signals arrive in the main thread")
     with obedient(monkeypatch, limits=LIMITS._replace(cpu_seconds=60, wall_seconds=60)) as worker:
-        child = tell(worker)[2]
+        child = state_of(worker)[2]
         for do in ("loop", "sleep"):
             threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
             with pytest.raises(KeyboardInterrupt):
                 worker.answer({"do": do})
             assert not is_running(child)
-            child = tell(worker)[2]
+            child = state_of(worker)[2]
 
 
-def test_an_interrupt_of_the_whole_group_is_the_parents_to_handle(worker):
-    child = tell(worker)[2]
+def test_the_parent_handles_an_interrupt_of_the_whole_group(worker):
+    child = state_of(worker)[2]
     os.kill(child, signal.SIGINT)
-    assert tell(worker)[2] == child
+    assert state_of(worker)[2] == child
 
 
 def test_closed_standard_streams():
@@ -285,7 +285,7 @@ def test_closed_standard_streams():
         "for fd in (0, 1, 2): os.close(fd)\n"
         "w = sandbox.Worker('child_scripts/obeys.py', {}, packages=(),"
         " limits=sandbox.Limits(5, 30, 1 << 30, 1 << 20))\n"
-        "with w: os.write(out, b'%d %d' % tuple(w.answer({'do': 'tell'})[:2]))\n"
+        "with w: os.write(out, b'%d %d' % tuple(w.answer({'do': 'report'})[:2]))\n"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code, os.path.dirname(__file__)],
@@ -295,15 +295,15 @@ def test_closed_standard_streams():
 
 
 @pytest.mark.slow
-def test_signals_that_the_parent_ignores_are_the_childs_own(monkeypatch):
+def test_signals_ignored_by_the_parent_still_limit_the_child(monkeypatch):
     numbers = (signal.SIGCHLD, signal.SIGALRM, signal.SIGXCPU)
     before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
     try:
         with obedient(monkeypatch) as worker:
-            child = tell(worker)[2]
+            child = state_of(worker)[2]
             with pytest.raises(sandbox.ChildError, match="1 s of processor time"):
                 worker.answer({"do": "loop"})
-            assert tell(worker)[2] == child
+            assert state_of(worker)[2] == child
         assert not is_running(child)
     finally:
         for number, handler in zip(numbers, before, strict=True):
@@ -311,11 +311,11 @@ def test_signals_that_the_parent_ignores_are_the_childs_own(monkeypatch):
 
 
 @pytest.mark.slow
-def test_signals_that_are_blocked_do_not_keep_a_child(monkeypatch):
+def test_blocked_signals_do_not_keep_a_child_alive(monkeypatch):
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGALRM, signal.SIGXCPU])
     try:
         with obedient(monkeypatch) as worker:
-            child = tell(worker)[2]
+            child = state_of(worker)[2]
             with pytest.raises(sandbox.ChildError, match="1 s of processor time"):
                 worker.answer({"do": "loop"})
         assert not is_running(child)
@@ -343,7 +343,7 @@ def test_another_program_as_sys_executable_is_named(monkeypatch, tmp_path, progr
     monkeypatch.setattr(sys, "executable", str(path))
     monkeypatch.setattr(sandbox, "_START", 2.0)
     with obedient(monkeypatch) as worker, pytest.raises(sandbox.ChildError) as caught:
-        tell(worker)
+        state_of(worker)
     assert str(path) in str(caught.value) and fact in str(caught.value)
 
 
@@ -352,7 +352,7 @@ def test_workers_of_a_batch_differ_by_what_they_prepare(monkeypatch):
     how = {"packages": (), "limits": LIMITS}
     with Workers() as workers:
         answers = [
-            workers.call("child_scripts/obeys.py", {"do": [], "n": n}, {"do": "tell"}, **how)
+            workers.call("child_scripts/obeys.py", {"do": [], "n": n}, {"do": "report"}, **how)
             for n in (1, 2, 1, 2)
         ]
     pids = [one[2] for one in answers]

@@ -58,7 +58,7 @@ def test_slow_tests_run_when_requested(tiers):
 
 
 @pytest.mark.slow
-def test_the_rest_is_what_has_not_passed(tiers, tmp_path: Path):
+def test_rest_selects_tests_that_have_not_passed(tiers, tmp_path: Path):
     assert tiers() == ["test_quick"]
     (tmp_path / "llamaprobe_waits.py").touch()
     for _ in range(2):
@@ -110,7 +110,7 @@ def test_a_part_is_due_when_its_files_have_changed(clone):
     assert due(folder) == every
 
 
-def test_a_part_that_is_recorded_reports_its_seconds(clone):
+def test_a_recorded_part_reports_its_seconds(clone):
     folder, _ = clone
     (folder / ".ci" / "nightly.log").write_text("qemu abc 2026-01-01 123\n")
     command = [folder / ".ci" / "nightly", "--seconds", "qemu"]

@@ -142,7 +142,7 @@ def test_a_prompt_and_a_chat_of_a_real_model(command, smollm2, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["1 2 x", "1.5", "-1", "1 99999999999", "1 \x1b[31m"])
-def test_rejects_what_are_not_ids(command, folder, tmp_path, text):
+def test_rejects_text_that_is_not_ids(command, folder, tmp_path, text):
     path = tmp_path / "ids"
     path.write_text("1 2\n" + text)
     code, printed, errors = command("run", folder, "--ids", path)
@@ -316,7 +316,7 @@ def test_inspect(command, random_checkpoint):
     )
 
 
-def test_inspect_a_file_and_a_folder_that_cannot_be_run(command, random_checkpoint, tmp_path):
+def test_inspects_a_file_and_a_folder_that_cannot_run(command, random_checkpoint, tmp_path):
     folder = random_checkpoint()
     code, printed, _ = command("inspect", folder / "model.safetensors", "--json")
     assert code == 0 and "config" not in json.loads(printed)
@@ -402,7 +402,7 @@ def test_formats_for_hardware(command, folder, ids, tmp_path):
 # ---- processes ----
 
 
-def test_a_pipe_that_closes_early_is_not_an_error(folder):
+def test_a_pipe_closed_early_is_not_an_error(folder):
     script = f"{sys.executable} -m llamaprobe inspect {folder}; echo $? >&2"
     run = subprocess.run(["sh", "-c", f"({script}) | true"], capture_output=True, text=True)
     assert run.stderr.strip() in ("0", "141")

@@ -18,7 +18,7 @@ def run(*arguments: object) -> int:
         return int(end.code or 0)
 
 
-def test_the_folder_goes_to_stdout_and_all_else_to_stderr(
+def test_prints_the_folder_on_stdout_and_all_else_on_stderr(
     hub: FakeHub, capsys: pytest.CaptureFixture
 ) -> None:
     files = add_model(hub)
@@ -47,7 +47,7 @@ def test_bars_on_a_terminal(
     assert "model.safetensors" in err and "B/s" in err
 
 
-def test_a_list_of_models_and_one_that_fails(
+def test_a_list_of_models_one_of_which_fails(
     hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     files = {f"org/m{n}": small_model(n) for n in range(3)}

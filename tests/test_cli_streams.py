@@ -161,7 +161,7 @@ def test_a_quiet_download_prints_errors(hub: FakeHub, capsys: pytest.CaptureFixt
     assert "model.safetensors" in capsys.readouterr().err, "the next call is not quiet"
 
 
-def test_run_json_is_what_the_summary_says(command, tmp_path):
+def test_run_json_matches_the_summary(command, tmp_path):
     model = lp.load("demo")
     run = model.run("Once upon", points=["x", "q", "logits"], layers=[1, 3])
     words = ["run", "demo", "Once upon", "--points", "x,q,logits", "--layers", "1,3", "--json"]
@@ -187,7 +187,7 @@ def test_run_json_is_what_the_summary_says(command, tmp_path):
     assert with_files == shown
 
 
-def test_run_json_of_values_that_are_not_finite(command, random_checkpoint, tmp_path):
+def test_run_json_of_non_finite_values(command, random_checkpoint, tmp_path):
     """JSON has neither NaN nor Infinity: null instead."""
     import models
 

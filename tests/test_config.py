@@ -94,7 +94,7 @@ def test_both_styles_are_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "block", [{}, None, {"rope_theta": 1e6}, {"rope_theta": 1e6, "rope_type": "default"}]
 )
-def test_a_block_that_scales_nothing(tmp_path: Path, block: Any) -> None:
+def test_a_scaling_block_without_effect(tmp_path: Path, block: Any) -> None:
     config = read(tmp_path, rope_theta=1e6, rope_parameters=block)
     assert config.rope_scaling is None
     assert np.array_equal(config.inv_freq, inverse_frequencies(1e6, 16))
@@ -142,7 +142,7 @@ CHANGED = {
 
 
 @pytest.mark.parametrize(("key", "value"), [(k, v) for k, vs in CHANGED.items() for v in vs])
-def test_keys_that_transformers_reads_and_we_do_not_are_refused(
+def test_rejects_keys_that_only_transformers_reads(
     tmp_path: Path, key: str, value: Any
 ) -> None:
     with pytest.raises(UnsupportedError, match=f"config.json: {key} is "):
@@ -191,7 +191,7 @@ def _transformers_logits(folder: Path) -> np.ndarray:
 
 
 def test_transformers_ignores_the_keys_of_other_architectures(random_checkpoint) -> None:
-    """And does not ignore is_causal: what we tell of both is true."""
+    """And does not ignore is_causal: our warnings about both are true."""
     folder = random_checkpoint()
     plain = _transformers_logits(folder)
     write(folder, models.make_config(**FOREIGN))
@@ -201,7 +201,7 @@ def test_transformers_ignores_the_keys_of_other_architectures(random_checkpoint)
         assert np.abs(_transformers_logits(folder) - plain).max() > 0.1
 
 
-def test_positions_whose_angle_has_no_sine(tmp_path: Path) -> None:
+def test_positions_are_limited_to_the_range_of_sine(tmp_path: Path) -> None:
     """sin and cos are computed up to 2^26 radians."""
     message = "4.642e.06 radians per position, .* at position 255; .* 67108864, so that a"
     with pytest.warns(UserWarning, match=message) as caught:
@@ -217,7 +217,7 @@ def test_positions_whose_angle_has_no_sine(tmp_path: Path) -> None:
     assert most.max_positions == 1 << 24
 
 
-def test_the_last_position_that_has_a_sine_can_be_run(random_checkpoint) -> None:
+def test_the_last_position_in_the_range_of_sine_runs(random_checkpoint) -> None:
     folder = random_checkpoint(rope_theta=1e-10, head_dim=6)
     with pytest.warns(UserWarning, match="15 tokens"):
         model = lp.load(folder)
@@ -268,7 +268,7 @@ def test_the_callers_rounding_changes_no_bit(
 
 
 def test_flushing_denormals_changes_no_bit(random_checkpoint) -> None:
-    """torch, which sets it for the calling thread, is one of those who do."""
+    """torch, for one, sets it for the calling thread."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
     folder = random_checkpoint(rms_norm_eps=1e-40, rope_theta=3e38, dtype="F16")
     points = [point.name for point in lp.Model.points()]
@@ -300,7 +300,7 @@ def test_the_rounding_is_put_back_after_an_error(tmp_path: Path) -> None:
         libm.fesetround(0)
 
 
-def test_the_sha256_is_that_of_the_file(tmp_path: Path) -> None:
+def test_the_sha256_matches_the_file(tmp_path: Path) -> None:
     config = read(tmp_path)
     data = (tmp_path / "config.json").read_bytes()
     assert config.sha256 == hashlib.sha256(data).hexdigest()
@@ -417,7 +417,7 @@ def _random_scalings() -> list[tuple[float, int, dict[str, Any], dict[str, Any]]
     return found
 
 
-def test_rotation_is_that_of_transformers() -> None:
+def test_rotation_equals_that_of_transformers() -> None:
     """torch's powf is not exact and differs between its own kernels, by 2 ulp; what follows it is
     the same to the bit once it gets the same powers."""
     pytest.importorskip("torch", reason="torch is not installed")

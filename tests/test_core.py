@@ -1,4 +1,4 @@
-"""llamaprobe._core called directly: it trusts the Python above it with no pointer and no size."""
+"""llamaprobe._core called directly: it checks every pointer and size that Python gives it."""
 
 import ast
 import gc
@@ -123,7 +123,7 @@ def test_a_folder_descriptor_holds_the_file_in_its_folder(file: Path, monkeypatc
 
 
 @pytest.mark.parametrize("path", [None, 3, 1.5, ["a"]])
-def test_what_is_no_path(path: Any):
+def test_rejects_what_is_not_a_path(path: Any):
     with pytest.raises(TypeError):
         _core.Safetensors(path)
 
@@ -218,13 +218,13 @@ def test_sizes_out_of_range(file: Path, name: str, value: int):
         {"o_bias": True},
     ],
 )
-def test_numbers_that_do_not_fit_together(file: Path, changes: dict[str, Any]):
+def test_rejects_inconsistent_numbers(file: Path, changes: dict[str, Any]):
     with pytest.raises((ArgumentError, FormatError)):
         _core.Model([_core.Safetensors(file)], **sizes(file, **changes))
 
 
 @pytest.mark.parametrize("files", [[None], ["path"], [object()], 3, None])
-def test_what_are_no_files(file: Path, files: Any):
+def test_rejects_what_is_not_a_file(file: Path, files: Any):
     with pytest.raises((ArgumentError, TypeError)):
         _core.Model(files, **sizes(file))
 
@@ -332,7 +332,7 @@ def test_bad_threads(core: _core.Model, n_threads: Any):
         core.run(np.array([1], np.int32), [0, 1], [(X, (0,))])
 
 
-def test_a_million_threads_are_only_a_wish(core: _core.Model):
+def test_a_million_threads_are_only_an_upper_limit(core: _core.Model):
     assert np.array_equal(run(core, n_threads=10**6)[0], run(core)[0])
 
 
@@ -416,7 +416,7 @@ def test_nothing_leaks(file: Path):
     assert resident() - before < 4 << 20
 
 
-def test_exceptions_of_the_progress_callback_come_through(core: _core.Model):
+def test_exceptions_of_the_progress_callback_propagate(core: _core.Model):
     class Unheard(BaseException):
         pass
 
@@ -438,7 +438,7 @@ def test_progress_ends_at_the_total(core: _core.Model):
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
-def test_the_callback_is_let_go(core: _core.Model):
+def test_the_callback_is_released(core: _core.Model):
     class Callback:
         def __call__(self, done: int, total: int) -> None:
             pass
@@ -465,7 +465,7 @@ def test_every_failed_allocation_is_a_memory_error(file: Path):
 
     expected = everything()
     n, n_failed, n_whole = 1, 0, 0
-    while n_whole < 50:  # in a row: nothing is left to fail
+    while n_whole < 50:  # consecutive: nothing is left to fail
         testcapi.set_nomemory(n, n + 1)
         try:
             result = everything()

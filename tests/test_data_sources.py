@@ -235,12 +235,12 @@ def test_several_files(tmp_path):
 
 
 @pytest.mark.parametrize("data", [5, None, b"a.txt", {"text": "a"}])
-def test_what_is_no_dataset_is_refused(data):
+def test_rejects_what_is_not_a_dataset(data):
     with pytest.raises(lp.ArgumentError, match="give a file, a folder"):
         find_sources(data)
 
 
-def test_files_that_are_not_there(tmp_path):
+def test_missing_files(tmp_path):
     with pytest.raises(FileNotFoundError):
         find_sources(tmp_path / "a.jsonl")
     with pytest.raises(FileNotFoundError):

@@ -1,6 +1,6 @@
 """The ids of transformers' AutoTokenizer where they depend on more than tokenizer.json.
 
-IDS were recorded with transformers 5.24; where it is installed, it is asked again, for these and
+IDS were recorded with transformers 5.24; where it is installed, they are compared with it again, these and
 for random folders.
 """
 
@@ -170,17 +170,17 @@ def test_random_folders_as_transformers(tmp_path, first):
         try:
             theirs = theirs_of(folder)
         except (ValueError, TypeError, NotImplementedError):
-            continue  # what it cannot open; what is asked for here is that nothing else happens
+            continue  # what it cannot open; this test checks that nothing else happens
         ours = Tokenizer.open(folder)
         assert ours.vocab_size == max(theirs.get_vocab().values()) + 1, seed
         for text in TEXTS:
             for around in (True, False):
-                want = theirs(text, add_special_tokens=around)["input_ids"]
+                expected = theirs(text, add_special_tokens=around)["input_ids"]
                 got = ours.encode(text, add_special_tokens=around).tolist()
-                assert got == want, (seed, text)
+                assert got == expected, (seed, text)
                 for skip in (True, False):
-                    want_text = theirs.decode(want, skip_special_tokens=skip)
-                    assert ours.decode(got, skip_special_tokens=skip) == want_text, (seed, text)
+                    expected_text = theirs.decode(expected, skip_special_tokens=skip)
+                    assert ours.decode(got, skip_special_tokens=skip) == expected_text, (seed, text)
         n_compared += 1
     assert n_compared > 30
 
@@ -204,8 +204,8 @@ def test_other_classes_leave_tokenizer_json_alone(tmp_path, name):
     plain = write(tmp_path / "plain", small(byte_level(), {}))
     named = write(tmp_path / "named", small(byte_level(), {"tokenizer_class": name}))
     text = "2023 the ab <s>"
-    want = Tokenizer.open(plain).encode(text).tolist()
-    assert Tokenizer.open(named).encode(text).tolist() == want
+    expected = Tokenizer.open(plain).encode(text).tolist()
+    assert Tokenizer.open(named).encode(text).tolist() == expected
 
 
 def test_unigram_under_the_llama_class_keeps_its_parts(tmp_path):

@@ -112,7 +112,7 @@ def test_all_three_rope_bands_occur():
     assert np.all(np.diff(ratio) <= 0)
 
 
-def test_ids_in_the_configs_are_the_tokenizer_s():
+def test_ids_in_the_configs_match_the_tokenizer():
     bos, eos, eot = (TOKENIZER.token_to_id(SPECIAL[i]) for i in (0, 1, 4))
     config, generation = read_config(DEMO), json.loads(
         (DEMO / "generation_config.json").read_text()
@@ -172,7 +172,7 @@ def test_any_text_comes_back(text):
 
 
 def render(messages, **variables):
-    """As transformers renders it, with a clock that stands at 31 January 2025."""
+    """As transformers renders it, with the clock at 31 January 2025."""
 
     def refuse(reason):
         raise jinja2.TemplateError(reason)
@@ -214,7 +214,7 @@ def test_template_renders_every_message():
         ({"date_string": "01 Feb 2020"}, "01 Feb 2020"),
     ],
 )
-def test_template_s_date(variables, date):
+def test_date_of_the_template(variables, date):
     expected = SPECIAL[0] + block("system", f"Today is {date}.\n\n") + block("user", "Hi")
     assert render(CHAT[1:2] and [{"role": "user", "content": "Hi"}], **variables) == expected
 
@@ -231,7 +231,7 @@ def test_chat_has_one_bos_and_its_end_marks_are_single_tokens():
     assert counts == [1, 0, 5, 5, 4] and ids[0] == TOKENIZER.token_to_id(SPECIAL[0])
 
 
-def test_template_is_the_one_that_was_trained():
+def test_template_is_the_one_used_in_training():
     if not TOOLS.is_dir():
         pytest.skip(f"no {TOOLS}")
     assert TOKENIZER_CONFIG["chat_template"] == (TOOLS / "chat_template.jinja").read_text()
@@ -249,7 +249,7 @@ def test_stories_keep_held_out_pairs_apart(stories):
             assert (story.name, story.object) in story.owners
 
 
-def test_the_end_is_only_known_from_the_beginning(stories):
+def test_the_end_depends_on_the_beginning(stories):
     rng = random.Random(2)
     for _ in range(200):
         story = stories.make_story(rng)
@@ -289,7 +289,7 @@ def test_names_of_held_out_pairs_are_copied(model, stories):
 # ---- model card ----
 
 
-def test_card_s_prompt_goes_on_as_it_says(model):
+def test_the_prompt_of_the_card_continues_as_stated(model):
     prompt, continuation = re.findall(r"^    (Once .*|[A-Z]\w+\..*)$", CARD, re.MULTILINE)[:2]
     ids = TOKENIZER.encode(prompt).ids
     expected = TOKENIZER.encode(f" {continuation}", add_special_tokens=False).ids
@@ -298,7 +298,7 @@ def test_card_s_prompt_goes_on_as_it_says(model):
     assert logits[len(ids) - 1 : -1].argmax(axis=-1).tolist() == expected
 
 
-def test_card_s_head_attends_to_the_name(model):
+def test_the_head_of_the_card_attends_to_the_name(model):
     layer, head = map(int, re.search(r"^Layer (\d+), head (\d+) ", CARD, re.MULTILINE).groups())
     prompt = re.search(r"^    (Once .*)$", CARD, re.MULTILINE)[1]
     name = re.search(r"named (\w+)", prompt)[1]
@@ -315,12 +315,12 @@ def test_card_s_head_attends_to_the_name(model):
     assert share[layer, head] > 4 * len(keys) / len(encoding.ids)
 
 
-def test_the_card_says_what_the_file_says():
+def test_the_card_matches_the_file():
     header, weights = read_weights()
     facts = header["__metadata__"]
     assert f"Seed {facts['seed']}, {facts['steps']} steps" in CARD
     assert f"{sum(math.prod(w.shape) for w in weights.values()):,} parameters" in CARD
 
 
-def test_the_card_says_that_the_goal_is_reached():
+def test_the_card_reports_the_goal_as_reached():
     assert float(re.search(r"400 prompts \| \*\*([\d.]+) %\*\*", CARD)[1]) >= 95

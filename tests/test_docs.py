@@ -27,7 +27,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings}
 
 
-def test_links_lead_somewhere():
+def test_links_resolve():
     seen, broken = 0, []
     for page in PAGES:
         for link in re.findall(r"\]\((?!http)([^)\s]+)\)", text_of(page)):
@@ -40,7 +40,7 @@ def test_links_lead_somewhere():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
-def test_files_that_a_page_names_exist(page):
+def test_files_named_in_a_page_exist(page):
     pattern = (
         r"(?<![\w./-])((?:csrc|llamaprobe|docs|tests|tools|bench|examples|fuzz)/[\w./-]+\.\w+)"
     )
@@ -48,7 +48,7 @@ def test_files_that_a_page_names_exist(page):
     assert missing == set()
 
 
-def test_source_files_that_are_named_anywhere_exist():
+def test_source_files_named_anywhere_exist():
     """In comments and pages alike, by name alone or by the end of a path."""
     texts = [path for path in FILES if path.suffix in (".c", ".h", ".py", ".md")]
     names = {path.name for path in texts}
@@ -64,7 +64,7 @@ def test_source_files_that_are_named_anywhere_exist():
     assert seen > 300 and missing == []
 
 
-def test_tests_that_a_page_names_exist():
+def test_tests_named_in_a_page_exist():
     named = re.findall(r"\b(test_\w+\.py)::(test_\w+)", "".join(page.read_text() for page in PAGES))
     gone = [
         f"{file}::{name}"

@@ -39,7 +39,7 @@ PUBLIC = [cls for cls in all_classes() if not cls.__name__.startswith("_")]
 
 
 @pytest.mark.parametrize("cls", PUBLIC, ids=lambda cls: cls.__name__)
-def test_every_class_is_in_reach_and_survives_travel(cls: type[lp.Error]):
+def test_every_class_is_public_and_can_be_pickled(cls: type[lp.Error]):
     assert getattr(lp, cls.__name__) is cls and cls.__name__ in lp.__all__ and cls.__doc__
     error = cls("a message; with a step")
     error.add_note("a note")
@@ -137,7 +137,7 @@ def no_run_folder(folder: Path) -> Any:
     ],
     ids=lambda case: case.__name__,
 )
-def test_files_that_are_not_there(case: Any, random_checkpoint: Any):
+def test_missing_files(case: Any, random_checkpoint: Any):
     call, path, builtin, filename = case(random_checkpoint())
     with pytest.raises(builtin) as e:
         call(path)
@@ -154,8 +154,8 @@ def test_an_existing_file_is_not_replaced(random_checkpoint: Any, tmp_path: Path
     assert isinstance(e.value, lp.FileError) and e.value.errno == errno.EEXIST
 
 
-def as_nobody(call: Any, path: str) -> Exception | None:
-    """What a user without rights meets; in a process of its own, which ends with it."""
+def without_rights(call: Any, path: str) -> Exception | None:
+    """The error that a user without rights gets; in a process of its own, which ends with it."""
     if os.geteuid() == 0:
         os.seteuid(65534)
     try:
@@ -165,7 +165,7 @@ def as_nobody(call: Any, path: str) -> Exception | None:
     return None
 
 
-def test_files_that_may_not_be_read(random_checkpoint: Any):
+def test_unreadable_files(random_checkpoint: Any):
     with tempfile.TemporaryDirectory() as place:
         folder = shutil.copytree(random_checkpoint(), Path(place) / "model")
         array = Path(place) / "x.csv"
@@ -181,7 +181,7 @@ def test_files_that_may_not_be_read(random_checkpoint: Any):
         ):
             denied.chmod(0)
             with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
-                error = pool.submit(as_nobody, call, str(path)).result(timeout=120)
+                error = pool.submit(without_rights, call, str(path)).result(timeout=120)
             assert type(error) is lp.FileDeniedError and isinstance(error, PermissionError)
             assert (error.errno, error.filename) == (errno.EACCES, str(denied))
 

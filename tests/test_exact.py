@@ -85,7 +85,7 @@ def test_every_kernel_variant_gives_the_recorded_bits(folder: Path, recorded: st
     assert (done.stdout.strip(), done.stderr) == (recorded, "")
 
 
-def test_a_variant_that_is_not_there_is_refused_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_rejects_a_missing_variant_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch):
     model = lp.load(folder)
     monkeypatch.setenv("LLAMAPROBE_KERNELS", "foo")
     with pytest.raises(lp.ArgumentError, match="LLAMAPROBE_KERNELS=foo: no such kernels"):

@@ -40,7 +40,7 @@ def test_every_16_bit_word_is_written_exactly(tmp_path, format, pad):
     assert same(lp.read(tmp_path / f"o/h.{format}"), EVERY_WORD.view(np.float16).astype(np.float32))
 
 
-def test_the_text_is_that_of_the_old_script_with_16_digits(tmp_path):
+def test_the_text_equals_that_of_the_old_script_with_16_digits(tmp_path):
     bits = words((7, 30))
     bits[(bits & 0x7F80) == 0x7F80] = 0  # savetxt spells no NaN with a sign
     path = write_safetensors(tmp_path / "m.safetensors", {"w": ("BF16", [7, 30], bits.tobytes())})
@@ -67,7 +67,7 @@ DTYPES = {
 
 @pytest.mark.parametrize("format", ["csv", "txt", "npy"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_dtype_that_numpy_has_is_exact(tmp_path, dtype, format):
+def test_every_numpy_dtype_is_exact(tmp_path, dtype, format):
     kind = np.dtype(DTYPES[dtype])
     raw = np.random.default_rng(0).bytes(24 * kind.itemsize)
     if dtype == "BOOL":
@@ -188,7 +188,7 @@ HOSTILE = [
 ]
 
 
-def test_names_that_cannot_be_file_names(tmp_path):
+def test_tensor_names_that_cannot_be_file_names(tmp_path):
     tensors = {name: ("I32", [1], i.to_bytes(4, "little")) for i, name in enumerate(HOSTILE)}
     path = write_safetensors(tmp_path / "m.safetensors", tensors)
     export_weights(path, tmp_path / "deep/er/o")

@@ -38,7 +38,7 @@ def test_a_second_call_writes_nothing(random_checkpoint, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_is_not_whole_is_not_trusted(random_checkpoint, tmp_path):
+def test_incomplete_files_are_not_trusted(random_checkpoint, tmp_path):
     folder, out = random_checkpoint(), tmp_path / "o"
     export_weights(folder, out)
     path = out / "model.norm.weight.csv"
@@ -108,7 +108,7 @@ def test_a_file_is_hashed_once_by_the_next_call(random_checkpoint, tmp_path, mon
     assert sorted(hashed) == sorted(manifest["files"])
 
 
-def test_a_journal_is_written_whole_by_a_system_that_takes_a_few_bytes(
+def test_a_journal_survives_short_writes(
     random_checkpoint, tmp_path, monkeypatch
 ):
     folder, out = random_checkpoint(), tmp_path / "o"
@@ -155,7 +155,7 @@ def test_a_damaged_journal_is_ignored(random_checkpoint, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
-def test_killed_at_random_times_it_goes_on_where_it_stopped(random_checkpoint, tmp_path, seed):
+def test_an_export_killed_at_random_times_resumes(random_checkpoint, tmp_path, seed):
     folder = random_checkpoint(hidden_size=320, intermediate_size=500, vocab_size=2000)
     export_weights(folder, tmp_path / "whole")
     expected = {path.name: path.read_bytes() for path in (tmp_path / "whole").glob("*.csv")}
@@ -186,7 +186,7 @@ def test_killed_at_random_times_it_goes_on_where_it_stopped(random_checkpoint, t
 
 
 def test_killed_between_the_journal_and_the_name(random_checkpoint, tmp_path):
-    """The line is there, the file is not, or still is the one that --force was to replace."""
+    """The journal has the line; the file is missing, or is the one that --force was to replace."""
     folder, out = random_checkpoint(), tmp_path / "o"
     script = f"""
 import os, llamaprobe.files.writer as writer

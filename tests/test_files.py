@@ -234,7 +234,7 @@ def test_points_mean_the_same_as_in_run(model, tmp_path, points, held):
         ({"points": [5]}, "5 is not the name of a point"),
     ],
 )
-def test_points_that_the_run_does_not_hold(model, tmp_path, wrong, message):
+def test_rejects_points_not_in_the_run(model, tmp_path, wrong, message):
     run = model.run(IDS, points=["x", "q", "k"], layers=[2, 0])
     with pytest.raises(lp.PointError, match=message):
         run.save(tmp_path / "out", **wrong)
@@ -293,7 +293,7 @@ def test_a_small_save_takes_memory_of_its_own_size(model, tmp_path):
     assert peak < 5_000_000
 
 
-def test_a_layer_that_the_run_does_not_hold_is_refused(model, tmp_path):
+def test_rejects_a_layer_not_in_the_run(model, tmp_path):
     run = model.run(IDS, layers=[0, 1])
     for wrong in ([2], [0, 3], [], 2, [0, 0]):
         with pytest.raises(lp.PointError, match="layer"):
@@ -363,7 +363,7 @@ def test_reports_too_little_space_before_writing(model, tmp_path, monkeypatch):
             run.save(tmp_path / "deep/out", format=format)
         with pytest.raises(lp.FileError, match=message + more + "$"):
             lp.export_weights(model, tmp_path / "deep/out", format=format)
-    assert not (tmp_path / "deep").exists(), "no folder was made for nothing"
+    assert not (tmp_path / "deep").exists(), "no empty folder is left"
     (tmp_path / "out").mkdir()
     with pytest.raises(lp.FileError, match=message):
         run.save(tmp_path / "out")

@@ -27,7 +27,7 @@ def out(tmp_path):
 OPTIONS = ("--points", "x:1-2,logits", "--max-tokens", 32, "--shard-rows", 40)
 
 
-def test_run_prints_the_root_and_goes_on(command, data, out):
+def test_run_prints_the_root_and_resumes(command, data, out):
     code, text, error = command("harvest", "run", "demo", data, "--out", out, *OPTIONS)
     h = lp.read_harvest(out)
     assert (code, text) == (0, f"{h.root}  {out / 'manifest.json'}\n")
@@ -170,7 +170,7 @@ def test_every_prompt_has_its_folder(command, tmp_path, out):
         assert command("verify", out / str(number))[0] == 0
 
 
-def test_prompts_go_on_where_they_stopped(command, tmp_path, out):
+def test_prompts_resume_where_they_stopped(command, tmp_path, out):
     path = tmp_path / "prompts.jsonl"
     chat = [{"role": "user", "content": "hi"}]
     lines = [{"text": "Once"}, {"input_ids": [1, 2]}, {"messages": chat}]

@@ -74,7 +74,7 @@ def test_the_command(made, tmp_path, command):
     assert code == 1 and "x.3 was not harvested" in error
 
 
-def test_what_cannot_be_exported(made, tmp_path, monkeypatch):
+def test_rejects_impossible_exports(made, tmp_path, monkeypatch):
     with pytest.raises(lp.ArgumentError, match="give parquet or arrow"):
         export_harvest(made, tmp_path, format="zarr")
     plan = make_plan(tmp_path / "unfinished")

@@ -84,7 +84,7 @@ def test_json_with_other_values(made, tmp_path, name):
 @pytest.mark.parametrize(
     "name", ["plan.json", "windows.safetensors", "tokens/part-00000.safetensors", "model.json"]
 )
-def test_bytes_that_are_cut_or_flipped(made, tmp_path, name):
+def test_truncated_and_flipped_bytes(made, tmp_path, name):
     rng = random.Random(name)
     data = (made / name).read_bytes()
     for number in range(20):

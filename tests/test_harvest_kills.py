@@ -63,7 +63,7 @@ def undisturbed(tmp_path_factory):
 
 
 def check(folder, undisturbed):
-    """Goes on, and compares with the harvest that nobody disturbed."""
+    """Resumes, and compares with an undisturbed harvest."""
     made = [path for path in folder.glob("done/*.json")]
     for path in made:
         plan = Plan(folder)
@@ -134,7 +134,7 @@ def test_killed_at_many_random_moments(tmp_path, undisturbed):
         check(tmp_path / str(number), undisturbed)
 
 
-def test_what_a_killed_writer_of_the_manifest_left_is_removed(tmp_path):
+def test_removes_leftovers_of_a_killed_manifest_writer(tmp_path):
     folder = tmp_path / "out"
     finish(make_plan(folder))
     names = [".", "rows", "done", "x.1"]

@@ -86,7 +86,7 @@ def test_another_file_or_model_is_another_plan(tmp_path, demo_folder):
         make_plan(tmp_path / "out", tmp_path / "a.txt", lp.load(tmp_path / "model"))
 
 
-def test_documents_that_are_left_out_are_listed(tmp_path):
+def test_skipped_documents_are_listed(tmp_path):
     data = tmp_path / "a.jsonl"
     data.write_text('"one"\n""\n{"text": 5}\n"two"\n{"input_ids": [960]}\n')
     with pytest.raises(
@@ -128,7 +128,7 @@ def test_no_document_left_is_an_error(tmp_path, data):
         make_plan(tmp_path, data)
 
 
-def test_positions_that_no_document_has(tmp_path):
+def test_rejects_positions_beyond_every_document(tmp_path):
     with pytest.raises(lp.ArgumentError, match="leaves no row"):
         make_plan(tmp_path, [[1, 2]], positions="skip:2")
 
@@ -159,7 +159,7 @@ def test_positions_that_no_document_has(tmp_path):
         {"field": "a", "ids": "b"},
     ],
 )
-def test_options_that_make_no_sense(tmp_path, options):
+def test_rejects_meaningless_options(tmp_path, options):
     with pytest.raises(lp.ArgumentError):
         make_plan(tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
@@ -246,13 +246,13 @@ def test_a_fraction_of_the_tokens_is_about_that():
     assert len(np.intersect1d(kept, read_positions("hash:0.01").of(6, 0, 100_000, 0))) < 50
 
 
-def test_a_permutation_is_one_and_does_not_change():
+def test_a_permutation_is_complete_and_never_changes():
     assert np.array_equal(np.sort(permutation(1000, 7)), np.arange(1000))
     assert not np.array_equal(permutation(1000, 7), permutation(1000, 8))
     assert permutation(8, 7).tolist() == [7, 1, 2, 3, 5, 4, 0, 6]
 
 
-# ---- plans of strangers ----
+# ---- untrusted plans ----
 
 
 def damaged(plan: Plan, **facts) -> Path:
@@ -277,7 +277,7 @@ def damaged(plan: Plan, **facts) -> Path:
         {"options": {"dtype": "f16", "positions": 5}},
     ],
 )
-def test_a_plan_that_is_damaged_is_refused(tmp_path, facts):
+def test_rejects_a_damaged_plan(tmp_path, facts):
     with pytest.raises((lp.FormatError, lp.ArgumentError)):
         Plan(damaged(make_plan(tmp_path), **facts))
 
@@ -287,7 +287,7 @@ def test_a_later_format_is_refused(tmp_path):
         Plan(damaged(make_plan(tmp_path), format_version=2))
 
 
-def test_windows_that_do_not_belong_to_it(tmp_path):
+def test_rejects_windows_of_another_plan(tmp_path):
     plan, other = make_plan(tmp_path / "a"), make_plan(tmp_path / "b", max_tokens=20)
     os.replace(other.folder / "windows.safetensors", plan.folder / "windows.safetensors")
     with pytest.raises(lp.FormatError, match=r"windows\.safetensors: does not have the sha256"):

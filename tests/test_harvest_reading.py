@@ -1,4 +1,4 @@
-"""Reading a harvest back: rows, documents, batches; and whether it is what it says it is."""
+"""Reading a harvest back: rows, documents, batches; and whether it is intact."""
 
 import json
 import random
@@ -50,12 +50,12 @@ def test_rows_are_indexed_as_an_array(made):
 
 
 @pytest.mark.parametrize("index", [10**6, -(10**6), [0, 10**6], [0.5], [[1]], "a", 1.5])
-def test_rows_that_are_not_there(made, index):
+def test_missing_rows(made, index):
     with pytest.raises(IndexError):
         lp.read_harvest(made)["x", 2][index]
 
 
-def test_points_that_are_not_there(made):
+def test_missing_points(made):
     h = lp.read_harvest(made)
     assert h["x.2"] is h["x", 2] is h["x:2"] is h["blocks.2.hook_resid_pre"]
     for point in ("x", ("x", 3), "x.3", "pattern", "nothing", ("x", 99)):
@@ -113,7 +113,7 @@ def test_batches_hold_the_values_of_their_rows(made):
         assert len(batch.rows) == 100 or batch.step == h.n_rows // 100
 
 
-def test_a_run_that_was_stopped_goes_on_with_the_same_batches(made):
+def test_a_stopped_run_resumes_with_the_same_batches(made):
     how = {"size": 90, "shuffle": 11, "epoch": 2, "pool": 2}
     whole = [batch.rows for batch in lp.read_harvest(made).batches("x", 2, **how)]
     for start in (0, 1, 7, len(whole) - 1, len(whole)):
@@ -151,7 +151,7 @@ def test_arguments_of_batches(made, how):
 # ---- what is missing or damaged ----
 
 
-def test_a_shard_that_is_missing(copy):
+def test_a_missing_shard(copy):
     (copy / "x.2/shard-00001.safetensors").unlink()
     h = lp.read_harvest(copy)
     rows = h.plan.rows_of(1)
@@ -176,7 +176,7 @@ def test_a_shard_of_something_else(copy):
         (lambda m: m | {"files": {"a": {"bytes": "1", "sha256": ""}}}, "is damaged"),
     ],
 )
-def test_a_manifest_that_is_damaged(copy, change, message):
+def test_rejects_a_damaged_manifest(copy, change, message):
     path = copy / "manifest.json"
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(lp.FormatError, match=message):
@@ -216,7 +216,7 @@ def test_one_flipped_bit_anywhere_is_named(copy):
     assert faults(copy) == []
 
 
-def test_a_file_too_many_and_one_that_is_missing(copy):
+def test_an_extra_and_a_missing_file(copy):
     shutil.copy(copy / "x.1/shard-00000.safetensors", copy / "x.1/shard-00000-1.safetensors")
     (copy / "rows/shard-00000.safetensors").unlink()
     assert faults(copy) == ["rows/shard-00000.safetensors", "x.1"]
@@ -278,7 +278,7 @@ def test_some_shards_alone(copy, made):
     assert hashes(copy) == hashes(made)
 
 
-def test_what_is_made_again_must_be_the_same(copy):
+def test_a_refilled_shard_must_match_the_manifest(copy):
     """Other token ids under the same names: the manifest knows better."""
     drop(copy, [0])
     path = copy / "manifest.json"
@@ -300,7 +300,7 @@ def test_drop_needs_a_manifest(copy):
             call(copy)
 
 
-def test_merge_copies_what_is_missing_and_refuses_what_differs(copy, made, tmp_path):
+def test_merge_copies_missing_shards_and_rejects_different_ones(copy, made, tmp_path):
     (copy / "manifest.json").unlink()
     (copy / "done/shard-00000.json").unlink()
     (copy / "done/shard-00001.json").unlink()

@@ -48,7 +48,7 @@ def plan_only(made, folder: Path) -> Plan:
 # ---- the values ----
 
 
-def test_every_row_is_that_of_a_run(made, model):
+def test_every_row_equals_that_of_a_run(made, model):
     h = lp.read_harvest(made[0])
     documents_, starts = h.rows.document[:], h.rows.start[:]
     for document, start in sorted(set(zip(documents_.tolist(), starts.tolist(), strict=True))):
@@ -139,7 +139,7 @@ def test_rounding_of_every_kind_of_float(dtype):
     )
 
 
-def test_values_that_are_not_finite_are_counted(tmp_path, random_checkpoint):
+def test_non_finite_values_are_counted(tmp_path, random_checkpoint):
     """A weight of 1e38 makes infinities and NaN; their bytes are the same for every batch."""
     import models
 
@@ -203,7 +203,7 @@ def test_kernels_change_no_byte(tmp_path, made, variant):
 
 
 def test_three_processes_make_every_shard_in_any_order(tmp_path, made):
-    """Each of them wants all shards, one from the end: many are made twice at once."""
+    """Each process makes all shards, one from the end: many are made twice at once."""
     plan = plan_only(made, tmp_path / "out")
     code = (
         "import llamaprobe as lp, llamaprobe.data.plan as data\n"
@@ -275,7 +275,7 @@ def test_a_shard_is_made_once(tmp_path, made, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [-1, 10_000, 1.0, "1", True])
-def test_shards_that_are_not_there(made, number):
+def test_rejects_shard_numbers_out_of_range(made, number):
     with pytest.raises(lp.ArgumentError, match="shard"):
         lp.harvest_shard(made[0], number)
 
@@ -309,7 +309,7 @@ def test_another_model_is_refused(tmp_path, made, random_checkpoint, demo_folder
         lp.harvest_shard(plan, 1)
 
 
-def test_one_byte_of_the_weights_that_no_fingerprint_reads(tmp_path, made, demo_folder):
+def test_a_changed_byte_outside_of_the_fingerprint(tmp_path, made, demo_folder):
     plan = plan_only(made, tmp_path / "out")
     shutil.copytree(demo_folder, tmp_path / "copy")
     path = tmp_path / "copy" / "model.safetensors"
@@ -323,7 +323,7 @@ def test_one_byte_of_the_weights_that_no_fingerprint_reads(tmp_path, made, demo_
     assert lp.harvest_shard(plan, 0, model=here).is_new
 
 
-def test_weights_that_change_are_noticed(tmp_path, made, demo_folder):
+def test_changed_weights_are_noticed(tmp_path, made, demo_folder):
     plan = plan_only(made, tmp_path / "out")
     shutil.copytree(demo_folder, tmp_path / "copy")
     model = lp.load(tmp_path / "copy")
@@ -333,7 +333,7 @@ def test_weights_that_change_are_noticed(tmp_path, made, demo_folder):
     assert not plan.is_done(0) and not leftovers(plan.folder)
 
 
-def test_a_model_of_which_fewer_layers_are_open(tmp_path):
+def test_a_model_with_fewer_layers_open(tmp_path):
     plan = make_plan(tmp_path / "out", model=lp.load("demo", layers=2), points="x")
     assert plan.targets == ("x.0", "x.1")
     finish(plan)  # opens it from model.json
@@ -364,7 +364,7 @@ def test_out_of_memory_halves_the_batch(tmp_path, made, model, monkeypatch):
     assert len(refused) < 4 * len(plan) and max(core.sizes) > 150
 
 
-def test_a_window_that_does_not_fit_is_named(tmp_path, made, model, monkeypatch):
+def test_a_window_that_does_not_fit_in_memory_is_named(tmp_path, made, model, monkeypatch):
     plan = plan_only(made, tmp_path / "out")
     monkeypatch.setattr(type(model), "_open", lambda self, core=Small(model._open(), 39): core)
     message = r"document \d+ alone, 40 tokens from token 0 on, does not fit: x needs 40 bytes"
@@ -438,7 +438,7 @@ def test_an_error_of_the_system_at_every_call(tmp_path, made, monkeypatch, call)
     assert finish(plan) == made[1]
 
 
-def test_too_little_space_is_said_before_anything_is_made(tmp_path, made, monkeypatch):
+def test_reports_too_little_space_before_any_work(tmp_path, made, monkeypatch):
     plan = plan_only(made, tmp_path / "out")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 1000))
     with pytest.raises(lp.FileError, match="are to be written and 1.0 kB are free"):

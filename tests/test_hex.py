@@ -259,7 +259,7 @@ def read_by_simulator(path, bits, n_words, text):
 
 
 @pytest.mark.parametrize("name", SPELLINGS)
-def test_what_a_simulator_reads_is_read(tmp_path, name):
+def test_reads_what_a_simulator_reads(tmp_path, name):
     path = tmp_path / "a.hex"
     path.write_text("// shape=[1, 2] dtype=float32\n" + SPELLINGS[name], newline="")
     assert lp.read(path).tolist() == [[1.0, 2.0]]

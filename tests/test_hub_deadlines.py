@@ -1,4 +1,4 @@
-"""Every wait has an end, also with a server that is never silent and never done."""
+"""Every wait ends, also with a server that keeps sending and never finishes."""
 
 import contextlib
 import signal
@@ -94,19 +94,19 @@ def impatient(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("how", ENDLESS)
-def test_an_answer_that_does_not_end(how: str, impatient: None, monkeypatch: pytest.MonkeyPatch):
+def test_an_endless_answer(how: str, impatient: None, monkeypatch: pytest.MonkeyPatch):
     with serving(ENDLESS[how]) as endpoint:
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
         start = time.monotonic()
         with pytest.raises(HubError):
             download(REPO_ID, progress=False)
         assert time.monotonic() - start < DEADLINE
-        # no thread is left that goes on reading
+        # no thread is still reading
         wait_for(lambda: not any("_send" in thread.name for thread in threading.enumerate()))
 
 
 @pytest.mark.parametrize("how", ["100 Continue at full speed", "headers a byte at a time"])
-def test_a_proxy_whose_answer_does_not_end(
+def test_an_endless_answer_of_a_proxy(
     how: str, impatient: None, monkeypatch: pytest.MonkeyPatch
 ):
     with serving(ENDLESS[how]) as proxy:
@@ -118,7 +118,7 @@ def test_a_proxy_whose_answer_does_not_end(
         assert time.monotonic() - start < DEADLINE
 
 
-def test_a_name_whose_lookup_does_not_end(impatient: None, monkeypatch: pytest.MonkeyPatch):
+def test_an_endless_name_lookup(impatient: None, monkeypatch: pytest.MonkeyPatch):
     done = threading.Event()
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.example")
     monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", str(SHORT))
@@ -146,7 +146,7 @@ def test_ctrl_c_during_an_endless_answer(how: str, hub: FakeHub, tmp_path: Path)
         assert time.monotonic() - start < connection.MAX_HEAD_SECONDS
 
 
-def test_slow_headers_that_end_in_time_are_fine(hub: FakeHub, monkeypatch: pytest.MonkeyPatch):
+def test_slow_headers_within_the_deadline_are_fine(hub: FakeHub, monkeypatch: pytest.MonkeyPatch):
     """Interim answers are skipped, and each answer of a kept-alive connection has its own time."""
     late = 0.0  # seconds that a clock of ours is ahead
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + late)

@@ -40,7 +40,7 @@ def test_the_default_set_lands_in_the_cache_in_its_layout(hub: FakeHub, tmp_path
     assert hub.requests("cdn", "GET") and not any("original" in seen.path for seen in hub.seen)
 
 
-def test_what_is_here_is_not_requested_again(hub: FakeHub) -> None:
+def test_files_present_are_not_requested_again(hub: FakeHub) -> None:
     repo = hub.add(REPO_ID, small_model())
     folder = download(REPO_ID)
     hub.forget()
@@ -49,7 +49,7 @@ def test_what_is_here_is_not_requested_again(hub: FakeHub) -> None:
     assert download(REPO_ID) == folder and [seen.where for seen in hub.seen] == ["api"]
 
 
-def test_a_branch_that_moves_shares_what_did_not_change(hub: FakeHub) -> None:
+def test_a_moved_branch_shares_unchanged_files(hub: FakeHub) -> None:
     files = small_model()
     repo = hub.add(REPO_ID, files)
     first, old = download(REPO_ID), repo.commit
@@ -78,7 +78,7 @@ def test_a_blob_of_the_wrong_size_counts_as_missing(hub: FakeHub) -> None:
     assert download(REPO_ID) == folder and tree(folder) == chosen(files)
 
 
-def test_include_exclude_and_the_files_that_are_never_fetched(hub: FakeHub, tmp_path: Path) -> None:
+def test_include_exclude_and_files_never_fetched(hub: FakeHub, tmp_path: Path) -> None:
     files = add_model(hub)
     everything = download(REPO_ID, include="*", local_dir=tmp_path / "a")
     never = {
@@ -148,7 +148,7 @@ def test_ranges_in_parallel_give_the_same_bytes(hub: FakeHub, ranges: int) -> No
 
 
 @pytest.mark.parametrize("to", ["cache", "folder"])
-def test_bytes_are_on_the_disk_before_their_name_is(
+def test_bytes_are_synced_before_the_rename(
     hub: FakeHub, tmp_path: Path, to: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """fsync of the file, rename, fsync of the folder; the ref comes after all of them."""
@@ -208,7 +208,7 @@ def test_a_plain_folder_gets_files_and_bookkeeping(hub: FakeHub, tmp_path: Path)
     assert not leftovers(tmp_path)
 
 
-def test_a_plain_folder_copies_what_the_cache_holds(hub: FakeHub, tmp_path: Path) -> None:
+def test_a_plain_folder_copies_files_of_the_cache(hub: FakeHub, tmp_path: Path) -> None:
     files = add_model(hub)
     download(REPO_ID)
     hub.forget()
@@ -345,7 +345,7 @@ def test_only_the_shards_of_some_layers(hub: FakeHub) -> None:
         *("m.bin", "", ".safetensors", 5, None),
     ],
 )
-def test_an_index_may_name_files_beside_it_only(hub: FakeHub, tmp_path: Path, name: object) -> None:
+def test_an_index_may_only_name_files_beside_it(hub: FakeHub, tmp_path: Path, name: object) -> None:
     index = json.dumps({"weight_map": {"x": name}}).encode()
     hub.add("a/b", {"config.json": b"{}", "model.safetensors.index.json": index})
     with pytest.raises(FormatError, match="weight_map"):
@@ -368,14 +368,14 @@ def test_a_plan_writes_nothing(hub: FakeHub, tmp_path: Path) -> None:
     files = sharded()
     hub.add("a/b", files)
     listed = plan("a/b", layers=[0, 1, 2, 3], head=True)
-    wanted = {path: len(data) for path, data in files.items() if path != "consolidated.safetensors"}
-    assert {file.path: file.size for file, _ in listed} == wanted
+    expected = {path: len(data) for path, data in files.items() if path != "consolidated.safetensors"}
+    assert {file.path: file.size for file, _ in listed} == expected
     assert not any(here for _, here in listed) and not (tmp_path / "hf").exists()
     download("a/b")
     assert all(here for _, here in plan("a/b"))
 
 
-def test_check_finds_damage_and_what_is_missing(hub: FakeHub, tmp_path: Path) -> None:
+def test_check_finds_damaged_and_missing_files(hub: FakeHub, tmp_path: Path) -> None:
     hub.add(REPO_ID, small_model())
     cached, plain = download(REPO_ID), download(REPO_ID, local_dir=tmp_path / "out")
     for where in (REPO_ID, cached, plain):

@@ -45,7 +45,7 @@ def refused(hub: FakeHub, is_new: bool = True, **how: object) -> HubError:
     with pytest.raises(HubError) as caught:
         download(REPO_ID, token=hub.token, progress=False, **how)
     error = caught.value
-    error.__traceback__ = error.__traceback__.tb_next  # without this function, which knows it
+    error.__traceback__ = error.__traceback__.tb_next  # skips this frame, which holds the token
     text = everything_of(error).lower()
     for form in forms(hub.token):
         assert form.lower() not in text, text
@@ -54,7 +54,7 @@ def refused(hub: FakeHub, is_new: bool = True, **how: object) -> HubError:
 
 @pytest.mark.parametrize("status", [401, 403, 404, 418, 429, 500])
 @pytest.mark.parametrize("where", ["api", "resolve"])
-def test_an_error_that_holds_it(
+def test_an_error_that_echoes_the_token(
     echo: FakeHub, where: str, status: int, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("llamaprobe.hub.client.MAX_TRIES", 2)  # the second one is logged
@@ -75,7 +75,7 @@ def test_an_error_that_holds_it(
                 assert "***" in str(error)
 
 
-def test_it_is_found_when_it_is_escaped_in_json(echo: FakeHub):
+def test_a_token_escaped_in_json_is_masked(echo: FakeHub):
     echo.add(REPO_ID, small_model())
     escaped = "".join(f"\\u{ord(char):04x}" for char in echo.token)
     echo.fault("status", where="api", status=400, body=f'{{"error": "for {escaped}"}}'.encode())
@@ -83,7 +83,7 @@ def test_it_is_found_when_it_is_escaped_in_json(echo: FakeHub):
 
 
 @pytest.mark.parametrize("where", ["api", "resolve"])
-def test_a_redirect_to_an_address_that_holds_it_is_not_followed(echo: FakeHub, where: str):
+def test_a_redirect_that_echoes_the_token_is_not_followed(echo: FakeHub, where: str):
     echo.add(REPO_ID, small_model())
     for form in (
         quote(echo.token, safe=""),
@@ -97,14 +97,14 @@ def test_a_redirect_to_an_address_that_holds_it_is_not_followed(echo: FakeHub, w
     assert not any("login" in seen.path or "?t=" in seen.path for seen in echo.seen)
 
 
-def test_a_next_page_that_holds_it_is_not_requested(echo: FakeHub):
+def test_a_next_page_that_echoes_the_token_is_not_requested(echo: FakeHub):
     echo.add(REPO_ID, small_model())
     link = f'<{echo.endpoint}/api/x?cursor={quote(echo.token, safe="")}>; rel="next"'
     echo.fault("header", where="api", path="*/tree/*", headers={"Link": link})
     assert isinstance(refused(echo), RedirectError)
 
 
-def test_a_commit_or_a_file_name_that_holds_it(echo: FakeHub):
+def test_a_commit_or_a_file_name_that_echoes_the_token(echo: FakeHub):
     repo = echo.add(REPO_ID, small_model())
     echo.fault("body", where="api", body=json.dumps({"sha": f"x{echo.token}"}).encode())
     assert isinstance(refused(echo), MetadataError)
@@ -163,7 +163,7 @@ class Raw:
         "HTTP/1.1 407 {0}\r\nContent-Type: {0}\r\nContent-Encoding: {0}\r\n\r\n",
     ],
 )
-def test_a_malformed_answer_that_holds_it(
+def test_a_malformed_answer_that_echoes_the_token(
     hub: FakeHub, answer: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     server = Raw(answer.format(hub.token).encode())
@@ -249,6 +249,6 @@ def test_a_token_in_place_of_a_revision(hub: FakeHub, tmp_path: Path):
 @pytest.mark.parametrize(
     "name", ["hf_small", "org/hf_model-v1", "hf-internal-testing/tiny", "org/half_a"]
 )
-def test_names_that_only_begin_like_one(hub: FakeHub, name: str):
+def test_names_that_only_begin_like_a_token(hub: FakeHub, name: str):
     hub.add(name, small_model())
     assert download(name).is_dir()

@@ -1,4 +1,4 @@
-"""A hub and a CDN that misbehave: what is tried again, what is refused, and that nothing wrong gets
+"""A hub and a CDN that misbehave: what is retried, what is refused, and that nothing wrong gets
 a final name."""
 
 import hashlib
@@ -48,7 +48,7 @@ def weights(hub: FakeHub, tmp_path: Path) -> list[Path]:
     return [p for p in tmp_path.rglob("*") if p.name == "model.safetensors" and p.exists()]
 
 
-# ---- what another try cures ----
+# ---- what a retry cures ----
 
 CURED = {
     "drop at once": ("drop", {"after": 0}),
@@ -69,7 +69,7 @@ CURED = {
 
 
 @pytest.mark.parametrize("case", CURED)
-def test_faults_that_another_try_cures(hub: FakeHub, tmp_path: Path, case: str) -> None:
+def test_faults_cured_by_a_retry(hub: FakeHub, tmp_path: Path, case: str) -> None:
     files = add_model(hub, size=SIZE)
     kind, options = CURED[case]
     fault = hub.fault(kind, method="GET", **options)
@@ -79,7 +79,7 @@ def test_faults_that_another_try_cures(hub: FakeHub, tmp_path: Path, case: str) 
 
 @pytest.mark.parametrize("where", ["api", "resolve"])
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_a_busy_hub_is_tried_again(hub: FakeHub, where: str, status: int) -> None:
+def test_a_busy_hub_is_retried(hub: FakeHub, where: str, status: int) -> None:
     files = add_model(hub)
     hub.fault("status", where=where, status=status, times=2)
     assert tree(download(REPO_ID)) == chosen(files)
@@ -88,7 +88,7 @@ def test_a_busy_hub_is_tried_again(hub: FakeHub, where: str, status: int) -> Non
 @pytest.mark.parametrize(
     "kind", ["drop", "reset", "flip", "ignore-range", "wrong-start", "wrong-total"]
 )
-def test_ranges_go_wrong_and_are_cured(hub: FakeHub, ranges: int, kind: str) -> None:
+def test_wrong_ranges_cured_by_a_retry(hub: FakeHub, ranges: int, kind: str) -> None:
     files = add_model(hub, size=600_000)
     for _ in range(3):
         hub.fault(kind, method="GET", after=11_111)
@@ -102,7 +102,7 @@ def test_a_server_without_ranges(hub: FakeHub, ranges: int) -> None:
     assert tree(download(REPO_ID)) == chosen(files)
 
 
-def test_the_wait_that_a_server_requests(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waits_as_long_as_the_server_requests(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     monkeypatch.setattr(client.Client, "pause", lambda self, seconds: waits.append(seconds))
     hub.add(REPO_ID, small_model())
@@ -117,7 +117,7 @@ def test_the_wait_that_a_server_requests(hub: FakeHub, monkeypatch: pytest.Monke
 # ---- no network ----
 
 
-def test_few_tries_for_a_name_that_cannot_be_looked_up(
+def test_few_tries_for_an_unknown_host(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hosts: list[str] = []
@@ -136,8 +136,8 @@ def test_few_tries_for_a_name_that_cannot_be_looked_up(
     assert hosts == ["nowhere.invalid"] * 4
 
 
-def test_a_network_that_fails_for_a_while(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once a server has answered, names are looked up as often as all else is tried."""
+def test_a_network_that_fails_temporarily(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once a server has answered, a name lookup is retried as often as anything else."""
     files, look_up, fails = small_model(), socket.getaddrinfo, [3]
 
     def sometimes(*args: object, **options: object) -> object:
@@ -201,7 +201,7 @@ def test_an_old_commit_is_not_used_for_a_new_one(hub: FakeHub) -> None:
         download(REPO_ID)
 
 
-def test_an_unfinished_file_that_is_wrong_or_too_long_is_discarded(
+def test_discards_an_unfinished_file_that_is_wrong_or_too_long(
     hub: FakeHub, tmp_path: Path
 ) -> None:
     files = small_model(size=SIZE)
@@ -218,7 +218,7 @@ def test_an_unfinished_file_that_is_wrong_or_too_long_is_discarded(
 # ---- what is refused ----
 
 
-def test_a_hash_that_is_always_wrong(hub: FakeHub, tmp_path: Path) -> None:
+def test_a_hash_always_wrong(hub: FakeHub, tmp_path: Path) -> None:
     hub.add(REPO_ID, small_model(size=SIZE))
     hub.fault("flip", method="GET", after=SIZE - 1, times=100)
     with pytest.raises(ChecksumError, match="model.safetensors: all 300000 bytes arrived"):
@@ -262,7 +262,7 @@ def test_a_cdn_that_stays_broken(
     assert "\n" not in str(caught.value) and "sig=" not in str(caught.value)
 
 
-def test_ranges_that_are_always_wrong(hub: FakeHub, tmp_path: Path) -> None:
+def test_ranges_always_wrong(hub: FakeHub, tmp_path: Path) -> None:
     hub.add(REPO_ID, small_model(size=SIZE))
     for _ in range(30):
         hub.fault("drop", method="GET", after=1000)
@@ -420,6 +420,16 @@ def test_rejects_answers_that_are_not_the_expected_json(hub: FakeHub, body: byte
         download(REPO_ID)
 
 
+@pytest.mark.parametrize(
+    "body", [b'{"sha": "a", "sha": "b"}', b'{"sha": NaN}', b"\xef\xbb\xbf{}", b"[" * 100_000]
+)
+def test_rejects_json_that_is_not_strict(hub: FakeHub, body: bytes) -> None:
+    hub.add(REPO_ID, small_model())
+    hub.fault("body", where="api", body=body, times=100)
+    with pytest.raises(MetadataError, match="answers with something that is not JSON"):
+        download(REPO_ID)
+
+
 def test_rejects_endless_json(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "MAX_JSON", 1 << 20)
     hub.add(REPO_ID, small_model())
@@ -445,7 +455,7 @@ def test_a_login_page_by_redirect(hub: FakeHub) -> None:
 
 
 @pytest.mark.parametrize("link", ["next to itself", "to another server", "endlessly"])
-def test_a_listing_that_does_not_end(
+def test_an_endless_listing(
     hub: FakeHub, link: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repo = hub.add(REPO_ID, small_model())

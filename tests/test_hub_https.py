@@ -32,7 +32,7 @@ def test_the_token_goes_to_the_hub_by_https(https: FakeHub) -> None:
     assert places == {"api", "resolve"} and https.requests("cdn", "GET")
 
 
-def test_a_certificate_that_is_not_trusted(https: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_untrusted_certificate(https: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     https.add(REPO_ID, small_model())
     monkeypatch.delenv("REQUESTS_CA_BUNDLE")
     pauses: list[float] = []

@@ -40,7 +40,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_model_of_many_shards_that_is_not_here(
+def test_a_remote_model_of_many_shards(
     hub: FakeHub, inspect: Inspect, random_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     """As a 70B model is: 80 layers, 723 tensors, 30 shards. The list is that of the files."""
@@ -103,7 +103,7 @@ def test_half_a_cached_model_is_inspected_on_the_hub(
     assert code == 0 and out.startswith(f"{REPO_ID} at {repo.commit}\n")
 
 
-def test_a_folder_of_that_name_wins(
+def test_a_folder_of_the_same_name_wins(
     hub: FakeHub,
     inspect: Inspect,
     random_checkpoint: Callable[..., Path],
@@ -117,7 +117,7 @@ def test_a_folder_of_that_name_wins(
     assert inspect("owner/name")[1].startswith("owner/name\n") and hub.seen == []
 
 
-def test_a_header_that_is_longer_than_the_first_request(
+def test_a_header_longer_than_the_first_request(
     hub: FakeHub, inspect: Inspect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llamaprobe.hub.fetch.FIRST_BYTES", 100)
@@ -154,7 +154,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_header_that_is_broken(hub: FakeHub, inspect: Inspect, case: str) -> None:
+def test_a_broken_header(hub: FakeHub, inspect: Inspect, case: str) -> None:
     data, match = BROKEN[case]
     repo = hub.add("a/b", {"model.safetensors": data, "config.json": b"{}"})
     code, out, errors = inspect("a/b")
@@ -198,7 +198,7 @@ def test_what_a_repo_lacks(hub: FakeHub, inspect: Inspect) -> None:
         assert (code, out) == (1, "") and match in errors and errors.count("\n") == 1
 
 
-def test_rejects_small_files_that_are_listed_as_large(hub: FakeHub, inspect: Inspect) -> None:
+def test_rejects_small_files_listed_as_large(hub: FakeHub, inspect: Inspect) -> None:
     """What would have to be held in memory is bounded, whatever the listing says."""
     name = "model.safetensors.index.json"
     entry = {"type": "file", "oid": "a" * 40, "size": 1 << 40}

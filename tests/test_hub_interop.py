@@ -44,7 +44,7 @@ def theirs(hub: FakeHub, tmp_path: Path, **expressions: str) -> dict[str, str]:
 
 
 def about_files(hub: FakeHub) -> list[str]:
-    """Requests for a repository; the other client also asks for things of its own."""
+    """Requests for a repository; the other client also requests files of its own."""
     return [seen.path for seen in hub.seen if REPO_ID in seen.path or seen.where == "cdn"]
 
 
@@ -80,7 +80,7 @@ for repo, revision, name, error in [
 
 
 @pytest.mark.slow
-def test_they_find_what_we_fetched(hub: FakeHub, tmp_path: Path) -> None:
+def test_the_other_client_finds_our_download(hub: FakeHub, tmp_path: Path) -> None:
     files = small_model()
     repo = hub.add(REPO_ID, files)
     folder, plain = download(REPO_ID), download(REPO_ID, local_dir=tmp_path / "out")
@@ -103,7 +103,7 @@ def test_they_find_what_we_fetched(hub: FakeHub, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_we_find_what_they_fetched(hub: FakeHub, tmp_path: Path) -> None:
+def test_finds_a_download_of_the_other_client(hub: FakeHub, tmp_path: Path) -> None:
     files = small_model()
     repo = hub.add(REPO_ID, files)
     out = tmp_path / "out"
@@ -123,7 +123,7 @@ def test_we_find_what_they_fetched(hub: FakeHub, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_we_complete_what_they_began(hub: FakeHub, tmp_path: Path) -> None:
+def test_completes_a_download_of_the_other_client(hub: FakeHub, tmp_path: Path) -> None:
     files = add_model(hub)
     found = theirs(hub, tmp_path, one=f"hf_hub_download('{REPO_ID}', 'model.safetensors')")
     hub.forget()
@@ -132,7 +132,7 @@ def test_we_complete_what_they_began(hub: FakeHub, tmp_path: Path) -> None:
     assert hub.requests("cdn") == []
 
 
-def test_their_store_of_blobs_for_all_repositories_is_understood(
+def test_reads_the_shared_blob_store_of_the_other_client(
     hub: FakeHub, tmp_path: Path
 ) -> None:
     files = add_model(hub)

@@ -1,4 +1,4 @@
-"""Answers whose length, or whose part of a file, is said twice or not at all."""
+"""Answers whose length, or whose part of a file, is given twice or not at all."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ LENGTHS = {
 
 
 @pytest.mark.parametrize("case", LENGTHS)
-def test_a_length_that_stands_twice(hub: FakeHub, case: str) -> None:
+def test_a_repeated_length(hub: FakeHub, case: str) -> None:
     files = add_model(hub, size=SIZE)
     hub.fault("header", method="GET", headers=LENGTHS[case], times=100)
     assert tree(download(REPO_ID)) == chosen(files)
@@ -52,7 +52,7 @@ def test_a_part_without_its_range(
     assert tree(download(REPO_ID)) == chosen(files)
 
 
-def test_parts_that_never_have_a_range(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_always_without_a_range(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add(REPO_ID, small_model(size=SIZE))
     monkeypatch.setattr(client, "MAX_TRIES", 3)
     monkeypatch.setattr("llamaprobe.hub.transfer.MAX_TRIES", 3)

@@ -1,4 +1,4 @@
-"""lp.load of a repo: what it fetches, what it asks when all is here, and that the model runs."""
+"""lp.load of a repo: what it fetches, what it requests when all files are present, and that the model runs."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a download says to the logger "llamaprobe", and that it is silent by default."""
+"""What a download logs to "llamaprobe", and that it is silent by default."""
 
 import logging
 import subprocess
@@ -20,7 +20,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
     return found
 
 
-def test_what_was_found_where(hub: FakeHub, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_logs_where_files_were_found(hub: FakeHub, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     repo = hub.add(REPO_ID, small_model())
     folder = download(REPO_ID, progress=False)
     messages = said(caplog)
@@ -32,7 +32,7 @@ def test_what_was_found_where(hub: FakeHub, tmp_path: Path, caplog: pytest.LogCa
     assert messages[-1] == f"{REPO_ID} at main: all is in {folder}"
     snapshot(REPO_ID)
     assert said(caplog) == [
-        ("INFO", f"{REPO_ID} at main: all is in {folder}; the hub is not asked")
+        ("INFO", f"{REPO_ID} at main: all is in {folder}; no request is sent")
     ]
     download(REPO_ID, local_dir=tmp_path / "plain", progress=False)
     messages = [message for _, message in said(caplog)]

@@ -1,5 +1,5 @@
-"""A hub cache of which parts lie on another disk, with links in their place; and what is said of a
-cache that lacks something."""
+"""A hub cache of which parts lie on another disk, with links in their place; and the
+messages about an incomplete cache."""
 
 import os
 import pickle
@@ -27,7 +27,7 @@ def move(path: Path, to: Path) -> None:
 
 @pytest.mark.parametrize("listed", [True, False], ids=["ours", "theirs"])
 @pytest.mark.parametrize("moved", [("blobs",), ("snapshots",), ("blobs", "snapshots"), ("a blob",)])
-def test_a_cache_that_was_moved_piece_by_piece(
+def test_a_cache_moved_piece_by_piece(
     hub: FakeHub, tmp_path: Path, moved: tuple[str, ...], listed: bool
 ) -> None:
     files = add_model(hub)
@@ -62,7 +62,7 @@ def test_a_model_of_a_moved_cache_knows_its_commit(
 
 
 @pytest.mark.parametrize("moved", ["blobs", "snapshots"])
-def test_what_is_missing_is_fetched_into_a_moved_cache(
+def test_missing_files_are_fetched_into_a_moved_cache(
     hub: FakeHub, tmp_path: Path, moved: str
 ) -> None:
     files = add_model(hub)
@@ -128,7 +128,7 @@ def test_a_folder_of_the_cache_is_a_link(hub: FakeHub, tmp_path: Path, parts: li
 
 
 def test_snapshots_alone_is_a_link(hub: FakeHub, tmp_path: Path) -> None:
-    """Its links to ../../blobs lead elsewhere then; they are made anew."""
+    """Its links to ../../blobs lead elsewhere then; they are recreated."""
     files = add_model(hub)
     folder = download(REPO_ID)
     move(folder.parent, tmp_path / "big" / "deep" / "snapshots")
@@ -159,7 +159,7 @@ def test_a_link_to_no_usable_blob(hub: FakeHub, tmp_path: Path, size: str) -> No
     assert size == "none" or (tmp_path / "new" / "blobs" / blob.name).read_bytes() == b"other"
 
 
-def test_a_commit_that_is_a_link_is_not_followed(hub: FakeHub, tmp_path: Path) -> None:
+def test_a_linked_commit_is_not_followed(hub: FakeHub, tmp_path: Path) -> None:
     repo = hub.add(REPO_ID, small_model())
     folder = download(REPO_ID)
     move(folder, tmp_path / "outside")

@@ -92,7 +92,7 @@ def kept(tmp_path: Path, etag: str) -> int:
     return sum(path.stat().st_size for path in (tmp_path / "hf").rglob(f"{etag}*.incomplete"))
 
 
-def tell(process: subprocess.Popen[str], line: str) -> str:
+def send(process: subprocess.Popen[str], line: str) -> str:
     """Its answer to a line."""
     process.stdin.write(line + "\n")
     process.stdin.flush()
@@ -110,9 +110,9 @@ def test_killed_at_any_moment(hub: FakeHub, tmp_path: Path) -> None:
         for _ in range(100 * n_kills):
             if kills >= n_kills:
                 break
-            assert tell(parent, REPO_ID) == "started\n"
+            assert send(parent, REPO_ID) == "started\n"
             time.sleep(moments.uniform(0, whole))
-            status = int(tell(parent, "kill it"))
+            status = int(send(parent, "kill it"))
             assert_final_names_are_true(cache, files)
             if os.WIFSIGNALED(status):
                 kills += 1
@@ -131,7 +131,7 @@ def test_killed_at_any_moment(hub: FakeHub, tmp_path: Path) -> None:
     )
 
 
-def test_what_a_killed_process_fetched_is_not_fetched_again(hub: FakeHub, tmp_path: Path) -> None:
+def test_data_fetched_by_a_killed_process_is_kept(hub: FakeHub, tmp_path: Path) -> None:
     files = add_model(hub, size=500_000)
     hub.fault("stall", method="GET", after=400_000)
     process = hub_process.start(ONE, REPO_ID, env=env(hub, tmp_path))
@@ -189,7 +189,7 @@ def test_a_full_disk_keeps_what_arrived(hub: FakeHub, tmp_path: Path) -> None:
     assert tree(download(REPO_ID)) == chosen(files) and hub.sent() == 150_000
 
 
-def test_room_is_checked_before(
+def test_free_space_is_checked_first(
     hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = add_model(hub, size=300_000)
@@ -215,7 +215,7 @@ def interrupt(process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["api", "resolve", "cdn"])
-def test_control_c_while_there_is_no_answer(hub: FakeHub, tmp_path: Path, where: str) -> None:
+def test_control_c_while_waiting_for_an_answer(hub: FakeHub, tmp_path: Path, where: str) -> None:
     hub.add(REPO_ID, small_model())
     fault = hub.fault("silent", where=where, times=1000)
     process = hub_process.start(MAIN, "download", REPO_ID, env=env(hub, tmp_path))
@@ -224,7 +224,7 @@ def test_control_c_while_there_is_no_answer(hub: FakeHub, tmp_path: Path, where:
 
 
 @pytest.mark.slow
-def test_control_c_during_a_lookup_of_a_name(hub: FakeHub, tmp_path: Path) -> None:
+def test_control_c_during_a_name_lookup(hub: FakeHub, tmp_path: Path) -> None:
     code = """
 import socket, sys, threading
 def look_up(*_, **__):
@@ -257,7 +257,7 @@ def test_control_c_keeps_what_arrived(
 
 
 @pytest.mark.slow
-def test_control_c_in_a_program_that_goes_on(hub: FakeHub, tmp_path: Path) -> None:
+def test_a_program_can_download_again_after_control_c(hub: FakeHub, tmp_path: Path) -> None:
     """Threads that still wait for an answer hold nothing: the same process can begin again."""
     files = add_model(hub)
     code = """

@@ -81,7 +81,7 @@ def test_where_a_token_is_found(
         download(REPO_ID, force=True)
 
 
-def test_there_must_be_a_token(hub: FakeHub) -> None:
+def test_rejects_missing_and_malformed_tokens(hub: FakeHub) -> None:
     with pytest.raises(TokenError, match="set HF_TOKEN"):
         download(REPO_ID, token=True)
     for bad in ("", " ", "hf_a b", "hf_\n\nx", "hf_\x00", "hf_é", "x" * 5000):
@@ -123,7 +123,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("location", REFUSED)
-def test_redirects_that_are_refused(hub: FakeHub, tmp_path: Path, location: str) -> None:
+def test_rejects_redirects(hub: FakeHub, tmp_path: Path, location: str) -> None:
     hub.add(REPO_ID, small_model())
     hub.fault(
         "header", where="resolve", path="*safetensors", headers={"Location": location}, times=100
@@ -157,7 +157,7 @@ def test_where_a_redirect_may_lead() -> None:
 
 
 @pytest.mark.parametrize("where", ["api", "resolve", "cdn"])
-def test_redirects_in_circles(hub: FakeHub, where: str) -> None:
+def test_circular_redirects(hub: FakeHub, where: str) -> None:
     hub.add(REPO_ID, small_model())
     hub.fault("redirect", where=where, times=1000)
     with pytest.raises(RedirectError, match="redirects"):
@@ -216,7 +216,7 @@ def test_a_token_goes_over_https_or_inside_this_machine(
 def test_an_implicit_token_is_not_sent_over_plain_http(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """127.0.0.2 is this machine too, but we say that it is not."""
+    """127.0.0.2 is this machine too, but counts as another one."""
     monkeypatch.setattr("llamaprobe.hub.connection._is_loopback", lambda host: False)
     monkeypatch.setenv("HF_TOKEN", hub.token)
     hub.add(REPO_ID, small_model())
@@ -244,7 +244,7 @@ def test_a_socks_proxy_without_its_package() -> None:
 
 
 def everything_of(error: BaseException) -> str:
-    """All that an exception, its chain, its frames and what they hold can tell."""
+    """All that an exception, its chain, its frames and what they hold reveal."""
     parts, seen = [], set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
@@ -279,14 +279,14 @@ def test_no_error_and_no_log_shows_the_token(
     try:
         download(REPO_ID, token=hub.token, progress=False)
     except HubError as error:
-        error.__traceback__ = error.__traceback__.tb_next  # without this function, which knows it
+        error.__traceback__ = error.__traceback__.tb_next  # skips this frame, which holds the token
         assert hub.token not in everything_of(error)
     else:
         assert fault in ("drop", "reset", "body") and where != "cdn"
     assert hub.token not in caplog.text
 
 
-def test_a_token_does_not_show_itself() -> None:
+def test_the_repr_of_a_token_hides_it() -> None:
     token = Token(" hf_secret\n")
     assert "secret" not in f"{token} {token!r} {[token]}" and token.header() == "Bearer hf_secret"
     with pytest.raises(TypeError):

@@ -123,7 +123,7 @@ def test_a_file_whose_name_was_taken_is_not_published(tmp_path: Path, how: str) 
 
 
 def test_a_restart_leaves_the_old_bytes(tmp_path: Path) -> None:
-    """Somebody may have given them their final name."""
+    """Another process may have given them their final name."""
     with writing(make_store("cache", tmp_path)) as (part, name):
         part.append(DATA)
         os.link(tmp_path / "models--o--m/blobs" / name, tmp_path / "whole")
@@ -132,7 +132,7 @@ def test_a_restart_leaves_the_old_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "whole").read_bytes() == DATA
 
 
-def test_a_disk_that_cannot_be_read_is_reported_with_the_file(
+def test_an_unreadable_disk_is_reported_with_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = make_store("cache", tmp_path)

@@ -19,10 +19,10 @@ import os, sys
 from llamaprobe.cli import main as cli
 from llamaprobe.cli import process
 install = process.Interrupts.install
-def tell(self):
+def install_and_report(self):
     install(self)
     os.write(int(sys.argv.pop(1)), b"x")  # from here on Ctrl-C is the command's
-process.Interrupts.install = tell
+process.Interrupts.install = install_and_report
 sys.exit(cli.main())
 """
 
@@ -45,16 +45,16 @@ sys.exit(cli.main())
 
 def started(words: list[str]) -> tuple[subprocess.Popen[str], int]:
     """A command, and a descriptor from which a byte comes when it catches Ctrl-C."""
-    ready, tell = os.pipe()
+    ready, report = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-c", START, str(tell), *words],
+        [sys.executable, "-c", START, str(report), *words],
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        pass_fds=[tell],
+        pass_fds=[report],
     )
-    os.close(tell)
+    os.close(report)
     return process, ready
 
 
@@ -76,7 +76,7 @@ def test_the_status_at_random_moments():
     whole = max(ended(words, None)[2] for _ in range(2))
     rng, codes = random.Random(5), []
     for number in range(N_MOMENTS):
-        share = rng.random() if number % 2 else 0.8 + 0.3 * rng.random()  # its end above all
+        share = rng.random() if number % 2 else 0.8 + 0.3 * rng.random()  # near its end above all
         code, err, _ = ended(words, share * whole)
         assert code in (0, 130), (code, err)
         assert code == 0 or err.endswith(LINE), err
@@ -136,11 +136,11 @@ AT_THE_END = {
 
 @pytest.mark.parametrize("code", [0, 3])
 @pytest.mark.parametrize("when", AT_THE_END)
-def test_a_status_that_is_decided_stays(when: str, code: int):
+def test_a_decided_status_stays(when: str, code: int):
     assert fake(f"return {code}", before=AT_THE_END[when]) == (code, "")
 
 
-def test_a_command_in_a_program_gives_ctrl_c_back():
+def test_a_command_in_a_program_restores_the_handler():
     script = """
 import os, signal, sys
 from llamaprobe.cli import main as cli
@@ -157,7 +157,7 @@ assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     )
 
 
-def test_a_reader_that_does_not_read_is_left_by_a_second_one():
+def test_a_second_ctrl_c_abandons_a_reader_that_does_not_read():
     """The first Ctrl-C waits for what is printed to be read."""
     work = "\n    for _ in range(9000): print('x' * 80)"
     process = subprocess.Popen(

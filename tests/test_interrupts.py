@@ -1,6 +1,7 @@
 """Ctrl-C at random moments of load, run, save and export: prompt, clean, and the next call works.
 
-Every command runs in a forked child of its own, so that fifty of them take no fifty interpreters.
+Every command runs in a forked child of its own, so that fifty of them do not start fifty
+interpreters.
 """
 
 import argparse
@@ -41,11 +42,11 @@ def command(args: list[str], delay: float | None = None) -> Ended:
     """Runs a command in a child and sends it SIGINT after `delay` seconds."""
     with tempfile.TemporaryFile() as stderr, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # other tests left threads
-        ready, tell = os.pipe()
+        ready, report = os.pipe()
         pid = os.fork()
         if pid == 0:
-            _child(args, tell, stderr.fileno())
-        os.close(tell)
+            _child(args, report, stderr.fileno())
+        os.close(report)
         os.read(ready, 1)
         os.close(ready)
         start = time.monotonic()
@@ -58,11 +59,11 @@ def command(args: list[str], delay: float | None = None) -> Ended:
         return Ended(code, stderr.read().decode(), time.monotonic() - start)
 
 
-def _child(args: list[str], tell: int, stderr: int) -> None:
+def _child(args: list[str], report: int, stderr: int) -> None:
     code, make_parser = 99, cli._parser
 
     def parser() -> argparse.ArgumentParser:
-        os.write(tell, b"x")  # from here on the command catches Ctrl-C
+        os.write(report, b"x")  # from here on the command catches Ctrl-C
         return make_parser()
 
     try:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import llamaprobe as lp
-from llamaprobe.files.json_file import MAX_DEPTH, parse_object
+from llamaprobe.files.json_file import MAX_DEPTH, parse_object, parse_value
 
 MB = 1 << 20
 
@@ -49,7 +49,7 @@ def test_rejects_what_is_not_plain_json(name):
         parse(text)
 
 
-def test_what_is_allowed():
+def test_accepts_plain_json():
     deep = "[" * (MAX_DEPTH - 1) + "]" * (MAX_DEPTH - 1)
     brackets = "[{:" * 100_000  # in a string they are text: a prompt may be a program
     escapes = '\\"[[[[\\\\'
@@ -58,6 +58,15 @@ def test_what_is_allowed():
     assert found["b"] == brackets and found["c"] == '"[[[[\\' and found["d"] == "\U0001f600"
     assert found["e"] == -(2**63)
     assert parse('{"a":1e99,"b":"e123","c":1234567890123456789}')["c"] == 1234567890123456789
+
+
+def test_answers_of_the_hub_may_hold_any_number():
+    data = b'[{"a": 99999999999999999999, "b": "\\udce8"}, [1e30]]'
+    assert parse_value(data, "m", lp.FormatError, strict=False)[0]["a"] == 99999999999999999999
+    with pytest.raises(lp.FormatError, match="does not fit 64 bits"):
+        parse_value(data, "m", lp.FormatError)
+    with pytest.raises(lp.FormatError, match='duplicate key "a"'):
+        parse_value(b'[{"a": 1, "a": 2}]', "m", lp.FormatError, strict=False)
 
 
 values = st.recursive(
@@ -70,7 +79,7 @@ values = st.recursive(
 @pytest.mark.slow
 @settings(deadline=None)
 @given(st.dictionaries(st.text(), values))
-def test_as_json_has_it(value):
+def test_reads_what_json_writes(value):
     """Whatever json.dumps writes is read back, unless it holds what the strict reader refuses."""
     text = json.dumps(value)
     try:

@@ -1,4 +1,4 @@
-"""This project's own rules: who includes whom, what may stand where, how long a thing may be."""
+"""This project's own rules: who includes whom, what may be where, how long a thing may be."""
 
 import ast
 import re
@@ -138,7 +138,7 @@ def includes(path: Path) -> list[str]:
     return re.findall(pattern, path.read_text(), re.MULTILINE)
 
 
-def test_a_file_includes_only_what_lies_below_it():
+def test_a_file_includes_only_lower_folders():
     assert {room_of(path) for path in CORE_FILES} == set(LEVELS)
     for path in CORE_FILES:
         room = room_of(path)
@@ -155,7 +155,7 @@ def kernel_level(path: Path) -> int:
     return next(level for level, parts in enumerate(KERNEL_LEVELS) if part in parts)
 
 
-def test_kernels_include_only_what_lies_below_them():
+def test_kernels_include_only_lower_levels():
     levels = set()
     for path in CORE_FILES:
         for include in includes(path) if room_of(path) == "kernels" else ():
@@ -226,7 +226,7 @@ def test_python_and_intrinsics_have_their_folders():
             assert allowed or not INTRINSICS.match(include), fact
 
 
-def test_the_operating_system_is_called_from_sys_and_the_file_map_alone():
+def test_the_operating_system_is_called_only_from_sys_and_the_file_map():
     known = (STANDARD_HEADERS, PYTHON_HEADERS, INTRINSICS)
     system_files = 0
     for path in CORE_FILES:
@@ -255,7 +255,7 @@ def test_a_header_is_guarded():
             assert guarded, name_of(path)
 
 
-def test_guards_are_undefined_where_widths_are_chosen_alone():
+def test_guards_are_undefined_only_where_widths_are_chosen():
     undefined = {
         (path.name, guard.lower())
         for path in C_FILES
@@ -345,7 +345,7 @@ def import_graph() -> dict[str, set[str]]:
     }
 
 
-def test_a_module_imports_only_what_lies_below_it():
+def test_a_module_imports_only_lower_levels():
     def unit(name: str) -> str:
         return name.split("/")[1].removesuffix(".py")
 
@@ -362,7 +362,7 @@ def test_a_module_imports_only_what_lies_below_it():
     assert not wrong, wrong
 
 
-def test_no_module_imports_itself_by_a_detour():
+def test_imports_have_no_cycle():
     graph = import_graph()
     assert sum(map(len, graph.values())) > 40
     done: set[str] = set()
@@ -394,13 +394,13 @@ def test_a_file_is_short():
     assert {name: n for name, n in lengths.items() if n > MAX_FILE} == {}
 
 
-def test_a_file_says_what_it_is():
+def test_a_file_begins_with_a_description():
     for path in C_FILES + PYTHON_FILES:
         text = path.read_text()
         assert not text.strip() or re.match(r'(#!.*\n)?(/\*|r?""")', text), name_of(path)
 
 
-def test_files_speak_of_the_project_alone():
+def test_files_only_mention_the_project():
     unfinished = "|".join(("TO" + "DO", "FIX" + "ME", "X" * 3, "HA" + "CK"))
     places = "|".join(("ro" + "ot/", "home" + r"/\w+/", "work" + r"/\w", "opt" + "/venv"))
     pattern = re.compile(rf"\b({unfinished})\b|(?<![\w.])/({places})")
@@ -414,6 +414,6 @@ def test_a_file_is_small_enough_for_git():
     assert {name_of(path) for path in FILES if path.stat().st_size >= MAX_BYTES} == set()
 
 
-def test_there_is_a_license():
+def test_the_license_exists():
     text = (REPO / "LICENSE").read_text()
     assert text.startswith("MIT License") and "the llamaprobe authors" in text

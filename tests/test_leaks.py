@@ -93,10 +93,10 @@ def every(seconds: float) -> Iterator[None]:
 
 
 CHEAP = [
-    row
+    case
     for family in (weights_file, index, config, prompt)
-    for row in family.ROWS
-    if isinstance(row.outcome, Refusal) and row.number not in ("42", "66") and "MB" not in row.name
+    for case in family.CASES
+    if isinstance(case.outcome, Refusal) and case.number not in ("42", "66") and "MB" not in case.name
 ]
 
 
@@ -104,17 +104,17 @@ CHEAP = [
 def test_every_refusal(tmp_path: Path):
     """Each round tries another tenth of the bad inputs."""
     made = []
-    for i, row in enumerate(CHEAP):
+    for i, case in enumerate(CHEAP):
         (box := tmp_path / str(i)).mkdir()
-        made.append((row, row.make(box)))
+        made.append((case, case.make(box)))
     n = 0
 
     def once() -> None:
         nonlocal n
         n += 1
-        for row, thing in made[n % 10 :: 10]:
+        for case, thing in made[n % 10 :: 10]:
             with contextlib.suppress(lp.Error):
-                row.use(thing)
+                case.use(thing)
 
     assert growth(once) < ROOM
 
@@ -158,7 +158,7 @@ print(kept - before, held - before, resident() - before)
 """
 
 
-def test_what_runs_leave_is_kept_until_the_last_model_is_closed():
+def test_cached_memory_is_freed_with_the_last_model():
     command = [sys.executable, "-c", RUNS_AND_MODELS]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     kept, held, left = map(int, output.split())

@@ -24,7 +24,7 @@ MB = 1 << 20
 # ---- cores and memory ----
 
 
-def test_affinity_is_obeyed():
+def test_affinity_is_respected():
     def on_one_core() -> int:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         return _core.cores()
@@ -73,7 +73,7 @@ CGROUPS: dict[str, tuple[dict[str, str], int | None, int | None]] = {
 
 @pytest.mark.skipif(not shutil.which("unshare"), reason="there is no unshare")
 @pytest.mark.parametrize("name", CGROUPS)
-def test_cgroups_are_obeyed(name: str):
+def test_cgroups_are_respected(name: str):
     files, cores, memory = CGROUPS[name]
     found = in_cgroup(files)
     if cores is None:
@@ -97,7 +97,7 @@ def values(folder: Path, **how: Any) -> list[bytes]:
     return [run[point].tobytes() for point in POINTS]
 
 
-def test_a_model_that_the_process_may_not_copy(tmp_path: Path):
+def test_a_model_too_large_to_copy(tmp_path: Path):
     """RLIMIT_DATA bounds what a process has of its own, not what it maps: 80 MB of weights are run
     in 40 MB; read into memory they do not fit."""
     config = models.make_config(hidden_size=512, intermediate_size=4096, vocab_size=4000)
@@ -179,7 +179,7 @@ def write_with_hole(path: Path, weights: dict[str, np.ndarray], vocab_size: int)
         ("a.csv", b"# shape=[9] dtype=int64\n", 4 << 30),
     ],
 )
-def test_numbers_that_do_not_fit_the_memory(tmp_path, name, first_line, n_bytes):
+def test_numbers_that_do_not_fit_in_memory(tmp_path, name, first_line, n_bytes):
     """The file is a hole of the right size, so that its shape is believed."""
     (tmp_path / name).write_bytes(first_line)
     os.truncate(tmp_path / name, len(first_line) + n_bytes)

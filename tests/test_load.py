@@ -64,7 +64,7 @@ def test_a_large_weight_is_made_by_all_threads(tmp_path: Path, dtype: str, n_ele
 
 
 @pytest.mark.parametrize("shape", [[0, 2**62], [2**40, 0, 2**40], [3, 0, 2**61]])
-def test_a_tensor_without_elements_may_have_axes_that_no_array_has(tmp_path: Path, shape: list[int]):
+def test_an_empty_tensor_may_have_axes_too_long_for_an_array(tmp_path: Path, shape: list[int]):
     path = tmp_path / "m.safetensors"
     path.write_bytes(weights_file.image({"w": weights_file.entry(0, 0, "F32", shape)}))
     file = _core.Safetensors(path)
@@ -119,7 +119,7 @@ def test_the_first_layers_alone(folder: Path, model: lp.Model):
             lp.load(folder, layers=layers)
 
 
-def test_layers_that_are_not_opened_are_not_looked_for(folder: Path):
+def test_layers_not_opened_may_be_missing(folder: Path):
     weights = models.read_checkpoint(folder)
     kept = {name: w for name, w in weights.items() if ".layers.2." not in name}
     (folder / "model.safetensors").write_bytes(models.safetensors_bytes(kept, "BF16"))
@@ -159,7 +159,7 @@ def cut(name: str) -> Callable[[dict], dict]:
         (lambda weights: {}, "model.embed_tokens.weight"),
     ],
 )
-def test_weights_that_do_not_fit_the_config(
+def test_rejects_weights_that_contradict_the_config(
     folder: Path, change: Callable[[dict], dict], message: str
 ):
     weights = change(models.read_checkpoint(folder))
@@ -168,7 +168,7 @@ def test_weights_that_do_not_fit_the_config(
         lp.load(folder)
 
 
-def test_a_dtype_that_cannot_be_computed_with(folder: Path):
+def test_rejects_a_dtype_that_cannot_be_computed_with(folder: Path):
     data = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(data.replace(b'"BF16"', b'"I16" '))
     with pytest.raises(lp.UnsupportedError, match="I16"):
@@ -246,10 +246,10 @@ def test_a_config_without_a_key(folder: Path):
 
 
 def test_a_repo_id_goes_to_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    asked: list[Any] = []
+    calls: list[Any] = []
 
     def snapshot(repo_id: str, **how: Any) -> Path:
-        asked.append((repo_id, how))
+        calls.append((repo_id, how))
         return folder
 
     monkeypatch.setattr("llamaprobe.hub.snapshot", snapshot)
@@ -258,9 +258,9 @@ def test_a_repo_id_goes_to_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch
     )
     assert model.run(IDS).meta["model"] == "owner/name" and "secret" not in repr(model)
     how = {"revision": "v2", "token": "secret", "cache_dir": "c", "local_files_only": True}
-    assert asked == [("owner/name", how)]
+    assert calls == [("owner/name", how)]
     lp.load("owner/name", layers=2)
-    assert asked[1][1]["layers"] == range(2) and asked[1][1]["head"] is True
+    assert calls[1][1]["layers"] == range(2) and calls[1][1]["head"] is True
 
 
 def test_an_error_of_the_hub_mentions_the_folder(monkeypatch: pytest.MonkeyPatch):

@@ -24,7 +24,7 @@ def test_where_things_were_found(caplog: pytest.LogCaptureFixture, demo_folder: 
     assert any(line.startswith("run: 1 prompts, ") and "1 threads" in line for line in said)
 
 
-def test_a_tokenizer_that_is_absent_and_a_warning(
+def test_logs_an_absent_tokenizer_and_a_warning(
     caplog: pytest.LogCaptureFixture, random_checkpoint
 ):
     folder = random_checkpoint(auto_map={"AutoModel": "x.Y"})
@@ -58,7 +58,7 @@ def python(code: str, *args: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_logging_is_not_loaded_for_records_that_are_not_shown(tmp_path: Path):
+def test_logging_is_not_imported_for_hidden_records(tmp_path: Path):
     config = models.make_config()
     models.write_checkpoint(tmp_path, config, models.make_weights(config))
     code = "import sys, llamaprobe as lp; lp.load(sys.argv[1]).run([1]); print('logging' in sys.modules)"

@@ -100,7 +100,7 @@ def test_names_of_other_tools_are_understood(model: lp.Model):
     assert run.layers == (0, 1, 2)
 
 
-def test_one_name_may_stand_alone_and_twice_counts_once(model: lp.Model):
+def test_a_single_name_and_a_repeated_name(model: lp.Model):
     assert model.run(IDS, points="z").points == ("z",)
     assert model.run(IDS, points=("x", "hook_resid_pre", ("x", 1))).points == ("x",)
 
@@ -129,7 +129,7 @@ def test_bad_layers(model: lp.Model, layers: Any):
         model.run(IDS, layers=layers)
 
 
-def test_a_layer_that_was_not_requested(model: lp.Model):
+def test_rejects_a_layer_not_requested(model: lp.Model):
     with pytest.raises(lp.PointError, match="names layer 1, which is not among the requested"):
         model.run(IDS, points=("z", "blocks.1.attn.hook_z"), layers=[0, 2])
 

@@ -1,4 +1,4 @@
-"""npy files by rules of our own: what NumPy writes is read, all else is a FormatError and costs nothing."""
+"""npy files by rules of our own: what NumPy writes is read, all else is a cheap FormatError."""
 
 import os
 import random
@@ -33,7 +33,7 @@ DTYPES = [
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
-def test_what_numpy_writes_is_read(tmp_path, dtype, version):
+def test_reads_what_numpy_writes(tmp_path, dtype, version):
     rng = np.random.default_rng(0)
     for shape in [(), (0,), (5,), (3, 4), (2, 0, 3), (2, 3, 4)]:
         bytes_ = rng.integers(0, 2, (*shape, np.dtype(dtype).itemsize), np.uint8)

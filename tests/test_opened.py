@@ -35,7 +35,7 @@ def two(random_checkpoint, tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("name", ["m", "./m", Path("m"), "../a/m"])
-def test_a_relative_folder_stays_the_one_that_was_opened(
+def test_a_relative_folder_survives_chdir(
     two: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: "str | Path"
 ):
     here, there = two

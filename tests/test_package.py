@@ -31,7 +31,7 @@ def run_python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("name", LAZY)
-def test_public_names_are_there(name: str):
+def test_public_names_exist(name: str):
     assert callable(getattr(llamaprobe, name))
     assert name in llamaprobe.__all__ and name in dir(llamaprobe)
     assert getattr(llamaprobe, name).__doc__
@@ -43,7 +43,7 @@ def test_these_modules_need_no_import_of_their_own(module: str):
     assert run_python(code).stdout == f"llamaprobe.{module}\n"
 
 
-def test_dir_shows_what_is_public():
+def test_dir_lists_public_names():
     code = (
         "import llamaprobe as lp; lp.load; print(*(n for n in dir(lp) if n not in lp.__all__"
         " and not n.startswith('__')))"
@@ -83,7 +83,7 @@ def test_every_error_of_the_hub_is_public():
         ("UnsupportedError", NotImplementedError),
     ],
 )
-def test_errors_are_also_what_python_people_catch(name: str, builtin: type[Exception]):
+def test_errors_derive_from_builtin_classes(name: str, builtin: type[Exception]):
     error = getattr(llamaprobe, name)
     assert issubclass(error, llamaprobe.Error) and issubclass(error, builtin)
     assert str(error("a message")) == "a message"
@@ -113,7 +113,7 @@ def test_running_ids_loads_no_tokenizer_and_no_network(random_checkpoint):
 def test_a_checkout_without_the_core_says_how_to_build_it(tmp_path: Path):
     shutil.copytree(PACKAGE, tmp_path / "llamaprobe", ignore=shutil.ignore_patterns("*.so"))
     result = subprocess.run(
-        # without site-packages: an editable install answers for the core of any llamaprobe
+        # without site-packages: an editable install would supply the core to any llamaprobe
         [sys.executable, "-S", "-c", "import llamaprobe"],
         cwd=tmp_path,
         env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"}

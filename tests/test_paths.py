@@ -34,7 +34,7 @@ def latin_folder(random_checkpoint, tmp_path, monkeypatch):
     return here
 
 
-def test_a_path_that_is_not_utf8_comes_back(latin_folder):
+def test_a_path_that_is_not_utf8_round_trips(latin_folder):
     model = lp.load(LATIN)
     run = model.run([1, 2, 3])
     run.save(b"out\xff")
@@ -59,7 +59,7 @@ def test_any_reader_accepts_the_json(latin_folder):
     )  # bytes of another path count for nothing
 
 
-def test_a_path_that_is_utf8_stands_alone(random_checkpoint, tmp_path):
+def test_a_utf8_path_is_a_single_entry(random_checkpoint, tmp_path):
     (tmp_path / "modèle").mkdir()
     shutil.move(random_checkpoint(), tmp_path / "modèle/m")
     run = lp.load(tmp_path / "modèle/m").run([1])

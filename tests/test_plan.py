@@ -15,7 +15,7 @@ from llamaprobe.config import Config, tensors
 from llamaprobe.families.core import core_numbers
 from llamaprobe.points import all_points, reads
 
-# Of two layers of the demo. What all scratch is hangs on the machine.
+# Of two layers of the demo. The size of all scratch depends on the machine.
 EXPECTED = [
     (
         "the defaults",
@@ -161,12 +161,12 @@ def unindented(text: str) -> str:
     ("prompt", "request_", "text"), [e[1:] for e in EXPECTED], ids=[e[0] for e in EXPECTED]
 )
 def test_a_plan_is_printed(model: lp.Model, prompt: Any, request_: dict[str, Any], text: str):
-    told = str(model.plan(prompt, threads=1, **request_))
-    assert re.sub(r"all scratch [\d,]+", "all scratch N", told) == unindented(text)
+    printed = str(model.plan(prompt, threads=1, **request_))
+    assert re.sub(r"all scratch [\d,]+", "all scratch N", printed) == unindented(text)
 
 
 @pytest.mark.parametrize("request_", [e[2] for e in EXPECTED], ids=[e[0] for e in EXPECTED])
-def test_a_run_does_what_its_plan_says(model: lp.Model, request_: dict[str, Any]):
+def test_a_run_follows_its_plan(model: lp.Model, request_: dict[str, Any]):
     plan, run, profile = (
         do([1, 2, 3], **request_) for do in (model.plan, model.run, model.profile)
     )
@@ -196,12 +196,12 @@ def test_a_plan_too_large_for_memory_is_a_plan(model: lp.Model):
 
 
 @pytest.mark.parametrize("n", [0, -1, 2**40])
-def test_plans_of_so_many_tokens_that_no_run_could_have(model: lp.Model, n: int):
+def test_rejects_plans_of_impossible_lengths(model: lp.Model, n: int):
     with pytest.raises(lp.ArgumentError, match="takes 1 to"):
         model.plan(n)
 
 
-def test_a_plan_refuses_what_a_run_refuses(model: lp.Model):
+def test_a_plan_rejects_what_a_run_rejects(model: lp.Model):
     wrong = ([], {}), ([10**6], {}), ([1], {"points": "nothing"}), ([1], {"layers": [9]})
     for prompt, more in wrong:
         errors = []
@@ -320,12 +320,12 @@ def test_every_point_has_its_line_in_the_forward_pass():
     assert ["x", *(name for name in computed if name != "x")] == [n for n, _, _ in _core.points()]
 
 
-def test_a_line_reads_what_the_list_of_points_says():
+def test_a_line_reads_the_points_listed_for_it():
     for verb, value, read, _ in operations():
         assert tuple(read) == (() if verb == "embed" else reads(value)), value
 
 
-def test_every_tensor_is_used_for_the_point_that_its_list_says():
+def test_every_tensor_is_used_for_its_listed_point():
     listed = re.findall(r"T\((\w+), \"[^\"]+\",[^)]*, (\w+)\)", MODEL)
     assert len(listed) == 23
     used = [(tensor, value.upper()) for _, value, _, tensors in operations() for tensor in tensors]

@@ -20,7 +20,7 @@ needs_clang = pytest.mark.skipif(not shutil.which("clang"), reason="clang is mis
 
 
 def preprocess(file: Path, *flags: str, cc: str = "cc") -> str:
-    """What the compiler says against a file; "" when it takes it."""
+    """The errors of the compiler for a file; "" when it accepts it."""
     command = [cc, "-E", "-w", *flags, "-o", "/dev/null", str(file)]
     env = os.environ | {"LC_ALL": "C"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
@@ -29,7 +29,7 @@ def preprocess(file: Path, *flags: str, cc: str = "cc") -> str:
 
 
 @needs_cc
-def test_this_machine_is_taken():
+def test_this_machine_is_accepted():
     assert "error:" not in preprocess(CSRC / "base/platform.h")
 
 

@@ -33,7 +33,7 @@ NAMES = [  # of a Llama
 ]
 
 
-def test_the_list_is_that_of_the_core() -> None:
+def test_the_list_matches_the_core() -> None:
     points = all_points()
     names = [point.name for point in points]
     assert [point.name for point in llama_points()] == NAMES
@@ -45,7 +45,7 @@ def test_the_list_is_that_of_the_core() -> None:
 
 
 @pytest.mark.parametrize("case", models.cases()[:6], ids=lambda case: case.name)
-def test_shapes_are_those_of_the_reference(case: models.Case, tmp_path: Any) -> None:
+def test_shapes_match_the_reference(case: models.Case, tmp_path: Any) -> None:
     folder, ids = case.make(tmp_path)
     config = read_config(folder)
     values = forward(config, models.read_checkpoint(folder), ids)
@@ -196,7 +196,7 @@ def test_input_and_output_of_modules_outside_of_layers(
     ("module", "value"),
     [("self_attn.rotary_emb", ""), ("mlp.output[1]", ""), ("layers.3.norm", "")],
 )
-def test_refuses_what_no_module_returns(module: str, value: str) -> None:
+def test_rejects_values_that_no_module_returns(module: str, value: str) -> None:
     with pytest.raises(PointError, match="there is no point"):
         resolve(f"model.layers.3.{module}" if "layers" not in module else module)
 

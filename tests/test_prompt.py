@@ -35,7 +35,7 @@ class Nowhere:
 
 
 class Tensor:
-    """An array of another library: NumPy can ask for it, and no more."""
+    """An array of another library: NumPy can convert it, and no more."""
 
     def __init__(self, values: Any, *, elsewhere: bool = False) -> None:
         self.values, self.elsewhere = np.asarray(values), elsewhere

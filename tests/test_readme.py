@@ -1,4 +1,4 @@
-"""The README tells the truth: each of its blocks runs as printed, its listing is the code, its picture is what the
+"""README.md as tests: each of its blocks runs as printed, its listing is the code, its picture is what the
 demo model computes."""
 
 import inspect
@@ -47,7 +47,7 @@ def test_the_first_lines_run(demo_folder: Path, tmp_path: Path, monkeypatch):
     assert lp.read_run("my_run").equals(run)
 
 
-def test_the_picture_is_what_the_model_computes(tmp_path: Path):
+def test_the_picture_matches_the_model(tmp_path: Path):
     shown = re.search(r"!\[.+\]\((.+)\)", README.read_text())
     tool = runpy.run_path(str(REPO / "tools/make_readme_picture.py"))
     tool["draw"](tmp_path / "picture.svg")
@@ -56,7 +56,7 @@ def test_the_picture_is_what_the_model_computes(tmp_path: Path):
     assert len(picture) < 60_000 and picture.count("fill-opacity") > 100
 
 
-def test_the_command_prints_what_is_shown(demo_folder: Path, command):
+def test_the_command_prints_the_output_shown(demo_folder: Path, command):
     shown = blocks(README.read_text(), "text")[0].splitlines()
     code, printed, _ = command(*words(shown[0].removeprefix("$ ")))
     lines = [line for line in shown[1:] if line != "  ..."]
@@ -69,7 +69,7 @@ def test_the_set_up_line_is_the_command_whose_output_is_shown():
     assert words(first.partition(" && ")[2]) == words(shown.removeprefix("$ "))
 
 
-def test_all_commands_that_are_shown_exist(capsys):
+def test_all_commands_shown_exist(capsys):
     shown = "\n".join(blocks(section("Your own model"), "bash")).splitlines()
     assert len(shown) > 7
     for line in shown:
@@ -89,10 +89,10 @@ def test_the_listing_runs_as_it_is_called(demo_folder: Path, command, tmp_path: 
         assert command(*words(line))[0] == 0
     call = blocks(text, "python")[0].strip()
     pattern = eval(call.splitlines()[-1], {"offline": offline})
-    wanted = lp.load("demo").run("Once upon a time", points="pattern", layers=[0])["pattern", 0]
+    expected = lp.load("demo").run("Once upon a time", points="pattern", layers=[0])["pattern", 0]
     assert (
         call.startswith("from llamaprobe import offline\n")
-        and np.abs(pattern - wanted).max() < 1e-5
+        and np.abs(pattern - expected).max() < 1e-5
     )
 
 

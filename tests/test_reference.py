@@ -69,7 +69,7 @@ def test_a_head_in_the_file_wins_over_the_flag(tmp_path: Path) -> None:
     hold_to_truth(tmp_path, models.make_token_ids(config, 7))
 
 
-def test_stories_are_told(stories: Path) -> None:
+def test_the_model_continues_its_story(stories: Path) -> None:
     """A trained model makes sense only if every convention is right."""
     logits = forward(read_config(stories), models.read_checkpoint(stories), stories260k.STORY[:-1])
     chosen = logits["logits"].argmax(axis=1).tolist()
@@ -77,7 +77,7 @@ def test_stories_are_told(stories: Path) -> None:
 
 
 def test_stories_as_llama2_c_writes_them(test_data: Path, stories: Path, tmp_path: Path) -> None:
-    """A source whose matrices lie as they should gives the same checkpoint; a damaged one none."""
+    """A source without transposed matrices gives the same checkpoint; a damaged one is rejected."""
     source = test_data / "stories260k" / "source" / "stories260K.bin"
     data = source.read_bytes()
     values = np.frombuffer(data[28:], "<f4").copy()
@@ -95,7 +95,7 @@ def test_stories_as_llama2_c_writes_them(test_data: Path, stories: Path, tmp_pat
         assert np.array_equal(matrix, weights[name]), name
     values[:end] = values[:end][::-1]
     (tmp_path / "stories260K.bin").write_bytes(data[:28] + values.tobytes())
-    with pytest.raises(ValueError, match="does not tell its story"):
+    with pytest.raises(ValueError, match="does not continue its story"):
         stories260k.make_folder(tmp_path, tmp_path / "none")
 
 
@@ -175,9 +175,9 @@ def test_query_heads_share_kv_heads_in_groups(tmp_path: Path) -> None:
 
 
 def test_huge_and_tiny_gates() -> None:
-    from llamaprobe.reference import _silu
+    from llamaprobe.reference import silu
 
-    got = _silu(np.array([-1e300, -1e4, -800.0, 0.0, 800.0, 1e300]))
+    got = silu(np.array([-1e300, -1e4, -800.0, 0.0, 800.0, 1e300]))
     assert got.tolist() == [0.0, 0.0, 0.0, 0.0, 800.0, 1e300]
 
 

@@ -119,15 +119,15 @@ def compare(data: bytes, path: Path) -> str:
     """Holds the two readers against each other; "accepted", "refused" or "stricter"."""
     path.unlink(missing_ok=True)  # a file that is overwritten is flushed by some file systems
     path.write_bytes(data)
-    wanted, got = theirs(data, path), ours(path)
-    if wanted is None:
+    expected, got = theirs(data, path), ours(path)
+    if expected is None:
         assert isinstance(got, str), "we accept what the package refuses"
         return "refused"
     reason = stricter(data)
     if reason:
         assert isinstance(got, str), f"not refused: {reason}"
         return "stricter"
-    assert got == wanted
+    assert got == expected
     return "accepted"
 
 
@@ -258,7 +258,7 @@ def spell_character(c: str, chance: random.Random) -> str:
 
 @st.composite
 def tensors(draw) -> tuple[Pairs, int]:
-    """A header that obeys all rules, as Pairs, and how many bytes of data it wants."""
+    """A header that obeys all rules, as Pairs, and how many bytes of data it needs."""
     header, end = Pairs(), 0
     for name in draw(st.lists(NAMES, unique=True, max_size=4)):
         dtype = draw(st.sampled_from(sorted(BITS)))

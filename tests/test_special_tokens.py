@@ -23,12 +23,12 @@ def test_as_a_regular_expression(tokens, others, rng):
     parts = [*tokens, *tokens, *others, *(token[:-1] for token in tokens)]
     rng.shuffle(parts)
     text = "".join(parts)
-    found, want = SpecialTokens(tokens), pattern(tokens)
-    assert list(found.find(text)) == [(m.start(), m.end(), m[0]) for m in want.finditer(text)]
-    assert found.findall(text) == want.findall(text)
+    found, expected = SpecialTokens(tokens), pattern(tokens)
+    assert list(found.find(text)) == [(m.start(), m.end(), m[0]) for m in expected.finditer(text)]
+    assert found.findall(text) == expected.findall(text)
 
 
-def test_tokens_that_begin_one_another():
+def test_tokens_that_are_prefixes_of_others():
     found = SpecialTokens(["a" * n for n in range(1, 60)] + ["a" * n + "!" for n in range(9, 90)])
     assert found.findall("a" * 200) == ["a" * 59] * 3 + ["a" * 23]
     assert found.findall("a" * 70 + "!" + "a" * 5 + "!") == ["a" * 70 + "!", "a" * 5]

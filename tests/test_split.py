@@ -113,7 +113,7 @@ def test_runs_dropped_in_any_order_in_any_thread(model: lp.Model):
     assert not faults and resident() - before < 32 << 20
 
 
-def test_a_list_of_runs_that_is_dropped_leaves_its_block_to_the_next_run(demo_folder: Path):
+def test_a_dropped_list_of_runs_leaves_its_block_to_the_next_run(demo_folder: Path):
     """What a batch leaves is kept by the core; pages that went back would have to be made again."""
     model = lp.load("demo", threads=1)
     prompts = [[1 + i % 90] * 60 for i in range(40)]

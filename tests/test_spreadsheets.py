@@ -31,7 +31,7 @@ SAME = {
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint8"])
 @pytest.mark.parametrize("name", SAME)
-def test_a_table_that_was_saved_again_is_read(tmp_path, name, dtype):
+def test_reads_a_table_saved_again(tmp_path, name, dtype):
     data = SAME[name]
     if dtype != "float32":
         end = data.index(b"]") + 1
@@ -45,7 +45,7 @@ def test_a_table_that_was_saved_again_is_read(tmp_path, name, dtype):
     "data",
     [BOM + b"// shape=[2] dtype=uint8\n0a\n0b\n", b'"// shape=[2] dtype=uint8",,\r\n0a\r\n0b\r\n'],
 )
-def test_words_that_were_saved_again_are_read(tmp_path, data):
+def test_reads_words_saved_again(tmp_path, data):
     (tmp_path / "a.hex").write_bytes(data)
     assert lp.read(tmp_path / "a.hex").tolist() == [10, 11]
 
@@ -133,7 +133,7 @@ def test_blanks_lines_and_special_values(tmp_path, data, format, end):
 @pytest.mark.parametrize(
     "word", ["", "nanx", "in", "1_0", "0x1", "1e", "one", "1 2", "--1", "1..2", "."]
 )
-def test_what_is_not_a_number_is_not_one_in_any_dtype(tmp_path, word):
+def test_rejects_malformed_numbers_in_every_dtype(tmp_path, word):
     for dtype in ("float32", "float64", "int64"):
         (tmp_path / "a.csv").write_text(f"# shape=[2] dtype={dtype}\n1,{word}\n")
         with pytest.raises(lp.FormatError, match="line 2, column 3"):
@@ -172,7 +172,7 @@ def test_without_a_first_line_the_shape_is_given(tmp_path, format, dtype):
         lp.read(tmp_path / f"a.{format}", shape=(3, 5), dtype=dtype)
 
 
-def test_lines_count_from_one_where_there_is_no_first_line(tmp_path):
+def test_lines_count_from_one_without_a_first_line(tmp_path):
     for dtype in ("float32", "int64"):
         (tmp_path / "a.csv").write_text("1,2\n3,x\n")
         with pytest.raises(lp.FormatError, match="line 2, column 3"):

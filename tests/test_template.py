@@ -1,4 +1,4 @@
-"""Chat templates: where they are found, what they render, and what they are kept from."""
+"""Chat templates: where they are found, what they render, and what the sandbox denies."""
 
 import ast
 import datetime
@@ -283,7 +283,7 @@ def test_date_is_pinned(tmp_path):
     assert rendered in (today, datetime.date.today().isoformat())
 
 
-def test_dates_that_are_accepted():
+def test_accepts_dates():
     assert pin_date(None) == datetime.date(2024, 7, 26)
     assert pin_date("2024-02-29") == datetime.date(2024, 2, 29)
     assert pin_date(datetime.datetime(2024, 1, 2, 23, 59)) == datetime.date(2024, 1, 2)
@@ -293,7 +293,7 @@ def test_dates_that_are_accepted():
 
 
 @pytest.mark.parametrize("letter", "aAbBcdDeFgGhHIjmMnprRStTuUVwWxXyYzZ%")
-def test_strftime_is_that_of_the_c_locale(letter):
+def test_strftime_matches_the_c_locale(letter):
     code = (
         "import datetime, sys\n"
         "days = [datetime.datetime(2024, 1, 1) + datetime.timedelta(17 * i) for i in range(40)]\n"
@@ -311,7 +311,7 @@ def test_strftime_is_that_of_the_c_locale(letter):
     assert [_render._strftime(day, format) for day in days] == ast.literal_eval(out)
 
 
-# What it is kept from
+# What the sandbox denies
 
 HOSTILE = {
     "nested loops": (
@@ -455,7 +455,7 @@ def test_bad_messages(messages, fact):
         check_messages(messages)
 
 
-def test_messages_that_contain_themselves():
+def test_rejects_messages_that_contain_themselves():
     loop: list = []
     loop.append(loop)
     wide: object = "x"

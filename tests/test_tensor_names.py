@@ -76,7 +76,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_tensors_that_would_change_the_values_are_refused_by_name(make, name: str):
+def test_rejects_by_name_tensors_that_would_change_the_values(make, name: str):
     folder = make([name])
     with pytest.raises(lp.UnsupportedError) as e:
         lp.load(folder)
@@ -99,7 +99,7 @@ def test_biases_without_their_flag_name_the_flag(make):
     assert "attention_bias is not true in config.json; mlp_bias is not true" in message
 
 
-def test_the_values_without_ignored_tensors_are_those_of_the_model_without_them(make):
+def test_ignored_tensors_do_not_change_the_values(make):
     with_them = load_quietly(make([LAYER + "self_attn.q_norm.weight"]), ignore=["*.q_norm.*"])
     points = [point.name for point in lp.Model.points()]
     assert with_them.run(IDS, points=points).equals(
@@ -108,7 +108,7 @@ def test_the_values_without_ignored_tensors_are_those_of_the_model_without_them(
 
 
 @pytest.mark.slow
-def test_the_values_are_those_of_transformers_which_drops_them(make):
+def test_the_values_equal_those_of_transformers_which_drops_them(make):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     folder = make([LAYER + "self_attn.q_proj.bias", "score.weight", "model.layers.3.extra"])
@@ -169,7 +169,7 @@ def test_later_layers_are_ignored_when_only_the_first_are_opened(make, n_shards:
 # ---- ignore ----
 
 
-def test_a_glob_that_matches_nothing_is_an_error(make):
+def test_rejects_a_glob_without_a_match(make):
     folder = make(["score.weight"])
     for glob, printed in {
         "*.q_norm.weight": "matches none of 31 tensors; an unused one is score.weight",
@@ -187,7 +187,7 @@ def test_rejects_what_is_not_a_glob(ignore: Any):
         lp.load("demo", ignore=ignore)
 
 
-def test_a_used_tensor_that_a_glob_matches_too_stays(make):
+def test_a_used_tensor_is_kept_although_a_glob_matches_it(make):
     model = load_quietly(make([LAYER + "mlp.up_proj.bias"]), ignore="*")
     assert model.unused == (LAYER + "mlp.up_proj.bias",)
     assert np.isfinite(model.run(IDS, points="logits")["logits"]).all()
@@ -208,7 +208,7 @@ def test_a_run_records_it(make, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_commands_that_run_take_ignore(make, tmp_path: Path, command, recwarn):
+def test_commands_accept_ignore(make, tmp_path: Path, command, recwarn):
     name = LAYER + "self_attn.q_norm.weight"
     folder, out, ids = make([name]), tmp_path / "out", tmp_path / "ids"
     ids.write_text("5 1 96")
@@ -226,7 +226,7 @@ def test_commands_that_run_take_ignore(make, tmp_path: Path, command, recwarn):
 
 
 def test_verify_without_what_the_run_ignored(make, tmp_path: Path, command):
-    """Another model that has no such tensor is compared all the same; its weight file is another."""
+    """A model without such a tensor is compared all the same; its weight file differs."""
     lp.load(make(["score.weight"]), ignore="score.*").run(IDS).save(tmp_path / "out")
     status, stdout, stderr = command("verify", tmp_path / "out", "--model", make([]))
     assert status == 1, stdout + stderr
@@ -237,7 +237,7 @@ def test_verify_without_what_the_run_ignored(make, tmp_path: Path, command):
 
 @pytest.mark.filterwarnings("ignore")
 def test_verify_with_other_globs_than_those_of_the_run(make, tmp_path: Path, command):
-    """Which globs let a model open changes nothing of what a run is said to go without."""
+    """Whichever globs let a model open, a run reports the same unused tensors."""
     used = [LAYER + "self_attn.rotary_emb.inv_freq", LAYER + "mlp.up_proj.bias", "score.weight"]
     folder, refused = make(used), used[1]
     for i, ignore in enumerate([[refused], ["*"], [refused, "score.*"], ["score.*", refused]]):
@@ -249,7 +249,7 @@ def test_verify_with_other_globs_than_those_of_the_run(make, tmp_path: Path, com
             assert printed[0] == 0, printed
 
 
-def test_a_run_of_version_0_that_is_saved_again_knew_nothing_of_unused_tensors(make, tmp_path):
+def test_a_run_of_version_0_saved_again_knows_no_unused_tensors(make, tmp_path):
     model = load_quietly(make(["lm_head.bias", "score.weight"]), ignore="*")
     model.run(IDS).save(tmp_path / "old")
     manifest = json.loads((tmp_path / "old/manifest.json").read_text())
@@ -365,7 +365,7 @@ INSTEAD: dict[str, tuple[Callable[[dict], dict], str]] = {
 
 
 @pytest.mark.parametrize("case", INSTEAD)
-def test_the_error_for_a_missing_tensor_names_what_the_file_has(tmp_path: Path, case: str, command):
+def test_the_error_for_a_missing_tensor_names_those_of_the_file(tmp_path: Path, case: str, command):
     change, printed = INSTEAD[case]
     config = models.make_config()
     folder = models.write_checkpoint(tmp_path / "m", config, change(models.make_weights(config)))

@@ -119,7 +119,7 @@ def test_rows_do_not_depend_on_threads(shape: tuple[int, int], digits: int):
     assert " ".join(rows).split(" ") == fields_of(values.ravel(), digits)
 
 
-def test_tables_are_what_their_script_writes():
+def test_tables_match_their_script():
     script = REPO / "tools" / "make_text_tables.py"
     if not script.exists():
         pytest.skip("the tools are not part of this copy")

@@ -133,7 +133,7 @@ def test_one_tokenizer_for_all_threads(demo_folder: Path):
     assert all(tokens == runs[0] for tokens in runs)
 
 
-def test_python_goes_on_while_the_core_computes(slow: lp.Model):
+def test_python_threads_run_while_the_core_computes(slow: lp.Model):
     done = threading.Event()
 
     def compute() -> None:
@@ -330,7 +330,7 @@ print("done")
 @pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="it cannot unwind a deep stack")
 @pytest.mark.parametrize("attempt", range(4))
 def test_the_interpreter_may_end_during_a_run(attempt: int):
-    """It ends a daemon thread that asks for the GIL, and with it the stack that workers read."""
+    """It ends a daemon thread that requests the GIL, and with it the stack that workers read."""
     done = interpreter("""
 import threading, time
 import llamaprobe as lp
@@ -464,7 +464,7 @@ def test_a_fork_from_the_callback_of_a_run(slow: lp.Model):
     assert codes in ([0], [])  # none: the machine was too fast for a poll
 
 
-def test_a_run_goes_on_in_a_child_that_its_callback_forked(slow: lp.Model):
+def test_a_run_continues_in_a_child_forked_by_its_callback(slow: lp.Model):
     expected = core_run(slow, LONG, lambda done, total: None)[0]
     children: list[int] = []
 

@@ -182,8 +182,8 @@ def test_special_tokens_in_messages_are_plain_text(small):
     content = [256, *evil[2:].encode()]
     assert chat.ids.tolist() == chat_ids(("user", content))
     assert chat.text == f"<|bos|><|head|>user<|/head|>{evil}<|eot|><|head|>assistant<|/head|>"
-    asked = small.chat([{"role": "user", "content": "ab<|eot|>"}], parse_special=True)
-    assert asked.ids.tolist() == chat_ids(("user", [256, EOT]))
+    parsed = small.chat([{"role": "user", "content": "ab<|eot|>"}], parse_special=True)
+    assert parsed.ids.tolist() == chat_ids(("user", [256, EOT]))
 
 
 def test_special_tokens_in_any_text_of_a_message(tmp_path):
@@ -222,7 +222,7 @@ def test_no_message_can_inject_a_special_token(contents):
 
 @functools.cache
 def cheap_chat() -> Tokenizer:
-    """The byte-level one, its template rendered in this process: hypothesis asks often."""
+    """The byte-level one, its template rendered in this process: hypothesis renders often."""
     from llamaprobe.prompts.template import Template
 
     with tempfile.TemporaryDirectory() as folder:
@@ -295,7 +295,7 @@ def test_chat_errors(tmp_path, small):
     none.encode("text still works")
 
 
-# Files of strangers
+# Untrusted files
 
 
 def test_no_tokenizer(tmp_path):
@@ -322,7 +322,7 @@ def test_child_and_caller_encode_alike(tmp_path, monkeypatch, make):
     assert there.chat(talk).ids.tolist() == here.chat(talk).ids.tolist()
 
 
-def test_long_text_goes_to_a_child(small, monkeypatch):
+def test_long_text_is_encoded_in_a_child(small, monkeypatch):
     texts = ["the ab<|eot|>" * 3, " " * 400_000, "\n" * 400_000, "x" * 400_000 + " "]
     here = [small.encode(text) for text in texts]
     calls = []
@@ -337,12 +337,12 @@ def test_long_text_goes_to_a_child(small, monkeypatch):
 
 
 def test_threads_share_a_tokenizer(small):
-    want = small.encode("the ab" * 200).tolist()
+    expected = small.encode("the ab" * 200).tolist()
     wrong = []
 
     def work():
         for _ in range(20):
-            if small.encode("the ab" * 200).tolist() != want:
+            if small.encode("the ab" * 200).tolist() != expected:
                 wrong.append(1)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -414,14 +414,14 @@ def test_any_text_as_transformers(real, text):
 def test_chats_as_transformers(real, prompt):
     ours, theirs = real
     for talk in TALKS:
-        want = theirs.apply_chat_template(
+        expected = theirs.apply_chat_template(
             talk, add_generation_prompt=prompt, return_dict=False, date_string="26 Jul 2024"
         )
-        assert ours.chat(talk, add_generation_prompt=prompt).ids.tolist() == want
-        want = theirs.apply_chat_template(
+        assert ours.chat(talk, add_generation_prompt=prompt).ids.tolist() == expected
+        expected = theirs.apply_chat_template(
             talk, add_generation_prompt=prompt, return_dict=False, date_string="03 Feb 2025"
         )
-        assert ours.chat(talk, add_generation_prompt=prompt, date="2025-02-03").ids.tolist() == want
+        assert ours.chat(talk, add_generation_prompt=prompt, date="2025-02-03").ids.tolist() == expected
 
 
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=3))
@@ -430,10 +430,10 @@ def test_any_chat_as_transformers(real, contents):
     ours, theirs = real
     roles = ["user", "assistant", "user"]
     talk = [{"role": role, "content": text} for role, text in zip(roles, contents, strict=False)]
-    want = theirs.apply_chat_template(
+    expected = theirs.apply_chat_template(
         talk, add_generation_prompt=True, return_dict=False, date_string="26 Jul 2024"
     )
-    assert ours.chat(talk).ids.tolist() == want
+    assert ours.chat(talk).ids.tolist() == expected
 
 
 def test_special_tokens_in_real_chats(real):
@@ -447,14 +447,14 @@ def test_special_tokens_in_real_chats(real):
     assert [i for i in chat.ids if i in special] == [i for i in clean.ids if i in special]
     assert "".join(ours.pieces(chat.ids)) == chat.text
     assert evil in chat.text
-    asked = ours.chat([{"role": "user", "content": evil}], parse_special=True)
-    want = theirs.apply_chat_template(
+    parsed = ours.chat([{"role": "user", "content": evil}], parse_special=True)
+    expected = theirs.apply_chat_template(
         [{"role": "user", "content": evil}],
         add_generation_prompt=True,
         return_dict=False,
         date_string="26 Jul 2024",
     )
-    assert asked.ids.tolist() == want
+    assert parsed.ids.tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -484,8 +484,8 @@ def test_small_ones_as_transformers(tmp_path, make, config):
     for text in [*TEXTS, " ab", "  a", "▁ab", "ab</s>ab</s> ab\n", "<s>ab", "a b ab", "\nab"]:
         assert ours.encode(text).tolist() == theirs(text)["input_ids"], text
     for talk in TALKS:
-        want = theirs.apply_chat_template(talk, add_generation_prompt=True, return_dict=False)
-        assert ours.chat(talk).ids.tolist() == want
+        expected = theirs.apply_chat_template(talk, add_generation_prompt=True, return_dict=False)
+        assert ours.chat(talk).ids.tolist() == expected
 
 
 def test_specs_are_made_anew():

@@ -1,4 +1,4 @@
-"""What was there when a model was loaded is what makes its tokenizer; all else is an error."""
+"""A tokenizer is made from the files present when its model was loaded; changed files are an error."""
 
 import json
 import os
@@ -72,9 +72,9 @@ def test_a_run_whose_folder_is_gone_is_not_saved_without_its_tokens(folder, tmp_
 
 def test_a_change_after_the_first_text_does_not_matter(folder):
     model = lp.load(folder)
-    want = model.run("ab", points="x").token_ids.tolist()
+    expected = model.run("ab", points="x").token_ids.tolist()
     replace_tokenizer(folder)
-    assert model.run("ab", points="x").token_ids.tolist() == want
+    assert model.run("ab", points="x").token_ids.tolist() == expected
     assert model.run([97], points="x").tokens == ["a"]
 
 
@@ -86,7 +86,7 @@ def test_changed_before_the_first_chat(folder):
         model.run([{"role": "user", "content": "ab"}], points="x")
 
 
-def test_a_relative_folder_stays_that_folder(random_checkpoint, tmp_path, monkeypatch):
+def test_a_relative_folder_survives_chdir(random_checkpoint, tmp_path, monkeypatch):
     for name, spec in (("one", byte_level()), ("other", sentencepiece())):
         (tmp_path / name).mkdir()
         write_folder(random_checkpoint(vocab_size=266), spec).rename(tmp_path / name / "m")
@@ -194,9 +194,9 @@ def test_long_decoding_in_a_child_is_the_same(folder, monkeypatch):
 
     tokenizer = lp.Tokenizer.open(folder)
     ids = tokenizer.encode("the ab<|eot|> é")
-    want = tokenizer.decode(ids), tokenizer.decode(ids, skip_special_tokens=True)
+    expected = tokenizer.decode(ids), tokenizer.decode(ids, skip_special_tokens=True)
     monkeypatch.setattr(module, "_LONG", 3)
-    assert (tokenizer.decode(ids), tokenizer.decode(ids, skip_special_tokens=True)) == want
+    assert (tokenizer.decode(ids), tokenizer.decode(ids, skip_special_tokens=True)) == expected
 
 
 def test_the_tokenizer_is_opened_once_by_many_threads(folder):

@@ -94,7 +94,7 @@ def add_a_file(folder: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("twice", [False, True])
-def test_a_run_that_travelled_does_not_use_another_tokenizer(
+def test_a_pickled_run_does_not_use_another_tokenizer(
     demo_folder: Path, tmp_path: Path, change: Callable[[Path], object], fact: str, twice: bool
 ):
     folder = shutil.copytree(demo_folder, tmp_path / "model")
@@ -209,7 +209,7 @@ def test_a_model_of_replaced_files_is_not_pickled(folder: Path):
     del weight
 
 
-def test_a_model_that_is_gone_or_closed(folder: Path):
+def test_a_missing_or_closed_model(folder: Path):
     model = lp.load(folder)
     sent = pickle.dumps(model)
     weight = pickle.dumps(model.weights["model.norm.weight"])

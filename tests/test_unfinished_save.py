@@ -63,7 +63,7 @@ def test_the_files_of_the_previous_run_are_known_after_a_kill(run, tmp_path, mon
     assert lp.read_run(out).points == ("x",)
 
 
-def test_two_kills_in_a_row(run, tmp_path, monkeypatch):
+def test_two_consecutive_kills(run, tmp_path, monkeypatch):
     out = tmp_path / "out"
     run.save(out, points="q")
     killed_save(run, out, monkeypatch, "manifest", points="x", force=True)
@@ -130,7 +130,7 @@ def test_an_untrusted_journal_removes_no_other_files(run, tmp_path):
 
 @pytest.mark.slow
 def test_kills_at_random_moments_leave_no_mixture(random_checkpoint, tmp_path):
-    """Saves of two kinds over each other, killed; then one that comes to its end."""
+    """Saves of two kinds over each other, killed; then one that completes."""
     folder, out = random_checkpoint(), tmp_path / "out"
     script = f"""
 import llamaprobe as lp

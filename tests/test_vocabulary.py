@@ -38,7 +38,7 @@ JUNK = st.sampled_from(
 @given(st.data())
 @settings(deadline=None, max_examples=300)
 def test_any_value_of_another_kind(data):
-    """Whatever stands in a place of the file: a tokenizer that works, or one TokenizerError."""
+    """Whatever a place of the file holds: a tokenizer that works, or one TokenizerError."""
     spec = data.draw(st.sampled_from([byte_level, sentencepiece]))()
     node, path = spec, []
     while isinstance(node, dict | list) and node and (not path or data.draw(st.booleans())):
@@ -98,7 +98,7 @@ def test_bomb(tmp_path, monkeypatch, name):
         tokenizer.encode(text)
 
 
-# ---- panics of the library, which it prints before anybody can catch them ----
+# ---- panics of the library, which it prints before they can be caught ----
 
 
 def naming_b(spec):
@@ -164,7 +164,7 @@ def test_special_tokens_by_the_thousand(tmp_path, contents):
     assert time.process_time() - start < 20  # by a regular expression of them all: minutes
 
 
-def test_an_added_token_that_is_too_long(tmp_path):
+def test_rejects_an_added_token_that_is_too_long(tmp_path):
     spec, _ = with_special_tokens(["x" * 16_385])
     with pytest.raises(TokenizerError, match="added token of 16385 characters; the limit is 16384"):
         Tokenizer.open(write_folder(tmp_path, spec))

@@ -141,7 +141,7 @@ def _load(folder: Path) -> Any:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    # transformers wants hidden_size to be a multiple of the heads also where head_dim is given
+    # transformers requires hidden_size to be a multiple of the heads also where head_dim is given
     checks = [c for c in LlamaConfig.__class_validators__ if c.__name__ != "validate_architecture"]
     with mock.patch.object(LlamaConfig, "__class_validators__", checks):
         model = LlamaForCausalLM.from_pretrained(

@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from ..reference import silu
+
 BAR = 8.0  # deviations that are allowed; honest runs stay below 5, whatever their digits
 U = 2.0**-24
 TINY = 2.0**-149  # the smallest float32
@@ -272,8 +274,8 @@ class Formulas:
         """gate / (1 + exp(-gate)). Where exp(-gate) leaves float32 the value jumps to -0."""
         loose, gate = gate.loose, gate.known
         low, high = gate.v - BAR * gate.s, gate.v + BAR * gate.s
-        v, at_low, at_high = _silu(gate.v), _silu(low), _silu(high)
-        at_bottom = _silu(np.clip(_LOWEST_ACT, low, high))  # the lowest between the two
+        v, at_low, at_high = silu(gate.v), silu(low), silu(high)
+        at_bottom = silu(np.clip(_LOWEST_ACT, low, high))  # the lowest between the two
         s = np.maximum(np.maximum(at_low, at_high) - v, v - at_bottom) / BAR
         s = self._join(s, self._roundings(v, 6)) + np.where(low < -85, 4e-37, 0)
         return _value(v, s, loose)
@@ -286,11 +288,6 @@ def _value(v: np.ndarray, s: np.ndarray, loose: np.ndarray) -> Value:
     if not loose.any():
         return Value(v, s)
     return Value(np.where(loose, 0, v), np.where(loose, np.inf, s))
-
-
-def _silu(g: Any) -> Any:
-    with np.errstate(over="ignore"):
-        return g / (1 + np.exp(-g))
 
 
 def _any(x: Value) -> np.ndarray:

@@ -7,7 +7,8 @@ bounded in bytes. Only regular files are read: a FIFO or a device is refused, no
 surrogate, bounded in depth and in how many objects, lists and keys so many bytes may hold (an empty
 list has 3 bytes of text and takes 72 of memory). `find_object` is for the files of a tokenizer,
 which have up to 10 MB and numbers such as 1e30 (`model_max_length`): it is fast, and what a
-value may be is checked where it is used.
+value may be is checked where it is used. Answers of the hub are parsed like it: a model's card,
+which they quote, may hold any number.
 """
 
 import functools
@@ -64,15 +65,20 @@ def parse_object(
 ) -> dict[str, Any]:
     """The object in `data`, or `error` with a message that begins with `name`. `strict`: see
     `read_object`."""
+    value = parse_value(data, name, error, strict=strict)
+    if type(value) is not dict:
+        raise error(f"{shown_path(name)}: holds {show(value)}; it must be a JSON object")
+    return value
+
+
+def parse_value(data: bytes, name: _Path, error: type[Error], *, strict: bool = True) -> Any:
+    """`parse_object` for any value: pages of the hub are lists."""
     try:
-        value = _parse(decode(data), strict)
+        return _parse(decode(data), strict)
     except ValueError as e:
         raise error(f"{shown_path(name)}: {printable(str(e))}") from None
     except RecursionError:
         raise error(f"{shown_path(name)}: nested too deeply") from None
-    if type(value) is not dict:
-        raise error(f"{shown_path(name)}: holds {show(value)}; it must be a JSON object")
-    return value
 
 
 # What Git leaves in place of a large file where Git LFS is not installed.

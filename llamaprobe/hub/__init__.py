@@ -8,7 +8,7 @@ disk), transfer.py (files and ranges in parallel), repo.py (one repository of th
 (requests and retries), connection.py (one request: origin, token, deadline), store.py and
 local_store.py (where files go), folder.py (an open folder), listing.py (which files), names.py
 (which names are safe), settings.py (environment and token). Nothing here imports `requests` before
-the hub has to be asked.
+the hub has to be contacted.
 """
 
 from . import errors

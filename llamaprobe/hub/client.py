@@ -13,7 +13,6 @@ exceptions holds a request and its headers. What a server says is masked before 
 """
 
 import contextlib
-import json
 import random
 import re
 import threading
@@ -24,7 +23,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from .. import log
-from ..errors import HubError
+from ..errors import FormatError, HubError
+from ..files.json_file import parse_object, parse_value
 from .connection import (
     MAX_HEAD_SECONDS,
     Broken,
@@ -357,8 +357,9 @@ class Client:
         if body is None:
             return f"sends over {MAX_JSON} bytes of JSON or takes too long", None
         try:
-            return None, self._masked(json.loads(body.decode("utf-8")))
-        except (ValueError, RecursionError):
+            value = parse_value(body, "the answer", FormatError, strict=False)
+            return None, self._masked(value)
+        except (FormatError, RecursionError):
             return "answers with something that is not JSON", True
 
     def _bounded(self, response: "Response", limit: int) -> bytes | None:
@@ -421,8 +422,7 @@ def _requested_wait(headers: Any) -> float | None:
 def _error_text(body: bytes) -> str:
     """The text of the hub's `{"error": "..."}`, "" for other bodies."""
     try:
-        value = json.loads(body.decode("utf-8"))
-    except (ValueError, RecursionError):
+        text = parse_object(body, "the answer", FormatError, strict=False).get("error")
+    except FormatError:
         return ""
-    text = value.get("error") if isinstance(value, dict) else None
     return text if isinstance(text, str) else ""

@@ -84,7 +84,7 @@ class CaptivePortalError(HubError):
 class RedirectError(_SameRemedyError):
     """A redirect that is not followed: to another scheme, to plain http, in circles."""
 
-    remedy = "check HF_ENDPOINT, and log in to your network if it asks for that"
+    remedy = "check HF_ENDPOINT, and log in to your network if it requires that"
 
 
 class MetadataError(_SameRemedyError):

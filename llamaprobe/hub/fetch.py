@@ -108,7 +108,7 @@ def _online_or_here(job: "Job", token: bool | Token | None, force: bool, progres
     return found
 
 
-class Wanted(TypedDict, total=False):
+class Selection(TypedDict, total=False):
     """The arguments that `download`, `snapshot` and `plan` share; see `download`."""
 
     revision: str
@@ -126,7 +126,7 @@ def snapshot(
     token: str | bool | Token | None = None,
     local_files_only: bool = False,
     progress: bool = True,
-    **wanted: Unpack[Wanted],
+    **selection: Unpack[Selection],
 ) -> Path:
     """The folder of a model for loading: from the cache without any request if it is complete
     there, else `download`.
@@ -134,27 +134,27 @@ def snapshot(
     It does not notice that a branch moved on the hub; `download` does.
     """
     token = hide(token)
-    if wanted.get("layers") is not None:
-        wanted["layers"] = _layers(wanted["layers"])  # an iterator would be used up
-    return Job(repo_id, **wanted).here() or download(
-        repo_id, token=token, local_files_only=local_files_only, progress=progress, **wanted
+    if selection.get("layers") is not None:
+        selection["layers"] = _layers(selection["layers"])  # an iterator would be used up
+    return Job(repo_id, **selection).here() or download(
+        repo_id, token=token, local_files_only=local_files_only, progress=progress, **selection
     )
 
 
 def find_cached(repo_id: str, *, revision: str = "main") -> Path | None:
     """The folder of a model in the cache if its config and weights are all there. Sends no request.
-    OfflineError if they are not, and the hub may not be asked either."""
+    OfflineError if they are not, and the hub must not be contacted either."""
     job = Job(repo_id, revision=revision)
     return job.offline("HF_HUB_OFFLINE is set") if job.settings.offline else job.here(strict=False)
 
 
 def plan(
-    repo_id: str, *, token: str | bool | Token | None = None, **wanted: Unpack[Wanted]
+    repo_id: str, *, token: str | bool | Token | None = None, **selection: Unpack[Selection]
 ) -> list[tuple[RepoFile, bool]]:
     """The files that `download` would bring, and whether each is here already. Writes nothing.
     Arguments and errors as `download`."""
     token = hide(token)
-    job = Job(repo_id, **wanted)
+    job = Job(repo_id, **selection)
     job.check_online()
     from .repo import read_remote
 
@@ -218,7 +218,7 @@ class Job:
         without it doubtful files are read and hashed."""
         found = self._complete(commit, strict)
         if found is not None:
-            log.info(f"{self.repo_id} at {self.revision}: all is in {found}; the hub is not asked")
+            log.info(f"{self.repo_id} at {self.revision}: all is in {found}; no request is sent")
         return found
 
     def _complete(self, commit: str, strict: bool) -> Path | None:
@@ -266,7 +266,7 @@ class Job:
     # ---- what the hub has ----
 
     def check_online(self) -> None:
-        """OfflineError if the hub may not be asked."""
+        """OfflineError if the hub must not be contacted."""
         if self.settings.offline:
             raise OfflineError(
                 f"{self.repo_id}: HF_HUB_OFFLINE is set; unset it to see what the hub has"
@@ -368,12 +368,12 @@ def _globs(globs: str | Collection[str] | None) -> list[str] | None:
 def _layers(layers: Iterable[int] | None) -> frozenset[int] | None:
     if layers is None:
         return None
-    wanted = list(layers)
+    numbers = list(layers)
     if not all(
-        hasattr(n, "__index__") and not isinstance(n, bool) and n.__index__() >= 0 for n in wanted
+        hasattr(n, "__index__") and not isinstance(n, bool) and n.__index__() >= 0 for n in numbers
     ):
-        raise ArgumentError(f"layers {wanted[:5]}: must be layer numbers from 0 on")
-    return frozenset(n.__index__() for n in wanted)
+        raise ArgumentError(f"layers {numbers[:5]}: must be layer numbers from 0 on")
+    return frozenset(n.__index__() for n in numbers)
 
 
 # ---- headers alone ----

@@ -1,7 +1,7 @@
 """The files of a repository at one commit, and which of them llamaprobe needs.
 
 A listing never changes. On disk it has the form of the hub's own client, whose listings are read
-too, so that the hub is not asked again for what is known; an invalid one counts as absent.
+too, so that nothing known is requested again; an invalid one counts as absent.
 
 Selected by default: the config, the tokenizer, the chat template, and the weights in safetensors
 once: `model.safetensors`, or the shards that its index names. Whatever the globs say, never the
@@ -127,14 +127,14 @@ def from_api(entry: Any, what: str) -> RepoFile | None:
 def parse(data: bytes) -> Listing | None:
     """The listing in a `<commit>.json`; None for an invalid one."""
     try:
-        value = json.loads(data.decode("utf-8"))
+        value = parse_object(data, "the listing", FormatError)
         if value["format_version"] != _VERSION:
             return None
         return {
             check_entry(path): _file(path, e["size"], e.get("lfs_size"), e["blob_id"], e, "")
             for path, e in value["files"].items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, HubError):
+    except (FormatError, KeyError, TypeError, AttributeError, HubError):
         return None
 
 
@@ -226,20 +226,20 @@ def shards(index: bytes, layers: Collection[int] | None = None, head: bool = Fal
     file_of = weight_map(parse_object(index, INDEX, FormatError), INDEX)
     if layers is None:
         return set(file_of.values())
-    wanted, found = set(layers), set()
+    requested, found = set(layers), set()
     files = set()
     for tensor, file in file_of.items():
         match = _LAYER.match(tensor)
         if match:
             found.add(int(match[1]))
-            use = int(match[1]) in wanted
+            use = int(match[1]) in requested
         elif tensor.startswith(_EMBEDDINGS):
-            use = 0 in wanted or head  # the head may be tied to them
+            use = 0 in requested or head  # the head may be tied to them
         else:
             use = head
         if use:
             files.add(file)
-    if absent := sorted(wanted - found):
+    if absent := sorted(requested - found):
         raise ArgumentError(
             f"layers {absent[:5]}: the model has layers 0 to {max(found, default=-1)}"
         )

@@ -22,6 +22,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..errors import FormatError
+from ..files.json_file import parse_object
 from ..messages import printable
 from .errors import UnsafeNameError
 from .folder import Check, Folder, Pause
@@ -160,9 +162,10 @@ class LocalStore(Store):
 def read_marker(path: Path) -> dict[str, str]:
     """The repo_id, revision and commit that a plain folder records; empty if it has no record."""
     with looking(), Folder.open(path) as root, root.inside(*_BOOKS) as books:
-        with contextlib.suppress(ValueError, RecursionError):
-            value = json.loads(books.read("llamaprobe.json", 10_000) or b"{}")
-            if isinstance(value, dict) and all(isinstance(text, str) for text in value.values()):
+        with contextlib.suppress(FormatError):
+            name = "llamaprobe.json"
+            value = parse_object(books.read(name, 10_000) or b"{}", name, FormatError)
+            if all(isinstance(text, str) for text in value.values()):
                 return value
     return {}
 

@@ -194,16 +194,16 @@ class HubSource:
             change = f"the etag changed from {file.etag} to {etag}"
             raise _broken(f"{file.path}: {change}", restart=True)
         if response.status_code == 206:
-            wanted = f"{file.path}: requested bytes {start}-{end - 1}/{file.size}, {where} sends"
+            message = f"{file.path}: requested bytes {start}-{end - 1}/{file.size}, {where} sends"
             match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
             if match is None and end < file.size:
                 raise NoRanges
             if match is None:
-                message = f"{wanted} a part of it without saying which (no Content-Range)"
+                message += " a part of it without saying which (no Content-Range)"
                 raise _broken(message, restart=True)
             first, last, total = map(int, match.groups())
             if (first, total) != (start, file.size) or last >= end:
-                raise _broken(f"{wanted} {first}-{last}/{total}", restart=True)
+                raise _broken(f"{message} {first}-{last}/{total}", restart=True)
             return 0
         is_page = "text/html" in headers.get("Content-Type", "").lower()
         if is_page and not file.path.endswith((".html", ".htm")):

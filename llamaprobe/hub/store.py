@@ -302,12 +302,12 @@ def hold(
 ) -> AbstractContextManager[bool]:
     """The lock file `name`, with a message to the user if it takes time."""
 
-    def tell() -> None:
+    def note_wait() -> None:
         message = f"{file.path}: is being fetched elsewhere; waiting"
         log.info(message)
         note(message)
 
-    return locks.hold(name, pause, tell)
+    return locks.hold(name, pause, note_wait)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from typing import Any
 from .. import __version__
 from ..errors import FileError, FormatError
 from ..files.atomic import atomic_open, file_error
-from ..files.json_file import read_object
+from ..files.json_file import parse_object, read_object
 from ..files.paths import path_text
 from ..files.writer import Written, write_all
 from ..messages import shown_path
@@ -115,11 +115,11 @@ class ExportJournal:
                 name: entry for name, entry in noted.items() if self._is_whole(name, entry)
             }
 
-    def whole_files(self, wanted: Mapping[str, dict[str, Any]]) -> set[str]:
-        """Those of the wanted files that are there with the noted size and sha256."""
+    def whole_files(self, expected: Mapping[str, dict[str, Any]]) -> set[str]:
+        """Those of the expected files that exist with the noted size and sha256."""
         return {
             name
-            for name, entry in wanted.items()
+            for name, entry in expected.items()
             if entry.items() <= self.entries.get(name, {}).items()
             and ("header" in entry) == ("header" in self.entries[name])
             and self._is_whole(name, self.entries[name])
@@ -196,10 +196,9 @@ def _line(value: dict[str, Any]) -> bytes:
 def _parse_line(line: bytes) -> dict[str, Any]:
     """A line of the journal; {} for one that a kill cut short."""
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
+        return parse_object(line, EXPORT, FormatError)
+    except FormatError:
         return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _remove(path: Path) -> None:

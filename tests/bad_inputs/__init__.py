@@ -1,8 +1,8 @@
-"""Bad inputs, one table: the files of this folder give its rows, tests/test_bad_inputs.py tries them.
+"""Bad inputs, one table: the files of this folder list its cases, tests/test_bad_inputs.py tries them.
 
-The numbers 01 to 98 are those of the project's list of bad inputs. A row tells how the input is
-made, what is done with it, and what must come of it: an error of a certain class that names the
-file and the fact, or, where the input is odd but sound, a value.
+The numbers 01 to 98 are those of the project's list of bad inputs. A case says how the input is
+made, what is done with it, and the expected outcome: an error of a certain class that names the
+file and the fact, or, where the input is odd but valid, a value.
 """
 
 from collections.abc import Callable

@@ -22,7 +22,7 @@ LIBC.free.restype, LIBC.free.argtypes = None, [ctypes.c_void_p]
 
 
 class Outcome(NamedTuple):
-    """What came of it: the value, or the class and message of the exception; what it printed."""
+    """The outcome: the value, or the class and message of the exception; what it printed."""
 
     value: Any
     error: type[BaseException] | None
@@ -54,7 +54,7 @@ def in_child(work: Callable[[], Any], *, seconds: float = 60, memory: int = 1 <<
 
 def _serve(work: Callable[[], Any], memory: int, send: int, stdout: int, stderr: int) -> NoReturn:
     status = 3
-    gc.freeze()  # garbage of other tests that goes here would be room beyond the limit
+    gc.freeze()  # garbage of other tests freed later would add room beyond the limit
     try:
         os.dup2(stdout, 1), os.dup2(stderr, 2)
         sys.stdout = open(1, "w", closefd=False)  # pytest's own capture stays out of it
@@ -89,7 +89,7 @@ def less_memory(more: int) -> Iterator[None]:
 
 
 def _free_blocks() -> Iterator[int]:
-    """Takes what earlier tests freed and malloc has kept: it would be room beyond the limit.
+    """Allocates what earlier tests freed and malloc cached: it would add room beyond the limit.
 
     To be called while the address space may not grow. AddressSanitizer would end the process.
     """

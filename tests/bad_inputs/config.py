@@ -42,7 +42,7 @@ def refused(number: str, name: str, make: Callable[[Path], Path], fact: str,
     return BadInput(number, name, make, read_config, Refusal(error, f"^/.*/{FILE}: .*{fact}", FILE))
 
 
-# ---- 56: no proper JSON ----
+# ---- 56: malformed JSON ----
 
 BROKEN = {
     "empty": (b"", "not valid JSON"),
@@ -96,8 +96,8 @@ def read_with_deep_stack(folder: Path) -> object:
         sys.setrecursionlimit(limit)
 
 
-ROWS = [refused("56", name, text(data), fact) for name, (data, fact) in BROKEN.items()]
-ROWS.append(
+CASES = [refused("56", name, text(data), fact) for name, (data, fact) in BROKEN.items()]
+CASES.append(
     BadInput("56", "300,000 levels and no recursion limit", text(b'{"a":' * 300000),
              read_with_deep_stack, Refusal(ConfigError, "more than 64 levels", FILE))
 )
@@ -113,18 +113,18 @@ INTEGERS = {
     "max_position_embeddings": 16777216,
 }
 NO_INTEGERS = [0, -1, 10**9, 2**31, 2**62, "2048", 2048.0, True, None, [8], {}]
-ROWS += [
+CASES += [
     refused("59" if value == 2**31 else "57", f"{key} {json.dumps(value)}", config(**{key: value}),
             f"{key} is {json.dumps(value)}; it must be an integer from 1 to {most}$"
             .replace("[", r"\[").replace("{}", r"\{\}"))
     for key, most in INTEGERS.items()
     for value in NO_INTEGERS
 ]
-ROWS += [
+CASES += [
     refused("56", f"no {key}", config(**{key: ...}), f"{key} is missing; it must be ")
     for key in (*INTEGERS, "rms_norm_eps", "rope_theta")
 ]
-ROWS.append(refused("56", "no model_type", config(model_type=..., architectures=...),
+CASES.append(refused("56", "no model_type", config(model_type=..., architectures=...),
                     "model_type is missing; it must be "))
 
 # ---- 58: heads ----
@@ -147,8 +147,8 @@ HEADS: dict[str, tuple[dict[str, Any], str]] = {
         "hidden_size is 60; it must be an even multiple of num_attention_heads, which is 4",
     ),
 }
-ROWS += [refused("58", name, config(**keys), fact) for name, (keys, fact) in HEADS.items()]
-ROWS.append(
+CASES += [refused("58", name, config(**keys), fact) for name, (keys, fact) in HEADS.items()]
+CASES.append(
     BadInput("58", "a head_dim that does not divide the width",
              config(head_dim=6, hidden_size=50, num_attention_heads=12),
              lambda folder: read_config(folder).head_dim, 6)
@@ -172,12 +172,12 @@ def head_is_tied(folder: Path) -> bool:
     return lp.load(folder).config.tied_head
 
 
-ROWS += [
+CASES += [
     BadInput("60", f"vocab_size {n} over 97 rows", disagreeing({"vocab_size": n}), lp.load,
              Refusal(FormatError, rf"model\.embed_tokens\.weight.*97.*{n}", "model.safetensors"))
     for n in (96, 98, 2097152)
 ]
-ROWS += [
+CASES += [
     BadInput("65", "tied, and a head in the file", disagreeing({"tie_word_embeddings": True}),
              head_is_tied, False),
     BadInput("65", "not tied, and no head in the file",
@@ -194,12 +194,12 @@ ROPE_NUMBERS = [
     ("linear", "factor"),
     *(("llama3", key) for key in LLAMA3 if key != "rope_type"),
 ]
-ROWS += [
+CASES += [
     refused(number, f"{key} {json.dumps(value)}", config(**{key: value}), f"{key} is .*; it must be ")
     for number, key in (("61", "rope_theta"), ("62", "rms_norm_eps"))
     for value in NO_NUMBERS
 ]
-ROWS += [
+CASES += [
     refused("61", f"{kind} {key} {'absent' if value is ... else json.dumps(value)}",
             config(rope_scaling={k: v for k, v in (LLAMA3 | {"rope_type": kind, key: value}).items()
                                  if v is not ...}),
@@ -241,7 +241,7 @@ ROPE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "infinite frequency": ({"rope_theta": 1e-44, "head_dim": 128}, "infinite in float32"),
 }
-ROWS += [refused("61", name, config(**keys), fact) for name, (keys, fact) in ROPE.items()]
+CASES += [refused("61", name, config(**keys), fact) for name, (keys, fact) in ROPE.items()]
 
 # ---- 56: other keys of the wrong kind ----
 
@@ -252,9 +252,9 @@ KINDS: dict[str, tuple[dict[str, Any], str]] = {
     "eos as bool": ({"eos_token_id": [True]}, r"eos_token_id is \[true\]"),
     "architectures as text": ({"architectures": "LlamaForCausalLM"}, "must be a list of strings"),
 }
-ROWS += [refused("56", name, config(**keys), fact) for name, (keys, fact) in KINDS.items()]
+CASES += [refused("56", name, config(**keys), fact) for name, (keys, fact) in KINDS.items()]
 
-# ---- 63: well formed, and no model of ours; such an error is a ConfigError too ----
+# ---- 63: well formed, but not a supported model; such an error is a ConfigError too ----
 
 OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "mistral": ({"model_type": "mistral"}, 'model_type is "mistral"'),
@@ -278,7 +278,7 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "dynamic": ({"rope_scaling": {"rope_type": "dynamic"}}, 'rope_scaling.rope_type is "dynamic"'),
     "unheard of": ({"rope_scaling": {"rope_type": "\x1b[31m"}}, r'"\\u001b\[31m"'),
 }
-ROWS += [
+CASES += [
     refused("63", name, config(**keys), fact, UnsupportedError) for name, (keys, fact) in OTHERS.items()
 ]
 
@@ -297,7 +297,7 @@ FORMATS = {
     "consolidated.00.pth": "pickle.*convert it",
     "MODEL.PT": "pickle.*convert it",
 }
-ROWS += [
+CASES += [
     BadInput("63", name, other_format(name), lp.load, Refusal(UnsupportedError, fact, name))
     for name, fact in FORMATS.items()
 ]
@@ -312,5 +312,5 @@ def notes(folder: Path) -> list[str]:
     return [str(warning.message).partition(": ")[2][:19] for warning in caught]
 
 
-ROWS.append(BadInput("64", "auto_map", config(auto_map={"AutoModelForCausalLM": "evil.Model"}),
+CASES.append(BadInput("64", "auto_map", config(auto_map={"AutoModelForCausalLM": "evil.Model"}),
                      notes, ["auto_map is ignored"]))

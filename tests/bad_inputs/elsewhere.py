@@ -1,11 +1,11 @@
-"""Numbers of the list whose tests are more than a row, and where they stand."""
+"""Numbers whose tests are more than a case, and the tests."""
 
 WHERE: dict[str, list[str]] = {
     "41": ["test_cli.py::test_escapes_control_characters_of_a_file"],
     "47": ["test_config.py::test_rejects_what_is_not_a_config"],
-    "48": ["test_checkpoint.py::test_a_file_cut_short_after_opening"],
-    "50": ["test_hub_download.py::test_an_index_may_name_files_beside_it_only"],
-    "54": ["test_checkpoint.py::test_the_links_of_a_hub_cache_are_followed"],
+    "48": ["test_checkpoint.py::test_a_file_truncated_after_opening"],
+    "50": ["test_hub_download.py::test_an_index_may_only_name_files_beside_it"],
+    "54": ["test_checkpoint.py::test_follows_the_links_of_a_hub_cache"],
     "63": ["test_load.py::test_a_file_of_another_format"],
     "66": [
         "test_vocabulary.py::test_cut_files",
@@ -14,7 +14,7 @@ WHERE: dict[str, list[str]] = {
     ],
     "67": [
         "test_tokenizer.py::test_odd_text",
-        "test_tokenizer.py::test_long_text_goes_to_a_child",
+        "test_tokenizer.py::test_long_text_is_encoded_in_a_child",
         "test_tokenizer.py::test_byte_level_loses_nothing",
     ],
     "68": ["test_model.py::test_ids_of_any_integer_kind", "test_core.py::test_bad_ids"],
@@ -34,23 +34,23 @@ WHERE: dict[str, list[str]] = {
     ],
     "73": ["test_hub_faults.py::test_errors_say_what_to_do"],
     "74": [
-        "test_hub_faults.py::test_the_wait_that_a_server_requests",
-        "test_hub_faults.py::test_a_busy_hub_is_tried_again",
+        "test_hub_faults.py::test_waits_as_long_as_the_server_requests",
+        "test_hub_faults.py::test_a_busy_hub_is_retried",
         "test_hub_faults.py::test_a_cdn_that_stays_broken",
     ],
     "75": ["test_hub_faults.py::test_rejects_headers_that_contradict_the_listing"],
     "76": ["test_hub_faults.py::test_only_the_rest_is_fetched"],
     "77": [
-        "test_hub_faults.py::test_ranges_go_wrong_and_are_cured",
-        "test_hub_faults.py::test_ranges_that_are_always_wrong",
+        "test_hub_faults.py::test_wrong_ranges_cured_by_a_retry",
+        "test_hub_faults.py::test_ranges_always_wrong",
         "test_hub_faults.py::test_a_server_without_ranges",
     ],
-    "78": ["test_hub_faults.py::test_a_hash_that_is_always_wrong"],
-    "79": ["test_hub_faults.py::test_faults_that_another_try_cures"],
+    "78": ["test_hub_faults.py::test_a_hash_always_wrong"],
+    "79": ["test_hub_faults.py::test_faults_cured_by_a_retry"],
     "80": ["test_hub_faults.py::test_a_login_page_instead_of_the_hub"],
     "81": [
-        "test_hub_secrets.py::test_redirects_that_are_refused",
-        "test_hub_secrets.py::test_redirects_in_circles",
+        "test_hub_secrets.py::test_rejects_redirects",
+        "test_hub_secrets.py::test_circular_redirects",
         "test_hub_secrets.py::test_a_redirect_to_another_port_gets_no_token",
     ],
     "82": ["test_hub_secrets.py::test_a_netrc_file_neither_replaces_nor_adds"],
@@ -64,9 +64,9 @@ WHERE: dict[str, list[str]] = {
         "test_hub_names.py::test_rejects_a_listing_with_an_unsafe_name",
         "test_hub_names.py::test_rejects_selected_names_that_some_system_cannot_hold",
     ],
-    "87": ["test_hub_faults.py::test_a_listing_that_does_not_end"],
+    "87": ["test_hub_faults.py::test_an_endless_listing"],
     "88": [
-        "test_export.py::test_names_that_cannot_be_file_names",
+        "test_export.py::test_tensor_names_that_cannot_be_file_names",
         "test_files.py::test_tensor_names_become_file_names",
         "test_files.py::test_long_and_colliding_names_stay_apart",
     ],
@@ -84,12 +84,12 @@ WHERE: dict[str, list[str]] = {
     ],
     "92": [
         "test_cli.py::test_a_full_stdout_is_an_error",
-        "test_atomic.py::test_a_writer_that_runs_out_of_file_size_names_the_file",
+        "test_atomic.py::test_a_writer_over_the_file_size_limit_names_the_file",
         "test_export_resume.py::test_a_limit_on_file_size_names_the_file",
     ],
     "93": [
         "test_export.py::test_every_16_bit_word_is_written_exactly",
-        "test_export.py::test_every_dtype_that_numpy_has_is_exact",
+        "test_export.py::test_every_numpy_dtype_is_exact",
         "test_export.py::test_raw_words",
         "test_export.py::test_shapes",
     ],

@@ -73,11 +73,11 @@ def pipe_outside(box: Path) -> Path:
     return mapped("a", "../m.safetensors")(box)
 
 
-ROWS = [
+CASES = [
     refused("50", ascii(name)[:30], mapped(NORM, name), 'weight_map of "model.norm.weight" is "')
     for name in LEAVES
 ]
-ROWS += [
+CASES += [
     refused("50", "a pipe outside the folder", pipe_outside, 'weight_map of "a" is'),
     *(refused("51", f"file {value}", mapped(NORM, value), f'"{NORM}" is .*; it must be the name')
       for value in (3, None, True, ["m.safetensors"], {})),
@@ -124,7 +124,7 @@ def in_two(box: Path) -> Path:
     return folder
 
 
-ROWS += [
+CASES += [
     refused("52", "first and last shard missing", without(SHARDS[0], SHARDS[2]),
             f"2 of 3 shards are missing: {SHARDS[0]}, {SHARDS[2]}; download", "", FileError),
     refused("53", "tensor that no shard has", mapped("model.extra", SHARDS[0]),
@@ -141,7 +141,7 @@ ROWS += [
 
 
 def linked_out(*notes: str) -> Callable[[Path], Path]:
-    """The weights lie elsewhere and a link in their place; `notes` are folders of a download."""
+    """The weights are elsewhere, with a link in their place; `notes` are folders of a download."""
 
     def make(box: Path) -> Path:
         folder = sharded(box, n_shards=1)
@@ -165,7 +165,7 @@ def links(folder: Path) -> dict[str, str]:
 
 
 TOLD = "is a link out of its download, to .*elsewhere"
-ROWS += [
+CASES += [
     refused("54", "in a downloaded folder", linked_out(".cache", "huggingface"), TOLD, SINGLE, FileError),
     refused("54", "in a hub cache", linked_out_of_cache, TOLD, SINGLE, FileError),
     BadInput("54", "in a folder of one's own", linked_out(), links, {SINGLE: "elsewhere.safetensors"}),
@@ -181,12 +181,12 @@ def warned(folder: Path) -> list[str]:
     return [str(warning.message).partition(INDEX)[2].partition(",")[0] for warning in caught]
 
 
-ROWS += [
+CASES += [
     BadInput("55", f"total_size {total}", edited(lambda index, t=total: index.update(metadata={"total_size": t})),
              warned, [f": total_size is {json.dumps(total)}"])
     for total in (0, -1, 10**15, "12", 1.5, [])
 ]
-ROWS += [
+CASES += [
     BadInput("55", f"metadata {metadata}", edited(lambda index, m=metadata: index.update(metadata=m)), warned, [])
     for metadata in (None, {}, [], {"total_size": None})
 ]

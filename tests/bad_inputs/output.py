@@ -60,19 +60,19 @@ FILTERS: dict[str, tuple[Any, str]] = {
     "no filter": ([3], "neither a string nor a predicate"),
     "matches none": ("q_proj", "filter 'q_proj' matches none of 30 tensors; the first is "),
 }
-ROWS = [
+CASES = [
     BadInput("89", name, model, export(filter=given), Refusal(ArgumentError, fact))
     for name, (given, fact) in FILTERS.items()
 ]
-ROWS.append(BadInput("89", "pattern that never ends", tempting, export_and_interrupt,
+CASES.append(BadInput("89", "pattern that never ends", tempting, export_and_interrupt,
                      Refusal(KeyboardInterrupt, "")))
 
 # ---- 90: where the files go ----
 
 
 @contextlib.contextmanager
-def as_nobody(folder: Path) -> Iterator[None]:
-    """In a folder, with no rights but anybody's: root may write everywhere."""
+def without_rights(folder: Path) -> Iterator[None]:
+    """In a folder, as a user without rights: root may write everywhere."""
     before, user = os.getcwd(), os.geteuid()
     os.chdir(folder)
     if user == 0:
@@ -96,12 +96,12 @@ def with_out(make: Callable[[Path], Any]) -> Callable[[Path], Path]:
 
 
 def save(folder: Path) -> list[Path]:
-    with as_nobody(folder.parent):
+    with without_rights(folder.parent):
         return lp.load(folder.name).run([1, 2, 3]).save("out")
 
 
 def export_weights(folder: Path) -> list[Path]:
-    with as_nobody(folder.parent):
+    with without_rights(folder.parent):
         return lp.export_weights(folder.name, "out")
 
 
@@ -117,7 +117,7 @@ PLACES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "dangling link": (lambda path: path.symlink_to("nowhere"), "exists and is not a folder"),
     "missing in a read-only folder": (lambda path: path.parent.chmod(0o555), "out: Permission denied"),
 }
-ROWS += [
+CASES += [
     BadInput("90", f"{use.__name__}: {name}", with_out(make), use, Refusal(FileError, fact, "out"))
     for name, (make, fact) in PLACES.items()
     for use in (save, export_weights)
@@ -143,20 +143,20 @@ READERS: dict[str, Callable[[str], Any]] = {
 
 def as_stranger(read: Callable[[str], Any]) -> Callable[[Path], Any]:
     def use(folder: Path) -> Any:
-        with as_nobody(folder.parent):
+        with without_rights(folder.parent):
             return read(folder.name)
 
     return use
 
 
-ROWS += [
+CASES += [
     BadInput("47", f"locked folder: {name}", locked, as_stranger(read), Refusal(FileError, "", "m"))
     for name, read in READERS.items()
 ]
 
 # ---- 92: a full disk ----
 
-ROWS += [
+CASES += [
     BadInput("92", f"/dev/full as {format}", lambda box: Path("/dev/full"),
              lambda path, f=format: lp.write(path, np.ones(100_000, np.float32), format=f),
              Refusal(FileError, "^/dev/full: No space left on device$", "/dev/full"))
@@ -191,7 +191,7 @@ def is_number(word: str) -> bool:
 
 
 N = len(HOSTILE_TEXT) + 1
-ROWS.append(
+CASES.append(
     BadInput("95", "token text", talkative, saved_tokens,
              (HOSTILE_TEXT, {"# shape=[1"}), adds_files=True)
 )

@@ -104,7 +104,7 @@ def with_bytes(data: bytes) -> Callable[[Path], Path]:
     return lambda box: (box / FILE).write_bytes(data) and box or box
 
 
-ROWS = [
+CASES = [
     BadInput("66", name, with_change(breaking), Tokenizer.open, Refusal(TokenizerError, fact, FILE))
     for name, (breaking, fact) in BROKEN.items()
 ]
@@ -119,7 +119,7 @@ NO_JSON = [
     (b"\xff\xfe{\x00}\x00", "not UTF-8"),
     (b" " * (64 << 20) + b"{}", "over 67108864 bytes"),
 ]
-ROWS += [
+CASES += [
     BadInput("66", f"no JSON: {ascii(data[:12])[2:-1]}", with_bytes(data), Tokenizer.open,
              Refusal(TokenizerError, fact, FILE))
     for data, fact in NO_JSON
@@ -171,7 +171,7 @@ def run(prompt: Any) -> Callable[[Path], list[float]]:
     return lambda folder: lp.load(folder).run(prompt)["x"].ravel().tolist()
 
 
-ROWS += [
+CASES += [
     BadInput("69" if "256 positions" in fact else "68", f"prompt {ascii(prompt)[:40]}", model,
              run(prompt), Refusal(ArgumentError, fact))
     for prompt, fact in BAD_PROMPTS

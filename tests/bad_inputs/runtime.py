@@ -24,12 +24,12 @@ def run(**how: Any) -> Callable[[Path], tuple[int, ...]]:
     return lambda folder: lp.load(folder).run([1, 2], **how)["x"].shape
 
 
-ROWS = [
+CASES = [
     BadInput("97", f"threads={threads!r}", model, run(threads=threads),
              Refusal(ArgumentError, "threads is .*; it must be an integer of at least 1"))
     for threads in (0, -1, "4", 1.0, True)
 ]
-ROWS.append(BadInput("97", "a million threads", model, run(threads=10**6), (3, 2, 48)))
+CASES.append(BadInput("97", "a million threads", model, run(threads=10**6), (3, 2, 48)))
 
 # ---- 98: too little memory ----
 
@@ -73,7 +73,7 @@ def open_in(n_bytes: int, mmap: bool) -> Callable[[Path], Any]:
 
 
 LARGE = sparse({"w": entry(0, 2 << 30)}, 2 << 30)
-ROWS += [
+CASES += [
     BadInput("98", "maps of scores", model, run_in(256 * MB),
              Refusal(OutOfMemory, rf"the run needs \d+ bytes .*request fewer .*scores: {SCORES} bytes")),
     BadInput("98", "weights read into memory", LARGE, open_in(256 * MB, mmap=False),

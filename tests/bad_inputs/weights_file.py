@@ -165,7 +165,7 @@ CASES += [
      "Git LFS pointer of 118 bytes.*git lfs pull"),
     ("63", "pickle inside", b"\x80\x02}q\0." + bytes(100), "is it a safetensors file"),
 ]
-# 24 and 29: nothing but a whole number is one.
+# 24 and 29: only an integer is accepted.
 WRONG = '1.0 1.5 1e0 "1" true false null -1 -0 [1] {} 01 0x1 NaN Infinity'.split()
 CASES += [("24", f"offset {text}", fields(offsets=f"[0,{text}]"), '"w"') for text in WRONG]
 CASES += [("29", f"dimension {text}", fields(shape=f"[{text}]"), '"w"') for text in WRONG]
@@ -197,7 +197,7 @@ def open_both(path: Path) -> list[str]:
     return results[0]
 
 
-ROWS = [
+CASES = [
     BadInput(
         number,
         name,
@@ -225,7 +225,7 @@ def read_all(path: Path) -> list[Any]:
 
 
 CUT = (VALUES.view(np.uint32) & 0xFFFF0000).view(np.float32)  # what bf16 keeps
-ROWS += [
+CASES += [
     BadInput("45", f"data start {pad} bytes later", written(odd_start(pad)), read_all,
              [VALUES.reshape(2, 2).tolist(), CUT.tolist(), b"x"])
     for pad in range(8)
@@ -246,13 +246,13 @@ def finite_layers(folder: Path) -> list[bool]:
     return [bool(np.isfinite(x).all()) for x in (*run["x"], run["logits"])]
 
 
-ROWS += [
+CASES += [
     BadInput("46", "NaN and infinity", written(image({"w": entry(0, 16, "F32", [4])}, ODD.tobytes())),
              lambda path: repr(_core.Safetensors(path).read("w").tolist()), "[nan, inf, -inf, -0.0]"),
     BadInput("46", "a model with NaN", nan_model, finite_layers, [True, True, False, False]),
 ]
 
-# ---- 47: what is no regular file ----
+# ---- 47: what is not a regular file ----
 
 
 def make_socket(path: Path) -> None:
@@ -288,7 +288,7 @@ def unreadable(box: Path) -> Path:
     return path
 
 
-def open_as_nobody(path: Path) -> object:
+def open_without_rights(path: Path) -> object:
     """Root may read every file."""
     folder, user = os.open(path.parent, os.O_RDONLY), os.geteuid()
     if user == 0:
@@ -300,11 +300,11 @@ def open_as_nobody(path: Path) -> object:
         os.close(folder)
 
 
-ROWS += [
+CASES += [
     BadInput("47", name, placed(make), open_both, Refusal(FileError, fact, FILE))
     for name, (make, fact) in NO_FILES.items()
 ]
-ROWS.append(BadInput("47", "unreadable", unreadable, open_as_nobody,
+CASES.append(BadInput("47", "unreadable", unreadable, open_without_rights,
                      Refusal(FileError, "cannot open: Permission denied", FILE)))
 
 # ---- 48 and 49: files that change ----
@@ -370,14 +370,14 @@ def replaced(path: Path) -> list[Any]:
 
 TOLD = "written to since it was opened .* load it again"
 for name, how in CHANGES.items():
-    ROWS += [
+    CASES += [
         BadInput("48", f"file {name}", written(ONE), change(how),
                  Refusal(FileChangedError, TOLD, FILE)),
         BadInput("48", f"model {name}", a_model, run_after(how, mmap=True),
                  Refusal(FileChangedError, TOLD, FILE)),
         BadInput("48", f"model in memory, {name}", a_model, run_after(how, mmap=False), True),
     ]
-ROWS += [
+CASES += [
     BadInput("49", "file replaced", written(ONE), replaced, [b"abcd", b"efgh"]),
     BadInput("49", "model replaced", a_model, run_after(replace, mmap=True), True),
 ]

@@ -85,7 +85,7 @@ def fail_each(call):
     return n_failed
 
 
-wanted = [array.tobytes() for array in run()]
+expected = [array.tobytes() for array in run()]
 calls = (open_file, open_model, run, plan, look, ask, refuse)
 print(*(f"{call.__name__}={fail_each(call)}" for call in calls))
-assert [array.tobytes() for array in run()] == wanted
+assert [array.tobytes() for array in run()] == expected

@@ -17,7 +17,7 @@ def prepare(request):
 
 def answer(state, request):
     do = request["do"]
-    if do == "tell":
+    if do == "report":
         state["answers"] += 1
         return [prepared, state["answers"], os.getppid(), os.getpid()]
     if do == "loop":
