@@ -231,7 +231,7 @@ def test_a_link_to_a_file_is_followed(model, saved, tmp_path):
 def test_a_probability_below_float32_has_a_margin(worst):
     """exp(-740) is nothing in float32, and 1e-322 in float64."""
     score = np.array([[[0.0, -np.inf], [0.0, -740.0]]], np.float32)
-    p = Formulas(worst).pattern(given(score))
+    p = Formulas(worst).pattern(given(score), np.tri(2, dtype=bool))
     assert p.v[0, 1].tolist() == pytest.approx([1, 0]) and p.s[0, 1, 1] * BAR >= 2.0**-149
     assert p.s[0, 0, 1] == 0  # a key after its query
 

@@ -325,7 +325,8 @@ class Claimed:
         left = [] if isinstance(self._tokenizer, Tokenizer) else ["tokens"]
         faults = [*self._prompt_wrong(known), *self._inputs_wrong(), *self._ignore_wrong()]
         if self._model is None:
-            faults += self._rope_wrong(self._run.config)
+            if "config" not in self.saved.manifest:  # else these numbers were read from it
+                faults += self._rope_wrong(self._run.config)
             left.append("weight_files")
         faults += self._revision_wrong(known)
         left += [key for key in _STATED if key not in known]
@@ -404,7 +405,7 @@ class Claimed:
             yield f"revision is {show(stated)}, and the model's {show(source.revision)}"
 
     def _rope_wrong(self, config: Config) -> Iterator[str]:
-        """Without a model: numbers that follow from others in the same file."""
+        """Without a model, of a Llama: numbers that follow from others in the same file."""
         if config.attention_scale != float(np.float32(1 / math.sqrt(config.head_dim))):
             yield f"attention_scale is {config.attention_scale}, which is not 1 / sqrt(head_dim)"
         try:

@@ -35,7 +35,9 @@ _BLOCK = 64
 _CHUNK = 1 << 24  # weights that are widened to float64 at a time
 _FAR = 1e-30  # squares below this share of a row's largest count as this share
 _MAX_ANGLE = 2.0**26  # beyond, the canonical sine is NaN
-_LOWEST_ACT = -1.2784645427610738  # where silu is smallest
+_LOWEST_SILU = -1.2784645427610738  # where silu is smallest
+_LOWEST_GELU = -0.7524614044087228  # where gelu_tanh is smallest
+_GELU = float.fromhex("0x1.988454p-1"), float.fromhex("0x1.6e4e26p-5")
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Value:
         return Value(self.v, np.where(self.loose, 0, self.s)) if self.loose.any() else self
 
 
-def given(array: np.ndarray, s: np.ndarray | float = 0) -> Value:
+def given(array: np.ndarray | float, s: np.ndarray | float = 0) -> Value:
     """A value as it is, such as a weight or a saved one; loose where it is not finite."""
     v = np.asarray(array, np.float64)
     fine = np.isfinite(v)
@@ -64,7 +66,7 @@ def given(array: np.ndarray, s: np.ndarray | float = 0) -> Value:
 
 
 class Formulas:
-    """The steps of a layer. Infinities are only in `s`, and in scores of keys after the query."""
+    """The steps of a layer. Infinities are only in `s`, and in `masked` scores."""
 
     def __init__(self, worst: bool = False, arithmetic_version: int = 1) -> None:
         self._worst = worst
@@ -156,7 +158,7 @@ class Formulas:
         return y * top
 
     def rms(self, x: Value, eps: float) -> Value:
-        """[T, D] -> [T]: sqrt(mean(x^2) + eps). Float64 inside, rounded once."""
+        """[..., D] -> [...]: sqrt(mean(x^2) + eps). Float64 inside, rounded once."""
         v, low, high = self._rms_range(x, eps)
         s = self._join(np.maximum(high - v, v - low) / BAR, self._roundings(v))
         return _value(v, s, x.loose.any(axis=-1))
@@ -170,16 +172,16 @@ class Formulas:
         return np.sqrt(square), np.sqrt(np.maximum(square - error, eps)), np.sqrt(square + error)
 
     def unit(self, x: Value, eps: float) -> Value:
-        """[T, D] -> [T, D]: x / rms. The reciprocal is rounded once per row, then each product. No
+        """[..., D] -> [..., D]: x / rms. The reciprocal is rounded once per row, then each product. No
         number exceeds sqrt(D), whatever x is."""
         loose, x = x.loose.any(axis=-1), x.known
-        r, low, high = (each[:, None] for each in self._rms_range(x, eps))
+        r, low, high = (each[..., None] for each in self._rms_range(x, eps))
         with np.errstate(divide="ignore", invalid="ignore"):
             v = x.v / r
             turned = np.abs(x.v) * (1 / low - 1 / high) / BAR
             s = self._join(x.s / low, turned, self._roundings(v, 2), TINY * r * np.abs(v))
         s = np.fmin(s, 2.1 / BAR * np.sqrt(v.shape[-1]))
-        return _value(v, s, loose[:, None] | (low * _LIMIT <= 1))
+        return _value(v, s, loose[..., None] | (low * _LIMIT <= 1))
 
     def product(self, a: Value, b: Value) -> Value:
         loose, a, b = a.loose | b.loose, a.known, b.known
@@ -191,29 +193,62 @@ class Formulas:
         loose, a, b = a.loose | b.loose, a.known, b.known
         return _value(a.v + b.v, self._join(a.s, b.s, self._roundings(a.v + b.v)), loose)
 
-    def rotate(self, x: Value, inv_freq: np.ndarray) -> Value:
-        """RoPE on [T, n, h]: number i turns with number i + h / 2. The angle is one float32
-        product; its sine and cosine are rounded once, as in the canonical arithmetic."""
+    def times(self, x: Value, scale: float) -> Value:
+        """x * float32(scale)."""
+        loose, x, scale = x.loose, x.known, float(np.float32(scale))
+        v = x.v * scale
+        return _value(v, self._join(x.s * scale, self._roundings(v)), loose)
+
+    def divided(self, x: Value, divisor: float) -> Value:
+        """x / float32(divisor)."""
+        loose, x, divisor = x.loose, x.known, float(np.float32(divisor))
+        v = x.v / divisor
+        return _value(v, self._join(x.s / divisor, self._roundings(v)), loose)
+
+    def cap(self, x: Value, cap: float) -> Value:
+        """cap * tanh(x / cap)."""
+        loose, cap = x.loose, float(np.float32(cap))
+        x = self.divided(x.known, cap)
+        loose, x = loose | x.loose, x.known
+        low, v, high = (cap * np.tanh(x.v + sign * BAR * x.s) for sign in (-1, 0, 1))
+        s = self._join(np.maximum(high - v, v - low) / BAR, self._roundings(v, 4), TINY * cap)
+        return _value(v, s, loose)
+
+    def rotate(self, x: Value, inv_freq: np.ndarray, factor: float, interleaved: bool) -> Value:
+        """RoPE on [T, n, h]: of the first r = 2 * inv_freq.size numbers, i goes with i + r / 2, or,
+        interleaved, 2i with 2i + 1."""
+        r = 2 * inv_freq.size
+        order = np.arange(r).reshape(-1, 2).T.ravel() if interleaved else np.arange(r)
+        rotated = self._rotate_halves(Value(x.v[..., order], x.s[..., order]), inv_freq, factor)
+        y = Value(x.v.copy(), x.s.copy())
+        y.v[..., order], y.s[..., order] = rotated.v, rotated.s
+        return y
+
+    def _rotate_halves(self, x: Value, inv_freq: np.ndarray, factor: float) -> Value:
+        """The angle is one float32 product; its sine and cosine are rounded once, as in the
+        canonical arithmetic, and once more after the product with a factor."""
         position = np.arange(len(x.v), dtype=np.float32)[:, None]
         with np.errstate(over="ignore"):
             angle = (inv_freq.astype(np.float32) * position).astype(np.float64)
         beyond = ~(np.abs(angle) <= _MAX_ANGLE)
         angle[beyond] = 0
-        cos, sin = (
-            f(angle).astype(np.float32).astype(np.float64)[:, None] for f in (np.cos, np.sin)
-        )
+        cos, sin = (_rounded(f(angle))[:, None] for f in (np.cos, np.sin))
+        if factor != 1:
+            cos, sin = (_rounded(each * float(np.float32(factor))) for each in (cos, sin))
         first, second = np.split(x.loose, 2, axis=-1)
         loose = np.concatenate(2 * [first | second | beyond[:, None]], axis=-1)
         (a, b), (sa, sb) = np.split(x.v, 2, axis=-1), np.split(x.known.s, 2, axis=-1)
         p, q = np.concatenate([a * cos, b * cos], -1), np.concatenate([-b * sin, a * sin], -1)
         sp, sq = np.concatenate([sa * cos, sb * cos], -1), np.concatenate([sb * sin, sa * sin], -1)
-        n = 3 if self._worst else 1  # the cosine may be another float32 than the right one
+        n = 1  # the cosine may be another float32 than the right one, by a bit, or two after factor
+        if self._worst:
+            n = 3 if factor == 1 else 5
         steps = self._roundings(p, n), self._roundings(q, n), self._roundings(p + q)
         s = self._join(sp, sq, *steps)
         return _value(p + q, s, loose | (np.abs(p) + np.abs(q) >= _LIMIT))
 
     def scores(self, q: Value, k: Value, scale: float) -> Value:
-        """[T, H, h], [T, K, h] -> [H, T, T]: q . k * scale; -inf for keys after the query."""
+        """[T, H, h], [T, K, h] -> [H, T, T]: q . k * scale, of hidden keys too."""
         n, k = q.v.shape[-1], _for_heads(k, q.v.shape[1])
         loose = _any(q)[:, :, None] | _any(k)[:, None, :]
         q, k = q.known, k.known
@@ -221,8 +256,7 @@ class Formulas:
         terms = self._pairs("qhi,khi->hqk", n, q, k)
         value = self._sum(dot, n, terms, dot * dot, loose)
         s = self._join(value.known.s * scale, self._roundings(dot * scale))
-        value, seen = _value(dot * scale, s, value.loose), np.tri(len(q.v), dtype=bool)
-        return Value(np.where(seen, value.v, -np.inf), np.where(seen, value.s, 0))
+        return _value(dot * scale, s, value.loose)
 
     def _pairs(self, axes: str, n: int, a: Value, b: Value) -> np.ndarray:
         """The terms of `_sum` for products of two values, as einsum joins them."""
@@ -233,10 +267,9 @@ class Formulas:
             terms += np.einsum(axes, both, power(b.s), optimize=True)
         return terms
 
-    def pattern(self, score: Value) -> Value:
-        """[H, T, T] -> [H, T, T]: softmax over the keys. Each exponent has its own error and
+    def pattern(self, score: Value, seen: np.ndarray) -> Value:
+        """[H, T, T] -> [H, T, T]: softmax over the seen keys. Each exponent has its own error and
         that of the difference to the largest; the sum has all of them."""
-        seen = np.tri(score.v.shape[-1], dtype=bool)
         loose = (seen & score.loose).any(axis=-1, keepdims=True)
         fine = seen & ~loose
         v = np.where(fine, score.v, np.where(seen, 0, -np.inf))
@@ -273,12 +306,17 @@ class Formulas:
     def silu(self, gate: Value) -> Value:
         """gate / (1 + exp(-gate)). Where exp(-gate) leaves float32 the value jumps to -0."""
         loose, gate = gate.loose, gate.known
-        low, high = gate.v - BAR * gate.s, gate.v + BAR * gate.s
-        v, at_low, at_high = silu(gate.v), silu(low), silu(high)
-        at_bottom = silu(np.clip(_LOWEST_ACT, low, high))  # the lowest between the two
-        s = np.maximum(np.maximum(at_low, at_high) - v, v - at_bottom) / BAR
-        s = self._join(s, self._roundings(v, 6)) + np.where(low < -85, 4e-37, 0)
-        return _value(v, s, loose)
+        v, s = _curve(silu, _LOWEST_SILU, gate)
+        jump = np.where(gate.v - BAR * gate.s < -85, 4e-37, 0)
+        return _value(v, self._join(s, self._roundings(v, 6)) + jump, loose)
+
+    def gelu_tanh(self, gate: Value) -> Value:
+        """0.5 * gate * (1 + tanh(u)). 1 + tanh is off by at most 4.5 U: 2.7 from the roundings of
+        u, as u times the slope of tanh is at most 0.45, and 1.8 from those of tanh."""
+        loose, gate = gate.loose, gate.known
+        v, s = _curve(_gelu_tanh, _LOWEST_GELU, gate)
+        half = (np.abs(gate.v) + BAR * gate.s) / 2
+        return _value(v, self._join(s, self._roundings(half, 5), self._roundings(v, 4)), loose)
 
 
 def _value(v: np.ndarray, s: np.ndarray, loose: np.ndarray) -> Value:
@@ -288,6 +326,28 @@ def _value(v: np.ndarray, s: np.ndarray, loose: np.ndarray) -> Value:
     if not loose.any():
         return Value(v, s)
     return Value(np.where(loose, 0, v), np.where(loose, np.inf, s))
+
+
+def masked(score: Value, seen: np.ndarray) -> Value:
+    """Scores with -inf for keys that a query does not see."""
+    return Value(np.where(seen, score.v, -np.inf), np.where(seen, score.s, 0))
+
+
+def _rounded(v: np.ndarray) -> np.ndarray:
+    return v.astype(np.float32).astype(np.float64)
+
+
+def _curve(f: Callable[[Any], Any], lowest: float, x: Value) -> tuple[np.ndarray, np.ndarray]:
+    """f(x) and its error, for a curve that falls up to `lowest` and rises after it."""
+    low, high = x.v - BAR * x.s, x.v + BAR * x.s
+    v, at_low, at_high = f(x.v), f(low), f(high)
+    at_bottom = f(np.clip(lowest, low, high))
+    return v, np.maximum(np.maximum(at_low, at_high) - v, v - at_bottom) / BAR
+
+
+def _gelu_tanh(g: Any) -> Any:
+    scale, cubed = _GELU
+    return 0.5 * g * (1 + np.tanh(scale * (g + cubed * g * g * g)))
 
 
 def _any(x: Value) -> np.ndarray:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..checkpoint.tensors import Tensor, float_rows
-from ..config import Config, tensors
+from ..config import Config
 from ..errors import ArgumentError, FileError, FormatError
-from ..families.tensors import layer_prefix
+from ..families.points import absent
+from ..families.tensors import EMBEDDING, FINAL_NORM, HEAD, layer_prefix, matrix
 from ..points import reads, resolve
 from ..saved.read import Saved
 from ..source import model_tensors
-from .recompute import MAX, TINY, Formulas, U, Value, given
+from .recompute import MAX, TINY, Formulas, U, Value, given, masked
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -36,6 +37,7 @@ class Recomputed:
         self._again = Formulas(worst, saved.arithmetic_version)
         self._tensors = {tensor.name: tensor for tensor in model_tensors(model)} if model else None
         self._saved = set(saved.values())
+        self._absent = absent(config)
         self._layer = 0
         self._known: dict[str, Value] = {}
         self._read: dict[tuple[str, int | None], np.ndarray] = {}
@@ -85,69 +87,105 @@ class Recomputed:
         """The value by its formula, from the values before it."""
         get, c, again = self.value, self.config, self._again
         source = reads(point)[0]
+        if point in self._absent and point.endswith(("_norm", "_unit")):
+            return get(source)
         match point:
             case "x":
                 if self._x is None and self._layer:
                     raise Undetermined
-                return self._x if self._x is not None else given(self._embedding())
-            case "x_rms" | "x_mid_rms" | "final_rms":
-                return again.rms(get(source), c.rms_norm_eps)
-            case "x_unit" | "x_mid_unit" | "final_unit":
-                return again.unit(get(source), c.rms_norm_eps)
-            case "x_norm" | "x_mid_norm" | "final_norm":
-                return again.product(get(source), self._vector(self._names(point)[0]))
-            case "q" | "k" | "v":
-                return self._heads(self._linear(get("x_norm"), point))
-            case "q_rope" | "k_rope":
-                return again.rotate(get(point[0]), c.inv_freq)
-            case "scores":
-                return again.scores(get("q_rope"), get("k_rope"), c.attention_scale)
-            case "pattern":
-                return again.pattern(get("scores"))
-            case "z":
-                return again.mix(get("pattern"), get("v"))
-            case "attn_out":
-                z = get("z")
-                flat = Value(z.v.reshape(len(z.v), -1), z.s.reshape(len(z.v), -1))
-                return self._linear(flat, point)
-            case "x_mid":
-                return again.total(get("x"), get("attn_out"))
-            case "gate" | "up":
-                return self._linear(get("x_mid_norm"), point)
-            case "act":
-                return again.silu(get("gate"))
+                return self._x if self._x is not None else self._embedding()
+            case "logits_raw":
+                head = EMBEDDING if c.tied_head else HEAD
+                rows = self._rows(f"{c.prefix}{head}.weight")
+                return again.linear(get("final_norm"), rows, c.vocab_size, None)
+            case "logits":
+                logits = get("logits_raw")
+                if c.logits_divisor != 1:
+                    logits = again.divided(logits, c.logits_divisor)
+                return again.cap(logits, c.logits_cap) if c.logits_cap else logits
             case "hidden":
                 return again.product(get("act"), get("up"))
-            case "mlp_out":
-                return self._linear(get("hidden"), point)
-            case "x_out":
-                return again.total(get("x_mid"), get("mlp_out"))
-            case "logits":
-                head = self._names("x" if c.tied_head else point)[0]
-                return again.linear(get("final_norm"), self._rows(head), c.vocab_size, None)
+            case "act":
+                return (again.gelu_tanh if c.activation == "gelu_tanh" else again.silu)(get("gate"))
+            case "x_mid" | "x_out":
+                return again.total(
+                    get(source), self._scaled(get(reads(point)[1]), c.residual_scale)
+                )
+            case "q" | "k" | "v":
+                y = self._linear(get("x_norm"), point)
+                return _shaped(y, (len(y.v), -1, c.head_dim))
+            case "attn_out":
+                return self._linear(_flat(get("z")), point)
+            case "gate" | "up" | "mlp_out":
+                return self._linear(get(source), point)
+            case "z":
+                return again.mix(get("pattern"), get("v"))
+        if point.endswith(("_rms", "_unit", "_norm")):
+            return self._of_norm(point, get(source))
+        return self._of_attention(point)
+
+    def _of_norm(self, point: str, x: Value) -> Value:
+        """A norm goes over the last axis; that of q and k perhaps over all heads of a token."""
+        c, shape, (stem, _, step) = self.config, x.v.shape, point.rpartition("_")
+        flat = _flat(x) if c.qk_norm_whole and stem in ("q", "k") else x
+        if step == "rms":
+            return self._again.rms(flat, c.rms_norm_eps)
+        if step == "unit":
+            return _shaped(self._again.unit(flat, c.rms_norm_eps), shape)
+        return _shaped(self._again.product(flat, self._gain(point)), shape)
+
+    def _of_attention(self, point: str) -> Value:
+        get, c, again = self.value, self.config, self._again
+        window, rope = c.layer(self._layer)
+        n = len(self.saved.token_ids)
+        age = np.arange(n)[:, None] - np.arange(n)
+        seen = (age >= 0) & (age < (window or n))
+        match point:
+            case "q_rope" | "k_rope":
+                x = get(reads(point)[0])
+                if rope is None:
+                    return x
+                inv_freq = rope.frequencies(self.saved.rope_length or n)
+                return again.rotate(x, inv_freq, rope.attention_factor, c.interleaved)
+            case "scores_raw":
+                scores = again.scores(get("q_rope"), get("k_rope"), c.attention_scale)
+                return masked(scores, seen)
+            case "scores":
+                raw = get("scores_raw")
+                if not c.score_cap:
+                    return raw
+                raw = Value(np.where(seen, raw.v, 0), np.where(seen, raw.s, 0))
+                return masked(again.cap(raw, c.score_cap), seen)
+            case "pattern":
+                return again.pattern(get("scores"), seen)
         raise ArgumentError(f"{point} cannot be recomputed")
 
-    def _embedding(self) -> np.ndarray:
-        row = self._rows(self._names("x")[0])
-        return np.concatenate([row(i, i + 1) for i in self.saved.token_ids.tolist()])
+    def _embedding(self) -> Value:
+        row = self._rows(f"{self.config.prefix}{EMBEDDING}.weight")
+        x = given(np.concatenate([row(i, i + 1) for i in self.saved.token_ids.tolist()]))
+        return self._scaled(x, self.config.embedding_scale)
 
-    def _names(self, point: str) -> list[str]:
-        """The tensors that a point of this layer is computed from, a bias after its weight."""
-        return [
-            layer_prefix(self.config, self._layer) + name if is_of_layer else name
-            for name, _, reader, is_of_layer in tensors(self.config)
-            if reader == point
-        ]
+    def _scaled(self, x: Value, scale: float) -> Value:
+        return x if scale == 1 else self._again.times(x, scale)
+
+    def _gain(self, point: str) -> Value:
+        c = self.config
+        if point == "final_norm":
+            name = f"{c.prefix}{FINAL_NORM}.weight"
+        else:
+            name = f"{layer_prefix(c, self._layer)}{c.norms[point]}.weight"
+        gain = self._vector(name)
+        return self._again.total(gain, given(c.gain_offset)) if c.gain_offset else gain
 
     def _linear(self, x: Value, point: str) -> Value:
-        weight, *bias = self._names(point)
-        tensor = self._tensor(weight)
-        vector = self._vector(bias[0]) if bias else None
-        return self._again.linear(x, float_rows(tensor), tensor.shape[0], vector)
-
-    def _heads(self, y: Value) -> Value:
-        shape = (len(y.v), -1, self.config.head_dim)
-        return Value(y.v.reshape(shape), y.s.reshape(shape))
+        part = matrix(self.config, point)
+        name = layer_prefix(self.config, self._layer) + part.module
+        first, rows = part.first_row, self._rows(f"{name}.weight")
+        bias = None
+        if part.has_bias:
+            whole, end = self._vector(f"{name}.bias"), first + part.n_rows
+            bias = Value(whole.v[first:end], whole.s[first:end])
+        return self._again.linear(x, lambda a, b: rows(first + a, first + b), part.n_rows, bias)
 
     def _rows(self, name: str) -> Callable[[int, int], np.ndarray]:
         return float_rows(self._tensor(name))
@@ -160,3 +198,12 @@ class Recomputed:
         if self._tensors is None:
             raise Undetermined
         return self._tensors[name]
+
+
+def _shaped(x: Value, shape: tuple[int, ...]) -> Value:
+    return Value(x.v.reshape(shape), x.s.reshape(shape))
+
+
+def _flat(x: Value) -> Value:
+    """[T, heads, h] -> [T, heads * h]."""
+    return _shaped(x, (len(x.v), -1))

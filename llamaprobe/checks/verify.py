@@ -24,7 +24,6 @@ import numpy as np
 from .. import _core
 from ..config import Config
 from ..errors import ArgumentError, FileError, FormatError, NewerFormatError
-from ..families.meta import has_more
 from ..files.encode import check_digits, text_values
 from ..files.hex import fixed_point
 from ..messages import counted, shown_path
@@ -179,10 +178,6 @@ def _check_values(
 ) -> Iterator[Check]:
     """One Check per point, of all its layers. Values that cannot be read go into `unreadable`.
     What fails with independent errors is compared again with their bound."""
-    if has_more(config):
-        family = f"the formulas of {config.family} are not known to verify"
-        yield from (Check(point, note=f"not recomputed: {family}") for point in saved.points)
-        return
     found: dict[str, list[Check]] = {point: [] for point in saved.points}
     recomputed, strict = Recomputed(saved, config, model), None
     with np.errstate(all="ignore"):  # numbers of any file may leave float64

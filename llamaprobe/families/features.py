@@ -1,4 +1,4 @@
-"""What a model needs beyond a Llama, which no formula of checks/ and offline.py knows yet."""
+"""What a model needs beyond a Llama, which offline.py does not know."""
 
 import math
 from collections import Counter
