@@ -9,9 +9,9 @@ import models
 import numpy as np
 import pytest
 import truth
+from family_bits import check_same_bits
 
 import llamaprobe as lp
-from llamaprobe import _core
 from llamaprobe.checks.verify import verify_run
 from llamaprobe.cli.main import main
 from llamaprobe.config import Config
@@ -98,18 +98,7 @@ def test_bits_depend_on_nothing_but_model_and_prompt(
     ids = models.make_token_ids({"vocab_size": 97}, case.n_tokens)
     other = models.make_token_ids({"vocab_size": 97}, 40)[::-1]
     model = lp.load(folder)
-    whole = model.run(ids, points="all", threads=1)
-    for name, can_run in _core.kernels():
-        if can_run:
-            monkeypatch.setenv("LLAMAPROBE_KERNELS", name)
-            assert model.run(ids, points="all", threads=2).equals(whole), name
-    monkeypatch.delenv("LLAMAPROBE_KERNELS")
-    assert model.run(ids, points="all", threads=3).equals(whole)
-    for prompts, number in (([other, ids], 1), ([ids, [5], other], 0)):
-        assert model.run(prompts, points="all", threads=2)[number].equals(whole)
-    for point in whole.points:  # fused with what it was not before
-        alone = model.run(ids, points=[point])[point]
-        assert np.array_equal(alone.view(np.uint32), whole[point].view(np.uint32)), point
+    check_same_bits(model, ids, other, monkeypatch)
 
 
 @pytest.mark.parametrize("made", ["phi3-long"], indirect=True)

@@ -11,9 +11,9 @@ import models
 import numpy as np
 import pytest
 import truth
+from family_bits import check_same_bits
 
 import llamaprobe as lp
-from llamaprobe import _core
 from llamaprobe.reference import forward
 
 pytestmark = pytest.mark.skipif(not truth.available(), reason="torch or transformers is missing")
@@ -89,15 +89,4 @@ def test_bits_depend_on_nothing_but_model_and_prompt(
     opened: Open, name: str, window: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, ids, other = opened(name, window)[1], ids_of(MOST), ids_of(33)
-    whole = model.run(ids, points="all", threads=1)
-    for variant, can_run in _core.kernels():
-        if can_run:
-            monkeypatch.setenv("LLAMAPROBE_KERNELS", variant)
-            assert model.run(ids, points="all", threads=2).equals(whole), variant
-    monkeypatch.delenv("LLAMAPROBE_KERNELS")
-    assert model.run(ids, points="all", threads=3).equals(whole)
-    for prompts, number in (([other, ids], 1), ([ids, [5], other], 0)):
-        assert model.run(prompts, points="all", threads=2)[number].equals(whole)
-    for point in whole.points:  # fused with what it was not before
-        alone = model.run(ids, points=[point])[point]
-        assert np.array_equal(alone.view(np.uint32), whole[point].view(np.uint32)), point
+    check_same_bits(model, ids, other, monkeypatch)
