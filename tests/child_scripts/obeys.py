@@ -34,7 +34,7 @@ def answer(state, request):
     if do == "chatter":
         return "x" * request.get("n", 2 << 20)
     if do == "burn":
-        while time.process_time() < 0.6:
+        while time.process_time() < 1.2:
             pass
     if do == "print":
         for _ in range(1 << 14):
