@@ -18,19 +18,21 @@
 
 /* ---- the microkernels, one of each kind for each shape of tile and each element type ---- */
 
-typedef void gemm_tile(float *c, const float *x, const float *w, size_t kc, int first, const prefetch_lines *lines);
-typedef void first_tile(float *c, const float *x, const float *w, size_t kc, int first, const next_panel *next);
+typedef void gemm_tile(float *c, const float *x, const float *w, size_t kc, int is_first_block,
+                       const prefetch_lines *lines);
+typedef void widening_tile(float *c, const float *x, const float *w, size_t kc, int is_first_block,
+                           const next_panel *next);
 typedef void stream_tile(float *c, const float *x, row_stream *s);
 
-#define MULTIPLY(name, shape, paired, n_vec, n_rows)                                              \
-    NOINLINE void multiply_##name(float *c, const float *x, const float *w, size_t kc, int first, \
-                                  const prefetch_lines *lines) {                                  \
-        shape(multiply)(c, x, w, kc, first, *lines, paired, n_vec, n_rows);                       \
+#define MULTIPLY(name, shape, paired, n_vec, n_rows)                                                       \
+    NOINLINE void multiply_##name(float *c, const float *x, const float *w, size_t kc, int is_first_block, \
+                                  const prefetch_lines *lines) {                                           \
+        shape(multiply)(c, x, w, kc, is_first_block, *lines, paired, n_vec, n_rows);                       \
     }
-#define FIRST(name, shape, element, n_vec, n_rows)                                             \
-    NOINLINE void first_##name(float *c, const float *x, const float *w, size_t kc, int first, \
-                               const next_panel *next) {                                       \
-        shape(first)(c, x, w, kc, first, *next, element, n_vec, n_rows);                       \
+#define FIRST(name, shape, element, n_vec, n_rows)                                                      \
+    NOINLINE void first_##name(float *c, const float *x, const float *w, size_t kc, int is_first_block, \
+                               const next_panel *next) {                                                \
+        shape(multiply_widening)(c, x, w, kc, is_first_block, *next, element, n_vec, n_rows);           \
     }
 #define STREAM(name, shape, element, n_vec, n_rows)                        \
     NOINLINE void stream_##name(float *c, const float *x, row_stream *s) { \
@@ -76,8 +78,8 @@ RING(wide, T, 2, TILE_ROWS_2)
 #endif
 
 static const struct {
-    gemm_tile *multiply[2]; /* by is_paired() */
-    first_tile *first[3];   /* by element type */
+    gemm_tile *multiply[2];  /* by is_paired() */
+    widening_tile *first[3]; /* by element type */
     stream_tile *stream[3];
     stream_tile *ring;
 } tiles[] = {
@@ -119,7 +121,7 @@ static void widen_panel(const lp_band *b, size_t k, size_t kc) {
  * after that is prefetched here where the other tiles are too few. */
 static void multiply_first(const lp_band *b, const panel *at, size_t g, size_t width) {
     lp_element element = factor_of(b, g)->w->element;
-    first_tile *tile = tiles[kind_of(width)].first[element];
+    widening_tile *tile = tiles[kind_of(width)].first[element];
     const float *x = b->p->x_packed + at->k * width;
     size_t k = at->k + at->kc;
     for (size_t i = g; i < g + b->pitch; i += tile_rows(width)) {

@@ -40,17 +40,18 @@ INLINE void T(four_steps)(VEC acc[MAX_ROWS][MAX_VECS], const float **x, const fl
 }
 
 /* A block's sums to c. */
-INLINE void T(accumulate)(float *c, VEC acc[MAX_ROWS][MAX_VECS], int first, const int n_vec, const int n_rows) {
+INLINE void T(accumulate)(float *c, VEC acc[MAX_ROWS][MAX_VECS], int is_first_block, const int n_vec,
+                          const int n_rows) {
     UNROLL for (int r = 0; r < n_rows; r++) UNROLL for (int v = 0; v < n_vec; v++) {
         float *to = c + (r * n_vec + v) * LP_N;
-        V(store)(to, first ? acc[r][v] : V(add)(V(load)(to), acc[r][v]));
+        V(store)(to, is_first_block ? acc[r][v] : V(add)(V(load)(to), acc[r][v]));
     }
 }
 
 /* One block of attention, w by panels: kc columns and then `n_masked` more, of which column i counts for lanes (tokens)
  * >= i only, the diagonal of the causal mask. */
-INLINE void T(tile)(float *c, const float *x, const float *w, size_t kc, size_t n_masked, int first, const int n_vec,
-                    const int n_rows) {
+INLINE void T(tile)(float *c, const float *x, const float *w, size_t kc, size_t n_masked, int is_first_block,
+                    const int n_vec, const int n_rows) {
     VEC acc[MAX_ROWS][MAX_VECS];
     T(clear)(acc, n_vec, n_rows);
     size_t k = 0;
@@ -67,7 +68,7 @@ INLINE void T(tile)(float *c, const float *x, const float *w, size_t kc, size_t 
                 acc[r][v] = V(keep_from)(lane, sum, acc[r][v]);
             }
         }
-    T(accumulate)(c, acc, first, n_vec, n_rows);
+    T(accumulate)(c, acc, is_first_block, n_vec, n_rows);
 }
 
 /* One k that counts for lanes low .. high of the tile alone, in its vector that begins with lane v. */
@@ -133,7 +134,7 @@ INLINE void T(widen_row)(float *out, const char *w, lp_element element, size_t n
 }
 
 /* kc columns of a panel's rows, block after block, while cache lines are prefetched. */
-INLINE void T(multiply)(float *c, const float *x, const float *w, size_t kc, int first, prefetch_lines a,
+INLINE void T(multiply)(float *c, const float *x, const float *w, size_t kc, int is_first_block, prefetch_lines a,
                         const int paired, const int n_vec, const int n_rows) {
     const char *soon_x = a.x ? a.x : (const char *)x, *soon_w = a.w ? a.w : (const char *)x;
     size_t x_step = a.x ? X_STEP : 0, k = 0, chunk = 0;
@@ -160,8 +161,8 @@ INLINE void T(multiply)(float *c, const float *x, const float *w, size_t kc, int
             x += (size_t)n_vec * LP_N;
             w++;
         }
-        T(accumulate)(c, acc, first, n_vec, n_rows);
-        first = 0;
+        T(accumulate)(c, acc, is_first_block, n_vec, n_rows);
+        is_first_block = 0;
     } while (k < kc);
 }
 

@@ -3,8 +3,8 @@
  *
  * A template, see parameters.h. Widening first and multiplying then leaves the multipliers idle while weights arrive:
  * for a fifth of the time at 8 tokens, for a tenth at 128. Here a few rows at a time are widened between the products
- * of what was widened before, and the lines to be widened after them are prefetched. T(first) is the first of several
- * tiles and widens the next panel for all; T(stream) is the only tile and widens block by block. */
+ * of what was widened before, and the lines to be widened after them are prefetched. T(multiply_widening) is the first
+ * of several tiles and widens the next panel for all; T(stream) is the only tile and widens block by block. */
 #ifndef LP_MICROKERNEL_PREFETCH_H
 #define LP_MICROKERNEL_PREFETCH_H
 
@@ -32,8 +32,8 @@ INLINE void T(widen_next)(next_panel *next, lp_element element) {
 }
 
 /* A panel of a tile, while a panel of as many rows is widened. kc is a multiple of CHUNK. */
-INLINE void T(first)(float *c, const float *x, const float *w, size_t kc, int first, next_panel next,
-                     lp_element element, const int n_vec, const int n_rows) {
+INLINE void T(multiply_widening)(float *c, const float *x, const float *w, size_t kc, int is_first_block,
+                                 next_panel next, lp_element element, const int n_vec, const int n_rows) {
     const int paired = is_paired(element);
     size_t k = 0;
     do {
@@ -52,8 +52,8 @@ INLINE void T(first)(float *c, const float *x, const float *w, size_t kc, int fi
             for (int i = 0; i < CHUNK; i += 4) T(four_steps)(acc, &x, &w, K_PANEL, paired, n_vec, n_rows);
             w += paired ? CHUNK / 2 : 0;
         }
-        T(accumulate)(c, acc, first, n_vec, n_rows);
-        first = 0;
+        T(accumulate)(c, acc, is_first_block, n_vec, n_rows);
+        is_first_block = 0;
     } while (k < kc);
 }
 
