@@ -1,5 +1,6 @@
 /* map.c - opens one regular file and gives its bytes; see map.h. */
 #define _POSIX_C_SOURCE 200809L /* strerror_r is the standard one */
+#define _DARWIN_C_SOURCE        /* st_mtimespec */
 #include "map.h"
 
 #include <errno.h>
