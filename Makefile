@@ -35,7 +35,7 @@ EXHAUSTIVE := $(patsubst tests/c/%.c,%,$(wildcard tests/c/exhaustive_*.c))
 FUZZ := $(patsubst fuzz/fuzz_%.c,%,$(wildcard fuzz/fuzz_*.c))
 REPLAY := $(foreach name,$(FUZZ),$(if $(wildcard fuzz/corpus/$(name)/*),$(name)))
 
-.PHONY: help build quick test full test-c test-variants test-aarch64 test-py layout lint bench format format-check sanitize sanitize-threads fuzz replay \
+.PHONY: help build quick test full test-c test-variants test-aarch64 check-macos test-py layout lint bench format format-check sanitize sanitize-threads fuzz replay \
   coverage exhaustive wheel clean
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -85,6 +85,9 @@ $(OLDER_CPUS): $(OUT)/test_kernels $(OUT)/test_forward
 test-aarch64: ## the C tests on an emulated AArch64: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user
 	$(MAKE) test-c replay CC=aarch64-linux-gnu-gcc AR=aarch64-linux-gnu-ar \
 	  RUN="env EMULATED=1 qemu-aarch64 -L /usr/aarch64-linux-gnu"
+
+check-macos: ## compile and link the C core and its tests for macOS: pip install ziglang
+	$(PYTHON) tools/check_macos.py build/macos
 
 layout: ## who includes whom, what may stand where, how long a file may be
 	$(PYTHON) -m pytest -q tests/test_layout.py

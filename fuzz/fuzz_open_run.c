@@ -228,13 +228,26 @@ static void run_model(const recipe *r, const lp_model *model) {
 
 /* ---------------------------------------------------------------- the target */
 
+#if defined(__linux__)
+#define DESCRIPTORS "/proc/self/fd"
+static int memory_file(void) { return memfd_create("open_run", MFD_CLOEXEC); }
+#else
+#define DESCRIPTORS "/dev/fd"
+static int memory_file(void) {
+    char path[] = "/tmp/open_run_XXXXXX";
+    int fd = mkstemp(path);
+    unlink(path);
+    return fd;
+}
+#endif
+
 /* The bytes as a file without a name on any disk. */
 static int open_memory_file(lp_safetensors **file, const uint8_t *bytes, size_t n_bytes, int use_mmap, lp_error *err) {
     static int fd = -1;
     char path[64];
-    if (fd < 0) fd = memfd_create("open_run", MFD_CLOEXEC);
+    if (fd < 0) fd = memory_file();
     must(fd >= 0 && ftruncate(fd, 0) == 0 && pwrite(fd, bytes, n_bytes, 0) == (ssize_t)n_bytes, "a file in memory");
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    snprintf(path, sizeof path, DESCRIPTORS "/%d", fd);
     return lp_safetensors_open(file, AT_FDCWD, path, use_mmap ? NULL : &(lp_map_reading){.max_bytes = (size_t)-1}, err);
 }
 

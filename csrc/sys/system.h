@@ -1,4 +1,4 @@
-/* system.h - what the operating system says about the machine: linux.c and macos.c have the same functions. */
+/* system.h - what the operating system says about the machine. Each system has a file with these functions. */
 #ifndef LP_SYSTEM_H
 #define LP_SYSTEM_H
 

@@ -12,6 +12,8 @@
 #include <sys/mman.h>
 #include <sys/types.h>
 
+#include "systems.h" /* REAL */
+
 typedef struct {
     long after;       /* so many allocations still succeed; -1: all of them */
     int lasting;      /* whether those after the one that failed fail as well */
@@ -40,13 +42,14 @@ static long whole_pages(size_t n_bytes) { return (long)((n_bytes + 4095) / 4096 
 
 typedef void *(*thread_main)(void *);
 
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t n, size_t size);
-void *__real_aligned_alloc(size_t alignment, size_t n);
-void __real_free(void *block);
-void *__real_mmap(void *at, size_t n, int protection, int flags, int fd, off_t offset);
-int __real_munmap(void *at, size_t n);
-int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, thread_main fn, void *arg);
+void *__real_malloc(size_t n) REAL(malloc);
+void *__real_calloc(size_t n, size_t size) REAL(calloc);
+void *__real_aligned_alloc(size_t alignment, size_t n) REAL(aligned_alloc);
+void __real_free(void *block) REAL(free);
+void *__real_mmap(void *at, size_t n, int protection, int flags, int fd, off_t offset) REAL(mmap);
+int __real_munmap(void *at, size_t n) REAL(munmap);
+int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, thread_main fn, void *arg)
+    REAL(pthread_create);
 
 void *__wrap_malloc(size_t n);
 void *__wrap_calloc(size_t n, size_t size);

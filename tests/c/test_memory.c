@@ -38,7 +38,8 @@ static void check_reserve(size_t n_bytes) {
     unsigned char pages[8] = {0};
     CHECK(lp_block_reserve(&block, n_bytes) == 0 && block.n_bytes == n_bytes);
     CHECK((uintptr_t)block.data % (n_bytes < HUGE_PAGE ? 64 : HUGE_PAGE) == 0);
-    if (n_bytes >= HUGE_PAGE) CHECK(mincore(block.data, 8 * 4096, pages) == 0 && !(pages[0] & 1) && !(pages[7] & 1));
+    if (n_bytes >= HUGE_PAGE)
+        CHECK(mincore(block.data, 8 * 4096, (void *)pages) == 0 && !(pages[0] & 1) && !(pages[7] & 1));
     memset(block.data, 0xA5, n_bytes);
     lp_block_free(&block);
 }
@@ -50,7 +51,7 @@ static int is_zero(const lp_block *block) {
 
 static int is_mapped(void *at) {
     unsigned char page;
-    return mincore(at, 4096, &page) == 0;
+    return mincore(at, 4096, (void *)&page) == 0;
 }
 
 /* A freed block serves the next that is about as large, zeroed, and no other. */

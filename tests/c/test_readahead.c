@@ -29,6 +29,15 @@ static lp_weight matrix_at(size_t offset, size_t n) {
     return (lp_weight){map.bytes + offset, LP_ELEMENT_BF16, n * ROWS, ROW, 0};
 }
 
+#if defined(__linux__)
+#define ADVISE(fd, advice) posix_fadvise(fd, 0, 0, advice)
+#else
+#define ADVISE(fd, advice) (void)(fd)
+#endif
+#if !defined(MADV_HUGEPAGE)
+#define MADV_HUGEPAGE (-1) /* unknown advice fails */
+#endif
+
 static void set_weights(void) {
     for (size_t i = 0; i < 7 * N_LAYERS; i++) matrices[i] = matrix_at(i * MATRIX, 1);
     matrices[7 * N_LAYERS] = matrix_at(N_LAYERS * LAYER, 4);
@@ -45,19 +54,19 @@ static int make_cold_file(const char *path) {
     for (size_t at = 0; at < FILE_BYTES; at += MATRIX) CHECK(write(fd, bytes, MATRIX) == (ssize_t)MATRIX);
     free(bytes);
     CHECK(fsync(fd) == 0);
-    posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    ADVISE(fd, POSIX_FADV_DONTNEED);
     close(fd);
     CHECK(lp_map_open(&map, AT_FDCWD, path, NULL, &err) == 0);
     set_weights();
     unsigned char first = 1;
-    mincore((void *)map.bytes, 1, &first);
+    mincore((void *)map.bytes, 1, (void *)&first);
     return first & 1 ? -1 : 0;
 }
 
 static size_t resident_pages(size_t offset, size_t n_bytes) {
     static unsigned char page[FILE_BYTES / 4096];
     size_t n = n_bytes / (size_t)sysconf(_SC_PAGESIZE), count = 0;
-    if (mincore((void *)(map.bytes + offset), n_bytes, page)) return 0;
+    if (mincore((void *)(map.bytes + offset), n_bytes, (void *)page)) return 0;
     for (size_t i = 0; i < n; i++) count += page[i] & 1;
     return count;
 }
@@ -154,7 +163,7 @@ static size_t n_mappings(void) {
 static void test_few_mappings(void) {
     char *bytes = malloc(MATRIX / 2);
     CHECK(bytes && n_mappings() == 1);
-    posix_fadvise(map.fd, 0, 0, POSIX_FADV_RANDOM); /* read only what is requested */
+    ADVISE(map.fd, POSIX_FADV_RANDOM); /* read only what is requested */
     for (size_t at = MATRIX / 2; bytes && at < FILE_BYTES; at += MATRIX)
         CHECK(pread(map.fd, bytes, MATRIX / 2, (off_t)at) == (ssize_t)(MATRIX / 2));
     const lp_weight *const alone[] = {head};

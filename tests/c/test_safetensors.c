@@ -1,6 +1,7 @@
 /* test_safetensors.c - which files are accepted, and which are refused with what message. Headers that are huge,
  * lengths that lie and allocations that fail are in test_safetensors_memory.c, the file itself is in test_map.c. */
 #define _POSIX_C_SOURCE 200809L
+#define _DARWIN_C_SOURCE /* mkdtemp */
 #include "../../csrc/io/safetensors.h"
 
 #include <fcntl.h>

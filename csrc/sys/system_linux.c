@@ -1,4 +1,4 @@
-/* linux.c - the affinity mask, /proc/meminfo, and sysconf, which serves other POSIX systems too. */
+/* system_linux.c - the affinity mask, /proc/meminfo, and sysconf, which serves other POSIX systems too. */
 #define _GNU_SOURCE
 #include "system.h"
 

@@ -1,4 +1,4 @@
-/* macos.c - sysctl, and the counts of pages of the Mach kernel. There is no affinity mask and no cgroup. */
+/* system_macos.c - sysctl, and the counts of pages of the Mach kernel. There is no affinity mask and no cgroup. */
 #include "system.h"
 
 #if defined(__APPLE__)
