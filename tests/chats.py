@@ -1,6 +1,7 @@
 """Folders with a template for tests of chats, and what transformers makes of it."""
 
 import functools
+import json
 import tempfile
 from pathlib import Path
 from unittest import mock
@@ -29,18 +30,21 @@ def scratch() -> str:
 
 
 def tokenizer_of(template: object, *, here: bool = True, **config: object) -> Tokenizer:
-    """`here`: rendered in this process, by the code for templates that are not known."""
+    """`here`: see `render_here`."""
     tokenizer = Tokenizer.open(folder_of(template, **config))
-    if here:
-        call = sandbox.call
+    return render_here(tokenizer) if here else tokenizer
 
-        def in_process(script, prepare, request, **how):
-            if script != "_render.py":
-                return call(script, prepare, request, **how)
-            return _render.answer(_render.prepare(prepare), request)
 
-        workers = mock.Mock(call=in_process)
-        tokenizer._workers = workers
+def render_here(tokenizer: Tokenizer) -> Tokenizer:
+    """It renders in this process, by the code for templates that are not known."""
+    call, compiled = sandbox.call, functools.cache(lambda json_: _render.prepare(json.loads(json_)))
+
+    def in_process(script, prepare, request, **how):
+        if script != "_render.py":
+            return call(script, prepare, request, **how)
+        return _render.answer(compiled(json.dumps(prepare)), request)
+
+    tokenizer._workers = mock.Mock(call=in_process)
     return tokenizer
 
 

@@ -190,7 +190,7 @@ def test_a_batch_has_one_child_for_each_file(random_checkpoint, monkeypatch):
     spec = byte_level()
     spec["pre_tokenizer"]["pretokenizers"].insert(
         0,
-        {"type": "Split", "pattern": {"Regex": "[\r\n]"}, "behavior": "Isolated", "invert": False},
+        {"type": "Split", "pattern": {"Regex": "[\n\r]"}, "behavior": "Isolated", "invert": False},
     )
     write_folder(folder, spec)
     started = []

@@ -83,7 +83,11 @@ def test_tools_from_a_file(chat, tmp_path):
         ("yes", "yes"),
         ("", ""),
         ("a=b", "a=b"),
-        ("[1]", "[1]"),
+        ("[1]", [1]),
+        ('{"a": [null]}', {"a": [None]}),
+        ("[1", "[1"),
+        ('{"a": 1, "a": 2}', '{"a": 1, "a": 2}'),
+        ("99999999999999999999", "99999999999999999999"),
         ("NaN", "NaN"),
         ("1e999", "1e999"),
     ],
@@ -122,10 +126,11 @@ def test_options_without_effect_are_wrong_usage(chat, args, fact):
     ("content", "fact"),
     [
         ("{", "Expecting"),
-        ("[" * 100_000, "nested too deeply"),
+        ("[" * 100_000, "more than 64 levels of nesting"),
         ("[]", "at least one dict"),
         ('["text"]', "message 0"),
-        ('[{"role": "user", "content": NaN}]', "message 0"),
+        ('[{"role": "user", "content": 5, "content": ""}]', 'duplicate key "content"'),
+        ('[{"role": "user", "content": NaN}]', "NaN is not valid JSON"),
         ('{"tools": []}', "has no messages"),
         ('{"messages": [], "model": "x"}', "holds 'model'"),
         ("5", "chat messages"),
@@ -159,7 +164,7 @@ def test_json_as_editors_and_pipes_give_it(chat, tmp_path, monkeypatch):
         b"": "is empty; it must hold JSON",
         b'{"role": "user"}': "holds 'role'",
         b'[{"role": 1}]': "message 0: ",
-        b"\xef\xbb\xbf[": "Expecting value",
+        b"\xef\xbb\xbf[": "not valid JSON: Expecting value",
     }.items():
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
         code, line = chat("--messages", "-")

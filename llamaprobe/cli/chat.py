@@ -1,8 +1,6 @@
 """The options of a chat: its messages, and the other inputs of the template."""
 
 import argparse
-import json
-import math
 import sys
 from typing import Any
 
@@ -39,8 +37,8 @@ def add_chat_options(parser: argparse.ArgumentParser) -> None:
         type=variable,
         action="append",
         metavar="NAME=VALUE",
-        help="a variable of the chat template, as enable_thinking=false; a value that is a JSON"
-        " number, true, false, null or quoted is read as such, any other is text",
+        help="a variable of the chat template, as enable_thinking=false; a value that is JSON"
+        " (a number, true, false, null, quoted, a list, an object) is read as such, any other is text",
     )
     parser.add_argument(
         "--continue-final-message",
@@ -115,16 +113,16 @@ def read_chat(args: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
 
 def variable(text: str) -> tuple[str, Any]:
     """ "a=true" -> ("a", True), "a=b" -> ("a", "b")."""
+    from ..errors import FormatError
+    from ..files.json_file import parse_value
+
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     try:
-        found = json.loads(value)
-    except (ValueError, RecursionError):
+        return name, parse_value(value.encode("utf-8", "surrogateescape"), name, FormatError)
+    except FormatError:
         return name, value
-    if isinstance(found, list | dict) or (isinstance(found, float) and not math.isfinite(found)):
-        return name, value
-    return name, found
 
 
 def _shown(path: str) -> str:
@@ -136,7 +134,7 @@ def _read_json(path: str) -> Any:
     write it, is skipped. FileError, FormatError."""
     from ..errors import FormatError
     from ..files.atomic import file_error
-    from ..files.json_file import decode, describe_wrong_content
+    from ..files.json_file import describe_wrong_content, parse_value
 
     shown = _shown(path)
     try:
@@ -151,12 +149,9 @@ def _read_json(path: str) -> Any:
         raise file_error(error, path) from error
     if len(data) > _MAX_FILE:
         raise FormatError(f"{shown}: over {_MAX_FILE} bytes, more than a chat can have")
-    try:
-        text = decode(data).removeprefix("\ufeff")
-        if not text.strip():
-            raise FormatError(f"{shown}: is empty; it must hold JSON")
-        return json.loads(text)
-    except RecursionError:
-        raise FormatError(f"{shown}: nested too deeply") from None
-    except ValueError as error:
-        raise FormatError(f"{shown}: {describe_wrong_content(data) or error}") from None
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    if not data.strip():
+        raise FormatError(f"{shown}: is empty; it must hold JSON")
+    if fact := describe_wrong_content(data):
+        raise FormatError(f"{shown}: {fact}")
+    return parse_value(data, shown, FormatError)

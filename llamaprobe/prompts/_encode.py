@@ -52,7 +52,7 @@ def load(data: bytes, setup: dict) -> State:
     with _guard():
         from tokenizers import AddedToken, Tokenizer
 
-        if setup["parts"] is not None:
+        if setup["parts"] is not None:  # `data` was read strictly when the tokenizer was opened
             data = json.dumps(patched(json.loads(data), setup["parts"])).encode("ascii")
         tokenizer = Tokenizer.from_buffer(data)
         tokenizer.no_truncation()

@@ -1,15 +1,16 @@
 """What the files beside tokenizer.json declare: the tokenizer's class, and further tokens.
 
 The ids must be those of transformers' AutoTokenizer, which reads five files. Two declarations
-change ids. A class (`tokenizer_class` of tokenizer_config.json, else of config.json) may replace
-parts of tokenizer.json. And tokens that tokenizer.json lacks may be declared:
-`added_tokens_decoder`, named ones (bos_token, ...) and `extra_special_tokens` of
-tokenizer_config.json, special_tokens_map.json, added_tokens.json; they follow the vocabulary in an
-order that is reproduced here step by step.
+change ids. A class (`tokenizer_class` of tokenizer_config.json, else of config.json, unless the
+`model_type` has one of its own) may replace parts of tokenizer.json. And tokens that tokenizer.json
+lacks may be declared: `added_tokens_decoder`, named ones (bos_token, ...) and
+`extra_special_tokens` of tokenizer_config.json, special_tokens_map.json, added_tokens.json; they
+follow the vocabulary in an order that is reproduced here step by step.
 
 Source: transformers 5.24: models/auto/tokenization_auto.py, tokenization_utils_base.py
-(_from_pretrained), tokenization_utils_tokenizers.py (TokenizersBackend.__init__),
-models/llama/tokenization_llama.py, models/code_llama/tokenization_code_llama.py.
+(_from_pretrained), tokenization_utils_tokenizers.py (TokenizersBackend.__init__); below models/
+tokenization_llama.py, tokenization_code_llama.py, tokenization_gemma.py, tokenization_qwen2.py and
+tokenization_gpt2.py.
 """
 
 from collections.abc import Iterable
@@ -75,6 +76,26 @@ _INFILL = {
     "eot_token": "▁<EOT>",
     "fill_token": "<FILL_ME>",
 }
+# The special tokens that a class names itself, of classes whose parts are not taken.
+_NAMES = {
+    "GemmaTokenizer": {
+        f"{name}_token": f"<{name}>" for name in ("unk", "bos", "eos", "pad", "mask")
+    },
+    "Qwen2Tokenizer": dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>"),
+    "GPT2Tokenizer": dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>"),
+}
+
+# Model types whose class in transformers counts instead of a declared one; None has no parts.
+_CLASS_OF_TYPE = {
+    **dict.fromkeys(("mistral", "mistral3", "ministral", "ministral3", "phi3")),
+    **dict.fromkeys(("olmo2", "olmo3", "granite", "granitemoehybrid")),
+    "qwen2": "Qwen2Tokenizer",
+}
+# Model types whose class counts where none is declared.
+_CLASS_IF_NONE = {
+    "qwen3": "Qwen2Tokenizer",
+    **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), "GemmaTokenizer"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +106,8 @@ class Declarations:
     """The added tokens of tokenizer.json itself, by id, in its order."""
     parts: dict[str, Any] | None
     """Replaces the parts of tokenizer.json, with a model without vocabulary; None: keep them."""
+    names: dict[str, str]
+    """The special tokens that have a name, bos_token and the like."""
     tokens: list[Token]
     """Tokens to add, in order: after the file's own, or with `parts` after the vocabulary."""
     begin: str | None
@@ -114,14 +137,23 @@ class Declarations:
         parts = None
         if rebuilt:
             arguments.set_defaults(_LLAMA | _INFILL if code else _LLAMA)
+        else:
+            there = {token.content for token in own.values()}
+            names = _NAMES.get(name or "", {})
+            arguments.set_defaults({key: value for key, value in names.items() if value in there})
         named = arguments.named()
         if rebuilt:
             parts = _code_llama(config, named) if code else _llama(config)
         here = () if rebuilt else own.values()
+        tokens = _to_add(here, arguments.decoder, list(named.values()), arguments.extra())
+        if name == "Qwen2Tokenizer":  # it drops the flags of the special ones
+            contents = [_content(token) or "" for token in (*named.values(), *arguments.extra())]
+            tokens += [Token(content, special=True) for content in contents]
         return cls(
             own,
             parts,
-            _to_add(here, arguments.decoder, list(named.values()), arguments.extra()),
+            {key: _content(token) or "" for key, token in named.items()},
+            tokens,
             begin=_content(named.get("bos_token")) if code else None,
             fill=_content(named.get("fill_token")) if code else None,
             split_special=config.get("split_special_tokens") is True,
@@ -205,9 +237,12 @@ def _check_versions(config: dict[str, Any], folder: Path) -> None:
 
 
 def _class_name(folder: Path, config: dict[str, Any]) -> str | None:
-    name = config.get("tokenizer_class")
-    if name is None:
-        name = find_object(folder / "config.json", MAX_FILE, TokenizerError).get("tokenizer_class")
+    model = find_object(folder / "config.json", MAX_FILE, TokenizerError)
+    kind = str(model.get("model_type"))
+    if kind in _CLASS_OF_TYPE:
+        return _CLASS_OF_TYPE[kind]
+    declared = (config.get("tokenizer_class"), model.get("tokenizer_class"))
+    name = next((name for name in declared if name is not None), _CLASS_IF_NONE.get(kind))
     return name.removesuffix("Fast") if isinstance(name, str) else None
 
 

@@ -14,7 +14,8 @@ child ends with its Worker, when the parent is interrupted, and when the parent 
 and no file remains.
 
 Both pipes carry frames: a status (an exit status as in `subprocess`), a length, that many bytes of
-JSON.
+JSON. It is written and read by this file alone, and the child has nothing of llamaprobe but this
+folder: hence `json` and not the reader of files.
 """
 
 import contextlib

@@ -66,8 +66,16 @@ class Template:
     """True: rendered in this process. False: in a child with limits."""
 
     @classmethod
-    def find(cls, folder: str | os.PathLike[str], *, tools: bool = False) -> "Template":
+    def find(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        tools: bool = False,
+        tokens: dict[str, str] | None = None,
+    ) -> "Template":
         """The template of the model in `folder`; with `tools` the one for them, if there is one.
+
+        tokens: the special tokens by name; None: those that the files in the folder name.
         TemplateError (missing, broken file), FileError.
         """
         folder = Path(folder)
@@ -88,7 +96,7 @@ class Template:
         known = hashlib.sha256(text.encode()).hexdigest() in _KNOWN or _is_demo(folder)
         where = "in this process" if known else "in a child process"
         log.info("%s: the chat template; it runs %s", path, where)
-        return cls(path, text, _special_tokens(folder, config), known)
+        return cls(path, text, _special_tokens(folder, config) if tokens is None else tokens, known)
 
     def render(
         self,

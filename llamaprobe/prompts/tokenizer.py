@@ -38,6 +38,7 @@ from .trust import decodes_harmlessly, is_harmless
 from .vocabulary import Vocabulary
 from .workers import Workers
 
+_OTHER_FILES = ("tokenizer.model", "tekken.json", "spiece.model", "tiktoken.model", "vocab.json")
 _MAX_DECODED = 1 << 26
 _LONG = 1 << 19  # characters; takes about half a second
 _LIMITS = sandbox.Limits(cpu_seconds=30, wall_seconds=120, memory=4 << 30, reply=32 * MAX_CHARS)
@@ -89,7 +90,7 @@ class Tokenizer:
                 raise no_such(self.folder, "no such folder")
             raise TokenizerError(
                 f"{shown_path(self.folder)}:"
-                " no tokenizer.json, so no text and no chat; token ids still work"
+                f" no tokenizer.json, so no text and no chat; token ids still work{self._other()}"
             )
         spec = parse_object(data, self.path, TokenizerError, strict=False)
         declared = Declarations.of(self.folder, spec, data)
@@ -118,6 +119,16 @@ class Tokenizer:
             except ValueError as e:
                 raise self._error(e) from None
         self._ids("")  # fails here, not at the first prompt, if it is broken
+
+    def _other(self) -> str:
+        """The way out where the vocabulary is in another file."""
+        names = [name for name in _OTHER_FILES if os.path.isfile(self.folder / name)]
+        if not names:
+            return ""
+        return (
+            f". {names[0]} is not read; transformers converts it:"
+            " AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         """As its files: FileChangedError where they differ."""
@@ -235,7 +246,8 @@ class Tokenizer:
     def _template_for(self, tools: bool) -> Template:
         if tools not in self._templates:
             with self._files.unchanged():
-                self._templates[tools] = Template.find(self.folder, tools=tools)
+                names = self._declared.names
+                self._templates[tools] = Template.find(self.folder, tools=tools, tokens=names)
         return self._templates[tools]
 
     def _chat_ids(

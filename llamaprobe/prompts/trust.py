@@ -8,16 +8,37 @@ it can be caught. Unknown parts, regular expressions and templates are not harml
 from collections.abc import Iterable
 from typing import Any
 
-# Regular expressions that take time in proportion to the text.
-_CUT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_SPACE = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_CONTRACTION = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_CUT = rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|%s| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACE}"
+# Words that end where lower case is followed by upper case.
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_CASED = "|".join(
+    rf"[^\r\n\p{{L}}\p{{N}}]?{word}%s" for word in (f"{_UPPER}*{_LOWER}+", f"{_UPPER}+{_LOWER}*")
 )
+_CASED += rf"|%s| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACE}"
+
+# Regular expressions that take time in proportion to the text: each alternative is a run of
+# characters of one class behind at most one other character, so a failed one is scanned once more.
 _REGEX = {
-    _CUT % r"\p{N}{1,3}",  # Llama 3
-    _CUT % r"\p{N}",  # Qwen 2
+    _CUT % r"\p{N}{1,3}",  # Llama 3; cl100k: Phi 4, OLMo 2 and 3, Granite 4
+    _CUT % r"\p{N}",  # Qwen 2 to 3
+    _CUT % r"\p{N}+",  # MiniCPM
+    rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}"  # Qwen 3.5
+    rf"| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACE}",
+    _CASED % ("", "", r"\p{N}"),  # tekken: Mistral Nemo, Ministral
+    _CASED % (f"{_CONTRACTION}?", f"{_CONTRACTION}?", r"\p{N}{1,3}"),  # o200k: Phi 4-mini
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",  # GPT-2
     r"\A▁",
+    # DeepSeek V3 and R1, in three steps; DeepSeek Coder, in four
+    r"\p{N}{1,3}",
+    "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
+    "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
+    "[\r\n]",
+    r"\s?\p{L}+",
+    r"\s?\p{P}+",
+    "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+",
 }
 _PARTS = {
     *("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "StripAccents", "Nmt", "BertNormalizer"),
@@ -29,19 +50,16 @@ _PROCESSORS = {
 }
 _DECODERS = {"ByteLevel", "Metaspace", "Replace", "ByteFallback", "Fuse", "Strip", "Sequence"}
 _MAX_GROWTH = 16
+_MAX_PIECE = 64  # characters; a Unigram model looks for each of its pieces at each character
 _MAX_ADDED = 1 << 14  # tokens; the library takes 20 us for each before a text can be encoded
 _MAX_ADDED_CHARS = 1 << 20
 
 
 def is_harmless(spec: dict[str, Any], added: Iterable[dict[str, Any]]) -> bool:
     """True if loading `spec` and encoding with it take time and memory in proportion to file and
-    text: BPE, only known parts, no text that grows much, not too many added tokens.
+    text: BPE or Unigram, only known parts, no text that grows much, not too many added tokens.
     """
-    model = spec["model"]
-    repeated = ("end_of_word_suffix", "unk_token")
-    if model.get("type", "BPE") != "BPE" or any(len(str(model.get(r))) > 64 for r in repeated):
-        return False
-    if model.get("continuing_subword_prefix"):  # longer than a token that it joins: a panic
+    if not _is_harmless_model(spec["model"]):
         return False
     lengths = [len(token["content"]) for token in added]
     if len(lengths) > _MAX_ADDED or sum(lengths) > _MAX_ADDED_CHARS:
@@ -70,6 +88,16 @@ def nodes(part: object) -> list[dict[str, Any]]:
         elif isinstance(value, list):
             rest.extend(value)
     return found
+
+
+def _is_harmless_model(model: dict[str, Any]) -> bool:
+    if model.get("type") == "Unigram":
+        pieces = model["vocab"] if isinstance(model["vocab"], list) else [("",)]
+        return all(0 < len(piece[0]) <= _MAX_PIECE for piece in pieces)
+    repeated = ("end_of_word_suffix", "unk_token")
+    if model.get("type", "BPE") != "BPE" or any(len(str(model.get(r))) > 64 for r in repeated):
+        return False
+    return not model.get("continuing_subword_prefix")  # longer than a token that it joins: a panic
 
 
 def _are_known(spec: dict[str, Any], keys: tuple[str, ...], types: set[str]) -> bool:
