@@ -2,10 +2,11 @@
 
     python bench/forward.py MODEL [--tokens 8,32,128,512] [--threads 2] [--runs 5] [--gguf FILE] [--csv FILE]
 
-MODEL is a folder. llamaprobe and transformers capture x and x_norm of all layers, transformers through hooks that copy
-them out; needs the `truth` extra. llama.cpp takes part with --gguf where llama-cpp-python is installed: FILE is made
-from MODEL when it is not there (4 bytes for each weight). It captures nothing and computes no logits, which ends its
-last layer after the attention, a little later than the others end theirs. Its flash attention, off by 1e-3, is not used.
+MODEL is a folder of any family; tools/make_random_model.py makes some. llamaprobe and transformers capture x and x_norm
+of all layers, transformers through hooks that copy them out; needs the `truth` extra. llama.cpp takes part with --gguf
+where llama-cpp-python is installed: FILE is made from MODEL when it is not there (4 bytes for each weight). It captures
+nothing and computes no logits, which ends its last layer after the attention, a little later than the others end
+theirs. Its flash attention, off by 1e-3, is not used.
 
 For each length and peer one line: medians and minima of seconds, how many times faster (the median and the minimum of
 the ratios of neighbours in time), and the largest norm-wise difference: of the captured values, and for llama.cpp,
@@ -74,12 +75,13 @@ def transformers_peer(model: lp.Model, folder: str, threads: int) -> Peer:
 
     torch.set_num_threads(threads)
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    seen: dict[str, list[np.ndarray]] = {"x": [], "x_norm": []}
+    seen: dict[str, list[np.ndarray]] = {"x": []}
     for layer in theirs.model.layers:
         layer.register_forward_pre_hook(lambda m, a: seen["x"].append(a[0][0].numpy().copy()))
-        layer.input_layernorm.register_forward_hook(
-            lambda m, a, out: seen["x_norm"].append(out[0].numpy().copy())
-        )
+        if hasattr(layer, "input_layernorm"):  # OLMo 2 has none
+            layer.input_layernorm.register_forward_hook(
+                lambda m, a, out: seen.setdefault("x_norm", []).append(out[0].numpy().copy())
+            )
 
     def run(ids: np.ndarray) -> None:
         for values in seen.values():

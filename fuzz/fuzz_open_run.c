@@ -22,6 +22,7 @@
 #include "safetensors_mutator.h"     /* mutate_safetensors, draft, pick */
 
 #define MOST_TOKENS 40
+enum { WILD_SIZES = 9, WILD_FIELDS = WILD_SIZES + 7 };
 #define MOST_HALF ((size_t)1 << 19) /* half of the widest head that a config may have */
 
 /* One byte each, but for the two sizes and the mask of points. */
@@ -36,7 +37,7 @@ typedef struct {
     uint8_t kernels, n_threads, stop_after;
     uint8_t points[4], layers;
     uint8_t materialised[4]; /* a bit for each point */
-    uint8_t spare[1];
+    uint8_t family;          /* 0: a Llama; else which model of tiny_any */
 } recipe;
 
 #define RECIPE_BYTES sizeof(recipe)
@@ -70,6 +71,7 @@ static lp_config config_of(const recipe *r) {
 
 /* A stranger's config may say anything. */
 static void make_wild(const recipe *r, lp_config *c) {
+    static const double reals[] = {0, 1, -1, 1e-45, 3e38, INFINITY, NAN, 0.5};
     static const size_t values[] = {0,
                                     1,
                                     2,
@@ -86,19 +88,34 @@ static void make_wild(const recipe *r, lp_config *c) {
                                     (size_t)1 << 32,
                                     SIZE_MAX / 2,
                                     SIZE_MAX};
-    size_t *fields[] = {&c->n_layers, &c->n_heads, &c->n_kv_heads, &c->head_dim,
-                        &c->d_model,  &c->d_ff,    &c->vocab_size, &c->max_positions};
-    if (r->wild_field >= 1 && r->wild_field <= 8) *fields[r->wild_field - 1] = values[r->wild_value % 16];
+    size_t *fields[] = {&c->n_layers, &c->n_heads,    &c->n_kv_heads,    &c->head_dim,  &c->d_model,
+                        &c->d_ff,     &c->vocab_size, &c->max_positions, &c->rotary_dim};
+    double *real_fields[] = {&c->gain_offset,    &c->attention_scale, &c->embedding_scale, &c->residual_scale,
+                             &c->logits_divisor, &c->score_cap,       &c->logits_cap};
+    size_t wild = r->wild_field;
+    if (wild >= 1 && wild <= WILD_SIZES) *fields[wild - 1] = values[r->wild_value % 16];
+    if (wild > WILD_SIZES && wild <= WILD_FIELDS) *real_fields[wild - 1 - WILD_SIZES] = reals[r->wild_value % 8];
 }
 
-/* [MOST_HALF], of which a head uses the beginning. */
+/* [MOST_HALF + 2], of which a head uses the beginning. */
 static const float *angles_of(const recipe *r) {
     static const float scales[] = {1, 0, 1e-30f, 1e30f, -1, 3e38f, INFINITY, NAN};
     static float *inv_freq;
-    if (!inv_freq) inv_freq = calloc(MOST_HALF, sizeof *inv_freq);
+    if (!inv_freq) inv_freq = calloc(MOST_HALF + 2, sizeof *inv_freq);
     must(inv_freq != NULL, "memory");
     for (size_t i = 0; i < 64; i++) inv_freq[i] = scales[r->angles % 8] / (float)(1 + i);
     return inv_freq;
+}
+
+static lp_architecture architecture_of(const recipe *r) {
+    static lp_rope_spec ropes[2];
+    const float *angles = angles_of(r);
+    lp_config config = config_of(r);
+    lp_architecture a = r->family ? tiny_any(&config, r->family) : tiny_llama(&config);
+    ropes[0] = (lp_rope_spec){angles, r->family ? angles + 1 : NULL, 10, r->family ? 1.25f : 1};
+    ropes[1] = (lp_rope_spec){.inv_freq = angles + 2, .factor = 1};
+    a.ropes = ropes, a.n_ropes = r->family ? 2 : 1;
+    return a;
 }
 
 /* Ids and where sequences start: [MOST_TOKENS], [MOST_TOKENS + 1]; returns how many sequences there are. */
@@ -122,8 +139,8 @@ typedef struct {
     const lp_model *model;
     const int32_t *ids;
     const size_t *starts;
-    size_t n_seqs, n_threads;
-    uint32_t points, materialised; /* a bit for each that the model has; of those requested, and of any */
+    size_t n_seqs, n_threads, rope_length;
+    uint64_t points, materialised; /* a bit for each that the model has; of those requested, and of any */
     uint8_t layers;                /* a bit for each, by layer % 8 */
     int fill;                      /* what the places hold before */
     long polls_left;               /* -1: never stop */
@@ -159,6 +176,7 @@ static int try_run(attempt *a, lp_error *err) {
     int status = lp_run_init(&run, a->model, a->ids, a->starts, a->n_seqs, a->n_threads, err);
     a->values = NULL;
     if (status) return status;
+    run.rope_length = a->rope_length;
     make_places(a, &run);
     run.parallel.poll = poll_attempt;
     run.parallel.poll_arg = a;
@@ -194,6 +212,12 @@ static void compare(const attempt *a, const attempt *b) {
     lp_run_free(&run);
 }
 
+/* A bit for each point; of more than 32 they begin anew. */
+static uint64_t four_bytes(const uint8_t *bytes) {
+    uint64_t bits = two_bytes(bytes) | (uint64_t)two_bytes(bytes + 2) << 16;
+    return bits | bits << 32;
+}
+
 static void use_kernels(const char *name) {
     lp_error err;
     setenv("LLAMAPROBE_KERNELS", name, 1);
@@ -205,11 +229,12 @@ static void run_model(const recipe *r, const lp_model *model) {
     size_t starts[MOST_TOKENS + 1], n_seqs = tokens_of(r, &model->config, ids, starts);
     size_t row = r->kernels % lp_kernels_count();
     lp_error err = {0}, again = {0};
-    attempt all = {model, ids, starts, n_seqs, 1, UINT32_MAX, 0, 255, 0x55, -1, NULL};
+    attempt all = {.model = model, .ids = ids, .starts = starts, .n_seqs = n_seqs, .n_threads = 1};
+    all.rope_length = r->family % 4 == 3 ? r->family : 0;
+    all.points = UINT64_MAX, all.layers = 255, all.fill = 0x55, all.polls_left = -1;
     attempt some = all;
     some.n_threads = r->n_threads < 240 ? 1 : 2 + r->n_threads % 2; /* threads that wait for each other are slow */
-    some.points = two_bytes(r->points) | (uint32_t)two_bytes(r->points + 2) << 16;
-    some.materialised = two_bytes(r->materialised) | (uint32_t)two_bytes(r->materialised + 2) << 16;
+    some.points = four_bytes(r->points), some.materialised = four_bytes(r->materialised);
     some.layers = r->layers;
     some.fill = 0;
     some.polls_left = r->stop_after ? r->stop_after : -1;
@@ -260,14 +285,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     memcpy(&r, data, RECIPE_BYTES);
     const uint8_t *bytes = data + RECIPE_BYTES;
     size_t n_bytes = size - RECIPE_BYTES;
-    lp_config config = config_of(&r);
-    make_wild(&r, &config);
+    lp_architecture a = architecture_of(&r);
+    make_wild(&r, &a.config);
     int failed = r.how % 4 == 1 || r.how % 4 == 2 ? open_memory_file(&file, bytes, n_bytes, r.how % 4 == 1, &err)
                                                   : lp_safetensors_from_bytes(&file, "f", bytes, n_bytes, &err);
     must(failed ? !file && err.status == LP_EFORMAT : file && err.status == LP_OK, "status, file and error agree");
     must_be_a_line(err.msg);
     if (failed) return 0;
-    failed = open_tiny(&model, &config, angles_of(&r), lp_safetensors_tensors(&file, 1, &err), &err);
+    failed = lp_model_open(&model, &a, lp_safetensors_tensors(&file, 1, &err), &err);
     must(failed ? !model && err.status != LP_OK : model && err.status == LP_OK, "status, model and error agree");
     must(err.status != LP_ENOMEM && err.status != LP_EIO, "a tiny file needs little");
     must_be_a_line(err.msg);
@@ -294,6 +319,7 @@ static void choose_config(draft *d, recipe *r) {
     r->d_ff[0] = (uint8_t)d_ff, r->d_ff[1] = (uint8_t)(d_ff >> 8);
     r->vocab_size = (uint8_t)pick(d, 16);
     r->flags = (uint8_t)pick(d, 8);
+    r->family = pick(d, 3) ? some_byte(d) : 0;
     r->eps = (uint8_t)pick(d, 8) % 5;
 }
 
@@ -316,7 +342,7 @@ static void choose_run(draft *d, recipe *r) {
 static void change_recipe(draft *d, recipe *r) {
     uint8_t *bytes = (uint8_t *)r;
     if (pick(d, 4) == 0) {
-        r->wild_field = (uint8_t)pick(d, 9);
+        r->wild_field = (uint8_t)pick(d, WILD_FIELDS + 1);
         r->wild_value = some_byte(d);
     } else {
         bytes[pick(d, RECIPE_BYTES)] = some_byte(d);
@@ -352,8 +378,8 @@ static void change_weights(draft *d, uint8_t *bytes, size_t n_bytes) {
 
 /* A file that fits the recipe, if there is room; else the input stays as it is. Returns its size. */
 static size_t make_file(draft *d, const recipe *r, uint8_t *data, size_t size, size_t max_size) {
-    lp_config config = config_of(r);
-    image file = make_tiny_model(&config, d->state >> 20);
+    lp_architecture a = architecture_of(r);
+    image file = make_tiny_file(&a, d->state >> 20);
     if (RECIPE_BYTES + file.n_bytes <= max_size) {
         memcpy(data, r, RECIPE_BYTES);
         memcpy(data + RECIPE_BYTES, file.bytes, file.n_bytes);

@@ -33,7 +33,7 @@ from .origin import Origin
 from .perf.machine import thread_count
 from .perf.profile import Profile, Stage
 from .plan import Plan, Step, Value
-from .points import Layers, ModelPoints, Name, Point, check_layers, resolve_all
+from .points import DEFAULT_POINTS, Layers, ModelPoints, Name, Point, check_layers, resolve_all
 from .points import shape as shape_of
 from .prompts.chat import ChatOptions
 from .prompts.prompt import Prompt, TokenizerSource, read_prompt, read_prompts
@@ -213,7 +213,7 @@ class Model:
         self,
         prompt: object,
         *,
-        points: str | Iterable[Name] = ("x", "x_norm"),
+        points: str | Iterable[Name] = DEFAULT_POINTS,
         layers: Layers = None,
         threads: int | None = None,
         progress: bool = False,
@@ -289,7 +289,7 @@ class Model:
         self,
         prompt: object,
         *,
-        points: str | Iterable[Name] = ("x", "x_norm"),
+        points: str | Iterable[Name] = DEFAULT_POINTS,
         layers: Layers = None,
         threads: int | None = None,
         rope_length: int | None = None,
@@ -324,7 +324,7 @@ class Model:
         self,
         prompt: object,
         *,
-        points: str | Iterable[Name] = ("x", "x_norm"),
+        points: str | Iterable[Name] = DEFAULT_POINTS,
         layers: Layers = None,
         threads: int | None = None,
         rope_length: int | None = None,

@@ -3,7 +3,8 @@
 `attention` is written to be read and ported: every line is one formula, followed by the shape of
 its result. It needs the files of a run (`llamaprobe run --out`) and the weights as files
 (`llamaprobe weights`), nothing else: T tokens, D = d_model, H = n_heads, K = n_kv_heads, h =
-head_dim all come from meta_layer{i}.json.
+head_dim all come from meta_layer{i}.json. `attention_of_family` does the same for a model that has
+more than a Llama, and `attention` calls it there.
 """
 
 import errno
@@ -78,6 +79,77 @@ def attention(
     return {"q": q, "k": k, "v": v, **rotated, "scores": scores, "pattern": pattern, "z": z}
 
 
+def attention_of_family(
+    run_folder: str | Path, weight_folder: str | Path, layer: int
+) -> dict[str, np.ndarray]:
+    """The same of any model, with q_norm, k_norm and scores_raw of one that has them: fused
+    matrices, norms of q and k, tables of RoPE by layer, windows, a cap of scores."""
+    meta = json.loads((Path(run_folder) / f"meta_layer{layer}.json").read_text())
+    D, H, K, h = meta["d_model"], meta["num_heads"], meta["num_kv_heads"], meta["head_dim"]
+    norms, linears, n_rows = meta["norms"], meta["linears"], {"q": H * h, "k": K * h, "v": K * h}
+
+    def weight(module, kind="weight"):
+        return load(weight_folder, f"{meta['prefix']}model.layers.{layer}.{module}.{kind}")
+
+    def project(point):  # points of one matrix are ranges of its rows, in the order q, k, v
+        module = linears[point]
+        above = [n_rows[p] for p in "qkv"[: "qkv".index(point)] if linears[p] == module]
+        rows = slice(sum(above), sum(above) + n_rows[point])
+        y = x @ weight(module)[rows].T  # [T, n_heads * h]
+        if meta["attention_bias"]:
+            y = y + weight(module, "bias")[rows]
+        return y.reshape(len(x), -1, h)
+
+    def norm(y, point):  # over each head, or over all heads of a token at once
+        if point not in norms:
+            return y
+        rows = y.reshape(len(y), 1, -1) if meta["qk_norm_whole"] else y
+        mean = np.mean(rows * rows, axis=-1, keepdims=True)
+        unit = rows / np.sqrt(mean + np.float32(meta["rms_norm_eps"]))
+        return ((weight(norms[point]) + np.float32(meta["gain_offset"])) * unit).reshape(y.shape)
+
+    name = "xnorm" if "x_norm" in norms else "x"  # without a norm of its input, attention reads x
+    x = load(run_folder, f"{name}_layer{layer}").reshape(-1, D)  # [T, D]
+    q, k, v = project("q"), project("k"), project("v")  # [T, H, h], [T, K, h], [T, K, h]
+    q_norm, k_norm = norm(q, "q_norm"), norm(k, "k_norm")
+
+    position = np.array(meta["position_ids"], np.float32).reshape(-1, 1)  # [T, 1]
+    number = meta["rope_table_of_layer"][layer]
+
+    def rotate(y):
+        if number is None:
+            return y
+        rope, n_tokens = meta["rope_tables"][number], meta.get("rope_length", len(x))
+        is_long = rope["long_inv_freq"] and n_tokens > rope["original_positions"]
+        inv_freq = np.array(rope["long_inv_freq" if is_long else "inv_freq"], np.float32)  # [r / 2]
+        angle, factor = (position * inv_freq)[:, None], np.float32(rope["attention_factor"])
+        cos, sin = factor * np.cos(angle), factor * np.sin(angle)  # [T, 1, r / 2]
+        turned, rest = y[..., : 2 * len(inv_freq)], y[..., 2 * len(inv_freq) :]
+        # 2i turns together with 2i + 1, or i with i + r / 2
+        pairs, axis = ((-1, 2), -1) if meta["rope_interleaved"] else ((2, -1), -2)
+        a, b = np.moveaxis(turned.reshape(*y.shape[:2], *pairs), axis, 0)
+        turned = np.stack([a * cos - b * sin, b * cos + a * sin], axis).reshape(turned.shape)
+        return np.concatenate([turned, rest], axis=-1)
+
+    q_rope, k_rope = rotate(q_norm), rotate(k_norm)
+
+    keys = np.repeat(k_rope, H // K, axis=1)  # [T, H, h]
+    values = np.repeat(v, H // K, axis=1)  # [T, H, h]
+    raw = np.einsum("qhi,khi->hqk", q_rope, keys) * np.float32(meta["attention_scale"])
+    cap, window = np.float32(meta["score_cap"] or 0), meta["window_of_layer"][layer] or len(x)
+    age = position - position.T  # [T, T]: of a key, seen from a query
+    is_seen = (age >= 0) & (age < window)
+    scores_raw = np.where(is_seen, raw, -np.inf)  # [H, T, T]
+    scores = np.where(is_seen, cap * np.tanh(raw / cap), -np.inf) if cap else scores_raw
+    e = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    pattern = e / e.sum(axis=-1, keepdims=True)  # [H, T, T]
+    z = np.einsum("hqk,khi->qhi", pattern, values)  # [T, H, h]
+    normed = {p: y for p, y in (("q_norm", q_norm), ("k_norm", k_norm)) if p in norms}
+    rotated = {"q_rope": q_rope, "k_rope": k_rope}
+    maps = ({"scores_raw": scores_raw} if cap else {}) | {"scores": scores, "pattern": pattern}
+    return {"q": q, "k": k, "v": v, **normed, **rotated, **maps, "z": z}
+
+
 def _checked(formulas: Callable[..., Any]) -> Callable[..., Any]:
     """Checks the arguments first, so that the listing above is the maths alone."""
 
@@ -85,6 +157,9 @@ def _checked(formulas: Callable[..., Any]) -> Callable[..., Any]:
     def attention(run_folder: Folder, weight_folder: Folder, layer: int) -> dict[str, np.ndarray]:
         run_folder, weight_folder = checked_path(run_folder), checked_path(weight_folder)
         meta = _read_meta(run_folder / f"meta_layer{layer}.json")
+        if "family" in meta:
+            _check_family(run_folder, weight_folder, layer, meta)
+            return attention_of_family(run_folder, weight_folder, layer)
         D, H, K, h = meta["d_model"], meta["num_heads"], meta["num_kv_heads"], meta["head_dim"]
         shapes: dict[str, dict[str, tuple[int, ...]]] = {
             "weight": {"q": (H * h, D), "k": (K * h, D), "v": (K * h, D)},
@@ -106,10 +181,6 @@ attention = _checked(attention)
 def _read_meta(path: Path) -> dict[str, Any]:
     """The numbers of a layer, checked as far as the formulas need them. FileError, FormatError."""
     meta = read_json(path)
-    if (family := meta.get("family", "llama")) != "llama":
-        raise FormatError(
-            f"{shown_path(path)}: only a Llama is redone here, not {printable(str(family), 60)}"
-        )
     sizes: list[Any] = [
         meta.get(key) for key in ("d_model", "num_heads", "num_kv_heads", "head_dim")
     ]
@@ -121,13 +192,44 @@ def _read_meta(path: Path) -> dict[str, Any]:
     numbers = [n for each in lists if isinstance(each, list) for n in each]
     if not all(isinstance(each, list) for each in lists) or not all(map(_is_number, numbers)):
         raise FormatError(f"{shown_path(path)}: position_ids, inv_freq are not lists of numbers")
-    if sizes[1] % sizes[2] or sizes[3] != 2 * len(meta["inv_freq"]):
+    whole_heads = "family" in meta or sizes[3] == 2 * len(meta["inv_freq"])
+    if sizes[1] % sizes[2] or not whole_heads:
         raise FormatError(
             f"{shown_path(path)}: the numbers of heads, kv heads and inv_freq disagree"
         )
     if not _is_number(meta.get("attention_scale")) or type(meta.get("attention_bias")) is not bool:
         raise FormatError(f"{shown_path(path)}: attention_scale or attention_bias is damaged")
     return meta
+
+
+def _check_family(run_folder: Path, weight_folder: Path, layer: int, meta: dict[str, Any]) -> None:
+    """The numbers that the formulas need must be those of the config in the manifest, and arrays
+    have their shapes. FileError, FormatError."""
+    from .families.meta import family_meta
+    from .families.tensors import layer_prefix, tensors
+    from .saved.read import Saved
+
+    saved = Saved(run_folder)
+    config = saved.config()
+    n_tokens = len(saved.token_ids)
+    held = {
+        **family_meta(config),
+        **{key: getattr(config, key) for key in ("d_model", "head_dim", "rms_norm_eps")},
+        **{key: getattr(config, key) for key in ("attention_scale", "attention_bias")},
+        **{"num_heads": config.n_heads, "num_kv_heads": config.n_kv_heads},
+        **{"rope_length": saved.rope_length, "position_ids": list(range(n_tokens))},
+    }
+    wrong = [key for key, value in held.items() if meta.get(key) != value]
+    if wrong or not 0 <= layer < config.n_layers:
+        raise FormatError(
+            f"{shown_path(run_folder)}: {wrong[0] if wrong else 'the number'} of layer {layer} does"
+            f" not fit the config in {MANIFEST}"
+        )
+    for name, shape, point, _ in tensors(config):
+        if point in ("q", "k", "v", "q_norm", "k_norm"):
+            _check_shape(weight_folder, layer_prefix(config, layer) + name, shape)
+    name = "xnorm" if "x_norm" in config.norms else "x"
+    _check_shape(run_folder, f"{name}_layer{layer}", (1, n_tokens, config.d_model))
 
 
 def _check_shape(folder: Path, stem: str, shape: tuple[int, ...]) -> None:

@@ -245,6 +245,14 @@ def resolve(name: Name, config: Config | None = None) -> tuple[Point, int | None
     return point, layer
 
 
+class _IfPresent(str):
+    """The name of a point that is passed over in a model that lacks it."""
+
+
+DEFAULT_POINTS = ("x", _IfPresent("x_norm"))
+"""What is kept without a request."""
+
+
 def resolve_all(
     names: str | Iterable[Name], config: Config
 ) -> Iterator[tuple[Name, Point, int | None]]:
@@ -262,6 +270,8 @@ def resolve_all(
             'points is empty or not a list; give names, which Model.points() lists, or "all"'
         )
     for name in listed:
+        if isinstance(name, _IfPresent) and name in _names(config).absent:
+            continue
         for point, layer in _matches(name, _names(config)) or [resolve(name, config)]:
             yield name, point, None if layer is None else layer_number(layer, config.n_layers)
 

@@ -87,6 +87,14 @@ def smollm2(test_data: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def gemma3(test_data: Path) -> Path:
+    """Gemma 3 270M, bf16; LLAMAPROBE_GEMMA3 says where if not among the test data."""
+    place = os.environ.get("LLAMAPROBE_GEMMA3") or test_data / "gemma3-270m"
+    _found(Path(place) / "model.safetensors", "Gemma 3 270M")
+    return Path(place)
+
+
+@pytest.fixture(scope="session")
 def llama3_tokenizer(test_data: Path) -> Path:
     """A folder with the tokenizer and chat template of Llama 3."""
     return _found(test_data / "llama3-tokenizer", "the tokenizer of Llama 3")

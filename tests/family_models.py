@@ -81,8 +81,7 @@ class FamilyCase:
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        keys = {k: v for k, v in (_BASE | self.keys).items() if v is not ...}
-        config = AutoConfig.for_model(self.model_type, **json.loads(json.dumps(keys)))
+        config = AutoConfig.for_model(self.model_type, **json.loads(json.dumps(self.hub_keys())))
         torch.manual_seed(len(self.name))
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
         _randomise(model)
@@ -92,14 +91,15 @@ class FamilyCase:
     def hub_config(self, folder: Path) -> dict[str, Any]:
         """What a file on the hub would have in place of the config.json of `make`."""
         made = json.loads((folder / "config.json").read_text())
-        keys = {k: v for k, v in (_BASE | self.keys).items() if v is not ...}
         head = {
             "architectures": made["architectures"],
             "model_type": made["model_type"],
         }
-        return (
-            head | keys | {"torch_dtype": "float32", "transformers_version": "4.50.0"}
-        )
+        about = {"torch_dtype": "float32", "transformers_version": "4.50.0"}
+        return head | self.hub_keys() | about
+
+    def hub_keys(self) -> dict[str, Any]:
+        return {k: v for k, v in (_BASE | self.keys).items() if v is not ...}
 
 
 def _randomise(model: Any) -> None:

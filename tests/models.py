@@ -155,11 +155,15 @@ def weight_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def make_weights(
-    config: dict[str, Any], seed: int = 0, dtype: str = "BF16"
+    config: dict[str, Any],
+    seed: int = 0,
+    dtype: str = "BF16",
+    shapes: dict[str, tuple[int, ...]] | None = None,
 ) -> dict[str, np.ndarray]:
-    """float32 arrays that `dtype` holds exactly; matrices keep the size of values."""
+    """float32 arrays that `dtype` holds exactly; matrices keep the size of values. `shapes`: by name,
+    those of a Llama by default."""
     weights = {}
-    for i, (name, shape) in enumerate(weight_shapes(config).items()):
+    for i, (name, shape) in enumerate((shapes or weight_shapes(config)).items()):
         values = _almost_normal(math.prod(shape), seed, i).reshape(shape)
         if name.endswith("norm.weight"):
             values = 1 + values / 8

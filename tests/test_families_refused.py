@@ -156,6 +156,26 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
         {"text_config": SIZES | {"model_type": "ministral3"}},
         'text_config.model_type is "ministral3": queries scaled by their position cannot be run',
     ),
+    "queries scaled by position": (
+        "ministral3",
+        {"rope_parameters": YARN | {"llama_4_scaling_beta": 0.1, "rope_theta": 1e4}},
+        "queries scaled by their position cannot be run",
+    ),
+    "cross-attention in a shell": (
+        "mllama",
+        {"text_config": SIZES | {"model_type": "mllama_text_model"}},
+        "cross-attention cannot be run",
+    ),
+    "both ways in gemma3": (
+        "gemma3_text",
+        {"use_bidirectional_attention": True},
+        "use_bidirectional_attention is true: only null or false can be run",
+    ),
+    "both ways by another key": (
+        "qwen3",
+        {"is_causal": False},
+        "is_causal is false: only attention over earlier tokens can be run",
+    ),
     **{
         name: (name, {}, f'model_type is "{name}": {why}')
         for name, why in REFUSED.items()
@@ -166,5 +186,21 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_refused(tmp_path: Path, name: str) -> None:
     model_type, keys, fact = WRONG[name]
-    with pytest.raises(lp.ConfigError, match=rf"config\.json: .*{fact}"):
+    with pytest.raises(lp.ConfigError, match=rf"config\.json: .*{fact}") as caught:
         read(tmp_path, model_type, **keys)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_the_title_families_lack_is_refused() -> None:
+    """One model_type of each kind."""
+    kinds = {
+        "experts": "qwen3_moe",
+        "Mamba": "mamba2",
+        "softmax attention": "qwen3_next",
+        "cross-attention": "mllama",
+        "LayerNorm": "cohere2 stablelm starcoder2 gpt2 gpt_neox",
+        "sinks": "gpt_oss",
+        "scaled by their position": "ministral3",
+    }
+    for kind, names in kinds.items():
+        assert all(kind in REFUSED[name] for name in names.split()), kind

@@ -137,6 +137,22 @@ def test_rope_length_chooses_the_table(
             model.run([1], rope_length=wrong)
 
 
+@pytest.mark.parametrize("made", ["phi3-long"], indirect=True)
+def test_rope_length_on_the_command_line(
+    made: tuple[family_models.FamilyCase, Path], tmp_path: Path, command
+) -> None:
+    (tmp_path / "ids").write_text("3 4 5")
+    (tmp_path / "prompts.jsonl").write_text('{"input_ids": [3, 4, 5]}')
+    one = ["run", made[1], "--ids", tmp_path / "ids", "--points", "q_rope", "--rope-length", 17]
+    many = ["run", made[1], "--prompts", tmp_path / "prompts.jsonl", *one[4:]]
+    long = lp.load(made[1]).run([3, 4, 5], points="q_rope", rope_length=17)
+    for arguments, folder in ((one, tmp_path / "one"), (many, tmp_path / "many")):
+        assert command(*arguments, "--out", folder)[0] == 0
+        again = lp.read_run(next(folder.rglob("manifest.json")).parent)
+        assert again.equals(long) and again.meta["rope_length"] == 17
+    assert command(*one[:-1], "0")[0] == 2
+
+
 SAVED = ["qwen3-yarn", "olmo2", "granite", "phi3-long", "smollm3-interval", "granite4", "helium"]
 
 

@@ -60,9 +60,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..model import load
+    from ..points import DEFAULT_POINTS
 
     model = load(args.model, revision=revision_of(args), threads=args.threads, ignore=args.ignore)
-    points = args.points or ["x", "x_norm"]
+    points = args.points or [*DEFAULT_POINTS]
     one = _plan if args.plan else _measure
     results = [one(model, n_tokens, points, args) for n_tokens in args.tokens or [128]]
     if args.json:

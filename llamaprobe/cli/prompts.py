@@ -53,9 +53,11 @@ def run_prompts_file(model: "Model", args: argparse.Namespace) -> int:
     """Prints the folder of each prompt, in order."""
     from ..data.prompt_runs import read_prompts_of, run_prompts
     from ..files.paths import checked_path
+    from ..points import DEFAULT_POINTS
 
     prompts = read_prompts_of(Path(args.prompts), None)
-    capture = {"points": args.points or ["x", "x_norm"], "layers": args.layers}
+    capture = {"points": args.points or [*DEFAULT_POINTS], "layers": args.layers}
+    capture |= {} if args.rope_length is None else {"rope_length": args.rope_length}
     save = {"format": format_of(args), "digits": args.digits, "header": not args.no_header}
     save |= {"masks": not args.no_masks, "hash_weights": args.hash_weights}
     out = checked_path(args.out)

@@ -14,6 +14,7 @@ from .options import (
     add_ignore,
     add_quiet,
     add_source_options,
+    count,
     format_of,
     location,
     note_size,
@@ -49,6 +50,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--out", type=location, metavar="DIR", help="where the files go")
     add_capture_options(parser)
     parser.add_argument(
+        "--rope-length",
+        type=count,
+        metavar="N",
+        help="of a model with LongRoPE: the number of tokens that chooses its table, such as that of"
+        " a prompt and its answer (default: the prompt's own)",
+    )
+    parser.add_argument(
         "--no-masks", action="store_true", help="leave out attention_mask and position_ids"
     )
     parser.add_argument(
@@ -70,6 +78,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     _check_usage(args)
     from ..model import load
+    from ..points import DEFAULT_POINTS
 
     if args.out is not None and args.prompts is None:
         _check_out(args)
@@ -78,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         return run_prompts_file(model, args)
     if args.out is None:
         return _show(model, args)
-    result = _run(model, args, args.points or ["x", "x_norm"])
+    result = _run(model, args, args.points or [*DEFAULT_POINTS])
     return _save(model, result, args)
 
 
@@ -101,7 +110,8 @@ def _run(model: "Model", args: argparse.Namespace, points: list[str]) -> "Run":
     how: dict[str, Any] = {}
     if args.chat or args.messages:
         prompt, how = read_chat(args)
-    return model.run(prompt, points=points, layers=args.layers, progress=args.progress, **how)
+    how |= {"rope_length": args.rope_length, "progress": args.progress}
+    return model.run(prompt, points=points, layers=args.layers, **how)
 
 
 def _check_out(args: argparse.Namespace) -> None:
@@ -115,10 +125,11 @@ def _check_out(args: argparse.Namespace) -> None:
 
 def _show(model: "Model", args: argparse.Namespace) -> int:
     """A summary instead of files."""
+    from ..points import DEFAULT_POINTS
     from .json import print_json
     from .summary import print_summary, summary
 
-    result = _run(model, args, args.points or ["x", "x_norm", "logits"])
+    result = _run(model, args, args.points or [*DEFAULT_POINTS, "logits"])
     shown = [point for point in result.points if args.points or point != "logits"]
     data = summary(model, result, shown)
     if args.json:

@@ -1,4 +1,4 @@
-"""What a model needs beyond a Llama, which offline.py does not know."""
+"""What a model needs beyond a Llama: then the files of its runs have further numbers (meta.py)."""
 
 import math
 from collections import Counter

@@ -22,6 +22,8 @@ def family_meta(config: "Config") -> dict[str, Any]:
     windows, ropes, rope_of = layers_of(config)
     return {
         "family": config.family,
+        "prefix": config.prefix,
+        "linears": dict(config.linears),
         "o_bias": config.o_bias,
         "norms": dict(config.norms),
         "gain_offset": config.gain_offset,

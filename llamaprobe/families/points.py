@@ -213,6 +213,8 @@ def formulas(config: "Config") -> dict[str, str]:
     """Point -> its formula, where it is not a Llama's."""
     found = dict(_norm_formulas(config))
     norms, residual = config.norms, "" if config.residual_scale == 1 else "residual_scale * "
+    if config.embedding_scale != 1:
+        found["x"] = f"embedding_scale * {LLAMA_FORMULAS['x'][0]}"
     attention_in = "x_norm" if "x_norm" in norms else "x"
     mlp_in = "x_mid_norm" if "x_mid_norm" in norms else "x_mid"
     for point, module in config.linears.items():

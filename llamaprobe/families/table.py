@@ -344,47 +344,26 @@ SHELLS = {
 }
 
 # What other decoders need, by the model_type of those that are met most.
-REFUSED = {
-    **dict.fromkeys(
-        (
-            "mixtral",
-            "qwen2_moe",
-            "qwen3_moe",
-            "olmoe",
-            "phimoe",
-            "granitemoe",
-            "deepseek_v3",
-        ),
-        "a mixture of experts cannot be run",
+_REASONS = {
+    "a mixture of experts cannot be run": (
+        "mixtral qwen2_moe qwen3_moe olmoe phimoe granitemoe granitemoeshared deepseek_v2 deepseek_v3"
+        " dbrx llama4 llama4_text ernie4_5_moe glm4_moe exaone_moe hunyuan_v1_moe"
     ),
-    "gpt_oss": "a mixture of experts and sinks of attention cannot be run",
-    **dict.fromkeys(
-        ("mamba", "mamba2", "falcon_mamba"), "Mamba layers cannot be run"
+    "a mixture of experts and sinks of attention cannot be run": "gpt_oss",
+    "Mamba layers cannot be run": "mamba mamba2 falcon_mamba",
+    "layers without softmax attention cannot be run": (
+        "qwen3_next qwen3_5 qwen3_5_text qwen3_5_moe qwen3_5_moe_text lfm2 lfm2_moe jamba bamba zamba2"
+        " falcon_h1 nemotron_h minimax rwkv recurrent_gemma"
     ),
-    **dict.fromkeys(
-        ("qwen3_next", "qwen3_5_text", "lfm2", "jamba", "falcon_h1", "recurrent_gemma"),
-        "layers without softmax attention cannot be run",
+    "LayerNorm cannot be run": (
+        "gpt2 gpt_neo gpt_neox gptj gpt_bigcode codegen opt bloom falcon mpt persimmon stablelm"
+        " starcoder2 cohere cohere2 phi olmo nemotron"
     ),
-    **dict.fromkeys(
-        (
-            "gpt2",
-            "gpt_neox",
-            "stablelm",
-            "starcoder2",
-            "cohere",
-            "cohere2",
-            "phi",
-            "olmo",
-        ),
-        "LayerNorm cannot be run",
-    ),
-    "ministral3": "queries scaled by their position cannot be run",
-    "glm4": "its interleaved RoPE of a part of a head cannot be run",
-    **dict.fromkeys(("mllama", "mllama_text_model"), "cross-attention cannot be run"),
-    **dict.fromkeys(
-        ("gemma3n_text", "gemma4_text"), "embeddings of each layer cannot be run"
-    ),
-    **dict.fromkeys(
-        ("bert", "modernbert", "t5", "t5gemma"), "only decoders can be run"
-    ),
+    "an MLP without a gate cannot be run": "arcee apertus",
+    "queries scaled by their position cannot be run": "ministral3",
+    "its interleaved RoPE of a part of a head cannot be run": "glm4",
+    "cross-attention cannot be run": "mllama mllama_text_model",
+    "embeddings of each layer cannot be run": "gemma3n gemma3n_text gemma4 gemma4_text",
+    "only decoders can be run": "bert modernbert t5 t5gemma",
 }
+REFUSED = {name: reason for reason, names in _REASONS.items() for name in names.split()}

@@ -14,10 +14,7 @@
 enum { MOST_SEQS = 4, MOST_TOKENS = 80 };
 
 static uint64_t seed = 88172645463325252u;
-static size_t pick(size_t n) {
-    seed = seed * 6364136223846793005u + 1442695040888963407u;
-    return (size_t)(seed >> 33) % n;
-}
+static size_t pick(size_t n) { return tiny_pick(&seed, n); }
 
 /* ---- models and runs ----------------------------------------------------------------------------------------- */
 
@@ -55,31 +52,6 @@ static int open_subject(subject *s, const lp_config *config, const size_t *lengt
     lp_architecture a = tiny_llama(config);
     a.ropes = tables() + 1, a.n_ropes = 1;
     return open_architecture(s, &a, lengths);
-}
-
-/* Any that has more than a Llama, or less. */
-static lp_architecture any_architecture(const lp_config *config) {
-    static int rope_of[TINY_MOST_LAYERS];
-    static size_t windows[TINY_MOST_LAYERS];
-    lp_architecture a = tiny_llama(config);
-    lp_config *c = &a.config;
-    for (size_t i = 0; i < c->n_layers; i++) rope_of[i] = (int)pick(3) - 1, windows[i] = pick(2) ? pick(20) : 0;
-    a.ropes = tables(), a.n_ropes = 2, a.rope_of = rope_of, a.windows = windows;
-    if (pick(2)) a.modules[LP_Q_NORM] = "q_norm", a.modules[LP_K_NORM] = "k_norm";
-    if (pick(2)) a.modules[LP_ATTN_NORM] = "attn_norm", a.modules[LP_MLP_NORM] = "mlp_norm";
-    if (!pick(3)) a.modules[LP_X_NORM] = a.modules[LP_X_MID_NORM] = NULL;
-    if (pick(2)) a.modules[LP_Q] = a.modules[LP_K] = a.modules[LP_V] = "qkv";
-    if (pick(2)) a.modules[LP_GATE] = a.modules[LP_UP] = "gate_up";
-    c->qk_norm_whole = (int)pick(2), c->interleaved = (int)pick(2), c->o_bias = (int)pick(2);
-    c->rotary_dim = 2 + 2 * pick(c->head_dim / 2);
-    c->attention_scale = 0.5;
-    if (pick(2)) c->embedding_scale = 3;
-    if (pick(2)) c->residual_scale = 0.75;
-    if (pick(2)) c->logits_divisor = 7;
-    if (pick(2)) c->score_cap = 0.5;
-    if (pick(2)) c->logits_cap = 2;
-    c->gelu_tanh = (int)pick(2), c->gain_offset = (double)pick(2);
-    return a;
 }
 
 static void close_subject(subject *s) {
@@ -243,7 +215,8 @@ static void check_variant(const lp_kernels *variant) {
         lp_config c = LLAMA(1 + pick(3), kv_heads * (1 + pick(3)), kv_heads, head_dim, 1 + pick(70), 1 + pick(90),
                             3 + pick(40), 99, 1e-5, bias, (int)pick(2), (int)pick(2));
         const size_t lengths[] = {1 + pick(20), pick(20), pick(20), pick(20)};
-        lp_architecture a = any_architecture(&c);
+        lp_architecture a = tiny_any(&c, pick(1 << 20));
+        a.ropes = tables();
         subject s;
         if (i < 3)
             check_subject(&c, lengths);

@@ -32,7 +32,7 @@
      .residual_scale = 1,                                                                         \
      .logits_divisor = 1}
 
-enum { TINY_MOST_LAYERS = 32 };
+enum { TINY_MOST_LAYERS = 1024 }; /* as many as a config may have */
 
 /* A Llama with these numbers; the score scale is 1 / sqrt(head_dim). */
 static inline lp_architecture tiny_llama(const lp_config *c) {
@@ -52,6 +52,41 @@ static inline lp_architecture tiny_llama(const lp_config *c) {
                          .windows = windows,
                          .rope_of = rope_of};
     if (c->head_dim) a.config.attention_scale = (float)(1 / sqrt((double)c->head_dim));
+    return a;
+}
+
+static inline size_t tiny_pick(uint64_t *state, size_t n) {
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return (size_t)(*state >> 33) % n;
+}
+
+/* Any model that has more than a Llama, or less, by its seed. The caller adds two tables of RoPE; until the next call.
+ */
+static inline lp_architecture tiny_any(const lp_config *config, uint64_t seed) {
+    static int rope_of[TINY_MOST_LAYERS];
+    static size_t windows[TINY_MOST_LAYERS];
+    lp_architecture a = tiny_llama(config);
+    lp_config *c = &a.config;
+    uint64_t *s = &seed;
+    memset(rope_of, 0, sizeof rope_of), memset(windows, 0, sizeof windows);
+    for (size_t i = 0; i < c->n_layers; i++)
+        rope_of[i] = (int)tiny_pick(s, 3) - 1, windows[i] = tiny_pick(s, 2) ? tiny_pick(s, 20) : 0;
+    if (!tiny_pick(s, 8)) windows[0] = SIZE_MAX - tiny_pick(s, 2);
+    a.n_ropes = 2, a.rope_of = rope_of, a.windows = windows;
+    if (tiny_pick(s, 2)) a.modules[LP_Q_NORM] = "q_norm", a.modules[LP_K_NORM] = "k_norm";
+    if (tiny_pick(s, 2)) a.modules[LP_ATTN_NORM] = "attn_norm", a.modules[LP_MLP_NORM] = "mlp_norm";
+    if (!tiny_pick(s, 3)) a.modules[LP_X_NORM] = a.modules[LP_X_MID_NORM] = NULL;
+    if (tiny_pick(s, 2)) a.modules[LP_Q] = a.modules[LP_K] = a.modules[LP_V] = "qkv";
+    if (tiny_pick(s, 2)) a.modules[LP_GATE] = a.modules[LP_UP] = "gate_up";
+    c->qk_norm_whole = (int)tiny_pick(s, 2), c->interleaved = (int)tiny_pick(s, 2), c->o_bias = (int)tiny_pick(s, 2);
+    c->rotary_dim = 2 + 2 * tiny_pick(s, c->head_dim / 2);
+    c->attention_scale = 0.5;
+    if (tiny_pick(s, 2)) c->embedding_scale = 3;
+    if (tiny_pick(s, 2)) c->residual_scale = 0.75;
+    if (tiny_pick(s, 2)) c->logits_divisor = 7;
+    if (tiny_pick(s, 2)) c->score_cap = 0.5;
+    if (tiny_pick(s, 2)) c->logits_cap = 2;
+    c->gelu_tanh = (int)tiny_pick(s, 2), c->gain_offset = (double)tiny_pick(s, 2);
     return a;
 }
 
