@@ -31,8 +31,19 @@ if TYPE_CHECKING:
     from .data.planning import plan_harvest as plan_harvest
     from .data.reading import read_harvest as read_harvest
     from .data.shard import harvest_shard as harvest_shard
+    from .edits.edit import Edit as Edit
+    from .edits.edits import Edits as Edits
+    from .edits.edits import freeze as freeze
+    from .edits.edits import knockout as knockout
+    from .edits.edits import like as like
+    from .edits.index import DECIDING as DECIDING
+    from .edits.index import NEW as NEW
+    from .edits.index import PROMPT as PROMPT
     from .files.array import read as read
     from .files.array import write as write
+    from .generation.result import GeneratedRun as GeneratedRun
+    from .generation.sample import Sample as Sample
+    from .generation.session import Session as Session
     from .hub import download as download
     from .hub.errors import *  # noqa: F403
     from .model import Model as Model
@@ -55,6 +66,9 @@ _LAZY = {
     "load": ("model", "load"),
     "Model": ("model", "Model"),
     "Run": ("run", "Run"),
+    "Sample": ("generation.sample", "Sample"),
+    "GeneratedRun": ("generation.result", "GeneratedRun"),
+    "Session": ("generation.session", "Session"),
     "Tokenizer": ("prompts.tokenizer", "Tokenizer"),
     "read": ("files.array", "read"),
     "write": ("files.array", "write"),
@@ -67,6 +81,14 @@ _LAZY = {
     "read_harvest": ("data.reading", "read_harvest"),
     "download": ("hub", "download"),
     "Cancel": ("cancel", "Cancel"),
+    "Edit": ("edits.edit", "Edit"),
+    "Edits": ("edits.edits", "Edits"),
+    "like": ("edits.edits", "like"),
+    "freeze": ("edits.edits", "freeze"),
+    "knockout": ("edits.edits", "knockout"),
+    "PROMPT": ("edits.index", "PROMPT"),
+    "NEW": ("edits.index", "NEW"),
+    "DECIDING": ("edits.index", "DECIDING"),
     "UnsupportedConfigError": ("config", "UnsupportedConfigError"),
     "WeightError": ("checkpoint.weights", "WeightError"),
 }

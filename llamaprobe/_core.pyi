@@ -11,13 +11,19 @@ from typing_extensions import Buffer
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 _Bytes = Buffer | NDArray[Any]  # NumPy says that arrays are buffers from Python 3.12 on
+_Capture = tuple[int, Sequence[int]] | tuple[int, Sequence[int], bool]
+_Index = NDArray[np.uint32]
+_Function = Callable[[NDArray[np.float32]], NDArray[np.float32] | None]
+_Edit = tuple[int, int, int, int, _Index, _Index, _Index, NDArray[np.float32] | _Function]
 ARITHMETIC_VERSION: int
 """Of docs/arithmetic.md: runs of another version have other bits."""
 
 class Safetensors:
     """One open safetensors file, its header proved. The map lives until the last array and model that use it."""
 
-    def __init__(self, path: str | bytes | PathLike[str], *, mmap: bool = True, dir_fd: int | None = None) -> None:
+    def __init__(
+        self, path: str | bytes | PathLike[str], *, mmap: bool = True, dir_fd: int | None = None
+    ) -> None:
         """FileError, FormatError, OutOfMemory. With `dir_fd` the last part of `path` is opened, in that folder and
         nowhere else; `path` is then what the file is called."""
     @property
@@ -62,29 +68,48 @@ class Model:
         self,
         token_ids: NDArray[np.int32],
         seq_start: Sequence[int],
-        points: Sequence[tuple[int, Sequence[int]]],
+        points: Sequence[_Capture],
         *,
         n_threads: int,
         progress: Callable[[int, int], object] | None = None,
         rope_length: int = 0,
+        edits: Sequence[_Edit] | None = None,
+        changed: NDArray[np.int64] | None = None,
+        caches: Sequence[Cache | None] | None = None,
+        last_rows: bool = False,
     ) -> list[NDArray[np.float32]]:
         """One array [requested layers, floats of the place] per (point number, layer numbers); points that are not
-        per layer have one layer, 0. No (point, layer) comes twice. Ctrl-C is checked about every 20 ms;
+        per layer have one layer, 0. No (point, layer) comes twice; a third item that is true requests the values
+        before their edits. Ctrl-C is checked about every 20 ms;
         `progress(steps done, steps in all)` is called then, with (0, 0) while memory is prepared, and once at the
         end; an exception from it stops the run.
         rope_length: as if each sequence had so many tokens for the choice of a table of RoPE; 0 for its own.
-        The GIL is released while it computes. OutOfMemory before anything is made; ArgumentError,
-        FileChangedError."""
+        caches: of each sequence, whose ids are then those that follow the tokens in its cache: they stand at the
+        positions from cache.n_tokens on, maps are [n_heads, ids, n_tokens + ids], and all values are those of one run
+        of all tokens. The cache grows by them if the run succeeds; else its tokens are as before.
+        last_rows: points that are not per layer have one row per sequence, that of its last token, and the last layer
+        computes only these rows after attention unless one of its values there is requested.
+        edits: (op, point number, layer, sequence, three lists of indices, values), as in csrc/run/edit.h: op 0 sets,
+        1 adds, 2 multiplies, 3 calls a function. The lists are in the order of the axes: rows of this call in its
+        sequence, heads or one 0, channels; of a map heads, rows, keys. values: three axes, each as long as its list or
+        1. A function takes the elements as [n0, n1, n2] and returns as many, or None when it wrote to them.
+        changed: the numbers of changed elements are added to it.
+        The GIL is released while it computes. OutOfMemory before anything is made; ArgumentError, EditError (a
+        query without a key, a function that returned what is not finite), FileChangedError."""
 
     def profile(
         self,
         token_ids: NDArray[np.int32],
         seq_start: Sequence[int],
-        points: Sequence[tuple[int, Sequence[int]]],
+        points: Sequence[_Capture],
         *,
         n_threads: int,
         progress: Callable[[int, int], object] | None = None,
         rope_length: int = 0,
+        edits: Sequence[_Edit] | None = None,
+        changed: NDArray[np.int64] | None = None,
+        caches: Sequence[Cache | None] | None = None,
+        last_rows: bool = False,
     ) -> tuple[list[NDArray[np.float32]], list[tuple[str, float, int, float, float, float]]]:
         """The result of `run`, and (stage, seconds, laps, FLOP, bytes of weights, bytes of values) of every stage of
         csrc/sys/profile.h. Only computed work counts, not what causal attention skips; a multiply-add is two."""
@@ -93,15 +118,42 @@ class Model:
         self,
         token_ids: NDArray[np.int32],
         seq_start: Sequence[int],
-        points: Sequence[tuple[int, Sequence[int]]],
+        points: Sequence[_Capture],
         *,
         n_threads: int,
         progress: Callable[[int, int], object] | None = None,
         rope_length: int = 0,
+        edits: Sequence[_Edit] | None = None,
+        changed: NDArray[np.int64] | None = None,
+        caches: Sequence[Cache | None] | None = None,
+        last_rows: bool = False,
     ) -> tuple[list[tuple[int, str, list[tuple[str, str, int]], int]], int, int]:
         """The plan of `run`: the steps as (layer or -1, stage, values, bytes of weights read), with values as (point,
         "array", "scratch" or "" if not stored, bytes); bytes of values in scratch; bytes of all scratch. The errors
         of `run` before it computes."""
+
+class Cache:
+    """The keys and values of a sequence's tokens so far, of every layer, for Model.run. Keeps its model alive. One
+    thread at a time uses it: ArgumentError for a second one."""
+
+    def __init__(self, model: Model, capacity: int = 0, *, n_threads: int = 1) -> None:
+        """Room for `capacity` tokens, taken now. ArgumentError: more than the model takes; OutOfMemory."""
+    @property
+    def n_tokens(self) -> int: ...
+    @property
+    def capacity(self) -> int:
+        """Tokens that there is room for. A run that needs more makes room for half as many again: the new memory is
+        checked with all else that the run needs, and the tokens are moved."""
+    @property
+    def n_bytes(self) -> int:
+        """Of its memory: 2 n_layers n_kv_heads head_dim floats for each token of the capacity, with head_dim of v
+        rounded up to a multiple of 8."""
+    @property
+    def model(self) -> Model: ...
+    def rewind(self, n_tokens: int, /) -> None:
+        """Drops all tokens but the first. ArgumentError: it has fewer."""
+    def copy(self, capacity: int = 0, *, n_threads: int = 1) -> Cache:
+        """Another cache with the same tokens, and room for `capacity` tokens or more. OutOfMemory."""
 
 def split(array: NDArray[np.float32], sizes: Sequence[int]) -> list[NDArray[np.float32]]:
     """Split the rows of an array of Model.run in place: one array [rows, size] for each size. Each owns its columns:
@@ -138,6 +190,18 @@ def roof(n_threads: int) -> tuple[float, float]:
     """(FLOP, bytes read from memory) per second of this machine now, with so many threads and the variant in use, in
     about 0.25 s. OutOfMemory; ArgumentError."""
 
+def sample(
+    logits: NDArray[np.float32],
+    position: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int,
+    number: int,
+) -> tuple[int, float]:
+    """(id, logprob) of the token at `position`, from a row of logits, by the rule lp-sample-1. temperature 0: greedy;
+    top_k or top_p 0: all. ArgumentError, which names the position: a NaN, +inf, or no finite logit."""
+
 def call_rounded(function: Callable[[_T], _R], arg: _T) -> _R:
     """function(arg), rounding to nearest even and keeping denormals; the mode of the calling thread is restored
     afterwards, also after an exception."""
@@ -162,7 +226,12 @@ def text_capacity(count: int) -> int:
     """Bytes that `out` needs for so many numbers."""
 
 def parse_floats(
-    out: _Bytes, text: _Bytes | tuple[int, int], start: int, sep: str, n_threads: int, spreadsheet: bool = False
+    out: _Bytes,
+    text: _Bytes | tuple[int, int],
+    start: int,
+    sep: str,
+    n_threads: int,
+    spreadsheet: bool = False,
 ) -> dict[str, object] | None:
     """The numbers of a text, bytes or (file descriptor, size), from byte `start` on into float32 `out`, which they
     fill exactly. None, or what is wrong and where. `spreadsheet` ignores quotes, and empty cells at the ends of lines.

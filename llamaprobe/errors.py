@@ -4,6 +4,7 @@ All are `Error`, and each is also the built-in class for that kind of fault, so 
 ValueError` around a bad argument works as usual. Messages name the file, the fact and the remedy.
 
     ArgumentError        ValueError            an argument, a prompt, a token id
+        EditError                              an edit that cannot be made
         PointError       KeyError              a capture point or a layer
         WeightError      KeyError              the name of a tensor
     ConfigError          ValueError            config.json
@@ -37,6 +38,7 @@ __all__ = [
     "ArgumentError",
     "Cancelled",
     "ConfigError",
+    "EditError",
     "Error",
     "FileChangedError",
     "FileDeniedError",
@@ -88,6 +90,16 @@ class PointError(ArgumentError, KeyError):
 
     def __str__(self) -> str:  # KeyError would show the repr of the message
         return str(self.args[0]) if self.args else ""
+
+
+class EditError(ArgumentError):
+    """An edit that cannot be made, or that would do nothing; the message shows it.
+
+    `run` is what was computed when the edit turned out to be one, of generated text that ended
+    before it; else None.
+    """
+
+    run: Any = None
 
 
 class TokenizerError(Error, ValueError):

@@ -4,12 +4,11 @@ Opening reads headers only; the weights are used in place, in their mapped files
 changes, so that any number of threads may run it at once.
 """
 
-import contextlib
 import datetime
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, overload
@@ -19,21 +18,25 @@ from numpy.typing import NDArray
 
 from . import _core, log, stderr
 from .cancel import Cancel, Stop
+from .captures import Capture, captures_of
 from .checkpoint.folder import Checkpoint, named
 from .checkpoint.opening import Opening, describe_files, first_layers, open_core, open_files
 from .checkpoint.tensor_names import read_globs
 from .checkpoint.weights import Weights
 from .config import Config, tensors
-from .errors import ArgumentError, PointError
+from .edits.edits import Edits
+from .edits.resolve import Bound, Call, bind_all
+from .errors import ArgumentError
 from .families.rope import checked_length
 from .files.fingerprint import Fingerprints, check_fingerprint, not_as_pickled
 from .files.paths import expand_user
+from .generation.methods import Generates, OnePrompt, PromptList
 from .messages import printable
 from .origin import Origin
 from .perf.machine import thread_count
 from .perf.profile import Profile, Stage
 from .plan import Plan, Step, Value
-from .points import DEFAULT_POINTS, Layers, ModelPoints, Name, Point, check_layers, resolve_all
+from .points import DEFAULT_POINTS, Layers, ModelPoints, Name
 from .points import shape as shape_of
 from .prompts.chat import ChatOptions
 from .prompts.prompt import Prompt, TokenizerSource, read_prompt, read_prompts
@@ -41,9 +44,6 @@ from .prompts.tokenizer import Tokenizer
 from .prompts.tokenizer_files import TokenizerFiles
 from .run import Run
 from .source import find_folder, whole_path
-
-OnePrompt = str | Sequence[int] | NDArray[np.integer[Any]] | Sequence[Mapping[str, Any]]
-PromptList = Sequence[OnePrompt]
 
 
 class RunOptions(TypedDict, total=False):
@@ -59,6 +59,7 @@ class RunOptions(TypedDict, total=False):
     tools: Sequence[Mapping[str, Any]] | None
     continue_final_message: bool | str
     rope_length: int | None
+    edits: Edits | Sequence[Edits | None] | None
     timeout: float | None
     cancel: Cancel | None
 
@@ -125,7 +126,7 @@ def open_model(opening: Opening) -> "Model":
     return Model(config, checkpoint, opening, unused)
 
 
-class Model:
+class Model(Generates):
     """An open model, made by `load`. Any number of threads may use it at once.
 
     Also a context manager: `with load(...) as model`.
@@ -223,6 +224,7 @@ class Model:
         tools: Sequence[Mapping[str, Any]] | None = None,
         continue_final_message: bool | str = False,
         rope_length: int | None = None,
+        edits: Edits | Sequence[Edits | None] | None = None,
         timeout: float | None = None,
         cancel: Cancel | None = None,
     ) -> Run | list[Run]:
@@ -235,7 +237,8 @@ class Model:
             output of a tokenizer of transformers counts as its input_ids.
         points: names, see `Model.points`; "all" for every point, "x*" for those whose name matches.
             Names of TransformerLens and Hugging Face modules are understood; one with a layer
-            ("blocks.3.attn.hook_z", ("z", 3)) requests that layer alone.
+            ("blocks.3.attn.hook_z", ("z", 3)) requests that layer alone. "z.before" is z before the
+            edits of it.
         layers: which layers, in the order in which run[point] stacks them: a number, numbers, a
             range or a slice; negative numbers count from the last layer. None for all.
         threads: see `load`. The number of threads never changes a result.
@@ -249,6 +252,8 @@ class Model:
             str names a field other than "content".
         rope_length: of a model with LongRoPE, the number of tokens that chooses between its two
             tables for each prompt, such as that of a prompt and its answer. None: the prompt's own.
+        edits: see `Edits`; of a batch those of all prompts, or a list with an entry, or None, for
+            each.
         timeout: seconds that the call may take, prompts included, before it raises Timeout.
         cancel: a `Cancel`; after its `set`, in any thread, the call raises Cancelled.
 
@@ -258,31 +263,38 @@ class Model:
         model usable.
 
         Raises ArgumentError (an empty or too long prompt, an id outside the vocabulary), PointError
-        (an unknown point or layer), TokenizerError, TemplateError, OutOfMemory (before anything is
-        computed), FileChangedError (the weights were written to since they were opened), Timeout,
-        Cancelled. The message for one prompt of a batch begins with its number, from 0, and its
-        first words: "prompt 1 of 3 ('Once upon'): ...".
+        (an unknown point or layer), EditError (an edit that cannot be made or does nothing, before
+        anything is computed; a query without a key, while it is), TokenizerError, TemplateError,
+        OutOfMemory (before anything is computed), FileChangedError (the weights were written to
+        since they were opened), Timeout, Cancelled. The message for one prompt of a batch begins
+        with its number, from 0, and its first words: "prompt 1 of 3 ('Once upon'): ...".
         """
         stop = Stop(timeout, cancel)
         core = self._open()
-        captures = _captures(points, layers, self.config)
+        captures = captures_of(points, layers, self.config)
         n_threads = self._n_threads(threads)
         chat = ChatOptions(
             date, add_generation_prompt, template_vars, tools, continue_final_message
         )
         prompts, is_batch = self._read(prompt, chat, stop)
         ids, starts = _joined(prompts)
+        lengths = [len(one.token_ids) for one in prompts]
+        bounds = bind_all(edits, self.config, lengths, is_batch, captures)
+        call = Call(bounds, [0] * len(prompts), lengths)
         log.debug("run: %d prompts, %d tokens, %d threads", len(prompts), len(ids), n_threads)
-        with named(self.path), _bar(progress) as report:
+        with named(self.path), stderr.bar(progress) as report:
             arrays = core.run(
                 ids,
                 starts,
-                _numbers_of(captures),
+                [capture.numbers for capture in captures],
                 n_threads=n_threads,
                 progress=stop.then(report),
                 rope_length=checked_length(rope_length),
+                edits=call.items or None,
+                changed=call.changed if call.items else None,
             )
-        runs = self._runs(prompts, captures, arrays, rope_length)
+        call.count()
+        runs = self._runs(prompts, captures, arrays, rope_length, bounds)
         return runs if is_batch else runs[0]
 
     def profile(
@@ -301,7 +313,7 @@ class Model:
         """
         stop = Stop(timeout, cancel)
         core = self._open()
-        captures = _captures(points, layers, self.config)
+        captures = captures_of(points, layers, self.config)
         stop.check()
         with self._tokenizer.batch(stop.check) as tokenizer:
             ids = read_prompt(prompt, self.config, tokenizer, ChatOptions()).token_ids
@@ -311,7 +323,7 @@ class Model:
             arrays, stages = core.profile(
                 ids,
                 [0, len(ids)],
-                _numbers_of(captures),
+                [capture.numbers for capture in captures],
                 n_threads=n_threads,
                 progress=stop.then(None),
                 rope_length=checked_length(rope_length),
@@ -337,7 +349,7 @@ class Model:
         into memory can be made. ArgumentError for a number of tokens that the model cannot run.
         """
         core = self._open()
-        captures = _captures(points, layers, self.config)
+        captures = captures_of(points, layers, self.config)
         n_threads = self._n_threads(threads)
         if isinstance(prompt, (int, np.integer)) and not isinstance(prompt, bool):
             if not 1 <= prompt <= self.config.max_positions:
@@ -350,7 +362,7 @@ class Model:
             steps, value_bytes, scratch_bytes = core.plan(
                 ids,
                 starts,
-                _numbers_of(captures),
+                [capture.numbers for capture in captures],
                 n_threads=n_threads,
                 rope_length=checked_length(rope_length),
             )
@@ -411,72 +423,34 @@ class Model:
     def _runs(
         self,
         prompts: Sequence[Prompt],
-        captures: dict[Point, tuple[int, ...]],
+        captures: Sequence[Capture],
         arrays: Sequence[NDArray[np.float32]],
         rope_length: int | None,
+        bounds: Sequence[Bound | None],
     ) -> list[Run]:
         """The Run of each prompt; `arrays` are those of the whole batch, one per capture."""
         lengths = [len(prompt.token_ids) for prompt in prompts]
         values: list[dict[str, tuple[tuple[int, ...], NDArray[np.float32]]]] = [{} for _ in prompts]
-        for (point, numbers), array in zip(captures.items(), arrays, strict=True):
-            shapes = [shape_of(point, self.config, n_tokens) for n_tokens in lengths]
+        for capture, array in zip(captures, arrays, strict=True):
+            shapes = [shape_of(capture.point, self.config, n_tokens) for n_tokens in lengths]
             sizes = [math.prod(shape) for shape in shapes]
             parts = _core.split(array, sizes) if len(sizes) > 1 else [array]
             for held, part, shape in zip(values, parts, shapes, strict=True):
                 value = part.reshape(len(part), *shape)
-                held[point.name] = numbers, value if numbers else value[0]
+                held[capture.name] = capture.layers, value if capture.layers else value[0]
         return [
-            Run(one, held, self.origin, rope_length)
-            for one, held in zip(prompts, values, strict=True)
+            Run(one, held, self.origin, rope_length, bound.applied() if bound else None)
+            for one, held, bound in zip(prompts, values, bounds, strict=True)
         ]
 
 
 # ---- running ----
 
 
-def _captures(
-    names: str | Iterable[Name], layers: Layers, config: Config
-) -> dict[Point, tuple[int, ...]]:
-    """Point -> layer numbers to keep, () for points that are not per layer."""
-    chosen = check_layers(layers, config.n_layers)
-    captures: dict[Point, tuple[int, ...]] = {}
-    for name, point, layer in resolve_all(names, config):
-        if layer is not None and layer not in chosen:
-            raise PointError(
-                f"{printable(repr(name))} names layer {layer}, which is not among the requested"
-                f" layers; add it to layers={printable(repr(layers), 60)}, or leave layers out"
-            )
-        numbers = () if not point.per_layer else chosen if layer is None else (layer,)
-        captures[point] = tuple(dict.fromkeys(captures.get(point, ()) + numbers))
-    return captures
-
-
 def _joined(prompts: Sequence[Prompt]) -> tuple[NDArray[np.int32], list[int]]:
     """The ids of all prompts, concatenated, and the start of each, with the end of the last."""
     ids = [prompt.token_ids for prompt in prompts]
     return np.concatenate(ids), [0, *np.cumsum([len(one) for one in ids]).tolist()]
-
-
-def _numbers_of(captures: dict[Point, tuple[int, ...]]) -> list[tuple[int, tuple[int, ...]]]:
-    """The captures for the core; points that are not per layer have one layer, 0."""
-    return [(point.number, numbers or (0,)) for point, numbers in captures.items()]
-
-
-@contextlib.contextmanager
-def _bar(shown: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """The core's callback, with (steps done, steps in all); None without a bar."""
-    if not shown:
-        yield None
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=1, unit="step", leave=False, dynamic_ncols=True, file=stderr.STREAM) as bar:
-
-        def report(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield report
 
 
 # ---- opening ----

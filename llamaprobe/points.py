@@ -290,9 +290,14 @@ def shape(point: Point, config: Config, n_tokens: int) -> tuple[int, ...]:
 
 def axes(width: str) -> list[str]:
     """The axes of a width: "T", the number of tokens, or the name of a number of Config."""
+    return _widths()[width].split()
+
+
+@functools.cache
+def _widths() -> dict[str, str]:
     from . import _core
 
-    return _core.widths()[width].split()
+    return _core.widths()
 
 
 def reads(point: str) -> tuple[str, ...]:
@@ -341,6 +346,15 @@ def layer_number(layer: int, n_layers: int) -> int:
 
 
 # ---- names ----
+
+
+def name_of(name: object) -> tuple[str, int | None]:
+    """A name that no model is known for, as its text and a layer. PointError."""
+    text, layer, module = _split(name)
+    if module is None:
+        return text, layer
+    part = _MODULES.get(module, module)
+    return (f"{part}.hook_{text}" if part else f"hook_{text}"), layer
 
 
 def _layer(layer: object) -> int:
@@ -436,8 +450,7 @@ def _find(names: _Names, text: str, module: str | None) -> tuple[Point, int | No
     """`module`: the part of a block, as in TransformerLens's `get_act_name`."""
     if module is None:
         return names.aliases.get(text)
-    part = _MODULES.get(module, module)
-    return names.aliases.get(f"{part}.hook_{text}" if part else f"hook_{text}")
+    return names.aliases.get(name_of((text, 0, module))[0])
 
 
 def _refuse(names: _Names, text: str, module: str | None) -> NoReturn:

@@ -8,7 +8,7 @@ Shapes: T tokens, D d_model, H n_heads, K n_kv_heads, h head_dim, F d_ff, V voca
 is [out, in] as in the files, so a linear layer is x @ W.T.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from .families.rope import Rope
 from .families.tensors import EMBEDDING, FINAL_NORM, HEAD, matrix
 
 Array = NDArray[np.float64]
+Edit = Callable[[str, int | None, Array], Array]
 
 
 def forward(
@@ -27,6 +28,7 @@ def forward(
     weights: Mapping[str, ArrayLike],
     token_ids: Sequence[int] | NDArray[np.integer],
     rope_length: int | None = None,
+    edit: Edit | None = None,
 ) -> dict[str, Array]:
     """Every capture point of one prompt, by name; none that the model lacks.
 
@@ -34,36 +36,46 @@ def forward(
     when it is used and dropped after. Points of a layer have a leading [n_layers] axis, so that
     forward(...)["x"] is [n_layers, T, D]; `final_*` and `logits` have none. Keys that a query does
     not see are -inf in `scores` and 0 in `pattern`. `rope_length` (default: T) chooses the table of
-    LongRoPE. KeyError when a tensor is missing.
+    LongRoPE. `edit(point, layer, value)` returns what takes the place of a value, in the result and
+    in all that reads it. KeyError when a tensor is missing.
     """
     w = _Weights(config, weights, config.prefix)
     ids = np.asarray(token_ids)
+    edit = edit or (lambda point, layer, value: value)
     x = w.array(EMBEDDING, rows=ids) * config.embedding_scale  # [T, D]
     layers = []
     for i in range(config.n_layers):
         under = w.under(f"model.layers.{i}.")
-        layers.append(
-            _layer(config, config.layer(i), under, x, rope_length or len(ids))
-        )
+        layers.append(_layer(config, i, under, x, rope_length or len(ids), edit))
         x = layers[-1]["x_out"]
-    values = {
-        point: np.stack([layer[point] for layer in layers]) for point in layers[0]
-    }
-    final = _rms_norm(config, w.array(FINAL_NORM), x)
-    values["final_rms"], values["final_unit"], values["final_norm"] = final
+    values = {point: np.stack([layer[point] for layer in layers]) for point in layers[0]}
+    values["x_out"][:-1] = values["x"][1:]
+    final = _Values(edit)
+    final_norm = _norm(config, w, final, "final", x)
     tied = config.tied_head and f"{config.prefix}{HEAD}.weight" not in weights
-    logits = values["final_norm"] @ w.array(EMBEDDING if tied else HEAD).T
+    logits = final_norm @ w.array(EMBEDDING if tied else HEAD).T
     if has_raw_logits(config):
-        values["logits_raw"] = logits
-    values["logits"] = _cap(logits / config.logits_divisor, config.logits_cap)
-    return values
+        final["logits_raw"] = logits
+    logits = final.get("logits_raw", logits)
+    final["logits"] = _cap(logits / config.logits_divisor, config.logits_cap)
+    return values | final
+
+
+class _Values(dict[str, Array]):
+    def __init__(self, edit: Edit, layer: int | None = None) -> None:
+        self._edit, self._layer = edit, layer
+
+    def __setitem__(self, point: str, value: Array) -> None:
+        super().__setitem__(point, self._edit(point, self._layer, value))
 
 
 def _layer(
-    config: Config, layer: Layer, w: "_Weights", x: Array, rope_length: int
-) -> dict[str, Array]:
+    config: Config, number: int, w: "_Weights", x: Array, rope_length: int, edit: Edit
+) -> _Values:
     """One layer, top to bottom: x [T, D] to x_out [T, D]."""
-    at: dict[str, Array] = {"x": x}
+    at, layer = _Values(edit, number), config.layer(number)
+    at["x"] = x
+    x = at["x"]
     x_norm = _norm(config, w, at, "x", x)
 
     heads = (len(x), -1, config.head_dim)
@@ -89,26 +101,19 @@ def _layer(
     return at
 
 
-def _norm(
-    config: Config, w: "_Weights", at: dict[str, Array], name: str, x: Array
-) -> Array:
-    """The values {name}_rms, {name}_unit and {name}_norm, which is returned; x itself in a model that
-    has no such norm. That of q and k goes over each head, or over all of them at once."""
-    if f"{name}_norm" not in config.norms:
+def _norm(config: Config, w: "_Weights", at: _Values, name: str, x: Array) -> Array:
+    """RMSNorm (Zhang and Sennrich 2019): {name}_rms [T], {name}_unit = x / rms, and {name}_norm, that
+    times the gain, which is returned; x itself in a model that has no such norm. That of q and k goes
+    over each head, or over all of them at once."""
+    module = FINAL_NORM if name == "final" else config.norms.get(f"{name}_norm")
+    if module is None:
         return x
-    whole = config.qk_norm_whole and name in ("q", "k")
-    gain = w.array(config.norms[f"{name}_norm"])
-    rms, unit, y = _rms_norm(config, gain, x.reshape(len(x), -1) if whole else x)
-    at[f"{name}_rms"] = rms
-    at[f"{name}_unit"], at[f"{name}_norm"] = unit.reshape(x.shape), y.reshape(x.shape)
+    rows = (len(x), -1) if config.qk_norm_whole and name in ("q", "k") else x.shape
+    y, gain = x.reshape(rows), w.array(module) + config.gain_offset
+    at[f"{name}_rms"] = np.sqrt(np.mean(y * y, axis=-1) + config.rms_norm_eps)
+    at[f"{name}_unit"] = (y / at[f"{name}_rms"][..., None]).reshape(x.shape)
+    at[f"{name}_norm"] = (gain * at[f"{name}_unit"].reshape(rows)).reshape(x.shape)
     return at[f"{name}_norm"]
-
-
-def _rms_norm(config: Config, gain: Array, x: Array) -> tuple[Array, Array, Array]:
-    """RMSNorm (Zhang and Sennrich 2019): its rms [T], x / rms [T, D], and that times the gain."""
-    rms = np.sqrt(np.mean(x * x, axis=-1) + config.rms_norm_eps)
-    unit = x / rms[..., None]
-    return rms, unit, (gain + config.gain_offset) * unit
 
 
 def _rotate(config: Config, rope: Rope | None, q: Array, rope_length: int) -> Array:
@@ -118,9 +123,7 @@ def _rotate(config: Config, rope: Rope | None, q: Array, rope_length: int) -> Ar
         return q
     inv_freq = rope.frequencies(rope_length)
     positions = np.arange(len(q), dtype=np.float32)
-    angle = (positions[:, None, None] * inv_freq).astype(
-        np.float64
-    )  # a float32 product
+    angle = (positions[:, None, None] * inv_freq).astype(np.float64)  # a float32 product
     cos, sin = (
         rope.attention_factor * np.cos(angle),
         rope.attention_factor * np.sin(angle),
@@ -132,7 +135,7 @@ def _rotate(config: Config, rope: Rope | None, q: Array, rope_length: int) -> Ar
     return np.concatenate((turned.reshape(*q.shape[:2], -1), rest), axis=-1)
 
 
-def _attend(config: Config, layer: Layer, at: dict[str, Array]) -> None:
+def _attend(config: Config, layer: Layer, at: _Values) -> None:
     """Causal attention: scores [H, T, T], pattern [H, T, T], z [T, H, h].
 
     Query head j uses kv head j // (H / K) (grouped-query attention, Ainslie et al. 2023). A window of
@@ -149,7 +152,9 @@ def _attend(config: Config, layer: Layer, at: dict[str, Array]) -> None:
     hidden = (age < 0) | (age >= (layer.window or len(q)))
     if config.score_cap:
         at["scores_raw"] = np.where(hidden, -np.inf, scores)
-    at["scores"] = scores = np.where(hidden, -np.inf, _cap(scores, config.score_cap))
+        scores = at["scores_raw"]
+    at["scores"] = np.where(hidden, -np.inf, _cap(scores, config.score_cap))
+    scores = at["scores"]
     e = np.exp(scores - scores.max(axis=-1, keepdims=True))
     at["pattern"] = e / e.sum(axis=-1, keepdims=True)
     at["z"] = np.einsum("jqk,kjh->qjh", at["pattern"], v)
@@ -178,17 +183,13 @@ _ACTIVATIONS = {"silu": silu, "gelu_tanh": _gelu_tanh}
 class _Weights:
     """Tensors by module below a prefix, as float64."""
 
-    def __init__(
-        self, config: Config, weights: Mapping[str, ArrayLike], prefix: str = ""
-    ) -> None:
+    def __init__(self, config: Config, weights: Mapping[str, ArrayLike], prefix: str = "") -> None:
         self._config, self._weights, self._prefix = config, weights, prefix
 
     def under(self, prefix: str) -> "_Weights":
         return _Weights(self._config, self._weights, self._prefix + prefix)
 
-    def array(
-        self, module: str, kind: str = "weight", rows: Any = slice(None)
-    ) -> Array:
+    def array(self, module: str, kind: str = "weight", rows: Any = slice(None)) -> Array:
         tensor = np.asarray(self._weights[f"{self._prefix}{module}.{kind}"])
         return tensor[rows].astype(np.float64)
 

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import points
+from .captures import BEFORE, without_before
 from .config import Config
+from .edits.edits import Edits
 from .errors import ArgumentError, Error, PointError
 from .families.meta import family_meta
 from .files.paths import path_entries
@@ -42,6 +44,7 @@ class Run:
         values: Mapping[str, tuple[tuple[int, ...], NDArray[np.float32]]],
         origin: Origin,
         rope_length: int | None = None,
+        edits: Edits | None = None,
     ) -> None:
         """`values`: point name -> (layer numbers, array with a leading axis for them); () and no
         such axis for points that are not per layer."""
@@ -49,6 +52,8 @@ class Run:
         self._tokens: list[str] | None = None
         self.rope_length = rope_length
         """As given to `Model.run`."""
+        self.edits: Edits = Edits() if edits is None else edits
+        """Those that were made, with absolute positions; each has `n_changed`."""
         self.origin = origin
         """The facts about its model."""
         self.points: tuple[str, ...] = tuple(values)
@@ -127,6 +132,7 @@ class Run:
             "qk_norm": c.qk_norm,
             **family_meta(c),
             **({} if self.rope_length is None else {"rope_length": self.rope_length}),
+            **({"edits": [repr(edit) for edit in self.edits]} if self.edits else {}),
             "prompt": self.prompt,
             "template_date": self.template_date,
             **copy.deepcopy(self.template_inputs),
@@ -147,7 +153,8 @@ class Run:
     def __getitem__(self, point: points.Name) -> NDArray[np.float32]:
         """run[name] or run[name, layer number]; a negative number counts from the last layer of the
         model. PointError: unknown, or not in this run."""
-        name, layers, value, layer = *self._find(point), points.resolve(point, self.config)[1]
+        name, layers, value = self._find(point)
+        layer = points.resolve(without_before(point)[0], self.config)[1]
         if layer is None:
             return value
         layer = points.layer_number(layer, self.config.n_layers)
@@ -248,11 +255,12 @@ class Run:
         return (
             f"<Run of {printable(self.origin.model)}: {counted(len(self), 'token')},"
             f"{f' layers {_numbers(self.layers)},' if self.layers else ''}"
-            f" points {', '.join(self.points)}>"
+            f" {f'points {names}' if (names := ', '.join(self.points)) else 'no points'}>"
         )
 
     def _find(self, point: points.Name) -> tuple[str, tuple[int, ...], NDArray[np.float32]]:
-        name = points.resolve(point, self.config)[0].name
+        plain, before = without_before(point)
+        name = points.resolve(plain, self.config)[0].name + BEFORE * before
         if name not in self._values:
             near = difflib.get_close_matches(name, self.points, 1)
             hint = f" (did you mean {near[0]}?)" if near else ""

@@ -6,6 +6,7 @@ on. `quiet` suppresses all but failures.
 
 import contextlib
 import sys
+from collections.abc import Callable, Iterator
 
 from .messages import hide_tokens, printable
 
@@ -61,3 +62,20 @@ class _Stream:
 
 
 STREAM = _Stream()
+
+
+@contextlib.contextmanager
+def bar(shown: bool, unit: str = "step") -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar: a function of (units done, units in all); None without a bar."""
+    if not shown:
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=1, unit=unit, leave=False, dynamic_ncols=True, file=STREAM) as shown_bar:
+
+        def report(done: int, total: int) -> None:
+            shown_bar.total = total
+            shown_bar.update(done - shown_bar.n)
+
+        yield report

@@ -315,6 +315,37 @@ def test_the_head_of_the_card_attends_to_the_name(model):
     assert share[layer, head] > 4 * len(keys) / len(encoding.ids)
 
 
+def ablated(number: str) -> str:
+    return f"{100 * float(number):.0f} %"
+
+
+def test_the_card_states_what_is_left_without_the_head_that_copies(monkeypatch):
+    if not TOOLS.is_dir():
+        pytest.skip(f"the grammar of the stories is not here: no {TOOLS}")
+    monkeypatch.syspath_prepend(str(TOOLS))
+    import ablation
+
+    with llamaprobe.load("demo") as model:
+        stories = ablation.held_out_stories(model)
+        whole = ablation.copied_share(model, stories, None)
+        without = ablation.copied_share(model, stories, ablation.without_head(3, 1))
+    assert f"copied in\n{ablated(whole)}; without" in CARD
+    assert f"depends on: {ablated(without)} are left" in CARD and whole - without > 0.3
+
+
+@pytest.mark.slow
+def test_the_card_states_what_is_left_without_each_head(monkeypatch):
+    if not TOOLS.is_dir():
+        pytest.skip(f"the grammar of the stories is not here: no {TOOLS}")
+    monkeypatch.syspath_prepend(str(TOOLS))
+    import ablation
+
+    with llamaprobe.load("demo") as model:
+        table = ablation.ablation_table(model, ablation.held_out_stories(model))
+    for layer, row in enumerate(table):
+        assert f"| layer {layer} | {' | '.join(map(ablated, row))} |" in CARD
+
+
 def test_the_card_matches_the_file():
     header, weights = read_weights()
     facts = header["__metadata__"]

@@ -41,6 +41,8 @@ PYTHON_LEVELS = {
     "plan": 2,
     "stderr": 2,
     "config": 3,
+    "captures": 5,
+    "edits": 5,
     "checkpoint": 4,
     "points": 4,
     "prompts": 4,
@@ -51,11 +53,12 @@ PYTHON_LEVELS = {
     "saved": 7,
     "offline": 8,
     "run": 8,
-    "model": 9,
-    "checks": 10,
-    "data": 11,
-    "cli": 12,
-    "__main__": 13,
+    "generation": 9,
+    "model": 10,
+    "checks": 11,
+    "data": 12,
+    "cli": 13,
+    "__main__": 14,
 }
 # In kernels a file includes only files of its own line and of lines above.
 KERNEL_LEVELS = (

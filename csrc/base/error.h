@@ -17,6 +17,7 @@ typedef enum {
     LP_EFORMAT,      /* the bytes break the rules of their format, or contradict the config */
     LP_EUNSUPPORTED, /* well formed, but not something that can be run exactly */
     LP_EARG,         /* an argument is out of range or names something that does not exist */
+    LP_EEDIT,        /* an edit that cannot be made, found while the run computes */
     LP_ECANCELED,    /* the poll said stop */
     LP_ECHANGED      /* the file changed since it was opened */
 } lp_status;

@@ -1,4 +1,5 @@
-/* attention.h - causal attention of one head for a tile of queries.
+/* attention.h - causal attention of one kv head for a tile of queries: tokens of one query head or, when a sequence has
+ * one token, the query heads that share k and v, which are then read once.
  *
  * Vectors run along the queries, as in gemm.h, so k and v are numbers to broadcast, k by panels of keys and v by panels
  * of columns. Scores stay in scratch as [key][query of the tile]; the softmax runs down the keys with one query per
@@ -38,25 +39,34 @@ static attention_tile *const row_tiles[] = {row_narrow, row_one, row_wide};
 
 static size_t round_keys(size_t n) { return (n + ATTENTION_ROWS - 1) / ATTENTION_ROWS * ATTENTION_ROWS; }
 
-static size_t attend_scratch(size_t n_tokens, size_t head_dim) { return (round_keys(n_tokens) + 2 * head_dim) * WIDE; }
+static size_t attend_scratch(size_t n_keys, size_t head_dim) { return (round_keys(n_keys) + 2 * head_dim) * WIDE; }
+
+#define SOON (2 * LP_PANEL) /* keys ahead that are prefetched */
+
+/* For one token k and v are read once, from memory: without this, that takes half as long again as the products. */
+INLINE void prefetch_floats(const float *x, size_t n) {
+    for (size_t i = 0; i < n; i += LINE_FLOATS) __builtin_prefetch(x + i);
+}
 
 static void dot_keys(const lp_queries *t) {
     const lp_head *h = t->head;
     attention_tile *tile = rows_tiles[kind_of(t->width)];
     for (size_t key = t->first; key < t->n_keys; key += ATTENTION_ROWS) {
         const float *k = h->k + key / LP_PANEL * h->head_dim * LP_PANEL + key % LP_PANEL;
+        if (h->one_token && key % LP_PANEL == 0 && key + SOON < t->n_keys)
+            prefetch_floats(k + SOON * h->head_dim, LP_PANEL * h->head_dim);
         for (size_t d = 0; d < h->head_dim; d += LP_K_BLOCK)
             tile(t->s + key * t->width, t->q + d * t->width, k + d * LP_PANEL, lp_size_min(h->head_dim - d, LP_K_BLOCK),
                  0, d == 0);
     }
 }
 
-/* Keys key .. end of rows m0 .. m0 + m of a [n_tokens, n_tokens] map. */
+/* Keys key .. end of the tile's rows of a map. */
 static void store_keys(const lp_queries *t, float *map, size_t key, size_t end) {
-    size_t n = t->head->n_tokens;
+    size_t n = lp_head_keys(t->head);
     if (!map || key >= end) return;
     results to = {.y = map, .stride = n};
-    unpack_tokens(&to, t->m0 * n + key, t->s + key * t->width, t->width, t->m, end - key, 0);
+    unpack_tokens(&to, t->row * n + key, t->s + key * t->width, t->width, t->m, end - key, 0);
 }
 
 /* -inf for n keys; on_lines: they begin and end with cache lines. */
@@ -68,10 +78,10 @@ static void hide_keys(float *scores, size_t n, int on_lines) {
 
 /* Whole rows of a map of scores: -inf before the keys in scratch and after them. (A pattern is 0 there already.) */
 static void store_scores(const lp_queries *t, float *map) {
-    size_t n = t->head->n_tokens;
+    size_t n = lp_head_keys(t->head);
     if (!map) return;
     store_keys(t, map, t->first, t->n_keys);
-    map += t->m0 * n;
+    map += t->row * n;
     int nontemporal = on_lines(&(results){.y = map, .stride = n}, 0, t->n_keys, t->width);
     for (size_t i = 0; i < t->m; i++, map += n) {
         hide_keys(map, t->first, nontemporal);
@@ -110,11 +120,13 @@ NOINLINE void mix_edge(float *z, const float *pattern, const float *v, const lp_
 /* The keys of `block` from `key` to `end`. */
 static lp_span span_of(const lp_queries *t, size_t block, size_t key, size_t end) {
     /* where a window ends inside the tile, all keys are at its edge */
-    size_t edge = t->window && t->window < t->m ? t->n_keys : edge_end(t, t->m0, t->m);
+    int all_edge = t->window && t->window < t->m && !t->head->one_token;
+    size_t edge = all_edge ? t->n_keys : edge_end(t, t->m0, t->m);
     edge = lp_size_min(edge > key ? edge : key, end);
-    size_t diagonal = lp_size_min(t->m0 > edge ? t->m0 : edge, end), n_added = block ? t->width : 0;
+    size_t diagonal = lp_size_min(t->m0 > edge ? t->m0 : edge, end), n_added = block > t->seen ? t->width : 0;
     /* the sum of query i has begun if the first key that it sees, i - W + 1, lies before the block */
-    if (n_added && t->window) n_added = block + t->window > t->m0 ? block + t->window - 1 - t->m0 : 0;
+    if (n_added && t->window && !t->head->one_token)
+        n_added = block + t->window > t->m0 ? block + t->window - 1 - t->m0 : 0;
     return (lp_span){.n_edge = edge - key,
                      .edge = key + t->window - t->m0,
                      .window = t->window,
@@ -124,7 +136,7 @@ static lp_span span_of(const lp_queries *t, size_t block, size_t key, size_t end
 }
 
 /* z = pattern x v: blocks of keys, counted from key 0, each for all of z while the pattern is in L1. The diagonal lies
- * inside the last block, because a tile's width divides LP_K_BLOCK and m0 is a multiple of it. */
+ * inside the last block, because tiles end at positions that are multiples of WIDE, which divides LP_K_BLOCK. */
 _Static_assert(LP_K_BLOCK % WIDE == 0, "a tile of queries ends inside one block of keys");
 static void mix_values(const lp_queries *t) {
     const lp_head *h = t->head;
@@ -139,6 +151,8 @@ static void mix_values(const lp_queries *t) {
             n = h->head_dim - d < ATTENTION_ROWS ? 1 : ATTENTION_ROWS;
             store_keys(t, h->pattern, stored, lp_size_min(stored + share, end));
             const float *v = h->v + d / LP_PANEL * h->v_stride + key * LP_PANEL + d % LP_PANEL;
+            if (h->one_token && d % LP_PANEL == 0 && end < t->n_keys)
+                prefetch_floats(v + (end - key) * LP_PANEL, lp_size_min(LP_K_BLOCK, t->n_keys - end) * LP_PANEL);
             float *z = t->z + d * t->width, *pattern = t->s + key * t->width;
             if (edged)
                 mix_edge(z, pattern, v, &span, t->width, n);
@@ -148,14 +162,16 @@ static void mix_values(const lp_queries *t) {
     }
 }
 
-static void attend(const lp_head *h, size_t i, float *scratch) {
-    size_t end = lp_size_min((i + 1) * WIDE, h->n_tokens), window = h->window < h->n_tokens ? h->window : 0;
-    for (size_t m0 = i * WIDE, width; m0 < end; m0 += width) {
-        width = tile_width(end - m0);
-        size_t m = lp_size_min(end - m0, width), n_keys = m0 + m, seen = window && m0 >= window ? m0 + 1 - window : 0;
+static void attend(const lp_head *h, size_t tile, float *scratch) {
+    size_t end, row = lp_head_tile(h, tile, WIDE, &end), window = h->window < lp_head_keys(h) ? h->window : 0;
+    int soon = h->one_token || h->n_rows < NONTEMPORAL_TOKENS;
+    for (size_t width; row < end; row += width) {
+        width = tile_width(end - row);
+        size_t m = lp_size_min(end - row, width), m0 = lp_head_position(h, row);
+        size_t n_keys = lp_head_position(h, row + m - 1) + 1, seen = window && m0 >= window ? m0 + 1 - window : 0;
         float *q = scratch, *z = q + h->head_dim * width, *s = z + h->head_dim * width;
-        lp_queries t = {h, m0, m, width, window, seen / SUM_LANES * SUM_LANES, seen, n_keys, q, s, z};
-        pack_tokens(q, h->q + m0 * h->q_stride, h->q_stride, width, m, h->head_dim);
+        lp_queries t = {h, row, m, width, m0, window, seen / SUM_LANES * SUM_LANES, seen, n_keys, q, s, z};
+        pack_tokens(q, h->q + row * h->q_stride, h->q_stride, width, m, h->head_dim);
         dot_keys(&t);
         normalize(&t);
         if (!h->z) {
@@ -164,7 +180,7 @@ static void attend(const lp_head *h, size_t i, float *scratch) {
         }
         mix_values(&t);
         results to = {.y = h->z, .stride = h->q_stride};
-        unpack_tokens(&to, m0 * h->q_stride, z, width, m, h->head_dim, h->n_tokens < NONTEMPORAL_TOKENS);
+        unpack_tokens(&to, row * h->q_stride, z, width, m, h->head_dim, soon);
     }
     V(nontemporal_end)();
 }

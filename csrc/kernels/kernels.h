@@ -50,24 +50,45 @@ typedef struct {
 /* Keys, or columns of v, that lie side by side: what a tile broadcasts is consecutive in memory. */
 #define LP_PANEL 8
 
-/* Causal attention of one head of one sequence: query i sees keys up to i or, with a window, the last `window` of them.
- * q and k are after RoPE. k and v are packed by head: rows as far apart
- * as tokens would fall into a few sets of the caches. The last panel of k is whole: what follows the last key in it is
- * read, and may be anything. */
+/* Causal attention of one kv head of one sequence. Rows of q are queries: the tokens of one query head, row i at
+ * position n_past + i, or the query heads that share k and v, all of the one token at position n_past. A query at
+ * position p sees the keys up to p or, with a window, the last `window` of them; keys count from the first token of the
+ * sequence. q and k are after RoPE. k and v are packed by head: rows as far apart as tokens would fall into a few sets
+ * of the caches. The last panel of k is whole: what follows the last key in it is read, and may be anything. */
 typedef struct {
-    size_t n_tokens, head_dim;
+    size_t n_rows, n_past, head_dim;
+    int one_token;  /* rows are heads */
     const float *q; /* rows q_stride floats apart */
-    const float *k; /* column d of token t at [(t / LP_PANEL * head_dim + d) * LP_PANEL + t % LP_PANEL] */
-    const float *v; /* column d of token t at [d / LP_PANEL * v_stride + t * LP_PANEL + d % LP_PANEL] */
+    const float *k; /* column d of key t at [(t / LP_PANEL * head_dim + d) * LP_PANEL + t % LP_PANEL] */
+    const float *v; /* column d of key t at [d / LP_PANEL * v_stride + t * LP_PANEL + d % LP_PANEL] */
     size_t q_stride, v_stride;
     float *z; /* as q; v and z are NULL when only the maps are requested */
     float scale;
     float cap;         /* scores = cap * tanh(scores_raw / cap); 0: none */
     size_t window;     /* 0: none */
-    float *scores_raw; /* [n_tokens, n_tokens] of this head, before the cap, or NULL */
+    float *scores_raw; /* [n_rows, keys], before the cap, or NULL */
     float *scores;     /* the same, after it */
     float *pattern;    /* the same, zeros: keys that the query does not see may not be written */
 } lp_head;
+
+/* The position of a row, and the keys of the sequence: one more than the last position. */
+static inline size_t lp_head_position(const lp_head *h, size_t row) { return h->n_past + (h->one_token ? 0 : row); }
+static inline size_t lp_head_keys(const lp_head *h) { return lp_head_position(h, h->n_rows - 1) + 1; }
+
+/* Tiles of queries are cut at positions that are multiples of q_tile, so that no tile crosses an edge of the blocks of
+ * keys; heads of one token are cut at any multiple of it. */
+static inline size_t lp_head_first_tile(const lp_head *h, size_t q_tile) {
+    return h->one_token ? 0 : h->n_past / q_tile;
+}
+static inline size_t lp_head_end_tile(const lp_head *h, size_t q_tile) {
+    return ((h->one_token ? 0 : h->n_past) + h->n_rows + q_tile - 1) / q_tile;
+}
+/* The first row of a tile, and one past the last. */
+static inline size_t lp_head_tile(const lp_head *h, size_t tile, size_t q_tile, size_t *end) {
+    size_t before = h->one_token ? 0 : h->n_past, begin = tile * q_tile;
+    *end = begin + q_tile - before < h->n_rows ? begin + q_tile - before : h->n_rows;
+    return begin > before ? begin - before : 0;
+}
 
 typedef struct {
     const char *name;
@@ -86,10 +107,10 @@ typedef struct {
     size_t (*band_scratch)(size_t m);
     void (*bands)(const lp_product *p, size_t factor, size_t row, size_t n_rows, float *scratch);
 
-    /* The i-th tile of q_tile queries of one head. scratch: attend_scratch(n_tokens, head_dim) floats. */
+    /* One tile of queries, as above; q_tile divides LP_K_BLOCK. scratch: attend_scratch(keys, head_dim) floats. */
     size_t q_tile;
-    size_t (*attend_scratch)(size_t n_tokens, size_t head_dim);
-    void (*attend)(const lp_head *h, size_t i, float *scratch);
+    size_t (*attend_scratch)(size_t n_keys, size_t head_dim);
+    void (*attend)(const lp_head *h, size_t tile, float *scratch);
 
     /* x [d] of one token. Results may be NULL. rms_norm: inverse = 1 / rms before it was rounded, unit = x * inverse,
      * out = (gain + offset) * unit. scale_row: unit = x * scale, out = (gain + offset) * unit. */

@@ -2,7 +2,8 @@
  *
  * Query i sees the keys up to its own or, with a window W, the last W of them: i - W < key <= i. For the queries of a
  * tile these are, in order: keys at the edge, hidden from some queries by the window; keys that all see; and the
- * diagonal, hidden from the queries before them. Keys that none sees are not computed. */
+ * diagonal, hidden from the queries before them. Keys that none sees are not computed. Heads of one token all see the
+ * same keys: none is at the edge, and the diagonal is that token's own key. */
 #ifndef LP_QUERIES_H
 #define LP_QUERIES_H
 
@@ -13,13 +14,14 @@
 
 typedef struct {
     const lp_head *head;
-    size_t m0, m, width; /* first query, queries, lanes */
-    size_t window;       /* 0: none */
-    size_t first, seen;  /* keys: the first in scratch, a multiple of SUM_LANES, and the first that a query sees */
-    size_t n_keys;       /* m0 + m */
-    float *q;            /* [head_dim][width] */
-    float *s;            /* [n_keys, rounded up][width]: scores, then pattern; rows before `first` are not written */
-    float *z;            /* [head_dim][width] */
+    size_t row, m, width; /* first row of the head, rows, lanes */
+    size_t m0;            /* position of the first row */
+    size_t window;        /* 0: none */
+    size_t first, seen;   /* keys: the first in scratch, a multiple of SUM_LANES, and the first that a query sees */
+    size_t n_keys;        /* up to the position of the last row */
+    float *q;             /* [head_dim][width] */
+    float *s;             /* [n_keys, rounded up][width]: scores, then pattern; rows before `first` are not written */
+    float *z;             /* [head_dim][width] */
 } lp_queries;
 
 /* The keys of one block, as above. */
@@ -32,6 +34,7 @@ typedef struct {
 
 /* The first key that all of n queries from `query` on have in their window, among those in scratch. */
 static inline size_t edge_end(const lp_queries *t, size_t query, size_t n) {
+    if (t->head->one_token) return t->seen;
     if (!t->window || query + n <= t->window + t->first) return t->first;
     return lp_size_min(query + n - t->window, t->n_keys);
 }

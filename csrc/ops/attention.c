@@ -13,7 +13,7 @@ typedef struct {
     float *cos, *sin;
     const float *inv_freq;
     float factor;
-    size_t n_positions, half;
+    size_t first, n_positions, half;
 } table_args;
 
 static void table_job(void *arg, size_t i, size_t worker) {
@@ -23,14 +23,14 @@ static void table_job(void *arg, size_t i, size_t worker) {
     for (; t < end; t++)
         for (size_t j = 0; j < a->half; j++) {
             float *sin = a->sin + t * a->half + j, *cos = a->cos + t * a->half + j;
-            lp_sincos(a->inv_freq[j] * (float)t, sin, cos);
+            lp_sincos(a->inv_freq[j] * (float)(a->first + t), sin, cos);
             if (a->factor != 1) *sin *= a->factor, *cos *= a->factor;
         }
 }
 
-int lp_rope_table(const lp_ops *ops, float *cos, float *sin, const float *inv_freq, float factor, size_t n_positions,
-                  size_t half) {
-    table_args a = {cos, sin, inv_freq, factor, n_positions, half};
+int lp_rope_table(const lp_ops *ops, float *cos, float *sin, const float *inv_freq, float factor, size_t first,
+                  size_t n_positions, size_t half) {
+    table_args a = {cos, sin, inv_freq, factor, first, n_positions, half};
     return lp_pool_run(&ops->parallel, n_jobs(n_positions, half), table_job, &a);
 }
 
@@ -51,7 +51,7 @@ static void rope_job(void *arg, size_t i, size_t worker) {
     (void)worker;
     for (; t < end; t++) {
         if (t == s->start + s->n_tokens) s++;
-        size_t at = (t - s->start) * half, is_long = s->n_tokens > angles->short_until;
+        size_t at = (s->angles_at + t - s->start) * half, is_long = s->n_past + s->n_tokens > angles->short_until;
         a->kernels->rope(a->out + t * d, a->x + t * d, angles->cos[is_long] + at, angles->sin[is_long] + at, a->n_heads,
                          a->head_dim, half, angles->interleaved);
     }
@@ -71,76 +71,112 @@ int lp_rope(const lp_ops *ops, float *out, const float *x, const lp_angles *angl
 typedef struct {
     const lp_ops *ops;
     const lp_attention *a;
-    size_t n_tokens, n_jobs;    /* of all sequences */
-    size_t k_head, v_head;      /* floats of a packed head */
-    float *k_packed, *v_packed; /* [n_kv_heads], layout as in lp_head; NULL: v is not packed */
+    size_t n_tokens;  /* of all sequences */
+    lp_panels packed; /* of the sequences without a cache; k is NULL: v is not packed */
 } attend_args;
-
-/* Columns of v, rounded up to whole panels. */
-static size_t v_columns(size_t head_dim) { return (head_dim + LP_PANEL - 1) / LP_PANEL * LP_PANEL; }
 
 /* Keys before those of sequence i, which begins at token `start`: a sequence has its own panels, and the last one may
  * lack up to LP_PANEL - 1 keys. */
 static size_t first_key(size_t start, size_t i) { return (start + (LP_PANEL - 1) * i) / LP_PANEL * LP_PANEL; }
 
 size_t lp_ops_packed_heads(size_t n_tokens, size_t n_sequences, size_t n_kv_heads, size_t head_dim) {
-    return n_kv_heads * (first_key(n_tokens, n_sequences) * head_dim + n_tokens * v_columns(head_dim));
+    return n_kv_heads * (first_key(n_tokens, n_sequences) * head_dim + n_tokens * lp_v_columns(head_dim));
 }
 
-/* Offset of the key of token t in its head. */
-static size_t key_at(const lp_attention *a, size_t t) {
-    const lp_sequence *s = sequence_of_row(a->sequences, a->n_sequences, t);
-    size_t key = t - s->start, before = first_key(s->start, (size_t)(s - a->sequences));
-    return (before + key / LP_PANEL * LP_PANEL) * a->head_dim + key % LP_PANEL;
+/* The panels of one sequence: its cache, or its part of the packed ones. */
+static lp_panels panels_of(const attend_args *args, const lp_sequence *s) {
+    const lp_attention *a = args->a;
+    lp_panels p = args->packed;
+    if (s->cache.k) return s->cache;
+    p.k += first_key(s->start, (size_t)(s - a->sequences)) * a->head_dim, p.v += s->start * LP_PANEL;
+    return p;
 }
 
+static int has_cache(const lp_attention *a, size_t i) { return a->sequences[i].cache.k != NULL; }
+
+/* Rows to the panels of their sequences: to caches, or to the others if args->packed has a place. */
 static void pack_heads_job(void *arg, size_t i, size_t worker) {
     const attend_args *args = arg;
     const lp_attention *a = args->a;
-    size_t d = a->n_kv_heads * a->head_dim, end, first = job_rows(i, args->n_tokens, d, &end);
+    size_t h = a->head_dim, d = a->n_kv_heads * h, end, t = job_rows(i, args->n_tokens, d, &end), stop;
+    const lp_sequence *s = sequence_of_row(a->sequences, a->n_sequences, t);
     (void)worker;
-    for (size_t head = 0; head < a->n_kv_heads; head++) {
-        for (size_t t = first; t < end; t++) {
-            const float *k = a->k + t * d + head * a->head_dim, *v = a->v ? a->v + t * d + head * a->head_dim : NULL;
-            float *to = args->k_packed + head * args->k_head + key_at(a, t);
-            for (size_t c = 0; c < a->head_dim; c++) to[c * LP_PANEL] = k[c];
-            to = args->v_packed + head * args->v_head + t * LP_PANEL;
-            for (size_t c = 0; v && c < a->head_dim; c += LP_PANEL)
-                memcpy(to + c * args->n_tokens, v + c, lp_size_min(LP_PANEL, a->head_dim - c) * sizeof *v);
-        }
+    for (; t < end; t = stop, s++) {
+        stop = lp_size_min(s->start + s->n_tokens, end);
+        if (!s->cache.k != (args->packed.k != NULL)) continue;
+        lp_panels p = panels_of(args, s);
+        for (size_t head = 0; head < a->n_kv_heads; head++, p.k += p.n_floats, p.v += p.n_floats)
+            for (size_t row = t; row < stop; row++) {
+                size_t key = s->n_past + row - s->start;
+                const float *k = a->k + row * d + head * h, *v = a->v ? a->v + row * d + head * h : NULL;
+                float *to = p.k + key / LP_PANEL * LP_PANEL * h + key % LP_PANEL;
+                for (size_t c = 0; c < h; c++) to[c * LP_PANEL] = k[c];
+                to = p.v + key * LP_PANEL;
+                for (size_t c = 0; v && c < h; c += LP_PANEL, to += p.v_stride)
+                    memcpy(to, v + c, lp_size_min(LP_PANEL, h - c) * sizeof *v);
+            }
     }
 }
 
-static size_t n_tiles(const lp_kernels *k, size_t n_tokens) { return (n_tokens + k->q_tile - 1) / k->q_tile; }
-
-/* A job is one tile of queries of one head. Long rows come first in a sequence, so that the last jobs are short; heads
- * that share k and v follow each other. Returns the number of the tile in its sequence. */
-static size_t head_of_job(lp_head *h, const attend_args *args, size_t i) {
+static int pack_heads(const attend_args *args) {
     const lp_attention *a = args->a;
-    size_t tile = i / a->n_heads, head = i % a->n_heads, kv_head = head / (a->n_heads / a->n_kv_heads);
-    const lp_sequence *s = sequence_of_tile(a->sequences, a->n_sequences, tile);
-    size_t q_stride = a->n_heads * a->head_dim, q_at = s->start * q_stride + head * a->head_dim;
-    size_t map_at = s->map_at + head * s->n_tokens * s->n_tokens;
-    *h = (lp_head){.n_tokens = s->n_tokens,
-                   .head_dim = a->head_dim,
-                   .q = a->q ? a->q + q_at : NULL,
-                   .q_stride = q_stride,
-                   .v_stride = args->n_tokens * LP_PANEL,
-                   .z = a->z ? a->z + q_at : NULL,
-                   .scale = a->scale,
-                   .cap = a->cap,
-                   .window = a->window,
-                   .scores_raw = a->scores_raw ? a->scores_raw + map_at : NULL,
-                   .scores = a->scores ? a->scores + map_at : NULL,
-                   .pattern = a->pattern ? a->pattern + map_at : NULL};
-    if (args->k_packed) {
-        h->k = args->k_packed + kv_head * args->k_head + key_at(a, s->start);
-        h->v = args->v_packed + kv_head * args->v_head + s->start * LP_PANEL;
-    } else if (a->v) { /* not packed */
-        h->v_stride = a->n_kv_heads * a->head_dim;
-        h->v = a->v + s->start * h->v_stride + kv_head * a->head_dim;
+    return lp_pool_run(&args->ops->parallel, n_jobs(args->n_tokens, a->n_kv_heads * a->head_dim), pack_heads_job,
+                       (void *)args);
+}
+
+/* What jobs are counted by: query heads or, with one token, kv heads. */
+static size_t n_groups(const lp_sequence *s, size_t n_heads, size_t n_kv_heads) {
+    return s->n_tokens == 1 ? n_kv_heads : n_heads;
+}
+
+/* What a head of the sequence is, without its arrays. */
+static lp_head shape_of(const lp_sequence *s, size_t n_heads, size_t n_kv_heads) {
+    int one_token = s->n_tokens == 1;
+    return (lp_head){
+        .n_rows = one_token ? n_heads / n_kv_heads : s->n_tokens, .n_past = s->n_past, .one_token = one_token};
+}
+
+size_t lp_attention_jobs(const lp_sequence *s, size_t q_tile, size_t n_heads, size_t n_kv_heads) {
+    lp_head h = shape_of(s, n_heads, n_kv_heads);
+    return (lp_head_end_tile(&h, q_tile) - lp_head_first_tile(&h, q_tile)) * n_groups(s, n_heads, n_kv_heads);
+}
+
+size_t lp_number_sequences(lp_sequence *sequences, size_t n_sequences, size_t q_tile, size_t n_heads,
+                           size_t n_kv_heads) {
+    size_t jobs = 0, map_at = 0;
+    for (lp_sequence *s = sequences; s < sequences + n_sequences; s++) {
+        s->first_job = jobs, s->map_at = map_at;
+        jobs += lp_attention_jobs(s, q_tile, n_heads, n_kv_heads);
+        map_at += n_heads * s->n_tokens * (s->n_past + s->n_tokens);
     }
-    return n_tiles(args->ops->kernels, s->n_tokens) - 1 - (tile - s->first_tile);
+    return map_at;
+}
+
+/* A job is one tile of queries. Long rows come first in a sequence, so that the last jobs are short; heads that share k
+ * and v follow each other. Returns the number of the tile. */
+static size_t head_of_job(lp_head *out, const attend_args *args, size_t i) {
+    const lp_attention *a = args->a;
+    const lp_sequence *s = sequence_of_job(a->sequences, a->n_sequences, i);
+    size_t groups = n_groups(s, a->n_heads, a->n_kv_heads), job = i - s->first_job, group = job % groups;
+    size_t head = group * (a->n_heads / groups), kv_head = group / (groups / a->n_kv_heads);
+    size_t row_stride = a->n_heads * a->head_dim, q_at = s->start * row_stride + head * a->head_dim;
+    size_t map_at = s->map_at + head * s->n_tokens * (s->n_past + s->n_tokens);
+    lp_head h = shape_of(s, a->n_heads, a->n_kv_heads);
+    h.head_dim = a->head_dim, h.scale = a->scale, h.cap = a->cap, h.window = a->window;
+    h.q = a->q ? a->q + q_at : NULL, h.z = a->z ? a->z + q_at : NULL;
+    h.q_stride = h.one_token ? a->head_dim : row_stride;
+    h.scores_raw = a->scores_raw ? a->scores_raw + map_at : NULL;
+    h.scores = a->scores ? a->scores + map_at : NULL;
+    h.pattern = a->pattern ? a->pattern + map_at : NULL;
+    if (s->cache.k || args->packed.k) {
+        lp_panels p = panels_of(args, s);
+        h.k = p.k + kv_head * p.n_floats, h.v = p.v + kv_head * p.n_floats, h.v_stride = p.v_stride;
+    } else if (a->v) { /* not packed */
+        h.v_stride = a->n_kv_heads * a->head_dim;
+        h.v = a->v + s->start * h.v_stride + kv_head * a->head_dim;
+    }
+    *out = h;
+    return lp_head_end_tile(&h, args->ops->kernels->q_tile) - 1 - job / groups;
 }
 
 static void attend_job(void *arg, size_t i, size_t worker) {
@@ -159,34 +195,44 @@ static double n_pairs(const lp_attention *a, size_t n_tokens) {
 static void count_attention(const lp_ops *ops, const lp_attention *a) {
     size_t q_width = a->n_heads * a->head_dim, kv_width = a->n_kv_heads * a->head_dim;
     for (size_t i = 0; i < a->n_sequences; i++) {
-        size_t t = a->sequences[i].n_tokens;
-        double pairs = n_pairs(a, t), products = a->z ? 2 : 1;
+        size_t t = a->sequences[i].n_tokens, past = a->sequences[i].n_past, n_keys = past + t;
+        double pairs = n_pairs(a, n_keys) - n_pairs(a, past), products = a->z ? 2 : 1;
         lp_profile_count(ops->profile, products * 2 * pairs * (double)q_width, 0, 0);
-        count_values(ops, a->z ? 2 : 1, t * (q_width + kv_width), 0);
-        count_values(ops, (a->scores_raw != NULL) + (a->scores != NULL), a->n_heads * t * t, 0);
+        count_values(ops, a->z ? 2 : 1, t * q_width + n_keys * kv_width, 0);
+        count_values(ops, (a->scores_raw != NULL) + (a->scores != NULL), a->n_heads * t * n_keys, 0);
         if (a->pattern) count_values(ops, 1, a->n_heads * (size_t)pairs, 0); /* its zeros are not written */
     }
 }
 
 static attend_args attention_args(const lp_ops *ops, const lp_attention *a) {
     const lp_sequence *last = a->sequences + a->n_sequences - 1;
-    size_t n_tokens = last->start + last->n_tokens;
-    return (attend_args){.ops = ops,
-                         .a = a,
-                         .n_tokens = n_tokens,
-                         .n_jobs = a->n_heads * (last->first_tile + n_tiles(ops->kernels, last->n_tokens)),
-                         .k_head = first_key(n_tokens, a->n_sequences) * a->head_dim,
-                         .v_head = n_tokens * v_columns(a->head_dim)};
+    return (attend_args){.ops = ops, .a = a, .n_tokens = last->start + last->n_tokens};
+}
+
+static int run_jobs(const attend_args *args, lp_job job) {
+    const lp_attention *a = args->a;
+    const lp_sequence *last = a->sequences + a->n_sequences - 1;
+    size_t n = lp_attention_jobs(last, args->ops->kernels->q_tile, a->n_heads, a->n_kv_heads);
+    return lp_pool_run(&args->ops->parallel, last->first_job + n, job, (void *)args);
+}
+
+int lp_append(const lp_ops *ops, const lp_attention *a) {
+    attend_args args = attention_args(ops, a);
+    count_values(ops, 4, args.n_tokens * a->n_kv_heads * a->head_dim, 0);
+    return pack_heads(&args);
 }
 
 int lp_attend(const lp_ops *ops, const lp_attention *a) {
     attend_args args = attention_args(ops, a);
-    args.k_packed = ops->packed;
-    args.v_packed = ops->packed + a->n_kv_heads * args.k_head;
-    if (lp_pool_run(&ops->parallel, n_jobs(args.n_tokens, a->n_kv_heads * a->head_dim), pack_heads_job, &args))
-        return -1;
+    size_t n_keys = first_key(args.n_tokens, a->n_sequences), n_packed = 0;
+    for (size_t i = 0; i < a->n_sequences; i++) n_packed += !has_cache(a, i);
+    args.packed = (lp_panels){.k = ops->packed,
+                              .v = ops->packed + n_keys * a->head_dim,
+                              .n_floats = n_keys * a->head_dim + args.n_tokens * lp_v_columns(a->head_dim),
+                              .v_stride = args.n_tokens * LP_PANEL};
+    if (n_packed && pack_heads(&args)) return -1;
     count_attention(ops, a);
-    return lp_pool_run(&ops->parallel, args.n_jobs, attend_job, &args);
+    return run_jobs(&args, attend_job);
 }
 
 /* The keys of a map's row: query t of n sees first .. end. */
@@ -215,28 +261,40 @@ static void softmax_row(const lp_kernels *kernels, float *pattern, const float *
     memset(pattern + keys.end, 0, (keys.n - keys.end) * sizeof *pattern);
 }
 
+/* z of one query, from rows of v or from panels. */
+static void mix_row(const lp_kernels *kernels, const lp_head *h, size_t row, int in_panels, row_keys keys) {
+    float *z = h->z + row * h->q_stride;
+    const float *pattern = h->pattern + row * keys.n;
+    if (!in_panels) kernels->mix(z, pattern, h->v, h->v_stride, keys.first, keys.end, h->head_dim);
+    for (size_t d = 0; in_panels && d < h->head_dim; d += LP_PANEL)
+        kernels->mix(z + d, pattern, h->v + d / LP_PANEL * h->v_stride, LP_PANEL, keys.first, keys.end,
+                     lp_size_min(LP_PANEL, h->head_dim - d));
+}
+
 /* The queries of a tile, one after the other. */
 static void query_job(void *arg, size_t i, size_t worker) {
     const attend_args *args = arg;
     const lp_kernels *kernels = args->ops->kernels;
     lp_head h;
-    size_t t = head_of_job(&h, args, i) * kernels->q_tile, n = h.n_tokens;
+    size_t tile = head_of_job(&h, args, i), n = lp_head_keys(&h), end, row;
+    int in_panels = sequence_of_job(args->a->sequences, args->a->n_sequences, i)->cache.k != NULL;
     (void)worker;
-    for (size_t end = lp_size_min(t + kernels->q_tile, n); t < end; t++) {
+    for (row = lp_head_tile(&h, tile, kernels->q_tile, &end); row < end; row++) {
+        size_t t = lp_head_position(&h, row);
         row_keys keys = {h.window && t >= h.window ? t + 1 - h.window : 0, t + 1, n};
         if (h.z)
-            kernels->mix(h.z + t * h.q_stride, h.pattern + t * n, h.v, h.v_stride, keys.first, keys.end, h.head_dim);
+            mix_row(kernels, &h, row, in_panels, keys);
         else if (h.pattern)
-            softmax_row(kernels, h.pattern + t * n, h.scores + t * n, keys);
+            softmax_row(kernels, h.pattern + row * n, h.scores + row * n, keys);
         else
-            cap_row(kernels, h.scores + t * n, h.scores_raw + t * n, h.cap, keys);
+            cap_row(kernels, h.scores + row * n, h.scores_raw + row * n, h.cap, keys);
     }
 }
 
 static int run_queries(const lp_ops *ops, lp_attention a) {
     attend_args args = attention_args(ops, &a);
     count_values(ops, 2, args.n_tokens * a.n_heads * (a.z ? a.head_dim : 1), 0);
-    return lp_pool_run(&ops->parallel, args.n_jobs, query_job, &args);
+    return run_jobs(&args, query_job);
 }
 
 int lp_cap_scores(const lp_ops *ops, const lp_attention *a) {

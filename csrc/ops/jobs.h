@@ -19,11 +19,11 @@ static inline const lp_sequence *sequence_of_row(const lp_sequence *s, size_t n,
     return s;
 }
 
-/* The same for a tile of queries. */
-static inline const lp_sequence *sequence_of_tile(const lp_sequence *s, size_t n, size_t tile) {
+/* The same for a job of attention. */
+static inline const lp_sequence *sequence_of_job(const lp_sequence *s, size_t n, size_t job) {
     while (n > 1) {
         size_t half = n / 2;
-        if (s[half].first_tile <= tile)
+        if (s[half].first_job <= job)
             s += half, n -= half;
         else
             n = half;

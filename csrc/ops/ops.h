@@ -11,11 +11,20 @@
 #include "../sys/pool.h"        /* lp_parallel */
 #include "../sys/profile.h"     /* lp_profile */
 
-/* One sequence: its rows, and where its part of a map [n_heads, T, T] begins. */
+/* Keys and values of one layer in the panels that attention reads (lp_head), one kv head after the other. */
 typedef struct {
-    size_t start, n_tokens;
-    size_t first_tile; /* tiles of queries of the sequences before it */
-    size_t map_at;     /* floats of the maps of the sequences before it */
+    float *k, *v;    /* of kv head 0 */
+    size_t n_floats; /* from a head to the next */
+    size_t v_stride; /* from a panel of columns of v to the next */
+} lp_panels;
+
+/* One sequence: its rows stand at positions n_past, n_past + 1, ... */
+typedef struct {
+    size_t start, n_tokens, n_past;
+    size_t first_job; /* jobs of attention of the sequences before it */
+    size_t map_at;    /* floats of the maps [n_heads, n_tokens, n_past + n_tokens] of the sequences before it */
+    size_t angles_at; /* the row of lp_angles of its first position */
+    lp_panels cache;  /* of the current layer: the past, and room for its rows; k is NULL: none, and no past */
 } lp_sequence;
 
 typedef struct {

@@ -115,6 +115,9 @@ PyMethodDef lp_functions[] = {
     {"memory", memory, METH_NOARGS, "Bytes available without swapping; None when the system does not say."},
     {"roof", roof, METH_VARARGS,
      "roof(n_threads): the machine's peak at this moment: (FLOP, bytes read from memory) per second."},
+    {"sample", (PyCFunction)(void (*)(void))lp_sample_row, METH_VARARGS | METH_KEYWORDS,
+     "sample(logits, position, temperature, top_k, top_p, seed, number): (id, logprob) by the rule lp-sample-1; a\n"
+     "temperature of 0 is greedy, a top_k or top_p of 0 keeps all."},
     {"call_rounded", call_rounded, METH_VARARGS,
      "call_rounded(function, arg): function(arg), rounding to nearest even and keeping denormals, in any mode of the\n"
      "calling thread, which is then restored."},

@@ -14,10 +14,12 @@
 #include "../run/run.h"     /* lp_run */
 #include "../base/size.h"   /* lp_size_add */
 #include "poll.h"           /* lp_poll_python */
+#include "run_edits.h"      /* lp_edit_list */
 
 /* One point at some layers: an array [n_layers, n_floats]. */
 typedef struct {
     lp_point point;
+    int before; /* the values before their edits */
     size_t n_layers, n_floats, n_bytes;
     size_t *layers;
     lp_block block;
@@ -28,8 +30,15 @@ typedef struct {
     lp_run run;
     PyObject *ids;                      /* int32 [n_tokens], a copy */
     size_t *seq_start;                  /* [n_seqs + 1], a copy */
-    size_t n_seqs, n_captures, n_bytes; /* bytes: of the arrays and scratch */
+    size_t n_seqs, n_captures, n_bytes; /* bytes: of the arrays, scratch, and what the caches grow by */
+    PyObject *cache_objects;            /* a tuple that keeps `caches` alive */
+    lp_cache **caches;                  /* [n_caches], each held by this call; NULL: none are given */
+    size_t n_caches, cache_bytes;
+    int last_rows;
     capture *captures;
+    PyObject *edits, *changed; /* arguments, borrowed */
+    lp_edit_list list;
+    size_t n_kept;       /* edits that copy values of captures before their edits */
     size_t rope_length;  /* 0: of each sequence */
     PyObject *progress;  /* borrowed; NULL disables it */
     lp_profile *profile; /* the same */
@@ -74,12 +83,21 @@ static int take_tokens(call *c, PyObject *token_ids, PyObject *seq_start) {
     return 0;
 }
 
+static int take_caches(call *c, PyObject *caches) {
+    if (caches == Py_None) return 0;
+    c->cache_objects = PySequence_Tuple(caches);
+    if (!c->cache_objects || !(c->caches = lp_caches_hold(c->state, c->cache_objects, &c->n_caches))) return -1;
+    if (c->n_caches == c->n_seqs) return 0;
+    return lp_refuse(c->state, LP_EARG, "%zu caches for %zu sequences", c->n_caches, c->n_seqs);
+}
+
 static int take_capture(call *c, capture *to, PyObject *pair) {
     Py_ssize_t point;
     PyObject *layers;
     size_t n_layers = c->run.model->config.n_layers;
-    if (!PyTuple_Check(pair) || !PyArg_ParseTuple(pair, "nO", &point, &layers)) {
-        if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "a capture is a tuple (point number, layer numbers)");
+    if (!PyTuple_Check(pair) || !PyArg_ParseTuple(pair, "nO|p", &point, &layers, &to->before)) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_TypeError, "a capture is a tuple (point number, layer numbers, is before edits)");
         return -1;
     }
     if (point < 0 || point >= LP_N_POINTS)
@@ -119,6 +137,10 @@ static int request_values(call *c) {
     for (size_t i = 0; i < c->n_captures; i++) {
         const capture *to = &c->captures[i];
         for (size_t j = 0; j < to->n_layers; j++) {
+            if (to->before) {
+                c->n_kept++;
+                continue;
+            }
             if (!lp_run_request(&c->run, to->point, to->layers[j])) continue;
             return lp_refuse(c->state, LP_EARG, "%s of layer %zu is requested twice", lp_point_name(to->point),
                              to->layers[j]);
@@ -127,13 +149,42 @@ static int request_values(call *c) {
     return 0;
 }
 
+/* Edits, and copies of what is kept before them. */
+static int take_edits(call *c) {
+    lp_error err;
+    size_t n = 0;
+    if (c->edits == Py_None && !c->n_kept) return 0;
+    if (lp_edit_list_take(&c->list, c->state, c->edits, c->changed, c->n_kept)) return -1;
+    for (size_t i = 0; i < c->n_captures; i++)
+        for (size_t j = 0; c->captures[i].before && j < c->captures[i].n_layers; j++)
+            c->list.edits[c->list.n + n++] =
+                (lp_edit){.op = LP_EDIT_KEEP, .point = c->captures[i].point, .layer = c->captures[i].layers[j]};
+    if (!lp_run_edit(&c->run, c->list.edits, c->list.n + n, &err)) return 0;
+    lp_raise(c->state, &err);
+    return -1;
+}
+
 /* "(x: 4096 bytes, logits: 513024 bytes, scratch: 1048576 bytes)", as far as it fits. */
 static void list_sizes(const call *c, size_t scratch, char *text, size_t size) {
     size_t at = 0;
     for (size_t i = 0; i < c->n_captures && at < size; i++)
         at += (size_t)snprintf(text + at, size - at, "%s: %zu bytes, ", lp_point_name(c->captures[i].point),
                                c->captures[i].n_bytes);
-    if (at < size) snprintf(text + at, size - at, "scratch: %zu bytes", scratch);
+    if (at < size) at += (size_t)snprintf(text + at, size - at, "scratch: %zu bytes", scratch);
+    if (at < size && c->cache_bytes) snprintf(text + at, size - at, ", caches: %zu bytes", c->cache_bytes);
+}
+
+/* What the caches grow by. */
+static int size_caches(call *c) {
+    for (size_t s = 0; c->caches && s < c->n_seqs; s++) {
+        size_t n_tokens = c->run.n_past[s] + c->seq_start[s + 1] - c->seq_start[s], capacity, n_bytes;
+        if (!c->caches[s]) continue;
+        if (lp_cache_growth(c->caches[s], n_tokens, &capacity, &n_bytes) ||
+            lp_size_add(&c->cache_bytes, c->cache_bytes, n_bytes))
+            return lp_refuse(c->state, LP_ENOMEM, "a cache of %zu tokens has more bytes than there are addresses",
+                             n_tokens);
+    }
+    return 0;
 }
 
 /* Makes the plan, and sums all sizes. */
@@ -143,10 +194,12 @@ static int plan_run(call *c) {
         lp_raise(c->state, &err);
         return -1;
     }
-    c->n_bytes = c->run.plan->scratch_bytes;
+    if (size_caches(c)) return -1;
+    int overflow = lp_size_add(&c->n_bytes, c->run.plan->scratch_bytes, c->cache_bytes) ||
+                   lp_size_add(&c->n_bytes, c->n_bytes, lp_edit_list_bytes(&c->list));
     for (size_t i = 0; i < c->n_captures; i++) {
         capture *to = &c->captures[i];
-        int too_big = lp_run_size(&c->run, to->point, &to->n_floats) ||
+        int too_big = overflow || lp_run_size(&c->run, to->point, &to->n_floats) ||
                       lp_size_mul3(&to->n_bytes, to->n_layers, to->n_floats, sizeof(float)) ||
                       lp_size_add(&c->n_bytes, c->n_bytes, to->n_bytes) || to->n_bytes > PY_SSIZE_T_MAX;
         if (!too_big) continue;
@@ -166,8 +219,18 @@ static int check_memory(call *c) {
     return -1;
 }
 
-/* Without the GIL. */
+/* Without the GIL, as what follows. */
+static int grow_caches(call *c, lp_error *err) {
+    for (size_t s = 0; s < c->n_caches; s++) {
+        size_t n_tokens = c->seq_start[s + 1] - c->seq_start[s];
+        if (c->caches[s] && lp_cache_reserve(c->caches[s], c->run.n_past[s] + n_tokens, &c->run.parallel, err))
+            return -1;
+    }
+    return 0;
+}
+
 static int make_arrays(call *c, lp_error *err) {
+    lp_edit *kept = c->list.edits + c->list.n;
     for (size_t i = 0; i < c->n_captures; i++) {
         capture *to = &c->captures[i];
         int stopped = lp_block_make(&to->block, to->n_bytes, c->run.model->arena, &c->run.parallel);
@@ -176,8 +239,13 @@ static int make_arrays(call *c, lp_error *err) {
             return lp_fail(err, LP_ENOMEM, "%s of %zu layers needs %zu bytes, which the system refused",
                            lp_point_name(to->point), to->n_layers, to->n_bytes);
         float *data = to->block.data;
-        for (size_t j = 0; j < to->n_layers; j++)
-            lp_run_set_place(&c->run, to->point, to->layers[j], data + j * to->n_floats);
+        for (size_t j = 0; j < to->n_layers; j++) {
+            float *place = data + j * to->n_floats;
+            if (to->before)
+                kept++->keep = place;
+            else
+                lp_run_set_place(&c->run, to->point, to->layers[j], place);
+        }
     }
     return 0;
 }
@@ -187,12 +255,14 @@ static int compute(call *c) {
     lp_poll poll;
     c->run.parallel.poll = lp_poll_python;
     c->run.parallel.poll_arg = &poll;
+    lp_edit_list_begin(&c->list, &poll);
     lp_poll_begin(&poll, report, c);
-    int failed = make_arrays(c, &err);
+    int failed = grow_caches(c, &err) || make_arrays(c, &err);
     lp_profile_lap(c->run.profile, LP_STAGE_MEMORY);
     failed = failed || lp_forward(&c->run, &err);
     lp_poll_end(&poll);
     if (failed) lp_raise(c->state, &err);
+    lp_edit_list_count(&c->list);
     return failed || PyErr_CheckSignals() || report(c) ? -1 : 0;
 }
 
@@ -213,6 +283,9 @@ static void call_free(call *c) {
         PyMem_Free(c->captures[i].layers);
     }
     PyMem_Free(c->captures);
+    lp_edit_list_free(&c->list);
+    lp_caches_release(c->caches, c->n_caches);
+    Py_XDECREF(c->cache_objects);
     PyMem_Free(c->seq_start);
     Py_XDECREF(c->ids);
 }
@@ -225,32 +298,42 @@ static PyObject *plan_call(call *c, const lp_model *model, PyObject *points, siz
     if (lp_run_init(&c->run, model, ids, c->seq_start, c->n_seqs, n_threads, &err)) return lp_raise(c->state, &err);
     c->run.profile = c->profile;
     c->run.rope_length = c->rope_length;
-    int failed = take_captures(c, points) || request_values(c) || plan_run(c);
+    c->run.last_rows = c->last_rows;
+    if (c->caches && lp_run_set_caches(&c->run, c->caches, &err)) {
+        lp_run_free(&c->run);
+        return lp_raise(c->state, &err);
+    }
+    int failed = take_captures(c, points) || request_values(c) || take_edits(c) || plan_run(c);
     lp_profile_lap(c->run.profile, LP_STAGE_PLAN);
     PyObject *result = failed ? NULL : work(c);
     lp_run_free(&c->run);
     return result;
 }
 
-static PyObject *arrays(call *c) { return check_memory(c) || compute(c) ? NULL : list_arrays(c); }
+static PyObject *arrays(call *c) {
+    PyObject *list = check_memory(c) || compute(c) ? NULL : list_arrays(c);
+    if (list) lp_run_keep(&c->run);
+    return list;
+}
 
 /* The result of `work`, timed if `profile` is not NULL. */
 static PyObject *run(PyObject *self, PyObject *args, PyObject *kwargs, lp_profile *profile,
                      PyObject *(*work)(call *c)) {
-    static char *keys[] = {"token_ids", "seq_start", "points", "n_threads", "progress", "rope_length", NULL};
-    PyObject *token_ids, *seq_start, *points, *progress = Py_None, *result = NULL;
+    static char *keys[] = {"token_ids", "seq_start", "points", "n_threads", "progress", "rope_length",
+                           "edits",     "changed",   "caches", "last_rows", NULL};
+    PyObject *token_ids, *seq_start, *points, *progress = Py_None, *caches = Py_None, *result = NULL;
     Py_ssize_t n_threads = 0, rope_length = 0;
-    call c = {.state = PyType_GetModuleState(Py_TYPE(self)), .profile = profile};
+    call c = {.state = PyType_GetModuleState(Py_TYPE(self)), .profile = profile, .edits = Py_None, .changed = Py_None};
     lp_profile_start(profile);
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$nOn:run", keys, &token_ids, &seq_start, &points, &n_threads,
-                                     &progress, &rope_length))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$nOnOOOp:run", keys, &token_ids, &seq_start, &points,
+                                     &n_threads, &progress, &rope_length, &c.edits, &c.changed, &caches, &c.last_rows))
         return NULL;
     if (rope_length < 0) return lp_raise_new(c.state, LP_EARG, "rope_length is %zd", rope_length);
     c.rope_length = (size_t)rope_length;
     if (n_threads < 1) return lp_raise_new(c.state, LP_EARG, "n_threads is %zd, must be at least 1", n_threads);
     c.progress = progress == Py_None ? NULL : progress;
     n_threads = n_threads < LP_MAX_THREADS ? n_threads : LP_MAX_THREADS;
-    if (!take_tokens(&c, token_ids, seq_start))
+    if (!take_tokens(&c, token_ids, seq_start) && !take_caches(&c, caches))
         result = plan_call(&c, ((lp_model_object *)self)->model, points, (size_t)n_threads, work);
     call_free(&c);
     return result;
@@ -290,7 +373,7 @@ static PyObject *list_values(const lp_run *r, const lp_step *s) {
         const lp_value *v = lp_plan_value(r->plan, s->layer, p);
         size_t n = 0;
         if (!lp_points_has(&s->points, p)) continue;
-        if (v->where != LP_NOWHERE) lp_request_floats(&r->plan->request, p, r->n_tokens - v->first_row, &n);
+        if (v->where != LP_NOWHERE) lp_request_floats(&r->plan->request, p, lp_plan_rows(r->plan, v), &n);
         PyObject *row = Py_BuildValue("(ssn)", lp_point_name(p), where[v->where], (Py_ssize_t)(n * sizeof(float)));
         if (!row || PyList_Append(list, row)) Py_CLEAR(list);
         Py_XDECREF(row);

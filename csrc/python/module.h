@@ -20,9 +20,10 @@
 #include "../sys/memory.h"     /* lp_block */
 #include "../io/safetensors.h" /* lp_safetensors */
 #include "../model/model.h"    /* lp_model */
+#include "../run/cache.h"      /* lp_cache */
 
 typedef struct {
-    PyTypeObject *safetensors_type, *model_type;
+    PyTypeObject *safetensors_type, *model_type, *cache_type;
     PyObject *classes[LP_ECHANGED + 1]; /* the exception class of each lp_status */
     struct lp_batch *dropped;           /* arrays with parts to be released: see split.c */
     int is_release_pending;             /* the interpreter will call for that */
@@ -54,6 +55,7 @@ void lp_object_free(PyObject *self);
 
 PyTypeObject *lp_safetensors_type_new(PyObject *module);
 PyTypeObject *lp_model_type_new(PyObject *module);
+PyTypeObject *lp_cache_type_new(PyObject *module);
 
 /* ---- types ---- */
 
@@ -84,7 +86,20 @@ PyObject *lp_model_object_profile(PyObject *self, PyObject *args, PyObject *kwar
  * bytes of all scratch). */
 PyObject *lp_model_object_plan(PyObject *self, PyObject *args, PyObject *kwargs);
 
+typedef struct {
+    PyObject ob_base;
+    PyObject *model; /* a Model */
+    lp_cache cache;
+} lp_cache_object;
+
+/* The caches of a call, None for NULL, each held; *n of them, for PyMem_Free. NULL with an exception set. */
+lp_cache **lp_caches_hold(const lp_module_state *state, PyObject *tuple, size_t *n);
+void lp_caches_release(lp_cache **caches, size_t n);
+
 /* ---- functions ---- */
+
+/* sample(logits, position, temperature, top_k, top_p, seed, number) -> (id, logprob) */
+PyObject *lp_sample_row(PyObject *module, PyObject *args, PyObject *kwargs);
 
 extern PyMethodDef lp_functions[];    /* functions.c */
 extern PyMethodDef lp_text_methods[]; /* text_functions.c */

@@ -24,6 +24,7 @@ static void attention(lp_pass *p, const lp_layer *l) {
     lp_pass_gain(p, LP_K_NORM, LP_K_UNIT, &l->k_norm);            /* k_norm = gain * k_unit */
     lp_pass_rope(p, LP_Q_ROPE, in(p, LP_Q_NORM), l->rope);        /* q_rope = q_norm turned by its position */
     lp_pass_rope(p, LP_K_ROPE, in(p, LP_K_NORM), l->rope);        /* k_rope = k_norm turned by its position */
+    lp_pass_append(p);                                            /* k_rope and v to the caches */
     lp_pass_scores(p, LP_SCORES_RAW, LP_Q_ROPE, LP_K_ROPE);       /* scores_raw = q_rope k_rope^T * scale */
     lp_pass_cap(p, LP_SCORES, LP_SCORES_RAW);                     /* scores = cap tanh(scores_raw / cap) */
     lp_pass_softmax(p, LP_PATTERN, LP_SCORES);                    /* pattern = softmax(scores) */
@@ -86,12 +87,15 @@ int lp_forward(lp_run *run, lp_error *err) {
     if (lp_model_check_unchanged(run->model, err)) return -1;
     if (!run->plan && lp_run_plan(run, err)) return -1;
     if (!run->plan->n_steps) return 0;
-    if (check_places(run, err)) return -1;
+    if (check_places(run, err) || lp_run_check_caches(run, err)) return -1;
     int failed = lp_pass_begin(&p, run, err);
     if (!failed) {
         pass(&p, run->model);
         failed = p.failed;
-        if (failed) lp_fail(err, LP_ECANCELED, "the run was stopped at step %zu of %zu", run->steps_done, run->n_steps);
+        if (p.why.status)
+            lp_fail(err, p.why.status, "%s", p.why.msg);
+        else if (failed)
+            lp_fail(err, LP_ECANCELED, "the run was stopped at step %zu of %zu", run->steps_done, run->n_steps);
     }
     lp_pass_end(&p);
     return failed ? -1 : 0;

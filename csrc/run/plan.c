@@ -36,6 +36,7 @@ typedef struct {
     lp_points *needed;           /* [n_layers of the model] */
     int group[LP_N_POINTS];      /* of fusions, from 1 on; 0: none */
     size_t n_bytes[LP_N_POINTS]; /* of a value with all rows; SIZE_MAX: overflow */
+    int layer_last_rows;         /* of the last layer after attention only the last row of each sequence */
     slot live[MAX_LIVE];         /* by offset */
     size_t n_live;
 } draft;
@@ -57,6 +58,7 @@ size_t lp_plan_array(const lp_model *model, lp_point point, size_t layer) {
 static void find_needed(draft *d) {
     lp_plan *plan = d->plan;
     for (size_t i = plan->request.model->config.n_layers; i--;) {
+        if (plan->request.n_past) lp_points_add(&d->needed[i], LP_K_ROPE), lp_points_add(&d->needed[i], LP_V);
         for (int w = 0; w < LP_SET_WORDS; w++)
             d->needed[i].word[w] |= (plan->request.requested[i].word[w] | plan->request.materialised[i].word[w]) &
                                     plan->request.model->present.word[w];
@@ -74,13 +76,18 @@ static void find_needed(draft *d) {
     }
 }
 
+lp_sequence lp_request_sequence(const lp_request *q, size_t s) {
+    return (lp_sequence){
+        .start = q->seq_start[s], .n_tokens = q->seq_start[s + 1] - q->seq_start[s], .n_past = lp_request_past(q, s)};
+}
+
 int lp_request_floats(const lp_request *q, lp_point point, size_t n_rows, size_t *n_floats) {
     size_t width = lp_config_width(&q->model->config, lp_point_width(point)), map;
     if (lp_point_width(point) != LP_WIDTH_MAP) return lp_size_mul(n_floats, n_rows, width);
     *n_floats = 0;
     for (size_t s = 0; s < q->n_seqs; s++) {
         size_t t = q->seq_start[s + 1] - q->seq_start[s];
-        if (lp_size_mul3(&map, t, t, width) || lp_size_add(n_floats, *n_floats, map)) return -1;
+        if (lp_size_mul3(&map, t, lp_request_past(q, s) + t, width) || lp_size_add(n_floats, *n_floats, map)) return -1;
     }
     return 0;
 }
@@ -198,6 +205,11 @@ static void find_readers(draft *d) {
             }
         }
     }
+    for (size_t i = 0; plan->request.n_past && i < plan->n_layers; i++) {
+        lp_value *k = lp_plan_value(plan, i, LP_K_ROPE), *v = lp_plan_value(plan, i, LP_V);
+        k->where = v->where = LP_IN_SCRATCH; /* they are appended to the caches after the step of k_rope */
+        if (v->last < k->step) v->last = k->step;
+    }
 }
 
 /* The place of a value; x_out may also be x of the next layer. */
@@ -213,8 +225,9 @@ static void choose_place(draft *d, size_t layer, lp_point p) {
     if (has(d->plan->request.requested, layer, p))
         v->where = LP_IN_ARRAY, v->at = lp_plan_array(plan->request.model, p, layer);
     if (v->last < v->step) v->last = v->step;
-    if (layer + 1 == plan->n_layers && p >= LP_ATTN_OUT) v->first_row = plan->request.layer_row;
-    if (p >= LP_FINAL_RMS) v->first_row = plan->request.head_row;
+    if (layer + 1 == plan->n_layers && p >= LP_ATTN_OUT)
+        v->first_row = plan->request.layer_row, v->last_rows = d->layer_last_rows;
+    if (p >= LP_FINAL_RMS) v->first_row = plan->request.head_row, v->last_rows = plan->request.last_rows;
 }
 
 /* First fit between the live slots. */
@@ -285,7 +298,7 @@ static void find_most(const draft *d, most *m) {
     const lp_request *q = &d->plan->request;
     const lp_config *c = &q->model->config;
     lp_points used = {{0}};
-    size_t n_rows = 0, n_tiles = 0, q_tile = q->kernels->q_tile;
+    size_t n_rows = 0, n_jobs = 0;
     for (size_t i = 0; i < d->plan->n_layers; i++)
         for (int w = 0; w < LP_SET_WORDS; w++) used.word[w] |= d->needed[i].word[w];
     for (const lp_tensor_spec *s = q->model->specs; s < q->model->specs + LP_N_TENSORS; s++) {
@@ -294,10 +307,13 @@ static void find_most(const draft *d, most *m) {
         grow(m, q->kernels->packed_size(q->n_tokens, s->n_cols), q->kernels->band_scratch(q->n_tokens),
              n_rows / q->kernels->row_unit + 1);
     }
-    for (size_t s = 0; s < q->n_seqs; s++) n_tiles += (q->seq_start[s + 1] - q->seq_start[s] + q_tile - 1) / q_tile;
+    for (size_t s = 0; s < q->n_seqs; s++) {
+        lp_sequence sequence = lp_request_sequence(q, s);
+        n_jobs += lp_attention_jobs(&sequence, q->kernels->q_tile, c->n_heads, c->n_kv_heads);
+    }
     if (lp_points_has(&used, LP_SCORES_RAW) || lp_points_has(&used, LP_SCORES))
         grow(m, lp_ops_packed_heads(q->n_tokens, q->n_seqs, c->n_kv_heads, c->head_dim),
-             q->kernels->attend_scratch(d->plan->longest, c->head_dim), n_tiles * c->n_heads);
+             q->kernels->attend_scratch(d->plan->longest, c->head_dim), n_jobs);
 }
 
 /* Norms of a token in one step. */
@@ -315,7 +331,8 @@ static int lay_out_tables(const draft *d) {
         if (turns(d, i)) used[q->model->layers[i].rope][0] = 1;
     for (size_t i = 0; i < q->model->n_ropes; i++) {
         size_t short_until = lp_plan_short_until(&q->model->ropes[i], q->rope_length), n_long = 0;
-        for (size_t s = 0; s < q->n_seqs; s++) n_long += q->seq_start[s + 1] - q->seq_start[s] > short_until;
+        for (size_t s = 0; s < q->n_seqs; s++)
+            n_long += lp_request_past(q, s) + q->seq_start[s + 1] - q->seq_start[s] > short_until;
         used[i][1] = used[i][0] && n_long, used[i][0] = used[i][0] && n_long < q->n_seqs;
     }
     for (size_t i = 0; i < LP_MOST_ROPES; i++)
@@ -323,10 +340,19 @@ static int lay_out_tables(const draft *d) {
             size_t *at = &plan->table_at[i][is_long];
             *at = LP_NO_TABLE;
             if (used[i][is_long] &&
-                (lp_size_mul(&n, plan->longest, q->model->config.rotary_dim) || lay(plan, n, sizeof(float), at)))
+                (lp_size_mul(&n, plan->n_angles, q->model->config.rotary_dim) || lay(plan, n, sizeof(float), at)))
                 return -1;
         }
     return 0;
+}
+
+/* Rows that are read where values with one row per sequence begin: of z and x, or of x_out. */
+static int lay_out_gathered(const draft *d) {
+    const lp_request *q = &d->plan->request;
+    const lp_config *c = &q->model->config;
+    size_t n, width = lp_config_width(c, LP_WIDTH_HEADS) + lp_config_width(c, LP_WIDTH_D_MODEL);
+    if (!q->last_rows || q->n_seqs == 1 || q->n_seqs == q->n_tokens) return 0; /* they follow each other */
+    return lp_size_mul(&n, q->n_seqs, width) || lay(d->plan, n, sizeof(float), &d->plan->gathered_at);
 }
 
 /* Threads without a job get no scratch. */
@@ -342,7 +368,7 @@ static int lay_out_work(draft *d) {
     return lp_size_mul(&n, plan->worker_stride, plan->n_threads) || lay(plan, n, sizeof(float), &plan->worker_at) ||
            lay(plan, m.packed, sizeof(float), &plan->packed_at) || lay_out_tables(d) ||
            lp_size_mul(&n, q->n_tokens, n_norms) || lay(plan, n, sizeof(float), &plan->inverse_at) ||
-           lay(plan, q->n_seqs, sizeof(lp_sequence), &plan->sequences_at);
+           lay(plan, q->n_seqs, sizeof(lp_sequence), &plan->sequences_at) || lay_out_gathered(d);
 }
 
 /* ---- the plan ------------------------------------------------------------------------------------------------ */
@@ -359,11 +385,30 @@ static lp_plan *alloc_plan(const lp_request *q, lp_points **needed) {
     *needed = (lp_points *)(plan->steps + n_values + 1);
     plan->weights = (const lp_weight **)(*needed + n);
     plan->weight_end = (size_t *)(plan->weights + n_weights);
-    for (size_t s = 0; s < q->n_seqs; s++) {
-        size_t n_tokens = q->seq_start[s + 1] - q->seq_start[s];
-        if (n_tokens > plan->longest) plan->longest = n_tokens;
-    }
     return plan;
+}
+
+/* Sequences without a past share the rows of their angles. */
+static void count_positions(lp_plan *plan) {
+    size_t with_past = 0;
+    for (size_t s = 0; s < plan->request.n_seqs; s++) {
+        lp_sequence sequence = lp_request_sequence(&plan->request, s);
+        size_t n = sequence.n_tokens, n_keys = sequence.n_past + n;
+        if (sequence.n_past)
+            with_past += n;
+        else if (n > plan->n_angles)
+            plan->n_angles = n;
+        if (n_keys > plan->longest) plan->longest = n_keys;
+    }
+    plan->n_angles += with_past;
+}
+
+static void find_last_rows(draft *d) {
+    const lp_request *q = &d->plan->request;
+    size_t last = q->model->config.n_layers - 1;
+    d->layer_last_rows = q->last_rows;
+    for (lp_point p = LP_ATTN_OUT; p < LP_FINAL_RMS; p++)
+        if (has(q->requested, last, p) || has(q->materialised, last, p)) d->layer_last_rows = 0;
 }
 
 lp_plan *lp_plan_new(const lp_request *request, lp_error *err) {
@@ -376,8 +421,10 @@ lp_plan *lp_plan_new(const lp_request *request, lp_error *err) {
     for (size_t i = 0; i < sizeof fusions / sizeof *fusions; i++)
         for (const lp_point *p = fusions[i]; *p != GROUP_END; p++) d.group[*p] = (int)i + 1;
     if (request->model->config.residual_scale != 1) d.group[LP_X_MID] = d.group[LP_X_OUT] = 0;
+    count_positions(d.plan);
+    find_last_rows(&d);
     for (lp_point p = 0; p < LP_N_POINTS; p++)
-        if (lp_request_floats(request, p, request->n_tokens, &d.n_bytes[p]) ||
+        if (lp_request_floats(request, p, lp_request_rows(request, p), &d.n_bytes[p]) ||
             lp_size_mul(&d.n_bytes[p], d.n_bytes[p], sizeof(float)))
             d.n_bytes[p] = (size_t)-1;
     find_needed(&d);

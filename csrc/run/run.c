@@ -56,6 +56,10 @@ void lp_run_free(lp_run *run) {
     lp_plan_free(run->plan);
     free(run->places);
     free(run->requested);
+    free(run->edits);
+    run->edits = NULL, run->n_edits = 0;
+    free(run->n_past);
+    run->n_past = NULL, run->caches = NULL;
     run->plan = NULL, run->places = NULL, run->requested = run->materialised = NULL;
 }
 
@@ -70,12 +74,43 @@ static lp_request request_of(const lp_run *run) {
                         .materialised = run->materialised,
                         .rope_length = run->rope_length,
                         .layer_row = run->layer_row,
-                        .head_row = run->head_row};
+                        .head_row = run->head_row,
+                        .n_past = run->n_past,
+                        .last_rows = run->last_rows};
 }
 
 int lp_run_size(const lp_run *run, lp_point point, size_t *n_floats) {
     lp_request request = request_of(run);
-    return lp_request_floats(&request, point, run->n_tokens, n_floats);
+    return lp_request_floats(&request, point, lp_request_rows(&request, point), n_floats);
+}
+
+int lp_run_set_caches(lp_run *run, lp_cache *const *caches, lp_error *err) {
+    free(run->n_past);
+    run->caches = caches;
+    run->n_past = calloc(run->n_seqs, sizeof *run->n_past);
+    if (!run->n_past) return lp_fail(err, LP_ENOMEM, "no memory for the lengths of %zu caches", run->n_seqs);
+    for (size_t s = 0; s < run->n_seqs; s++) {
+        size_t n = run->seq_start[s + 1] - run->seq_start[s];
+        if (!caches[s]) continue;
+        run->n_past[s] = caches[s]->n_tokens;
+        if (lp_cache_check(caches[s], run->model, n, run->rope_length, s, err)) return -1;
+    }
+    return 0;
+}
+
+int lp_run_check_caches(const lp_run *run, lp_error *err) {
+    for (size_t s = 0; run->caches && s < run->n_seqs; s++) {
+        size_t n_keys = run->n_past[s] + run->seq_start[s + 1] - run->seq_start[s];
+        if (run->caches[s] && n_keys > run->caches[s]->capacity)
+            return lp_fail(err, LP_EARG, "sequence %zu has %zu tokens, its cache has room for %zu", s, n_keys,
+                           run->caches[s]->capacity);
+    }
+    return 0;
+}
+
+void lp_run_keep(const lp_run *run) {
+    for (size_t s = 0; run->caches && s < run->n_seqs; s++)
+        if (run->caches[s]) lp_cache_keep(run->caches[s], run->seq_start[s + 1] - run->seq_start[s], run->rope_length);
 }
 
 /* The set for a point: one that is not per layer belongs to the last layer. */
@@ -94,9 +129,31 @@ void lp_run_materialise(lp_run *run, lp_point point, size_t layer) {
     lp_points_add(set_of(run, run->materialised, point, layer), point);
 }
 
+/* In order of computation; of one value what is kept before its edits, then these as they were listed. */
+static int compare_edits(const void *a, const void *b) {
+    const lp_edit *x = *(lp_edit *const *)a, *y = *(lp_edit *const *)b;
+    return x->order < y->order ? -1 : x->order > y->order;
+}
+
+int lp_run_edit(lp_run *run, lp_edit *edits, size_t n_edits, lp_error *err) {
+    run->edits = malloc((n_edits ? n_edits : 1) * sizeof *run->edits);
+    if (!run->edits) return lp_fail(err, LP_ENOMEM, "no memory for a table of %zu edits", n_edits);
+    for (size_t i = 0; i < n_edits; i++) {
+        lp_edit *e = &edits[i];
+        if (lp_edit_check(e, run->model, run->seq_start, run->n_past, run->n_seqs, err)) return -1;
+        size_t key = lp_edit_key(run->model, e->point, e->layer);
+        e->order = key * (2 * n_edits) + (e->op == LP_EDIT_KEEP ? 0 : n_edits) + i;
+        run->edits[i] = e;
+        lp_run_materialise(run, (lp_point)(key % LP_N_POINTS), key / LP_N_POINTS);
+    }
+    run->n_edits = n_edits;
+    qsort(run->edits, n_edits, sizeof *run->edits, compare_edits);
+    return 0;
+}
+
 int lp_run_plan(lp_run *run, lp_error *err) {
     lp_request request = request_of(run);
-    if (run->layer_row > run->head_row || run->head_row >= run->n_tokens)
+    if (run->layer_row > run->head_row || run->head_row >= run->n_tokens || (run->last_rows && run->head_row))
         return lp_fail(err, LP_EARG, "rows from %zu and from %zu of %zu tokens", run->layer_row, run->head_row,
                        run->n_tokens);
     lp_plan_free(run->plan);

@@ -1,6 +1,8 @@
 /* steps.c - each verb finds its step and places, and the last one of a step runs the operation. */
 #include "steps.h"
 
+#include <string.h>
+
 #include "../ops/linear.h" /* lp_linear */
 #include "../ops/rows.h"   /* lp_add, lp_rms_norm ... */
 
@@ -17,14 +19,33 @@ static float *place(const lp_pass *p, lp_point point) {
 
 static size_t first_row(const lp_pass *p, lp_point point) { return lp_plan_value(p->plan, p->layer, point)->first_row; }
 
-static size_t n_rows(const lp_pass *p, lp_point out) { return p->run->n_tokens - first_row(p, out); }
+static int last_rows(const lp_pass *p, lp_point point) { return lp_plan_value(p->plan, p->layer, point)->last_rows; }
+
+static size_t n_rows(const lp_pass *p, lp_point out) {
+    return lp_plan_rows(p->plan, lp_plan_value(p->plan, p->layer, out));
+}
 
 static size_t n_floats(const lp_pass *p, lp_point out) { return n_rows(p, out) * width_of(p, out); }
+
+/* Of x [n_tokens, width] the last row of each sequence. Of the values that are read so, one step reads z and one more.
+ */
+static const float *gather(const lp_pass *p, lp_point point, const float *x) {
+    size_t n = p->run->n_seqs, width = width_of(p, point);
+    if (n == p->run->n_tokens) return x;
+    if (n == 1) return x + (p->run->n_tokens - 1) * width;
+    float *to = (float *)((char *)p->scratch.data + p->plan->gathered_at);
+    if (point != LP_Z) to += n * width_of(p, LP_Z);
+    for (size_t s = 0; s < n; s++)
+        memcpy(to + s * width, x + (p->run->seq_start[s + 1] - 1) * width, width * sizeof *x);
+    return to;
+}
 
 /* The rows of a value that `out` has. */
 static const float *rows_for(const lp_pass *p, lp_point out, lp_point point) {
     const float *x = place(p, point);
-    return x ? x + (first_row(p, out) - first_row(p, point)) * width_of(p, point) : NULL;
+    if (!x || last_rows(p, out) == last_rows(p, point))
+        return x ? x + (first_row(p, out) - first_row(p, point)) * width_of(p, point) : NULL;
+    return gather(p, point, x);
 }
 
 /* ---- steps --------------------------------------------------------------------------------------------------- */
@@ -35,7 +56,55 @@ static const lp_step *step_of(const lp_pass *p, lp_point out) {
     return p->failed || step == LP_NO_STEP ? NULL : &p->plan->steps[step];
 }
 
+static int is_rms(lp_point point) {
+    return point == LP_X_RMS || point == LP_Q_RMS || point == LP_K_RMS || point == LP_ATTN_RMS ||
+           point == LP_X_MID_RMS || point == LP_MLP_RMS || point == LP_FINAL_RMS;
+}
+
+/* Copies the value to the place of what is kept before its edits. */
+static int keep(const lp_pass *p, const lp_edit_target *t, float *to) {
+    int map = lp_point_width(t->point) == LP_WIDTH_MAP;
+    return lp_copy(&p->ops, to, t->data, map ? p->attention.n_map : n_floats(p, t->point));
+}
+
+/* The edits of one value from number p->next_edit on. */
+static int edit_value(lp_pass *p, size_t key) {
+    const lp_run *run = p->run;
+    lp_point point = (lp_point)(key % LP_N_POINTS);
+    size_t first = p->next_edit, end = first;
+    lp_edit_target t = {run->model,
+                        point,
+                        p->layer,
+                        place(p, point),
+                        is_rms(point) ? p->inverse : NULL,
+                        first_row(p, point),
+                        last_rows(p, point),
+                        p->sequences};
+    int failed = 0;
+    for (; end < run->n_edits && lp_edit_key(run->model, run->edits[end]->point, run->edits[end]->layer) == key;
+         end++) {
+        lp_edit *e = run->edits[end];
+        if (!failed) failed = e->op == LP_EDIT_KEEP ? keep(p, &t, e->keep) : lp_edit_apply(&t, e, &p->why);
+    }
+    for (size_t i = first; point == LP_SCORES && i < end && !failed; i++)
+        failed = lp_edit_check_keys(&t, run->edits[i], &p->why);
+    p->next_edit = end;
+    return failed;
+}
+
+/* The edits of what the step computed. */
+static int edit_values(lp_pass *p, const lp_step *s) {
+    const lp_run *run = p->run;
+    size_t last = s->layer * LP_N_POINTS + s->last, key;
+    int failed = 0;
+    while (!failed && s->first < LP_N_POINTS && p->next_edit < run->n_edits &&
+           (key = lp_edit_key(run->model, run->edits[p->next_edit]->point, run->edits[p->next_edit]->layer)) <= last)
+        failed = edit_value(p, key);
+    return failed;
+}
+
 static void end_step(lp_pass *p, const lp_step *s, int failed) {
+    if (!failed && p->run->n_edits) failed = edit_values(p, s);
     p->failed |= failed;
     p->run->steps_done++;
     lp_profile_lap(p->run->profile, s->stage);
@@ -80,20 +149,31 @@ static float *angles(const lp_pass *p, size_t rope, int is_long) {
 
 /* ---- verbs --------------------------------------------------------------------------------------------------- */
 
+/* A table: positions from 0 on, then those of the sequences with a past. */
+static int table_of(const lp_pass *p, float *cos, const float *inv_freq, float factor) {
+    size_t half = p->config->rotary_dim / 2, n_angles = p->plan->n_angles, n_shared = n_angles;
+    float *sin = cos + n_angles * half;
+    int failed = 0;
+    for (size_t i = p->run->n_seqs; i-- && !failed;) {
+        const lp_sequence *s = &p->sequences[i];
+        if (!s->n_past) continue;
+        failed = lp_rope_table(&p->ops, cos + s->angles_at * half, sin + s->angles_at * half, inv_freq, factor,
+                               s->n_past, s->n_tokens, half);
+        n_shared = s->angles_at;
+    }
+    return failed || (n_shared && lp_rope_table(&p->ops, cos, sin, inv_freq, factor, 0, n_shared, half));
+}
+
 void lp_pass_angles(lp_pass *p) {
     const lp_step *s = p->plan->steps;
     const lp_model *model = p->run->model;
-    size_t half = p->config->rotary_dim / 2;
     int failed = 0;
     if (s->first != LP_N_POINTS || p->failed) return;
     for (size_t i = 0; i < model->n_ropes; i++)
         for (int is_long = 0; is_long < 2; is_long++) {
             const lp_rope_spec *rope = &model->ropes[i];
             float *cos = angles(p, i, is_long);
-            if (!cos) continue;
-            failed = failed || lp_rope_table(&p->ops, cos, cos + p->plan->longest * half,
-                                             is_long ? rope->long_inv_freq : rope->inv_freq, rope->factor,
-                                             p->plan->longest, half);
+            if (cos) failed = failed || table_of(p, cos, is_long ? rope->long_inv_freq : rope->inv_freq, rope->factor);
         }
     end_step(p, s, failed);
 }
@@ -158,12 +238,21 @@ void lp_pass_rope(lp_pass *p, lp_point out, lp_point x, int rope) {
     lp_angles a = {.half = half, .interleaved = p->config->interleaved};
     for (int is_long = 0; is_long < 2; is_long++) {
         float *cos = angles(p, (size_t)rope, is_long);
-        a.cos[is_long] = cos, a.sin[is_long] = cos ? cos + p->plan->longest * half : NULL;
+        a.cos[is_long] = cos, a.sin[is_long] = cos ? cos + p->plan->n_angles * half : NULL;
     }
     a.short_until = lp_plan_short_until(spec, p->plan->request.rope_length);
     end_step(p, s,
              lp_rope(&p->ops, place(p, out), place(p, x), &a, p->sequences, p->run->n_seqs, width_of(p, out) / head_dim,
                      head_dim));
+}
+
+void lp_pass_append(lp_pass *p) {
+    if (!p->run->caches || p->failed) return;
+    for (size_t s = 0; s < p->run->n_seqs; s++)
+        if (p->run->caches[s]) p->sequences[s].cache = lp_cache_panels(p->run->caches[s], p->layer);
+    p->attention.k = place(p, LP_K_ROPE), p->attention.v = place(p, LP_V);
+    p->failed = lp_append(&p->ops, &p->attention);
+    lp_profile_lap(p->run->profile, LP_STAGE_ATTENTION);
 }
 
 void lp_pass_scores(lp_pass *p, lp_point out, lp_point q, lp_point k) {
@@ -255,14 +344,15 @@ void lp_pass_logits(lp_pass *p, lp_point out, lp_point raw) {
 /* ---- the pass ------------------------------------------------------------------------------------------------ */
 
 static void number_sequences(lp_pass *p) {
-    size_t first_tile = 0, map_at = 0, q_tile = p->ops.kernels->q_tile;
-    for (size_t s = 0; s < p->run->n_seqs; s++) {
-        size_t start = p->run->seq_start[s], n = p->run->seq_start[s + 1] - start;
-        p->sequences[s] = (lp_sequence){.start = start, .n_tokens = n, .first_tile = first_tile, .map_at = map_at};
-        first_tile += (n + q_tile - 1) / q_tile;
-        map_at += p->config->n_heads * n * n; /* used only if a map has a place: then its size was checked */
+    size_t angles_at = p->plan->n_angles;
+    for (size_t i = p->run->n_seqs; i--;) {
+        lp_sequence *s = &p->sequences[i];
+        *s = lp_request_sequence(&p->plan->request, i);
+        if (s->n_past) s->angles_at = angles_at -= s->n_tokens;
     }
-    p->attention = (lp_attention){.n_map = map_at,
+    size_t n_map = lp_number_sequences(p->sequences, p->run->n_seqs, p->ops.kernels->q_tile, p->config->n_heads,
+                                       p->config->n_kv_heads);
+    p->attention = (lp_attention){.n_map = n_map,
                                   .n_heads = p->config->n_heads,
                                   .n_kv_heads = p->config->n_kv_heads,
                                   .head_dim = p->config->head_dim,

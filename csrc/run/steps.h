@@ -24,6 +24,8 @@ typedef struct {
     lp_readahead *ahead;
     size_t layer; /* the current one */
     int failed;   /* sticky */
+    size_t next_edit;
+    lp_error why; /* an edit failed; LP_OK: none did */
     /* Arguments of the current operation, gathered so far. */
     lp_product product;
     lp_attention attention;
@@ -49,6 +51,7 @@ void lp_pass_gain(lp_pass *p, lp_point out, lp_point unit, const lp_weight *gain
 void lp_pass_linear(lp_pass *p, lp_point out, lp_point x, const lp_weight *w, const lp_weight *bias); /* NULL: none */
 /* By table `rope` of the model; -1: a copy. */
 void lp_pass_rope(lp_pass *p, lp_point out, lp_point x, int rope);
+void lp_pass_append(lp_pass *p); /* k_rope and v to the caches of the run, if it has any */
 void lp_pass_scores(lp_pass *p, lp_point out, lp_point q, lp_point k); /* `out`, or scores in a model without it */
 void lp_pass_cap(lp_pass *p, lp_point out, lp_point raw);              /* if the model has raw */
 void lp_pass_softmax(lp_pass *p, lp_point out, lp_point scores);

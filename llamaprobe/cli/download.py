@@ -105,7 +105,9 @@ def _add_way(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Exit code 0, or 1 if a model failed."""
     if args.dry_run and args.offline:
-        args.usage_error("--dry-run gets the list of files from the hub, --offline does not contact it")
+        args.usage_error(
+            "--dry-run gets the list of files from the hub, --offline does not contact it"
+        )
     repos = list(
         dict.fromkeys([*args.repos, *(repo for path in args.lists for repo in read_list(path))])
     )

@@ -1,5 +1,5 @@
-"""The command line: llamaprobe run | points | inspect | weights | verify | harvest | download |
-bench.
+"""The command line: llamaprobe run | generate | points | inspect | weights | verify | harvest |
+download | bench.
 
 Results go to stdout and all else to stderr, so that output can be piped. A user's mistake is one
 line on stderr and exit code 1 (2 for wrong usage, 130 for Ctrl-C), never a traceback. Commands
@@ -82,7 +82,7 @@ def _run(argv: "Sequence[str]", interrupts: "Interrupts") -> int:
 
 def _parser() -> "Parser":
     from .. import __version__
-    from . import bench, download, harvest, inspect, points, run, verify, weights
+    from . import bench, download, generate, harvest, inspect, points, run, verify, weights
     from .parser import Parser
 
     parser = Parser(
@@ -92,7 +92,7 @@ def _parser() -> "Parser":
     )
     parser.add_argument("--version", action="version", version=f"llamaprobe {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (run, points, inspect, weights, verify, harvest, bench, download):
+    for command in (run, generate, points, inspect, weights, verify, harvest, bench, download):
         command.add_parser(commands)
     return parser
 

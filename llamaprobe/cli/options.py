@@ -11,6 +11,9 @@ from ..messages import counted, printable
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ..edits.edits import Edits
+    from ..run import Run
+
 MODEL_HELP = 'a folder, a repo id such as meta-llama/Llama-3.2-1B-Instruct, or "demo"'
 _LARGE = 100_000_000  # bytes: written only after a note
 
@@ -37,6 +40,72 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
         " shapes",
     )
     parser.add_argument("--force", action="store_true", help="replace files that exist")
+
+
+def add_run_files_options(parser: argparse.ArgumentParser) -> None:
+    """What only the folder of a run has."""
+    parser.add_argument(
+        "--no-masks", action="store_true", help="leave out attention_mask and position_ids"
+    )
+    parser.add_argument(
+        "--hash-weights", action="store_true", help="read the weights for their sha256"
+    )
+
+
+def add_edits(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--edit",
+        action="append",
+        metavar="EDIT",
+        help="change values while the model runs, 'z[3][-1, 5] = 0' or 'x[10][7:] += 4 * v.npy'; may"
+        " be repeated (docs/edits.md)",
+    )
+
+
+def edits_of(args: argparse.Namespace) -> "Edits | None":
+    """--edit. EditError, FileError, FormatError."""
+    from ..edits.edits import Edits
+
+    return Edits.parse(args.edit) if args.edit else None
+
+
+def report_edits(result: "Run") -> None:
+    """A line on stderr for each edit that was made."""
+    for edit in result.edits:
+        stderr.say(f"{edit.written}  # {counted(edit.n_changed or 0, 'element')} changed")
+
+
+def check_file_usage(args: argparse.Namespace, *others: str) -> None:
+    """Options of files are for --out, and so are `others`."""
+    of_files = ("format", "digits", "force", "no_masks", "no_header", "hash_weights", *others)
+    given = [
+        name for name in of_files if not any(getattr(args, name) is no for no in (None, False))
+    ]
+    if given and args.out is None:
+        args.usage_error(f"--{given[0].replace('_', '-')} is for --out DIR")
+    format_of(args)
+
+
+def check_out(args: argparse.Namespace) -> None:
+    """Refuse a folder that holds a run already before minutes of work, not after."""
+    from ..files.paths import checked_path
+    from ..saved.manifest import MANIFEST
+    from ..saved.run_folder import check_new_run
+
+    check_new_run(checked_path(args.out), [MANIFEST], args.force)
+
+
+def save(result: "Run", args: argparse.Namespace) -> "list[Path]":
+    """The files of a run, with a line on stderr; the last is the manifest."""
+    from ..saved.run_folder import plan_run
+
+    how = {"format": format_of(args), "digits": args.digits, "header": not args.no_header}
+    how |= {"masks": not args.no_masks, "force": args.force, "hash_weights": args.hash_weights}
+    plan = plan_run(result, args.out, **how)
+    note_size(plan.n_bytes, len(plan.encoders), plan.exact)
+    paths = plan.write()
+    report_written(paths, f": {counted(len(result), 'token')}, {', '.join(result.points)}")
+    return paths
 
 
 def format_of(args: argparse.Namespace) -> str:

@@ -55,7 +55,9 @@ def _facts(model: str, revision: str) -> tuple[dict[str, Any], dict[str, str]]:
 
     facts = describe_source(model, revision)
     if not facts.get("config"):
-        raise UnsupportedError(f"{model}: {facts.get('cannot_run', 'a single file is not a model')}")
+        raise UnsupportedError(
+            f"{model}: {facts.get('cannot_run', 'a single file is not a model')}"
+        )
     return dict(facts["config"]), facts.get("points", {})
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _ALONE = (
     *("prompt", "ids", "chat", "messages", "system", "tools", "template_var", "date"),
-    *("continue_final_message", "no_generation_prompt", "force"),
+    *("continue_final_message", "no_generation_prompt", "force", "edit"),
 )
 
 

@@ -5,21 +5,25 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from .. import stderr
-from ..messages import counted, printable
+from ..messages import printable
 from .chat import add_chat_options, check_chat_usage, read_chat
 from .options import (
     MODEL_HELP,
     add_capture_options,
+    add_edits,
     add_file_options,
     add_ignore,
     add_quiet,
+    add_run_files_options,
     add_source_options,
+    check_file_usage,
+    check_out,
     count,
-    format_of,
+    edits_of,
     location,
-    note_size,
-    report_written,
+    report_edits,
     revision_of,
+    save,
 )
 from .prompts import add_prompts_options, check_prompts_usage, run_prompts_file
 
@@ -56,12 +60,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="of a model with LongRoPE: the number of tokens that chooses its table, such as that of"
         " a prompt and its answer (default: the prompt's own)",
     )
-    parser.add_argument(
-        "--no-masks", action="store_true", help="leave out attention_mask and position_ids"
-    )
-    parser.add_argument(
-        "--hash-weights", action="store_true", help="read the weights for their sha256"
-    )
+    add_edits(parser)
+    add_run_files_options(parser)
     parser.add_argument("--progress", action="store_true", help="show a bar on stderr")
     parser.add_argument(
         "--json",
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     from ..points import DEFAULT_POINTS
 
     if args.out is not None and args.prompts is None:
-        _check_out(args)
+        check_out(args)
     model = load(args.model, revision=revision_of(args), threads=args.threads, ignore=args.ignore)
     if args.prompts is not None:
         return run_prompts_file(model, args)
@@ -96,13 +96,7 @@ def _check_usage(args: argparse.Namespace) -> None:
     check_prompts_usage(args)
     if args.prompts is None:
         check_chat_usage(args)
-    of_files = ("format", "digits", "force", "no_masks", "no_header", "hash_weights")
-    given = [
-        name for name in of_files if not any(getattr(args, name) is no for no in (None, False))
-    ]
-    if given and args.out is None:
-        args.usage_error(f"--{given[0].replace('_', '-')} is for --out DIR")
-    format_of(args)
+    check_file_usage(args)
 
 
 def _run(model: "Model", args: argparse.Namespace, points: list[str]) -> "Run":
@@ -110,17 +104,11 @@ def _run(model: "Model", args: argparse.Namespace, points: list[str]) -> "Run":
     how: dict[str, Any] = {}
     if args.chat or args.messages:
         prompt, how = read_chat(args)
-    how |= {"rope_length": args.rope_length, "progress": args.progress}
-    return model.run(prompt, points=points, layers=args.layers, **how)
-
-
-def _check_out(args: argparse.Namespace) -> None:
-    """Refuse a folder that holds a run already before minutes of work, not after."""
-    from ..files.paths import checked_path
-    from ..saved.manifest import MANIFEST
-    from ..saved.run_folder import check_new_run
-
-    check_new_run(checked_path(args.out), [MANIFEST], args.force)
+    how |= {"edits": edits_of(args), "rope_length": args.rope_length}
+    how["progress"] = args.progress
+    result = model.run(prompt, points=points, layers=args.layers, **how)
+    report_edits(result)
+    return result
 
 
 def _show(model: "Model", args: argparse.Namespace) -> int:
@@ -141,13 +129,7 @@ def _show(model: "Model", args: argparse.Namespace) -> int:
 
 
 def _save(model: "Model", result: "Run", args: argparse.Namespace) -> int:
-    from ..saved.run_folder import plan_run
-
-    how = {"format": format_of(args), "digits": args.digits, "header": not args.no_header}
-    how |= {"masks": not args.no_masks, "force": args.force, "hash_weights": args.hash_weights}
-    plan = plan_run(result, args.out, **how)
-    note_size(plan.n_bytes, len(plan.encoders), plan.exact)
-    paths = plan.write()
+    paths = save(result, args)
     if args.json:
         from .json import print_json
         from .summary import summary
@@ -157,7 +139,6 @@ def _save(model: "Model", result: "Run", args: argparse.Namespace) -> int:
     else:
         for path in paths:
             print(path)
-    report_written(paths, f": {counted(len(result), 'token')}, {', '.join(result.points)}")
     return 0
 
 

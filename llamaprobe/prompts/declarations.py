@@ -114,6 +114,8 @@ class Declarations:
     """The first token of every text, whatever tokenizer.json says: CodeLlama's class."""
     fill: str | None
     """The separator of prefix and suffix in a text: CodeLlama's class."""
+    eos: str | None
+    """The token that ends a text or a turn, by its name in the files."""
     split_special: bool
     """True: special tokens spelled out in a text are plain text."""
     clean_up: bool
@@ -156,6 +158,7 @@ class Declarations:
             tokens,
             begin=_content(named.get("bos_token")) if code else None,
             fill=_content(named.get("fill_token")) if code else None,
+            eos=_content(named.get("eos_token")),
             split_special=config.get("split_special_tokens") is True,
             clean_up=_cleans_up(config, spec),
         )

@@ -60,6 +60,11 @@ class TokenizerSource:
         """As its files, without the lock and the open tokenizer."""
         return type(self), (self._files,)
 
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the folder had a tokenizer.json."""
+        return self._files.has_tokenizer
+
     def get(self, workers: Workers | None = None) -> Tokenizer:
         """TokenizerError (missing, damaged), FileError, FileChangedError."""
         with self._lock:
@@ -155,7 +160,7 @@ def read_prompts(
         return [read(prompt)], False
     prompts = []
     for number, one in enumerate(prompt):
-        with _numbered(number, len(prompt), one):
+        with numbered(number, len(prompt), one):
             prompts.append(read(one))
         check()
     return prompts, True
@@ -234,7 +239,7 @@ def _array(prompt: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _numbered(number: int, of: int, prompt: object) -> Iterator[None]:
+def numbered(number: int, of: int, prompt: object) -> Iterator[None]:
     """Errors begin with the number and the first words of the prompt."""
     try:
         yield

@@ -294,6 +294,18 @@ class Tokenizer:
         }
         return [known[id] for id in array.tolist()]
 
+    @property
+    def eos_token_id(self) -> int | None:
+        """The id of the token that the files call eos_token: what ends a text or, in most chat
+        models, a turn; None without one."""
+        names, eos = self._vocabulary.names, self._declared.eos
+        return names.index(eos) if eos in names and eos is not None else None
+
+    def spelling(self, id: int) -> tuple[bytes, bool]:
+        """The bytes of a token in the midst of a text, b"" for an id without one; whether it is a
+        special token."""
+        return self._vocabulary.spelling(id), id in self._vocabulary.special_ids
+
     def gives(self, text: str, ids: NDArray[np.int32], *, chat: bool) -> bool:
         """Whether these can be the ids of a text or of a rendered chat. TokenizerError."""
         found = self._ids(text, around=not chat)

@@ -35,6 +35,7 @@ class Vocabulary:
     changes: list[dict[str, Any]]
     """Tokens to add to the file's own added tokens, or to change in them, in order."""
     added_ids: frozenset[int]
+    special_ids: frozenset[int]
     byte_level: bool
     metaspace: bool
     byte_fallback: bool
@@ -57,6 +58,7 @@ class Vocabulary:
             [{"id": id, **token._asdict()} for id, token in added.items()],
             [token._asdict() for token in changes],
             frozenset(added),
+            frozenset(id for id, token in added.items() if token.special),
             byte_level="ByteLevel" in types,
             metaspace="▁" in str(parts),
             byte_fallback=spec["model"].get("byte_fallback") is True,

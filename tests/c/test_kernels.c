@@ -148,63 +148,66 @@ static void check_gated(const lp_kernels *k, size_t m, size_t n, size_t kk, int 
     free(hold[0]), free(hold[1]), free(wide);
 }
 
-/* What the definition says of a query; NULL: not compared. Only the keys that it sees are read. */
-static int same_query(const lp_head *h, size_t query, const float *raw, const float *scores, const float *pattern,
-                      const float *z) {
-    size_t n = h->n_tokens, first = canonical_first_key(query, h->window), stride = h->q_stride;
+/* What the definition says of a row; NULL: not compared. Only the keys that it sees are read. */
+static int same_row(const lp_head *h, size_t row, const float *raw, const float *scores, const float *pattern,
+                    const float *z) {
+    size_t n = lp_head_keys(h), query = lp_head_position(h, row), first = canonical_first_key(query, h->window);
     float *want = floats(3 * n, 0), *want_pattern = want + 2 * n;
     int same = 1;
     for (size_t t = first; t <= query; t++)
-        want[t] = canonical_dot(h->q + query * stride, 1, h->k + t / LP_PANEL * LP_PANEL * h->head_dim + t % LP_PANEL,
-                                LP_PANEL, h->head_dim);
+        want[t] = canonical_dot(h->q + row * h->q_stride, 1,
+                                h->k + t / LP_PANEL * LP_PANEL * h->head_dim + t % LP_PANEL, LP_PANEL, h->head_dim);
     canonical_softmax(want, want + n, want_pattern, query, n, h->window, h->scale, h->cap);
-    same &= !raw || same_floats(want, raw + query * n, n);
-    same &= !scores || same_floats(want + n, scores + query * n, n);
-    same &= !pattern || same_floats(want_pattern, pattern + query * n, n);
+    same &= !raw || same_floats(want, raw + row * n, n);
+    same &= !scores || same_floats(want + n, scores + row * n, n);
+    same &= !pattern || same_floats(want_pattern, pattern + row * n, n);
     for (size_t d = 0; z && d < h->head_dim; d++) {
         const float *v = h->v + d / LP_PANEL * h->v_stride + d % LP_PANEL;
         float want_z = canonical_sum(want_pattern, 1, v, LP_PANEL, first, query + 1);
-        same &= same_floats(&want_z, z + query * stride + d, 1);
+        same &= same_floats(&want_z, z + row * h->q_stride + d, 1);
     }
     free(want);
     return same;
 }
 
-static void check_attention(const lp_kernels *k, size_t n, size_t head_dim, int kind, size_t window, float cap) {
-    size_t stride = 2 * head_dim + 3, size = n * stride, v_stride = n * LP_PANEL + 5;
-    float *q = floats(size, kind), *key = floats((n + LP_PANEL - 1) / LP_PANEL * LP_PANEL * head_dim, kind),
+/* All tiles, which have every row once. */
+static void attend_all(const lp_kernels *k, const lp_head *h, float *scratch) {
+    size_t row = 0, end;
+    for (size_t i = lp_head_first_tile(h, k->q_tile); i < lp_head_end_tile(h, k->q_tile); i++, row = end) {
+        CHECK(lp_head_tile(h, i, k->q_tile, &end) == row && end > row);
+        CHECK(h->one_token || lp_head_position(h, row) / k->q_tile == lp_head_position(h, end - 1) / k->q_tile);
+        k->attend(h, i, scratch);
+    }
+    CHECK(row == h->n_rows);
+}
+
+/* shape: n_rows, n_past and one_token. */
+static void check_attention(const lp_kernels *k, lp_head shape, size_t head_dim, int kind, size_t window, float cap) {
+    size_t n = shape.n_rows, n_keys = lp_head_keys(&shape), n_map = n * n_keys;
+    size_t stride = 2 * head_dim + 3, size = n * stride, v_stride = n_keys * LP_PANEL + 5;
+    float *q = floats(size, kind), *key = floats((n_keys + LP_PANEL - 1) / LP_PANEL * LP_PANEL * head_dim, kind),
           *z = floats(size, WILD);
     float *v = floats((head_dim + LP_PANEL - 1) / LP_PANEL * v_stride, kind);
-    float *raw = floats(n * n, WILD), *scores = floats(n * n, WILD), *maps = floats(n * n + 1, WILD);
+    float *raw = floats(n_map, WILD), *scores = floats(n_map, WILD), *maps = floats(n_map + 1, WILD);
     float *pattern = maps + n / 16 % 2; /* begins on a line of the cache, or does not */
-    memset(maps, 0, (n * n + 1) * sizeof *maps);
-    lp_head h = {.n_tokens = n,
-                 .head_dim = head_dim,
-                 .q = q,
-                 .k = key,
-                 .v = v,
-                 .q_stride = stride,
-                 .v_stride = v_stride,
-                 .z = z,
-                 .scale = 0.3f,
-                 .cap = cap,
-                 .window = window,
-                 .scores_raw = raw,
-                 .scores = scores,
-                 .pattern = pattern};
+    memset(maps, 0, (n_map + 1) * sizeof *maps);
+    lp_head h = shape;
+    h.head_dim = head_dim, h.q_stride = stride, h.v_stride = v_stride;
+    h.q = q, h.k = key, h.v = v, h.z = z, h.scores_raw = raw, h.scores = scores, h.pattern = pattern;
+    h.scale = 0.3f, h.cap = cap, h.window = window;
     const lp_head whole = h;
-    float *scratch = floats(k->attend_scratch(n, head_dim), WILD);
-    for (size_t i = 0; i * k->q_tile < n; i++) k->attend(&h, i, scratch);
+    float *scratch = floats(k->attend_scratch(n_keys, head_dim), WILD);
+    attend_all(k, &h, scratch);
     int same = 1;
-    for (size_t m = 0; m < n; m++) same &= same_query(&h, m, raw, scores, pattern, z);
-    memset(maps, 0, (n * n + 1) * sizeof *maps);
+    for (size_t m = 0; m < n; m++) same &= same_row(&h, m, raw, scores, pattern, z);
+    memset(maps, 0, (n_map + 1) * sizeof *maps);
     h.v = h.z = h.scores = h.scores_raw = NULL; /* the pattern alone */
-    for (size_t i = 0; i * k->q_tile < n; i++) k->attend(&h, i, scratch);
-    for (size_t m = 0; m < n; m++) same &= same_query(&whole, m, NULL, NULL, pattern, NULL);
+    attend_all(k, &h, scratch);
+    for (size_t m = 0; m < n; m++) same &= same_row(&whole, m, NULL, NULL, pattern, NULL);
     CHECK(same);
     if (!same)
-        fprintf(stderr, "  %s attention n=%zu head_dim=%zu kind=%d window=%zu cap=%g\n", k->name, n, head_dim, kind,
-                window, (double)cap);
+        fprintf(stderr, "  %s attention n=%zu past=%zu one_token=%d head_dim=%zu kind=%d window=%zu cap=%g\n", k->name,
+                n, shape.n_past, shape.one_token, head_dim, kind, window, (double)cap);
     free(q), free(key), free(v), free(z), free(raw), free(scores), free(maps), free(scratch);
 }
 
@@ -218,7 +221,7 @@ static void check_hidden_keys(const lp_kernels *k, size_t n, size_t window, size
     float *v = floats((H + LP_PANEL) * n, ORDINARY), *z = floats(n * H, WILD),
           *pattern = calloc(n * n, sizeof *pattern);
     float *scratch = floats(k->attend_scratch(n, H), WILD);
-    lp_head h = {.n_tokens = n,
+    lp_head h = {.n_rows = n,
                  .head_dim = H,
                  .q = q,
                  .k = key,
@@ -236,18 +239,18 @@ static void check_hidden_keys(const lp_kernels *k, size_t n, size_t window, size
             key[t / LP_PANEL * LP_PANEL * H + d * LP_PANEL + t % LP_PANEL] = NAN;
             v[d / LP_PANEL * v_stride + t * LP_PANEL + d % LP_PANEL] = t % 2 ? INFINITY : NAN;
         }
-    for (size_t i = 0; i * k->q_tile < n; i++) k->attend(&h, i, scratch);
+    attend_all(k, &h, scratch);
     for (size_t m = 0; m < n; m++) {
-        same &= same_query(&h, m, NULL, NULL, pattern, z);
+        same &= same_row(&h, m, NULL, NULL, pattern, z);
         if (canonical_first_key(m, window) < bad) continue;
         for (size_t d = 0; d < H; d++) finite &= isfinite(z[m * H + d]) != 0, n_finite++;
     }
     for (size_t i = 0; i < (n + LP_PANEL) * H; i++) key[i] = 0;
     for (size_t i = 0; i < (H + LP_PANEL) * n; i++) v[i] = -0x1p-149f;
     memset(pattern, 0, n * n * sizeof *pattern);
-    for (size_t i = 0; i * k->q_tile < n; i++) k->attend(&h, i, scratch);
+    attend_all(k, &h, scratch);
     for (size_t m = 0; m < n; m++) {
-        same &= same_query(&h, m, NULL, NULL, pattern, z);
+        same &= same_row(&h, m, NULL, NULL, pattern, z);
         for (size_t d = 0; m && window != 1 && d < H; d++) minus_zero &= z[m * H + d] == 0 && signbit(z[m * H + d]);
     }
     CHECK(same && finite && minus_zero);
@@ -415,16 +418,24 @@ static void check_variant(const lp_kernels *k) {
     check_linear(k, 101, 48, 832, LP_ELEMENT_BF16, ORDINARY); /* three tiles, which share the prefetches */
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
         for (size_t d = 0; d < 7; d++) {
-            check_attention(k, lengths[i], dims[d], (int)((i + d) % N_KINDS), 0, 0);
+            check_attention(k, (lp_head){.n_rows = lengths[i]}, dims[d], (int)((i + d) % N_KINDS), 0, 0);
             check_parts(k, lengths[i], dims[d], (int)((i + d) % N_KINDS));
         }
     /* windows that end inside a tile, inside a block and at its edges, and caps, at every length */
     for (size_t n = 1, i = 0; n <= 200; n++)
         for (size_t w = n % 3; w < 7; w += 3, i++)
-            check_attention(k, n, dims[i % 5], (int)(i % N_KINDS), windows[w], i % 5 < 2 ? 50 : 0);
+            check_attention(k, (lp_head){.n_rows = n}, dims[i % 5], (int)(i % N_KINDS), windows[w], i % 5 < 2 ? 50 : 0);
     for (size_t i = 0; i < 8; i++) {
-        check_attention(k, 300 + 5 * i, 18, ORDINARY, i < 7 ? windows[i] : 128, 2);
+        check_attention(k, (lp_head){.n_rows = 300 + 5 * i}, 18, ORDINARY, i < 7 ? windows[i] : 128, 2);
         check_hidden_keys(k, 90 + 30 * i, windows[i % 7], 40 + 11 * i);
+    }
+    /* after a past: rows that begin inside a tile, and the heads of one token */
+    for (size_t past = 0, i = 0; past <= 300; past += 3 + past % 5, i++) {
+        size_t n = 1 + i * 7 % 40, window = i % 3 ? windows[i % 7] : 0;
+        float cap = i % 5 ? 0 : 50;
+        check_attention(k, (lp_head){.n_rows = n, .n_past = past}, dims[i % 5], (int)(i % N_KINDS), window, cap);
+        check_attention(k, (lp_head){.n_rows = n, .n_past = past, .one_token = 1}, dims[i % 4], (int)(i % N_KINDS),
+                        window, cap);
     }
     for (size_t d = 1; d < 200; d += 3) check_norm(k, d, (int)(d % N_KINDS), (float)(d % 2));
     for (size_t h = 2; h < 140; h += 6)

@@ -152,26 +152,23 @@ static void check_embed(size_t m, size_t d) {
 enum { N_SEQS = 5, MOST_TOKENS = 200 };
 
 /* Sequences whose first rows lie inside jobs, and jobs that begin inside sequences. */
-static size_t make_sequences(lp_sequence *s, const size_t *lengths, size_t n_heads) {
-    size_t start = 0, first_tile = 0, map_at = 0, q_tile = lp_kernels_get(NULL)->q_tile;
-    for (size_t i = 0; i < N_SEQS; i++) {
-        s[i] = (lp_sequence){.start = start, .n_tokens = lengths[i], .first_tile = first_tile, .map_at = map_at};
-        start += lengths[i], first_tile += (lengths[i] + q_tile - 1) / q_tile;
-        map_at += n_heads * lengths[i] * lengths[i];
-    }
+static size_t make_sequences(lp_sequence *s, const size_t *lengths, size_t n_heads, size_t n_kv_heads) {
+    size_t start = 0;
+    for (size_t i = 0; i < N_SEQS; start += lengths[i++]) s[i] = (lp_sequence){.start = start, .n_tokens = lengths[i]};
+    lp_number_sequences(s, N_SEQS, lp_kernels_get(NULL)->q_tile, n_heads, n_kv_heads);
     return start;
 }
 
 static void check_rope(const size_t *lengths, size_t n_heads, size_t head_dim) {
     lp_sequence s[N_SEQS];
-    size_t m = make_sequences(s, lengths, n_heads), d = n_heads * head_dim, half = head_dim / 2, longest = 0;
+    size_t m = make_sequences(s, lengths, n_heads, n_heads), d = n_heads * head_dim, half = head_dim / 2, longest = 0;
     for (size_t i = 0; i < N_SEQS; i++) longest = lengths[i] > longest ? lengths[i] : longest;
     float *x = floats(m * d), *out = floats(m * d), *inv_freq = floats(half);
     float *cos = floats(longest * half), *sin = floats(longest * half);
     int same = 1;
     CHECK(m * d > 3 * 32768); /* several jobs */
     lp_angles angles = {.cos = {cos}, .sin = {sin}, .half = half, .short_until = longest};
-    CHECK(lp_rope_table(ops_of(3), cos, sin, inv_freq, 1, longest, half) == 0);
+    CHECK(lp_rope_table(ops_of(3), cos, sin, inv_freq, 1, 0, longest, half) == 0);
     CHECK(lp_rope(ops_of(3), out, x, &angles, s, N_SEQS, n_heads, head_dim) == 0);
     for (size_t i = 0; i < N_SEQS; i++)
         for (size_t t = 0; t < lengths[i]; t++)
@@ -206,7 +203,8 @@ static int check_query(const lp_attention *a, const lp_sequence *s, size_t head,
 static void check_attention(const size_t *lengths, size_t n_heads, size_t n_kv_heads, size_t head_dim, size_t window,
                             float cap) {
     lp_sequence s[N_SEQS];
-    size_t m = make_sequences(s, lengths, n_heads), q_n = m * n_heads * head_dim, kv_n = m * n_kv_heads * head_dim;
+    size_t m = make_sequences(s, lengths, n_heads, n_kv_heads), q_n = m * n_heads * head_dim,
+           kv_n = m * n_kv_heads * head_dim;
     size_t n_map = s[N_SEQS - 1].map_at + n_heads * lengths[N_SEQS - 1] * lengths[N_SEQS - 1];
     lp_ops ops = *ops_of(3);
     lp_attention a = {.n_heads = n_heads,

@@ -5,6 +5,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+from ablation import N_STORIES, ablation_table, copied_share, held_out_stories
 from chats import render
 from evaluate import (
     DATE,
@@ -18,6 +19,8 @@ from evaluate import (
     span_loss,
     strongest,
 )
+
+import llamaprobe as lp
 
 TEMPLATE = Path(__file__).with_name("card.md")
 PROMPT = (
@@ -33,6 +36,7 @@ def write_card(folder: Path) -> None:
     """Write `folder`/README.md; takes about two minutes."""
     demo = Demo(folder)
     values = _facts(folder) | _copying(demo) | _attention(demo) | _examples(demo)
+    values |= _ablation(folder, int(values["copy_layer"]), int(values["copy_head"]))
     (folder / "README.md").write_text(TEMPLATE.read_text().format(**values))
     print(json.dumps(values, indent=2))
 
@@ -87,7 +91,19 @@ def _attention(demo: Demo) -> dict[str, str]:
     }
 
 
-def _table(shares: np.ndarray) -> str:
+def _ablation(folder: Path, layer: int, head: int) -> dict[str, str]:
+    model = lp.load(folder)
+    stories = held_out_stories(model)
+    without = ablation_table(model, stories)
+    return {
+        "n_ablated": str(N_STORIES),
+        "with_all": f"{100 * copied_share(model, stories, None):.0f} %",
+        "without_copy_head": f"{100 * without[layer, head]:.0f} %",
+        "ablation_table": _table(100 * without, "{:.0f} %"),
+    }
+
+
+def _table(shares: np.ndarray, number: str = "{:.2f}") -> str:
     """[n_layers, n_heads] as Markdown."""
     heads = range(shares.shape[1])
     lines = [
@@ -95,7 +111,7 @@ def _table(shares: np.ndarray) -> str:
         "|---" * (len(heads) + 1) + "|",
     ]
     lines += [
-        f"| layer {i} | " + " | ".join(f"{x:.2f}" for x in row) + " |"
+        f"| layer {i} | " + " | ".join(map(number.format, row)) + " |"
         for i, row in enumerate(shares)
     ]
     return "\n".join(lines)

@@ -1,0 +1,54 @@
+/* cache.h - the keys and values of a sequence's tokens so far, so that a run goes on from them.
+ *
+ * A cache keeps k_rope and v of every layer as the run computed them, in the panels that attention reads: [n_layers]
+ * [n_kv_heads] of k [capacity / 8][head_dim][8] and v [head_dim / 8][capacity][8], float32. A run appends its rows in
+ * place; they count once lp_run_keep says so, so a run that fails leaves the cache as it was. Keys are read again as
+ * they are: all results are those of one run of all tokens, to the bit.
+ *
+ * One run at a time holds a cache. n_tokens and capacity may be read by any thread. */
+#ifndef LP_CACHE_H
+#define LP_CACHE_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+
+#include "../base/error.h"  /* lp_error */
+#include "../model/model.h" /* lp_model */
+#include "../ops/ops.h"     /* lp_panels */
+#include "../sys/memory.h"  /* lp_block */
+
+typedef struct {
+    const lp_model *model; /* borrowed: must outlive the cache */
+    lp_block block;
+    atomic_size_t n_tokens, capacity; /* the capacity is a multiple of LP_PANEL */
+    unsigned long_ropes;              /* bit i: keys were turned by the long table of rope i */
+    atomic_flag held;
+} lp_cache;
+
+/* An empty cache without room. Freed by lp_cache_free. */
+void lp_cache_init(lp_cache *cache, const lp_model *model);
+void lp_cache_free(lp_cache *cache);
+
+/* 0, or -1 if it is held already: one thread at a time may use a cache, for what follows. */
+int lp_cache_hold(lp_cache *cache);
+void lp_cache_release(lp_cache *cache);
+
+/* Room for n_tokens in all: the capacity that lp_cache_reserve gives the cache, half as much again as it has if it
+ * grows at all, and the bytes of the new block; 0: it has room. -1: overflow. */
+int lp_cache_growth(const lp_cache *cache, size_t n_tokens, size_t *capacity, size_t *n_bytes);
+size_t lp_cache_bytes(const lp_cache *cache); /* of its block */
+/* Makes room; its tokens stay. The caller has checked that the memory is available. LP_ENOMEM, LP_ECANCELED: the cache
+ * is as before. */
+int lp_cache_reserve(lp_cache *cache, size_t n_tokens, const lp_parallel *parallel, lp_error *err);
+/* Copies the tokens to an empty cache of the same model that has room for them. LP_ECANCELED. */
+int lp_cache_copy(lp_cache *to, const lp_cache *from, const lp_parallel *parallel, lp_error *err);
+/* Drops all tokens but the first. LP_EARG: it has fewer. */
+int lp_cache_rewind(lp_cache *cache, size_t n_tokens, lp_error *err);
+
+/* For runs (lp_run_set_caches, lp_run_keep): n_tokens more, as sequence number `sequence`. */
+int lp_cache_check(const lp_cache *cache, const lp_model *model, size_t n_tokens, size_t rope_length, size_t sequence,
+                   lp_error *err);
+void lp_cache_keep(lp_cache *cache, size_t n_tokens, size_t rope_length);
+lp_panels lp_cache_panels(const lp_cache *cache, size_t layer);
+
+#endif

@@ -1,0 +1,217 @@
+"""`Edits`: NumPy assignments that are recorded, for a run to make them.
+
+    e = Edits()
+    e["z", 3][-1, 5] = 0             # axes as in run["z", 3]: [T, n_heads, head_dim]
+    e["x", 10][7:] += 4 * v
+    e["gate", 7].map(function)
+
+Names of points are kept as they are written, because what some of them mean depends on the model.
+Values are copied when they are recorded.
+"""
+
+import operator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol, SupportsIndex, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import Config
+from ..errors import EditError
+from ..points import Layers, Name, check_layers, is_pattern, name_of, resolve, resolve_all
+from .edit import Edit, Function, Mapped, Source, Values, as_values
+from .index import Index, plain_index, read_index
+
+
+class Run(Protocol):
+    """What taking values from a `llamaprobe.Run` needs of it."""
+
+    points: tuple[str, ...]
+    token_ids: NDArray[np.int32]
+    prompt: str | None
+
+    @property
+    def config(self) -> Config: ...
+    def layers_of(self, point: Name) -> tuple[int, ...]: ...
+    def __getitem__(self, point: Name) -> Values: ...
+
+
+class Edits:
+    """A list of edits, recorded with NumPy's assignments. Nothing runs before `Model.run`.
+
+    e[point, layer][index] = value, also +=, -=, *=; e[point][index] for a point that is computed
+    once, such as "logits". An index has the axes of run[point, layer]. e[number] is an Edit.
+    """
+
+    def __init__(self, edits: Iterable[Edit] = ()) -> None:
+        self._edits = list(edits)
+
+    @staticmethod
+    def parse(text: str | Iterable[str]) -> "Edits":
+        """Edits from text, one or several: what `repr` of an edit shows, `z[3][-1, 5] = 0`, where a
+        value is a number or `[factor *] file.npy`. EditError, FileError, FormatError."""
+        from .grammar import parse  # re and ast are for text alone
+
+        lines = [text] if isinstance(text, str) else list(text)
+        return Edits(parse(line) for line in lines)
+
+    @overload
+    def __getitem__(self, key: SupportsIndex) -> Edit: ...
+    @overload
+    def __getitem__(self, key: slice) -> "Edits": ...
+    @overload
+    def __getitem__(self, key: Name) -> "Place": ...
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, slice):
+            return Edits(self._edits[key])
+        if isinstance(key, (str, tuple)):
+            return Place(self, *name_of(key))
+        return self._edits[operator.index(key)]
+
+    def __setitem__(self, key: Name, value: object) -> None:
+        if isinstance(value, Selection) and value._is_recorded:
+            return  # e[point, layer] += value
+        Place(self, *name_of(key))[...] = value
+
+    def __len__(self) -> int:
+        return len(self._edits)
+
+    def __bool__(self) -> bool:
+        return bool(self._edits)
+
+    def __iter__(self) -> Iterator[Edit]:
+        return iter(self._edits)
+
+    def __add__(self, other: object) -> "Edits":
+        if not isinstance(other, Edits):
+            return NotImplemented
+        return Edits([*self, *other])
+
+    def __repr__(self) -> str:
+        return "\n".join(map(repr, self)) or "<no edits>"
+
+    def _record(self, edit: Edit) -> None:
+        self._edits.append(edit)
+
+
+class Selection:
+    """Elements of a value that no run has computed yet: assign to them, or `map` a function."""
+
+    def __init__(self, edits: Edits, name: str, layer: int | None, index: Index) -> None:
+        self._edits, self._name, self._layer, self._index = edits, name, layer, index
+        self._is_recorded = False
+
+    def __iadd__(self, value: object) -> "Selection":
+        return self._assign("+=", value)
+
+    def __isub__(self, value: object) -> "Selection":
+        return self._assign("-=", value)
+
+    def __imul__(self, value: object) -> "Selection":
+        return self._assign("*=", value)
+
+    def map(self, function: Function, *, whole: bool = False) -> None:
+        """Record a function of the selected elements, called as function(value, at) while the run
+        computes: float32 [rows, ...], of a map [heads, rows, keys]; an axis that an integer selects
+        is absent, but for rows. It writes to `value`, or returns an array of its shape. `at` is an
+        `At`: point, layer, positions, prompt, step.
+
+        It sees the rows at work and must do the same to a row whichever others there are; `whole`:
+        it needs all rows of the prompt at once. An exception ends the run and passes through.
+        """
+        if not callable(function):
+            raise TypeError(f"map takes a function, not {type(function).__name__}")
+        mapped = Mapped(function)
+        self._record(Edit(self._name, self._layer, self._index, "map", None, mapped, whole))
+
+    def _assign(self, op: str, value: object) -> "Selection":
+        if isinstance(value, Selection):
+            raise TypeError(f"{value!r} has no values yet; take them from a run: lp.like(run, ...)")
+        self._record(Edit(self._name, self._layer, self._index, op, as_values(value)))
+        self._is_recorded = True
+        return self
+
+    def _record(self, edit: Edit) -> None:
+        self._edits._record(edit)
+
+    def __repr__(self) -> str:
+        return f"<{Edit(self._name, self._layer, self._index, '=').place} of a run to come>"
+
+
+class Place(Selection):
+    """A whole value; with an index, a part of it."""
+
+    def __init__(self, edits: Edits, name: str, layer: int | None) -> None:
+        super().__init__(edits, name, layer, (...,))
+
+    def __getitem__(self, index: object) -> Selection:
+        return Selection(self._edits, self._name, self._layer, read_index(index))
+
+    def __setitem__(self, index: object, value: object) -> None:
+        if isinstance(value, Selection) and value._is_recorded:
+            return  # e[point, layer][index] += value
+        Selection(self._edits, self._name, self._layer, read_index(index))._assign("=", value)
+
+
+# ---- edits from runs ----
+
+
+def like(run: Run, point: Name, layer: int | None = None, index: object = ...) -> Edits:
+    """e[point, layer][index] = run[point, layer][index], which remembers the run.
+
+    run: a Run that holds the point, also one of `read_run`. Without an index the whole value: for
+    prompts of as many tokens. PointError.
+    """
+    name: Name = (
+        point if layer is None else (*((point,) if isinstance(point, str) else point), layer)
+    )  # type: ignore[assignment]
+    found, number = resolve(name, run.config)
+    if found.per_layer and number is None:
+        raise EditError(f"{found.name} is a value of each layer; name one: like(run, {point!r}, 3)")
+    n_tokens = len(run.token_ids)
+    items, is_whole = read_index(index), index is ...
+    values = run[name][plain_index(items, n_tokens)]
+    if is_whole:
+        row = slice(0, n_tokens)
+        items = (slice(None), row, row) if found.width == "map" else (row,)
+    source = Source(run.prompt, run.token_ids, is_whole)
+    return Edits([Edit(found.name, number, items, "=", as_values(values), source=source)])
+
+
+def freeze(run: Run, points: str | Iterable[Name], layers: Layers = None) -> Edits:
+    """The whole values of a run, as edits: each of these points, in each of these layers.
+
+    points: names and patterns as for `Model.run`; those of a pattern that the run lacks are left
+    out. layers: default those that the run holds of a point. PointError.
+    """
+    config, edits = run.config, Edits()
+    chosen = None if layers is None else check_layers(layers, config.n_layers)
+    for name, point, layer in resolve_all(points, config):
+        if is_pattern(name) and point.name not in run.points:
+            continue
+        if not point.per_layer:
+            edits += like(run, point.name)
+            continue
+        for number in run.layers_of(point.name) if layer is None else (layer,):
+            if chosen is None or number in chosen:
+                edits += like(run, point.name, number)
+    if not edits:
+        raise EditError("no value of the run is among these points and layers")
+    return edits
+
+
+def knockout(layer: int, query: object, key: object, head: object = None) -> Edits:
+    """Queries do not see keys: their scores are -inf. Each may be a number, a slice, a span or a
+    list, of which every pair counts. head: None for all."""
+    (of_query, of_key, of_head) = (
+        read_index((query,))[0],
+        read_index((key,))[0],
+        slice(None) if head is None else read_index((head,))[0],
+    )
+    edits = Edits()
+    several: Sequence[Any] = of_query if isinstance(of_query, tuple) else [of_query]
+    heads: Sequence[Any] = of_head if isinstance(of_head, tuple) else [of_head]
+    for one in heads:
+        for q in several:
+            edits["scores", layer][one, q, of_key] = -np.inf
+    return edits

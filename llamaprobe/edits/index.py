@@ -1,0 +1,222 @@
+"""An index as it was written, and the numbers that it selects along each axis.
+
+Rows and keys are positions of tokens: absolute, from 0 on; a negative one counts from the end of
+the prompt, and an open end goes on over new tokens. Other axes have a fixed length. Nothing is
+clipped: what is outside is an error, also in a slice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from types import EllipsisType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import EditError
+from ..messages import counted, printable
+
+Numbers = NDArray[np.int64]
+
+
+class Span(Enum):
+    """Positions relative to the end of the prompt."""
+
+    PROMPT = "PROMPT"
+    """The tokens of the prompt."""
+    NEW = "NEW"
+    """Those that follow it."""
+    DECIDING = "DECIDING"
+    """Those whose logits choose a new token: from the last of the prompt on."""
+
+    def __repr__(self) -> str:
+        return self.value
+
+    def within(self, n_prompt: int) -> slice:
+        first = {"PROMPT": 0, "NEW": n_prompt, "DECIDING": n_prompt - 1}[self.value]
+        return slice(first, n_prompt if self is Span.PROMPT else None)
+
+
+PROMPT, NEW, DECIDING = Span.PROMPT, Span.NEW, Span.DECIDING
+
+Item = int | slice | Span | tuple[int, ...]
+"""Of one axis; a tuple is a list of numbers."""
+Index = tuple[Item | EllipsisType, ...]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a value."""
+
+    name: str
+    """Of one of its numbers: "row", "key", "head", "kv head", "channel"..."""
+    length: int
+    """Of positions, that of the prompt."""
+    limit: int
+    """Of positions: those that the run reaches. Else the length."""
+    is_position: bool
+    n_query_heads: int = 0
+    """Of kv heads, how many query heads each serves."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What an item selects along an axis."""
+
+    numbers: Numbers
+    item: Item
+    """The same with absolute positions."""
+    grows: bool = False
+    """More rows come as tokens are generated."""
+
+    @property
+    def is_dropped(self) -> bool:
+        """An integer selects no axis."""
+        return isinstance(self.item, int)
+
+
+def read_index(written: object) -> Index:
+    """An index, checked but for its bounds. TypeError as from NumPy."""
+    items = written if isinstance(written, tuple) else (written,)
+    return tuple(_item(item) for item in items)
+
+
+def _item(item: object) -> Item | EllipsisType:
+    if isinstance(item, (EllipsisType, Span)):
+        return item
+    if isinstance(item, slice):
+        return slice(*(_whole(end) for end in (item.start, item.stop, item.step)))
+    if isinstance(item, (list, tuple, range)) or getattr(item, "ndim", 0) == 1:
+        array = np.asarray(item)
+        if array.dtype == bool:
+            raise TypeError("an index of an edit is a mask; give the numbers: np.flatnonzero(mask)")
+        return tuple(_integer(number) for number in item)  # type: ignore[attr-defined]
+    return _integer(item)
+
+
+def _whole(end: object) -> int | None:
+    return None if end is None else _integer(end)
+
+
+def _integer(item: object) -> int:
+    if isinstance(item, (bool, np.bool_)) or not hasattr(item, "__index__"):
+        raise TypeError(
+            f"an index of an edit is made of integers, slices, spans, lists of integers and ...,"
+            f" not {printable(repr(item), 60)}"
+        )
+    return int(item.__index__())
+
+
+def show_index(index: Index) -> str:
+    """As it is written between brackets."""
+    items = list(index)
+    while len(items) > 1 and items[-1] == slice(None):
+        items.pop()
+    return ", ".join(map(_show_item, items))
+
+
+def _show_item(item: Item | EllipsisType) -> str:
+    if isinstance(item, slice):
+        ends = ["" if end is None else str(end) for end in (item.start, item.stop)]
+        return ":".join(ends if item.step is None else [*ends, str(item.step)])
+    if isinstance(item, tuple):
+        return f"[{', '.join(map(str, item))}]"
+    return "..." if item is Ellipsis else repr(item)
+
+
+def plain_index(index: Index, n_tokens: int) -> tuple[Any, ...]:
+    """For NumPy: spans as slices of a prompt of so many tokens."""
+    items = (item.within(n_tokens) if isinstance(item, Span) else item for item in index)
+    return tuple(list(item) if isinstance(item, tuple) else item for item in items)
+
+
+def spread(index: Index, n_axes: int) -> list[Item]:
+    """An item for each axis. EditError."""
+    n_dots = sum(item is Ellipsis for item in index)
+    if n_dots > 1:
+        raise EditError("an index has one ... at most")
+    if len(index) - n_dots > n_axes:
+        axes = "1 axis" if n_axes == 1 else f"{n_axes} axes"
+        raise EditError(f"{len(index) - n_dots} indices for {axes}")
+    at = index.index(...) if n_dots else len(index)
+    rest = [slice(None)] * (n_axes - len(index) + n_dots)
+    items = [*index[:at], *rest, *index[at + 1 :]]
+    if sum(isinstance(item, tuple) for item in items) > 1:
+        raise EditError("two lists of numbers, which NumPy would pair; write an edit for each pair")
+    return items  # type: ignore[return-value]
+
+
+def choose(item: Item, axis: Axis) -> Chosen:
+    """What an item selects. EditError: nothing, or something outside."""
+    if isinstance(item, Span):
+        item = item.within(axis.length) if axis.is_position else _refuse_span(item, axis)
+    if isinstance(item, slice):
+        return _slice(item, axis)
+    if isinstance(item, int):
+        number = _number(item, axis)
+        return Chosen(np.array([number]), number)
+    numbers = [_number(number, axis) for number in item]
+    if not numbers:
+        raise EditError(f"an empty list selects no {axis.name}")
+    for number in numbers:
+        if numbers.count(number) > 1:
+            raise EditError(f"{axis.name} {number} is listed twice")
+    return Chosen(np.array(numbers), tuple(numbers))
+
+
+def _refuse_span(item: Span, axis: Axis) -> slice:
+    raise EditError(f"{item!r} selects positions, and this axis has {axis.name}s")
+
+
+def _number(number: int, axis: Axis) -> int:
+    found = number + axis.length if number < 0 else number
+    if 0 <= found < axis.limit:
+        return found
+    raise EditError(f"there is no {axis.name} {number}: {_range(number, axis)}")
+
+
+def _range(number: int, axis: Axis) -> str:
+    each = axis.n_query_heads
+    if each and axis.length <= number < axis.length * each:
+        head = number // each
+        return (
+            f"{counted(axis.length, 'kv head')}, 0 to {axis.length - 1}; query head {number} reads"
+            f" kv head {head}, which serves query heads {head * each} to {head * each + each - 1}"
+        )
+    if axis.is_position:
+        of_prompt = f"the prompt has {counted(axis.length, 'token')}"
+        if axis.limit > axis.length:
+            return f"{of_prompt}, the text at most {axis.limit}"
+        return f"{of_prompt}, 0 to {axis.length - 1}"
+    return f"there are {axis.length}, 0 to {axis.length - 1}"
+
+
+def _slice(item: slice, axis: Axis) -> Chosen:
+    step = 1 if item.step is None else item.step
+    if step < 1:
+        raise EditError(f"a slice of an edit goes forward, and this has a step of {step}")
+    first = 0 if item.start is None else _end(item.start, axis)
+    is_open = item.stop is None
+    end = axis.limit if is_open else _end(item.stop, axis)
+    if first >= end:
+        what = f" with {counted(axis.length, 'token')} of prompt" if axis.is_position else ""
+        raise EditError(f"{_show_item(item)} selects no {axis.name}{what}")
+    is_whole = item.start is None and is_open
+    absolute = item if is_whole else slice(first, None if is_open else end, item.step)
+    grows = axis.is_position and is_open and axis.limit > axis.length
+    return Chosen(np.arange(first, end, step), absolute, grows)
+
+
+def _end(number: int, axis: Axis) -> int:
+    found = number + axis.length if number < 0 else number
+    if 0 <= found <= axis.limit:
+        return found
+    raise EditError(f"{number} is outside: {_range(number, axis)}")
+
+
+def first_of_lists(items: Sequence[Chosen]) -> int | None:
+    """The axis of a list that NumPy moves to the front, past a slice after an integer."""
+    if [type(chosen.item) for chosen in items] == [int, slice, tuple]:
+        return 2
+    return None

@@ -1,0 +1,452 @@
+"""What edits mean for one prompt: checked once, before the first product, then cut to the rows of
+each call of the core.
+
+    bound = bind(edits, config, n_prompt, wanted, limit=n_prompt + n_tokens)  # once
+    call = Call([bound], n_past=[0], n_rows=[n_prompt])                       # for each core.run
+    core.run(ids, starts, ..., edits=call.items, changed=call.changed)
+    call.count()
+    run.edits = bound.applied()
+
+A plain run has one call, of all rows. With a cache, a call has the rows of its new tokens: row r of
+a sequence is position n_past + r. Keys stay absolute.
+"""
+
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import Config
+from ..errors import EditError
+from ..messages import counted
+from ..points import Point, all_points, layer_number, reads, resolve, shape
+from .edit import At, Edit, Mapped, Values, with_count
+from .edits import Edits
+from .index import Axis, Chosen, Numbers, choose, first_of_lists, spread
+
+_OPS = {"=": 0, "+=": 1, "-=": 1, "*=": 2, "map": 3}
+_KINDS = {
+    "heads": ("head", "channel"),
+    "kv": ("kv head", "channel"),
+    "q_norms": ("head",),
+    "k_norms": ("kv head",),
+    "d_ff": ("neuron",),
+    "vocab": ("token id",),
+    "d_model": ("channel",),
+    "one": (),
+}
+_MAY_HIDE = ("scores", "logits")  # -inf hides a key or a token
+
+Wanted = tuple[Point, tuple[int, ...], bool]
+"""A point that is kept, its layers, () for one that is not per layer, and whether before edits, as
+in a Capture."""
+
+
+@dataclass
+class _Bound:
+    """One edit of one prompt. Axes are in the order of the core: rows, heads or one 0, columns; of
+    a map heads, rows, keys."""
+
+    edit: Edit
+    point: Point
+    layer: int
+    """0 for a point that is not per layer."""
+    chosen: list[Chosen]
+    """As the value has axes."""
+    numbers: list[Numbers]
+    values: Values | None
+    row_axis: int
+    window: int
+    limit: int
+
+    @property
+    def rows(self) -> Numbers:
+        return self.numbers[self.row_axis]
+
+    @property
+    def is_map(self) -> bool:
+        return self.row_axis == 1
+
+    def item(self, rows: range, sequence: int, at: tuple[int, int], last_rows: bool) -> Any:
+        """The tuple of the core for rows at these positions; None if it has none of them."""
+        numbers, values = list(self.numbers), self.values
+        first = rows[-1] if last_rows and not self.point.per_layer else rows.start
+        for axis in (self.row_axis, 2) if self.is_map else (self.row_axis,):
+            here = numbers[axis] < rows.stop
+            if axis == self.row_axis:
+                here &= numbers[axis] >= first
+            if not here.any():
+                return None
+            if not here.all():
+                numbers[axis] = numbers[axis][here]
+                if values is not None and values.shape[axis] > 1:
+                    values = values.compress(here, axis)
+        positions = numbers[self.row_axis]
+        numbers[self.row_axis] = positions - rows.start
+        lists = [each.astype(np.uint32) for each in numbers]
+        last = self._caller(positions, at) if values is None else values
+        return _OPS[self.edit.op], self.point.number, self.layer, sequence, *lists, last
+
+    def _caller(self, positions: Numbers, at: tuple[int, int]) -> Any:
+        """The user's function for the core: it is given three axes and returns as many."""
+        layer = self.layer if self.point.per_layer else None
+        where = At(self.point.name, layer, positions, *at)
+        function: Mapped = self.edit.function  # type: ignore[assignment]
+        axes_of_core = _core_axes(len(self.chosen), self.is_map)
+        kept = [
+            axis
+            for axis, chosen in zip(axes_of_core, self.chosen, strict=True)
+            if axis == self.row_axis or not chosen.is_dropped
+        ]
+
+        def call(value: Values) -> Values:
+            part = value.reshape([value.shape[axis] for axis in kept])
+            result = function(part, where)
+            if result is None:
+                return value
+            array = np.asarray(result)
+            if array.shape != part.shape or array.dtype.kind not in "fiu":
+                raise EditError(
+                    f"{self.edit!r}: the function returned {array.dtype} {list(array.shape)} for"
+                    f" float32 {list(part.shape)}; return an array of that shape, or None"
+                )
+            with np.errstate(over="ignore"):
+                return array.astype(np.float32).reshape(value.shape)
+
+        return call
+
+
+class Bound:
+    """The edits of one prompt; made by `bind`."""
+
+    def __init__(self, edits: Edits, bound: list[_Bound]) -> None:
+        self.edits = edits
+        self._bound = bound
+        self.n_changed: NDArray[np.int64] = np.zeros(len(bound), np.int64)
+        """Of each edit, in the calls that were counted."""
+
+    def items(
+        self, rows: range, sequence: int, at: tuple[int, int], last_rows: bool
+    ) -> list[tuple[int, Any]]:
+        """(number of the edit, tuple of the core) of those that have rows in a call; at: numbers of
+        the prompt and the step."""
+        found = ((i, one.item(rows, sequence, at, last_rows)) for i, one in enumerate(self._bound))
+        return [(i, item) for i, item in found if item is not None]
+
+    def applied(self) -> Edits:
+        """The edits for `Run.edits`: positions are absolute, so that they do the same to a run of
+        the tokens of prompt and answer; each has its n_changed."""
+        return Edits(
+            with_count(one.edit, tuple(chosen.item for chosen in one.chosen), int(n))
+            for one, n in zip(self._bound, self.n_changed, strict=True)
+        )
+
+    def check_reached(self, n_tokens: int, run: Any = None) -> None:
+        """EditError, with `run`: the text ended before any position of an edit."""
+        for one in self._bound:
+            if one.rows[0] >= n_tokens and one.rows.min() >= n_tokens:
+                error = EditError(
+                    f"{one.edit!r}: position {one.rows.min()} was not reached, the text ended after"
+                    f" {counted(n_tokens, 'token')}; it is in the `run` of this error"
+                )
+                error.run = run
+                raise error
+
+
+class Call:
+    """The edits of one call of the core, for the sequences that it has."""
+
+    def __init__(
+        self,
+        bounds: Sequence[Bound | None],
+        n_past: Sequence[int],
+        n_rows: Sequence[int],
+        *,
+        step: int = 0,
+        prompts: Sequence[int] | None = None,
+        last_rows: bool = False,
+    ) -> None:
+        """`prompts`: their numbers in the batch, where finished ones have left it. `last_rows`: of
+        points that are not per layer the core computes only the last row of each sequence."""
+        self._bounds = bounds
+        self._of: list[tuple[Bound, int]] = []
+        self.items: list[Any] = []
+        """The argument `edits` of the core."""
+        for sequence, bound in enumerate(bounds):
+            if bound is not None:
+                at = sequence if prompts is None else prompts[sequence], step
+                rows = range(n_past[sequence], n_past[sequence] + n_rows[sequence])
+                for number, item in bound.items(rows, sequence, at, last_rows):
+                    self._of.append((bound, number))
+                    self.items.append(item)
+        self.changed: NDArray[np.int64] = np.zeros(len(self.items), np.int64)
+        """Its argument `changed`."""
+
+    def count(self) -> None:
+        """Add what changed to the edits."""
+        for (bound, number), n in zip(self._of, self.changed, strict=True):
+            bound.n_changed[number] += n
+
+
+def bind(
+    edits: Edits | None,
+    config: Config,
+    n_prompt: int,
+    wanted: Iterable[Wanted],
+    *,
+    limit: int | None = None,
+    cached: bool = False,
+) -> Bound | None:
+    """The edits of a prompt of n_prompt tokens; None without edits.
+
+    wanted: what is kept; an edit that none of it depends on is refused. limit: the tokens that the
+    text may have in the end (default: n_prompt). cached: rows are computed call by call, which
+    refuses functions of whole values.
+
+    Raises EditError (an edit that cannot be made or does nothing, which it shows), PointError.
+    """
+    if not edits:
+        return None
+    if not isinstance(edits, Edits):
+        raise EditError(f"edits is an lp.Edits, not {type(edits).__name__}")
+    kept = [_kept(config, *want) for want in wanted]
+    bound = []
+    for edit in edits:
+        try:
+            bound.append(_bind(edit, config, n_prompt, limit or n_prompt, cached, kept))
+        except EditError as error:
+            error.reword(f"{edit!r}: {error}")
+            raise
+    return Bound(edits, bound)
+
+
+def _bind(
+    edit: Edit, config: Config, n_prompt: int, limit: int, cached: bool, kept: "list[_Kept]"
+) -> _Bound:
+    point, layer = _point_of(edit, config)
+    if edit.source is not None and edit.source.is_whole and len(edit.source.token_ids) != n_prompt:
+        raise EditError(
+            f"the run that it is like has {counted(len(edit.source.token_ids), 'token')} and this"
+            f" prompt has {n_prompt}; say which: lp.like(run, {point.name!r}, ..., np.s_[...])"
+        )
+    if cached and edit.whole:
+        raise EditError("a function of whole values cannot be called for one new token at a time")
+    value_axes = _axes(point, config, n_prompt, limit)
+    items = spread(edit.index, len(value_axes))
+    chosen = [choose(item, axis) for item, axis in zip(items, value_axes, strict=True)]
+    numbers = _by_core([each.numbers for each in chosen], point)
+    window = config.layer(layer).window or 0
+    one = _Bound(edit, point, layer, chosen, numbers, None, int(_is_map(point)), window, limit)
+    if one.is_map:
+        _check_seen(one)
+    if edit.op != "map":
+        one.values = _values(one)
+        _check_finite(one)
+    _check_used(one, config, kept)
+    return one
+
+
+def _point_of(edit: Edit, config: Config) -> tuple[Point, int]:
+    name = edit.name if edit.layer is None else (edit.name, edit.layer)
+    point, layer = resolve(name, config)
+    if not point.per_layer:
+        return point, 0
+    if layer is None:
+        raise EditError(f"{point.name} is a value of each layer; name one: {edit.name}[0][...]")
+    return point, layer_number(layer, config.n_layers)
+
+
+def _is_map(point: Point) -> bool:
+    return point.width == "map"
+
+
+def _core_axes(n_axes: int, is_map: bool) -> list[int]:
+    """The axes of the core that those of a value are."""
+    return [0, 1, 2] if is_map or n_axes == 3 else [0, 2][:n_axes]
+
+
+def _axes(point: Point, config: Config, n_prompt: int, limit: int) -> list[Axis]:
+    if _is_map(point):
+        lengths = [Axis(name, n_prompt, limit, True) for name in ("row", "key")]
+        return [Axis("head", config.n_heads, config.n_heads, False), *lengths]
+    found = [Axis("row", n_prompt, limit, True)]
+    each = config.n_heads // config.n_kv_heads
+    lengths_of = shape(point, config, n_prompt)[1:]
+    for name, n in zip(_KINDS.get(point.width, ("column",) * 2), lengths_of, strict=False):
+        found.append(Axis(name, n, n, False, each if name == "kv head" and each > 1 else 0))
+    return found
+
+
+def _by_core(numbers: list[Numbers], point: Point) -> list[Numbers]:
+    one = np.zeros(1, np.int64)
+    found = [one, one, one]
+    for axis, each in zip(_core_axes(len(numbers), _is_map(point)), numbers, strict=True):
+        found[axis] = each
+    return found
+
+
+def _values(one: _Bound) -> Values:
+    """The value as three axes, each as long as what it selects, or 1."""
+    edit, chosen = one.edit, one.chosen
+    value: Values = edit.value if edit.op != "-=" else -edit.value  # type: ignore[assignment,operator]
+    order = list(range(len(chosen)))
+    moved = first_of_lists(chosen)
+    if moved is not None:
+        order.insert(0, order.pop(moved))
+    kept = [axis for axis in order if not chosen[axis].is_dropped]
+    selected = [len(chosen[axis].numbers) for axis in kept]
+    while value.ndim > len(kept) and value.shape[0] == 1:
+        value = value[0]
+    lengths = [1] * (len(kept) - value.ndim) + list(value.shape)
+    if value.ndim > len(kept) or any(
+        n not in (1, length) for n, length in zip(lengths, selected, strict=True)
+    ):
+        raise EditError(
+            f"a value of shape {list(edit.value.shape)} for {selected} selected elements"  # type: ignore[union-attr]
+        )
+    for axis, n in zip(kept, lengths, strict=True):
+        if chosen[axis].grows and n > 1:
+            raise EditError(
+                "the rows grow with new tokens, so a value must be the same for all of them; write"
+                " lp.PROMPT for those of the prompt"
+            )
+    by_axis = dict(zip(kept, lengths, strict=True))
+    value = value.reshape(lengths).transpose(np.argsort(kept))
+    shape_of_core = [1, 1, 1]
+    for axis, at in enumerate(_core_axes(len(chosen), one.is_map)):
+        shape_of_core[at] = by_axis.get(axis, 1)
+    return np.ascontiguousarray(value.reshape(shape_of_core))
+
+
+def _seen(one: _Bound) -> NDArray[np.bool_]:
+    """[rows, keys] of a map: whether the query sees the key."""
+    age = one.rows[:, None] - one.numbers[2]
+    return (age >= 0) & (age < (one.window or one.limit))
+
+
+def _check_seen(one: _Bound) -> None:
+    rows, keys = one.rows, np.sort(one.numbers[2])
+    first = rows - one.window + 1 if one.window else np.zeros_like(rows)
+    n_seen = np.searchsorted(keys, rows, "right") - np.searchsorted(keys, first, "left")
+    if n_seen.max() <= 0:
+        window = f" (a window of {one.window} keys)" if one.window else ""
+        raise EditError(
+            f"none of these keys is seen by these queries{window}: a query sees keys up to its own"
+        )
+
+
+def _check_finite(one: _Bound) -> None:
+    values: Values = one.values  # type: ignore[assignment]
+    finite = np.isfinite(values)
+    if one.point.name in _MAY_HIDE and one.edit.op == "=":
+        finite |= np.isneginf(values)
+    if finite.all():
+        return
+    if one.is_map:
+        finite |= ~_seen(one)
+    if not finite.all():
+        hidden = " (but -inf in scores and logits)" if one.edit.op == "=" else ""
+        found = np.broadcast_to(values, finite.shape)[~finite][0]
+        raise EditError(f"a value is {found}; it must be finite{hidden}")
+
+
+# ---- what depends on an edit ----
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A value that is kept, as the core names it."""
+
+    name: str
+    layer: int
+    shown: str
+    before: bool
+
+
+def _canonical(name: str, layer: int, is_per_layer: bool, config: Config) -> tuple[str, int]:
+    """x is x_out of the layer before, and what is computed once belongs to the last layer."""
+    if not is_per_layer:
+        return name, config.n_layers - 1
+    return ("x_out", layer - 1) if name == "x" and layer else (name, layer)
+
+
+def _kept(config: Config, point: Point, layers: tuple[int, ...], before: bool) -> _Kept:
+    """The last of the layers: what it depends on includes all of the others."""
+    layer = max(layers, default=0)
+    of = f" of layer {layer}" if point.per_layer else ""
+    name, number = _canonical(point.name, layer, point.per_layer, config)
+    return _Kept(name, number, f"{point.name}{'.before' * before}{of}", before)
+
+
+@functools.cache
+def _order() -> dict[str, int]:
+    return {point.name: point.number for point in all_points()}
+
+
+@functools.cache
+def _sources(name: str) -> frozenset[str]:
+    """The values of its own layer that a value is computed from."""
+    order = _order()
+    found = {source for source in reads(name) if order[source] < order[name]}
+    return frozenset(found.union(*map(_sources, found)))
+
+
+def _check_used(one: _Bound, config: Config, kept: list[_Kept]) -> None:
+    name, layer = _canonical(one.point.name, one.layer, one.point.per_layer, config)
+    for value in kept:
+        is_same = name == value.name and not value.before
+        if value.layer > layer or (
+            value.layer == layer and (is_same or name in _sources(value.name))
+        ):
+            return
+    if not kept:
+        return
+    last = max(kept, key=lambda value: (value.layer, _order()[value.name]))
+    of = f" of layer {one.layer}" if one.point.per_layer else ""
+    raise EditError(
+        f"{one.point.name}{of} changes nothing that you keep: the last is {last.shown}; keep a"
+        f" value that depends on it, such as logits"
+    )
+
+
+def bind_all(
+    edits: object,
+    config: Config,
+    lengths: Sequence[int],
+    is_batch: bool,
+    wanted: Iterable[Wanted],
+    *,
+    n_new: int = 0,
+    cached: bool = False,
+) -> list[Bound | None]:
+    """`bind` for each prompt of a call, by their lengths: `edits` are those of all of them, or of a
+    batch a list with an entry, or None, for each. A text may get n_new tokens beyond its prompt. An
+    error says which prompt."""
+    n, wanted = len(lengths), list(wanted)
+    if edits is None or isinstance(edits, Edits):
+        each: list[Any] = [edits] * n
+    elif is_batch and isinstance(edits, Sequence) and not isinstance(edits, str):
+        each = list(edits)
+        if len(each) != n:
+            raise EditError(
+                f"edits is a list of {len(each)} for {counted(n, 'prompt')}; give one for each,"
+                f" None for no edits"
+            )
+    else:
+        raise EditError(
+            f"edits is an lp.Edits{', or a list of them for a batch' if is_batch else ''}, not"
+            f" {type(edits).__name__}"
+        )
+    found = []
+    for number, (one, n_prompt) in enumerate(zip(each, lengths, strict=True)):
+        try:
+            limit = n_prompt + n_new
+            found.append(bind(one, config, n_prompt, wanted, limit=limit, cached=cached))
+        except EditError as error:
+            if is_batch:
+                error.reword(f"prompt {number} of {n}: {error}")
+            raise
+    return found

@@ -1,0 +1,1 @@
+"""Generation: choosing tokens, when to stop, the text as it comes, sessions that keep their cache."""

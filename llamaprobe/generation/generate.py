@@ -1,0 +1,174 @@
+"""Going on from prompts, token by token, until each of them ends."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from ..errors import ArgumentError
+from ..messages import printable
+from ..prompts.prompt import numbered
+from .engine import Context, Engine, Report
+from .result import INTERRUPTED, LENGTH, GeneratedRun
+from .sample import Sample, draw
+from .stops import EOS, end_ids
+from .text import TextStream
+
+OnToken = Callable[[int, int, str], object]
+
+
+class Ending:
+    """When the texts of one call end."""
+
+    def __init__(self, engine: Engine, stop: tuple[str, ...], *, streamed: bool) -> None:
+        """`streamed`: an on_token needs the text. ArgumentError, ConfigError, TokenizerError,
+        FileError."""
+        self.stop = stop
+        self.strings = tuple(one for one in stop if one != EOS)
+        tokenizer = engine.tokenizer() if stop or streamed else None
+        if self.strings and tokenizer is None:
+            raise ArgumentError(
+                f"stop is {printable(repr(self.strings[0]), 60)}, but the model has no tokenizer;"
+                ' give "eos" or nothing'
+            )
+        has_eos = EOS in stop
+        self.ids = end_ids(engine.config, engine.folder, tokenizer) if has_eos else frozenset()
+        self._tokenizer = tokenizer if self.strings or streamed else None
+
+    def stream(self) -> TextStream:
+        """The text of one prompt's tokens; empty where nothing needs it."""
+        return TextStream(self._tokenizer, self.strings)
+
+
+class Continuation:
+    """One sequence, and how it goes on: made for one call."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        context: Context,
+        n_tokens: int,
+        sample: Sample | None,
+        ending: Ending,
+        on_token: OnToken | None,
+        n_prompts: int | None = None,
+    ) -> None:
+        """n_prompts: of the batch, for errors; None: not in a batch."""
+        self.context, self.sample = context, sample
+        self.stopped_by: str | None = None
+        self._engine, self._on_token, self._n_prompts = engine, on_token, n_prompts
+        self._start = len(context.ids)
+        self._end = self._start + n_tokens
+        self._logprobs: list[float] = []
+        self._ending, self._stream = ending, ending.stream()
+
+    def step(self) -> None:
+        """Choose the next token. ArgumentError for logits that choose none."""
+        context = self.context
+        assert context.logits is not None
+        position = len(context.ids)
+        with self._numbered():
+            id, logprob = draw(self.sample, context.logits, position)
+        text, string = self._stream.add(id)
+        stopped_by = self._why(id, string, position)
+        if stopped_by is not None and string is None:
+            text += self._stream.end()
+        self._logprobs.append(logprob)
+        context.ids.append(id)  # now the token counts, wherever Ctrl-C strikes
+        self.stopped_by = stopped_by
+        if self._on_token is not None:
+            self._on_token(position, id, text)
+
+    def _numbered(self) -> contextlib.AbstractContextManager[None]:
+        if self._n_prompts is None:
+            return contextlib.nullcontext()
+        prompt = self.context.prompt
+        beginning = prompt.text or prompt.token_ids
+        return numbered(self.context.number, self._n_prompts, beginning)
+
+    def _why(self, id: int, string: str | None, position: int) -> str | None:
+        if id in self._ending.ids:
+            return EOS
+        if string is not None:
+            return f"stop:{string}"
+        return LENGTH if position + 1 == self._end else None
+
+    def run(self, *, keep: bool) -> GeneratedRun | None:
+        """The run up to the last finished token; None where not even the prompt is computed. Without
+        `keep` the sequence is not used any more."""
+        context, captures = self.context, self._engine.captures
+        n_done = context.n_fed if captures else len(context.ids)
+        if n_done < self._start or not context.n_fed:
+            return None
+        return GeneratedRun(
+            context.prompt,
+            context.ids[:n_done],
+            context.captured.values(n_done, keep=keep),
+            self._engine.origin,
+            context.rope_length,
+            self._logprobs[: n_done - self._start],
+            self.sample,
+            self._ending.stop,
+            self.stopped_by or INTERRUPTED if n_done == len(context.ids) else INTERRUPTED,
+            context.edits,
+        )
+
+    def finished(self, *, keep: bool) -> GeneratedRun:
+        """The run of one that has ended. EditError: an edit of positions that were not reached."""
+        found = self.run(keep=keep)
+        assert found is not None
+        if self.context.bound is not None:
+            self.context.bound.check_reached(len(found), found)
+        return found
+
+
+def go_on(
+    engine: Engine,
+    continuations: Sequence[Continuation],
+    check: Callable[[], object],
+    report: Report,
+    bar: Report,
+) -> None:
+    """Until all have ended: one that has leaves the others, once its last token is fed where values
+    are captured. `check` is called between tokens, `report` within a step, `bar` with tokens."""
+    live = list(continuations)
+    n_new, n_most = 0, sum(c._end - c._start for c in continuations)
+    while live:
+        check()
+        engine.feed([c.context for c in live], report)
+        live = [c for c in live if c.stopped_by is None]
+        for c in live:
+            c.step()
+        n_new += len(live)
+        if bar is not None and live:
+            bar(n_new, n_most)
+        if not engine.captures:
+            live = [c for c in live if c.stopped_by is None]
+
+
+@contextlib.contextmanager
+def with_what_there_is(
+    continuations: Sequence[Continuation], is_batch: bool, *, keep: bool
+) -> Iterator[None]:
+    """An exception, Ctrl-C among them, gets `run`: what was generated whole."""
+    try:
+        yield
+    except BaseException as error:
+        runs = [c.run(keep=keep) for c in continuations]
+        with contextlib.suppress(AttributeError):
+            error.run = (runs if is_batch else runs[0]) if runs else None  # type: ignore[attr-defined]
+        raise
+
+
+def callbacks(
+    on_token: OnToken | Sequence[OnToken | None] | None, n_prompts: int, is_batch: bool
+) -> list[OnToken | None]:
+    """`on_token` of each prompt. ArgumentError."""
+    if on_token is None:
+        return [None] * n_prompts
+    if callable(on_token) and not is_batch:
+        return [on_token]
+    functions: Iterable[object] = () if callable(on_token) else on_token
+    found = list(functions) if isinstance(functions, list | tuple) else []
+    if is_batch and len(found) == n_prompts and all(f is None or callable(f) for f in found):
+        return found
+    want = f"a list of {n_prompts} functions, one for each prompt" if is_batch else "one function"
+    raise ArgumentError(f"on_token is {printable(repr(on_token), 60)}; give {want}")

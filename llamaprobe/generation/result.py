@@ -1,0 +1,90 @@
+"""What `Model.generate` returns: a run of the prompt and of the new tokens."""
+
+import contextlib
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..edits.edits import Edits
+from ..errors import Error
+from ..origin import Origin
+from ..prompts.prompt import Prompt, TokenizerSource
+from ..run import Run
+from .captured import Values
+from .sample import Sample
+from .stops import EOS
+from .text import text_of
+
+LENGTH = "length"
+INTERRUPTED = "interrupted"
+
+
+class GeneratedRun(Run):
+    """A `Run` of a prompt and what the model went on with.
+
+    With the same points it is `model.run(run.token_ids, ...)` bit for bit; of a model with LongRoPE
+    with rope_length=run.rope_length. `run.prompt` is the text of the prompt alone.
+    """
+
+    def __init__(
+        self,
+        prompt: Prompt,
+        token_ids: list[int],
+        values: Values,
+        origin: Origin,
+        rope_length: int | None,
+        logprobs: list[float],
+        sample: Sample | None,
+        stop: tuple[str, ...],
+        stopped_by: str,
+        edits: Edits | None,
+    ) -> None:
+        """The last `len(logprobs)` of token_ids are new."""
+        whole = dataclasses.replace(prompt, token_ids=np.array(token_ids, np.int32))
+        super().__init__(whole, values, origin, rope_length, edits)
+        self.logprobs: NDArray[np.float64] = np.array(logprobs, np.float64)
+        """float64 [n_new]: of each new token, its logit less the log of the sum of exp of all, before
+        temperature, top_k and top_p."""
+        self.sample = sample
+        """How the tokens were chosen; None: greedily."""
+        self.stop = stop
+        """As given to `Model.generate`."""
+        self.stopped_by = stopped_by
+        """ "eos", "stop:" with the stop string, "length", or "interrupted"."""
+        self._text: str | None = None
+
+    @property
+    def n_prompt(self) -> int:
+        """The number of tokens before the new ones."""
+        return len(self.token_ids) - len(self.logprobs)
+
+    @property
+    def new_ids(self) -> NDArray[np.int32]:
+        """int32 [n_new], the one that ended the text included."""
+        return self.token_ids[self.n_prompt :]
+
+    @property
+    def text(self) -> str | None:
+        """The new text, up to a stop string, without special tokens; None without a tokenizer. Bytes
+        that are not UTF-8 are U+FFFD. TokenizerError, FileError."""
+        source = self.origin.tokenizer
+        if self._text is None and isinstance(source, TokenizerSource) and source.has_tokenizer:
+            stops = tuple(one for one in self.stop if one != EOS)
+            self._text = text_of(source.get(), self.new_ids.tolist(), stops)
+        return self._text
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """As of a run of these token ids: the prompt's text does not give them."""
+        whole = super().meta | {"prompt": None, "template_date": None}
+        return {key: value for key, value in whole.items() if key not in self.template_inputs}
+
+    def __getstate__(self) -> dict[str, Any]:
+        with contextlib.suppress(Error):
+            self.text  # noqa: B018 - kept in _text, as the tokens
+        return super().__getstate__()
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, {len(self.logprobs)} of them new ({self.stopped_by})>"
