@@ -48,7 +48,7 @@ def captures_of(names: str | Iterable[Name], layers: Layers, config: Config) -> 
 
 def without_before(name: Name) -> tuple[Name, bool]:
     """A name, and whether it ended in ".before"."""
-    text = name if isinstance(name, str) else name[0] if isinstance(name, tuple) else ""
+    text = name[0] if isinstance(name, tuple) and name else name
     if not isinstance(text, str) or not text.endswith(BEFORE):
         return name, False
     plain = text.removesuffix(BEFORE)

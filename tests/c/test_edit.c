@@ -73,7 +73,8 @@ static ptrdiff_t offset_of(const lp_run *run, const lp_edit *e, size_t i, size_t
         size_t n = run->seq_start[s + 1] - run->seq_start[s];
         at += run->model->config.n_heads * n * n;
     }
-    return c > b || (window && c + window <= b) ? -1 : (ptrdiff_t)(at + (a * length[1] + b) * length[2] + c);
+    return c > b || (window && b >= window && c <= b - window) ? -1
+                                                               : (ptrdiff_t)(at + (a * length[1] + b) * length[2] + c);
 }
 
 static size_t last_layer_of(const lp_run *run, lp_point p) {
@@ -141,6 +142,19 @@ static float expected(const lp_edit *e, float x, float value) {
     return e->op == LP_EDIT_ADD ? x + value : e->op == LP_EDIT_MULTIPLY ? x * value : value;
 }
 
+/* Where x_rms was changed, x_unit is x times its inverse, rounded once. */
+static void check_unit(const lp_run *run, const lp_run *all, size_t layer) {
+    size_t d = run->model->config.d_model;
+    const float *rms = run->places[lp_plan_array(run->model, LP_X_RMS, layer)];
+    const float *before = all->places[lp_plan_array(run->model, LP_X_RMS, layer)];
+    const float *x = run->places[lp_plan_array(run->model, LP_X, layer)];
+    const float *unit = run->places[lp_plan_array(run->model, LP_X_UNIT, layer)];
+    for (size_t i = 0; i < run->n_tokens * d; i++) {
+        float inverse = 1 / rms[i / d], expected_unit = x[i] * inverse;
+        if (rms[i / d] != before[i / d]) CHECK(same_floats(&unit[i], &expected_unit, 1));
+    }
+}
+
 /* One edit of one value: the elements it selects, and no other one of the value, nor any that comes before it. */
 static void check_one_edit(const subject *s, const lp_run *all, lp_point p) {
     lp_run run;
@@ -179,6 +193,7 @@ static void check_one_edit(const subject *s, const lp_run *all, lp_point p) {
             if (lp_edit_key(run.model, q, i) < key)
                 CHECK(same_floats(run.places[array], all->places[array], floats_of(&run, q)));
         }
+    if (p == LP_X_RMS) check_unit(&run, all, layer);
     free(after);
     free_run(&run);
     free_table(t);
