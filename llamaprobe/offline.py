@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from . import maths
 from .checkpoint.tensor_names import EMBEDDING, HEAD
 from .errors import ArgumentError, FileError, FormatError
 from .files.array import read
@@ -104,46 +105,30 @@ def attention_of_family(
         if point not in norms:
             return y
         rows = y.reshape(len(y), 1, -1) if meta["qk_norm_whole"] else y
-        mean = np.mean(rows * rows, axis=-1, keepdims=True)
-        unit = rows / np.sqrt(mean + np.float32(meta["rms_norm_eps"]))
+        unit = rows / maths.rms(rows, meta["rms_norm_eps"])[..., None]
         return ((weight(norms[point]) + np.float32(meta["gain_offset"])) * unit).reshape(y.shape)
+
+    def rotate(y):
+        number, n_tokens = meta["rope_table_of_layer"][layer], meta.get("rope_length", len(x))
+        if number is None:
+            return y
+        rope = meta["rope_tables"][number]
+        is_long = rope["long_inv_freq"] and n_tokens > rope["original_positions"]
+        inv_freq = np.array(rope["long_inv_freq" if is_long else "inv_freq"], np.float32)
+        return maths.rotate(y, inv_freq, rope["attention_factor"], meta["rope_interleaved"])
 
     name = "xnorm" if "x_norm" in norms else "x"  # without a norm of its input, attention reads x
     x = load(run_folder, f"{name}_layer{layer}").reshape(-1, D)  # [T, D]
     q, k, v = project("q"), project("k"), project("v")  # [T, H, h], [T, K, h], [T, K, h]
     q_norm, k_norm = norm(q, "q_norm"), norm(k, "k_norm")
-
-    position = np.array(meta["position_ids"], np.float32).reshape(-1, 1)  # [T, 1]
-    number = meta["rope_table_of_layer"][layer]
-
-    def rotate(y):
-        if number is None:
-            return y
-        rope, n_tokens = meta["rope_tables"][number], meta.get("rope_length", len(x))
-        is_long = rope["long_inv_freq"] and n_tokens > rope["original_positions"]
-        inv_freq = np.array(rope["long_inv_freq" if is_long else "inv_freq"], np.float32)  # [r / 2]
-        angle, factor = (position * inv_freq)[:, None], np.float32(rope["attention_factor"])
-        cos, sin = factor * np.cos(angle), factor * np.sin(angle)  # [T, 1, r / 2]
-        turned, rest = y[..., : 2 * len(inv_freq)], y[..., 2 * len(inv_freq) :]
-        # 2i turns together with 2i + 1, or i with i + r / 2
-        pairs, axis = ((-1, 2), -1) if meta["rope_interleaved"] else ((2, -1), -2)
-        a, b = np.moveaxis(turned.reshape(*y.shape[:2], *pairs), axis, 0)
-        turned = np.stack([a * cos - b * sin, b * cos + a * sin], axis).reshape(turned.shape)
-        return np.concatenate([turned, rest], axis=-1)
-
     q_rope, k_rope = rotate(q_norm), rotate(k_norm)
 
-    keys = np.repeat(k_rope, H // K, axis=1)  # [T, H, h]
-    values = np.repeat(v, H // K, axis=1)  # [T, H, h]
-    raw = np.einsum("qhi,khi->hqk", q_rope, keys) * np.float32(meta["attention_scale"])
-    cap, window = np.float32(meta["score_cap"] or 0), meta["window_of_layer"][layer] or len(x)
-    age = position - position.T  # [T, T]: of a key, seen from a query
-    is_seen = (age >= 0) & (age < window)
-    scores_raw = np.where(is_seen, raw, -np.inf)  # [H, T, T]
-    scores = np.where(is_seen, cap * np.tanh(raw / cap), -np.inf) if cap else scores_raw
-    e = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    pattern = e / e.sum(axis=-1, keepdims=True)  # [H, T, T]
-    z = np.einsum("hqk,khi->qhi", pattern, values)  # [T, H, h]
+    cap, seen = meta["score_cap"], maths.seen(len(x), meta["window_of_layer"][layer])
+    raw = maths.scores(q_rope, k_rope, meta["attention_scale"])  # [H, T, T]
+    scores_raw = np.where(seen, raw, -np.inf)
+    scores = np.where(seen, maths.cap(raw, cap), -np.inf)
+    pattern = maths.softmax(scores)  # [H, T, T]
+    z = maths.mix(pattern, v)  # [T, H, h]
     normed = {p: y for p, y in (("q_norm", q_norm), ("k_norm", k_norm)) if p in norms}
     rotated = {"q_rope": q_rope, "k_rope": k_rope}
     maps = ({"scores_raw": scores_raw} if cap else {}) | {"scores": scores, "pattern": pattern}

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .config import Config, Layer
+from . import maths
+from .config import Config
 from .families.points import has_raw_logits
-from .families.rope import Rope
 from .families.tensors import EMBEDDING, FINAL_NORM, HEAD, matrix
 
 Array = NDArray[np.float64]
@@ -57,7 +57,7 @@ def forward(
     if has_raw_logits(config):
         final["logits_raw"] = logits
     logits = final.get("logits_raw", logits)
-    final["logits"] = _cap(logits / config.logits_divisor, config.logits_cap)
+    final["logits"] = maths.cap(logits / config.logits_divisor, config.logits_cap)
     return values | final
 
 
@@ -83,9 +83,12 @@ def _layer(
     at["k"] = w.linear("k", x_norm).reshape(heads)  # [T, K, h]
     at["v"] = w.linear("v", x_norm).reshape(heads)  # [T, K, h]
     q, k = _norm(config, w, at, "q", at["q"]), _norm(config, w, at, "k", at["k"])
-    at["q_rope"] = _rotate(config, layer.rope, q, rope_length)
-    at["k_rope"] = _rotate(config, layer.rope, k, rope_length)
-    _attend(config, layer, at)
+    for point, y in (("q_rope", q), ("k_rope", k)):
+        if layer.rope:
+            inv_freq, factor = layer.rope.frequencies(rope_length), layer.rope.attention_factor
+            y = maths.rotate(y, inv_freq, factor, config.interleaved)
+        at[point] = y
+    _attend(config, layer.window, at)
     at["attn_out"] = w.linear("attn_out", at["z"].reshape(len(x), -1))
     attn_norm = _norm(config, w, at, "attn", at["attn_out"])
     at["x_mid"] = x + attn_norm * config.residual_scale
@@ -93,7 +96,7 @@ def _layer(
     x_mid_norm = _norm(config, w, at, "x_mid", at["x_mid"])
     at["gate"] = w.linear("gate", x_mid_norm)  # [T, F]
     at["up"] = w.linear("up", x_mid_norm)  # [T, F]
-    at["act"] = _ACTIVATIONS[config.activation](at["gate"])
+    at["act"] = maths.ACTIVATIONS[config.activation](at["gate"])
     at["hidden"] = at["act"] * at["up"]
     at["mlp_out"] = w.linear("mlp_out", at["hidden"])
     mlp_norm = _norm(config, w, at, "mlp", at["mlp_out"])
@@ -110,74 +113,23 @@ def _norm(config: Config, w: "_Weights", at: _Values, name: str, x: Array) -> Ar
         return x
     rows = (len(x), -1) if config.qk_norm_whole and name in ("q", "k") else x.shape
     y, gain = x.reshape(rows), w.array(module) + config.gain_offset
-    at[f"{name}_rms"] = np.sqrt(np.mean(y * y, axis=-1) + config.rms_norm_eps)
+    at[f"{name}_rms"] = maths.rms(y, config.rms_norm_eps)
     at[f"{name}_unit"] = (y / at[f"{name}_rms"][..., None]).reshape(x.shape)
     at[f"{name}_norm"] = (gain * at[f"{name}_unit"].reshape(rows)).reshape(x.shape)
     return at[f"{name}_norm"]
 
 
-def _rotate(config: Config, rope: Rope | None, q: Array, rope_length: int) -> Array:
-    """RoPE (Su et al. 2021) on [T, heads, h]: of the r components that turn, i turns with i + r / 2,
-    or, interleaved, 2i with 2i + 1."""
-    if rope is None:
-        return q
-    inv_freq = rope.frequencies(rope_length)
-    positions = np.arange(len(q), dtype=np.float32)
-    angle = (positions[:, None, None] * inv_freq).astype(np.float64)  # a float32 product
-    cos, sin = (
-        rope.attention_factor * np.cos(angle),
-        rope.attention_factor * np.sin(angle),
-    )
-    turned, rest = np.split(q, [2 * inv_freq.size], axis=-1)
-    pairs, axis = ((-1, 2), -1) if config.interleaved else ((2, -1), -2)
-    first, second = np.moveaxis(turned.reshape(*q.shape[:2], *pairs), axis, 0)
-    turned = np.stack((first * cos - second * sin, second * cos + first * sin), axis)
-    return np.concatenate((turned.reshape(*q.shape[:2], -1), rest), axis=-1)
-
-
-def _attend(config: Config, layer: Layer, at: _Values) -> None:
-    """Causal attention: scores [H, T, T], pattern [H, T, T], z [T, H, h].
-
-    Query head j uses kv head j // (H / K) (grouped-query attention, Ainslie et al. 2023). A window of
-    W shows a query its own key and the W - 1 before it.
-    """
-    q, group = at["q_rope"], config.n_heads // config.n_kv_heads
-    k, v = (
-        np.repeat(at["k_rope"], group, axis=1),
-        np.repeat(at["v"], group, axis=1),
-    )  # [T, H, h]
+def _attend(config: Config, window: int | None, at: _Values) -> None:
+    """Causal attention: scores [H, T, T], pattern [H, T, T], z [T, H, h]."""
+    seen = maths.seen(len(at["q_rope"]), window)
     scale = config.score_scale or 1 / np.sqrt(config.head_dim)
-    scores = np.einsum("qjh,kjh->jqk", q, k) * scale
-    age = np.arange(len(q))[:, None] - np.arange(len(q))
-    hidden = (age < 0) | (age >= (layer.window or len(q)))
+    scores = maths.scores(at["q_rope"], at["k_rope"], scale)
     if config.score_cap:
-        at["scores_raw"] = np.where(hidden, -np.inf, scores)
+        at["scores_raw"] = np.where(seen, scores, -np.inf)
         scores = at["scores_raw"]
-    at["scores"] = np.where(hidden, -np.inf, _cap(scores, config.score_cap))
-    scores = at["scores"]
-    e = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    at["pattern"] = e / e.sum(axis=-1, keepdims=True)
-    at["z"] = np.einsum("jqk,kjh->qjh", at["pattern"], v)
-
-
-def _cap(x: Array, cap: float | None) -> Array:
-    """Soft capping: like x near 0, never beyond cap."""
-    return cap * np.tanh(x / cap) if cap else x
-
-
-def silu(gate: Array) -> Array:
-    """gate / (1 + exp(-gate)); for gate below about -709 the quotient is -0, as it should."""
-    with np.errstate(over="ignore"):
-        act: Array = gate / (1 + np.exp(-gate))
-    return act
-
-
-def _gelu_tanh(gate: Array) -> Array:
-    """GELU (Hendrycks and Gimpel 2016) in the form with tanh."""
-    return 0.5 * gate * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3)))
-
-
-_ACTIVATIONS = {"silu": silu, "gelu_tanh": _gelu_tanh}
+    at["scores"] = np.where(seen, maths.cap(scores, config.score_cap), -np.inf)
+    at["pattern"] = maths.softmax(at["scores"])
+    at["z"] = maths.mix(at["pattern"], at["v"])
 
 
 class _Weights:

@@ -33,6 +33,7 @@ LEVELS = {
 PYTHON_LEVELS = {
     "errors": 0,
     "log": 0,
+    "maths": 0,
     "messages": 0,
     "files": 1,
     "cancel": 2,

@@ -175,7 +175,7 @@ def test_query_heads_share_kv_heads_in_groups(tmp_path: Path) -> None:
 
 
 def test_huge_and_tiny_gates() -> None:
-    from llamaprobe.reference import silu
+    from llamaprobe.maths import silu
 
     got = silu(np.array([-1e300, -1e4, -800.0, 0.0, 800.0, 1e300]))
     assert got.tolist() == [0.0, 0.0, 0.0, 0.0, 800.0, 1e300]

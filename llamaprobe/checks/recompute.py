@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ..reference import silu
+from ..maths import for_heads, silu
 
 BAR = 8.0  # deviations that are allowed; honest runs stay below 5, whatever their digits
 U = 2.0**-24
@@ -249,7 +249,7 @@ class Formulas:
 
     def scores(self, q: Value, k: Value, scale: float) -> Value:
         """[T, H, h], [T, K, h] -> [H, T, T]: q . k * scale, of hidden keys too."""
-        n, k = q.v.shape[-1], _for_heads(k, q.v.shape[1])
+        n, k = q.v.shape[-1], _of_heads(k, q.v.shape[1])
         loose = _any(q)[:, :, None] | _any(k)[:, None, :]
         q, k = q.known, k.known
         dot = np.einsum("qhi,khi->hqk", q.v, k.v, optimize=True)
@@ -297,7 +297,7 @@ class Formulas:
 
     def mix(self, p: Value, v: Value) -> Value:
         """[H, T, T], [T, K, h] -> [T, H, h]: the weighted sum of the values."""
-        n, v = len(v.v), _for_heads(v, len(p.v))
+        n, v = len(v.v), _of_heads(v, len(p.v))
         keys = np.logical_or.accumulate(v.loose, axis=0)  # a query sees all keys up to its own
         loose, p, v = keys | p.loose.any(axis=-1).T[:, :, None], p.known, v.known
         z = np.einsum("hqk,khi->qhi", p.v, v.v, optimize=True)
@@ -355,7 +355,5 @@ def _any(x: Value) -> np.ndarray:
     return x.loose.any(axis=-1).T
 
 
-def _for_heads(x: Value, n_heads: int) -> Value:
-    """[T, K, h] -> [T, H, h]: query head j uses kv head j // (H / K)."""
-    group = n_heads // x.v.shape[1]
-    return Value(np.repeat(x.v, group, axis=1), np.repeat(x.s, group, axis=1))
+def _of_heads(x: Value, n_heads: int) -> Value:
+    return Value(for_heads(x.v, n_heads), for_heads(x.s, n_heads))

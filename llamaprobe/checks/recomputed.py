@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .. import maths
 from ..checkpoint.tensors import Tensor, float_rows
 from ..config import Config
 from ..errors import ArgumentError, FileError, FormatError
@@ -138,8 +139,7 @@ class Recomputed:
         get, c, again = self.value, self.config, self._again
         window, rope = c.layer(self._layer)
         n = len(self.saved.token_ids)
-        age = np.arange(n)[:, None] - np.arange(n)
-        seen = (age >= 0) & (age < (window or n))
+        seen = maths.seen(n, window)
         match point:
             case "q_rope" | "k_rope":
                 x = get(reads(point)[0])
