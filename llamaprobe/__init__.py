@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from . import hub as hub
     from . import offline as offline
+    from . import ray as ray
     from . import reference as reference
     from .cancel import Cancel as Cancel
     from .checkpoint.weights import WeightError as WeightError
@@ -101,7 +102,7 @@ _HUB_ERRORS = (
 )
 _LAZY |= {name: ("hub.errors", name) for name in _HUB_ERRORS}
 
-_MODULES = ("hub", "offline", "reference")
+_MODULES = ("hub", "offline", "ray", "reference")
 
 __all__ = [*_errors.__all__, "__version__", *_LAZY]
 

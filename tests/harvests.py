@@ -18,7 +18,9 @@ def documents(n: int = 40, seed: int = 3) -> list[list[int]]:
     return [rng.integers(0, 960, rng.integers(1, 91)).tolist() for _ in range(n)]
 
 
-def make_plan(out: Path, data: Any = None, model: lp.Model | None = None, **options: Any) -> Any:
+def make_plan(
+    out: Path | str, data: Any = None, model: lp.Model | None = None, **options: Any
+) -> Any:
     model = model or lp.load("demo", threads=1)
     given = {"points": POINTS, "max_tokens": 40, "shard_rows": 200} | options
     return lp.plan_harvest(model, documents() if data is None else data, out, **given)
@@ -29,7 +31,7 @@ def finish(plan: Any, **how: Any) -> str:
     from llamaprobe.data.harvest import run_plan
 
     assert run_plan(plan, **how)
-    return lp.read_harvest(plan.folder).root
+    return lp.read_harvest(plan.files.place).root
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -205,6 +205,53 @@ def test_a_dataset_on_disk(tmp_path, kind):
         read(write(tmp_path / "c.arrow", b"no arrow"))
 
 
+@pytest.fixture
+def written(tmp_path):
+    """A folder that the library itself wrote: selected rows, in three files."""
+    datasets = pytest.importorskip("datasets")
+    chats = [[{"role": "user", "content": f"Hello {n}"}] for n in range(20)]
+    table = {
+        "title": [f"t{n}" for n in range(20)],
+        "text": [f"text {n}" for n in range(20)],
+        "input_ids": [list(range(n)) for n in range(20)],
+        "messages": chats,
+    }
+    chosen = datasets.Dataset.from_dict(table).shuffle(seed=1).select(range(15))
+    chosen.save_to_disk(tmp_path / "set", num_shards=3)
+    return tmp_path / "set", chosen
+
+
+def test_a_dataset_that_its_library_wrote(written):
+    folder, chosen = written
+    assert len(list(folder.glob("*.arrow"))) == 3
+    assert values(folder) == values(folder, text="text") == chosen["text"][:]
+    assert values(folder, text="title") == chosen["title"][:]
+    assert values(folder, ids="input_ids") == chosen["input_ids"][:]
+    assert values(folder, chat="messages") == chosen["messages"][:]
+
+
+def test_a_harvest_of_a_dataset_that_its_library_wrote(written, tmp_path):
+    folder, chosen = written
+    options = {"points": "x:1", "ids": "input_ids"}
+    h = lp.harvest(lp.load("demo"), folder, tmp_path / "out", **options)
+    expected = [ids for ids in chosen["input_ids"] if ids]
+    assert [h.tokens(n).tolist() for n in range(h.plan.n_documents)] == expected
+    names = [source["name"] for source in h.plan.facts["sources"]]
+    assert names == [f"data-0000{n}-of-00003.arrow" for n in range(3)]
+
+
+def test_several_datasets_and_parquet_that_their_library_wrote(written, tmp_path):
+    import datasets
+
+    _, chosen = written
+    datasets.DatasetDict({"train": chosen, "test": chosen}).save_to_disk(tmp_path / "both")
+    with pytest.raises(lp.ArgumentError, match="give one of its folders: train, test"):
+        read(tmp_path / "both")
+    assert values(tmp_path / "both" / "test") == chosen["text"][:]
+    chosen.to_parquet(tmp_path / "a.parquet")
+    assert values(tmp_path / "a.parquet", ids="input_ids") == chosen["input_ids"][:]
+
+
 def test_without_pyarrow_the_message_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(lp.ArgumentError, match=r"pip install 'llamaprobe\[data\]'"):

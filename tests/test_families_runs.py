@@ -132,6 +132,11 @@ def test_rope_length_chooses_the_table(
     long.save(tmp_path / "run")
     again = lp.read_run(tmp_path / "run")
     assert again.equals(long) and again.rope_length == 17
+    manifest = tmp_path / "run" / "manifest.json"
+    assert json.loads(manifest.read_text())["rope_length"] == 17
+    assert not [check for check in verify_run(tmp_path / "run", model) if check.fault]
+    manifest.write_text(manifest.read_text().replace('"rope_length": 17', '"rope_length": 18'))
+    assert [c.what for c in verify_run(tmp_path / "run", model) if c.fault] == ["manifest.json"]
     for wrong in (0, -1, 1.5, "17", True, 1 << 31):
         with pytest.raises(lp.ArgumentError, match="rope_length is"):
             model.run([1], rope_length=wrong)

@@ -1,5 +1,6 @@
-"""A harvest as Parquet and Arrow files: what pyarrow, Polars, DuckDB and pandas read from them."""
+"""A harvest as Parquet, Arrow and .npy files: what pyarrow, Polars, DuckDB and pandas read from them."""
 
+import json
 import sys
 
 import numpy as np
@@ -50,6 +51,30 @@ def test_arrow_and_fewer_points(made, tmp_path, monkeypatch):
     assert pa.parquet.read_table(path).column_names == ["row", *COLUMNS]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bf16"])
+def test_npy_is_one_array_of_all_rows(tmp_path, dtype):
+    finish(make_plan(tmp_path / "h", dtype=dtype))
+    h = lp.read_harvest(tmp_path / "h")
+    paths = export_harvest(tmp_path / "h", tmp_path / "npy", format="npy", points=["x.1", "logits"])
+    assert [path.stem for path in paths] == [*COLUMNS, "x.1", "logits"]
+    for name in ("x.1", "logits"):
+        found = np.load(tmp_path / "npy" / f"{name}.npy", mmap_mode="r")
+        assert found.dtype == np.float32 and found.tobytes() == h[name][:].tobytes()
+    for name in COLUMNS:
+        assert np.array_equal(np.load(tmp_path / "npy" / f"{name}.npy"), getattr(h.rows, name)[:])
+    assert json.loads((tmp_path / "npy/export.json").read_text())["root"] == h.root
+
+
+def test_run_exports_beside_the_harvest(tmp_path, command):
+    (tmp_path / "data.txt").write_text("Once upon a time\n")
+    words = ("harvest", "run", "demo", tmp_path / "data.txt", "--out", tmp_path / "out")
+    code, _, error = command(*words, "--points", "x:1", "--format", "npy")
+    assert code == 0, error
+    h = lp.read_harvest(tmp_path / "out")
+    assert np.array_equal(np.load(tmp_path / "out/npy/x.1.npy"), h["x", 1][:])
+    assert command("verify", tmp_path / "out")[0] == 0
+
+
 def test_other_readers(made, tmp_path):
     pytest.importorskip("pyarrow")
     h = lp.read_harvest(made)
@@ -75,7 +100,7 @@ def test_the_command(made, tmp_path, command):
 
 
 def test_rejects_impossible_exports(made, tmp_path, monkeypatch):
-    with pytest.raises(lp.ArgumentError, match="give parquet or arrow"):
+    with pytest.raises(lp.ArgumentError, match="give parquet, arrow, npy"):
         export_harvest(made, tmp_path, format="zarr")
     plan = make_plan(tmp_path / "unfinished")
     with pytest.raises(lp.FileError, match=r"has no manifest\.json"):

@@ -3,12 +3,13 @@
 import json
 import os
 import pickle
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from harvests import documents, hashes, make_plan
+from harvests import documents, finish, hashes, make_plan
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -117,6 +118,68 @@ def test_long_documents(tmp_path):
     assert refused.n_documents == 1 and refused.facts["skipped"]["long"] == 1
 
 
+@pytest.mark.parametrize("stride", [0, 3])
+def test_bos_always_stands_before_every_window(tmp_path, stride):
+    """Every token of a document keeps exactly one row; a row's token is that of its place."""
+    model = lp.load("demo")
+    bos = model.config.bos_token_id
+    data = [[bos, *range(5, 12)], list(range(5, 40)), list(range(40, 58))]
+    options = {"points": ["x:1"], "max_tokens": 10, "shard_rows": 30, "stride": stride}
+    finish(make_plan(tmp_path / "out", data, model, bos="always", **options))
+    h = lp.read_harvest(tmp_path / "out")
+    assert [h.tokens(i)[0] for i in range(3)] == [bos] * 3
+    assert [len(h.tokens(i)) for i in range(3)] == [8, 36, 19]
+    assert h.n_rows == 8 + 36 + 19 and len(h.plan.windows.start) > 6
+    places = set()
+    for row in range(h.n_rows):
+        document, start = int(h.rows.document[row]), int(h.rows.start[row])
+        position, ids = int(h.rows.position[row]), h.tokens(document)
+        places.add((document, start + position))
+        assert h.rows.token_id[row] == ids[start + position]
+        window = [bos, *ids[start + 1 : start + 10]]
+        assert np.array_equal(h["x", 1][row], model.run(window, points="x")["x", 1][position])
+    assert len(places) == h.n_rows
+    with pytest.raises(lp.ArgumentError, match="holds another plan: options.bos"):
+        make_plan(tmp_path / "out", data, model, **options)
+    with pytest.raises(lp.ArgumentError, match="stride is 9; give a number from 0 to 8"):
+        make_plan(tmp_path / "a", data, model, bos="always", **options | {"stride": 9})
+
+
+def test_bos_always_adds_what_a_text_lacks(tmp_path):
+    model = lp.load("demo")
+    texts = ["Once upon a time", [], [{"role": "user", "content": "Once"}]]
+    plan = make_plan(tmp_path, texts, model, bos="always")
+    bos = model.config.bos_token_id
+    assert plan.n_documents == 2 and plan.facts["skipped"]["empty"] == 1
+    for document in range(2):
+        ids = plan.tokens.of(document).tolist()
+        assert ids[0] == bos and ids.count(bos) == 1
+
+
+def test_bos_always_needs_a_bos(tmp_path, demo_folder):
+    shutil.copytree(demo_folder, tmp_path / "copy")
+    path = tmp_path / "copy/config.json"
+    config = json.loads(path.read_text())
+    del config["bos_token_id"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(lp.ArgumentError, match="needs a bos_token_id"):
+        make_plan(tmp_path / "out", model=lp.load(tmp_path / "copy"), bos="always")
+
+
+def test_a_new_plan_replaces_that_of_another_arithmetic(tmp_path):
+    """What was made by the old rules is made again, and the manifest is that of the new plan."""
+    plan = make_plan(tmp_path / "out")
+    root = finish(plan)
+    path = tmp_path / "out/plan.json"
+    path.write_text(re.sub(r'("arithmetic_version": )[0-9]+', r"\g<1>0", path.read_text()))
+    with pytest.raises(lp.ArgumentError, match="arithmetic_version is 0 there"):
+        make_plan(tmp_path / "out")
+    new = make_plan(tmp_path / "out", new_plan=True)
+    assert finish(new) == root and new.sha256 == plan.sha256
+    with pytest.raises(lp.ArgumentError, match="options.max_tokens"):  # of this arithmetic
+        make_plan(tmp_path / "out", new_plan=True, max_tokens=41)
+
+
 def test_the_limit_cuts_the_last_document(tmp_path):
     plan = make_plan(tmp_path, [[1] * 30, [2] * 30, [3] * 30], limit_tokens=50)
     assert plan.tokens.lengths().tolist() == [30, 20] and plan.n_tokens == 50
@@ -150,7 +213,7 @@ def test_rejects_positions_beyond_every_document(tmp_path):
         {"max_tokens": 1.5},
         {"stride": 40},
         {"long": "drop"},
-        {"bos": "always"},
+        {"bos": "sometimes"},
         {"order": "random"},
         {"order": "permuted:x"},
         {"shard_rows": 39},
@@ -275,6 +338,9 @@ def damaged(plan: Plan, **facts) -> Path:
         {"options": {}},
         {"options": {"dtype": "f64", "positions": "all"}},
         {"options": {"dtype": "f16", "positions": 5}},
+        {"options": {"dtype": "f16", "positions": "all", "stride": -1}},
+        {"options": {"dtype": "f16", "positions": "all", "stride": 0, "bos_token": 1 << 40}},
+        {"options": {"dtype": "f16", "positions": "all", "stride": 0, "bos_token": "1"}},
     ],
 )
 def test_rejects_a_damaged_plan(tmp_path, facts):

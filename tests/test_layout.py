@@ -59,6 +59,7 @@ PYTHON_LEVELS = {
     "checks": 11,
     "data": 12,
     "cli": 13,
+    "ray": 13,
     "__main__": 14,
 }
 # In kernels a file includes only files of its own line and of lines above.
@@ -96,6 +97,7 @@ MAX_FUNCTION = 60
 MAX_BYTES = 3 << 20
 
 HEAVY = {"requests", "urllib3", "tokenizers", "jinja2", "tqdm", "huggingface_hub", "pyarrow"}
+HEAVY |= {"fsspec", "ray"}
 NEVER = {"torch", "transformers", "safetensors", "tensorflow", "jax"}
 BINARY = {".safetensors", ".npz", ".npy", ".png", ".bin", ".so", ".model"}
 

@@ -29,6 +29,9 @@ _DATA_HELP = (
 )
 
 
+_EXPORTS = ("parquet", "arrow", "npy")
+
+
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "harvest",
@@ -67,6 +70,12 @@ def _add_run(actions: argparse._SubParsersAction) -> None:
         "--part", type=_part, metavar="I/N", help="only part I of N of the shards, I from 0 on"
     )
     _add_shards(parser, "only these shards")
+    parser.add_argument(
+        "--format",
+        choices=("safetensors", *_EXPORTS),
+        default="safetensors",
+        help="the others: also export the complete harvest to DIR/F, as `harvest export` does",
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="tokenise, run a few batches, show sizes and hours"
     )
@@ -133,13 +142,14 @@ def _add_refill(actions: argparse._SubParsersAction) -> None:
 def _add_export(actions: argparse._SubParsersAction) -> None:
     parser = actions.add_parser(
         "export",
-        help="Parquet or Arrow files of a complete harvest",
-        description="Writes a file for each shard, with the index of rows and the values as lists. "
-        "Needs pyarrow. Prints the paths.",
+        help="Parquet, Arrow or .npy files of a complete harvest",
+        description="Writes a file for each shard, with the index of rows and the values as lists "
+        "(parquet, arrow; needs pyarrow), or an array of all rows for each point (npy). Prints the "
+        "paths.",
     )
     parser.add_argument("folder", metavar="DIR", type=location)
     parser.add_argument("--out", type=location, metavar="DIR", required=True)
-    parser.add_argument("--format", choices=("parquet", "arrow"), default="parquet")
+    parser.add_argument("--format", choices=_EXPORTS, default="parquet")
     parser.add_argument(
         "--points", type=names, action="extend", metavar="P,P", help="as x.10,logits (default all)"
     )
@@ -168,7 +178,9 @@ def _add_plan_options(parser: argparse.ArgumentParser) -> None:
         "--stride", type=_number, metavar="N", help="tokens repeated as context when split"
     )
     parser.add_argument(
-        "--bos", choices=("auto", "never"), help="special tokens around a text (default auto)"
+        "--bos",
+        choices=("auto", "always", "never"),
+        help="special tokens around a text (default auto); always: BOS before every window",
     )
     parser.add_argument(
         "--on-bad", choices=("stop", "skip"), help="documents that cannot be read (default stop)"
@@ -181,6 +193,12 @@ def _add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float32", "bf16", "f16"), help="default float32")
     parser.add_argument("--order", metavar="O", help="data (default) or permuted:SEED")
     parser.add_argument("--shard-rows", type=_number, metavar="N", help="rows of a shard at most")
+    parser.add_argument(
+        "--new-plan",
+        action="store_const",
+        const=True,
+        help="replace a plan of another arithmetic version",
+    )
     parser.add_argument(
         "--limit-tokens", type=_number, metavar="N", help="stop after so many tokens, as 1e8"
     )
@@ -222,6 +240,8 @@ def _run(args: argparse.Namespace) -> int:
             return _estimate(args, plan, model)
     is_complete = run_plan(plan, model, part=args.part, shards=args.shards, **_how(args))
     if is_complete:
+        if args.format != "safetensors":
+            _export_beside(plan, args)
         _print_root(plan, args.json)
         return 0
     missing = len(plan.missing())
@@ -231,6 +251,14 @@ def _run(args: argparse.Namespace) -> int:
 
         print_json({"root": None, "missing": missing})
     return 0
+
+
+def _export_beside(plan: "Plan", args: argparse.Namespace) -> None:
+    from ..data.export import export_harvest
+
+    if plan.files.is_remote:
+        args.usage_error(f"--format {args.format} needs a folder; `harvest export` reads a URL")
+    export_harvest(plan.folder, plan.folder / args.format, format=args.format)
 
 
 def _check_usage(args: argparse.Namespace) -> None:
@@ -246,7 +274,7 @@ def _check_usage(args: argparse.Namespace) -> None:
 
 _PLAN_OPTIONS = (
     *("points", "field", "ids", "chat", "max_tokens", "long", "stride", "bos", "on_bad"),
-    *("positions", "dtype", "order", "shard_rows", "limit_tokens"),
+    *("positions", "dtype", "order", "shard_rows", "limit_tokens", "new_plan"),
 )
 
 
@@ -321,7 +349,9 @@ def _estimate(args: argparse.Namespace, plan: "Plan", model: "Model | None") -> 
 
 
 def _plan(args: argparse.Namespace) -> int:
-    print(shown_path(_make_plan(args, _load(args)).path))
+    from ..data.layout import PLAN
+
+    print(_make_plan(args, _load(args)).files.shown(PLAN))
     return 0
 
 
@@ -383,15 +413,15 @@ def check_harvest_by(args: argparse.Namespace) -> "list[Check]":
 def _print_root(plan: "Plan", as_json: bool) -> None:
     """Of a harvest that is complete."""
     from ..data.layout import MANIFEST
-    from ..data.reading import read_harvest
+    from ..data.reading import Harvest
 
-    root, path = read_harvest(plan.folder).root, plan.folder / MANIFEST
+    root, path = Harvest(plan).root, plan.files.at(MANIFEST)
     if as_json:
         from .json import print_json
 
-        print_json({"root": root, "manifest": str(path), "rows": plan.n_rows, "missing": 0})
+        print_json({"root": root, "manifest": path, "rows": plan.n_rows, "missing": 0})
     else:
-        print(f"{root}  {shown_path(path)}")
+        print(f"{root}  {plan.files.shown(MANIFEST)}")
 
 
 # ---- words of options ----

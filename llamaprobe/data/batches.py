@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from ..checkpoint.folder import named
 from ..errors import FormatError, OutOfMemory
-from ..messages import counted, shown_path
+from ..messages import counted
 from ..model import Model
+from .layout import PLAN
 from .plan import Plan, positions_of
 from .targets import Target, captures_of, find_targets, in_core_order
 
@@ -117,13 +118,17 @@ def _targets_of(plan: Plan, model: Model) -> list[Target]:
     targets = find_targets(names, model.config)
     if {target.name: target.shape for target in targets} != plan.shapes:
         raise FormatError(
-            f"{shown_path(plan.path)}: its targets do not have the shapes of this model's points"
+            f"{plan.files.shown(PLAN)}: its targets do not have the shapes of this model's points"
         )
     return targets
 
 
 def ids_of(plan: Plan, window: int) -> NDArray[np.int32]:
-    """The token ids of a window, in place."""
-    windows = plan.windows
-    ids = plan.tokens.of(int(windows.document[window]))
-    return ids[int(windows.start[window]) : int(windows.stop[window])]
+    """The token ids of a window, in place, or with the BOS of `bos="always"` before later ones."""
+    windows, bos = plan.windows, plan.facts["options"].get("bos_token")
+    start = int(windows.start[window])
+    ids = plan.tokens.of(int(windows.document[window]))[start : int(windows.stop[window])]
+    if start and bos is not None:
+        ids = ids.copy()
+        ids[0] = bos
+    return ids

@@ -7,24 +7,24 @@ harvest of which a part is wrong: 459 of them find one percent with a certainty 
 import os
 import random
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from ..checks.verify import Check
 from ..errors import Error
-from ..files.paths import checked_path
 from ..messages import counted
 from ..model import Model
 from .file_hash import hash_unchanged
+from .folder import Folder
 from .layout import MANIFEST, PLAN, ROWS
 from .manifest import read_manifest
+from .place import open_folder
 from .plan import Plan
 from .shard import opened_model, write_values
 from .tensor_file import TensorHash, header_of
 
 
 def is_harvest(folder: str | os.PathLike[str]) -> bool:
-    return os.path.lexists(checked_path(folder) / PLAN)
+    return open_folder(folder).has(PLAN)
 
 
 def check_harvest(folder: str | os.PathLike[str]) -> Iterator[Check]:
@@ -44,7 +44,7 @@ def check_harvest(folder: str | os.PathLike[str]) -> Iterator[Check]:
         yield Check(PLAN, note=no if manifest is None else "")
         expected = {} if manifest is None else manifest["files"]
     for name, entry in plan.facts["files"].items():
-        yield _file(plan.folder, name, entry, None)
+        yield _file(plan.files, name, entry, None)
         expected.pop(name, None)
     try:
         _ = plan.windows
@@ -109,17 +109,18 @@ def _shard(plan: Plan, shard: int, expected: dict[str, Any]) -> Iterator[Check]:
             yield Check(name, "is in neither the manifest nor a sidecar")
         elif other is not None and other["sha256"] != entry["sha256"]:
             yield Check(name, "has another sha256 in its sidecar than in the manifest")
-        elif not os.path.lexists(plan.folder / name) and not name.startswith(ROWS):
+        elif not plan.files.has(name) and not name.startswith(ROWS):
             yield Check(name, note="was dropped, or is missing")
         else:
-            yield _file(plan.folder, name, entry, header_of(tensors, plan.metadata(shard)))
+            yield _file(plan.files, name, entry, header_of(tensors, plan.metadata(shard)))
 
 
-def _file(folder: Path, name: str, entry: dict[str, Any], header: bytes | None) -> Check:
+def _file(files: Folder, name: str, entry: dict[str, Any], header: bytes | None) -> Check:
     try:
-        found = hash_unchanged(folder / name)
-        with open(folder / name, "rb") as file:
-            beginning = file.read(len(header or b""))
+        with files.fresh(name) as path:
+            found = hash_unchanged(path)
+            with open(path, "rb") as file:
+                beginning = file.read(len(header or b""))
     except (Error, OSError) as error:
         return Check(name, str(error))
     if found != entry["sha256"]:
@@ -133,10 +134,7 @@ def _strangers(plan: Plan) -> Iterator[Check]:
     """Files where those of shards are that belong to none."""
     for folder in (ROWS, *plan.targets):
         known = {f"shard-{shard:05d}.safetensors" for shard in range(len(plan))}
-        try:
-            names = os.listdir(plan.folder / folder)
-        except OSError:
-            continue
+        names = plan.files.names(folder)
         found = sorted(name for name in names if name not in known and name[0] != ".")
         if found:
             more = f" and {counted(len(found) - 1, 'more')}" if len(found) > 1 else ""

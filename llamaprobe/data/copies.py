@@ -1,21 +1,18 @@
 """Shards that come from elsewhere, or go and come back: merge, drop, refill."""
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError, FileError, FormatError
 from ..files.atomic import atomic_open, file_error, open_regular
-from ..files.paths import checked_path
-from ..messages import shown_path
 from ..model import Model
+from .folder import Folder
 from .harvest import run_plan
-from .json_out import write_json
-from .layout import DONE, MANIFEST, MODEL, PLAN, TOKENS, done_name
+from .layout import MANIFEST, MODEL, PLAN, done_name
 from .manifest import read_manifest, write_manifest
+from .place import open_folder
 from .plan import Plan
 
 _CHUNK = 1 << 20
@@ -29,17 +26,15 @@ def merge(out: str | os.PathLike[str], others: Iterable[str | os.PathLike[str]])
     Raises FileError (a shard is missing everywhere), FormatError (a file is not what its sidecar
     says, or two folders have different files for one shard), ArgumentError (another plan).
     """
-    folder, plans = checked_path(out), [Plan(other) for other in others]
-    if not os.path.lexists(folder / PLAN):
+    files, plans = open_folder(out), [Plan(other) for other in others]
+    if not files.has(PLAN):
         if not plans:
-            raise ArgumentError(
-                f"{shown_path(folder)}: has no {PLAN}, and no other folder is given"
-            )
-        _copy_plan(plans[0], folder)
-    plan = Plan(folder)
+            raise ArgumentError(f"{files.shown()}: has no {PLAN}, and no other folder is given")
+        _copy_plan(plans[0], files)
+    plan = Plan(files)
     for other in plans:
         if other.sha256 != plan.sha256:
-            raise ArgumentError(f"{shown_path(other.folder)}: has another plan than {folder}")
+            raise ArgumentError(f"{other.files.shown()}: has another plan than {files.shown()}")
         for shard in range(len(plan)):
             _copy_shard(other, plan, shard)
     return write_manifest(plan)
@@ -56,14 +51,7 @@ def drop(folder: str | os.PathLike[str], shards: Iterable[int] | None = None) ->
     freed = 0
     for shard in range(len(plan)) if shards is None else map(plan.check_shard, shards):
         for name in plan.names(shard)[1:]:
-            path = plan.folder / name
-            with contextlib.suppress(FileNotFoundError):
-                try:
-                    size = os.path.getsize(path)
-                    os.unlink(path)
-                    freed += size
-                except OSError as error:
-                    raise file_error(error, path) from error
+            freed += plan.files.remove(name)
     return freed
 
 
@@ -83,8 +71,7 @@ def refill(
     if shards is not None:
         shards = [plan.check_shard(shard) for shard in shards]
         for shard in shards:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(plan.folder / done_name(shard))
+            plan.files.remove(done_name(shard))
     run_plan(plan, model, shards=shards, **how)
 
 
@@ -92,22 +79,18 @@ def _complete(folder: str | os.PathLike[str]) -> Plan:
     plan = Plan(folder)
     if read_manifest(plan) is None:
         raise FileError(
-            f"{shown_path(plan.folder)}: has no {MANIFEST}, so what is made again could not be"
+            f"{plan.files.shown()}: has no {MANIFEST}, so what is made again could not be"
             " compared; finish the harvest first"
         )
     return plan
 
 
-def _copy_plan(plan: Plan, folder: Path) -> None:
-    try:
-        (folder / TOKENS).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise file_error(error, folder) from error
+def _copy_plan(plan: Plan, target: Folder) -> None:
     for name, entry in plan.facts["files"].items():
-        _copy(plan.folder / name, folder / name, entry["sha256"])
-    if os.path.lexists(plan.folder / MODEL):
-        _copy(plan.folder / MODEL, folder / MODEL, None)
-    _copy(plan.path, folder / PLAN, plan.sha256)
+        _copy(plan.files, target, name, entry["sha256"])
+    if plan.files.has(MODEL):
+        _copy(plan.files, target, MODEL, None)
+    _copy(plan.files, target, PLAN, plan.sha256)
 
 
 def _copy_shard(source: Plan, target: Plan, shard: int) -> None:
@@ -117,24 +100,28 @@ def _copy_shard(source: Plan, target: Plan, shard: int) -> None:
     for name in target.names(shard):
         entry = there["files"][name]
         if here is None:
-            (target.folder / name).parent.mkdir(exist_ok=True)
-            _copy(source.folder / name, target.folder / name, entry["sha256"])
+            _copy(source.files, target.files, name, entry["sha256"])
+            target.files.release([name])
         elif here["files"][name]["sha256"] != entry["sha256"]:
             raise FormatError(
-                f"{shown_path(source.folder / name)}: is not the same as in"
-                f" {shown_path(target.folder)}; `llamaprobe verify --recompute` says which is right"
+                f"{source.files.shown(name)}: is not the same as in"
+                f" {target.files.shown()}; `llamaprobe verify --recompute` says which is right"
             )
     if here is None:
-        (target.folder / DONE).mkdir(exist_ok=True)
-        write_json(target.folder / done_name(shard), there)
+        target.files.write_json(done_name(shard), there)
 
 
-def _copy(source: Path, target: Path, sha256: str | None) -> None:
+def _copy(source: Folder, target: Folder, name: str, sha256: str | None) -> None:
     """A file, if its bytes have this sha256. FormatError, FileError."""
-    digest = hashlib.sha256()
-    with open_regular(source) as file, atomic_open(target) as copy:
+    digest, path = hashlib.sha256(), target.path / name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise file_error(error, path.parent) from error
+    with source.fresh(name) as place, open_regular(place) as file, atomic_open(path) as copy:
         while data := file.read(_CHUNK):
             digest.update(data)
             copy.write(data)
         if sha256 is not None and digest.hexdigest() != sha256:
-            raise FormatError(f"{shown_path(source)}: does not have the sha256 of its sidecar")
+            raise FormatError(f"{source.shown(name)}: does not have the sha256 of its sidecar")
+    target.commit([name])

@@ -1,7 +1,7 @@
-"""A complete harvest as Parquet or Arrow files, for tools that read nothing else.
+"""A complete harvest as Parquet, Arrow or .npy files, for tools that read nothing else.
 
-An export is no part of a harvest: pyarrow decides its bytes, and no root covers them. Its metadata
-name the root that it was made from.
+An export is not part of a harvest, and no root covers it. Its metadata name the root that it was
+made from; beside .npy files, export.json does.
 """
 
 import os
@@ -14,8 +14,9 @@ import numpy as np
 from ..errors import ArgumentError, FileError
 from ..files.atomic import atomic_open, check_space, hold_folder
 from ..files.paths import checked_path
-from ..messages import printable, shown_path
+from ..messages import printable
 from ..points import Name
+from .json_out import write_json
 from .layout import MANIFEST
 from .plan import INDEX
 from .pyarrow import need_pyarrow
@@ -34,18 +35,21 @@ def export_harvest(
 ) -> list[Path]:
     """Write a file for each shard into `out` and return the paths. A row has `row`, `document`,
     `start`, `position`, `token_id`, and for each of `points` (default all; none for the index
-    alone) its values as a list of float32.
+    alone) its values as a list of float32. With format="npy" each of these is one array of all
+    rows, in a file of its own.
 
     Raises ArgumentError (no pyarrow, an unknown format), PointError, FileError (no manifest; a
     file that exists is replaced).
     """
-    if format not in _SUFFIXES:
-        known = " or ".join(_SUFFIXES)
+    if format not in (*_SUFFIXES, "npy"):
+        known = ", ".join((*_SUFFIXES, "npy"))
         raise ArgumentError(f"format is {printable(repr(format), 40)}; give {known}")
     h = read_harvest(folder)
     if h.root is None:
-        raise FileError(f"{shown_path(h.plan.folder)}: has no {MANIFEST}; finish the harvest first")
+        raise FileError(f"{h.plan.files.shown()}: has no {MANIFEST}; finish the harvest first")
     names = list(h.points if points is None else (h.name_of(point) for point in points))
+    if format == "npy":
+        return _export_npy(h, names, out)
     pyarrow = need_pyarrow("parquet" if format == "parquet" else "ipc", f"--format {format}")
     schema = _schema(pyarrow, h, names)
     n_bytes = h.n_rows * (32 + 4 * sum(_width(h, name) for name in names))
@@ -58,6 +62,23 @@ def export_harvest(
                 with _writer(pyarrow, format, file, schema) as writer:
                     for table in _tables(pyarrow, h, names, schema, h.plan.rows_of(shard)):
                         writer.write_table(table)
+    return paths
+
+
+def _export_npy(h: Harvest, names: list[str], out: str | os.PathLike[str]) -> list[Path]:
+    arrays = {name: getattr(h.rows, name) for name, _ in INDEX} | {name: h[name] for name in names}
+    n_bytes = h.n_rows * (24 + 4 * sum(_width(h, name) for name in names))
+    paths = []
+    with hold_folder(checked_path(out)) as target:
+        check_space(target, n_bytes, "make room, or export fewer points")
+        for name, rows in arrays.items():
+            paths.append(target / f"{name}.npy")
+            with atomic_open(paths[-1]) as file:
+                head = {"descr": rows[:0].dtype.str, "fortran_order": False, "shape": rows.shape}
+                np.lib.format.write_array_header_1_0(file, head)
+                for first in range(0, len(rows), _GROUP):
+                    file.write(rows[first : first + _GROUP].tobytes())
+        write_json(target / "export.json", {"root": h.root, "plan": h.plan.sha256})
     return paths
 
 

@@ -15,7 +15,7 @@ from .batches import BATCH_TOKENS
 from .manifest import write_manifest
 from .plan import Plan
 from .planning import plan_harvest
-from .reading import Harvest, read_harvest
+from .reading import Harvest
 from .shard import ShardInfo, harvest_shard, opened_model, remove_killed
 
 
@@ -36,6 +36,7 @@ class PlanOptions(TypedDict, total=False):
     ids: str | None
     chat: str | None
     on_bad: str
+    new_plan: bool
 
 
 def harvest(
@@ -67,7 +68,7 @@ def harvest(
         progress=progress,
         on_shard=on_shard,
     )
-    return read_harvest(plan.folder)
+    return Harvest(plan)
 
 
 def run_plan(
@@ -87,9 +88,12 @@ def run_plan(
     Raises the errors of `harvest_shard`, and FileError when the disk lacks the space.
     """
     remove_killed(plan)
-    todo = [shard for shard in _chosen(plan, part, shards) if not plan.is_done(shard)]
+    chosen = list(_chosen(plan, part, shards))
+    found = zip(chosen, plan.sidecars(chosen), strict=True)
+    todo = [shard for shard, sidecar in found if sidecar is None]
     if todo:
-        n_rows = sum(len(plan.rows_of(shard)) for shard in todo)
+        sizes = [len(plan.rows_of(shard)) for shard in todo]
+        n_rows = max(sizes) if plan.files.is_remote else sum(sizes)
         check_space(plan.folder, n_rows * plan.row_bytes, "make room, or harvest a part of it")
         opened = opened_model(plan, model)
         with _bar(plan, todo, progress) as report:
@@ -104,9 +108,10 @@ def run_plan(
                 )
                 if on_shard is not None:
                     on_shard(info)
-    if plan.missing():
+    sidecars = plan.sidecars(range(len(plan)))
+    if None in sidecars:
         return False
-    write_manifest(plan)
+    write_manifest(plan, sidecars)
     return True
 
 

@@ -5,35 +5,35 @@ write it, also twice. It outlives the values: a shard that was dropped is made a
 the sha256 that stands here.
 """
 
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import FileError, FormatError
-from ..files.json_file import parse_object, read_file
+from ..files.json_file import parse_object
 from ..messages import counted, shown_path
-from .json_out import write_json
 from .layout import FORMAT_VERSION, MANIFEST, PLAN, root_of
 from .plan import MAX_JSON, Plan, is_entry
 
 
-def write_manifest(plan: Plan) -> dict[str, Any]:
-    """Write the manifest of a complete harvest and return it. FileError when a shard is missing;
+def write_manifest(
+    plan: Plan, sidecars: Sequence[dict[str, Any] | None] | None = None
+) -> dict[str, Any]:
+    """Write the manifest of a complete harvest and return it. `sidecars`: of all shards, where they
+    were read already. FileError when a shard is missing;
     FormatError when the shards are not those of a manifest that is there."""
     files: dict[str, dict[str, Any]] = {
-        PLAN: {"bytes": os.path.getsize(plan.path), "sha256": plan.sha256}
+        PLAN: {"bytes": plan.files.size(PLAN), "sha256": plan.sha256}
     }
     files |= {name: _brief(entry) for name, entry in plan.facts["files"].items()}
     missing = []
-    for shard in range(len(plan)):
-        sidecar = plan.sidecar(shard)
+    for shard, sidecar in enumerate(sidecars or plan.sidecars(range(len(plan)))):
         if sidecar is None:
             missing.append(shard)
         else:
             files |= {name: _brief(entry) for name, entry in sidecar["files"].items()}
     if missing:
         raise FileError(
-            f"{shown_path(plan.folder)}: {counted(len(missing), 'shard')} of {len(plan)} are"
+            f"{plan.files.shown()}: {counted(len(missing), 'shard')} of {len(plan)} are"
             f" missing, the first is {missing[0]}; make them first"
         )
     check_expected(plan, files)
@@ -46,16 +46,16 @@ def write_manifest(plan: Plan) -> dict[str, Any]:
         "n_bytes": sum(entry["bytes"] for entry in files.values()),
         "files": files,
     }
-    write_json(plan.folder / MANIFEST, manifest)
+    plan.files.write_json(MANIFEST, manifest)
     return manifest
 
 
 def read_manifest(plan: Plan) -> dict[str, Any] | None:
     """The manifest of a plan, None if there is none. FormatError for one that is damaged, or of
     another plan."""
-    path = plan.folder / MANIFEST
+    path = plan.files.at(MANIFEST)
     try:
-        found = parse_object(read_file(path, MAX_JSON, FormatError), path, FormatError)
+        found = parse_object(plan.files.read(MANIFEST, MAX_JSON), path, FormatError)
     except FileNotFoundError:
         return None
     files = found.get("files")
@@ -77,7 +77,7 @@ def check_expected(plan: Plan, entries: Mapping[str, Any]) -> None:
         expected = manifest["files"].get(name, {}).get("sha256")
         if entry["sha256"] != expected:
             raise FormatError(
-                f"{shown_path(plan.folder / name)}: was made again with another sha256"
+                f"{plan.files.shown(name)}: was made again with another sha256"
                 f" ({entry['sha256'][:12]}... instead of {str(expected)[:12]}...): the manifest, the"
                 " token files or the weights were altered"
             )

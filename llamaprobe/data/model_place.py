@@ -18,8 +18,8 @@ from ..model import Model, load
 from ..origin import ARITHMETIC_VERSION
 from ..prompts.tokenizer_files import NAMES
 from .file_hash import hash_unchanged
-from .layout import MODEL
-from .plan import Plan
+from .layout import MODEL, PLAN
+from .plan import Plan, open_plan
 
 _MAX_PLACE = 1 << 20  # bytes
 
@@ -62,7 +62,7 @@ def check_arithmetic(plan: Plan) -> None:
     version = plan.facts["arithmetic_version"]
     if version != ARITHMETIC_VERSION:
         raise ArgumentError(
-            f"{shown_path(plan.path)}: was made with arithmetic version {version}, this llamaprobe"
+            f"{plan.files.shown(PLAN)}: was made with arithmetic version {version}, this llamaprobe"
             f" has {ARITHMETIC_VERSION}; make a new plan, or use a llamaprobe of that version"
         )
 
@@ -85,7 +85,7 @@ def check_model(model: Model, plan: Plan) -> None:
     ):
         if not is_right:
             raise ArgumentError(
-                f"{shown_path(plan.path)}: {what} not that of {printable(model.origin.model)};"
+                f"{plan.files.shown(PLAN)}: {what} not that of {printable(model.origin.model)};"
                 " give the model that the plan was made with"
             )
 
@@ -97,7 +97,7 @@ def _states_of(model: Model) -> list[list[int]]:
 def _planned_states(plan: Plan) -> object:
     """None where model.json is missing or damaged."""
     try:
-        return read_object(plan.folder / MODEL, _MAX_PLACE, FormatError).get("weight_states")
+        return read_object(plan.files.local(MODEL), _MAX_PLACE, FormatError).get("weight_states")
     except Error:
         return None
 
@@ -114,9 +114,9 @@ def place_of(model: Model) -> dict[str, Any]:
 def _open_model(path: str, sha256: str, source: str | None) -> Model:
     """The model of a plan, from where it was or from `source`; kept, for an engine that makes one
     shard after the other."""
-    plan = Plan(path)
+    plan = open_plan(path)
     if source is None:
-        model = load(**_planned_place(plan.folder / MODEL), local_files_only=True)
+        model = load(**_planned_place(plan.files.local(MODEL)), local_files_only=True)
     else:
         model = load(source, layers=plan.facts["model"].get("n_layers"))
     check_model(model, plan)
@@ -140,4 +140,4 @@ def _planned_place(path: Path) -> dict[str, Any]:
 def model_of(plan: Plan, source: str | None = None) -> Model:
     """The model of a plan: from where it was when the plan was made, or from `source`. ArgumentError
     when that is another model; the errors of `load`."""
-    return _open_model(str(plan.path), plan.sha256, source)
+    return _open_model(plan.files.place, plan.sha256, source)

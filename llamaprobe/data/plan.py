@@ -4,30 +4,31 @@ plan.json is a function of the bytes of the model and the data and of the option
 on every machine; `sha256` is that of its bytes. It holds the sha256 of the token and window files.
 """
 
+import errno
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ArgumentError, FormatError, NewerFormatError
-from ..files.atomic import no_such
-from ..files.json_file import parse_object, read_file
-from ..files.paths import checked_path
+from ..errors import ArgumentError, FileMissingError, FormatError, NewerFormatError
+from ..files.json_file import parse_object
 from ..messages import counted, printable, show_bytes, shown_path
 from .file_hash import hash_unchanged
+from .folder import Folder
 from .layout import FORMAT_VERSION, MANIFEST, PLAN, ROWS, WINDOWS, done_name, shard_name
+from .place import is_url, open_folder
 from .positions import Positions, read_positions
 from .tensor_file import SIZES, Tensor
 from .token_files import Tokens, tensors_of
 from .windows import NAMES, Windows
 
 MAX_JSON = 1 << 30
+_REQUESTS = 16  # at once, to a store
 DTYPES = {"float32": "F32", "bf16": "BF16", "f16": "F16"}
 _FILE = re.compile(r"windows\.safetensors|tokens/part-[0-9]{5,9}\.safetensors")
 _TARGET = re.compile(r"[a-z][a-z0-9_]{0,60}(\.[0-9]{1,5})?")
@@ -38,18 +39,23 @@ class Plan:
     """A plan in a folder, made by `plan_harvest` or `harvest`; `len(plan)` is its number of
     shards."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open DIR or DIR/plan.json. FileError, FormatError."""
-        path = checked_path(path)
-        self.path = path / PLAN if os.path.isdir(path) else path
+    def __init__(
+        self, path: str | os.PathLike[str] | Folder, *, cache: str | os.PathLike[str] | None = None
+    ) -> None:
+        """Open DIR or DIR/plan.json, or the URL of one. cache: a folder that keeps what is fetched
+        from a URL; default: a temporary one. FileError, FormatError, ArgumentError."""
+        self.files = open_folder(path, cache)
+        """Where the harvest lives."""
+        self.folder = self.files.path
+        """Where its files are on this machine, those that are."""
+        self.path = self.folder / PLAN
         """Of plan.json."""
-        self.folder = self.path.parent
-        """Where its files are."""
-        data = _read(self.path)
+        data = _read(self.files)
         self.sha256 = hashlib.sha256(data).hexdigest()
-        self.facts = parse_object(data, self.path, FormatError)
+        name = self.files.at(PLAN)
+        self.facts = parse_object(data, name, FormatError)
         """What plan.json says."""
-        _check(self.facts, self.path)
+        _check(self.facts, name)
         for name in _COUNTS:
             setattr(self, name, self.facts[name])
         self.targets: tuple[str, ...] = tuple(self.facts["targets"])
@@ -65,7 +71,7 @@ class Plan:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """As its path."""
-        return type(self), (str(self.path.absolute()),)
+        return type(self), (self.files.place,)
 
     def __len__(self) -> int:
         return self.n_shards
@@ -75,7 +81,7 @@ class Plan:
 
     def __repr__(self) -> str:
         return (
-            f"<Plan {shown_path(self.folder)}: {counted(self.n_documents, 'document')},"
+            f"<Plan {self.files.shown()}: {counted(self.n_documents, 'document')},"
             f" {counted(self.n_rows, 'row')} of {', '.join(self.targets)},"
             f" {counted(self.n_shards, 'shard')}, {show_bytes(self.n_bytes)}>"
         )
@@ -108,7 +114,8 @@ class Plan:
     @cached_property
     def tokens(self) -> Tokens:
         """FileError, FormatError."""
-        tokens = Tokens(self.folder, [name for name in self.facts["files"] if name != WINDOWS])
+        files = {name: each for name, each in self.facts["files"].items() if name != WINDOWS}
+        tokens = Tokens(self.files.local(name, each["sha256"]) for name, each in files.items())
         if len(tokens) != self.n_documents:
             raise FormatError(
                 f"{shown_path(self.folder)}: the token files hold {len(tokens)} documents, the plan"
@@ -119,8 +126,9 @@ class Plan:
     @cached_property
     def windows(self) -> Windows:
         """FileError, FormatError."""
-        path = self.folder / WINDOWS
-        if hash_unchanged(path) != self.facts["files"].get(WINDOWS, {}).get("sha256"):
+        sha256 = self.facts["files"].get(WINDOWS, {}).get("sha256")
+        path = self.files.local(WINDOWS, sha256)
+        if hash_unchanged(path) != sha256:
             raise FormatError(f"{shown_path(path)}: does not have the sha256 that {PLAN} names")
         windows = Windows(*tensors_of(path, dict.fromkeys(NAMES, "I64")))
         if fault := _fault(windows, self):
@@ -161,7 +169,8 @@ class Plan:
 
     def missing(self) -> list[int]:
         """The shards that are not complete in its folder. FileError."""
-        return [shard for shard in range(len(self)) if not self.is_done(shard)]
+        shards = range(len(self))
+        return [s for s, found in zip(shards, self.sidecars(shards), strict=True) if found is None]
 
     def is_done(self, shard: int) -> bool:
         """Whether a shard has its sidecar, and files of the sizes that it names."""
@@ -173,20 +182,31 @@ class Plan:
         from ..errors import Error
 
         try:
-            path = self.folder / done_name(shard)
-            found = parse_object(read_file(path, MAX_JSON, FormatError), path, FormatError)
+            name = done_name(shard)
+            found = parse_object(self.files.read(name, MAX_JSON), self.folder / name, FormatError)
             files = found["files"]
             is_whole = found["plan"] == self.sha256 and list(files) == self.names(shard)
             is_whole &= all(map(is_entry, files.values()))
             for name in self.names(shard) if is_whole else ():
-                is_whole &= os.stat(self.folder / name).st_size == files[name]["bytes"]
-        except (Error, OSError, KeyError, TypeError, AttributeError):
+                is_whole &= self.files.size(name) == files[name]["bytes"]
+        except (Error, OSError, KeyError, TypeError, AttributeError) as error:
+            if self.files.is_remote and isinstance(error, OSError) and error.errno != errno.ENOENT:
+                raise  # a store that is down has lost nothing
             return None
         return found if is_whole else None
 
+    def sidecars(self, shards: Iterable[int]) -> list[dict[str, Any] | None]:
+        """`sidecar` of each, several at once where a store answers."""
+        if not self.files.is_remote:
+            return [self.sidecar(shard) for shard in shards]
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            return list(pool.map(self.sidecar, shards))
+
     @property
     def has_manifest(self) -> bool:
-        return os.path.lexists(self.folder / MANIFEST)
+        return self.files.has(MANIFEST)
 
 
 INDEX = (("document", "I64"), ("start", "I64"), ("position", "I32"), ("token_id", "I32"))
@@ -194,14 +214,32 @@ INDEX = (("document", "I64"), ("start", "I64"), ("position", "I32"), ("token_id"
 window, token id."""
 
 
-def _read(path: Path) -> bytes:
+_OPENED: dict[str, Plan] = {}  # the last plan that was opened by a URL
+
+
+def open_plan(plan: Plan | str | os.PathLike[str]) -> Plan:
+    """A plan, or the one at a path or URL. That of a URL is kept, so that an engine that makes one
+    shard after the other fetches its files once. The errors of Plan."""
+    if isinstance(plan, Plan):
+        return plan
+    if not is_url(plan):
+        return Plan(plan)
+    found = _OPENED.get(str(plan))
+    if found is None or hashlib.sha256(_read(found.files)).hexdigest() != found.sha256:
+        _OPENED.clear()
+        found = _OPENED[str(plan)] = Plan(plan)
+    return found
+
+
+def _read(files: Folder) -> bytes:
     try:
-        return read_file(path, MAX_JSON, FormatError)
+        return files.read(PLAN, MAX_JSON)
     except FileNotFoundError:
-        raise no_such(path, "no such plan; `llamaprobe harvest plan` or `run` makes one") from None
+        fact = "no such plan; `llamaprobe harvest plan` or `run` makes one"
+        raise FileMissingError(f"{files.shown(PLAN)}: {fact}", errno.ENOENT) from None
 
 
-def _check(facts: dict[str, Any], path: Path) -> None:
+def _check(facts: dict[str, Any], path: str) -> None:
     """FormatError unless these are the facts of a plan."""
     version = facts.get("format_version")
     if facts.get("format") != "llamaprobe harvest" or not isinstance(version, int):
@@ -249,8 +287,12 @@ def _faults(facts: dict[str, Any]) -> Iterator[str | None]:
     options = facts["options"]
     if options.get("dtype") not in DTYPES or not isinstance(options.get("positions"), str):
         yield "options: dtype or positions is not what a plan has"
-    if type(options.get("stride")) is not int:
-        yield "options: stride is not a number"
+    for key, value in (
+        ("stride", options.get("stride")),
+        ("bos_token", options.get("bos_token", 0)),
+    ):
+        if type(value) is not int or not 0 <= value < 1 << 31:
+            yield f"options: {key} is not what a plan has"
     weights = facts["model"].get("weights")
     if not isinstance(weights, list) or not all(isinstance(each, dict) for each in weights):
         yield "model: weights is not a list of files"
@@ -288,9 +330,14 @@ def _size(shape: tuple[int, ...]) -> int:
     return int(np.prod(shape, dtype=np.int64))
 
 
+def context_of(options: dict[str, Any]) -> int:
+    """The tokens that a later window begins with and that give no row."""
+    return int(options["stride"]) + ("bos_token" in options)
+
+
 def positions_of(plan: Plan, window: int) -> NDArray[np.int64]:
     """The positions of a window that give rows."""
     windows = plan.windows
     start, stop = int(windows.start[window]), int(windows.stop[window])
-    context = plan.options["stride"] if start else 0
+    context = context_of(plan.options) if start else 0
     return plan.positions.of(int(windows.document[window]), start, stop, context)

@@ -14,24 +14,25 @@ from .. import stderr
 from ..errors import ArgumentError, FormatError
 from ..files.atomic import atomic_open, hold_folder, sync_folder
 from ..files.fingerprint import file_state
-from ..files.paths import checked_path
-from ..messages import printable, shown_path
+from ..messages import printable
 from ..model import Model
 from ..origin import ARITHMETIC_VERSION
 from ..points import Name
 from .document import Column, Document, Fault, choose_column
 from .file_hash import hash_unchanged
+from .folder import Folder
 from .json_out import write_json
-from .layout import FORMAT_VERSION, MODEL, PLAN, SKIPPED, TOKENS, WINDOWS
+from .layout import FORMAT_VERSION, MANIFEST, MODEL, PLAN, SKIPPED, TOKENS, WINDOWS
 from .mixing import permutation
 from .model_place import identity_of, place_of, weight_hashes
-from .plan import DTYPES, Plan
+from .place import open_folder
+from .plan import DTYPES, Plan, context_of
 from .positions import read_positions
 from .sources import Source, find_sources
 from .targets import Target, find_targets
 from .tensor_file import SIZES, write_tensors
 from .token_files import TokenWriter
-from .tokens import Encoder, encoder_of
+from .tokens import Encoder, bos_token_of, encoder_of
 from .windows import Windows, cut
 
 _SHARD_BYTES = 256 << 20  # of the widest row file
@@ -59,6 +60,7 @@ def plan_harvest(
     ids: str | None = None,
     chat: str | None = None,
     on_bad: str = "stop",
+    new_plan: bool = False,
     progress: bool = False,
 ) -> Plan:
     """Tokenise a dataset, decide every row and shard of a harvest of it, and write that to `out`.
@@ -66,7 +68,8 @@ def plan_harvest(
     data: a file (.jsonl, .txt, .csv, .tsv, .npy, .safetensors; .parquet and .arrow with pyarrow), a
         folder (a Hugging Face dataset on disk, or Parquet files), a list of Paths, or an iterable
         of texts, lists of token ids, chats and records (dicts).
-    out: the folder; it is made if it is missing.
+    out: the folder, which is made if it is missing, or a URL such as s3://bucket/out (needs the
+        extra `remote`).
     points: as for `Model.run`, and "x:10" or "hidden:4-6" for layers. Only points with one row a
         token.
     positions: "all", "last", "skip:N" (without the first N of a window), "A-B", or "hash:F" (a
@@ -77,6 +80,8 @@ def plan_harvest(
         first, or "refuse". stride: so many tokens of a window are repeated at the beginning of the
         next one, as context without rows.
     bos: "auto" adds the special tokens that the tokenizer puts around a text, "never" none.
+        "always" makes every window begin with the model's BOS: a document that does not gets one,
+        and in later windows it stands, without a row, in place of the token before the first.
     order: of the documents, "data" or "permuted:SEED".
     shard_rows: rows of a shard at most. Default: a power of two, at most 131,072, for which a file
         of values has at most 256 MiB.
@@ -85,6 +90,7 @@ def plan_harvest(
         the first of text, input_ids, messages and prompt that a record has.
     on_bad: "stop" at a document that cannot be read or tokenised, or "skip" it. Empty documents
         are always skipped. skipped.jsonl lists them.
+    new_plan: replace a plan of another arithmetic version, whose shards are then made anew.
     progress: count documents on stderr.
 
     A folder that has this very plan already gives that back without reading the data.
@@ -110,12 +116,22 @@ def plan_harvest(
     options["column"] = None if column is None else [column.kind, column.name]
     targets = find_targets(points, model.config)
     options["shard_rows"] = _shard_rows(shard_rows, targets, options)
-    folder, sources = checked_path(out), find_sources(data)
+    files, sources = open_folder(out), find_sources(data)
     request = _request(model, targets, options, sources)
-    if os.path.lexists(folder / PLAN):
-        return _same_plan(folder, request)
-    with hold_folder(folder):
-        return _write(model, sources, column, folder, request, progress)
+    if files.has(PLAN):
+        if not new_plan or Plan(files).facts["arithmetic_version"] == ARITHMETIC_VERSION:
+            return _same_plan(files, request)
+        files.remove(MANIFEST)
+        files.remove(PLAN)
+    with hold_folder(files.path) as folder:
+        facts = _write(model, sources, column, folder, request, progress)
+        if files.is_remote:
+            files.commit([*facts["files"], SKIPPED, MODEL])
+        files.write_json(PLAN, facts)
+    plan = Plan(files)
+    if plan.facts != json.loads(json.dumps(facts)):
+        raise ArgumentError(f"{files.shown()}: got another plan from another process; try again")
+    return plan
 
 
 def _check_options(options: dict[str, Any], model: Model) -> None:
@@ -125,12 +141,15 @@ def _check_options(options: dict[str, Any], model: Model) -> None:
     for name, known in (
         ("dtype", tuple(DTYPES)),
         ("long", ("split", "cut", "refuse")),
-        ("bos", ("auto", "never")),
+        ("bos", ("auto", "always", "never")),
         ("on_bad", ("stop", "skip")),
     ):
         _one_of(name, options[name], known)
     options["max_tokens"] = _whole(options, "max_tokens", 1, model.config.max_positions)
-    options["stride"] = _whole(options, "stride", 0, options["max_tokens"] - 1)
+    if options["bos"] == "always":
+        options["bos_token"] = bos_token_of(model)
+    most = options["max_tokens"] - 1 - ("bos_token" in options)
+    options["stride"] = _whole(options, "stride", 0, most)
     if options["limit_tokens"] is not None:
         options["limit_tokens"] = _whole(options, "limit_tokens", 1, 1 << 60)
 
@@ -193,18 +212,16 @@ def _request(
     }
 
 
-def _same_plan(folder: Path, request: dict[str, Any]) -> Plan:
-    """The plan in `folder`, if it is the requested one. ArgumentError."""
-    plan = Plan(folder)
+def _same_plan(files: Folder, request: dict[str, Any]) -> Plan:
+    """The plan in a folder, if it is the requested one. ArgumentError."""
+    plan = Plan(files)
     there = json.loads(json.dumps(plan.facts))
     for file in (*there["model"].get("weights", ()), *there["sources"]):
         if isinstance(file, dict):
             file.pop("sha256", None)
     place = _difference(there, json.loads(json.dumps(request)), "")
     if place is not None:
-        raise ArgumentError(
-            f"{shown_path(folder)}: holds another plan: {place}; choose another folder"
-        )
+        raise ArgumentError(f"{files.shown()}: holds another plan: {place}; choose another folder")
     return plan
 
 
@@ -247,7 +264,8 @@ def _write(
     folder: Path,
     request: dict[str, Any],
     progress: bool,
-) -> Plan:
+) -> dict[str, Any]:
+    """All files but plan.json; returns what that holds."""
     options = request["options"]
     hashes = weight_hashes(model)
     _remove_token_files(folder)
@@ -285,8 +303,7 @@ def _write(
         if state is not None and source.path is not None and "bytes" in source_facts:
             source_facts["sha256"] = hash_unchanged(source.path, state)
     write_json(folder / MODEL, place_of(model))
-    write_json(folder / PLAN, facts)
-    return Plan(folder)
+    return facts
 
 
 def _remove_token_files(folder: Path) -> None:
@@ -355,7 +372,7 @@ def _windows(lengths: np.ndarray[Any, np.dtype[np.int64]], options: dict[str, An
         lengths,
         np.arange(n) if seed is None else permutation(n, seed),
         max_tokens=options["max_tokens"],
-        stride=options["stride"],
+        stride=context_of(options),
         is_cut=options["long"] == "cut",
         positions=read_positions(options["positions"]),
         shard_rows=options["shard_rows"],

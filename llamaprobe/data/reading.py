@@ -105,12 +105,14 @@ class Rows:
         return found
 
     def _open(self, shard: int) -> NDArray[Any]:
-        path = self._plan.folder / shard_name(self._target, shard)
-        if not os.path.lexists(path):
+        files, name = self._plan.files, shard_name(self._target, shard)
+        sidecar = self._plan.sidecar(shard) if files.is_remote else None
+        if files.is_remote and sidecar is None or not files.has(name):
             raise FileError(
-                f"{shown_path(path)}: shard {shard} is not there; `llamaprobe harvest run --plan`"
+                f"{files.shown(name)}: shard {shard} is not there; `llamaprobe harvest run --plan`"
                 " or `refill` makes it"
             )
+        path = files.local(name, sidecar["files"][name]["sha256"] if sidecar else None)
         shape = (len(self._plan.rows_of(shard)), *self.shape[1:])
         file = _core.Safetensors(path)
         found = {name: (dtype, shape) for name, dtype, shape, _, _ in file.tensors()}
@@ -164,7 +166,7 @@ class Harvest:
 
     def __repr__(self) -> str:
         return (
-            f"<Harvest {shown_path(self.plan.folder)}: {counted(self.n_rows, 'row')} of"
+            f"<Harvest {self.plan.files.shown()}: {counted(self.n_rows, 'row')} of"
             f" {', '.join(self.points)}, {counted(self.plan.n_documents, 'document')}>"
         )
 
@@ -266,6 +268,10 @@ class RowIndex:
     token_id: Rows
 
 
-def read_harvest(folder: str | os.PathLike[str]) -> Harvest:
-    """Open a harvest, also one of which shards are missing. FileError, FormatError."""
-    return Harvest(Plan(folder))
+def read_harvest(
+    folder: str | os.PathLike[str], *, cache: str | os.PathLike[str] | None = None
+) -> Harvest:
+    """Open a harvest, also one of which shards are missing. folder: a folder, or a URL such as
+    s3://bucket/out (needs the extra `remote`), from which a shard is fetched when it is first read,
+    into the folder `cache`, or a temporary one. FileError, FormatError, ArgumentError."""
+    return Harvest(Plan(folder, cache=cache))

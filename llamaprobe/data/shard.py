@@ -16,15 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files.atomic import file_error, remove_leftovers, sync_folder
+from ..files.atomic import remove_leftovers
 from ..model import Model
 from ..perf import machine
 from .batches import BATCH_TOKENS, Forward, ids_of
-from .json_out import write_json
 from .layout import DONE, ROWS, done_name, root_of, shard_name
 from .manifest import check_expected
 from .model_place import check_arithmetic, check_model, model_of
-from .plan import Plan, positions_of
+from .plan import Plan, open_plan, positions_of
 from .rounding import encode
 from .tensor_file import TensorFile, TensorHash
 
@@ -56,7 +55,7 @@ def harvest_shard(
     many machines needs to call: any number of processes may make any shards, in any order, also
     the same one twice; the bytes are always the same.
 
-    plan: a Plan, or the path of one. model: an open model, or what `load` takes; default: the one
+    plan: a Plan, or the path or URL of one. model: an open model, or what `load` takes; default: the one
     that the plan was made with, where it was. threads, batch_tokens: for speed and memory; they
     change no bit. report: called with the number of tokens of each batch.
 
@@ -64,7 +63,7 @@ def harvest_shard(
     disk; nothing that was finished is lost), OutOfMemory (names the document), FileChangedError.
     """
     began = time.perf_counter()
-    plan = plan if isinstance(plan, Plan) else Plan(plan)
+    plan = open_plan(plan)
     shard = plan.check_shard(shard)
     if found := plan.sidecar(shard):
         return _info(plan, shard, found["files"], False, began)
@@ -173,17 +172,15 @@ class NonFinite:
 
 
 def _commit(plan: Plan, shard: int, entries: dict[str, Any], seconds: float) -> None:
-    """Write the sidecar. FileError."""
+    """Make the files durable where the harvest lives, then write the sidecar. FileError."""
     try:
-        for target in (ROWS, *plan.targets):
-            sync_folder(plan.folder / target)
-        (plan.folder / DONE).mkdir(exist_ok=True)
-    except OSError as error:
-        raise file_error(error, plan.folder) from error
+        plan.files.commit(entries)
+    finally:
+        plan.files.release(entries)
     kernels = next(each.name for each in machine.kernels() if each.in_use)
     made = {"kernels": kernels, "cpu": machine.cpu_name(), "seconds": round(seconds, 3)}
     sidecar = {"plan": plan.sha256, "shard": shard, "files": entries, "made": made}
-    write_json(plan.folder / done_name(shard), sidecar)
+    plan.files.write_json(done_name(shard), sidecar)
 
 
 def remove_killed(plan: Plan) -> None:

@@ -6,12 +6,14 @@ error, never a damaged file.
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 
 from ..errors import Error
 from ..files.atomic import file_error, open_temporary
+from .patience import retry
 
 _ALIGNMENT = 64
 SIZES = {"F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "U8": 1}
@@ -151,4 +154,8 @@ _DTYPES = {"<i8": "I64", "<i4": "I32", "|u1": "U8", "<f4": "F32"}
 
 def _write_all(file: io.FileIO, data: memoryview) -> None:
     while len(data):
-        data = data[file.write(data) :]
+        data = data[retry(partial(file.write, data), _is_full) :]
+
+
+def _is_full(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -63,9 +63,9 @@ class TokenWriter:
 class Tokens:
     """The token ids of the documents of a plan, in place in its files."""
 
-    def __init__(self, folder: Path, names: Iterable[str]) -> None:
+    def __init__(self, paths: Iterable[Path]) -> None:
         """FileError, FormatError."""
-        self._parts = [_part(folder / name) for name in names]
+        self._parts = [_part(path) for path in paths]
         sizes = [len(starts) - 1 for starts, *_ in self._parts]
         self._firsts = np.array([0, *itertools.accumulate(sizes)], np.int64)
 

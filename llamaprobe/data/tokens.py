@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import Cancelled, Error, FileError, OutOfMemory, Timeout
+from ..errors import ArgumentError, Cancelled, Error, FileError, OutOfMemory, Timeout
 from ..messages import printable
 from ..model import Model
 from ..prompts.chat import ChatOptions
@@ -23,9 +23,13 @@ _OF_ALL = (Cancelled, Timeout, FileError, OutOfMemory)  # not the fault of one d
 class Encoder:
     """The tokenizer of a model, for the documents of one dataset."""
 
-    def __init__(self, tokenizer: TokenizerOfBatch, vocab_size: int, bos: str) -> None:
+    def __init__(
+        self, tokenizer: TokenizerOfBatch, vocab_size: int, special: bool, first: int | None
+    ) -> None:
+        """special: whether a text gets the special tokens of its tokenizer. first: the token that
+        every document begins with; None for any."""
         self._tokenizer, self._vocab_size = tokenizer, vocab_size
-        self._special = bos == "auto"
+        self._special, self._first = special, first
         self._chat = ChatOptions(add_generation_prompt=False)
 
     def encode(self, value: object) -> NDArray[np.int32] | Fault:
@@ -34,7 +38,7 @@ class Encoder:
         if isinstance(value, Fault):
             return value
         try:
-            return self._encode(value)
+            return self._begun(self._encode(value))
         except _OF_ALL:
             raise
         except Error as error:
@@ -48,6 +52,12 @@ class Encoder:
         if kind_of(value) == "chat":
             return self._tokenizer.get().chat_by(self._chat, list(value)).ids
         return self._checked(value)
+
+    def _begun(self, ids: NDArray[np.int32] | Fault) -> NDArray[np.int32] | Fault:
+        """With the first token, unless there are no tokens."""
+        if isinstance(ids, Fault) or self._first is None or not len(ids) or ids[0] == self._first:
+            return ids
+        return np.concatenate([np.array([self._first], np.int32), ids])
 
     def _checked(self, value: Sequence[int] | NDArray[Any]) -> NDArray[np.int32] | Fault:
         """Token ids that a document gives."""
@@ -69,7 +79,16 @@ class Encoder:
 
 @contextlib.contextmanager
 def encoder_of(model: Model, bos: str = "auto") -> Iterator[Encoder]:
-    """`bos`: "auto" adds the special tokens that the tokenizer puts around a text, "never"
-    none."""
+    """`bos`: "auto" adds the special tokens that the tokenizer puts around a text, "never" none;
+    "always" makes every document begin with the model's BOS. ArgumentError where it has none."""
+    first = bos_token_of(model) if bos == "always" else None
     with model._tokenizer.batch() as tokenizer:
-        yield Encoder(tokenizer, model.config.vocab_size, bos)
+        yield Encoder(tokenizer, model.config.vocab_size, bos != "never", first)
+
+
+def bos_token_of(model: Model) -> int:
+    """ArgumentError."""
+    found = model.config.bos_token_id
+    if found is None or not 0 <= found < model.config.vocab_size:
+        raise ArgumentError("bos='always' needs a bos_token_id in the model's config.json")
+    return found
