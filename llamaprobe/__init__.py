@@ -54,6 +54,9 @@ if TYPE_CHECKING:
     from .run import Run as Run
     from .run import read_run as read_run
     from .saved.export import export_weights as export_weights
+    from .stats.collect import collect as collect
+    from .stats.file import read_stats as read_stats
+    from .stats.stats import merge_stats as merge_stats
 
 __version__ = "0.1.0"
 
@@ -80,6 +83,9 @@ _LAZY = {
     "harvest_shard": ("data.shard", "harvest_shard"),
     "harvest": ("data.harvest", "harvest"),
     "read_harvest": ("data.reading", "read_harvest"),
+    "collect": ("stats.collect", "collect"),
+    "read_stats": ("stats.file", "read_stats"),
+    "merge_stats": ("stats.stats", "merge_stats"),
     "download": ("hub", "download"),
     "Cancel": ("cancel", "Cancel"),
     "Edit": ("edits.edit", "Edit"),

@@ -73,6 +73,7 @@ class Model:
         n_threads: int,
         progress: Callable[[int, int], object] | None = None,
         rope_length: int = 0,
+        observer: tuple[Stats, NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]] | None = None,
         edits: Sequence[_Edit] | None = None,
         changed: NDArray[np.int64] | None = None,
         caches: Sequence[Cache | None] | None = None,
@@ -84,6 +85,8 @@ class Model:
         `progress(steps done, steps in all)` is called then, with (0, 0) while memory is prepared, and once at the
         end; an exception from it stops the run.
         rope_length: as if each sequence had so many tokens for the choice of a table of RoPE; 0 for its own.
+        observer: statistics that see the values of their targets; the group of each token, negative for those that
+        are left out; the document of each sequence, and where in it the sequence begins.
         caches: of each sequence, whose ids are then those that follow the tokens in its cache: they stand at the
         positions from cache.n_tokens on, maps are [n_heads, ids, n_tokens + ids], and all values are those of one run
         of all tokens. The cache grows by them if the run succeeds; else its tokens are as before.
@@ -131,6 +134,32 @@ class Model:
         """The plan of `run`: the steps as (layer or -1, stage, values, bytes of weights read), with values as (point,
         "array", "scratch" or "" if not stored, bytes); bytes of values in scratch; bytes of all scratch. The errors
         of `run` before it computes."""
+
+class Stats:
+    """Statistics that Model.run adds up: csrc/stats/stats.h."""
+
+    is_whole: bool
+    """False after a run was stopped, or memory ran out, in the middle of it: they are of no use then."""
+
+    def __new__(
+        cls,
+        targets: tuple[tuple[int, int, int, int], ...],
+        n_groups: int,
+        *,
+        moments: bool = False,
+        histogram: bool = False,
+        gram: bool = False,
+        top: int = 0,
+        thetas: NDArray[np.float32] = ...,
+        high: int = 0,
+        n_prefixes: int = 0,
+        n_bits: int = 0,
+    ) -> Stats:
+        """targets: (point number, layer, channels, keys of a map or 0). OutOfMemory, ArgumentError."""
+    def arrays(self, target: int, group: int) -> dict[str, NDArray[Any]]:
+        """The state: copies. ArgumentError, OutOfMemory."""
+    def set_prefixes(self, target: int, group: int, prefixes: NDArray[np.uint32]) -> None:
+        """[n_channels, n_prefixes]: which values have their digits counted."""
 
 class Cache:
     """The keys and values of a sequence's tokens so far, of every layer, for Model.run. Keeps its model alive. One

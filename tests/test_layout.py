@@ -26,6 +26,7 @@ LEVELS = {
     "ops": 3,
     "model": 3,
     "run": 4,
+    "stats": 4,
     "python": 5,
 }
 # So of llamaprobe: a package or a module beside them imports only what has a lower number, also
@@ -58,9 +59,10 @@ PYTHON_LEVELS = {
     "model": 10,
     "checks": 11,
     "data": 12,
-    "cli": 13,
     "ray": 13,
-    "__main__": 14,
+    "stats": 13,
+    "cli": 14,
+    "__main__": 15,
 }
 # In kernels a file includes only files of its own line and of lines above.
 KERNEL_LEVELS = (

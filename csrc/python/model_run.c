@@ -13,6 +13,7 @@
 #include "../sys/profile.h" /* lp_profile_lap, lp_stage_name */
 #include "../run/run.h"     /* lp_run */
 #include "../base/size.h"   /* lp_size_add */
+#include "observer.h"       /* lp_observation */
 #include "poll.h"           /* lp_poll_python */
 #include "run_edits.h"      /* lp_edit_list */
 
@@ -42,6 +43,7 @@ typedef struct {
     size_t rope_length;  /* 0: of each sequence */
     PyObject *progress;  /* borrowed; NULL disables it */
     lp_profile *profile; /* the same */
+    lp_observation observation;
 } call;
 
 static int report(void *arg) {
@@ -260,6 +262,7 @@ static int compute(call *c) {
     int failed = grow_caches(c, &err) || make_arrays(c, &err);
     lp_profile_lap(c->run.profile, LP_STAGE_MEMORY);
     failed = failed || lp_forward(&c->run, &err);
+    if (lp_observation_end(&c->observation, failed, &err)) failed = 1;
     lp_poll_end(&poll);
     if (failed) lp_raise(c->state, &err);
     lp_edit_list_count(&c->list);
@@ -282,6 +285,7 @@ static void call_free(call *c) {
         lp_block_free(&c->captures[i].block);
         PyMem_Free(c->captures[i].layers);
     }
+    lp_observation_free(&c->observation);
     PyMem_Free(c->captures);
     lp_edit_list_free(&c->list);
     lp_caches_release(c->caches, c->n_caches);
@@ -303,7 +307,8 @@ static PyObject *plan_call(call *c, const lp_model *model, PyObject *points, siz
         lp_run_free(&c->run);
         return lp_raise(c->state, &err);
     }
-    int failed = take_captures(c, points) || request_values(c) || take_edits(c) || plan_run(c);
+    int failed = take_captures(c, points) || request_values(c) || take_edits(c) ||
+                 lp_observation_begin(&c->observation, c->state, &c->run) || plan_run(c);
     lp_profile_lap(c->run.profile, LP_STAGE_PLAN);
     PyObject *result = failed ? NULL : work(c);
     lp_run_free(&c->run);
@@ -320,20 +325,23 @@ static PyObject *arrays(call *c) {
 static PyObject *run(PyObject *self, PyObject *args, PyObject *kwargs, lp_profile *profile,
                      PyObject *(*work)(call *c)) {
     static char *keys[] = {"token_ids", "seq_start", "points", "n_threads", "progress", "rope_length",
-                           "edits",     "changed",   "caches", "last_rows", NULL};
-    PyObject *token_ids, *seq_start, *points, *progress = Py_None, *caches = Py_None, *result = NULL;
+                           "edits",     "changed",   "caches", "last_rows", "observer", NULL};
+    PyObject *token_ids, *seq_start, *points, *progress = Py_None, *caches = Py_None, *observer = Py_None,
+                                              *result = NULL;
     Py_ssize_t n_threads = 0, rope_length = 0;
     call c = {.state = PyType_GetModuleState(Py_TYPE(self)), .profile = profile, .edits = Py_None, .changed = Py_None};
     lp_profile_start(profile);
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$nOnOOOp:run", keys, &token_ids, &seq_start, &points,
-                                     &n_threads, &progress, &rope_length, &c.edits, &c.changed, &caches, &c.last_rows))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$nOnOOOpO:run", keys, &token_ids, &seq_start, &points,
+                                     &n_threads, &progress, &rope_length, &c.edits, &c.changed, &caches, &c.last_rows,
+                                     &observer))
         return NULL;
     if (rope_length < 0) return lp_raise_new(c.state, LP_EARG, "rope_length is %zd", rope_length);
     c.rope_length = (size_t)rope_length;
     if (n_threads < 1) return lp_raise_new(c.state, LP_EARG, "n_threads is %zd, must be at least 1", n_threads);
     c.progress = progress == Py_None ? NULL : progress;
     n_threads = n_threads < LP_MAX_THREADS ? n_threads : LP_MAX_THREADS;
-    if (!take_tokens(&c, token_ids, seq_start) && !take_caches(&c, caches))
+    if (!take_tokens(&c, token_ids, seq_start) && !take_caches(&c, caches) &&
+        !lp_observation_take(&c.observation, c.state, observer))
         result = plan_call(&c, ((lp_model_object *)self)->model, points, (size_t)n_threads, work);
     call_free(&c);
     return result;

@@ -77,6 +77,8 @@ static int module_exec(PyObject *module) {
     if (!state->safetensors_type || PyModule_AddType(module, state->safetensors_type)) return -1;
     state->model_type = lp_model_type_new(module);
     if (!state->model_type || PyModule_AddType(module, state->model_type)) return -1;
+    state->stats_type = lp_stats_type_new(module);
+    if (!state->stats_type || PyModule_AddType(module, state->stats_type)) return -1;
     state->cache_type = lp_cache_type_new(module);
     if (!state->cache_type || PyModule_AddType(module, state->cache_type)) return -1;
     return 0;
@@ -86,6 +88,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     lp_module_state *state = PyModule_GetState(module);
     Py_VISIT(state->safetensors_type);
     Py_VISIT(state->model_type);
+    Py_VISIT(state->stats_type);
     Py_VISIT(state->cache_type);
     for (size_t i = 0; i <= LP_ECHANGED; i++) Py_VISIT(state->classes[i]);
     return 0;
@@ -95,6 +98,7 @@ static int module_clear(PyObject *module) {
     lp_module_state *state = PyModule_GetState(module);
     Py_CLEAR(state->safetensors_type);
     Py_CLEAR(state->model_type);
+    Py_CLEAR(state->stats_type);
     Py_CLEAR(state->cache_type);
     for (size_t i = 0; i <= LP_ECHANGED; i++) Py_CLEAR(state->classes[i]);
     return 0;

@@ -23,7 +23,7 @@
 #include "../run/cache.h"      /* lp_cache */
 
 typedef struct {
-    PyTypeObject *safetensors_type, *model_type, *cache_type;
+    PyTypeObject *safetensors_type, *model_type, *cache_type, *stats_type;
     PyObject *classes[LP_ECHANGED + 1]; /* the exception class of each lp_status */
     struct lp_batch *dropped;           /* arrays with parts to be released: see split.c */
     int is_release_pending;             /* the interpreter will call for that */
@@ -55,6 +55,7 @@ void lp_object_free(PyObject *self);
 
 PyTypeObject *lp_safetensors_type_new(PyObject *module);
 PyTypeObject *lp_model_type_new(PyObject *module);
+PyTypeObject *lp_stats_type_new(PyObject *module);
 PyTypeObject *lp_cache_type_new(PyObject *module);
 
 /* ---- types ---- */
@@ -78,7 +79,7 @@ typedef struct {
     PyObject *files; /* tuple of Safetensors, whose maps the model points into */
 } lp_model_object;
 
-/* Model.run(token_ids, seq_start, points, *, n_threads, progress=None) */
+/* Model.run(token_ids, seq_start, points, *, n_threads, progress=None, observer=None) */
 PyObject *lp_model_object_run(PyObject *self, PyObject *args, PyObject *kwargs);
 /* The same with its time by stages: (arrays, [(stage, seconds, laps, FLOP, bytes of weights, bytes of values)]) */
 PyObject *lp_model_object_profile(PyObject *self, PyObject *args, PyObject *kwargs);

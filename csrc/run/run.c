@@ -129,6 +129,13 @@ void lp_run_materialise(lp_run *run, lp_point point, size_t layer) {
     lp_points_add(set_of(run, run->materialised, point, layer), point);
 }
 
+void lp_run_observe(lp_run *run, const lp_observer *observer) {
+    run->observer = observer;
+    for (size_t i = 0; i < run->model->config.n_layers; i++)
+        for (lp_point p = 0; p < LP_N_POINTS; p++)
+            if (lp_points_has(&observer->points[i], p)) lp_points_add(&run->materialised[i], p);
+}
+
 /* In order of computation; of one value what is kept before its edits, then these as they were listed. */
 static int compare_edits(const void *a, const void *b) {
     const lp_edit *x = *(lp_edit *const *)a, *y = *(lp_edit *const *)b;

@@ -17,6 +17,7 @@
 #include "../model/model.h"     /* lp_model */
 #include "cache.h"              /* lp_cache */
 #include "edit.h"               /* lp_edit */
+#include "observer.h"           /* lp_observer */
 #include "plan.h"               /* lp_plan */
 #include "../model/points.h"    /* lp_point, lp_points */
 #include "../sys/pool.h"        /* lp_parallel */
@@ -39,8 +40,9 @@ typedef struct {
     lp_parallel parallel;                /* its poll may stop the run */
     lp_edit **edits;                     /* [n_edits] in order of computation; owned, the edits are the caller's */
     size_t n_edits;
-    size_t n_steps, steps_done; /* for progress: read them from poll */
-    lp_profile *profile;        /* borrowed, started by the caller; NULL disables it */
+    size_t n_steps, steps_done;  /* for progress: read them from poll */
+    lp_profile *profile;         /* borrowed, started by the caller; NULL disables it */
+    const lp_observer *observer; /* borrowed; NULL disables it; set by lp_run_observe */
 } lp_run;
 
 /* Checks the ids (LP_EARG names the position and both numbers) and the lengths of the sequences, and chooses the kernel
@@ -66,6 +68,8 @@ int lp_run_size(const lp_run *run, lp_point point, size_t *n_floats);
 int lp_run_request(lp_run *run, lp_point point, size_t layer);
 /* The value must be complete in memory before another step reads it. */
 void lp_run_materialise(lp_run *run, lp_point point, size_t layer);
+/* Materialises the observer's points. One at a time. */
+void lp_run_observe(lp_run *run, const lp_observer *observer);
 /* Edits of the run, applied in this order to each value, which is materialised; LP_EDIT_KEEP comes first. Once for a
  * run. Borrowed until the run is freed. LP_EARG: as lp_edit_check; LP_ENOMEM. */
 int lp_run_edit(lp_run *run, lp_edit *edits, size_t n_edits, lp_error *err);

@@ -56,6 +56,26 @@ static const lp_step *step_of(const lp_pass *p, lp_point out) {
     return p->failed || step == LP_NO_STEP ? NULL : &p->plan->steps[step];
 }
 
+static int observe(lp_pass *p, size_t layer, lp_point point, const float *values) {
+    const lp_observer *o = p->run->observer;
+    if (!lp_points_has(&o->points[layer], point)) return 0;
+    return o->see(o->arg, &p->ops, point, lp_point_per_layer(point) ? layer : 0, values);
+}
+
+/* The values of a step; x_out is also x of the next layer, if that has no step of its own. */
+static int observe_step(lp_pass *p, const lp_step *s) {
+    size_t next = s->layer + 1;
+    int failed = 0;
+    for (lp_point point = s->first; !failed && point <= s->last && point < LP_N_POINTS; point++) {
+        if (!lp_points_has(&s->points, point)) continue;
+        failed = observe(p, s->layer, point, place(p, point));
+        if (!failed && point == LP_X_OUT && next < p->plan->n_layers &&
+            lp_plan_value(p->plan, next, LP_X)->step == LP_NO_STEP)
+            failed = observe(p, next, LP_X, place(p, point));
+    }
+    return failed;
+}
+
 static int is_rms(lp_point point) {
     return point == LP_X_RMS || point == LP_Q_RMS || point == LP_K_RMS || point == LP_ATTN_RMS ||
            point == LP_X_MID_RMS || point == LP_MLP_RMS || point == LP_FINAL_RMS;
@@ -106,6 +126,7 @@ static int edit_values(lp_pass *p, const lp_step *s) {
 static void end_step(lp_pass *p, const lp_step *s, int failed) {
     if (!failed && p->run->n_edits) failed = edit_values(p, s);
     p->failed |= failed;
+    if (p->run->observer && !p->failed) p->failed |= observe_step(p, s);
     p->run->steps_done++;
     lp_profile_lap(p->run->profile, s->stage);
 }

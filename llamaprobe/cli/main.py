@@ -1,4 +1,4 @@
-"""The command line: llamaprobe run | generate | points | inspect | weights | verify | harvest |
+"""The command line: llamaprobe run | generate | points | inspect | weights | verify | harvest | stats |
 download | bench.
 
 Results go to stdout and all else to stderr, so that output can be piped. A user's mistake is one
@@ -82,7 +82,7 @@ def _run(argv: "Sequence[str]", interrupts: "Interrupts") -> int:
 
 def _parser() -> "Parser":
     from .. import __version__
-    from . import bench, download, generate, harvest, inspect, points, run, verify, weights
+    from . import bench, download, generate, harvest, inspect, points, run, stats, verify, weights
     from .parser import Parser
 
     parser = Parser(
@@ -92,7 +92,7 @@ def _parser() -> "Parser":
     )
     parser.add_argument("--version", action="version", version=f"llamaprobe {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (run, generate, points, inspect, weights, verify, harvest, bench, download):
+    for command in (run, generate, points, inspect, weights, verify, harvest, stats, bench, download):
         command.add_parser(commands)
     return parser
 

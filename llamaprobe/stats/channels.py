@@ -1,0 +1,330 @@
+"""The statistics of one point of one layer, by channel, as NumPy arrays.
+
+Integers come as they are; means, moments and Grams are exact sums rounded once to float64.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ArgumentError
+from ..messages import printable
+from . import exact, wide
+from .chosen import Chosen
+from .state import N_BUCKETS, State, float_keys, gram_ints, group_of, joined
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One of the largest values of a channel, and where it was."""
+
+    value: float
+    document: int
+    """Its number in the dataset, from 0."""
+    start: int
+    """The first token of its window in the document."""
+    position: int
+    """In the window."""
+    token_id: int
+    context: NDArray[np.int32]
+    """The token ids of the window up to this one."""
+
+
+class Channels:
+    """The statistics of all tokens of one target, or of a group of them; made by `Stats[...]`."""
+
+    def __init__(
+        self,
+        name: str,
+        state: State,
+        chosen: Chosen,
+        shape: tuple[int, ...],
+        groups: tuple[str, ...],
+        group: str,
+        contexts: Mapping[tuple[int, int], NDArray[np.int32]],
+        exact_quantiles: tuple[float, ...] = (),
+    ) -> None:
+        self.name = name
+        """ "x.10", "logits"."""
+        self.shape = shape
+        """Of one row: what all arrays begin with."""
+        self.groups = groups
+        """The names of the groups of tokens."""
+        self.group = group
+        """Of these numbers; "all" for all groups together."""
+        self._every, self._chosen, self._contexts = state, chosen, contexts
+        self._exact = exact_quantiles
+        self._state = joined(state) if group == "all" else group_of(state, groups.index(group))
+
+    def __repr__(self) -> str:
+        names = ", ".join(self._chosen.names())
+        return f"<Channels {self.name} of {self.group} tokens: {list(self.shape)}, {names or 'counts'}>"
+
+    def of(self, group: str) -> "Channels":
+        """The same of another group, by its name; "all" of all together. ArgumentError."""
+        if group != "all" and group not in self.groups:
+            known = ", ".join(("all", *self.groups[:8]))
+            raise ArgumentError(f"{self.name} has no group {printable(repr(group), 40)}: {known}")
+        return Channels(
+            self.name,
+            self._every,
+            self._chosen,
+            self.shape,
+            self.groups,
+            group,
+            self._contexts,
+            self._exact,
+        )
+
+    @property
+    def all(self) -> "Channels":
+        """Of all groups together."""
+        return self.of("all")
+
+    # ---- counts and range ----
+
+    @property
+    def count(self) -> NDArray[np.int64]:
+        """Finite values."""
+        return self._count(0)
+
+    @property
+    def zero(self) -> NDArray[np.int64]:
+        return self._count(1)
+
+    @property
+    def nan(self) -> NDArray[np.int64]:
+        return self._count(2)
+
+    @property
+    def inf(self) -> NDArray[np.int64]:
+        return self._count(3)
+
+    @property
+    def min(self) -> NDArray[np.float32]:
+        """+inf of no values."""
+        return self._shaped(self._array("range", "range")[0, :, 0])
+
+    @property
+    def max(self) -> NDArray[np.float32]:
+        """-inf of no values."""
+        return self._shaped(self._array("range", "range")[0, :, 1])
+
+    @property
+    def absmax(self) -> NDArray[np.float32]:
+        """0 of no values."""
+        some = np.abs(self._array("range", "range")[0]).max(-1)
+        return self._shaped(np.where(self._count(0).reshape(-1) > 0, some, np.float32(0)))
+
+    # ---- moments ----
+
+    @property
+    def mean(self) -> Floats:
+        return self._each(exact.mean, "sum_1")
+
+    @property
+    def mean_abs(self) -> Floats:
+        return self._each(exact.mean, "sum_abs")
+
+    @property
+    def mean_square(self) -> Floats:
+        return self._each(exact.mean_square, "sum_2")
+
+    def var(self, ddof: int = 0) -> Floats:
+        return self._each(lambda n, s1, s2: exact.variance(n, s1, s2, ddof), "sum_1", "sum_2")
+
+    def std(self, ddof: int = 0) -> Floats:
+        return self._each(lambda n, s1, s2: exact.deviation(n, s1, s2, ddof), "sum_1", "sum_2")
+
+    def skew(self) -> Floats:
+        """m3 / m2^(3/2); NaN without variance."""
+        return self._each(exact.skew, "sum_1", "sum_2", "sum_3")
+
+    def kurtosis(self) -> Floats:
+        """m4 / m2^2, 3 for a normal distribution; NaN without variance."""
+        return self._each(exact.kurtosis, "sum_1", "sum_2", "sum_3", "sum_4")
+
+    def power_sums(self, p: int) -> NDArray[Any]:
+        """The exact sums of x^p, p from 1 to 4, as integers in units of 2^(-149 p)."""
+        if p not in (1, 2, 3, 4):
+            raise ArgumentError(f"p is {printable(repr(p), 20)}; give 1 to 4")
+        return self._shaped(wide.to_ints(self._array(f"sum_{p}", "moments")[0]))
+
+    # ---- histogram ----
+
+    def histogram(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """(edges [n, 2], counts [channels, n]) of the buckets of all channels that hold a value,
+        ascending. An edge is the first and the last float of a bucket."""
+        buckets, counts = self._dense()
+        return bucket_edges(buckets), counts
+
+    def quantile(self, q: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Two bounds, at most 6.3 % apart (of normal numbers), of the smallest value that a fraction
+        q of all reaches (NumPy's "inverted_cdf"). They are equal, the very value, where the
+        statistics were collected with exact=(q, ...)."""
+        if not isinstance(q, (int, float)) or not 0 <= q <= 1:
+            raise ArgumentError(f"q is {printable(repr(q), 40)}; give a number from 0 to 1")
+        if "quantile" in self._state and float(q) in self._exact:
+            values = self._state["quantile"][0, :, self._exact.index(float(q))]
+            return self._shaped(values), self._shaped(values)
+        buckets, counts = self._dense()
+        edges, sums = bucket_edges(buckets), counts.cumsum(-1)
+        found = np.full((len(counts), 2), np.nan, np.float32)
+        for channel, n in enumerate(sums[:, -1].tolist() if len(buckets) else ()):
+            if n:
+                found[channel] = edges[np.searchsorted(sums[channel], exact.rank(q, n))]
+        return self._shaped(found[:, 0]), self._shaped(found[:, 1])
+
+    def count_from(self, magnitude: float) -> NDArray[np.int64]:
+        """How many values have |x| >= magnitude, a lower edge of a bucket (such as 6). Exact.
+        ArgumentError."""
+        bits = int(np.float32(magnitude).view(np.uint32))
+        if np.float32(magnitude) != magnitude or not magnitude > 0 or bits & 0x7FFFF:
+            raise ArgumentError(
+                f"{magnitude!r} is not an edge of a bucket: a power of two times 1, 1 + 1/16, ..."
+            )
+        state = self._histogram()
+        rows = np.repeat(np.arange(len(state["first"]) - 1), np.diff(state["first"]))
+        above = (state["bucket"] & 4095) >= bits >> 19
+        found = np.zeros(len(state["first"]) - 1, np.int64)
+        np.add.at(found, rows[above], state["total"][above])
+        return self._shaped(found)
+
+    def median_abs(self) -> tuple[float, float]:
+        """Bounds of the median of |x| over all channels. NaN of no values."""
+        state = self._histogram()
+        totals = np.bincount(state["bucket"] & 4095, state["total"].astype(np.float64), 4096)
+        sums = totals.cumsum()
+        if not sums[-1]:
+            return float("nan"), float("nan")
+        bucket = int(np.searchsorted(sums, exact.rank(0.5, int(sums[-1]))))
+        low, high = bucket_edges(np.array([bucket]))[0]
+        return float(low), float(high)
+
+    # ---- the rest ----
+
+    def fires(self, theta: float) -> NDArray[np.int64]:
+        """How many values are above a threshold that firing:THETA named. ArgumentError."""
+        self._array("fires", "firing:THETA")
+        if float(np.float32(theta)) not in self._chosen.thetas:
+            known = ", ".join(map(repr, self._chosen.thetas))
+            raise ArgumentError(f"firing above {theta!r} was not collected; there is {known}")
+        at = self._chosen.thetas.index(float(np.float32(theta)))
+        return self._shaped(self._state["fires"][0, :, at])
+
+    def rate(self, theta: float) -> Floats:
+        """`fires` over `count`; NaN of no values."""
+        n = self.count
+        return np.where(n > 0, self.fires(theta) / np.maximum(n, 1), np.nan)
+
+    def top(self, channel: int | tuple[int, ...]) -> list[Example]:
+        """The largest values of a channel (an index into `shape`), the largest first."""
+        self._array("top.value", "top:K")
+        try:
+            row = int(np.arange(self._state["count"].shape[1]).reshape(self.shape)[channel])
+        except (IndexError, TypeError, ValueError):
+            raise ArgumentError(
+                f"{self.name} has no channel {printable(repr(channel), 40)}; its shape is"
+                f" {list(self.shape)}"
+            ) from None
+        names = ("value", "document", "start", "position")
+        columns = [self._state[f"top.{name}"][0, row].tolist() for name in names]
+        found = []
+        for value, document, start, position in zip(*columns, strict=True):
+            if document >= 0:
+                ids = self._contexts[document, start][: position + 1]
+                found.append(Example(value, document, start, position, int(ids[-1]), ids))
+        return found
+
+    @property
+    def gram_rows(self) -> int:
+        """Tokens in the Gram: those without a value that is not finite."""
+        return int(self._array("gram.rows", "gram")[0, 0])
+
+    def gram(self) -> Floats:
+        """X^T X [channels, channels], unscaled."""
+        return self._square(self._gram_ints(), 1 << exact.UNIT)
+
+    def covariance(self, ddof: int = 0) -> Floats:
+        """From the Gram and the sums, rounded once. ArgumentError where tokens were left out of the
+        Gram."""
+        n = self.gram_rows
+        sums = wide.to_ints(self._array("sum_1", "moments")[0])
+        if (self._count(0) != n).any():
+            raise ArgumentError(
+                f"{self.name}: values that are not finite were left out of the Gram, so it has no"
+                " covariance"
+            )
+        if n <= ddof:
+            return np.full((len(sums), len(sums)), np.nan)
+        row, column = np.tril_indices(len(sums))
+        grams = self._gram_ints() * n  # units of 2^-149, products of sums of 2^-298
+        values = (grams << exact.UNIT) - sums[row] * sums[column]
+        return self._square(values, n * (n - ddof) << 2 * exact.UNIT)
+
+    # ---- inside ----
+
+    def _array(self, name: str, statistic: str) -> NDArray[Any]:
+        if name not in self._state:
+            names = ", ".join(self._chosen.names()) or "counts only"
+            raise ArgumentError(
+                f"{self.name}: {statistic} was not collected ({names}); collect it with"
+                f" stats=({statistic!r}, ...)"
+            )
+        return self._state[name]
+
+    def _shaped(self, array: NDArray[Any]) -> NDArray[Any]:
+        return array.reshape(*self.shape, *array.shape[1:])
+
+    def _count(self, column: int) -> NDArray[np.int64]:
+        return self._shaped(self._state["count"][0, :, column])
+
+    def _each(self, rounded: Callable[..., float], *names: str) -> Floats:
+        """`rounded(n, *sums)` of each channel."""
+        sums = [wide.to_ints(self._array(name, "moments")[0]).tolist() for name in names]
+        counts = self._state["count"][0, :, 0].tolist()
+        return self._shaped(np.array([rounded(*each) for each in zip(counts, *sums, strict=True)]))
+
+    def _histogram(self) -> State:
+        self._array("first", "histogram")
+        return self._state
+
+    def _dense(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Buckets that occur, by value, and the counts of each channel."""
+        state = self._histogram()
+        used = np.unique(state["bucket"])
+        order = np.argsort(float_keys(bucket_edges(used)[:, 0]), kind="stable")
+        buckets = used[order]
+        place = np.zeros(N_BUCKETS, np.int64)
+        place[buckets] = np.arange(len(buckets))
+        n = len(state["first"]) - 1
+        counts = np.zeros((n, len(buckets)), np.int64)
+        rows = np.repeat(np.arange(n), np.diff(state["first"]))
+        counts[rows, place[state["bucket"]]] = state["total"]
+        return buckets, counts
+
+    def _gram_ints(self) -> NDArray[Any]:
+        rows = self._array("gram.rows", "gram")[0]
+        if rows[2]:
+            raise ArgumentError(f"{self.name}: {rows[2]} entries of blocks of the Gram overflowed")
+        return gram_ints(self._state)
+
+    def _square(self, triangle: NDArray[Any], unit: int) -> Floats:
+        n = self._state["count"].shape[1]
+        row, column = np.tril_indices(n)
+        square = np.empty((n, n))
+        square[row, column] = [exact.ratio(value, unit) for value in triangle.tolist()]
+        square[column, row] = square[row, column]
+        return square
+
+
+def bucket_edges(buckets: NDArray[Any]) -> NDArray[np.float32]:
+    """[n, 2]: the smallest and the largest float of each bucket."""
+    bits = np.asarray(buckets).astype(np.uint32) << np.uint32(19)
+    edges = np.stack([bits, bits | np.uint32(0x7FFFF)], -1).view(np.float32)
+    return np.where(bits[:, None] >> np.uint32(31), edges[:, ::-1], edges)

@@ -1,0 +1,71 @@
+"""Moments from exact power sums, rounded once.
+
+The sums S_p of the p-th powers are integers in units of 2^(-149 p), so the textbook formulas have
+exact integer numerators and denominators, and Python's division of integers is correctly rounded.
+"""
+
+import math
+from fractions import Fraction
+
+UNIT = 149
+
+
+def ratio(numerator: int, denominator: int) -> float:
+    """Correctly rounded; an infinity beyond the largest float64, NaN for 0 / 0."""
+    if not denominator:
+        return math.nan
+    try:
+        return numerator / denominator
+    except OverflowError:
+        return math.inf if numerator > 0 else -math.inf
+
+
+def root(numerator: int, denominator: int) -> float:
+    """The square root of a ratio that is not negative, correctly rounded."""
+    if not denominator:
+        return math.nan
+    shift = max(0, 64 - (numerator.bit_length() - denominator.bit_length()) // 2)
+    whole, rest = divmod(numerator << 2 * shift, denominator)
+    found = math.isqrt(whole)
+    inexact = rest != 0 or found * found != whole
+    return ratio(2 * found + inexact, 2 << shift)  # 64 bits or more, and one that says "a bit more"
+
+
+def mean(n: int, s1: int) -> float:
+    return ratio(s1, n << UNIT)
+
+
+def mean_square(n: int, s2: int) -> float:
+    return ratio(s2, n << 2 * UNIT)
+
+
+def _variance(n: int, s1: int, s2: int, ddof: int) -> tuple[int, int]:
+    return (n * s2 - s1 * s1, (n * (n - ddof)) << 2 * UNIT) if n > ddof else (0, 0)
+
+
+def variance(n: int, s1: int, s2: int, ddof: int) -> float:
+    return ratio(*_variance(n, s1, s2, ddof))
+
+
+def deviation(n: int, s1: int, s2: int, ddof: int) -> float:
+    return root(*_variance(n, s1, s2, ddof))
+
+
+def skew(n: int, s1: int, s2: int, s3: int) -> float:
+    """m3 / m2^(3/2), biased; NaN without variance."""
+    m2 = n * s2 - s1 * s1
+    m3 = n * n * s3 - 3 * n * s1 * s2 + 2 * s1**3
+    return math.copysign(root(m3 * m3, m2**3), 1 if m3 >= 0 else -1) if m2 else math.nan
+
+
+def kurtosis(n: int, s1: int, s2: int, s3: int, s4: int) -> float:
+    """m4 / m2^2, biased: 3 for a normal distribution; NaN without variance."""
+    m2 = n * s2 - s1 * s1
+    m4 = n**3 * s4 - 4 * n * n * s1 * s3 + 6 * n * s1 * s1 * s2 - 3 * s1**4
+    return ratio(m4, m2 * m2)
+
+
+def rank(q: float, n: int) -> int:
+    """Of the q-quantile of n values, from 1: the first at which the distribution reaches q. q is the
+    decimal number as it is written."""
+    return max(1, math.ceil(Fraction(str(q)) * n))

@@ -1,0 +1,103 @@
+"""Attention sinks, massive activations and outlier features, in the definitions of their papers."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ArgumentError
+from ..messages import printable
+
+if TYPE_CHECKING:
+    from .channels import Channels
+    from .stats import Stats
+
+
+@dataclass(frozen=True)
+class Sink:
+    layer: int
+    head: int
+    key: int
+    attention: float
+    """The mean over all queries that see the key."""
+
+
+@dataclass(frozen=True)
+class Massive:
+    target: str
+    channel: tuple[int, ...]
+    group: str
+    """Of the tokens where it is that large."""
+    absmax: float
+    median: tuple[float, float]
+    """Bounds of the median of |x| over all channels and tokens of the target."""
+
+
+def sinks(stats: "Stats", threshold: float, seen: float) -> list[Sink]:
+    """A key that few queries see has a large mean without being a sink: that of the last key is how
+    much one token looks at itself. ArgumentError."""
+    found = []
+    for name, layer in _targets_of(stats, "pattern"):
+        channels = stats.channels(name, "all")
+        attention, n = channels.mean, channels.count
+        heads, keys = np.nonzero((attention > threshold) & (n >= seen * n[:, :1]))
+        found += [
+            Sink(layer, head, key, float(attention[head, key]))
+            for head, key in zip(heads.tolist(), keys.tolist(), strict=True)
+        ]
+    return sorted(found, key=lambda sink: (sink.layer, sink.head, sink.key))
+
+
+def massive(stats: "Stats", above: float, times: float) -> list[Massive]:
+    """The group is the one with the largest value. A channel must be above `times` the upper bound
+    of the median. ArgumentError."""
+    found = []
+    for name in stats.targets:
+        if stats.facts["targets"][name].get("keys"):
+            continue
+        whole = stats.channels(name, "all")
+        median = whole.median_abs()
+        largest = whole.absmax
+        limit = max(above, times * median[1])
+        if math.isnan(limit):
+            continue
+        for channel in map(tuple, np.argwhere(largest > limit).tolist()):
+            group = _group_with(stats, whole, channel)
+            found.append(Massive(name, channel, group, float(largest[channel]), median))
+    return sorted(found, key=lambda each: -each.absmax)
+
+
+def _group_with(stats: "Stats", whole: "Channels", channel: tuple[int, ...]) -> str:
+    sizes = {group: float(whole.of(group).absmax[channel]) for group in stats.groups}
+    return max(sizes, key=lambda group: sizes[group])
+
+
+def outliers(
+    stats: "Stats", point: str, above: float, layers: float, tokens: float
+) -> NDArray[np.int64]:
+    """The channels, flat and ascending. ArgumentError."""
+    votes, n_layers = None, 0
+    for name, _ in _targets_of(stats, point):
+        channels = stats.channels(name, "all")
+        count = channels.count_from(above).reshape(-1)
+        is_large = count >= tokens * np.maximum(channels.count.reshape(-1), 1)
+        votes = is_large.astype(np.int64) if votes is None else votes + is_large
+        n_layers += 1
+    assert votes is not None
+    return np.flatnonzero(votes >= max(1, layers * n_layers))
+
+
+def _targets_of(stats: "Stats", point: str) -> list[tuple[str, int]]:
+    """(target, layer). ArgumentError."""
+    found = [
+        (name, entry["layer"] or 0)
+        for name, entry in stats.facts["targets"].items()
+        if entry["point"] == point
+    ]
+    if not found:
+        raise ArgumentError(
+            f"{printable(repr(point), 40)} was not collected; collect it with points=({point!r}, ...)"
+        )
+    return found

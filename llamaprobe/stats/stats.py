@@ -1,0 +1,241 @@
+"""Statistics of a dataset: `lp.collect` makes them, `lp.read_stats` reads them back.
+
+`stats["x", 10]` are those of a point of a layer. `a + b` are those of two parts of one dataset; for
+any parts in any order the result has the same bytes, so `sha256` names it.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ArgumentError
+from ..messages import counted, printable
+from . import reports
+from .channels import Channels
+from .chosen import read_chosen
+from .state import State, merge
+
+Contexts = dict[tuple[int, int], NDArray[np.int32]]
+
+
+class Stats:
+    """Statistics of points of a model over a dataset, or over a part of it."""
+
+    def __init__(
+        self, facts: Mapping[str, Any], states: dict[str, State], contexts: Contexts
+    ) -> None:
+        self.facts: dict[str, Any] = dict(facts)
+        """What the head of the file says: model, data, options, targets, groups, what is covered."""
+        self._states = {name: states[name] for name in sorted(states, key=self._order)}
+        self._contexts = contexts
+        self.chosen = read_chosen(facts["stats"])
+        self.groups: tuple[str, ...] = tuple(facts["groups"])
+        """Names of the groups of tokens: "first" and "rest", or as `by` said."""
+
+    def _order(self, name: str) -> tuple[str, int]:
+        entry = self.facts["targets"][name]
+        return entry["point"], entry["layer"] or 0
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """ "x.10", "logits"."""
+        return tuple(self._states)
+
+    @property
+    def tokens(self) -> dict[str, int]:
+        """Group -> its number of tokens."""
+        return dict(zip(self.groups, self.facts["tokens"], strict=True))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every window of the dataset is covered."""
+        return self.facts["covers"] == [[0, self.facts["data"]["n_windows"]]]
+
+    def __getitem__(self, key: str | tuple[str, SupportsIndex]) -> Channels:
+        """Of a target: ("x", 10), "x.10", "logits". With position 0 apart those of the other
+        positions; `.of("first")` and `.all` have the others. ArgumentError."""
+        name = key if isinstance(key, str) else ".".join(map(str, key))
+        if name not in self._states:
+            known = ", ".join(self.targets[:8])
+            raise ArgumentError(f"there is no target {printable(repr(key), 60)}; there are {known}")
+        return self.channels(name, "rest" if self.facts["by"] == "first" else "all")
+
+    def channels(self, name: str, group: str) -> Channels:
+        """Of a target, and of a group or "all"."""
+        shape = tuple(self.facts["targets"][name]["shape"])
+        quantiles = tuple(map(float, self.facts["exact"]))
+        return Channels(
+            name,
+            self._states[name],
+            self.chosen,
+            shape,
+            self.groups,
+            group,
+            self._contexts,
+            quantiles,
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._states)
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def __repr__(self) -> str:
+        n = sum(self.facts["tokens"])
+        part = "" if self.is_complete else " (a part)"
+        return (
+            f"<Stats of {counted(n, 'token')}{part}: {', '.join(self.facts['stats'])} of"
+            f" {counted(len(self), 'target')}>"
+        )
+
+    def __add__(self, other: object) -> "Stats":
+        return merge_stats([self, other]) if isinstance(other, Stats) else NotImplemented
+
+    # ---- files ----
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file that `save` writes: equal statistics have equal bytes."""
+        from .writing import sha256_of
+
+        return sha256_of(self)
+
+    def save(self, path: str | os.PathLike[str]) -> str:
+        """Write it as one safetensors file; returns its sha256. FileError."""
+        from .writing import write
+
+        return write(self, path)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The tensors of its file, by name."""
+        found = {
+            f"{target}/{name}": array
+            for target, state in self._states.items()
+            for name, array in sorted(state.items())
+        }
+        if self.chosen.top:
+            found |= _window_arrays(_used_windows(self._states.values(), self._contexts))
+        return dict(sorted(found.items()))
+
+    # ---- definitions of others ----
+
+    def sinks(self, threshold: float = 0.3, *, seen: float = 0.5) -> list[reports.Sink]:
+        """Attention sinks (Gu et al. 2025): keys to which the queries that see them give a mean
+        attention above the threshold, by head; only keys that at least a fraction `seen` of all
+        queries see. Needs "moments" of pattern."""
+        return reports.sinks(self, threshold, seen)
+
+    def massive(self, above: float = 100.0, times: float = 1000.0) -> list[reports.Massive]:
+        """Massive activations (Sun et al. 2024): channels whose largest |x| is above 100 and 1000
+        times the median of |x| of the layer. Needs "range" and "histogram"."""
+        return reports.massive(self, above, times)
+
+    def outliers(
+        self,
+        point: str = "x_norm",
+        *,
+        above: float = 6.0,
+        layers: float = 0.25,
+        tokens: float = 0.06,
+    ) -> NDArray[np.int64]:
+        """Outlier features (LLM.int8(), 2022): channels with |x| >= 6 in at least 6 % of the tokens,
+        in at least 25 % of the layers. Needs "histogram"."""
+        return reports.outliers(self, point, above, layers, tokens)
+
+    def write_imatrix(self, path: str | os.PathLike[str], *, dataset: str = "") -> None:
+        """Write llama.cpp's importance matrix (GGUF). Needs "moments" of the inputs of the linear
+        layers, and the library gguf. ArgumentError, FileError."""
+        from .exports import write_imatrix
+
+        write_imatrix(self, path, dataset)
+
+    def write_act_scales(self, path: str | os.PathLike[str]) -> None:
+        """Write the largest |x| of each input channel of each linear layer, as SmoothQuant has it, as
+        safetensors: module path -> float32. Needs "range". ArgumentError, FileError."""
+        from .exports import write_act_scales
+
+        write_act_scales(self, path)
+
+    def write_npz(self, path: str | os.PathLike[str]) -> None:
+        """Write what a reader without llamaprobe wants as floats: "x.10/rest/mean" and the like.
+        FileError."""
+        from .exports import write_npz
+
+        write_npz(self, path)
+
+
+_SAME = (
+    *("model", "data", "mask", "by", "groups", "stats", "targets", "positions"),
+    *("arithmetic_version", "format_version"),
+)
+
+
+def merge_stats(parts: Iterable[Stats]) -> Stats:
+    """The statistics of several parts of one dataset. Exact quantiles of more than one part are not
+    known, so these are left out.
+
+    Raises ArgumentError for parts that overlap, or that differ in model, data or options.
+    """
+    parts = list(parts)
+    if not parts or not all(isinstance(part, Stats) for part in parts):
+        raise ArgumentError("give at least one Stats")
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = _merged(whole, part)
+    return whole
+
+
+def _merged(a: Stats, b: Stats) -> Stats:
+    for key in _SAME:
+        if a.facts[key] != b.facts[key]:
+            shown = [printable(json.dumps(each.facts[key]), 60) for each in (a, b)]
+            raise ArgumentError(f"these statistics differ in {key}: {shown[0]} and {shown[1]}")
+    facts = a.facts | {
+        "covers": _covers(a.facts["covers"], b.facts["covers"]),
+        "tokens": [x + y for x, y in zip(a.facts["tokens"], b.facts["tokens"], strict=True)],
+        "exact": [],
+    }
+    contexts = {**a._contexts, **b._contexts}
+    states = {name: merge(state, b._states[name]) for name, state in a._states.items()}
+    return Stats(facts, states, _used_windows(states.values(), contexts))
+
+
+def _covers(a: list[list[int]], b: list[list[int]]) -> list[list[int]]:
+    """The union of ranges of windows. ArgumentError when they overlap."""
+    found: list[list[int]] = []
+    for first, stop in sorted([*a, *b]):
+        if found and first < found[-1][1]:
+            last = min(stop, found[-1][1]) - 1
+            raise ArgumentError(f"both statistics cover the windows {first} to {last}")
+        if found and first == found[-1][1]:
+            found[-1] = [found[-1][0], stop]
+        else:
+            found.append([first, stop])
+    return found
+
+
+def _used_windows(states: Iterable[State], contexts: Contexts) -> Contexts:
+    """The windows that some largest value is in, in order."""
+    used: set[tuple[int, int]] = set()
+    for state in states:
+        if "top.document" in state:
+            pairs = np.stack([state["top.document"].reshape(-1), state["top.start"].reshape(-1)], 1)
+            used.update(map(tuple, np.unique(pairs, axis=0).tolist()))
+    return {window: contexts[window] for window in sorted(used) if window[0] >= 0}
+
+
+def _window_arrays(contexts: Contexts) -> dict[str, NDArray[Any]]:
+    ids = [np.asarray(each, np.int32) for each in contexts.values()]
+    places = np.array(list(contexts), np.int64).reshape(-1, 2)
+    return {
+        "windows/document": np.ascontiguousarray(places[:, 0]),
+        "windows/start": np.ascontiguousarray(places[:, 1]),
+        "windows/first": np.array([0, *np.cumsum([len(each) for each in ids])], np.int64),
+        "windows/token_id": np.concatenate([np.zeros(0, np.int32), *ids]),
+    }

@@ -1,0 +1,55 @@
+"""The file of statistics: safetensors of integers, with a JSON head.
+
+Tensors are "x.10/sum_2" and the like, docs/statistics.md has them all; `__metadata__` has one entry,
+"statistics", the facts as JSON. Equal statistics have equal bytes.
+"""
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from ..data.tensor_file import Tensor, TensorFile, TensorHash
+from ..files.atomic import sync_folder
+from ..files.paths import checked_path
+
+if TYPE_CHECKING:
+    from .stats import Stats
+
+FORMAT_VERSION = 1
+FORMAT = "llamaprobe statistics"
+DTYPES = {"<i8": "I64", "<i4": "I32", "<f4": "F32"}
+
+
+def metadata_of(stats: "Stats") -> dict[str, str]:
+    head = {"format": FORMAT, **stats.facts}
+    return {"statistics": json.dumps(head, sort_keys=True, separators=(",", ":"), allow_nan=False)}
+
+
+def sha256_of(stats: "Stats") -> str:
+    arrays = stats.arrays()
+    with TensorHash(_tensors_of(arrays), metadata_of(stats)) as file:
+        return _put(file, arrays)
+
+
+def write(stats: "Stats", path: str | os.PathLike[str]) -> str:
+    """FileError."""
+    path, arrays = checked_path(path), stats.arrays()
+    with TensorFile(path, _tensors_of(arrays), metadata_of(stats)) as file:
+        sha256 = _put(file, arrays)
+        file.sync()
+        file.rename()
+    sync_folder(path.parent)
+    return sha256
+
+
+def _tensors_of(arrays: dict[str, NDArray[Any]]) -> list[Tensor]:
+    return [(name, DTYPES[array.dtype.str], array.shape) for name, array in arrays.items()]
+
+
+def _put(file: TensorHash, arrays: dict[str, NDArray[Any]]) -> str:
+    for array in arrays.values():
+        if array.size:
+            file.write(array)
+    return str(file.entry()["sha256"])
