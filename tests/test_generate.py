@@ -13,6 +13,7 @@ import sample_rule
 import small_tokenizer
 
 import llamaprobe as lp
+from llamaprobe import _core
 
 STORY = (
     "Once upon a time there was a miller named Hopoa who lived behind the hills. Hopoa had a heavy"
@@ -136,6 +137,18 @@ def test_the_law_holds_for_small_models(case: str, tmp_path: Path):
     for run in model.generate([ids, ids[:1]], 8, points="all", stop=(), sample=lp.Sample(seed=1)):
         check_law(model, run, "all")
         assert run.text is None and run.tokens is None
+
+
+@pytest.mark.parametrize("variant", [name for name, here in _core.kernels() if here])
+def test_every_variant_generates_the_same(
+    demo: lp.Model, variant: str, monkeypatch: pytest.MonkeyPatch
+):
+    how: dict[str, Any] = {"points": "all", "sample": lp.Sample(1.3, top_p=0.9, seed=6), "stop": ()}
+    here = demo.generate([STORY, "Once"], 6, **how)
+    monkeypatch.setenv("LLAMAPROBE_KERNELS", variant)
+    assert _core.kernel_in_use() == variant
+    for run, other in zip(here, demo.generate([STORY, "Once"], 6, **how), strict=True):
+        assert run.equals(other) and run.token_ids.tolist() == other.token_ids.tolist()
 
 
 def test_positions_beyond_a_block_of_keys(demo: lp.Model):

@@ -1,7 +1,9 @@
 """Ctrl-C, timeouts, cancel tokens and exceptions in the midst of a text: what was generated is kept."""
 
+import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -184,3 +186,34 @@ def test_ctrl_c_on_the_command_line(tmp_path: Path, demo: lp.Model):
     assert run.equals(demo.run(run.token_ids, points="z"))
     assert text.endswith("\n") and whole.text.startswith(text[:-1])
     assert text.startswith(demo.tokenizer.decode(run.token_ids[n_prompt:-1]))
+
+
+@pytest.mark.parametrize("points", [(), ("x", "pattern", "logits")], ids=["none", "captured"])
+def test_ctrl_c_at_random_moments_leaves_a_session_true(demo: lp.Model, points: Any):
+    """Between any two instructions of Python, and in the core."""
+    draw, n_stopped = random.Random(len(points)), 0
+    whole = demo.generate(STORY, 300, stop=()).token_ids.tolist()
+    session = demo.start(STORY, points=points)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for _ in range(40):
+            if len(session) > 150:
+                session.rewind(session.n_prompt + draw.randrange(5))
+            with contextlib.suppress(KeyboardInterrupt):  # it may come before the timer is off
+                n_stopped += 1
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, draw.uniform(0.0001, 0.01))
+                    if draw.random() < 0.5:
+                        session.extend(whole[len(session) :][: draw.randint(1, 60)])
+                    else:
+                        session.generate(40, stop=())
+                    session.rewind(draw.randint(session.n_prompt, len(session)))
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                n_stopped -= 1
+            assert session.token_ids.tolist() == whole[: len(session)]
+            if points:
+                assert session.run.equals(demo.run(session.token_ids, points=points))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert n_stopped > 4

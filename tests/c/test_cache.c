@@ -26,12 +26,13 @@ typedef struct {
     lp_model *model;
 } opened;
 
-/* 0: heads that fill no panel. 1: windows, a cap, a layer without RoPE. 2: a table for long prompts. */
+/* 0: heads that fill no panel, and are wider than the model, so that k_rope would fit the place of v. 1: windows, a
+ * cap, a layer without RoPE. 2: a table for long prompts. */
 static void open_model(opened *o, int number) {
     static const size_t windows[] = {7, 64, 0};
     static const int rope_of[] = {0, -1, 0};
     static const float inv_freq[] = {1, 0.5f, 0.25f, 0.1f, 0.01f}, long_inv_freq[] = {0.5f, 0.2f, 0.1f, 0.02f, 0.001f};
-    lp_config c = LLAMA(MOST_LAYERS, 6, 2, 10, 36, 50, VOCAB, MOST, 1e-5, number == 0, 0, 1);
+    lp_config c = LLAMA(MOST_LAYERS, 6, 2, 10, number ? 36 : 8, 50, VOCAB, MOST, 1e-5, number == 0, 0, 1);
     lp_architecture a = tiny_llama(&c);
     lp_rope_spec rope = {.inv_freq = inv_freq, .factor = 1};
     if (number == 1) a.windows = windows, a.rope_of = rope_of, a.config.score_cap = 3, a.config.logits_cap = 2;
@@ -186,7 +187,7 @@ static void check_steps(const lp_model *model, const job *all, how h) {
             if (step % 5 == 4 || of[s]->n_tokens == lengths[s])
                 CHECK(lp_cache_rewind(of[s], pick(of[s]->n_tokens), &err) == 0);
             size_t left = lengths[s] - of[s]->n_tokens;
-            n_tokens[s] = step % 2 ? 1 : 1 + pick(left < 40 ? left : 40);
+            n_tokens[s] = step % 3 == 1 ? 1 : 1 + pick(left < 40 ? left : 40);
         }
         h.last_rows = step % 4 == 3, h.head_only = step % 8 == 7;
         job *j = job_run(model, MOST_SEQS, n_tokens, of, h, &err);
