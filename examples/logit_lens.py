@@ -3,7 +3,7 @@
     python examples/logit_lens.py [MODEL] [PROMPT]
 
 The residual stream after the last layer, `x_out`, gives the model's own answer; that is checked. The idea is
-nostalgebraist's logit lens (2020).
+nostalgebraist's logit lens (2020). This is the formula by hand; `model.lens(run)` does it with the bits of a run.
 """
 
 import sys

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from . import hub as hub
     from . import offline as offline
+    from . import plot as plot
     from . import ray as ray
     from . import reference as reference
     from .cancel import Cancel as Cancel
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from .generation.session import Session as Session
     from .hub import download as download
     from .hub.errors import *  # noqa: F403
+    from .lens.attribution import Attribution as Attribution
+    from .lens.logits import Lens as Lens
     from .model import Model as Model
     from .model import load as load
     from .perf.machine import kernels as kernels
@@ -73,6 +76,8 @@ _LAZY = {
     "Sample": ("generation.sample", "Sample"),
     "GeneratedRun": ("generation.result", "GeneratedRun"),
     "Session": ("generation.session", "Session"),
+    "Lens": ("lens.logits", "Lens"),
+    "Attribution": ("lens.attribution", "Attribution"),
     "Tokenizer": ("prompts.tokenizer", "Tokenizer"),
     "read": ("files.array", "read"),
     "write": ("files.array", "write"),
@@ -108,7 +113,7 @@ _HUB_ERRORS = (
 )
 _LAZY |= {name: ("hub.errors", name) for name in _HUB_ERRORS}
 
-_MODULES = ("hub", "offline", "ray", "reference")
+_MODULES = ("hub", "offline", "plot", "ray", "reference")
 
 __all__ = [*_errors.__all__, "__version__", *_LAZY]
 

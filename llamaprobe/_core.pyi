@@ -135,6 +135,17 @@ class Model:
         "array", "scratch" or "" if not stored, bytes); bytes of values in scratch; bytes of all scratch. The errors
         of `run` before it computes."""
 
+    def head(
+        self,
+        x: NDArray[np.float32],
+        token_ids: NDArray[np.int32] | None,
+        *,
+        n_threads: int,
+    ) -> NDArray[np.float32]:
+        """The last norm and the head on rows x [n, d_model]: logits [n, tokens], of all of the vocabulary for None. The
+        rows of the last layer's x_out give the bits of `run`'s logits. Ctrl-C stops it.
+        OutOfMemory before anything is made; ArgumentError, FileChangedError."""
+
 class Stats:
     """Statistics that Model.run adds up: csrc/stats/stats.h."""
 

@@ -31,6 +31,7 @@ from .families.rope import checked_length
 from .files.fingerprint import Fingerprints, check_fingerprint, not_as_pickled
 from .files.paths import expand_user
 from .generation.methods import Generates, OnePrompt, PromptList
+from .lens.methods import LensMethods
 from .messages import printable
 from .origin import Origin
 from .perf.machine import thread_count
@@ -126,7 +127,7 @@ def open_model(opening: Opening) -> "Model":
     return Model(config, checkpoint, opening, unused)
 
 
-class Model(Generates):
+class Model(Generates, LensMethods):
     """An open model, made by `load`. Any number of threads may use it at once.
 
     Also a context manager: `with load(...) as model`.
@@ -395,8 +396,7 @@ class Model(Generates):
         self.close()
 
     def __repr__(self) -> str:
-        c = self.config
-        closed = ", closed" if self._core is None else ""
+        c, closed = self.config, ", closed" if self._core is None else ""
         return (
             f"<Model {printable(self.origin.model)}: {c.n_layers} layers, d_model {c.d_model},"
             f" {c.n_heads} heads, {c.n_kv_heads} kv heads, vocabulary {c.vocab_size},"

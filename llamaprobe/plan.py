@@ -70,3 +70,8 @@ class Plan(NamedTuple):
             f"<Plan of {len(self.steps)} steps: {self.array_bytes:,} bytes of arrays,"
             f" {self.scratch_bytes:,} of scratch>"
         )
+
+    def _repr_html_(self) -> str:
+        from .views.model import plan_html
+
+        return plan_html(self)

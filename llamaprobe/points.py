@@ -31,6 +31,7 @@ from .families.points import (
     modules,
 )
 from .messages import printable
+from .views.model import PointList
 
 # Path of a module in a layer of a Hugging Face model, and the points that are its input and output.
 _IN_LAYER: dict[str, tuple[str, str | None]] = {
@@ -66,8 +67,8 @@ _EMBED = ("embed", "hook_embed", "embed.hook_out")  # x of layer 0
 _REFUSED = {
     "hidden_states": "entry i < n_layers is x of layer i, the last entry is final_norm",
     "past_key_values": "request k_rope and v",
-    "head_out": "not offered; it is z of a head times its columns of o_proj",
-    "hook_result": "not offered; it is z of a head times its columns of o_proj",
+    "head_out": "model.head_out(run, layer) computes it from z",
+    "hook_result": "model.head_out(run, layer) computes it from z",
     "hook_attn_in": "not offered; it is a copy of x",
     "hook_q_input": "not offered; it is a copy of x",
     "hook_k_input": "not offered; it is a copy of x",
@@ -75,6 +76,15 @@ _REFUSED = {
     "hook_mlp_in": "not offered; it is a copy of x_mid",
     "tokens": "run.token_ids and run.tokens have them",
     "input_ids": "run.token_ids has them",
+}
+# Axes other than tokens, as data frames name them.
+_DIMS = {
+    "n_heads": "head",
+    "n_kv_heads": "kv_head",
+    "head_dim": "dim",
+    "d_model": "channel",
+    "d_ff": "neuron",
+    "vocab_size": "id",
 }
 # nnsight writes `model.` once more, layers[3], .output[0] and .inputs[0][0]
 _MODULE = re.compile(
@@ -213,7 +223,7 @@ class ModelPoints:
     """The method `points`, of a model and of its class."""
 
     def __get__(self, model: Any, owner: object = None) -> Callable[[], list[Point]]:
-        return lambda: list(llama_points() if model is None else points_of(model.config))
+        return lambda: PointList(llama_points() if model is None else points_of(model.config))
 
 
 def points_of(config: Config) -> tuple[Point, ...]:
@@ -298,6 +308,16 @@ def _widths() -> dict[str, str]:
     from . import _core
 
     return _core.widths()
+
+
+def dims(point: Point, config: Config) -> tuple[str, ...]:
+    """The names of the axes of run[point]: layer, token, head, channel, ...; of a map the second
+    axis of tokens is key."""
+    names: list[str] = ["layer"] if point.per_layer else []
+    for axis in axes(point.width)[: len(shape(point, config, 1))]:
+        name = _DIMS.get(axis, "token")
+        names.append("key" if name in names else name)
+    return tuple(names)
 
 
 def reads(point: str) -> tuple[str, ...]:

@@ -23,9 +23,11 @@ from .origin import Origin
 from .prompts.prompt import Prompt
 from .saved.read import Saved
 from .saved.run_folder import plan_run
+from .views.methods import RunViews
+from .views.run import Tokens, numbers, run_text
 
 
-class Run:
+class Run(RunViews):
     """The result of `Model.run`: `run[point]` and `run[point, layer]` are float32 arrays.
 
     For T tokens run["x"] is [n_layers, T, d_model] and run["x", 3] layer number 3 of it,
@@ -49,7 +51,7 @@ class Run:
         """`values`: point name -> (layer numbers, array with a leading axis for them); () and no
         such axis for points that are not per layer."""
         self._values = dict(values)
-        self._tokens: list[str] | None = None
+        self._tokens: Tokens | None = None
         self.rope_length = rope_length
         """As given to `Model.run`."""
         self.edits: Edits = Edits() if edits is None else edits
@@ -84,7 +86,8 @@ class Run:
         Opens the tokenizer at first use. Raises TokenizerError when it is damaged.
         """
         if self._tokens is None:
-            self._tokens = self.origin.tokenizer.pieces(self.token_ids)
+            texts = self.origin.tokenizer.pieces(self.token_ids)
+            self._tokens = None if texts is None else Tokens(texts)
         return self._tokens
 
     @property
@@ -126,7 +129,7 @@ class Run:
             "inv_freq": c.inv_freq.tolist(),
             "attention_scale": c.attention_scale,
             "token_ids": self.token_ids.tolist(),
-            "tokens": self.tokens,
+            "tokens": None if self.tokens is None else list(self.tokens),
             "position_ids": self.position_ids.tolist(),
             "attention_bias": c.attention_bias,
             "qk_norm": c.qk_norm,
@@ -150,6 +153,12 @@ class Run:
         layer. PointError."""
         return self._find(point)[1]
 
+    def dims(self, point: points.Name) -> tuple[str, ...]:
+        """The names of the axes of run[point]: ("layer", "head", "token", "key"). PointError."""
+        self._find(point)
+        plain = point.removesuffix(".before") if isinstance(point, str) else point
+        return points.dims(points.resolve(plain, self.config)[0], self.config)
+
     def __getitem__(self, point: points.Name) -> NDArray[np.float32]:
         """run[name] or run[name, layer number]; a negative number counts from the last layer of the
         model. PointError: unknown, or not in this run."""
@@ -160,7 +169,7 @@ class Run:
         layer = points.layer_number(layer, self.config.n_layers)
         if layer not in layers:
             raise PointError(
-                f"{name} of layer {layer} was not captured, only of {_numbers(layers)}; request it"
+                f"{name} of layer {layer} was not captured, only of {numbers(layers)}; request it"
                 f" with model.run(..., layers=[{layer}])"
             )
         return value[layers.index(layer)]
@@ -252,11 +261,10 @@ class Run:
         return self.__dict__
 
     def __repr__(self) -> str:
-        return (
-            f"<Run of {printable(self.origin.model)}: {counted(len(self), 'token')},"
-            f"{f' layers {_numbers(self.layers)},' if self.layers else ''}"
-            f" {f'points {names}' if (names := ', '.join(self.points)) else 'no points'}>"
-        )
+        layers = f" layers {numbers(self.layers)}," if self.layers else ""
+        names = f"points {', '.join(self.points)}" if self.points else "no points"
+        head = f"<Run of {printable(self.origin.model)}: {counted(len(self), 'token')},"
+        return run_text(self, f"{head}{layers} {names}>")
 
     def _find(self, point: points.Name) -> tuple[str, tuple[int, ...], NDArray[np.float32]]:
         plain, before = without_before(point)
@@ -288,10 +296,3 @@ def _same_bits(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
     if a.shape != b.shape:
         return False
     return bool(np.all((a.view(np.uint32) == b.view(np.uint32)) | (np.isnan(a) & np.isnan(b))))
-
-
-def _numbers(layers: Sequence[int]) -> str:
-    """ "0-15", or the numbers one by one."""
-    if len(layers) > 2 and list(layers) == list(range(layers[0], layers[-1] + 1)):
-        return f"{layers[0]}-{layers[-1]}"
-    return ", ".join(map(str, layers))

@@ -40,19 +40,23 @@ PYTHON_LEVELS = {
     "cancel": 2,
     "families": 2,
     "perf": 2,
-    "plan": 2,
     "stderr": 2,
+    "views": 2,
     "config": 3,
     "captures": 5,
     "edits": 5,
+    "plan": 3,
+    "plot": 3,
     "checkpoint": 4,
     "points": 4,
     "prompts": 4,
     "reference": 4,
+    "formulas": 5,
     "hub": 5,
     "origin": 5,
     "source": 6,
     "saved": 7,
+    "lens": 8,
     "offline": 8,
     "run": 8,
     "generation": 9,
@@ -100,6 +104,7 @@ MAX_BYTES = 3 << 20
 
 HEAVY = {"requests", "urllib3", "tokenizers", "jinja2", "tqdm", "huggingface_hub", "pyarrow"}
 HEAVY |= {"fsspec", "ray"}
+HEAVY |= {"matplotlib", "pandas", "xarray"}
 NEVER = {"torch", "transformers", "safetensors", "tensorflow", "jax"}
 BINARY = {".safetensors", ".npz", ".npy", ".png", ".bin", ".so", ".model"}
 

@@ -269,7 +269,7 @@ REFUSED: list[tuple[Any, str]] = [
     ("hidden_states", "entry i < n_layers is x of layer i, the last entry is final_norm"),
     ("hidden_states[3]", "entry i < n_layers is x"),
     ("past_key_values", "k_rope and v"),
-    ("blocks.3.attn.hook_result", "not offered"),
+    ("blocks.3.attn.hook_result", "model.head_out"),
     ("hook_mlp_in", "copy of x_mid"),
     ("tokens", "run.token_ids"),
     ("embed5", "there is no point 'embed5'"),

@@ -51,6 +51,15 @@ def many() -> Iterator[str]:
 
 
 assert_type(model.run(many(), cancel=lp.Cancel()), lp.Run | list[lp.Run])
+lens = model.lens(run, position=slice(-2, None), tokens=["a", 5], layers=[0, -1])
+assert_type(lens, lp.Lens)
+assert_type(lens.top(0, 0)[0].logprob, float | None)
+shares = model.attribute(run, "a", against=5, by="head")
+assert_type(shares, lp.Attribution)
+assert_type(model.attribute(run, 5, position=[1, -1]), list[lp.Attribution])
+assert_type(model.direct_effect(run, 5, component=("head", 3, 1)), float)
+assert_type(model.head_out(run, -1), NDArray[np.float32])
+print(shares["head", 3, 1], lens.ranks.shape, run.html("run.html", model=model, heads=[(3, 1)]))
 weight = model.weights["model.norm.weight"]
 assert_type(np.asarray(weight), NDArray[np.float32])
 assert_type(np.asarray(weight, dtype=np.float64), NDArray[np.float64])

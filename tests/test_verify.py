@@ -15,8 +15,8 @@ import small_tokenizer
 from tampering import POINTS, Folder, found, left_out, model, other, saved, write_floats
 
 import llamaprobe as lp
-from llamaprobe.checks.recompute import BAR, Formulas, given
 from llamaprobe.files.fingerprint import fingerprint
+from llamaprobe.formulas import BAR, Formulas, given
 from llamaprobe.origin import ARITHMETIC_VERSION
 from llamaprobe.saved.manifest import FORMAT_VERSION, hash_file
 from llamaprobe.saved.run_folder import file_name

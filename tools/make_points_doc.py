@@ -81,7 +81,7 @@ the names elsewhere. Negative layers count from the last layer of the opened mod
   llama.cpp keeps such pairs side by side: its q and k are the same numbers in another order.
 - TransformerLens' `from_pretrained` centres the logits: they differ from `logits` by a constant per
   token; `from_pretrained_no_processing` does not.
-- Results per head are not offered.
+- Results per head (`hook_result`) are no point: `model.head_out(run, layer)` computes them from `z`.
 """
 
 

@@ -177,6 +177,8 @@ static PyMethodDef methods[] = {
      "values) for each stage."},
     {"plan", (PyCFunction)(void (*)(void))lp_model_object_plan, METH_VARARGS | METH_KEYWORDS,
      "plan(token_ids, seq_start, points, *, n_threads): what run would do."},
+    {"head", (PyCFunction)(void (*)(void))lp_model_object_head, METH_VARARGS | METH_KEYWORDS,
+     "head(x, token_ids, *, n_threads): logits of rows of the residual stream, of all tokens if None."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -86,6 +86,8 @@ PyObject *lp_model_object_profile(PyObject *self, PyObject *args, PyObject *kwar
 /* What Model.run would do: ([(layer, stage, [(point, where, bytes)], bytes of weights)], bytes of values in scratch,
  * bytes of all scratch). */
 PyObject *lp_model_object_plan(PyObject *self, PyObject *args, PyObject *kwargs);
+/* Model.head(x, token_ids, *, n_threads): logits of rows of the residual stream */
+PyObject *lp_model_object_head(PyObject *self, PyObject *args, PyObject *kwargs);
 
 typedef struct {
     PyObject ob_base;

@@ -1,5 +1,5 @@
 """The values of a saved run recomputed: each by its formula from the weights and the values saved
-before it, with the error that rounding may leave (recompute.py).
+before it, with the error that rounding may leave (formulas.py).
 """
 
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from ..config import Config
 from ..errors import ArgumentError, FileError, FormatError
 from ..families.points import absent
 from ..families.tensors import EMBEDDING, FINAL_NORM, HEAD, layer_prefix, matrix
+from ..formulas import MAX, TINY, Formulas, U, Value, given, masked
 from ..points import reads, resolve
 from ..saved.read import Saved
 from ..source import model_tensors
-from .recompute import MAX, TINY, Formulas, U, Value, given, masked
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -29,7 +29,7 @@ class Undetermined(Exception):
 class Recomputed:
     """The values of one run, layer by layer: saved ones where they can be read, else computed from
     those before them. Holds one layer at a time. Without a model, what needs weights is
-    Undetermined. `worst`: see recompute.py."""
+    Undetermined. `worst`: see formulas.py."""
 
     def __init__(
         self, saved: Saved, config: Config, model: "Model | None", worst: bool = False

@@ -3,7 +3,7 @@
 1. Every file has the size and the sha256 of the manifest.
 2. Masks, meta files and manifest are what the run would write now (claimed.py).
 3. Every saved value follows from the values saved before it and the weights, within float32
-   rounding: x_norm from x, q from x_norm, ..., x of the next layer, logits (recompute.py: float64
+   rounding: x_norm from x, q from x_norm, ..., x of the next layer, logits (formulas.py: float64
    in NumPy, independent of the code that made the files).
 4. The same tokens run again give the same bits, as llamaprobe promises for every machine; files
    with fewer digits must hold those bits rounded.
@@ -26,13 +26,13 @@ from ..config import Config
 from ..errors import ArgumentError, FileError, FormatError, NewerFormatError
 from ..files.encode import check_digits, text_values
 from ..files.hex import fixed_point
+from ..formulas import BAR, MAX, TINY, U, Value
 from ..messages import counted, shown_path
 from ..origin import ARITHMETIC_VERSION
 from ..saved.manifest import FORMAT_VERSION, MANIFEST
 from ..saved.read import Saved
 from ..saved.run_folder import file_name, value_encoder
 from .claimed import Claimed, encoded_digest
-from .recompute import BAR, MAX, TINY, U, Value
 from .recomputed import Recomputed, Undetermined
 
 if TYPE_CHECKING:

@@ -1,5 +1,5 @@
-"""The command line: llamaprobe run | generate | points | inspect | weights | verify | harvest | stats |
-download | bench.
+"""The command line: llamaprobe run | generate | lens | attribute | points | inspect | weights | verify |
+harvest | stats | download | bench.
 
 Results go to stdout and all else to stderr, so that output can be piped. A user's mistake is one
 line on stderr and exit code 1 (2 for wrong usage, 130 for Ctrl-C), never a traceback. Commands
@@ -82,7 +82,20 @@ def _run(argv: "Sequence[str]", interrupts: "Interrupts") -> int:
 
 def _parser() -> "Parser":
     from .. import __version__
-    from . import bench, download, generate, harvest, inspect, points, run, stats, verify, weights
+    from . import (
+        attribute,
+        bench,
+        download,
+        generate,
+        harvest,
+        inspect,
+        lens,
+        points,
+        run,
+        stats,
+        verify,
+        weights,
+    )
     from .parser import Parser
 
     parser = Parser(
@@ -92,7 +105,8 @@ def _parser() -> "Parser":
     )
     parser.add_argument("--version", action="version", version=f"llamaprobe {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (run, generate, points, inspect, weights, verify, harvest, stats, bench, download):
+    looking = (run, generate, lens, attribute, points)
+    for command in (*looking, inspect, weights, verify, harvest, stats, bench, download):
         command.add_parser(commands)
     return parser
 

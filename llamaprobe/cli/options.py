@@ -3,7 +3,7 @@
 import argparse
 import os
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import stderr
 from ..messages import counted, printable
@@ -95,16 +95,18 @@ def check_out(args: argparse.Namespace) -> None:
     check_new_run(checked_path(args.out), [MANIFEST], args.force)
 
 
-def save(result: "Run", args: argparse.Namespace) -> "list[Path]":
-    """The files of a run, with a line on stderr; the last is the manifest."""
+def save(result: "Run", args: argparse.Namespace, **part: Any) -> "list[Path]":
+    """The files of a run, with a line on stderr; the last is the manifest. `part`: points and layers
+    of it, as for Run.save."""
     from ..saved.run_folder import plan_run
 
     how = {"format": format_of(args), "digits": args.digits, "header": not args.no_header}
     how |= {"masks": not args.no_masks, "force": args.force, "hash_weights": args.hash_weights}
-    plan = plan_run(result, args.out, **how)
+    plan = plan_run(result, args.out, **how, **part)
     note_size(plan.n_bytes, len(plan.encoders), plan.exact)
     paths = plan.write()
-    report_written(paths, f": {counted(len(result), 'token')}, {', '.join(result.points)}")
+    names = part.get("points", result.points)
+    report_written(paths, f": {counted(len(result), 'token')}, {', '.join(names)}")
     return paths
 
 

@@ -25,6 +25,7 @@ from .options import (
     revision_of,
     save,
 )
+from .plots import add_plots, check_plots, draw_plots, points_for_plots, requested
 from .prompts import add_prompts_options, check_prompts_usage, run_prompts_file
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add_edits(parser)
     add_run_files_options(parser)
     parser.add_argument("--progress", action="store_true", help="show a bar on stderr")
+    add_plots(parser)
     parser.add_argument(
         "--json",
         action="store_true",
@@ -94,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
 def _check_usage(args: argparse.Namespace) -> None:
     """No option is dropped silently."""
     check_prompts_usage(args)
+    check_plots(args)
     if args.prompts is None:
         check_chat_usage(args)
     check_file_usage(args)
@@ -104,9 +107,10 @@ def _run(model: "Model", args: argparse.Namespace, points: list[str]) -> "Run":
     how: dict[str, Any] = {}
     if args.chat or args.messages:
         prompt, how = read_chat(args)
+    points, layers = points_for_plots(args, points)
     how |= {"edits": edits_of(args), "rope_length": args.rope_length}
     how["progress"] = args.progress
-    result = model.run(prompt, points=points, layers=args.layers, **how)
+    result = model.run(prompt, points=points, layers=layers, **how)
     report_edits(result)
     return result
 
@@ -117,19 +121,28 @@ def _show(model: "Model", args: argparse.Namespace) -> int:
     from .json import print_json
     from .summary import print_summary, summary
 
-    result = _run(model, args, args.points or [*DEFAULT_POINTS, "logits"])
-    shown = [point for point in result.points if args.points or point != "logits"]
+    points = args.points or [*DEFAULT_POINTS, "logits"]
+    result = _run(model, args, points)
+    shown = [point for point in requested(args, result, points) if args.points or point != "logits"]
     data = summary(model, result, shown)
     if args.json:
         print_json(data | {"files": []})
     else:
         print_summary(data)
+    draw_plots(model, result, args)
     stderr.say("nothing was written; --out DIR writes these values as files")
     return 0
 
 
 def _save(model: "Model", result: "Run", args: argparse.Namespace) -> int:
-    paths = save(result, args)
+    from ..points import DEFAULT_POINTS
+
+    part: dict[str, Any] = {}
+    if args.plot:  # files of what was requested, without what only pictures need
+        part = {"points": requested(args, result, args.points or [*DEFAULT_POINTS])}
+        part["layers"] = args.layers
+    paths = save(result, args, **part)
+    draw_plots(model, result, args)
     if args.json:
         from .json import print_json
         from .summary import summary

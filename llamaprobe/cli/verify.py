@@ -115,8 +115,8 @@ def _verify_harvest(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace, checks: "list[Check]") -> list[str]:
     """Append each check to `checks` and print it; returns weight files that are not the run's."""
-    from ..checks.recompute import BAR
     from ..checks.verify import verify_run
+    from ..formulas import BAR
 
     model, others = _model(args)
     if model is not None and model.ignore:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ..maths import for_heads, silu
+from .maths import for_heads, silu
 
 BAR = 8.0  # deviations that are allowed; honest runs stay below 5, whatever their digits
 U = 2.0**-24

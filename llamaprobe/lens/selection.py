@@ -1,0 +1,108 @@
+"""Arguments that name tokens, positions and layers of a run, and the values that it must hold."""
+
+import operator
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, SupportsIndex
+
+import numpy as np
+
+from ..errors import ArgumentError, PointError
+from ..messages import printable
+
+if TYPE_CHECKING:
+    from ..model import Model
+    from ..run import Run
+
+Token = str | SupportsIndex
+Positions = SupportsIndex | Sequence[SupportsIndex] | slice | None
+
+
+def token_id(model: "Model", token: Token) -> int:
+    """The id of a token: an id, or text that is one token. ArgumentError, with the pieces of a text
+    that is several."""
+    if isinstance(token, str):
+        ids = model.tokenizer.encode(token, add_special_tokens=False)
+        if len(ids) != 1:
+            pieces = " | ".join(model.tokenizer.pieces(ids))
+            raise ArgumentError(
+                f"{printable(repr(token), 60)} is {len(ids)} tokens, not one"
+                f"{': ' + printable(pieces, 120) if pieces else ''}; name one of them, or give an id"
+            )
+        return int(ids[0])
+    try:
+        number = operator.index(token)
+    except TypeError:
+        raise ArgumentError(f"a token is an id or text, not {printable(repr(token), 60)}") from None
+    if isinstance(token, bool) or not 0 <= number < model.config.vocab_size:
+        raise ArgumentError(
+            f"token id {number} is out of range: the vocabulary has {model.config.vocab_size}"
+        )
+    return number
+
+
+def token_text(model: "Model", id: int) -> str | None:
+    """The text of one token; None without a tokenizer."""
+    pieces = model.origin.tokenizer.pieces(np.array([id]))
+    return None if pieces is None else pieces[0]
+
+
+def positions_of(position: Positions, n_tokens: int) -> tuple[int, ...]:
+    """Positions from 0 on: of a number, numbers, a slice, or None for all. Negative ones count from
+    the end. ArgumentError for one that the run lacks."""
+    if position is None or isinstance(position, slice):
+        found = tuple(range(n_tokens)[position or slice(None)])
+        if not found:
+            raise ArgumentError(f"{position} has none of {n_tokens} positions")
+        return found
+    listed = [position] if hasattr(position, "__index__") else position
+    if isinstance(listed, str) or not isinstance(listed, Iterable):
+        raise ArgumentError(f"a position is a number, not {printable(repr(position), 60)}")
+    return tuple(_position(each, n_tokens) for each in listed)
+
+
+def one_position(position: SupportsIndex, n_tokens: int) -> int:
+    """The same for one number."""
+    return _position(position, n_tokens)
+
+
+def _position(position: SupportsIndex, n_tokens: int) -> int:
+    try:
+        number = operator.index(position)
+    except TypeError:
+        raise ArgumentError(
+            f"a position is a number, not {printable(repr(position), 60)}"
+        ) from None
+    if not -n_tokens <= number < n_tokens:
+        raise ArgumentError(f"there is no position {number}: the run has {n_tokens} tokens")
+    return number % n_tokens
+
+
+def check_model(model: "Model", run: "Run") -> None:
+    """ArgumentError when a run cannot be the model's."""
+    ours, its = model.config, run.config
+    for name in ("d_model", "vocab_size", "n_layers", "n_heads", "n_kv_heads", "head_dim", "d_ff"):
+        if getattr(ours, name) != getattr(its, name):
+            raise ArgumentError(
+                f"the run is of a model whose {name} is {getattr(its, name)}, and it is"
+                f" {getattr(ours, name)} in this one: give the model that made the run"
+            )
+
+
+def check_held(run: "Run", needs: Iterable[tuple[str, int | None]], what: str) -> None:
+    """PointError for values that the run lacks, with the call that keeps them."""
+    needed = list(needs)
+    missing = [(p, i) for p, i in needed if not (p in run.points and _has_layer(run, p, i))]
+    if not missing:
+        return
+    point, layer = missing[0]
+    of_layer = "" if layer is None else f" of layer {layer}"
+    names = ", ".join(f'"{name}"' for name in dict.fromkeys(name for name, _ in needed))
+    comma = "" if ", " in names else ","
+    raise PointError(
+        f"{what} needs {point}{of_layer}, which the run lacks; keep it with"
+        f" model.run(prompt, points=({names}{comma}))"
+    )
+
+
+def _has_layer(run: "Run", point: str, layer: int | None) -> bool:
+    return layer is None or layer in run.layers_of(point)

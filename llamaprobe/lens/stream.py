@@ -1,0 +1,48 @@
+"""What attribution and direct effects read: the head's rows of some tokens, the last norm, and values
+of a run at some positions.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import ArgumentError
+from .selection import Token, check_model, token_id
+from .weights import Array, LensWeights
+
+if TYPE_CHECKING:
+    from ..model import Model
+    from ..run import Run
+
+
+def token_ids(model: "Model", token: Token, against: Token | None) -> list[int]:
+    """The ids of one token, or of two."""
+    ids = [token_id(model, each) for each in (token, against) if each is not None]
+    if len(ids) == 2 and ids[0] == ids[1]:
+        raise ArgumentError(f"token and against are both {ids[0]}; their difference is 0")
+    return ids
+
+
+class Stream:
+    """The end of the residual stream of one run."""
+
+    def __init__(
+        self, model: "Model", run: "Run", ids: list[int], positions: tuple[int, ...]
+    ) -> None:
+        check_model(model, run)
+        self.model, self.run, self.ids = model, run, ids
+        self.positions = list(positions)
+        self.config, self.weights = model.config, LensWeights(model)
+        self.head = self.weights.head_rows(ids)
+        self.gain = self.weights.gain("final_norm")
+        self.scale = float(np.float32(self.config.residual_scale))
+        self.divisor = float(np.float32(self.config.logits_divisor))
+
+    def added(self, stem: str) -> str:
+        """The point that is added to the residual stream."""
+        return f"{stem}_norm" if f"{stem}_norm" in self.config.norms else f"{stem}_out"
+
+    def at(self, point: str, layer: int | None = None) -> Array:
+        """The rows of the positions, float64."""
+        value = self.run[point] if layer is None else self.run[point, layer]
+        return value[self.positions].astype(np.float64)

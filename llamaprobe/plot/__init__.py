@@ -1,0 +1,16 @@
+"""Pictures, with matplotlib: `pip install 'llamaprobe[plot]'`.
+
+Each function returns a Figure, or draws into `ax`. A notebook shows the figure; `figure.savefig`
+writes it to a file.
+"""
+
+from .comparisons import diff as diff
+from .comparisons import patch_map as patch_map
+from .comparisons import stats as stats
+from .pictures import attribution as attribution
+from .pictures import channels as channels
+from .pictures import lens as lens
+from .pictures import norms as norms
+from .pictures import pattern as pattern
+
+__all__ = ["attribution", "channels", "diff", "lens", "norms", "patch_map", "pattern", "stats"]

@@ -1,0 +1,69 @@
+"""The methods of models and runs that show them."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..model import Model
+    from ..run import Run
+
+
+class ModelViews:
+    """Base class of `Model`."""
+
+    def _repr_html_(self) -> str:
+        from .model import model_html
+
+        model = cast("Model", self)
+        return model_html(model, closed=model._core is None)
+
+
+class RunViews:
+    """Base class of `Run`."""
+
+    def to_pandas(self, point: str | None = None) -> Any:
+        """The values of a point as a DataFrame with a line for each number and columns for layer,
+        token, text, head, channel and value as the point has them; without a point, a line for each
+        token of the run: its id, text, and the rms of x where it is held. Needs pandas.
+        """
+        from .tables import point_frame, token_frame
+
+        run = cast("Run", self)
+        return token_frame(run) if point is None else point_frame(run, point)
+
+    def to_xarray(self) -> Any:
+        """A Dataset with a variable for each point; dimensions layer, token, head, channel, key, ...
+        and the texts of tokens as a coordinate. The arrays are not copied. Needs xarray."""
+        from .tables import run_dataset
+
+        return run_dataset(cast("Run", self))
+
+    def html(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        model: "Model | None" = None,
+        heads: "Iterable[tuple[int, int]]" = (),
+    ) -> Path:
+        """Write one page about the run: tokens, norms of x, each layer's mean pattern and the
+        `heads` (layer, head), as far as the run holds them; with `model`, a lens on the last
+        positions. A page needs no network and no other file, and is less than 2 MB.
+
+        Raises PointError (no pattern for a named head), ArgumentError, FileError.
+        """
+        from .page import write_page
+
+        return write_page(cast("Run", self), path, model=model, heads=list(heads))
+
+    def _repr_html_(self) -> str:
+        from .run import run_html
+
+        return run_html(cast("Run", self))
+
+    def _ipython_key_completions_(self) -> list[str | tuple[str, int]]:
+        from .run import keys
+
+        return keys(cast("Run", self))
