@@ -48,7 +48,7 @@ def test_dir_lists_public_names():
         "import llamaprobe as lp; lp.load; print(*(n for n in dir(lp) if n not in lp.__all__"
         " and not n.startswith('__')))"
     )
-    assert run_python(code).stdout == "hub offline ray reference\n"
+    assert run_python(code).stdout == "hub offline plot ray reference\n"
 
 
 def test_all_is_complete_and_true():
