@@ -94,7 +94,7 @@ def test_a_value_before_its_own_edits_depends_on_none_of_them(model):
         "e['z', 1].map(3)",
     ],
 )
-def test_what_is_no_assignment_of_numbers_is_a_type_error(code):
+def test_what_is_not_an_assignment_of_numbers_is_a_type_error(code):
     e = lp.Edits()
     with pytest.raises(TypeError):
         exec(code, {"e": e, "np": np})
@@ -243,7 +243,7 @@ def test_what_repr_shows_is_read_back(tmp_path, monkeypatch):
         *('"z[3][0] = 1', '"z\\q"[3][0] = 1', "z[3]['a'] = 1", "z[3][-True] = 1", "z[3][*a] = 1"),
     ],
 )
-def test_text_that_is_no_edit_is_refused(text):
+def test_text_that_is_not_an_edit_is_refused(text):
     with pytest.raises(lp.EditError):
         lp.Edits.parse(text)
 

@@ -176,7 +176,7 @@ def test_old_names_of_longrope(tmp_path: Path, spelling: str) -> None:
     assert rope.long_inv_freq is not None and rope.original_positions == 16
 
 
-def test_a_factor_that_others_multiply_in_is_told(tmp_path: Path) -> None:
+def test_a_factor_that_others_multiply_in_is_reported(tmp_path: Path) -> None:
     """attn_factor of R1-0528: transformers ignores it, and so do we, but not in silence."""
     with pytest.raises(UserWarning, match=r"rope_scaling\.attn_factor: ignored"):
         read(tmp_path, "qwen3", rope_scaling=YARN | {"attn_factor": 0.8782})

@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../base/platform.h"
+
 #define LP_TALLY_VALUES 2048 /* at most, between two flushes: m^2 of 2^16 values would overflow */
 
 /* Sums of |x|, x, x^2, x^3, x^4 in units of 2^-149, 2^-149, 2^-298, 2^-447, 2^-596: two's complement, the lowest limb

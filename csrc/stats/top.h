@@ -8,6 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../base/platform.h"
+
 typedef struct {
     int32_t key; /* lp_float_key of the value */
     int32_t position;
