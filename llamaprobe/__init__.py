@@ -60,6 +60,10 @@ if TYPE_CHECKING:
     from .stats.collect import collect as collect
     from .stats.file import read_stats as read_stats
     from .stats.stats import merge_stats as merge_stats
+    from .sweeps.metric import kl as kl
+    from .sweeps.metric import logit_diff as logit_diff
+    from .sweeps.metric import logprob as logprob
+    from .sweeps.result import Sweep as Sweep
 
 __version__ = "0.1.0"
 
@@ -101,6 +105,10 @@ _LAZY = {
     "PROMPT": ("edits.index", "PROMPT"),
     "NEW": ("edits.index", "NEW"),
     "DECIDING": ("edits.index", "DECIDING"),
+    "Sweep": ("sweeps.result", "Sweep"),
+    "logit_diff": ("sweeps.metric", "logit_diff"),
+    "logprob": ("sweeps.metric", "logprob"),
+    "kl": ("sweeps.metric", "kl"),
     "UnsupportedConfigError": ("config", "UnsupportedConfigError"),
     "WeightError": ("checkpoint.weights", "WeightError"),
 }

@@ -15,6 +15,7 @@ _Capture = tuple[int, Sequence[int]] | tuple[int, Sequence[int], bool]
 _Index = NDArray[np.uint32]
 _Function = Callable[[NDArray[np.float32]], NDArray[np.float32] | None]
 _Edit = tuple[int, int, int, int, _Index, _Index, _Index, NDArray[np.float32] | _Function]
+_Branch = tuple["Cache", Sequence[int], int, NDArray[np.float32]]
 ARITHMETIC_VERSION: int
 """Of docs/arithmetic.md: runs of another version have other bits."""
 
@@ -78,6 +79,7 @@ class Model:
         changed: NDArray[np.int64] | None = None,
         caches: Sequence[Cache | None] | None = None,
         last_rows: bool = False,
+        branch: _Branch | None = None,
     ) -> list[NDArray[np.float32]]:
         """One array [requested layers, floats of the place] per (point number, layer numbers); points that are not
         per layer have one layer, 0. No (point, layer) comes twice; a third item that is true requests the values
@@ -92,6 +94,9 @@ class Model:
         of all tokens. The cache grows by them if the run succeeds; else its tokens are as before.
         last_rows: points that are not per layer have one row per sequence, that of its last token, and the last layer
         computes only these rows after attention unless one of its values there is requested.
+        branch: (cache, first rows, layer, x): the ids are rows of the tokens that the cache has, from its first row on
+        in each sequence; they enter `layer` with x [n_tokens, d_model]. Rows before them are those of the cache, which
+        is only read, and layers before it are not computed. One first row for each sequence; no caches.
         edits: (op, point number, layer, sequence, three lists of indices, values), as in csrc/run/edit.h: op 0 sets,
         1 adds, 2 multiplies, 3 calls a function. The lists are in the order of the axes: rows of this call in its
         sequence, heads or one 0, channels; of a map heads, rows, keys. values: three axes, each as long as its list or
@@ -113,6 +118,7 @@ class Model:
         changed: NDArray[np.int64] | None = None,
         caches: Sequence[Cache | None] | None = None,
         last_rows: bool = False,
+        branch: _Branch | None = None,
     ) -> tuple[list[NDArray[np.float32]], list[tuple[str, float, int, float, float, float]]]:
         """The result of `run`, and (stage, seconds, laps, FLOP, bytes of weights, bytes of values) of every stage of
         csrc/sys/profile.h. Only computed work counts, not what causal attention skips; a multiply-add is two."""
@@ -130,6 +136,7 @@ class Model:
         changed: NDArray[np.int64] | None = None,
         caches: Sequence[Cache | None] | None = None,
         last_rows: bool = False,
+        branch: _Branch | None = None,
     ) -> tuple[list[tuple[int, str, list[tuple[str, str, int]], int]], int, int]:
         """The plan of `run`: the steps as (layer or -1, stage, values, bytes of weights read), with values as (point,
         "array", "scratch" or "" if not stored, bytes); bytes of values in scratch; bytes of all scratch. The errors

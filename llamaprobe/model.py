@@ -45,6 +45,7 @@ from .prompts.tokenizer import Tokenizer
 from .prompts.tokenizer_files import TokenizerFiles
 from .run import Run
 from .source import find_folder, whole_path
+from .sweeps.methods import Sweeps
 
 
 class RunOptions(TypedDict, total=False):
@@ -127,7 +128,7 @@ def open_model(opening: Opening) -> "Model":
     return Model(config, checkpoint, opening, unused)
 
 
-class Model(Generates, LensMethods):
+class Model(Generates, LensMethods, Sweeps):
     """An open model, made by `load`. Any number of threads may use it at once.
 
     Also a context manager: `with load(...) as model`.

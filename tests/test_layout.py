@@ -60,6 +60,7 @@ PYTHON_LEVELS = {
     "offline": 8,
     "run": 8,
     "generation": 9,
+    "sweeps": 9,
     "model": 10,
     "checks": 11,
     "data": 12,

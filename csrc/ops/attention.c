@@ -124,6 +124,14 @@ static int pack_heads(const attend_args *args) {
                        (void *)args);
 }
 
+void lp_copy_panels(lp_panels to, lp_panels from, size_t head, size_t n_keys, size_t head_dim) {
+    size_t whole = (n_keys + LP_PANEL - 1) / LP_PANEL * LP_PANEL;
+    memcpy(to.k + head * to.n_floats, from.k + head * from.n_floats, whole * head_dim * sizeof *to.k);
+    to.v += head * to.n_floats, from.v += head * from.n_floats;
+    for (size_t d = 0; d < head_dim; d += LP_PANEL, to.v += to.v_stride, from.v += from.v_stride)
+        memcpy(to.v, from.v, n_keys * LP_PANEL * sizeof *to.v);
+}
+
 /* What jobs are counted by: query heads or, with one token, kv heads. */
 static size_t n_groups(const lp_sequence *s, size_t n_heads, size_t n_kv_heads) {
     return s->n_tokens == 1 ? n_kv_heads : n_heads;

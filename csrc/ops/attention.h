@@ -42,6 +42,8 @@ size_t lp_number_sequences(lp_sequence *sequences, size_t n_sequences, size_t q_
 
 /* Appends the rows of k and v to the caches of the sequences that have one: the next ones read them there. */
 int lp_append(const lp_ops *ops, const lp_attention *a);
+/* The first n_keys of one kv head. The last panel of k is copied whole. */
+void lp_copy_panels(lp_panels to, lp_panels from, size_t head, size_t n_keys, size_t head_dim);
 /* scores_raw = q k^T * scale, scores = cap(scores_raw), pattern = softmax(scores), z = pattern v */
 int lp_attend(const lp_ops *ops, const lp_attention *a);
 /* Its parts, from values in memory: scores of scores_raw, pattern of scores, and z of pattern and v. */

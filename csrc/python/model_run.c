@@ -15,6 +15,7 @@
 #include "../base/size.h"   /* lp_size_add */
 #include "observer.h"       /* lp_observation */
 #include "poll.h"           /* lp_poll_python */
+#include "run_branch.h"     /* lp_branch_args */
 #include "run_edits.h"      /* lp_edit_list */
 
 /* One point at some layers: an array [n_layers, n_floats]. */
@@ -35,6 +36,7 @@ typedef struct {
     PyObject *cache_objects;            /* a tuple that keeps `caches` alive */
     lp_cache **caches;                  /* [n_caches], each held by this call; NULL: none are given */
     size_t n_caches, cache_bytes;
+    lp_branch_args branch;
     int last_rows;
     capture *captures;
     PyObject *edits, *changed; /* arguments, borrowed */
@@ -288,6 +290,7 @@ static void call_free(call *c) {
     lp_observation_free(&c->observation);
     PyMem_Free(c->captures);
     lp_edit_list_free(&c->list);
+    lp_branch_args_free(&c->branch);
     lp_caches_release(c->caches, c->n_caches);
     Py_XDECREF(c->cache_objects);
     PyMem_Free(c->seq_start);
@@ -307,8 +310,8 @@ static PyObject *plan_call(call *c, const lp_model *model, PyObject *points, siz
         lp_run_free(&c->run);
         return lp_raise(c->state, &err);
     }
-    int failed = take_captures(c, points) || request_values(c) || take_edits(c) ||
-                 lp_observation_begin(&c->observation, c->state, &c->run) || plan_run(c);
+    int failed = lp_branch_args_set(&c->branch, c->state, &c->run) || take_captures(c, points) || request_values(c) ||
+                 take_edits(c) || lp_observation_begin(&c->observation, c->state, &c->run) || plan_run(c);
     lp_profile_lap(c->run.profile, LP_STAGE_PLAN);
     PyObject *result = failed ? NULL : work(c);
     lp_run_free(&c->run);
@@ -324,24 +327,27 @@ static PyObject *arrays(call *c) {
 /* The result of `work`, timed if `profile` is not NULL. */
 static PyObject *run(PyObject *self, PyObject *args, PyObject *kwargs, lp_profile *profile,
                      PyObject *(*work)(call *c)) {
-    static char *keys[] = {"token_ids", "seq_start", "points", "n_threads", "progress", "rope_length",
-                           "edits",     "changed",   "caches", "last_rows", "observer", NULL};
-    PyObject *token_ids, *seq_start, *points, *progress = Py_None, *caches = Py_None, *observer = Py_None,
-                                              *result = NULL;
+    static char *keys[] = {"token_ids", "seq_start", "points",    "n_threads", "progress", "rope_length", "edits",
+                           "changed",   "caches",    "last_rows", "observer",  "branch",   NULL};
+    PyObject *token_ids, *seq_start, *points, *progress = Py_None, *caches = Py_None, *result = NULL;
+    PyObject *observer = Py_None, *branch = Py_None;
     Py_ssize_t n_threads = 0, rope_length = 0;
     call c = {.state = PyType_GetModuleState(Py_TYPE(self)), .profile = profile, .edits = Py_None, .changed = Py_None};
     lp_profile_start(profile);
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$nOnOOOpO:run", keys, &token_ids, &seq_start, &points,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$nOnOOOpOO:run", keys, &token_ids, &seq_start, &points,
                                      &n_threads, &progress, &rope_length, &c.edits, &c.changed, &caches, &c.last_rows,
-                                     &observer))
+                                     &observer, &branch))
         return NULL;
     if (rope_length < 0) return lp_raise_new(c.state, LP_EARG, "rope_length is %zd", rope_length);
     c.rope_length = (size_t)rope_length;
     if (n_threads < 1) return lp_raise_new(c.state, LP_EARG, "n_threads is %zd, must be at least 1", n_threads);
     c.progress = progress == Py_None ? NULL : progress;
     n_threads = n_threads < LP_MAX_THREADS ? n_threads : LP_MAX_THREADS;
+    if (branch != Py_None && (caches != Py_None || observer != Py_None))
+        return lp_raise_new(c.state, LP_EARG,
+                            "a branch reads the cache of its base and appends to none; it has no observer");
     if (!take_tokens(&c, token_ids, seq_start) && !take_caches(&c, caches) &&
-        !lp_observation_take(&c.observation, c.state, observer))
+        !lp_observation_take(&c.observation, c.state, observer) && !lp_branch_args_take(&c.branch, c.state, branch))
         result = plan_call(&c, ((lp_model_object *)self)->model, points, (size_t)n_threads, work);
     call_free(&c);
     return result;

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "../base/size.h"     /* lp_size_mul */
-#include "../ops/attention.h" /* lp_v_columns */
+#include "../ops/attention.h" /* lp_copy_panels, lp_v_columns */
 #include "plan.h"             /* lp_plan_short_until */
 
 void lp_cache_init(lp_cache *cache, const lp_model *model) {
@@ -70,12 +70,8 @@ static void copy_job(void *arg, size_t i, size_t worker) {
     const lp_config *c = a->config;
     lp_panels to = panels_in(c, a->to, a->to_capacity, i / c->n_kv_heads);
     lp_panels from = panels_in(c, a->from, a->from_capacity, i / c->n_kv_heads);
-    size_t head = i % c->n_kv_heads, whole = (a->n_tokens + LP_PANEL - 1) / LP_PANEL * LP_PANEL;
     (void)worker;
-    memcpy(to.k + head * to.n_floats, from.k + head * from.n_floats, whole * c->head_dim * sizeof *to.k);
-    to.v += head * to.n_floats, from.v += head * from.n_floats;
-    for (size_t d = 0; d < c->head_dim; d += LP_PANEL, to.v += to.v_stride, from.v += from.v_stride)
-        memcpy(to.v, from.v, a->n_tokens * LP_PANEL * sizeof *to.v);
+    lp_copy_panels(to, from, i % c->n_kv_heads, a->n_tokens, c->head_dim);
 }
 
 static int copy_tokens(const lp_cache *from, const lp_block *to, size_t to_capacity, const lp_parallel *parallel) {
@@ -130,6 +126,10 @@ static unsigned long_ropes(const lp_model *model, size_t n_tokens, size_t rope_l
     return set;
 }
 
+int lp_cache_is_turned(const lp_cache *cache, size_t n_tokens, size_t rope_length) {
+    return long_ropes(cache->model, n_tokens, rope_length) == cache->long_ropes;
+}
+
 int lp_cache_check(const lp_cache *cache, const lp_model *model, size_t n_tokens, size_t rope_length, size_t sequence,
                    lp_error *err) {
     size_t past = cache->n_tokens, n_keys = past + n_tokens;
@@ -138,7 +138,7 @@ int lp_cache_check(const lp_cache *cache, const lp_model *model, size_t n_tokens
         return lp_fail(err, LP_EARG,
                        "sequence %zu has %zu tokens, %zu of them in its cache; the model takes at most %zu", sequence,
                        n_keys, past, model->config.max_positions);
-    if (past && long_ropes(model, n_keys, rope_length) != cache->long_ropes)
+    if (past && !lp_cache_is_turned(cache, n_keys, rope_length))
         return lp_fail(err, LP_EARG,
                        "sequence %zu has %zu tokens, and the keys of the %zu in its cache were turned by the %s "
                        "frequencies of RoPE; begin again with an empty cache, or with rope_length",

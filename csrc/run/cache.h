@@ -45,6 +45,8 @@ int lp_cache_copy(lp_cache *to, const lp_cache *from, const lp_parallel *paralle
 /* Drops all tokens but the first. LP_EARG: it has fewer. */
 int lp_cache_rewind(lp_cache *cache, size_t n_tokens, lp_error *err);
 
+/* Whether a sequence of n_tokens turns its keys by the tables that turned those of the cache. */
+int lp_cache_is_turned(const lp_cache *cache, size_t n_tokens, size_t rope_length);
 /* For runs (lp_run_set_caches, lp_run_keep): n_tokens more, as sequence number `sequence`. */
 int lp_cache_check(const lp_cache *cache, const lp_model *model, size_t n_tokens, size_t rope_length, size_t sequence,
                    lp_error *err);

@@ -7,6 +7,7 @@
 #include "../ops/attention.h" /* lp_sequence, lp_ops_packed_heads */
 #include "../ops/jobs.h"      /* LP_JOB_FLOATS */
 #include "../base/size.h"     /* lp_size_add, lp_size_mul */
+#include "branch.h"           /* lp_branch_lay_out */
 
 /* Groups of values that one operation can compute together. A step that begins with a value that reads another of its
  * group is a part of the operation, and computes that value alone. */
@@ -57,11 +58,12 @@ size_t lp_plan_array(const lp_model *model, lp_point point, size_t layer) {
 
 static void find_needed(draft *d) {
     lp_plan *plan = d->plan;
-    for (size_t i = plan->request.model->config.n_layers; i--;) {
-        if (plan->request.n_past) lp_points_add(&d->needed[i], LP_K_ROPE), lp_points_add(&d->needed[i], LP_V);
+    for (size_t i = plan->request.model->config.n_layers; i-- > plan->request.first_layer;) {
         for (int w = 0; w < LP_SET_WORDS; w++)
             d->needed[i].word[w] |= (plan->request.requested[i].word[w] | plan->request.materialised[i].word[w]) &
                                     plan->request.model->present.word[w];
+        if (plan->request.is_branch ? plan->n_layers > 0 || lp_points_any(&d->needed[i]) : plan->request.n_past != NULL)
+            lp_points_add(&d->needed[i], LP_K_ROPE), lp_points_add(&d->needed[i], LP_V);
         if (!plan->n_layers && lp_points_any(&d->needed[i])) plan->n_layers = i + 1;
         for (lp_point p = LP_N_POINTS; p--;) {
             const lp_point *reads;
@@ -69,7 +71,7 @@ static void find_needed(draft *d) {
             for (size_t r = 0; r < n; r++) {
                 if (reads[r] < p)
                     lp_points_add(&d->needed[i], reads[r]);
-                else if (i)
+                else if (i > plan->request.first_layer)
                     lp_points_add(&d->needed[i - 1], reads[r]);
             }
         }
@@ -131,7 +133,7 @@ static void add_step(draft *d, size_t layer, lp_point p, lp_stage stage) {
 
 /* Whether x is an alias of x_out of the layer before; if both are requested it is a copy. */
 static int is_alias(const draft *d, size_t layer, lp_point p) {
-    return p == LP_X && layer &&
+    return p == LP_X && layer > d->plan->request.first_layer &&
            !(has(d->plan->request.requested, layer, LP_X) && has(d->plan->request.requested, layer - 1, LP_X_OUT));
 }
 
@@ -150,7 +152,7 @@ static void make_steps(draft *d) {
     for (size_t i = 0; i < plan->n_layers; i++)
         for (lp_point p = 0; p < LP_N_POINTS; p++)
             if (has(d->needed, i, p) && !is_alias(d, i, p))
-                add_step(d, i, p, p == LP_X && i ? LP_STAGE_COPY : lp_point_stage(p));
+                add_step(d, i, p, p == LP_X && (i || plan->request.is_branch) ? LP_STAGE_COPY : lp_point_stage(p));
 }
 
 /* The matrices that are read: a group per layer, and one for the head. */
@@ -199,13 +201,13 @@ static void find_readers(draft *d) {
         for (lp_point p = s->first; p <= s->last && p < LP_N_POINTS; p++) {
             size_t n = lp_points_has(&s->points, p) ? reads_of(plan, p, &reads) : 0;
             for (size_t r = 0; r < n; r++) {
-                if (reads[r] > p && !s->layer) continue; /* the embedding reads no value */
+                if (reads[r] > p && s->layer == plan->request.first_layer) continue; /* embedded, or given */
                 lp_value *v = reads[r] < p ? value_of(d, s->layer, reads[r]) : value_of(d, s->layer - 1, reads[r]);
                 if (v->step != i) v->last = i, v->where = LP_IN_SCRATCH;
             }
         }
     }
-    for (size_t i = 0; plan->request.n_past && i < plan->n_layers; i++) {
+    for (size_t i = plan->request.first_layer; plan->request.n_past && i < plan->n_layers; i++) {
         lp_value *k = lp_plan_value(plan, i, LP_K_ROPE), *v = lp_plan_value(plan, i, LP_V);
         k->where = v->where = LP_IN_SCRATCH; /* they are appended to the caches after the step of k_rope */
         if (v->last < k->step) v->last = k->step;
@@ -368,7 +370,8 @@ static int lay_out_work(draft *d) {
     return lp_size_mul(&n, plan->worker_stride, plan->n_threads) || lay(plan, n, sizeof(float), &plan->worker_at) ||
            lay(plan, m.packed, sizeof(float), &plan->packed_at) || lay_out_tables(d) ||
            lp_size_mul(&n, q->n_tokens, n_norms) || lay(plan, n, sizeof(float), &plan->inverse_at) ||
-           lay(plan, q->n_seqs, sizeof(lp_sequence), &plan->sequences_at) || lay_out_gathered(d);
+           lay(plan, q->n_seqs, sizeof(lp_sequence), &plan->sequences_at) || lay_out_gathered(d) ||
+           (q->is_branch && lp_branch_lay_out(plan));
 }
 
 /* ---- the plan ------------------------------------------------------------------------------------------------ */
@@ -394,10 +397,10 @@ static void count_positions(lp_plan *plan) {
     for (size_t s = 0; s < plan->request.n_seqs; s++) {
         lp_sequence sequence = lp_request_sequence(&plan->request, s);
         size_t n = sequence.n_tokens, n_keys = sequence.n_past + n;
-        if (sequence.n_past)
+        if (sequence.n_past && !plan->request.is_branch)
             with_past += n;
-        else if (n > plan->n_angles)
-            plan->n_angles = n;
+        else if (n_keys > plan->n_angles)
+            plan->n_angles = n_keys;
         if (n_keys > plan->longest) plan->longest = n_keys;
     }
     plan->n_angles += with_past;

@@ -25,6 +25,8 @@ typedef struct {
         *materialised;          /* [n_layers]: values that must be complete in memory before another step reads them */
     size_t rope_length;         /* as if all sequences had so many tokens for the choice of a table; 0: their own */
     size_t layer_row, head_row; /* first row that is computed after attention in the last layer, and of the head */
+    size_t first_layer;         /* given, or 0: those before it are not computed */
+    int is_branch; /* x of first_layer is given, and the pasts are in a cache that is only read: see branch.h */
     int last_rows; /* of the head only the last row of each sequence, and of the last layer after attention, unless a
                       value there is requested or materialised; layer_row and head_row are 0 */
 } lp_request;
@@ -65,6 +67,7 @@ typedef struct {
     /* Scratch is one block, in bytes: values, then what the kernels need, at these offsets. */
     size_t value_bytes, scratch_bytes;
     size_t worker_at, packed_at, inverse_at, sequences_at;
+    size_t branch_at;                  /* keys and values of one layer of the sequences of a branch */
     size_t gathered_at;                /* rows of z and x of the last layer that last_rows needs */
     size_t table_at[LP_MOST_ROPES][2]; /* cos, then sin [n_angles, rotary_dim / 2]: short and long; or LP_NO_TABLE */
     size_t worker_stride;              /* floats of a worker */

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "../base/size.h" /* lp_size_min */
+#include "branch.h"       /* lp_branch_check */
 
 #define MOST_TOKENS ((size_t)1 << 31)
 
@@ -76,6 +77,8 @@ static lp_request request_of(const lp_run *run) {
                         .layer_row = run->layer_row,
                         .head_row = run->head_row,
                         .n_past = run->n_past,
+                        .first_layer = run->first_layer,
+                        .is_branch = run->base != NULL,
                         .last_rows = run->last_rows};
 }
 
@@ -151,7 +154,10 @@ int lp_run_edit(lp_run *run, lp_edit *edits, size_t n_edits, lp_error *err) {
         size_t key = lp_edit_key(run->model, e->point, e->layer);
         e->order = key * (2 * n_edits) + (e->op == LP_EDIT_KEEP ? 0 : n_edits) + i;
         run->edits[i] = e;
-        lp_run_materialise(run, (lp_point)(key % LP_N_POINTS), key / LP_N_POINTS);
+        if (run->first_layer && key == lp_edit_key(run->model, LP_X, run->first_layer))
+            lp_run_materialise(run, LP_X, run->first_layer);
+        else
+            lp_run_materialise(run, (lp_point)(key % LP_N_POINTS), key / LP_N_POINTS);
     }
     run->n_edits = n_edits;
     qsort(run->edits, n_edits, sizeof *run->edits, compare_edits);
@@ -163,6 +169,7 @@ int lp_run_plan(lp_run *run, lp_error *err) {
     if (run->layer_row > run->head_row || run->head_row >= run->n_tokens || (run->last_rows && run->head_row))
         return lp_fail(err, LP_EARG, "rows from %zu and from %zu of %zu tokens", run->layer_row, run->head_row,
                        run->n_tokens);
+    if (lp_branch_check(run, err)) return -1;
     lp_plan_free(run->plan);
     run->plan = lp_plan_new(&request, err);
     return run->plan ? 0 : -1;

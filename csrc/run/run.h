@@ -33,7 +33,10 @@ typedef struct {
     size_t layer_row, head_row;          /* as in lp_request: 0 unless the caller sets them */
     int last_rows;                       /* the same */
     lp_cache *const *caches;             /* [n_seqs], NULL for a sequence without; borrowed; NULL: without caches */
-    size_t *n_past;                      /* [n_seqs], owned, if there are caches */
+    size_t *n_past;                      /* [n_seqs], owned, if there are caches or a base */
+    const lp_cache *base;                /* of a branch, see branch.h; borrowed; NULL: it is none */
+    size_t first_layer;                  /* of a branch */
+    const float *x;                      /* of a branch: [n_tokens, d_model] of first_layer; borrowed */
     lp_plan *plan;                       /* owned; NULL before lp_run_plan */
     float **places;                      /* by lp_plan_array; NULL: not requested or not set; owned */
     const lp_kernels *kernels;           /* variant of all steps */

@@ -5,6 +5,7 @@
 
 #include "../ops/linear.h" /* lp_linear */
 #include "../ops/rows.h"   /* lp_add, lp_rms_norm ... */
+#include "branch.h"        /* lp_branch_layer */
 
 /* ---- places -------------------------------------------------------------------------------------------------- */
 
@@ -90,7 +91,8 @@ static int keep(const lp_pass *p, const lp_edit_target *t, float *to) {
 /* The edits of one value from number p->next_edit on. */
 static int edit_value(lp_pass *p, size_t key) {
     const lp_run *run = p->run;
-    lp_point point = (lp_point)(key % LP_N_POINTS);
+    int is_given = key / LP_N_POINTS < p->layer; /* x of the first layer of a branch */
+    lp_point point = is_given ? LP_X : (lp_point)(key % LP_N_POINTS);
     size_t first = p->next_edit, end = first;
     lp_edit_target t = {run->model,
                         point,
@@ -177,7 +179,7 @@ static int table_of(const lp_pass *p, float *cos, const float *inv_freq, float f
     int failed = 0;
     for (size_t i = p->run->n_seqs; i-- && !failed;) {
         const lp_sequence *s = &p->sequences[i];
-        if (!s->n_past) continue;
+        if (!s->n_past || p->run->base) continue;
         failed = lp_rope_table(&p->ops, cos + s->angles_at * half, sin + s->angles_at * half, inv_freq, factor,
                                s->n_past, s->n_tokens, half);
         n_shared = s->angles_at;
@@ -202,7 +204,7 @@ void lp_pass_angles(lp_pass *p) {
 void lp_pass_embed(lp_pass *p, lp_point out, const lp_weight *table) {
     const lp_step *s = step_of(p, out);
     float *x = place(p, out), scale = (float)p->config->embedding_scale;
-    if (!s) return;
+    if (!s || p->run->base) return;
     int failed = lp_embed(&p->ops, x, p->run->token_ids, table, p->run->n_tokens);
     if (scale != 1) failed = failed || lp_scale(&p->ops, x, x, scale, n_floats(p, out));
     end_step(p, s, failed);
@@ -210,9 +212,11 @@ void lp_pass_embed(lp_pass *p, lp_point out, const lp_weight *table) {
 
 void lp_pass_carry(lp_pass *p, lp_point out, lp_point x_out) {
     const lp_step *s = step_of(p, out);
-    if (!s || !p->layer) return;
-    const lp_value *from = lp_plan_value(p->plan, p->layer - 1, x_out); /* an array, as is x */
-    end_step(p, s, lp_copy(&p->ops, place(p, out), p->run->places[from->at], n_floats(p, out)));
+    const float *from = p->run->x;
+    if (!s || (!p->layer && !from)) return;
+    if (p->layer > p->run->first_layer) /* an array, as is x */
+        from = p->run->places[lp_plan_value(p->plan, p->layer - 1, x_out)->at];
+    end_step(p, s, lp_copy(&p->ops, place(p, out), from, n_floats(p, out)));
 }
 
 void lp_pass_rms(lp_pass *p, lp_point out, lp_point x) {
@@ -268,11 +272,12 @@ void lp_pass_rope(lp_pass *p, lp_point out, lp_point x, int rope) {
 }
 
 void lp_pass_append(lp_pass *p) {
-    if (!p->run->caches || p->failed) return;
-    for (size_t s = 0; s < p->run->n_seqs; s++)
+    if (p->failed || (!p->run->caches && !(p->run->base && step_of(p, LP_K_ROPE)))) return;
+    if (p->run->base) p->failed = lp_branch_layer(p);
+    for (size_t s = 0; p->run->caches && s < p->run->n_seqs; s++)
         if (p->run->caches[s]) p->sequences[s].cache = lp_cache_panels(p->run->caches[s], p->layer);
     p->attention.k = place(p, LP_K_ROPE), p->attention.v = place(p, LP_V);
-    p->failed = lp_append(&p->ops, &p->attention);
+    p->failed = p->failed || lp_append(&p->ops, &p->attention);
     lp_profile_lap(p->run->profile, LP_STAGE_ATTENTION);
 }
 
@@ -369,7 +374,10 @@ static void number_sequences(lp_pass *p) {
     for (size_t i = p->run->n_seqs; i--;) {
         lp_sequence *s = &p->sequences[i];
         *s = lp_request_sequence(&p->plan->request, i);
-        if (s->n_past) s->angles_at = angles_at -= s->n_tokens;
+        if (p->run->base)
+            s->angles_at = s->n_past;
+        else if (s->n_past)
+            s->angles_at = angles_at -= s->n_tokens;
     }
     size_t n_map = lp_number_sequences(p->sequences, p->run->n_seqs, p->ops.kernels->q_tile, p->config->n_heads,
                                        p->config->n_kv_heads);
@@ -386,14 +394,15 @@ static void read_ahead(lp_pass *p) {
     const lp_plan *plan = p->plan;
     const lp_model *model = p->run->model;
     if (!lp_model_is_mapped(model)) return;
-    lp_readahead_rows(&model->embed, p->run->token_ids, p->run->n_tokens);
+    if (!p->run->base) lp_readahead_rows(&model->embed, p->run->token_ids, p->run->n_tokens);
     p->ahead = lp_readahead_start(plan->weights, plan->weight_end, plan->n_layers + 1);
 }
 
 int lp_pass_begin(lp_pass *p, lp_run *run, lp_error *err) {
     const lp_plan *plan = run->plan;
     *p = (lp_pass){.run = run, .plan = plan, .config = &run->model->config};
-    int failed = lp_block_make(&p->scratch, plan->scratch_bytes, run->model->arena, &run->parallel);
+    int failed = (run->base ? lp_block_make_dirty : lp_block_make)(&p->scratch, plan->scratch_bytes, run->model->arena,
+                                                                   &run->parallel);
     if (failed > 0) return lp_fail(err, LP_ECANCELED, "the run was stopped before its first step");
     if (failed)
         return lp_fail(err, LP_ENOMEM,

@@ -157,7 +157,7 @@ int lp_block_reserve(lp_block *block, size_t n_bytes) {
     return 0;
 }
 
-int lp_block_make(lp_block *block, size_t n_bytes, lp_arena *arena, const lp_parallel *parallel) {
+static int make_block(lp_block *block, size_t n_bytes, lp_arena *arena, const lp_parallel *parallel, int dirty) {
     int reused = arena && n_bytes >= HUGE_PAGE && take_cached(arena, block, n_bytes);
     if (!reused && lp_block_reserve(block, n_bytes)) {
         lp_arena_release(arena);
@@ -169,10 +169,19 @@ int lp_block_make(lp_block *block, size_t n_bytes, lp_arena *arena, const lp_par
     }
     block->arena = arena;
     if (arena) arena->n_users++;
+    if (dirty) return 0;
     size_t n_jobs = (n_bytes + TOUCH_BYTES - 1) / TOUCH_BYTES;
     if (!lp_pool_run(parallel, n_jobs, reused ? clear_job : touch_job, block)) return 0;
     lp_block_free(block);
     return 1;
+}
+
+int lp_block_make(lp_block *block, size_t n_bytes, lp_arena *arena, const lp_parallel *parallel) {
+    return make_block(block, n_bytes, arena, parallel, 0);
+}
+
+int lp_block_make_dirty(lp_block *block, size_t n_bytes, lp_arena *arena, const lp_parallel *parallel) {
+    return make_block(block, n_bytes, arena, parallel, 1);
 }
 
 void lp_block_discard(lp_block *block, size_t from, size_t to) {

@@ -29,6 +29,8 @@ int lp_block_reserve(lp_block *block, size_t n_bytes);
 /* 0; -1: out of memory; 1: the poll said stop (touching gigabytes takes a while). On failure, and for n_bytes 0,
  * block->data is NULL. Takes a cached block of the arena if one fits, and empties the arena before it fails. */
 int lp_block_make(lp_block *block, size_t n_bytes, lp_arena *arena, const lp_parallel *parallel);
+/* The same, but its contents are unspecified, and nothing is touched. */
+int lp_block_make_dirty(lp_block *block, size_t n_bytes, lp_arena *arena, const lp_parallel *parallel);
 void lp_block_free(lp_block *block); /* an empty block is legal */
 /* Returns the whole pages within [from, to) to the system. The block leaves its arena for good: one with holes is of no
  * use to the next run. */

@@ -67,6 +67,9 @@ static void check_cached(void) {
     CHECK(lp_block_make(&a, 19 * HUGE_PAGE + 5, arena, &parallel) == 0 && a.data == first &&
           a.n_bytes == 19 * HUGE_PAGE + 5);
     CHECK(is_zero(&a));
+    ((char *)a.data)[5] = 7, lp_block_free(&a);
+    CHECK(lp_block_make_dirty(&a, 20 * HUGE_PAGE, arena, &parallel) == 0 && a.data == first &&
+          ((char *)a.data)[5] == 7);
     lp_block_free(&a), lp_block_free(&b);
     CHECK(lp_block_make(&a, 8 * HUGE_PAGE, arena, &parallel) == 0); /* neither is: too much would lie idle */
     CHECK(a.mapped < 16 * HUGE_PAGE);

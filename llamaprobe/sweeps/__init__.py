@@ -1,0 +1,1 @@
+"""Sweeps: many edited runs of one prompt, which share all work that they have in common."""

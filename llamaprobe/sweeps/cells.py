@@ -1,0 +1,143 @@
+"""Cells of a sweep: where each leaves the base, and what it edits there and above.
+
+A cell begins at the first row and the first layer at which an edit changes a bit of the base:
+whatever lies before these it shares, since no value depends on later rows or layers. Rows after the
+one that the metric reads are not computed.
+"""
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import Config
+from ..edits.edits import Edits
+from ..edits.resolve import Bound
+from ..errors import EditError
+from ..points import Point, all_points, resolve
+
+Place = tuple[str, int]
+"""A point and a layer."""
+Values = Mapping[Place, NDArray[np.float32]]
+"""Of the base: [rows, ...]."""
+_ADD, _MULTIPLY, _CALL = 1, 2, 3
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    number: int
+    layer: int
+    """The first that is computed."""
+    row: int
+    """The first that is computed, in every layer."""
+    items: Mapping[int, list[Any]]
+    """By layer, the edits for the core, of sequence 0."""
+
+    @property
+    def last_layer(self) -> int:
+        """The last with an edit."""
+        return max(self.items)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What cells need to know of a sweep."""
+
+    config: Config
+    n_tokens: int
+    n_rows: int
+    """Up to the row that the metric reads."""
+
+    def layer_of(self, point: Point, layer: int) -> int:
+        """The layer whose computation makes the edit: x_out of a layer is x of the next."""
+        last = self.config.n_layers - 1
+        if not point.per_layer:
+            return last
+        return layer + 1 if point.name == "x_out" and layer < last else layer
+
+    def place(self, point: Point, layer: int) -> Place:
+        found = self.layer_of(point, layer)
+        return ("x", found) if point.per_layer and found != layer else (point.name, layer)
+
+
+def cell_of(number: int, bound: Bound | None, shapes: Shapes, base: Values) -> Cell | None:
+    """None for a cell that is the base."""
+    if bound is None:
+        return None
+    starts = list(_starts(bound, shapes, base))
+    if not starts:
+        return None
+    layer, row = min(layer for layer, _ in starts), min(row for _, row in starts)
+    if any(edit.whole for edit in bound.edits):
+        row = 0
+    items: dict[int, list[Any]] = {}
+    for item in _items(bound, row, shapes.n_rows - row):
+        found = shapes.layer_of(all_points()[item[1]], item[2])
+        if found >= layer:
+            items.setdefault(found, []).append(item)
+    return Cell(number, layer, row, items)
+
+
+def _items(bound: Bound, first: int, n_rows: int) -> list[Any]:
+    rows = range(first, first + n_rows)
+    return [item for _, item in bound.items(rows, 0, (0, 0), last_rows=True)]
+
+
+def _starts(bound: Bound, shapes: Shapes, base: Values) -> Iterator[tuple[int, int]]:
+    """(layer, row) of each edit that may change a bit of the base."""
+    for item in _items(bound, 0, shapes.n_rows):
+        point, layer = all_points()[item[1]], item[2]
+        rows = item[5] if point.width == "map" else item[4]
+        matters = np.full(len(rows), True)
+        if layer == shapes.config.n_layers - 1 and point.number >= _after_attention():
+            matters = rows == shapes.n_rows - 1
+        value = base.get(shapes.place(point, layer))
+        if value is not None and item[0] != _CALL:
+            matters &= _changes(item, value)
+        if matters.any():
+            yield shapes.layer_of(point, layer), int(rows[matters].min())
+
+
+@functools.cache
+def _after_attention() -> int:
+    """Of the last layer's points from this one on, the metric depends on the row that it reads."""
+    return next(point.number for point in all_points() if point.name == "attn_out")
+
+
+def _changes(item: Any, value: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Whether each of its rows gets other bits."""
+    op, _, _, _, rows, heads, columns, values = item
+    three = value.reshape(len(value), *(1,) * (3 - value.ndim), *value.shape[1:])
+    old = three[np.ix_(rows, heads, columns)]
+    with np.errstate(over="ignore"):
+        new = old + values if op == _ADD else old * values if op == _MULTIPLY else values
+    new = np.broadcast_to(new.astype(np.float32, copy=False), old.shape)
+    return (np.ascontiguousarray(new).view(np.uint32) != old.view(np.uint32)).any((1, 2))
+
+
+def kept_places(bounds: list[Bound | None], shapes: Shapes) -> dict[Point, list[int]]:
+    """What is kept of the base: x of every layer, and points whose values tell what an edit changes,
+    but for maps."""
+    config = shapes.config
+    found: dict[Point, set[int]] = {resolve("x", config)[0]: set(range(config.n_layers))}
+    for bound in bounds:
+        for item in _items(bound, 0, shapes.n_rows) if bound else ():
+            point, layer = all_points()[item[1]], item[2]
+            if item[0] == _CALL or not point.per_layer or point.width == "map":
+                continue
+            if shapes.place(point, layer)[0] != "x":
+                found.setdefault(point, set()).add(layer)
+    return {point: sorted(layers) for point, layers in found.items()}
+
+
+def check_whole(edits: Edits, shapes: Shapes) -> None:
+    """EditError: a function of whole values needs rows that are not computed."""
+    for edit in edits:
+        if edit.whole and (edit.layer is None or shapes.n_rows < shapes.n_tokens):
+            raise EditError(
+                f"{edit!r}: a function of whole values needs all rows, and a sweep computes those up"
+                " to the position that the metric reads, of logits that one alone"
+            )

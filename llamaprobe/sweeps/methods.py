@@ -1,0 +1,246 @@
+"""`Model.sweep` and `Model.patch_map`, for the class of a model."""
+
+import itertools
+import operator
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _core, stderr
+from ..cancel import Stop
+from ..captures import Capture
+from ..config import Config
+from ..edits.edit import Edit
+from ..edits.edits import Edits
+from ..edits.resolve import bind
+from ..errors import ArgumentError, EditError, PointError
+from ..messages import counted
+from ..origin import Origin
+from ..points import Layers, Name, Point, check_layers, resolve, shape
+from ..prompts.chat import ChatOptions
+from ..prompts.prompt import Prompt, TokenizerSource
+from .cells import Shapes, Values, cell_of, check_whole, kept_places
+from .engine import Engine
+from .metric import Measure, Metric, measure_of
+from .result import Sweep
+
+Positions = SupportsIndex | Iterable[SupportsIndex] | slice | None
+
+
+class Sweeps:
+    """What a `Model` does with many edits of one prompt."""
+
+    config: Config
+    path: Path
+    origin: Origin
+    _tokenizer: TokenizerSource
+
+    def sweep(
+        self,
+        prompt: object,
+        edits: Iterable[Edits],
+        metric: Metric | Measure,
+        *,
+        threads: int | None = None,
+        progress: bool = False,
+    ) -> Sweep:
+        """The metric of one prompt under many edits: `values` has one number for each `Edits`.
+
+        prompt: as for `run`, one. edits: a cell for each, with the bits of its own
+            `model.run(prompt, edits=cell)`.
+        metric: `lp.logit_diff(a, b)`, `lp.logprob(a)`, `lp.kl(run)`, or a function of a row of
+            logits, float32 [vocab_size], those of the last token.
+        progress: show a bar on stderr.
+
+        Cells share what they have in common with the run without edits: rows before the first that
+        an edit changes, and layers below it. Ctrl-C stops the sweep.
+
+        Raises as `run`; EditError names the cell, before anything is computed.
+        """
+        engine, ids, tokens = self._engine_for(prompt, threads)
+        measure, shapes = self._measured(metric, tokens)
+        cells = list(edits)
+        with stderr.bar(progress, "cell") as report:
+            values, base, n_skipped = _swept(engine, ids, shapes, cells, measure, report)
+        return Sweep(values, base, n_skipped, engine.flops)
+
+    def patch_map(
+        self,
+        clean: object,
+        corrupted: object,
+        *,
+        metric: Metric | Measure,
+        point: Name = "x",
+        heads: bool = False,
+        layers: Layers = None,
+        positions: Positions = None,
+        threads: int | None = None,
+        progress: bool = False,
+    ) -> Sweep:
+        """The metric of the corrupted prompt with one value after the other from the clean one:
+        `values` [layers, positions], with `heads` [layers, positions, heads].
+
+        clean, corrupted: prompts of equally many tokens. point: of each layer; of a map the rows of
+            queries. heads: patch one head at a time, of a point that has heads.
+        layers, positions: numbers, a range or a slice; negative ones count from the end. None: all.
+
+        Law, speed and errors are those of `sweep`. PointError: no such point or layer, or a point
+        without heads.
+        """
+        found, chosen = self._patched(point, heads, layers)
+        engine, ids, tokens = self._engine_for(corrupted, threads)
+        _, clean_ids, clean_tokens = self._engine_for(clean, threads)
+        if len(ids) != len(clean_ids):
+            raise ArgumentError(
+                f"the clean prompt has {counted(len(clean_ids), 'token')} and the corrupted one"
+                f" {len(ids)}; a patch map needs equally many"
+            )
+        measure, shapes = self._measured(metric, tokens)
+        rows = _positions(positions, len(ids))
+        with stderr.bar(progress, "cell") as report:
+            source = engine.base(clean_ids, shapes, {found: chosen})
+            cells = list(_patches(found, heads, chosen, rows, source.values, shapes))
+            values, base, n_skipped = _swept(engine, ids, shapes, cells, measure, report)
+        axes = (len(chosen), len(rows), *(_n_heads(found, self.config) if heads else ()))
+        return Sweep(
+            values.reshape(axes),
+            base,
+            n_skipped,
+            engine.flops,
+            _number(measure(source.row)),
+            chosen,
+            tuple(rows),
+            _pieces(self.origin, ids, rows),
+        )
+
+    def _engine_for(self, prompt: object, threads: int | None) -> tuple[Engine, Any, int]:
+        engine = Engine(self._open(), self.config, self.path, self._n_threads(threads))
+        prompts, is_batch = self._read(prompt, ChatOptions(), Stop())
+        if is_batch:
+            raise ArgumentError("a sweep is of one prompt, and this is a batch")
+        ids = prompts[0].token_ids
+        return engine, ids, len(ids)
+
+    def _measured(self, metric: Metric | Measure, n_tokens: int) -> tuple[Measure, Shapes]:
+        measure, position = measure_of(metric, self._tokenizer, self.config.vocab_size)
+        row = _row(position, n_tokens)
+        return measure, Shapes(self.config, n_tokens, row + 1)
+
+    def _patched(self, point: Name, heads: bool, layers: Layers) -> tuple[Point, tuple[int, ...]]:
+        found, layer = resolve(point, self.config)
+        if not found.per_layer or layer is not None:
+            raise PointError(f"a patch map takes a point that every layer has, not {point!r}")
+        if heads and not _n_heads(found, self.config):
+            raise PointError(f"{found.name} is {found.shape}: it has no heads to patch one by one")
+        return found, check_layers(layers, self.config.n_layers)
+
+    def _open(self) -> _core.Model:
+        raise NotImplementedError
+
+    def _n_threads(self, threads: int | None) -> int:
+        raise NotImplementedError
+
+    def _read(self, prompt: object, chat: ChatOptions, stop: Stop) -> tuple[list[Prompt], bool]:
+        raise NotImplementedError
+
+
+def _swept(
+    engine: Engine,
+    ids: NDArray[np.int32],
+    shapes: Shapes,
+    edits: Sequence[Edits],
+    measure: Measure,
+    report: Any,
+) -> tuple[NDArray[np.float64], float, int]:
+    """The metric of each cell and of the base, and how many cells are the base."""
+    wanted = Capture(resolve("logits", shapes.config)[0], ())
+    bounds = []
+    for number, each in enumerate(edits):
+        try:
+            if not isinstance(each, Edits):
+                raise EditError(f"it is an lp.Edits, not {type(each).__name__}")
+            check_whole(each, shapes)
+            bounds.append(bind(each, shapes.config, shapes.n_tokens, [wanted]))
+        except EditError as error:
+            error.reword(f"cell {number}: {error}")
+            raise
+    base = engine.base(ids, shapes, kept_places(bounds, shapes))
+    number_of_base = _number(measure(base.row))
+    values = np.full(len(bounds), number_of_base)
+    found = [cell_of(i, bound, shapes, base.values) for i, bound in enumerate(bounds)]
+    living = [cell for cell in found if cell is not None]
+    n_skipped = len(values)
+    for number, value in engine.cells(ids, shapes, base, living, measure, report):
+        values[number] = _number(value)
+        n_skipped -= 1
+    return values, number_of_base, n_skipped
+
+
+def _patches(
+    point: Point,
+    heads: bool,
+    layers: Sequence[int],
+    rows: Sequence[int],
+    values: Values,
+    shapes: Shapes,
+) -> Iterator[Edits]:
+    """The edits of each cell: of rows that the metric does not depend on none."""
+    n_heads = _n_heads(point, shapes.config)[0] if heads else 1
+    for layer, row, head in itertools.product(layers, rows, range(n_heads)):
+        if row >= shapes.n_rows:
+            yield Edits()
+            continue
+        index: Any = (head,) if heads else ()
+        if point.width == "map":
+            index = (*(index or (slice(None),)), row, slice(0, shapes.n_rows))
+        else:
+            index = (row, *index)
+        yield Edits([Edit(point.name, layer, index, "=", values[point.name, layer][index])])
+
+
+def _n_heads(point: Point, config: Config) -> tuple[int, ...]:
+    """The length of its axis of heads; () without one."""
+    if point.width == "map":
+        return (config.n_heads,)
+    has_heads = point.width in ("heads", "kv", "q_norms", "k_norms")
+    return shape(point, config, 1)[1:2] if has_heads else ()
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ArgumentError(
+            f"the metric returned {type(value).__name__}, and it must be a number"
+        ) from None
+
+
+def _row(position: SupportsIndex, n_tokens: int) -> int:
+    number = operator.index(position)
+    row = number + n_tokens if number < 0 else number
+    if 0 <= row < n_tokens:
+        return row
+    raise ArgumentError(
+        f"position {number} is outside: the prompt has {counted(n_tokens, 'token')}"
+    )
+
+
+def _positions(positions: Positions, n_tokens: int) -> list[int]:
+    if positions is None:
+        return list(range(n_tokens))
+    if isinstance(positions, slice):
+        found = list(range(n_tokens))[positions]
+    elif isinstance(positions, SupportsIndex):
+        found = [_row(positions, n_tokens)]
+    else:
+        found = [_row(position, n_tokens) for position in positions]
+    if not found:
+        raise ArgumentError(f"positions selects none of {counted(n_tokens, 'token')}")
+    return found
+
+
+def _pieces(origin: Origin, ids: NDArray[np.int32], rows: Sequence[int]) -> list[str] | None:
+    return origin.tokenizer.pieces(ids[list(rows)])

@@ -1,0 +1,125 @@
+"""What a sweep measures: a number of each cell, from one row of its logits, in float64.
+
+A token is an id, or a text that is one token for the model's tokenizer.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ArgumentError
+from ..messages import printable
+from ..prompts.prompt import HasTokenizer
+from ..run import Run
+
+Row = NDArray[np.float32]
+Measure = Callable[[Row], float]
+
+
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """A function of the logits at one position, to be used with any model."""
+
+    name: str
+    tokens: tuple[int | str, ...] = ()
+    position: int = -1
+    run: Run | None = None
+
+    def measure(self, tokenizer: HasTokenizer, vocab_size: int) -> Measure:
+        """For one model. ArgumentError: no such token, a run of another vocabulary; errors of its
+        tokenizer."""
+        ids = [_token_id(token, tokenizer, vocab_size) for token in self.tokens]
+        if self.run is not None:
+            return _divergence(self.run, self.position, vocab_size)
+        if len(ids) == 1:
+            return lambda row: float(_logprobs(row)[ids[0]])
+        return lambda row: float(row[ids[0]]) - float(row[ids[1]])
+
+    def __repr__(self) -> str:
+        what = [repr(token) for token in self.tokens] or [repr(self.run)]
+        return f"{self.name}({', '.join(what)}, position={self.position})"
+
+
+def logit_diff(a: int | str, b: int | str, position: int = -1) -> Metric:
+    """The logit of token a less that of b, at a position of the prompt."""
+    return Metric("logit_diff", (a, b), position)
+
+
+def logprob(a: int | str, position: int = -1) -> Metric:
+    """The log of the probability of token a after the token at a position."""
+    return Metric("logprob", (a,), position)
+
+
+def kl(run: Run, position: int = -1) -> Metric:
+    """The Kullback-Leibler divergence of a cell's distribution from that of a run with logits, each
+    at the position: sum of p (log p - log q) with p of the run, in nats."""
+    return Metric("kl", (), position, run)
+
+
+def measure_of(
+    metric: Metric | Measure, tokenizer: HasTokenizer, vocab_size: int
+) -> tuple[Measure, int]:
+    """The function of a row, and the position of that row. ArgumentError."""
+    if isinstance(metric, Metric):
+        return metric.measure(tokenizer, vocab_size), metric.position
+    if not callable(metric):
+        raise ArgumentError(
+            f"metric is {printable(repr(metric), 60)}; give lp.logit_diff(a, b), lp.logprob(a),"
+            " lp.kl(run), or a function of a row of logits"
+        )
+    return metric, -1
+
+
+def _token_id(token: Any, tokenizer: HasTokenizer, vocab_size: int) -> int:
+    if isinstance(token, str):
+        return _id_of_text(token, tokenizer.get())
+    if isinstance(token, bool) or not hasattr(token, "__index__"):
+        raise ArgumentError(f"a token is an id or a text, not {printable(repr(token), 60)}")
+    number = int(token.__index__())
+    if 0 <= number < vocab_size:
+        return number
+    raise ArgumentError(f"token id {number} is out of range: the vocabulary has {vocab_size}")
+
+
+def _id_of_text(text: str, tokenizer: Any) -> int:
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    if len(ids) == 1:
+        return int(ids[0])
+    pieces = ", ".join(
+        f"{printable(repr(piece), 40)} ({id})"
+        for piece, id in zip(tokenizer.pieces(ids), ids.tolist(), strict=True)
+    )
+    raise ArgumentError(
+        f"the text {printable(repr(text), 60)} is {len(ids)} tokens"
+        f"{f', {pieces}' if pieces else ''}; a metric takes one: its text, or its id"
+    )
+
+
+def _logprobs(row: Row) -> NDArray[np.float64]:
+    wide = row.astype(np.float64)
+    wide -= wide.max()
+    wide -= np.log(np.exp(wide).sum())
+    return wide
+
+
+def _divergence(run: Run, position: int, vocab_size: int) -> Measure:
+    if not isinstance(run, Run):
+        raise ArgumentError(f"lp.kl takes a Run with logits, not {type(run).__name__}")
+    logits = run["logits"]
+    if logits.shape[1] != vocab_size or not -len(logits) <= position < len(logits):
+        raise ArgumentError(
+            f"lp.kl(run, {position}): the logits of the run are {list(logits.shape)}, and the model"
+            f" has a vocabulary of {vocab_size}"
+        )
+    wanted = _logprobs(logits[position])
+    weights = np.exp(wanted)
+
+    def measure(row: Row) -> float:
+        found = _logprobs(row)
+        with np.errstate(invalid="ignore"):  # 0 * (-inf - -inf)
+            return float(np.where(weights > 0, weights * (wanted - found), 0).sum())
+
+    return measure

@@ -1,0 +1,49 @@
+"""What a sweep returns."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ArgumentError
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """The metric of every cell of `Model.sweep` or `Model.patch_map`."""
+
+    values: NDArray[np.float64]
+    """[cells]; of a patch map [layers, positions] or [layers, positions, heads]."""
+    base: float
+    """The metric of the prompt without edits; of a patch map that of the corrupted prompt."""
+    n_skipped: int
+    """Cells that are the base, because they edit no bit that the metric depends on."""
+    flops: float
+    """Floating-point operations of all products, base runs included; a multiply-add is two."""
+    clean: float | None = None
+    """Of a patch map: the metric of the clean prompt."""
+    layers: tuple[int, ...] = ()
+    """Of a patch map: those of its axis 0."""
+    positions: tuple[int, ...] = ()
+    """Of a patch map: those of its axis 1."""
+    tokens: list[str] | None = field(default=None, repr=False)
+    """Of a patch map: the corrupted prompt's text of each position; None without a tokenizer."""
+
+    @property
+    def normalized(self) -> NDArray[np.float64]:
+        """(values - base) / (clean - base): 0 where the patch does nothing, 1 where it restores the
+        metric of the clean prompt. ArgumentError: not a patch map; both prompts measure the same."""
+        if self.clean is None:
+            raise ArgumentError("only a patch map has a clean prompt to compare with")
+        if self.clean == self.base:
+            raise ArgumentError(
+                f"the metric is {self.base} for the clean and for the corrupted prompt"
+            )
+        return (self.values - self.base) / (self.clean - self.base) + 0.0
+
+    def __repr__(self) -> str:
+        clean = "" if self.clean is None else f", clean {self.clean:.6g}"
+        return (
+            f"<Sweep {list(self.values.shape)}: base {self.base:.6g}{clean}, {self.n_skipped}"
+            f" skipped, {self.flops:.3g} FLOP>"
+        )
