@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from . import reference as reference
     from .cancel import Cancel as Cancel
     from .checkpoint.weights import WeightError as WeightError
+    from .comparison import Diff as Diff
+    from .comparison import diff as diff
     from .config import UnsupportedConfigError as UnsupportedConfigError
     from .data.harvest import harvest as harvest
     from .data.planning import plan_harvest as plan_harvest
@@ -55,8 +57,8 @@ if TYPE_CHECKING:
     from .perf.machine import kernels as kernels
     from .prompts.tokenizer import Tokenizer as Tokenizer
     from .run import Run as Run
-    from .run import read_run as read_run
     from .saved.export import export_weights as export_weights
+    from .saved_run import read_run as read_run
     from .stats.collect import collect as collect
     from .stats.file import read_stats as read_stats
     from .stats.stats import merge_stats as merge_stats
@@ -86,7 +88,7 @@ _LAZY = {
     "read": ("files.array", "read"),
     "write": ("files.array", "write"),
     "kernels": ("perf.machine", "kernels"),
-    "read_run": ("run", "read_run"),
+    "read_run": ("saved_run", "read_run"),
     "export_weights": ("saved.export", "export_weights"),
     "plan_harvest": ("data.planning", "plan_harvest"),
     "harvest_shard": ("data.shard", "harvest_shard"),
@@ -97,6 +99,8 @@ _LAZY = {
     "merge_stats": ("stats.stats", "merge_stats"),
     "download": ("hub", "download"),
     "Cancel": ("cancel", "Cancel"),
+    "Diff": ("comparison", "Diff"),
+    "diff": ("comparison", "diff"),
     "Edit": ("edits.edit", "Edit"),
     "Edits": ("edits.edits", "Edits"),
     "like": ("edits.edits", "like"),

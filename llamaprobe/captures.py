@@ -1,12 +1,12 @@
 """What a run keeps: points, in which layers, and whether before the edits of them."""
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .config import Config
 from .errors import PointError
 from .messages import printable
-from .points import Layers, Name, Point, check_layers, resolve_all
+from .points import Layers, Name, Point, check_layers, is_pair, resolve_all
 
 BEFORE = ".before"
 """After the name of a point: its value before the edits of it."""
@@ -34,7 +34,7 @@ def captures_of(names: str | Iterable[Name], layers: Layers, config: Config) -> 
     """The captures that a request means, in its order. PointError."""
     chosen = check_layers(layers, config.n_layers)
     found: dict[tuple[Point, bool], tuple[int, ...]] = {}
-    for name, point, layer, before in _resolved(names, config):
+    for name, point, layer, before in resolved(names, config):
         if layer is not None and layer not in chosen:
             raise PointError(
                 f"{printable(repr(name))} names layer {layer}, which is not among the requested"
@@ -55,16 +55,17 @@ def without_before(name: Name) -> tuple[Name, bool]:
     return plain if isinstance(name, str) else (plain, *name[1:]), True  # type: ignore[return-value]
 
 
-def _resolved(
+def resolved(
     names: str | Iterable[Name], config: Config
 ) -> Iterator[tuple[Name, Point, int | None, bool]]:
-    is_one = isinstance(names, str) or (isinstance(names, tuple) and without_before(names)[1])
-    listed = [names] if is_one else list(names) if isinstance(names, Iterable) else []
-    if not any(without_before(name)[1] for name in listed):  # type: ignore[arg-type]
-        for each in resolve_all(names, config):
+    """(name, point, layer, whether before its edits) of all that a request means. PointError."""
+    is_one = isinstance(names, str) or is_pair(names)
+    listed: list[Any] = [names] if is_one else list(names) if isinstance(names, Iterable) else []
+    if not any(without_before(name)[1] for name in listed):
+        for each in resolve_all(listed, config):
             yield *each, False
         return
     for name in listed:
-        plain, before = without_before(name)  # type: ignore[arg-type]
+        plain, before = without_before(name)
         for _, point, layer in resolve_all([plain], config):
             yield name, point, layer, before  # type: ignore[misc]

@@ -183,6 +183,14 @@ class Formulas:
         s = np.fmin(s, 2.1 / BAR * np.sqrt(v.shape[-1]))
         return _value(v, s, loose[..., None] | (low * _LIMIT <= 1))
 
+    def reciprocal(self, x: Value) -> Value:
+        """1 / x, of numbers above 0."""
+        loose, x = x.loose | (x.v - BAR * x.known.s <= 0), x.known
+        with np.errstate(divide="ignore", invalid="ignore"):
+            v = 1 / x.v
+            s = self._join(x.s * v / (x.v - BAR * x.s), self._roundings(v))
+        return _value(v, s, loose)
+
     def product(self, a: Value, b: Value) -> Value:
         loose, a, b = a.loose | b.loose, a.known, b.known
         v = a.v * b.v

@@ -272,7 +272,7 @@ def resolve_all(
     "blocks.*.hook_resid_pre"), for our names or, if none matches, for those elsewhere. PointError,
     also for an empty list.
     """
-    if isinstance(names, str) or _is_pair(names):
+    if isinstance(names, str) or is_pair(names):
         names = (names,)  # type: ignore[assignment]
     listed: list[Any] = list(names) if isinstance(names, Iterable) else []
     if not listed:
@@ -397,7 +397,7 @@ def _split(name: object) -> tuple[str, int | None, str | None]:
     raise PointError(f'{_shown(name)} is not the name of a point; try "x" or ("x", 3)')
 
 
-def _is_pair(names: object) -> bool:
+def is_pair(names: object) -> bool:
     """Whether it is one name, ("x", 3), not a list of names."""
     return isinstance(names, tuple) and len(names) > 1 and hasattr(names[1], "__index__")
 

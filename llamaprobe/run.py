@@ -21,7 +21,7 @@ from .files.paths import path_entries
 from .messages import counted, printable
 from .origin import Origin
 from .prompts.prompt import Prompt
-from .saved.read import Saved
+from .saved.generated import Generated
 from .saved.run_folder import plan_run
 from .views.methods import RunViews
 from .views.run import Tokens, numbers, run_text
@@ -56,6 +56,8 @@ class Run(RunViews):
         """As given to `Model.run`."""
         self.edits: Edits = Edits() if edits is None else edits
         """Those that were made, with absolute positions; each has `n_changed`."""
+        self.saved_in: str | None = None
+        """The absolute path of the folder that it was read from."""
         self.origin = origin
         """The facts about its model."""
         self.points: tuple[str, ...] = tuple(values)
@@ -110,6 +112,11 @@ class Run(RunViews):
         return self.origin.rounded
 
     @property
+    def generated(self) -> Generated | None:
+        """How its new tokens were chosen; None for a run of `Model.run`."""
+        return None
+
+    @property
     def meta(self) -> dict[str, Any]:
         """All that recomputing the run needs besides the weights: numbers of the model, the prompt,
         the rotation really used. Plain data, a new copy at each call."""
@@ -135,7 +142,7 @@ class Run(RunViews):
             "qk_norm": c.qk_norm,
             **family_meta(c),
             **({} if self.rope_length is None else {"rope_length": self.rope_length}),
-            **({"edits": [repr(edit) for edit in self.edits]} if self.edits else {}),
+            **({"edited": True} if self.edits else {}),
             "prompt": self.prompt,
             "template_date": self.template_date,
             **copy.deepcopy(self.template_inputs),
@@ -277,19 +284,6 @@ class Run(RunViews):
                 f' request it with model.run(..., points=("{name}", ...))'
             )
         return name, *self._values[name]
-
-
-def read_run(folder: str | os.PathLike[str]) -> Run:
-    """The run that `run.save(folder)` wrote, equal to it bit for bit if it was saved with the
-    shortest digits or as npy (a NaN may be another NaN): the same points, arrays, tokens, prompt
-    and numbers of the model; `run.equals` compares. The model itself is not needed.
-
-    Raises FileError (no manifest, a file is missing), FormatError (a file that is not what was
-    saved; line and column of text that is not a number), NewerFormatError (a later format version).
-    `llamaprobe verify` checks whether values were altered.
-    """
-    saved = Saved(folder)
-    return Run(saved.prompt(), saved.arrays(), saved.origin(), saved.rope_length)
 
 
 def _same_bits(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:

@@ -19,7 +19,7 @@ import llamaprobe as lp
 from llamaprobe.files import atomic
 from llamaprobe.files.encode import Encoder, array_encoder, bytes_encoder
 from llamaprobe.files.writer import Writer
-from llamaprobe.run import read_run
+from llamaprobe.saved_run import read_run
 
 IDS = [1, 40, 7, 96, 3]
 

@@ -16,7 +16,7 @@ import llamaprobe as lp
 from llamaprobe.messages import printable
 from llamaprobe.points import all_points
 from llamaprobe.prompts.tokenizer import Tokenizer
-from llamaprobe.run import read_run
+from llamaprobe.saved_run import read_run
 
 LP = [sys.executable, "-m", "llamaprobe"]
 IDS = "1, 40 7\n[96 3] # a comment\n"

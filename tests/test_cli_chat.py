@@ -7,7 +7,7 @@ import sys
 import pytest
 from small_tokenizer import byte_level, write_folder
 
-from llamaprobe.run import read_run
+from llamaprobe.saved_run import read_run
 
 TEMPLATE = (
     "{% for m in messages %}<|head|>{{ m.role }}<|/head|>{{ m.content }}<|eot|>{% endfor %}"

@@ -341,7 +341,7 @@ def test_a_run_with_a_function_can_be_pickled_and_copied(model):
         again = model.run(TEXT, points="x", edits=copied.edits[:n])
         assert again.equals(model.run(TEXT, points="x", edits=e[:n]))
     lost = pickle.loads(pickle.dumps(copied.edits))
-    with pytest.raises(lp.EditError, match="the function <lambda> was not pickled"):
+    with pytest.raises(lp.EditError, match="the function <lambda> was not kept"):
         model.run(TEXT, points="x", edits=lost)
 
 

@@ -13,7 +13,7 @@ from llamaprobe.files import atomic
 from llamaprobe.files.fingerprint import fingerprint
 from llamaprobe.files.naming import file_names
 from llamaprobe.messages import printable
-from llamaprobe.run import read_run
+from llamaprobe.saved_run import read_run
 
 IDS = [1, 40, 7, 96, 3]
 

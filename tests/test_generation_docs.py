@@ -12,7 +12,13 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_a_block_runs(number: int, capsys: pytest.CaptureFixture[str]):
+def test_a_block_runs(
+    number: int,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(compile(BLOCKS[number], str(PAGE), "exec"), names)
     if number == 0:

@@ -119,11 +119,11 @@ def test_another_version_is_not_compared_and_not_accused(model, saved, tmp_path,
     edit_manifest(path, format_version=FORMAT_VERSION + 1, points=None)
     assert found(path, model) == []
     assert left_out(path, model) == [
-        "manifest.json: not compared: format version 2, and this llamaprobe knows up to 1"
+        "manifest.json: not compared: format version 3, and this llamaprobe knows up to 2"
     ]
     code, out, _ = command("verify", path)
-    assert code == 3 and "not compared: format version 2" in out
-    with pytest.raises(lp.FormatError, match="is of format version 2, and this llamaprobe reads"):
+    assert code == 3 and "not compared: format version 3" in out
+    with pytest.raises(lp.FormatError, match="is of format version 3, and this llamaprobe reads"):
         lp.read_run(path)
 
 
@@ -154,7 +154,7 @@ def test_a_run_without_versions_is_of_version_0(model, saved, tmp_path):
     edit_manifest(path, format_version=..., arithmetic_version=..., weight_files={})
     assert found(path, model) == []
     lines = left_out(path, model)
-    assert "tokens, masks, meta: not compared: format version 0, and this is 1" in lines
+    assert "tokens, masks, meta: not compared: format version 0, and this is 2" in lines
     folder = Folder(path)
     write_floats(path / "x_layer1.csv", lambda values: values * np.float32(1.001))
     assert "x_layer1.csv: its sha256 is not the one in manifest.json" in found(path, model)

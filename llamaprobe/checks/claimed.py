@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..captures import BEFORE
 from ..checkpoint.tensor_names import find_unused
 from ..config import Config, inverse_frequencies
 from ..errors import ArgumentError, Error, FileError, FormatError
@@ -34,7 +35,8 @@ from ..points import shape as shape_of
 from ..prompts.chat import TEMPLATE_INPUTS, ChatOptions
 from ..prompts.tokenizer import Tokenizer
 from ..run import Run
-from ..saved.manifest import FORMAT_VERSION, MANIFEST, file_entry, hash_file
+from ..saved.edits import edit_encoders
+from ..saved.manifest import MANIFEST, file_entry, hash_file
 from ..saved.read import Saved, SavedTokens
 from ..saved.run_folder import (
     file_name,
@@ -44,6 +46,7 @@ from ..saved.run_folder import (
     run_manifest,
     weight_entries,
 )
+from ..saved_run import run_of
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -98,7 +101,7 @@ class Claimed:
                 self._faulty.add(name)
                 here = os.path.lexists(self.saved.path(name))
                 yield name, _NOT_LISTED if here else f"is missing, and {_NOT_LISTED}"
-        if self.saved.format_version == FORMAT_VERSION:
+        if self.saved.is_known:
             for name in self._names():
                 if is_own_name(name) and name not in self.saved.files and name not in wanted:
                     yield name, f"is a file of another run: {_NOT_LISTED}"
@@ -138,7 +141,7 @@ class Claimed:
             run = self._run
         except (FileError, FormatError):
             return {}
-        if saved.format_version != FORMAT_VERSION:
+        if not saved.is_known:
             return {}
         encoders = {}
         for point, layers in saved.points.items():
@@ -149,7 +152,7 @@ class Claimed:
                     _nothing, (1, *value.shape), value.dtype, saved.format, header=saved.has_header
                 )
                 encoders[file_name(point, layer, saved.format)] = encoder
-        return encoders | self._masks | self._metas
+        return encoders | self._masks | self._metas | edit_encoders(run.edits)
 
     @cached_property
     def _masks(self) -> dict[str, Encoder]:
@@ -188,7 +191,6 @@ class Claimed:
         """The run with its facts and shapes; its values are zeros that use no memory. FileError,
         FormatError."""
         saved, model = self.saved, self._model
-        prompt = saved.prompt()
         origin = saved.origin(None if model is None else model.config)
         origin = dataclasses.replace(origin, rounded=saved.rounded_before)
         if model is not None:
@@ -198,11 +200,12 @@ class Claimed:
             origin = dataclasses.replace(origin, **of_model)
         values = {}
         for point, layers in saved.points.items():
-            shape = shape_of(resolve(point, origin.config)[0], origin.config, len(prompt.token_ids))
+            plain = resolve(point.removesuffix(BEFORE), origin.config)[0]
+            shape = shape_of(plain, origin.config, len(saved.token_ids))
             axes = (len(layers), *shape) if layers else shape
             values[point] = tuple(layers), np.broadcast_to(np.float32(0), axes)
         origin = dataclasses.replace(origin, tokenizer=SavedTokens(self._tokens))
-        return Run(prompt, values, origin, saved.rope_length)
+        return run_of(saved, values, origin)
 
     @property
     def _knows_unused(self) -> bool:
@@ -330,9 +333,20 @@ class Claimed:
             left.append("weight_files")
         faults += self._revision_wrong(known)
         left += [key for key in _STATED if key not in known]
-        all_stated = self.saved.manifest | self.saved.meta
+        left += self._acted()
+        all_stated = self.saved.manifest | self.saved.meta | dict.fromkeys(self._acted(), True)
         empty: tuple[Any, ...] = (None, [], {}, False)
         return faults, [key for key in left if all_stated.get(key) not in empty]
+
+    def _acted(self) -> list[str]:
+        """What nothing determines of edits and generation."""
+        edits, facts = self.saved.edits, self.saved.generated
+        left = ["source of edits"] if any(edit.source for edit in edits) else []
+        left += ["functions of edits"] if any(edit.function for edit in edits) else []
+        left += ["session_prompt_tokens"] if edits.session_prompt is not None else []
+        if facts is not None:
+            left += ["stop"] + ["n_tokens"] * (facts.stopped_by != "length")
+        return left
 
     def _prompt_wrong(self, known: set[str]) -> Iterator[str]:
         prompt, tokens = self.saved.prompt(), self.saved.meta.get("tokens")
@@ -345,9 +359,9 @@ class Claimed:
         if prompt.text is None or not isinstance(self._tokenizer, Tokenizer):
             return
         try:
-            gives = self._tokenizer.gives(
-                prompt.text, prompt.token_ids, chat=prompt.date is not None
-            )
+            facts = self.saved.generated
+            ids = prompt.token_ids[: facts.n_prompt if facts else None]
+            gives = self._tokenizer.gives(prompt.text, ids, chat=prompt.date is not None)
         except Error:
             return
         known.add("prompt")

@@ -2,24 +2,29 @@
 before it, with the error that rounding may leave (formulas.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import maths
+from ..captures import BEFORE
 from ..checkpoint.tensors import Tensor, float_rows
 from ..config import Config
 from ..errors import ArgumentError, FileError, FormatError
 from ..families.points import absent
 from ..families.tensors import EMBEDDING, FINAL_NORM, HEAD, layer_prefix, matrix
 from ..formulas import MAX, TINY, Formulas, U, Value, given, masked
-from ..points import reads, resolve
+from ..points import all_points, reads, resolve
 from ..saved.read import Saved
 from ..source import model_tensors
+from .edited import Assigned
 
 if TYPE_CHECKING:
     from ..model import Model
+
+MAPS = frozenset(point.name for point in all_points() if point.width == "map")
+Place = tuple[str, int]
 
 
 class Undetermined(Exception):
@@ -32,9 +37,18 @@ class Recomputed:
     Undetermined. `worst`: see formulas.py."""
 
     def __init__(
-        self, saved: Saved, config: Config, model: "Model | None", worst: bool = False
+        self,
+        saved: Saved,
+        config: Config,
+        model: "Model | None",
+        edits: Mapping[Place, Sequence[Assigned]],
+        worst: bool = False,
     ) -> None:
-        self.saved, self.config = saved, config
+        """edits: of edited.assignments."""
+        self.saved, self.config, self._edits = saved, config, edits
+        self.of_functions: dict[int, tuple[str, int, np.ndarray, Value]] = {}
+        """Of each function that was reached, by the number of its edit: its point and layer, what it
+        was given, and what it should have been given."""
         self._again = Formulas(worst, saved.arithmetic_version)
         self._tensors = {tensor.name: tensor for tensor in model_tensors(model)} if model else None
         self._saved = set(saved.values())
@@ -42,22 +56,28 @@ class Recomputed:
         self._layer = 0
         self._known: dict[str, Value] = {}
         self._read: dict[tuple[str, int | None], np.ndarray] = {}
-        self._x: Value | None = None  # x_out of the layer before, where it is determined
+        # x_out of the layer before where it is determined, after its edits and before them
+        self._x: Value | None = None
+        self._x_before: Value | None = None
 
     def go_to(self, layer: int) -> None:
         """Moves on to a layer, with the x that the layer before it gives."""
         while self._layer < layer:
-            try:
-                self._x = self.value("x_out")
-            except Undetermined:
-                self._x = None
+            self._x, self._x_before = self._if_known("x_out"), self._if_known("x_out" + BEFORE)
             self._layer, self._known, self._read = self._layer + 1, {}, {}
+
+    def _if_known(self, point: str) -> Value | None:
+        is_same = point.endswith(BEFORE) and ("x_out", self._layer) not in self._edits
+        try:
+            return self.value(point.removesuffix(BEFORE) if is_same else point)
+        except Undetermined:
+            return None
 
     def value(self, point: str) -> Value:
         """What later steps start from: the saved value, exact except for its digits, or else the
         computed one."""
         if point not in self._known:
-            where = (point, self._layer if resolve(point)[0].per_layer else None)
+            where = (point, self._layer if is_per_layer(point) else None)
             try:
                 value = self._stored(*where) if where in self._saved else self.expected(point)
             except (FileError, FormatError):  # reported where the point itself is checked
@@ -68,7 +88,9 @@ class Recomputed:
 
     def _stored(self, point: str, layer: int | None) -> Value:
         values = self.read(point, layer)
-        return given(values, self.deviation(values))
+        value = given(values, self.deviation(values))
+        hidden = self._hidden(point, values.shape)
+        return value if hidden is None else _with_hidden(value, hidden & np.isneginf(values))
 
     def read(self, point: str, layer: int | None) -> np.ndarray:
         """A saved value of this layer, float32."""
@@ -85,16 +107,68 @@ class Recomputed:
         return sum(size * (0.5 * 10.0**-n + U) / np.sqrt(3) + TINY for n in digits)
 
     def expected(self, point: str) -> Value:
-        """The value by its formula, from the values before it."""
+        """The value by its formula and its edits, from the values before it."""
+        if point.endswith(BEFORE):
+            return self._formula(point.removesuffix(BEFORE), before=True)
+        edits = self._edits_of(point)
+        if not edits:
+            return self._formula(point)
+        return self._edited(point, self.value(point + BEFORE), edits)
+
+    def _edits_of(self, point: str) -> Sequence[Assigned]:
+        is_x = point == "x" and self._layer > 0  # edited as x_out of the layer before
+        return () if is_x else self._edits.get((point, self._layer), ())
+
+    def _edited(self, point: str, value: Value, edits: Sequence[Assigned]) -> Value:
+        again, is_map = self._again, point in MAPS
+        shape = _core_shape(value.v.shape)
+        v, s = value.v.reshape(shape).copy(), value.s.reshape(shape).copy()
+        for edit in edits:
+            old, new = Value(v[edit.index], s[edit.index]), given(edit.values)
+            if edit.before is not None:
+                self.of_functions[edit.number] = point, self._layer, edit.before, old
+            if edit.op == "=":
+                new = Value(
+                    *np.broadcast_arrays(edit.values.astype(np.float64), np.zeros(old.v.shape))
+                )
+            else:
+                is_hidden = np.isneginf(old.v)
+                new = (again.product if edit.op == "*=" else again.total)(old, new)
+                new = _with_hidden(new, is_hidden)
+            if is_map:  # keys that a query does not see stay hidden
+                seen = self._seen()[edit.index[1][0], edit.index[2][0]]
+                new = Value(np.where(seen, new.v, old.v), np.where(seen, new.s, old.s))
+            v[edit.index], s[edit.index] = new.v, new.s
+        return Value(v.reshape(value.v.shape), s.reshape(value.v.shape))
+
+    def _hidden(self, point: str, shape: tuple[int, ...]) -> np.ndarray | None:
+        """Where an edit has written -inf; None without edits."""
+        edits = self._edits_of(point)
+        if not edits:
+            return None
+        hidden = np.zeros(_core_shape(shape), bool)
+        for edit in edits:
+            if edit.op == "=":
+                hidden[edit.index] = np.isneginf(edit.values)
+        return hidden.reshape(shape)
+
+    def _seen(self) -> np.ndarray:
+        """[T, T]: which keys a query of this layer sees."""
+        return maths.seen(len(self.saved.token_ids), self.config.layer(self._layer).window)
+
+    def _formula(self, point: str, *, before: bool = False) -> Value:
+        """From the values before it, without edits of its own; of x, which is x_out of the layer
+        before, without those only if `before`."""
         get, c, again = self.value, self.config, self._again
         source = reads(point)[0]
         if point in self._absent and point.endswith(("_norm", "_unit")):
             return get(source)
         match point:
             case "x":
-                if self._x is None and self._layer:
+                x = self._x_before if before else self._x
+                if x is None and self._layer:
                     raise Undetermined
-                return self._x if self._x is not None else self._embedding()
+                return x if x is not None else self._embedding()
             case "logits_raw":
                 head = EMBEDDING if c.tied_head else HEAD
                 rows = self._rows(f"{c.prefix}{head}.weight")
@@ -132,14 +206,27 @@ class Recomputed:
         if step == "rms":
             return self._again.rms(flat, c.rms_norm_eps)
         if step == "unit":
-            return _shaped(self._again.unit(flat, c.rms_norm_eps), shape)
+            unit = self._again.unit(flat, c.rms_norm_eps)
+            return _shaped(self._by_edited_rms(f"{stem}_rms", flat, unit), shape)
         return _shaped(self._again.product(flat, self._gain(point)), shape)
+
+    def _by_edited_rms(self, point: str, x: Value, unit: Value) -> Value:
+        """x * float32(1 / rms) where an edit changed the rms."""
+        edits = self._edits_of(point)
+        if not edits:
+            return unit
+        rms = self.value(point)
+        inverse = self._again.reciprocal(Value(rms.v[..., None], rms.s[..., None]))
+        edited = self._again.product(x, inverse)
+        changed = np.zeros(_core_shape(rms.v.shape), bool)
+        for edit in edits:
+            changed[edit.index] = True
+        changed = changed.reshape(rms.v.shape)[..., None]
+        return Value(np.where(changed, edited.v, unit.v), np.where(changed, edited.s, unit.s))
 
     def _of_attention(self, point: str) -> Value:
         get, c, again = self.value, self.config, self._again
-        window, rope = c.layer(self._layer)
-        n = len(self.saved.token_ids)
-        seen = maths.seen(n, window)
+        rope, n, seen = c.layer(self._layer).rope, len(self.saved.token_ids), self._seen()
         match point:
             case "q_rope" | "k_rope":
                 x = get(reads(point)[0])
@@ -157,7 +244,9 @@ class Recomputed:
                 raw = Value(np.where(seen, raw.v, 0), np.where(seen, raw.s, 0))
                 return masked(again.cap(raw, c.score_cap), seen)
             case "pattern":
-                return again.pattern(get("scores"), seen)
+                scores = get("scores")
+                hidden = self._hidden("scores", scores.v.shape)
+                return again.pattern(scores, seen if hidden is None else seen & ~hidden)
         raise ArgumentError(f"{point} cannot be recomputed")
 
     def _embedding(self) -> Value:
@@ -198,6 +287,20 @@ class Recomputed:
         if self._tensors is None:
             raise Undetermined
         return self._tensors[name]
+
+
+def is_per_layer(point: str) -> bool:
+    return resolve(point.removesuffix(BEFORE))[0].per_layer
+
+
+def _core_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """[rows, heads or 1, columns], of a map [heads, rows, keys], as assignments have them."""
+    return shape if len(shape) == 3 else (shape[0], 1, *shape[1:], 1)[:3]
+
+
+def _with_hidden(x: Value, hidden: np.ndarray) -> Value:
+    """-inf, without error, where an edit has written that."""
+    return Value(np.where(hidden, -np.inf, x.v), np.where(hidden, 0, x.s))
 
 
 def _shaped(x: Value, shape: tuple[int, ...]) -> Value:

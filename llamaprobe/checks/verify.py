@@ -1,12 +1,16 @@
-"""Is a saved run true? Four checks, from the outside in.
+"""Is a saved run true? Five checks, from the outside in.
 
 1. Every file has the size and the sha256 of the manifest.
 2. Masks, meta files and manifest are what the run would write now (claimed.py).
 3. Every saved value follows from the values saved before it and the weights, within float32
    rounding: x_norm from x, q from x_norm, ..., x of the next layer, logits (formulas.py: float64
    in NumPy, independent of the code that made the files).
-4. The same tokens run again give the same bits, as llamaprobe promises for every machine; files
-   with fewer digits must hold those bits rounded.
+4. The same tokens run again, in one pass, give the same bits, as llamaprobe promises for every
+   machine; files with fewer digits must hold those bits rounded.
+5. Generated tokens are what the logits of that pass give (generated.py).
+
+Recorded edits are made in 3 and 4 (edited.py): what a function of `map` left is taken as it is, and
+what it was given is checked.
 
 A file that is missing or cannot be read is a fault, and the rest is still checked. Without the
 model the files are checked against each other: scores from q_rope and k_rope, x_mid from x and
@@ -15,15 +19,24 @@ compared.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import _core
 from ..config import Config
-from ..errors import ArgumentError, FileError, FormatError, NewerFormatError
+from ..edits.resolve import Bound
+from ..errors import (
+    ArgumentError,
+    EditError,
+    Error,
+    FileError,
+    FormatError,
+    NewerFormatError,
+    PointError,
+)
 from ..files.encode import check_digits, text_values
 from ..files.hex import fixed_point
 from ..formulas import BAR, MAX, TINY, U, Value
@@ -32,14 +45,20 @@ from ..origin import ARITHMETIC_VERSION
 from ..saved.manifest import FORMAT_VERSION, MANIFEST
 from ..saved.read import Saved
 from ..saved.run_folder import file_name, value_encoder
+from ..saved_run import sample_of
+from .again import engine_of, run_again
 from .claimed import Claimed, encoded_digest
-from .recomputed import Recomputed, Undetermined
+from .edited import Assigned, assignments, count_faults, index_faults, replayed
+from .generated import end_faults, token_faults
+from .recomputed import Place, Recomputed, Undetermined
 
 if TYPE_CHECKING:
     from ..model import Model
     from ..run import Run
 
 _AGAIN = "the same tokens run again"
+_EDITS = "edits"
+_NEW = "new tokens"
 _FACTS = "tokens, masks, meta"
 
 
@@ -72,7 +91,7 @@ def verify_run(folder: str | os.PathLike[str], model: "Model | None" = None) -> 
         return
     try:
         config = saved.config() if model is None else model.config
-        saved.token_ids  # noqa: B018 - reads them, or raises
+        saved.token_ids, saved.edits, sample_of(saved)  # noqa: B018 - reads them, or raises
     except (FileError, FormatError) as error:
         yield from _of_files(Claimed(saved, None))
         yield Check("values", f"none can be checked: {error}")
@@ -84,11 +103,31 @@ def verify_run(folder: str | os.PathLike[str], model: "Model | None" = None) -> 
     yield from _of_facts(claimed)
     unreadable: set[_Where] = set()
     bits = _why_no_bits(saved, model)
-    yield from _check_values(saved, config, model, unreadable, fixed_note=bits)
+    try:
+        edits = replayed(saved, config)
+        assigned = assignments(edits, config, len(saved.token_ids))
+    except (EditError, PointError) as error:
+        yield Check(_EDITS, f"cannot be made: {error}")
+        return
+    if edits is not None:
+        yield from (Check(_EDITS, fault) for fault in index_faults(saved, config))
+    yield from _check_values(saved, config, model, assigned, unreadable, fixed_note=bits)
     if model is None or bits:
         yield Check(_AGAIN, note=bits)
-    else:
-        yield from _check_bits(claimed, model, unreadable)
+        return
+    try:
+        run = run_again(saved, model, edits)
+    except EditError as error:  # a query without a key, a number that is not finite
+        yield Check(_EDITS, f"cannot be made: {error}")
+        return
+    if edits is not None:
+        faults = [*count_faults(saved, config, edits)]
+        yield from (Check(_EDITS, fault) for fault in faults)
+        if not faults:
+            yield Check(f"{counted(len(saved.edits), 'edit')} made again")
+    if saved.generated is not None:
+        yield from _check_tokens(saved, model, edits, run)
+    yield from _check_bits(claimed, run, unreadable)
 
 
 def _of_files(claimed: Claimed) -> Iterator[Check]:
@@ -103,7 +142,7 @@ def _of_files(claimed: Claimed) -> Iterator[Check]:
 def _of_facts(claimed: Claimed) -> Iterator[Check]:
     """Masks, meta files and manifest."""
     saved = claimed.saved
-    if saved.format_version != FORMAT_VERSION:
+    if not saved.is_known:
         note = f"not compared: format version {saved.format_version}, and this is {FORMAT_VERSION}"
         yield Check(_FACTS, note=note)
         return
@@ -173,13 +212,14 @@ def _check_values(
     saved: Saved,
     config: Config,
     model: "Model | None",
+    edits: Mapping[Place, Sequence[Assigned]],
     unreadable: set[_Where],
     fixed_note: str,
 ) -> Iterator[Check]:
     """One Check per point, of all its layers. Values that cannot be read go into `unreadable`.
     What fails with independent errors is compared again with their bound."""
     found: dict[str, list[Check]] = {point: [] for point in saved.points}
-    recomputed, strict = Recomputed(saved, config, model), None
+    recomputed, strict = Recomputed(saved, config, model, edits), None
     with np.errstate(all="ignore"):  # numbers of any file may leave float64
         for point, layer in saved.values():
             at = config.n_layers - 1 if layer is None else layer
@@ -197,7 +237,7 @@ def _check_values(
             try:
                 check = _compare(point, layer, values, s, recomputed.expected(point))
                 if check.fault:
-                    strict = strict or Recomputed(saved, config, model, worst=True)
+                    strict = strict or Recomputed(saved, config, model, edits, worst=True)
                     strict.go_to(at)
                     bound = _compare(point, layer, values, s, strict.expected(point))
                     check = check if bound.fault else bound
@@ -205,6 +245,27 @@ def _check_values(
             except Undetermined:
                 found[point].append(Check(point, note="needs the weights"))
     yield from (_of_all_layers(point, checks) for point, checks in found.items())
+    if any(fixed_point(format) for format, _ in saved.rounded):
+        return
+    with np.errstate(all="ignore"):
+        yield from _given_faults(
+            recomputed, lambda: Recomputed(saved, config, model, edits, worst=True)
+        )
+
+
+def _given_faults(recomputed: Recomputed, strict: Callable[[], Recomputed]) -> Iterator[Check]:
+    """What functions of edits were given, against the formulas."""
+    worst = None
+    found = recomputed.of_functions.items()
+    for number, (point, layer, given, wanted) in sorted(found, key=lambda each: each[1][1]):
+        check = _compare(point, layer, given, 0.0, wanted)
+        if check.fault:
+            worst = worst or strict()
+            worst.go_to(layer)
+            worst.expected(point)
+            check = _compare(point, layer, given, 0.0, worst.of_functions[number][3])
+        if check.fault:
+            yield Check(_EDITS, f"edit {number}, {point}: before {check.fault}")
 
 
 def _of(layer: int | None) -> str:
@@ -251,17 +312,33 @@ def _compare(
 # ---- the run again ----
 
 
-def _check_bits(claimed: Claimed, model: "Model", unreadable: set[_Where]) -> Iterator[Check]:
+def _check_tokens(saved: Saved, model: "Model", edits: Bound | None, run: "Run") -> Iterator[Check]:
+    """Each new token is what the rule draws from the logits before it, and the text ends there."""
+    facts = saved.generated
+    assert facts is not None
+    faults: list[str] = []
+    note = ""
+
+    def again(ids: list[int]) -> np.ndarray:
+        return run_again(saved, model, edits, np.array(ids, np.int32))["logits"]
+
+    try:
+        faults += token_faults(saved, run["logits"], again) if facts.ids else ()
+    except ArgumentError as error:  # logits that choose no token
+        faults.append(str(error))
+    try:
+        faults += end_faults(facts, engine_of(model))
+    except Error as error:
+        note = f"why the text ended was not checked: {error}"
+    yield from (Check(_NEW, fault) for fault in faults)
+    if note or not faults:
+        yield Check(f"{counted(len(facts.ids), 'new token')} drawn again", note=note)
+
+
+def _check_bits(claimed: Claimed, run: "Run", unreadable: set[_Where]) -> Iterator[Check]:
     """Every saved value that can be read must have the bits of the tokens run again, or those bits
     rounded. A file that would be written with the same bytes is not read."""
     saved = claimed.saved
-    names: list[_Where] = [(p, i) for p, layers in saved.points.items() for i in layers]
-    names += [(p, None) for p, layers in saved.points.items() if not layers]
-    run: Any = model.run(
-        saved.token_ids,
-        points=[(p, i) if i is not None else p for p, i in names],
-        rope_length=saved.rope_length,
-    )
     n_different, first, spelled = 0, "", []
     for point, layer in saved.values():
         if (point, layer) in unreadable:
@@ -291,7 +368,7 @@ def _same(
     digits = check_digits(saved.digits)
     encoder = value_encoder(point, value, saved.format, digits, saved.has_header, _core.cores())
     same_bytes = encoded_digest(encoder) == claimed.digest(name)
-    is_ours = saved.format_version == FORMAT_VERSION
+    is_ours = saved.is_known
     fault = claimed.count_fault(name, encoder.counts) if is_ours else ""
     if same_bytes:
         return fault, 0

@@ -66,7 +66,7 @@ def open_run(
         args.usage_error("give one of PROMPT, --ids FILE and --run DIR")
     model = load(args.model, revision=revision_of(args), threads=args.threads, ignore=args.ignore)
     if args.folder is not None:
-        from ..run import read_run
+        from ..saved_run import read_run
 
         return model, read_run(args.folder)
     prompt: Any = read_ids(args.ids) if args.ids else args.prompt

@@ -1,5 +1,5 @@
 """The command line: llamaprobe run | generate | sweep | lens | attribute | points | inspect |
-weights | verify | harvest | stats | download | bench.
+weights | verify | diff | harvest | stats | download | bench.
 
 Results go to stdout and all else to stderr, so that output can be piped. A user's mistake is one
 line on stderr and exit code 1 (2 for wrong usage, 130 for Ctrl-C), never a traceback. Commands
@@ -85,6 +85,7 @@ def _parser() -> "Parser":
     from . import (
         attribute,
         bench,
+        diff,
         download,
         generate,
         harvest,
@@ -107,7 +108,7 @@ def _parser() -> "Parser":
     parser.add_argument("--version", action="version", version=f"llamaprobe {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     looking = (run, generate, sweep, lens, attribute, points)
-    for command in (*looking, inspect, weights, verify, harvest, stats, bench, download):
+    for command in (*looking, inspect, weights, verify, diff, harvest, stats, bench, download):
         command.add_parser(commands)
     return parser
 

@@ -1,5 +1,6 @@
 """One edit as plain data: a place, an operation and numbers, or a function."""
 
+import contextlib
 import dataclasses
 import json
 import pickle
@@ -38,9 +39,21 @@ class Mapped:
     """A function of `map`. One that cannot be pickled, such as a lambda, is pickled as its name, so
     that its run can be."""
 
-    def __init__(self, function: Function) -> None:
+    def __init__(self, function: Function, source_sha256: str | None = None) -> None:
         self.function = function
         self.name: str = getattr(function, "__name__", repr(function))
+        self._source_sha256 = source_sha256
+
+    @property
+    def source_sha256(self) -> str | None:
+        """Of its text in Python; None where that is not to be had."""
+        import inspect  # slow to import
+
+        if self._source_sha256 is None and not hasattr(self.function, "is_lost"):
+            with contextlib.suppress(OSError, TypeError, SyntaxError):
+                text = inspect.getsource(self.function)
+                self._source_sha256 = sha256_of(text.encode("utf-8", "surrogatepass"))
+        return self._source_sha256
 
     def __call__(self, value: Values, at: At) -> Any:
         return self.function(value, at)
@@ -52,25 +65,43 @@ class Mapped:
         try:
             pickle.dumps(self.function)
         except Exception:  # whatever its pickling raises
-            return _lost, (self.name,)
-        return Mapped, (self.function,)
+            return lost, (self.name, self.source_sha256)
+        return Mapped, (self.function, self._source_sha256)
 
 
-def _lost(name: str) -> Mapped:
+def lost(name: str, source_sha256: str | None = None) -> Mapped:
+    """In place of a function that was not kept with its edit."""
+
     def lost(value: Values, at: At) -> None:
-        raise EditError(f"the function {name} was not pickled with its edit; map it again")
+        raise EditError(f"the function {name} was not kept with its edit; map it again")
 
     lost.__name__ = name
-    return Mapped(lost)
+    lost.is_lost = True  # type: ignore[attr-defined]
+    return Mapped(lost, source_sha256)
+
+
+class Recorded(NamedTuple):
+    """What a function of `map` was given in a run, and what it left."""
+
+    positions: NDArray[np.int64]
+    before: Values
+    """float32 [rows, heads or 1, channels], of a map [heads, rows, keys]."""
+    after: Values
 
 
 class Source(NamedTuple):
     """The run that values were taken from."""
 
     prompt: str | None
-    token_ids: NDArray[np.int32]
+    n_tokens: int
     is_whole: bool
     """Whole values, which belong to prompts of that length alone."""
+    prompt_sha256: str | None = None
+    """Of the text in UTF-8; None for token ids."""
+    ids_sha256: str = ""
+    """Of the token ids, as int32 in little-endian."""
+    folder: str | None = None
+    """From which the run was read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,10 +121,19 @@ class Edit:
     """That the value was read from, and the factor that it was multiplied with."""
     factor: float | None = None
     source: Source | None = None
-    written: str | None = None
-    """`repr` before positions were made absolute; None for an edit that was not run."""
+    requested: Index | None = None
+    """Of an edit of a run: the index before positions were made absolute."""
     n_changed: int | None = None
     """Of an edit of a run: how many elements got other bits."""
+    recorded: Recorded | None = None
+    """Of a function of a run."""
+
+    @property
+    def written(self) -> str | None:
+        """`repr` before positions were made absolute; None for an edit that was not run."""
+        if self.requested is None:
+            return None
+        return repr(dataclasses.replace(self, index=self.requested, n_changed=None))
 
     @property
     def place(self) -> str:
@@ -118,8 +158,9 @@ class Edit:
         shape = f"<float32 {list(self.value.shape)}"
         if self.source is None:
             return f"{shape}>"
-        prompt = self.source.prompt
-        return f"{shape} of {printable(repr(prompt), 24) if prompt else 'token ids'}>"
+        prompt, is_text = self.source.prompt, self.source.prompt_sha256 is not None
+        of = printable(repr(prompt), 24) if prompt else "a prompt" if is_text else "token ids"
+        return f"{shape} of {of}>"
 
 
 def as_values(value: object) -> Values:
@@ -136,10 +177,20 @@ def show_number(number: float) -> str:
     return text.removesuffix(".0")
 
 
-def with_count(edit: Edit, index: Index, n_changed: int) -> Edit:
+def sha256_of(data: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(data).hexdigest()
+
+
+def as_run(edit: Edit, index: Index, n_changed: int, recorded: Recorded | None) -> Edit:
     """An edit as a run made it: absolute positions, and the number of elements that changed."""
     source = None if edit.source is None else edit.source._replace(is_whole=False)
-    written = edit.written or repr(dataclasses.replace(edit, n_changed=None))
     return dataclasses.replace(
-        edit, index=index, source=source, written=written, n_changed=n_changed
+        edit,
+        index=index,
+        source=source,
+        requested=edit.index,
+        n_changed=n_changed,
+        recorded=recorded,
     )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..config import Config
 from ..errors import EditError
 from ..points import Layers, Name, check_layers, is_pattern, name_of, resolve, resolve_all
-from .edit import Edit, Function, Mapped, Source, Values, as_values
+from .edit import Edit, Function, Mapped, Source, Values, as_values, sha256_of
 from .index import Index, plain_index, read_index
 
 
@@ -29,6 +29,7 @@ class Run(Protocol):
     points: tuple[str, ...]
     token_ids: NDArray[np.int32]
     prompt: str | None
+    saved_in: str | None
 
     @property
     def config(self) -> Config: ...
@@ -42,6 +43,10 @@ class Edits:
     e[point, layer][index] = value, also +=, -=, *=; e[point][index] for a point that is computed
     once, such as "logits". An index has the axes of run[point, layer]. e[number] is an Edit.
     """
+
+    session_prompt: int | None = None
+    """Of a run of a session: the number of tokens of the prompt that it was started with, from whose
+    end its edits count."""
 
     def __init__(self, edits: Iterable[Edit] = ()) -> None:
         self._edits = list(edits)
@@ -174,7 +179,15 @@ def like(run: Run, point: Name, layer: int | None = None, index: object = ...) -
     if is_whole:
         row = slice(0, n_tokens)
         items = (slice(None), row, row) if found.width == "map" else (row,)
-    source = Source(run.prompt, run.token_ids, is_whole)
+    prompt, ids = run.prompt, run.token_ids
+    source = Source(
+        prompt,
+        n_tokens,
+        is_whole,
+        None if prompt is None else sha256_of(prompt.encode("utf-8", "surrogatepass")),
+        sha256_of(ids.astype("<i4").tobytes()),
+        run.saved_in,
+    )
     return Edits([Edit(found.name, number, items, "=", as_values(values), source=source)])
 
 

@@ -58,7 +58,7 @@ def parse(text: str) -> Edit:
     return Edit(
         _text(found["name"]),
         layer,
-        _index(found["index"]),
+        parse_index(found["index"]),
         found["op"],
         as_values(value),
         file=file,
@@ -95,7 +95,8 @@ def _value(text: str) -> tuple[Any, str | None, float | None]:
         return factor * values, file, float(factor)
 
 
-def _index(text: str) -> Index:
+def parse_index(text: str) -> Index:
+    """What stands between the brackets. EditError."""
     try:
         tree = ast.parse(f"_[{text}]", mode="eval").body
         assert isinstance(tree, ast.Subscript) and isinstance(tree.value, ast.Name)

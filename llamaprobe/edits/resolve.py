@@ -11,7 +11,7 @@ A plain run has one call, of all rows. With a cache, a call has the rows of its 
 a sequence is position n_past + r. Keys stay absolute.
 """
 
-import functools
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 from ..config import Config
 from ..errors import EditError
 from ..messages import counted
-from ..points import Point, all_points, layer_number, reads, resolve, shape
-from .edit import At, Edit, Mapped, Values, with_count
+from ..points import Point, layer_number, resolve, shape
+from .calls import Calls, Replay
+from .edit import At, Edit, Mapped, Values, as_run
 from .edits import Edits
-from .index import Axis, Chosen, Numbers, choose, first_of_lists, spread
+from .index import Axis, Chosen, Index, Item, Numbers, choose, first_of_lists, spread
+from .used import Kept, check_used, kept_of
 
 _OPS = {"=": 0, "+=": 1, "-=": 1, "*=": 2, "map": 3}
 _KINDS = {
@@ -70,8 +72,16 @@ class _Bound:
     def is_map(self) -> bool:
         return self.row_axis == 1
 
-    def item(self, rows: range, sequence: int, at: tuple[int, int], last_rows: bool) -> Any:
-        """The tuple of the core for rows at these positions; None if it has none of them."""
+    def item(
+        self,
+        rows: range,
+        sequence: int,
+        at: tuple[int, int],
+        last_rows: bool,
+        calls: Calls | None = None,
+    ) -> Any:
+        """The tuple of the core for rows at these positions; None if it has none of them. `calls`
+        records those of a function."""
         numbers, values = list(self.numbers), self.values
         first = rows[-1] if last_rows and not self.point.per_layer else rows.start
         for axis in (self.row_axis, 2) if self.is_map else (self.row_axis,):
@@ -87,14 +97,18 @@ class _Bound:
         positions = numbers[self.row_axis]
         numbers[self.row_axis] = positions - rows.start
         lists = [each.astype(np.uint32) for each in numbers]
-        last = self._caller(positions, at) if values is None else values
+        last = self._caller(positions, numbers[2], at, calls) if values is None else values
         return _OPS[self.edit.op], self.point.number, self.layer, sequence, *lists, last
 
-    def _caller(self, positions: Numbers, at: tuple[int, int]) -> Any:
+    def _caller(
+        self, positions: Numbers, columns: Numbers, at: tuple[int, int], calls: Calls | None
+    ) -> Any:
         """The user's function for the core: it is given three axes and returns as many."""
         layer = self.layer if self.point.per_layer else None
         where = At(self.point.name, layer, positions, *at)
         function: Mapped = self.edit.function  # type: ignore[assignment]
+        if isinstance(function, Replay):
+            return function.caller(positions, columns, self.row_axis)
         axes_of_core = _core_axes(len(self.chosen), self.is_map)
         kept = [
             axis
@@ -103,6 +117,13 @@ class _Bound:
         ]
 
         def call(value: Values) -> Values:
+            before = value.copy()
+            after = changed(value)
+            if calls is not None:
+                calls.add(positions, columns, before, after.copy())
+            return after
+
+        def changed(value: Values) -> Values:
             part = value.reshape([value.shape[axis] for axis in kept])
             result = function(part, where)
             if result is None:
@@ -127,21 +148,42 @@ class Bound:
         self._bound = bound
         self.n_changed: NDArray[np.int64] = np.zeros(len(bound), np.int64)
         """Of each edit, in the calls that were counted."""
+        self._calls = [Calls(one.row_axis) if one.values is None else None for one in bound]
+
+    @property
+    def places(self) -> "list[_Bound]":
+        """Each edit by its numbers along the axes."""
+        return self._bound
+
+    def copy(self) -> "Bound":
+        """For a sequence that goes its own way."""
+        other = copy.copy(self)
+        other.n_changed = self.n_changed.copy()
+        other._calls = [None if calls is None else calls.copy() for calls in self._calls]
+        return other
 
     def items(
         self, rows: range, sequence: int, at: tuple[int, int], last_rows: bool
     ) -> list[tuple[int, Any]]:
         """(number of the edit, tuple of the core) of those that have rows in a call; at: numbers of
         the prompt and the step."""
-        found = ((i, one.item(rows, sequence, at, last_rows)) for i, one in enumerate(self._bound))
+        found = (
+            (i, one.item(rows, sequence, at, last_rows, calls))
+            for i, (one, calls) in enumerate(zip(self._bound, self._calls, strict=True))
+        )
         return [(i, item) for i, item in found if item is not None]
 
-    def applied(self) -> Edits:
-        """The edits for `Run.edits`: positions are absolute, so that they do the same to a run of
-        the tokens of prompt and answer; each has its n_changed."""
+    def applied(self, n_tokens: int | None = None) -> Edits:
+        """The edits for `Run.edits`, of the first n_tokens: positions are absolute, so that they do
+        the same to a run of the tokens of prompt and answer; each has its n_changed."""
         return Edits(
-            with_count(one.edit, tuple(chosen.item for chosen in one.chosen), int(n))
-            for one, n in zip(self._bound, self.n_changed, strict=True)
+            as_run(
+                one.edit,
+                tuple(chosen.item for chosen in one.chosen),
+                int(n),
+                None if calls is None else calls.recorded(one.numbers, n_tokens),
+            )
+            for one, n, calls in zip(self._bound, self.n_changed, self._calls, strict=True)
         )
 
     def check_reached(self, n_tokens: int, run: Any = None) -> None:
@@ -212,7 +254,7 @@ def bind(
         return None
     if not isinstance(edits, Edits):
         raise EditError(f"edits is an lp.Edits, not {type(edits).__name__}")
-    kept = [_kept(config, *want) for want in wanted]
+    kept = [kept_of(config, *want) for want in wanted]
     bound = []
     for edit in edits:
         try:
@@ -224,12 +266,12 @@ def bind(
 
 
 def _bind(
-    edit: Edit, config: Config, n_prompt: int, limit: int, cached: bool, kept: "list[_Kept]"
+    edit: Edit, config: Config, n_prompt: int, limit: int, cached: bool, kept: list[Kept]
 ) -> _Bound:
     point, layer = _point_of(edit, config)
-    if edit.source is not None and edit.source.is_whole and len(edit.source.token_ids) != n_prompt:
+    if edit.source is not None and edit.source.is_whole and edit.source.n_tokens != n_prompt:
         raise EditError(
-            f"the run that it is like has {counted(len(edit.source.token_ids), 'token')} and this"
+            f"the run that it is like has {counted(edit.source.n_tokens, 'token')} and this"
             f" prompt has {n_prompt}; say which: lp.like(run, {point.name!r}, ..., np.s_[...])"
         )
     if cached and edit.whole:
@@ -245,8 +287,30 @@ def _bind(
     if edit.op != "map":
         one.values = _values(one)
         _check_finite(one)
-    _check_used(one, config, kept)
+    check_used(point, layer, config, kept)
     return one
+
+
+def absolute(edit: Edit, config: Config, n_prompt: int, limit: int) -> Index:
+    """The index of an edit with absolute positions, for a prompt of so many tokens. EditError,
+    PointError."""
+    axes_of_value = _axes(_point_of(edit, config)[0], config, n_prompt, limit)
+    items = spread(edit.index, len(axes_of_value))
+    return tuple(choose(item, axis).item for item, axis in zip(items, axes_of_value, strict=True))
+
+
+def n_positions(edit: Edit, config: Config) -> int:
+    """How many tokens its index with absolute positions needs. EditError, PointError."""
+    axes_of_value = _axes(_point_of(edit, config)[0], config, 1, 1)
+    items = zip(spread(edit.index, len(axes_of_value)), axes_of_value, strict=True)
+    return max(_reach(item) for item, axis in items if axis.is_position)
+
+
+def _reach(item: Item) -> int:
+    if isinstance(item, slice):
+        return max(item.start or 0, item.stop or 0)
+    numbers = item if isinstance(item, tuple) else (item,)
+    return max((number + 1 for number in numbers if isinstance(number, int)), default=0)
 
 
 def _point_of(edit: Edit, config: Config) -> tuple[Point, int]:
@@ -351,65 +415,6 @@ def _check_finite(one: _Bound) -> None:
         hidden = " (but -inf in scores and logits)" if one.edit.op == "=" else ""
         found = np.broadcast_to(values, finite.shape)[~finite][0]
         raise EditError(f"a value is {found}; it must be finite{hidden}")
-
-
-# ---- what depends on an edit ----
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """A value that is kept, as the core names it."""
-
-    name: str
-    layer: int
-    shown: str
-    before: bool
-
-
-def _canonical(name: str, layer: int, is_per_layer: bool, config: Config) -> tuple[str, int]:
-    """x is x_out of the layer before, and what is computed once belongs to the last layer."""
-    if not is_per_layer:
-        return name, config.n_layers - 1
-    return ("x_out", layer - 1) if name == "x" and layer else (name, layer)
-
-
-def _kept(config: Config, point: Point, layers: tuple[int, ...], before: bool) -> _Kept:
-    """The last of the layers: what it depends on includes all of the others."""
-    layer = max(layers, default=0)
-    of = f" of layer {layer}" if point.per_layer else ""
-    name, number = _canonical(point.name, layer, point.per_layer, config)
-    return _Kept(name, number, f"{point.name}{'.before' * before}{of}", before)
-
-
-@functools.cache
-def _order() -> dict[str, int]:
-    return {point.name: point.number for point in all_points()}
-
-
-@functools.cache
-def _sources(name: str) -> frozenset[str]:
-    """The values of its own layer that a value is computed from."""
-    order = _order()
-    found = {source for source in reads(name) if order[source] < order[name]}
-    return frozenset(found.union(*map(_sources, found)))
-
-
-def _check_used(one: _Bound, config: Config, kept: list[_Kept]) -> None:
-    name, layer = _canonical(one.point.name, one.layer, one.point.per_layer, config)
-    for value in kept:
-        is_same = name == value.name and not value.before
-        if value.layer > layer or (
-            value.layer == layer and (is_same or name in _sources(value.name))
-        ):
-            return
-    if not kept:
-        return
-    last = max(kept, key=lambda value: (value.layer, _order()[value.name]))
-    of = f" of layer {one.layer}" if one.point.per_layer else ""
-    raise EditError(
-        f"{one.point.name}{of} changes nothing that you keep: the last is {last.shown}; keep a"
-        f" value that depends on it, such as logits"
-    )
 
 
 def bind_all(

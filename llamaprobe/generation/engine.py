@@ -4,7 +4,6 @@ All that is not fed yet goes through the model at once, for any number of sequen
 bits that it would get alone.
 """
 
-import copy
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +45,7 @@ class Context:
     """Its edits."""
     rope_length: int | None
     """Of a model with LongRoPE; else None."""
+    is_session: bool = False
     n_fed: int = 0
     logits: NDArray[np.float32] | None = field(default=None, repr=False)
     """[vocab_size] of token n_fed - 1, where they are known."""
@@ -57,7 +57,11 @@ class Context:
     @property
     def edits(self) -> Edits | None:
         """As `Run.edits` has them."""
-        return None if self.bound is None else self.bound.applied()
+        if self.bound is None:
+            return None
+        edits = self.bound.applied(self.n_fed)
+        edits.session_prompt = self.n_prompt if self.is_session else None
+        return edits
 
     def has_room(self, n_tokens: int) -> bool:
         """Whether so many tokens take no more memory than it has."""
@@ -65,9 +69,7 @@ class Context:
 
     def copy(self) -> "Context":
         """With the same tokens, of which those that are fed are computed."""
-        bound = copy.copy(self.bound)
-        if bound is not None:
-            bound.n_changed = bound.n_changed.copy()
+        bound = None if self.bound is None else self.bound.copy()
         captured, cache = self.captured.copy(self.n_fed), self.cache.copy()
         return dataclasses.replace(
             self, ids=list(self.ids), captured=captured, cache=cache, bound=bound
@@ -211,6 +213,7 @@ class Engine:
             n_rows,
             step=max(0, first.n_fed - first.n_prompt + 1) if first.n_fed else 0,
             prompts=[c.number for c in contexts],
+            last_rows=self.last_rows,
         )
         for context in contexts:
             context.cache.rewind(context.n_fed)

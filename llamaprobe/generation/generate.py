@@ -109,6 +109,7 @@ class Continuation:
             self._ending.stop,
             self.stopped_by or INTERRUPTED if n_done == len(context.ids) else INTERRUPTED,
             context.edits,
+            self._end - self._start,
         )
 
     def finished(self, *, keep: bool) -> GeneratedRun:

@@ -12,6 +12,7 @@ from ..errors import Error
 from ..origin import Origin
 from ..prompts.prompt import Prompt, TokenizerSource
 from ..run import Run
+from ..saved.generated import Generated
 from .captured import Values
 from .sample import Sample
 from .stops import EOS
@@ -40,8 +41,10 @@ class GeneratedRun(Run):
         stop: tuple[str, ...],
         stopped_by: str,
         edits: Edits | None,
+        n_tokens: int,
+        text: str | None = None,
     ) -> None:
-        """The last `len(logprobs)` of token_ids are new."""
+        """The last `len(logprobs)` of token_ids are new, n_tokens were requested."""
         whole = dataclasses.replace(prompt, token_ids=np.array(token_ids, np.int32))
         super().__init__(whole, values, origin, rope_length, edits)
         self.logprobs: NDArray[np.float64] = np.array(logprobs, np.float64)
@@ -53,7 +56,10 @@ class GeneratedRun(Run):
         """As given to `Model.generate`."""
         self.stopped_by = stopped_by
         """ "eos", "stop:" with the stop string, "length", or "interrupted"."""
-        self._text: str | None = None
+        self.n_tokens = n_tokens
+        """New tokens at most, as given to `Model.generate`."""
+        self._n_of_text = len(prompt.token_ids)
+        self._text = text
 
     @property
     def n_prompt(self) -> int:
@@ -76,8 +82,25 @@ class GeneratedRun(Run):
         return self._text
 
     @property
+    def generated(self) -> Generated:
+        """What a save records of how the new tokens were chosen."""
+        return Generated(
+            self.n_prompt,
+            self.n_tokens,
+            None if self.sample is None else dataclasses.asdict(self.sample),
+            self.stop,
+            self.stopped_by,
+            tuple(self.new_ids.tolist()),
+            tuple(self.logprobs.tolist()),
+            self.text,
+        )
+
+    @property
     def meta(self) -> dict[str, Any]:
-        """As of a run of these token ids: the prompt's text does not give them."""
+        """As of `Run`; the text of a prompt that a session went on from is left out, since it does
+        not give the tokens before the new ones."""
+        if self._n_of_text == self.n_prompt:
+            return super().meta
         whole = super().meta | {"prompt": None, "template_date": None}
         return {key: value for key, value in whole.items() if key not in self.template_inputs}
 

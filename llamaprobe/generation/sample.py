@@ -15,7 +15,6 @@ from .. import _core
 from ..errors import ArgumentError
 from ..messages import counted, printable
 
-RULE = "lp-sample-1"
 _WORD = 1 << 64
 
 

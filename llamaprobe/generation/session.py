@@ -250,5 +250,6 @@ def started(
     most = max_tokens or engine.config.max_positions
     (bound,) = engine.bind(edits, [n], False, most - n)
     context = engine.context(prompt, max_tokens or n, None, bound)
+    context.is_session = True
     engine.feed([context], report)
     return Session(engine, context, max_tokens)

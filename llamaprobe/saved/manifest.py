@@ -20,7 +20,8 @@ from ..files.json_file import read_object
 from ..messages import shown_path
 
 MANIFEST = "manifest.json"
-FORMAT_VERSION = 1  # of the folder of a run: names, layout, keys of the json files; absent: 0
+FORMAT_VERSION = 2  # of the folder of a run: names, layout, keys of the json files; absent: 0
+PLAIN_VERSION = 1  # of a run without edits and new tokens, which older readers take for what it is
 _MAX_MANIFEST = 16 << 20  # bytes: some 100,000 files
 _MAX_META = 64 << 20  # two million tokens
 

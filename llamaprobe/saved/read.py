@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _core
+from ..captures import BEFORE
 from ..config import Config, UnsupportedConfigError, parse_config
+from ..edits.edits import Edits
 from ..errors import ArgumentError, ConfigError, FileError, FormatError, NewerFormatError
 from ..files.array import read
 from ..files.atomic import no_such
@@ -28,7 +30,9 @@ from ..files.paths import checked_path, path_entry
 from ..messages import printable, shown_path
 from ..origin import Origin
 from ..points import axes
-from .manifest import FORMAT_VERSION, MANIFEST, read_json
+from .edits import read_edits
+from .generated import Generated, read_generated
+from .manifest import FORMAT_VERSION, MANIFEST, PLAIN_VERSION, read_json
 from .run_folder import file_name
 
 if TYPE_CHECKING:
@@ -92,11 +96,16 @@ class Saved:
         self.numbers: dict[str, Any] = self._take(manifest, "model_numbers", dict)
         self.points: dict[str, list[int]] = self._take(manifest, "points", dict)
         self._known = {name: (width, per_layer) for name, width, per_layer in _core.points()}
-        if not self.points:
+        if not self.points and "generated" not in manifest:
             raise self._fault(MANIFEST, "points is empty")
         for point, layers in self.points.items():
             self._check_point(point, layers)
         self.layers = sorted({layer for layers in self.points.values() for layer in layers})
+
+    @property
+    def is_known(self) -> bool:
+        """Whether its files are those that a save writes now."""
+        return self.format_version in (PLAIN_VERSION, FORMAT_VERSION)
 
     def _version(self, key: str) -> int:
         """0 where it is absent, as in the oldest runs."""
@@ -122,12 +131,13 @@ class Saved:
         raise self._fault(MANIFEST, "rounded is not a list of formats and digits that round")
 
     def _check_point(self, point: str, layers: Any) -> None:
-        if point not in self._known:
+        plain = point.removesuffix(BEFORE)
+        if plain not in self._known:
             raise self._fault(MANIFEST, f"there is no point {printable(point)!r}")
         sound = isinstance(layers, list) and all(
             type(layer) is int and 0 <= layer < 10000 for layer in layers
         )
-        if not sound or bool(layers) != self._known[point][1] or len(set(layers)) != len(layers):
+        if not sound or bool(layers) != self._known[plain][1] or len(set(layers)) != len(layers):
             raise self._fault(MANIFEST, f"points has no list of layers for {point}")
 
     def path(self, name: str) -> Path:
@@ -172,7 +182,8 @@ class Saved:
     def values(self) -> list[tuple[str, int | None]]:
         """(point, layer) of every saved value, in the order of computation; layer None: not of a
         layer."""
-        held = [point for point in self._known if point in self.points]
+        names = [name for point in self._known for name in (point + BEFORE, point)]
+        held = [name for name in names if name in self.points]
         per_layer = [
             (point, layer) for layer in self.layers for point in held if layer in self.points[point]
         ]
@@ -181,7 +192,7 @@ class Saved:
     def value(self, point: str, layer: int | None) -> np.ndarray:
         """float32 in the shape of the point, as `run[point, layer]` has it."""
         name = file_name(point, layer, self.format)
-        wanted = (1, *self._shape(self._known[point][0]))
+        wanted = (1, *self._shape(self._known[point.removesuffix(BEFORE)][0]))
         array = self.array(name, wanted, self.format if fixed_point(self.format) else "float32")
         if array.shape != wanted or array.dtype != np.float32:
             raise self._fault(
@@ -297,6 +308,36 @@ class Saved:
             tied_head=self.numbers.get("tied_head") is True,
             path=str(self.folder),
         )
+
+    @cached_property
+    def edits(self) -> Edits:
+        """Those that were made. FileError, FormatError."""
+        try:
+            edits = read_edits(self.folder, self.manifest.get("edits", []))
+            for edit in edits:
+                if edit.name not in self._known or self._known[edit.name][1] != (
+                    edit.layer is not None
+                ):
+                    raise ValueError(f"edits: there is no {printable(edit.place)}")
+        except ValueError as error:
+            if isinstance(error, FormatError):
+                raise
+            raise self._fault(MANIFEST, f"{error}") from error
+        start = self.manifest.get("session_prompt_tokens")
+        if start is not None and not (type(start) is int and 0 < start < 1 << 31):
+            raise self._fault(MANIFEST, "session_prompt_tokens is not a number of tokens")
+        edits.session_prompt = start
+        return edits
+
+    @cached_property
+    def generated(self) -> Generated | None:
+        """How the new tokens were chosen; None for a run without. FormatError."""
+        if "generated" not in self.manifest:
+            return None
+        try:
+            return read_generated(self.manifest["generated"], self.token_ids.tolist())
+        except ValueError as error:
+            raise self._fault(MANIFEST, f"{error}") from error
 
     @property
     def rope_length(self) -> int | None:

@@ -4,6 +4,7 @@
     logits.csv  final_norm.csv ...                             values that are not of a layer
     attention_mask.csv  position_ids.csv                       [1, T] integers
     meta_layer{i}.json                                         the numbers of a layer's maths
+    edit_{i}.npy, edit_{i}_{before|after}.npy                  arrays of edits (edits.py)
     manifest.json                                              every file: shape, bytes, sha256
 
 A value of T tokens lies in T rows with its heads side by side; scores and pattern, [n_heads, T, T],
@@ -27,8 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from ..captures import BEFORE, resolved
 from ..checkpoint.tensor_names import layer_tensors
 from ..config import Config
+from ..edits.edits import Edits
 from ..errors import FileError, FormatError, PointError
 from ..families.meta import has_more
 from ..files.atomic import check_space, hold_folder, sync_folder
@@ -48,11 +51,14 @@ from ..files.encode import (
 from ..files.fingerprint import REPLACED
 from ..files.writer import Writer
 from ..messages import printable, shown_path
-from ..points import Name, check_layers, is_pattern, resolve_all
+from ..points import Name, check_layers, is_pattern
 from . import journal
+from .edits import FILE_NAMES, edit_encoders, edit_entries
+from .generated import Generated
 from .manifest import (
     FORMAT_VERSION,
     MANIFEST,
+    PLAIN_VERSION,
     check_new,
     file_entry,
     hash_file,
@@ -88,6 +94,10 @@ class Run(Protocol):
     def arithmetic_version(self) -> int: ...
     @property
     def rounded(self) -> tuple[tuple[str, int | None], ...]: ...
+    @property
+    def edits(self) -> Edits: ...
+    @property
+    def generated(self) -> Generated | None: ...
     def fingerprint_of(self, path: str) -> str | None: ...
     def layers_of(self, point: Name) -> tuple[int, ...]: ...
     def __getitem__(self, point: Name) -> NDArray[np.float32]: ...
@@ -177,7 +187,7 @@ def plan_run(
     encoders = _value_encoders(run, held, style, n_digits, header)
     if masks:
         encoders |= mask_encoders(run, style, header)
-    encoders |= meta_encoders(run, held)
+    encoders |= meta_encoders(run, held) | edit_encoders(run.edits)
     return RunPlan(run, folder, held, encoders, style, n_digits, header, force, hash_weights)
 
 
@@ -194,7 +204,7 @@ def run_manifest(
     meta = run.meta
     return {
         "kind": "run",
-        "format_version": FORMAT_VERSION,
+        "format_version": _version(run, held),
         "arithmetic_version": run.arithmetic_version,
         "llamaprobe_version": meta.get("llamaprobe_version"),
         "format": format,
@@ -207,9 +217,27 @@ def run_manifest(
         "ignore": meta["ignore"],
         "unused_tensors": meta["unused_tensors"],
         "points": {point: list(layers) for point, layers in held.items()},
+        **_acted(run, entries),
         "files": entries,
         "weight_files": weight_entries(run, hash_weights),
     }
+
+
+def _version(run: Run, held: Iterable[str]) -> int:
+    has_more = run.edits or run.generated or any(point.endswith(BEFORE) for point in held)
+    return FORMAT_VERSION if has_more else PLAIN_VERSION
+
+
+def _acted(run: Run, entries: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """What was done to the run: its edits, and how its new tokens were chosen."""
+    found: dict[str, Any] = {}
+    if run.edits:
+        found["edits"] = edit_entries(run.edits, run.config, entries)
+    if run.edits.session_prompt is not None:
+        found["session_prompt_tokens"] = run.edits.session_prompt
+    if run.generated is not None:
+        found["generated"] = run.generated.entry()
+    return found
 
 
 def _value_encoders(
@@ -280,17 +308,20 @@ def _selected(
     hold."""
     wanted = None if layers is None else check_layers(layers, run.config.n_layers)
     held: dict[str, tuple[int, ...]] = {}
+    if points is None and not run.points and run.generated is not None:
+        return held
     requested: Any = run.points if points is None else points  # one name is a tuple, too
-    for name, point, layer in resolve_all(requested, run.config):
-        if is_pattern(name) and (point.name if layer is None else (point.name, layer)) not in run:
+    for name, found, layer, before in resolved(requested, run.config):
+        point = found.name + BEFORE * before
+        if is_pattern(name) and (point if layer is None else (point, layer)) not in run:
             continue  # a pattern stands for what the run holds
-        numbers = run.layers_of(point.name)
+        numbers = run.layers_of(point)
         if layer is not None:
-            run[point.name, layer]  # PointError: this layer was not captured
+            run[point, layer]  # PointError: this layer was not captured
             if wanted is not None and layer not in wanted:
                 raise PointError(f"{printable(repr(name))} names a layer that layers leaves out")
             numbers = (layer,)
-        held[point.name] = tuple(dict.fromkeys(held.get(point.name, ()) + numbers))
+        held[point] = tuple(dict.fromkeys(held.get(point, ()) + numbers))
     if not held:
         raise PointError(f"the run holds none of the points {printable(repr(points))}")
     if wanted is None:
@@ -305,7 +336,7 @@ def _selected(
 def _row_length(point: str, value: np.ndarray) -> int:
     """Numbers in a row of text: one row per token, or per head and query for the two maps of
     attention."""
-    width = {name: width for name, width, _ in _core.points()}[point]
+    width = {name: width for name, width, _ in _core.points()}[point.removesuffix(BEFORE)]
     return value.shape[-1] if width == "map" else max(1, math.prod(value.shape[1:]))
 
 
@@ -364,9 +395,12 @@ def _own_names() -> str:
     """A regular expression for the names of a saved run's files, without the manifest. Files that
     a manifest lists under other names are never touched."""
     layer, points = "_layer(?:0|[1-9][0-9]{0,8})", _core.points()
-    stems = [_OLD_NAMES.get(name, name) + (layer if deep else "") for name, _, deep in points]
+    stems = [
+        rf"(?:{_OLD_NAMES.get(name, name)}|{name}\{BEFORE}){layer if deep else ''}"
+        for name, _, deep in points
+    ]
     endings = "|".join(map(re.escape, SUFFIXES.values()))
-    return rf"(?:{'|'.join([*stems, *_MASKS])})(?:{endings})|meta{layer}\.json"
+    return rf"(?:{'|'.join([*stems, *_MASKS])})(?:{endings})|meta{layer}\.json|{FILE_NAMES}"
 
 
 def weight_entries(run: Run, hash_them: bool) -> dict[str, Any]:
