@@ -112,6 +112,24 @@ class Diff:
                 lines.append(f"only in the {name}: {', '.join(only[:3])}{more}")
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        from .views.diff import diff_html
+
+        return diff_html(self)
+
+    def to_pandas(self) -> Any:
+        """A DataFrame with a line for each `Difference`. Needs pandas."""
+        from .views.result_tables import diff_frame
+
+        return diff_frame(self)
+
+    def to_xarray(self) -> Any:
+        """A Dataset of the points that every layer has: n_different, largest and relative, each
+        [point, layer], NaN where a layer was not compared. Needs xarray."""
+        from .views.result_tables import diff_dataset
+
+        return diff_dataset(self)
+
 
 AnyRun = Run | str | bytes | os.PathLike[Any]
 

@@ -144,18 +144,23 @@ class Formulas:
         """x [T, n] times the powers of W, in float32, which is precise enough for an error and
         twice as fast, except for rows of W whose squares leave its range."""
         if self._worst:
-            return x @ np.abs(w.astype(np.float64)).T
+            return self._times(x, np.abs(w.astype(np.float64)))
         top = x.max(axis=1, keepdims=True)
         x = np.maximum(np.divide(x, top, out=np.zeros_like(x), where=top > 0), _FAR)
         with np.errstate(over="ignore", under="ignore"):
             w2 = np.square(w, dtype=np.float32)
-            y = (x.astype(np.float32) @ w2.T).astype(np.float64)
+            y = self._times(x.astype(np.float32), w2).astype(np.float64)
         largest = w2.max(axis=1).astype(np.float64)
         y += x.sum(axis=1, keepdims=True) * largest * _FAR  # squares too small beside the largest
         odd = np.flatnonzero(~((1e-20 < largest) & (largest < 1e20)))
         if odd.size:
-            y[:, odd] = x @ np.square(w[odd].astype(np.float64)).T
+            y[:, odd] = self._times(x, np.square(w[odd].astype(np.float64)))
         return y * top
+
+    def _times(self, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+        """x [T, n], w [rows, n] -> [T, rows]."""
+        product: np.ndarray = x @ w.T
+        return product
 
     def rms(self, x: Value, eps: float) -> Value:
         """[..., D] -> [...]: sqrt(mean(x^2) + eps). Float64 inside, rounded once."""

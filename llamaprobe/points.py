@@ -313,8 +313,13 @@ def _widths() -> dict[str, str]:
 def dims(point: Point, config: Config) -> tuple[str, ...]:
     """The names of the axes of run[point]: layer, token, head, channel, ...; of a map the second
     axis of tokens is key."""
+    return axis_names(point, len(shape(point, config, 1)))
+
+
+def axis_names(point: Point, n: int) -> tuple[str, ...]:
+    """Those of a point with n axes."""
     names: list[str] = ["layer"] if point.per_layer else []
-    for axis in axes(point.width)[: len(shape(point, config, 1))]:
+    for axis in axes(point.width)[:n]:
         name = _DIMS.get(axis, "token")
         names.append("key" if name in names else name)
     return tuple(names)

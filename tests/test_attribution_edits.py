@@ -1,6 +1,7 @@
 """Attribution of edited runs: what an edit moves in the residual stream is a row of its own."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +14,6 @@ STORY = (
 )
 POINTS = ("x", "attn_out", "mlp_out", "x_out", "final_rms", "logits", "z", "hidden", "pattern", "v")
 BY = ("layer", "head", "neuron", "source")
-
-pytestmark = pytest.mark.skipif(not hasattr(lp, "Edits"), reason="runs cannot be edited yet")
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +75,55 @@ def test_the_lens_of_an_edited_run_has_its_logits(model: "lp.Model"):
     run = edited(model, "x", 2)
     lens = model.lens(run, position=None)
     assert np.array_equal(lens.logits[-1].view(np.uint32), run["logits"].view(np.uint32))
+
+
+# ---- generated runs ----
+
+
+@pytest.fixture(scope="module", params=["plain", "edited"])
+def generated(model: "lp.Model", request: pytest.FixtureRequest) -> "lp.GeneratedRun":
+    edits = None
+    if request.param == "edited":
+        edits = lp.Edits()
+        edits["x", 2][lp.NEW] *= 2
+    points = (*POINTS, *(("x.before",) if edits else ()))
+    sample = lp.Sample(0.8, seed=1)
+    return model.generate(STORY, 5, sample=sample, points=points, edits=edits)
+
+
+def test_the_lens_of_a_generated_run(model: "lp.Model", generated: "lp.GeneratedRun"):
+    lens = model.lens(generated, position=None)
+    assert np.array_equal(lens.logits[-1].view(np.uint32), generated["logits"].view(np.uint32))
+    assert lens.tokens == generated.tokens and len(lens.positions) == generated.n_prompt + 5
+    for i, logprob in enumerate(generated.logprobs.tolist()):
+        at = generated.n_prompt + i
+        assert lens.logprobs[-1, at - 1, generated.token_ids[at]] == pytest.approx(
+            logprob, abs=1e-12
+        )
+
+
+@pytest.mark.parametrize("by", BY)
+def test_shares_of_generated_tokens(model: "lp.Model", generated: "lp.GeneratedRun", by: str):
+    """Each token at the position it was chosen at."""
+    again = model.run(
+        generated.token_ids, points=[p for p in generated.points], edits=generated.edits
+    )
+    for at in range(generated.n_prompt, len(generated)):
+        token = int(generated.token_ids[at])
+        found = model.attribute(generated, token, position=at - 1, by=by)
+        assert found.total == generated["logits"][at - 1, token]
+        assert math.fsum(share.value for share in found) == found.total
+        assert abs(found.rounding) <= found.bound < 1e-3
+        same = model.attribute(again, token, position=at - 1, by=by)
+        assert [share.value for share in found] == [share.value for share in same]
+    assert ("edit" in found.parts) == bool(generated.edits)
+
+
+def test_a_generated_run_read_back(model: "lp.Model", generated: "lp.GeneratedRun", tmp_path: Path):
+    generated.save(tmp_path / "run")
+    back = lp.read_run(tmp_path / "run")
+    found, same = (model.attribute(run, "o", by="head") for run in (generated, back))
+    assert [share.value for share in found] == [share.value for share in same]
+    assert ("edit" in same.parts) == bool(generated.edits)
+    page = back.html(tmp_path / "page.html", model=model, heads=[(3, 1)])
+    assert "Lens" in page.read_text("utf-8")

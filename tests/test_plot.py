@@ -1,5 +1,6 @@
 """Pictures, by what is in them: axes, labels, images, bars; hostile tokens; many tokens."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -111,30 +112,93 @@ def test_attribution(model: lp.Model, run: lp.Run):
     drawn(figure)
 
 
-def test_comparisons(run: lp.Run):
-    values = np.linspace(-2, 1, 4 * len(run)).reshape(4, -1)
+def test_patch_maps(model: lp.Model):
+    values = np.linspace(-2, 1, 4 * 5).reshape(4, -1)
+    figure = lp.plot.patch_map(values, tokens=list("abcde"))
+    image = figure.axes[0].images[0]
+    assert image.get_clim() == (-2, 2), "zero is in the middle"
+    assert np.array_equal(image.get_array(), values)
+    assert labels(figure.axes[0].xaxis) == list("abcde")
+    how = {"metric": lp.logit_diff("o", "e"), "layers": [1, 3], "positions": [11, 27]}
+    other = STORY.replace("Hopoa", "Hepoa")
+    sweep = model.patch_map(STORY, other, **how)
+    figure = lp.plot.patch_map(sweep)
+    ax, bar = figure.axes
+    assert np.array_equal(ax.images[0].get_array(), sweep.normalized)
+    assert labels(ax.xaxis) == ["e", "\u2423H"] and labels(ax.yaxis) == ["1", "3"]
+    assert bar.get_ylabel() == "effect, normalized"
+    drawn(figure)
+    sweep = model.patch_map(STORY, other, point="z", heads=True, **how)
+    figure = lp.plot.patch_map(sweep, head=2)
+    assert np.array_equal(figure.axes[0].images[0].get_array(), sweep.normalized[:, :, 2])
+    figure = lp.plot.patch_map(sweep, position=27)
+    assert np.array_equal(figure.axes[0].images[0].get_array(), sweep.normalized[:, 1])
+    assert labels(figure.axes[0].xaxis) == list("0123") and figure.axes[0].get_xlabel() == "head"
+    drawn(figure)
+    same = dataclasses.replace(sweep, values=sweep.values[..., 0], clean=sweep.base)
+    figure = lp.plot.patch_map(same)
+    assert figure.axes[1].get_ylabel() == "change of the metric"
+    for wrong, more, fact in (
+        (np.zeros(3), {}, "shape"),
+        (model.sweep(STORY, [lp.Edits()], lp.logprob(3)), {}, "shape"),
+        (sweep, {}, "either head= or position="),
+        (sweep, {"head": 1, "position": 27}, "either head= or position="),
+        (sweep, {"head": 4}, "head 4 is not"),
+        (sweep, {"position": 12}, "position 12 is not"),
+    ):
+        with pytest.raises(lp.ArgumentError, match=fact):
+            lp.plot.patch_map(wrong, **more)
 
-    class Sweep:
-        normalized = values
 
-    for given in (values, Sweep()):
-        figure = lp.plot.patch_map(given, tokens=run.tokens)
-        image = figure.axes[0].images[0]
-        assert image.get_clim() == (-2, 2), "zero is in the middle"
-        assert np.array_equal(image.get_array(), values)
-        drawn(figure)
-    with pytest.raises(lp.ArgumentError, match="shape"):
-        lp.plot.patch_map(np.zeros(3))
+def test_stats_of_arrays(run: lp.Run):
     figure = lp.plot.stats({"x": run["x"], "$z$": run["z"]}, name="activation")
     assert len(figure.axes[0].patches) == 2 and figure.axes[0].get_xlabel() == "activation"
     assert sum(figure.axes[0].patches[0].get_data().values) == run["x"].size
     drawn(figure)
+    with pytest.raises(lp.ArgumentError, match="no finite"):
+        lp.plot.stats([np.nan])
+
+
+def test_stats_of_a_dataset(model: lp.Model):
+    data = [model.tokenizer.encode(STORY), [1, 2, 3]]
+    stats = lp.collect(model, data, points=("x:1", "x:3", "hidden:2"), stats=("histogram",))
+    figure = lp.plot.stats(stats)
+    ax = figure.axes[0]
+    shown = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert shown == list(stats.targets) and ax.get_xscale() == "symlog"
+    for target, patch in zip(stats.targets, ax.patches, strict=True):
+        counts, edges, _ = patch.get_data()
+        buckets, by_channel = stats[target].histogram()
+        assert sum(counts) == by_channel.sum() == stats[target].count.sum()
+        assert (np.diff(edges) >= 0).all() and edges[0] == buckets[0, 0]
+        assert len(counts) < 2 * len(buckets) - 1, "buckets that meet have no gap between them"
+        for (low, high), n in zip(buckets, by_channel.sum(0), strict=True):
+            assert counts[np.searchsorted(edges, (low + high) / 2) - 1] == n
+    drawn(figure)
+    figure = lp.plot.stats(stats["x", 3].all)
+    assert len(figure.axes[0].patches) == 1
+    drawn(figure)
+    with pytest.raises(lp.ArgumentError, match="histogram was not collected"):
+        lp.plot.stats(lp.collect(model, data, points="x:1", stats=("range",)))
+
+
+def test_diff(model: lp.Model, run: lp.Run):
     figure = lp.plot.diff({"x": [0, 1e-3, 0.1], "z": [0, 0, 1]})
     shown = figure.axes[0].images[0].get_array()
     assert shown[0, 1] == -3 and shown[1, 2] == 0 and np.ma.getmaskarray(shown)[0, 0]
     assert labels(figure.axes[0].yaxis) == ["x", "z"]
     drawn(figure)
     drawn(lp.plot.diff({"x": [0, 0]}))
+    edits = lp.Edits()
+    edits["z", 2][4:] *= 2
+    found = lp.diff(run, model.run(STORY, points=("x", "z"), edits=edits))
+    figure = lp.plot.diff(found)
+    shown = figure.axes[0].images[0].get_array()
+    assert labels(figure.axes[0].yaxis) == ["x", "z"]
+    assert shown[1, 2] == np.log10(found.largest["z"][2]) and np.ma.getmaskarray(shown)[0, 2]
+    drawn(figure)
+    shown = lp.plot.diff({"x": [0, 0.1, np.inf]}).axes[0].images[0].get_array()
+    assert shown[0, 2] == -1 and np.ma.getmaskarray(shown)[0].tolist() == [True, False, False]
 
 
 def test_axes_of_a_figure_of_one_s_own(run: lp.Run):

@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import llamaprobe as lp
 from llamaprobe import offline
@@ -54,6 +55,19 @@ def test_the_picture_matches_the_model(tmp_path: Path):
     picture = (REPO / shown[1]).read_text()
     assert picture == (tmp_path / "picture.svg").read_text()
     assert len(picture) < 60_000 and picture.count("fill-opacity") > 100
+
+
+def test_the_other_pictures_are_drawn_from_the_model(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    shown = re.findall(r"!\[.+\]\((.+)\)", README.read_text())[1:]
+    assert shown == ["docs/heads.svg", "docs/lens.svg"]
+    tool = runpy.run_path(str(REPO / "tools/make_readme_picture.py"))
+    tool["draw_plots"](tmp_path)
+    for name in shown:
+        files = REPO / name, tmp_path / Path(name).name
+        texts = [re.findall(r"<text[^>]*>([^<]*)<", file.read_text()) for file in files]
+        assert sorted(texts[0]) == sorted(texts[1]) and len(texts[0]) > 40
+        assert files[0].stat().st_size < 60_000
 
 
 def test_the_command_prints_the_output_shown(demo_folder: Path, command):

@@ -106,6 +106,91 @@ def test_attribution(model: lp.Model, whole: lp.Run, by: str):
     assert total == pytest.approx(found.total) == float(data.total)
 
 
+def test_sweep(model: lp.Model):
+    pandas = pytest.importorskip("pandas")
+    clean, corrupted = STORY, STORY.replace("miller", "weaver")
+    how = {"metric": lp.logit_diff(3, 5), "layers": [3, 1], "positions": [-1, 6]}
+    patches = model.patch_map(clean, corrupted, point="z", heads=True, **how)
+    frame = patches.to_pandas()
+    assert list(frame) == ["layer", "position", "head", "text", "value", "normalized"]
+    assert len(frame) == 2 * 2 * 4 and frame.value.tolist() == patches.values.ravel().tolist()
+    last = patches.positions[0]
+    line = frame[(frame.layer == 1) & (frame.position == last) & (frame["head"] == 2)]
+    assert line.value.item() == patches.values[1, 0, 2] and line.text.item() == patches.tokens[0]
+    assert line.normalized.item() == patches.normalized[1, 0, 2]
+    plain = model.sweep(clean, [lp.Edits(), lp.Edits()], lp.logprob(3))
+    assert plain.to_pandas().equals(pandas.DataFrame({"cell": [0, 1], "value": plain.values}))
+    pytest.importorskip("xarray")
+    array = patches.to_xarray()
+    assert array.dims == ("layer", "token", "head") and array.attrs["base"] == patches.base
+    assert float(array.sel(layer=1, token=6)[2]) == patches.values[1, 1, 2]
+    assert array.token_text.values.tolist() == patches.tokens
+    assert plain.to_xarray().dims == ("cell",)
+
+
+def test_diff(model: lp.Model, whole: lp.Run):
+    pytest.importorskip("pandas")
+    edits = lp.Edits()
+    edits["z", 2][4:] *= 2
+    found = lp.diff(whole, model.run(STORY, points=["x", ("z", 2), "logits"], edits=edits))
+    frame = found.to_pandas()
+    assert frame.point.tolist() == [one.point for one in found.values]
+    assert frame.largest.tolist() == [one.largest for one in found.values]
+    line = frame[frame.point == "z"]
+    assert line.layer.item() == 2 and line.first_token.item() == 4
+    assert line.n_tokens.item() == len(whole) - 4
+    assert frame[frame.point == "logits"].layer.isna().all()
+    pytest.importorskip("xarray")
+    data = found.to_xarray()
+    assert float(data.n_different.sel(point="z", layer=2)) == line.n_different.item()
+    assert np.isnan(data.largest.sel(point="z", layer=1)) and data.point.values.tolist() == [
+        "x",
+        "z",
+    ]
+
+
+@pytest.fixture(scope="module")
+def stats(model: lp.Model) -> "lp.stats.stats.Stats":
+    return lp.collect(
+        model,
+        [model.tokenizer.encode(STORY), [1, 2, 3]],
+        points=("x:1", "x:3", "k_rope:2", "pattern:3", "logits"),
+        stats=("range", "moments", "histogram", "firing:0.5"),
+    )
+
+
+def test_stats(stats):
+    pytest.importorskip("pandas")
+    keys = stats["k_rope", 2]
+    assert keys.dims == ("kv_head", "dim") and stats["pattern", 3].dims == ("head", "key")
+    assert stats["logits"].dims == ("id",) and stats["x", 1].dims == ("channel",)
+    frame = keys.to_pandas()
+    line = frame[(frame.kv_head == 1) & (frame["dim"] == 5)]
+    for name, values in keys.columns().items():
+        assert line[name].item() == values[1, 5] or np.isnan(values[1, 5]), name
+    assert {"count", "min", "mean", "fires_0.5"} < set(frame)
+    whole = stats.to_pandas()
+    n = sum(np.prod(stats[target].shape) for target in stats)
+    assert len(whole) == len(stats.groups) * n and list(whole)[:3] == ["point", "layer", "group"]
+    found = whole[(whole.point == "x") & (whole.layer == 3) & (whole.group == "rest")]
+    assert found["mean"].tolist() == stats["x", 3].mean.tolist()
+    assert found.channel.tolist() == list(range(128)) and found["head"].isna().all()
+
+
+def test_stats_in_xarray(stats):
+    pytest.importorskip("xarray")
+    data = stats.to_xarray()
+    assert data.x_mean.dims == ("layer", "group", "channel")
+    assert np.array_equal(data.x_max.sel(layer=3, group="first"), stats["x", 3].of("first").max)
+    assert data.logits_count.dims == ("group", "id")
+    assert np.array_equal(
+        data.pattern_mean.sel(layer=3, group="rest")[2], stats["pattern", 3].mean[2], True
+    )
+    one = stats["k_rope", 2].to_xarray()
+    assert one.absmax.dims == ("kv_head", "dim") and one.attrs["group"] == "rest"
+    assert np.array_equal(one["var"], stats["k_rope", 2].var())
+
+
 def test_what_is_missing_is_named(run: lp.Run, monkeypatch):
     import llamaprobe.views.tables as tables
 

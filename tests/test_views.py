@@ -1,6 +1,7 @@
 """What notebooks and prompts show: small, escaped, aligned; pages that need no network."""
 
 import contextlib
+import dataclasses
 import html.parser
 import os
 import re
@@ -139,6 +140,117 @@ def test_a_large_model_is_small_too(random_checkpoint):
     check(model.lens(run, position=None)._repr_html_())
     model.close()
     assert "closed" in check(model._repr_html_()).text
+
+
+# ---- what comes from several runs ----
+
+
+def edits_of_a_run(model: lp.Model) -> lp.Edits:
+    edits = lp.Edits()
+    edits["z", 3][-1, 1] = 0
+    edits["x", 2][1:3] *= np.float32(1.5)
+    edits["gate", 1][:, 3].map(lambda value, at: None)
+    return edits
+
+
+@pytest.fixture(scope="module")
+def patches(model: lp.Model) -> lp.Sweep:
+    return model.patch_map(STORY, STORY.replace("Ho", "He"), metric=lp.logit_diff(3, 5))
+
+
+def test_edits_show_what_they_changed(model: lp.Model, run: lp.Run):
+    edits = edits_of_a_run(model)
+    text = check(edits._repr_html_()).text
+    assert "3 edits" in text and "z[3][-1, 1] = 0" in text and "changed" not in text
+    ran = model.run(STORY, points="logits", edits=edits).edits
+    text = check(ran._repr_html_()).text
+    assert (
+        f"z[3][{len(run) - 1}, 1] = 0" in text
+        and "z[3][-1, 1] = 0" in text
+        and "elements changed" in text
+    )
+    assert f"*= 1.5x[2][1:3] *= 1.5{ran[1].n_changed}" in text and "# " not in text
+    assert check(lp.Edits()._repr_html_()).text == "0 edits"
+    many = lp.Edits(list(edits) * 300)
+    text = check(many._repr_html_()).text
+    assert "900 edits, 780 of them not shown" in text and "59z[3]" not in text
+    assert text.count("z[3][-1, 1] = 0") == 40
+
+
+def test_hostile_edits_stay_text(model: lp.Model):
+    edits = lp.Edits()
+    for text in HOSTILE:
+        edits[text, 1][0] = 1.0
+        lost = lambda value, at: None  # noqa: E731
+        lost.__name__ = text
+        edits["x", 1].map(lost)
+    shown = check(edits._repr_html_()).text
+    assert "<img src=x" in shown and "\\x1b" in shown
+    for text in ("&" * 500, HOSTILE[0]):
+        many = lp.Edits()
+        many[text, 1][0] = 1.0
+        many = lp.Edits(list(many) * 500)
+        for each in (many, [dataclasses.replace(edit, n_changed=10**9) for edit in many]):
+            assert "of them not shown" in check(lp.Edits(each)._repr_html_()).text
+
+
+def test_a_patch_map_shows_its_cells(model: lp.Model, patches: lp.Sweep):
+    text = check(patches._repr_html_()).text
+    best = np.abs(patches.values - patches.base).argmax()
+    layer, place = np.unravel_index(best, patches.values.shape)
+    name = f"layer {layer}, position {place} {patches.tokens[place]!r}"
+    assert name in text and f"{patches.values.flat[best]:.6g}" in text
+    moves = (patches.values != patches.base).any(axis=0)
+    still = np.count_nonzero(patches.values[:, moves] == patches.base)
+    assert text.count("·") == still > 0
+    assert f"of {np.count_nonzero(~moves)} other positions no patch moves it" in text
+    lines = repr(patches).splitlines()
+    assert len(lines) == 11 and lines[1].split() == [
+        *name.split(),
+        f"{patches.values.flat[best]:.6g}",
+    ]
+    heads = model.patch_map(
+        STORY, STORY.replace("Ho", "He"), metric=lp.logprob(3), point="z", heads=True
+    )
+    assert "head " in check(heads._repr_html_()).text and "head " in repr(heads)
+
+
+def test_sweeps_of_any_size_and_tokens(model: lp.Model, patches: lp.Sweep):
+    hostile = dataclasses.replace(patches, tokens=(HOSTILE * 3)[: len(patches.positions)])
+    text = check(hostile._repr_html_()).text
+    assert "<scri..." in text and "\\x1b" in text
+    assert all(line.isprintable() for line in repr(hostile).splitlines())
+    values = np.linspace(-1, 1, 40 * 1000).reshape(40, 1000)
+    values[3, 4], values[5, 6] = np.nan, np.inf
+    layers, positions = tuple(range(40)), tuple(range(1000))
+    large = lp.Sweep(values, 0.0, 0, 1.0, 1.0, layers, positions)
+    text = check(large._repr_html_()).text
+    assert "nan" in text and "inf" in text and "\u00b7" not in text
+    for shape in ((1, 200), (200, 1), (14, 14), (1, 40_000)):
+        axes = tuple(map(tuple, map(range, shape)))
+        tokens = ["&<>" * 50] * shape[1]
+        cells = values.reshape(-1)[: shape[0] * shape[1]].reshape(shape)
+        check(lp.Sweep(cells, 0.0, 0, 1.0, 1.0, *axes, tokens)._repr_html_())
+    small = lp.Sweep(values[:6, :7], 0.0, 0, 1.0, 1.0, layers[:6], positions[:7])
+    assert "nan" in check(small._repr_html_()).text
+    plain = model.sweep(STORY, [edits_of_a_run(model)[:1], lp.Edits()], lp.logprob(3))
+    assert "cell 0" in check(plain._repr_html_()).text and "cell 1" not in repr(plain)
+    assert check(model.sweep(STORY, [], lp.logprob(3))._repr_html_()).text.startswith("Sweep: 0")
+
+
+def test_a_diff_shows_what_differs(model: lp.Model, run: lp.Run):
+    edited = model.run(STORY, points="x* logits z".split(), edits=edits_of_a_run(model))
+    found = lp.diff(run, edited)
+    text = check(found._repr_html_()).text
+    assert f"first: {found.first!r}" in text and "only in the first" in text
+    for one in found.values:
+        row = f"{one.point}{one.layer}{one.n_different:,}"
+        assert (row in text) == bool(one.n_different and one.layer is not None)
+    largest = dataclasses.replace(found.values[-1], n_different=10**9, n_values=10**10)
+    many = lp.Diff(found.tokens, found.first, [largest] * 500, ["<&>" * 99] * 9, found.only_a * 9)
+    assert "380 more values are not shown" in check(many._repr_html_()).text
+    same = check(lp.diff(run, run)._repr_html_()).text
+    assert same == f"Diff: 0 of {len(found.values) + len(found.only_a)} values differ"
 
 
 # ---- text and keys ----
@@ -287,13 +399,20 @@ def test_a_browser_runs_only_the_page_s_own_script(
 @chromium
 def test_both_themes_are_legible(model: lp.Model, run: lp.Run, tmp_path: Path):
     image = pytest.importorskip("matplotlib.image")
-    pieces = [model, run, run.tokens, model.lens(run, position=None), model.attribute(run, 3)]
+    edits = edits_of_a_run(model)
+    edited = model.run(STORY, points="all", edits=edits)
+    metric = lp.logprob(3)
+    pieces = [
+        *(model, run, run.tokens, model.lens(run, position=None), model.attribute(run, 3)),
+        *(edits, edited.edits, lp.diff(run, edited), model.sweep(STORY, [edits], metric)),
+        model.patch_map(STORY, STORY.replace("Ho", "He"), metric=metric),
+    ]
     for name, style in (("light", "#fff;color:#111"), ("dark", "#111;color:#eee")):
         page = tmp_path / f"{name}.html"
         body = "".join(piece._repr_html_() for piece in pieces)
         page.write_text(f"<meta charset=utf-8><body style='background:{style}'>{body}", "utf-8")
         picture = tmp_path / f"{name}.png"
-        _, console = browse(page, f"--screenshot={picture}", "--window-size=900,1400")
+        _, console = browse(page, f"--screenshot={picture}", "--window-size=900,2400")
         assert console == ""
         grey = image.imread(picture)[:, :, :3].mean(axis=2)
         assert abs(np.median(grey) - (name == "light")) < 0.1

@@ -95,6 +95,11 @@ class Edits:
     def __repr__(self) -> str:
         return "\n".join(map(repr, self)) or "<no edits>"
 
+    def _repr_html_(self) -> str:
+        from ..views.edits import edits_html
+
+        return edits_html(self)
+
     def _record(self, edit: Edit) -> None:
         self._edits.append(edit)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..files.hex import fixed_point
 from ..formulas import BAR, MAX, TINY, Formulas, U, Value, given
-from .weights import Array
+from .weights import Array, product
 
 _PIECE = 1 << 20  # weights at a time, which a cache holds
 
@@ -107,8 +107,11 @@ class Noise(Formulas):
             x32[:, :end].reshape(len(x32), -1, size),
         )
         sums = np.einsum("rbk,pbk->prb", w_blocks, x_blocks)  # BLAS would split such small products
-        blocks = [sums, (x32[:, end:] @ w[:, end:].T)[:, :, None]]
+        blocks = [sums, self._times(x32[:, end:], w[:, end:])[:, :, None]]
         v = sum(block.sum(axis=-1, dtype=np.float64) for block in blocks)
         blocks2 = sum(np.square(block, dtype=np.float64).sum(axis=-1) for block in blocks)
         terms = self._matrix(self._power(self._sum_noise(n) * x.v) + self._power(x.s), w)
         return self._sum(v, n, terms, blocks2, x.loose.any(axis=1)[:, None])
+
+    def _times(self, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+        return product(x, w.T)

@@ -13,62 +13,131 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from ..comparison import Diff
+    from ..stats.channels import Channels
+    from ..stats.stats import Stats
+    from ..sweeps.result import Sweep
+
 _BINS = 100
+_NEAR_0 = 0.01  # of the median size; the axis is linear up to there
 
 
 def patch_map(
-    sweep: Any, *, tokens: Sequence[str] | None = None, ax: "Axes | None" = None
+    sweep: "Sweep | ArrayLike",
+    *,
+    head: int | None = None,
+    position: int | None = None,
+    tokens: Sequence[str] | None = None,
+    ax: "Axes | None" = None,
 ) -> "Figure":
     """What patching each layer and position does to a metric.
 
-    sweep: an array [n_layers, T], or an object with one as `normalized` or `values`. tokens: labels
-    of the positions.
+    sweep: of `Model.patch_map`, or an array [n_layers, T]. One with heads needs `head`, or a
+    `position`, whose picture is [layers, heads]. tokens: labels of the positions of an array.
     """
-    found = getattr(sweep, "normalized", None)
-    values = np.asarray(getattr(sweep, "values", sweep) if found is None else found, np.float64)
+    values, bar, layers, columns = _cells(sweep, tokens)
+    name = "position"
+    if values.ndim == 3 and (head is None) != (position is None):
+        if head is not None:
+            values = values[..., _place(range(values.shape[2]), head, "head")]
+        else:
+            values = values[:, _place(_positions(sweep, values), position, "position")]
+            columns, name = list(map(str, range(values.shape[1]))), "head"
     if values.ndim != 2:
-        raise ArgumentError(f"a patch map is [n_layers, T], and this has shape {values.shape}")
-    n_layers, n_tokens = values.shape
-    ax = axes_of(ax, min(14.0, 3 + 0.25 * n_tokens), min(10.0, 2 + 0.25 * n_layers))
-    show_map(ax, values, signed=True, bar="effect" if found is None else "effect, normalized")
+        raise ArgumentError(
+            f"a patch map is [layers, positions], and this has shape {list(values.shape)}; of one"
+            " with heads give either head= or position="
+        )
+    ax = axes_of(ax, min(14.0, 3 + 0.25 * len(columns)), min(10.0, 2 + 0.25 * len(layers)))
+    show_map(ax, values, signed=True, bar=bar)
     title(ax, "effect of patching")
-    ax.set_xlabel("position")
+    ax.set_xlabel(name)
     ax.set_ylabel("layer")
-    name_axis(ax.xaxis, list(tokens or map(str, range(n_tokens))), rotated=True)
-    name_axis(ax.yaxis, list(map(str, range(n_layers))))
+    name_axis(ax.xaxis, columns, rotated=name == "position")
+    name_axis(ax.yaxis, layers)
     return figure_of(ax)
 
 
+def _cells(sweep: Any, tokens: Sequence[str] | None) -> tuple[Any, str, list[str], list[str]]:
+    """The values, what they are, and the labels of layers and of positions."""
+    values = np.asarray(getattr(sweep, "values", sweep), np.float64)
+    layers, bar = getattr(sweep, "layers", ()), "effect"
+    if layers and sweep.clean != sweep.base:
+        values, bar = sweep.normalized, "effect, normalized"
+    elif layers:
+        values, bar = values - sweep.base, "change of the metric"
+    axes = [range(n) for n in (*values.shape, 0, 0)[:2]]
+    found = tokens or getattr(sweep, "tokens", None) or _positions(sweep, values)
+    return values, bar, list(map(str, layers or axes[0])), list(map(str, found))
+
+
+def _positions(sweep: Any, values: Any) -> Sequence[int]:
+    return getattr(sweep, "positions", ()) or range((*values.shape, 0, 0)[1])
+
+
+def _place(numbers: Sequence[int], number: int | None, name: str) -> int:
+    if number not in numbers:
+        raise ArgumentError(f"{name} {number} is not in this patch map; it has {list(numbers)}")
+    return numbers.index(number)
+
+
 def stats(
-    values: "Mapping[str, ArrayLike] | ArrayLike", *, name: str = "value", ax: "Axes | None" = None
+    values: "Stats | Channels | Mapping[str, ArrayLike] | ArrayLike",
+    *,
+    name: str = "value",
+    ax: "Axes | None" = None,
 ) -> "Figure":
-    """A histogram of an array, or of several by name, on a log scale. An object with `counts` and
-    `edges` is drawn as it is."""
-    several = values if isinstance(values, Mapping) else {name: values}
+    """A histogram on a log scale: of the targets of statistics with "histogram" (all channels
+    together), of an array, or of several by name."""
+    several: dict[str, Any]
+    if isinstance(values, Mapping):
+        several = dict(values)
+    elif targets := getattr(values, "targets", None):
+        several = {target: values[target] for target in targets}  # type: ignore[index]
+    else:
+        several = {getattr(values, "name", name): values}
     ax = axes_of(ax, 6, 4)
     for label, each in several.items():
-        if hasattr(each, "counts") and hasattr(each, "edges"):
-            ax.stairs(each.counts, each.edges, label=label)
-            continue
-        numbers = np.ravel(np.asarray(each, np.float64))
-        finite = numbers[np.isfinite(numbers)]
-        if not finite.size:
-            raise ArgumentError(f"{label} has no finite numbers")
-        counts, edges = np.histogram(finite, _BINS)
+        counts, edges = _buckets(each) if hasattr(each, "histogram") else _bins(label, each)
         ax.stairs(counts, edges, label=label)
+    medians = [each.median_abs()[0] for each in several.values() if hasattr(each, "median_abs")]
+    if medians:
+        near_0 = min(filter(None, medians), default=1.0) * _NEAR_0
+        ax.set_xscale("symlog", linthresh=near_0, linscale=2)
+        ax.xaxis.get_major_locator().set_params(numticks=7)  # type: ignore[call-arg]
     ax.set_yscale("symlog")
     ax.set_xlabel(name)
     ax.set_ylabel("numbers")
-    for text in ax.legend(fontsize=7).get_texts():
+    for text in ax.legend(fontsize=7, ncols=1 + len(several) // 16).get_texts():
         text.set_parse_math(False)
     title(ax, f"distribution of {name}")
     return figure_of(ax)
 
 
-def diff(difference: "Mapping[str, ArrayLike] | Any", *, ax: "Axes | None" = None) -> "Figure":
+def _buckets(channels: "Channels") -> tuple[Any, Any]:
+    """(counts, edges): of the buckets that occur, and of the gaps between them."""
+    buckets, by_channel = channels.histogram()
+    if not len(buckets):
+        raise ArgumentError(f"{channels.name} has no finite numbers")
+    counts, edges = np.zeros(2 * len(buckets) - 1), buckets.ravel()
+    counts[::2] = by_channel.sum(0)
+    meet = np.flatnonzero(np.nextafter(buckets[:-1, 1], np.float32(np.inf)) == buckets[1:, 0])
+    edges = np.delete(edges, 2 * meet + 2).astype(np.float64)
+    return np.delete(counts, 2 * meet + 1), edges
+
+
+def _bins(label: str, values: ArrayLike) -> tuple[Any, Any]:
+    numbers = np.ravel(np.asarray(values, np.float64))
+    finite = numbers[np.isfinite(numbers)]
+    if not finite.size:
+        raise ArgumentError(f"{label} has no finite numbers")
+    return np.histogram(finite, _BINS)
+
+
+def diff(difference: "Diff | Mapping[str, ArrayLike]", *, ax: "Axes | None" = None) -> "Figure":
     """Where two runs differ: the largest difference of each point in each layer, on a log scale.
 
-    difference: point -> a number for each layer, or an object with that as `largest`.
+    difference: of `lp.diff`, or point -> a number for each layer.
     """
     largest = difference if isinstance(difference, Mapping) else difference.largest
     points = list(largest)
@@ -84,6 +153,7 @@ def diff(difference: "Mapping[str, ArrayLike] | Any", *, ax: "Axes | None" = Non
     ax = axes_of(ax, min(12.0, 3 + 0.3 * width), min(10.0, 1.8 + 0.25 * len(rows)))
     finite = logs[np.isfinite(logs)]
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+    logs[np.isposinf(logs)] = high
     show_map(ax, logs, vmin=low - 1, vmax=high, bar="log10 of the largest difference")
     title(ax, "difference of two runs; blank is none")
     ax.set_xlabel("layer")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import ArgumentError
 from ..messages import printable
+from ..points import all_points, axis_names
 from . import exact, wide
 from .chosen import Chosen
 from .state import N_BUCKETS, State, float_keys, gram_ints, group_of, joined
@@ -266,6 +267,40 @@ class Channels:
         grams = self._gram_ints() * n  # units of 2^-149, products of sums of 2^-298
         values = (grams << exact.UNIT) - sums[row] * sums[column]
         return self._square(values, n * (n - ddof) << 2 * exact.UNIT)
+
+    # ---- tables ----
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """The names of the axes of `shape`, as those of `Run.dims`."""
+        point = next(p for p in all_points() if p.name == self.name.partition(".")[0])
+        names = axis_names(point, 1 + len(self.shape))
+        return tuple(name for name in names if name not in ("layer", "token"))
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """What was collected and has one number for each channel, by name."""
+        chosen = self._chosen
+        found: dict[str, NDArray[Any]] = {"count": self.count, "zero": self.zero}
+        found |= {"nan": self.nan, "inf": self.inf}
+        if chosen.range:
+            found |= {"min": self.min, "max": self.max, "absmax": self.absmax}
+        if chosen.moments:
+            found |= {"mean": self.mean, "mean_abs": self.mean_abs, "var": self.var()}
+            found |= {"skew": self.skew(), "kurtosis": self.kurtosis()}
+            found |= {"mean_square": self.mean_square}
+        return found | {f"fires_{theta!r}": self.fires(theta) for theta in chosen.thetas}
+
+    def to_pandas(self) -> Any:
+        """A DataFrame with a line for each channel. Needs pandas."""
+        from ..views.result_tables import channels_frame
+
+        return channels_frame(self)
+
+    def to_xarray(self) -> Any:
+        """A Dataset with a variable for each statistic. Needs xarray."""
+        from ..views.result_tables import channels_dataset
+
+        return channels_dataset(self)
 
     # ---- inside ----
 

@@ -134,19 +134,10 @@ def write_npz(stats: "Stats", path: str | os.PathLike[str]) -> None:
 
 def _floats(channels: "Channels") -> dict[str, Any]:
     chosen = channels._chosen
-    found: dict[str, Any] = {"count": channels.count, "zero": channels.zero}
-    found |= {"nan": channels.nan, "inf": channels.inf}
-    if chosen.range:
-        found |= {"min": channels.min, "max": channels.max, "absmax": channels.absmax}
-    if chosen.moments:
-        found |= {"mean": channels.mean, "mean_abs": channels.mean_abs, "var": channels.var()}
-        found |= {"skew": channels.skew(), "kurtosis": channels.kurtosis()}
-        found |= {"mean_square": channels.mean_square}
+    found: dict[str, Any] = dict(channels.columns())
     if chosen.histogram:
         edges, counts = channels.histogram()
         found |= {"histogram_edges": edges, "histogram": counts}
-    for theta in chosen.thetas:
-        found[f"fires_{theta!r}"] = channels.fires(theta)
     if chosen.gram:
         found |= {"gram": channels.gram(), "gram_rows": channels.gram_rows}
     return found

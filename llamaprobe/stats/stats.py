@@ -123,6 +123,21 @@ class Stats:
             found |= _window_arrays(_used_windows(self._states.values(), self._contexts))
         return dict(sorted(found.items()))
 
+    # ---- tables ----
+
+    def to_pandas(self) -> Any:
+        """A DataFrame with a line for each channel of each group of each target. Needs pandas."""
+        from ..views.result_tables import stats_frame
+
+        return stats_frame(self)
+
+    def to_xarray(self) -> Any:
+        """A Dataset with a variable for each point and statistic, such as x_mean [layer, group,
+        channel]. Needs xarray."""
+        from ..views.result_tables import stats_dataset
+
+        return stats_dataset(self)
+
     # ---- definitions of others ----
 
     def sinks(self, threshold: float = 0.3, *, seen: float = 0.5) -> list[reports.Sink]:

@@ -1,6 +1,7 @@
 """What a sweep returns."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +43,28 @@ class Sweep:
         return (self.values - self.base) / (self.clean - self.base) + 0.0
 
     def __repr__(self) -> str:
+        from ..views.sweep import sweep_text
+
         clean = "" if self.clean is None else f", clean {self.clean:.6g}"
-        return (
+        first_line = (
             f"<Sweep {list(self.values.shape)}: base {self.base:.6g}{clean}, {self.n_skipped}"
             f" skipped, {self.flops:.3g} FLOP>"
         )
+        return sweep_text(self, first_line)
+
+    def _repr_html_(self) -> str:
+        from ..views.sweep import sweep_html
+
+        return sweep_html(self)
+
+    def to_pandas(self) -> Any:
+        """A DataFrame with a line for each cell. Needs pandas."""
+        from ..views.result_tables import sweep_frame
+
+        return sweep_frame(self)
+
+    def to_xarray(self) -> Any:
+        """The values as a DataArray, of a patch map with layer, token and head. Needs xarray."""
+        from ..views.result_tables import sweep_array
+
+        return sweep_array(self)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..run import Run
 
 
-def _module(name: str) -> Any:
+def module(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError:
@@ -22,7 +22,7 @@ def _module(name: str) -> Any:
 
 
 def run_dataset(run: "Run") -> Any:
-    xarray = _module("xarray")
+    xarray = module("xarray")
     texts = texts_of(run)
     arrays = {}
     for point in run.points:
@@ -39,7 +39,7 @@ def run_dataset(run: "Run") -> Any:
 
 
 def token_frame(run: "Run") -> Any:
-    pandas = _module("pandas")
+    pandas = module("pandas")
     columns: dict[str, Any] = {"token": texts_of(run), "id": run.token_ids}
     if "x" in run.points:
         for layer in run.layers_of("x"):
@@ -52,7 +52,7 @@ def token_frame(run: "Run") -> Any:
 
 def point_frame(run: "Run", point: str) -> Any:
     """One line for each number."""
-    pandas = _module("pandas")
+    pandas = module("pandas")
     value, dims = run[point], run.dims(point)
     index = np.indices(value.shape).reshape(value.ndim, -1)
     columns: dict[str, Any] = dict(zip(dims, index, strict=True))
@@ -65,7 +65,7 @@ def point_frame(run: "Run", point: str) -> Any:
 
 def lens_frame(lens: "Lens") -> Any:
     """One line for each row, position and listed token."""
-    pandas = _module("pandas")
+    pandas = module("pandas")
     lines = [
         {
             "row": label,
@@ -94,7 +94,7 @@ def lens_array(lens: "Lens") -> Any:
     }
     if lens.token_ids is not None:
         coords["id"] = lens.token_ids
-    return _module("xarray").DataArray(
+    return module("xarray").DataArray(
         lens.logits, dims=("layer", "token", "id"), coords=coords, name="logits"
     )
 
@@ -108,7 +108,7 @@ _AXES = {
 
 
 def attribution_frame(attribution: "Attribution") -> Any:
-    pandas = _module("pandas")
+    pandas = module("pandas")
     texts = texts_of(attribution.run)
     frames = []
     for kind, part in attribution.parts.items():
@@ -126,7 +126,7 @@ def attribution_frame(attribution: "Attribution") -> Any:
 
 
 def attribution_dataset(attribution: "Attribution") -> Any:
-    xarray = _module("xarray")
+    xarray = module("xarray")
     a = attribution
     arrays = {
         kind: xarray.DataArray(part, dims=_AXES.get(kind, ("layer",))[: part.ndim])
