@@ -35,7 +35,7 @@ EXHAUSTIVE := $(patsubst tests/c/%.c,%,$(wildcard tests/c/exhaustive_*.c))
 FUZZ := $(patsubst fuzz/fuzz_%.c,%,$(wildcard fuzz/fuzz_*.c))
 REPLAY := $(foreach name,$(FUZZ),$(if $(wildcard fuzz/corpus/$(name)/*),$(name)))
 
-.PHONY: help build quick test full test-c test-variants test-aarch64 check-macos test-py layout lint bench format format-check sanitize sanitize-threads fuzz replay \
+.PHONY: help build quick test full test-c test-variants test-aarch64 check-macos check-aarch64 docs test-py layout lint bench format format-check sanitize sanitize-threads fuzz replay \
   coverage exhaustive wheel clean
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -142,8 +142,14 @@ fuzz: $(FUZZ:%=fuzz-%) ## let libFuzzer look for inputs that break the readers; 
 
 replay: $(REPLAY:%=$(OUT)/replay_%.passed) ## what fuzzing and people found before, once more
 
-wheel: ## sdist, and the wheel made from it, into dist/
-	$(PYTHON) -m build
+wheel: ## sdist and the wheel made from it, into dist/, tested without a compiler on every CPython found; PYTHONS="..." chooses
+	$(PYTHON) tools/make_wheel.py $(PYTHONS)
+
+check-aarch64: ## build the extension for Linux on AArch64 and check its symbols: pip install ziglang pyelftools numpy setuptools
+	$(PYTHON) tools/check_aarch64.py build/aarch64
+
+docs: ## the documentation as a site, build/docs/index.html: pip install -e '.[docs]'
+	$(PYTHON) -m sphinx --fresh-env --fail-on-warning --keep-going --quiet --builder html docs build/docs
 
 clean: ## remove what was built
 	rm -rf build dist *.egg-info

@@ -26,12 +26,15 @@ class First:
     """The first number in computing order that differs."""
 
     point: str
+    """Its name, as `Run.points` has it."""
     layer: int | None
     """None for a point that is not per layer."""
     index: tuple[int, ...]
     """Of the value of that layer."""
     a: float
+    """The number in the first run."""
     b: float
+    """The number in the second."""
 
     def __repr__(self) -> str:
         layer = "" if self.layer is None else f"[{self.layer}]"
@@ -44,10 +47,13 @@ class Difference:
     """How one value differs."""
 
     point: str
+    """Its name, as `Run.points` has it."""
     layer: int | None
+    """None for a point that is not per layer."""
     n_different: int
     """Numbers of other bits."""
     n_values: int
+    """Numbers in all."""
     rows: NDArray[np.int64]
     """Positions of the tokens in whose rows they are."""
     largest: float

@@ -86,7 +86,12 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Config:
-    """The numbers of one model, checked. Made by `read_config`."""
+    """The numbers of one model, checked: `Model.config` and `Run.config`.
+
+    n_layers, n_heads, n_kv_heads, d_model, d_ff, vocab_size, rms_norm_eps and rope_theta are those
+    of the file, or the defaults of the family. bos_token_id and eos_token_id are the file's, None
+    where it has none.
+    """
 
     n_layers: int
     n_heads: int
@@ -110,7 +115,9 @@ class Config:
     attention_bias: bool
     """q, k and v have a bias."""
     o_bias: bool
+    """The product after the attention has a bias."""
     mlp_bias: bool
+    """The products of the MLP have a bias."""
     tied_head: bool
     """The file says that logits use the embedding matrix."""
     qk_norm: bool
@@ -120,6 +127,7 @@ class Config:
     dtype: str | None
     """What the file says of the weights' dtype; the weights themselves decide."""
     path: str
+    """Of config.json."""
     raw: dict[str, Any] = field(repr=False)
     """config.json as parsed."""
     notes: tuple[str, ...] = ()
@@ -145,12 +153,15 @@ class Config:
     score_scale: float | None = None
     """attention_scale before it was rounded; None: 1 / sqrt(head_dim)."""
     embedding_scale: float = 1.0
+    """Multiplies the rows of the embedding matrix."""
     residual_scale: float = 1.0
     """Multiplies what is added to the residual stream."""
     logits_divisor: float = 1.0
+    """Divides the logits, before logits_cap."""
     score_cap: float | None = None
     """c of c * tanh(scores_raw / c)."""
     logits_cap: float | None = None
+    """c of c * tanh(logits / c)."""
     interleaved: bool = False
     """RoPE turns components 2i and 2i + 1 together, not i and i + rotary_dim / 2."""
 
@@ -158,6 +169,8 @@ class Config:
     """What stands before the names of tensors."""
 
     def layer(self, i: int) -> Layer:
+        """The window and the rotation of layer number i. IndexError beyond the last one of a model
+        whose layers differ."""
         return self.layers[i] if self.layers else Layer(None, Rope(self.inv_freq))
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -26,6 +26,8 @@ from .files.paths import checked_path
 from .messages import printable, shown_path
 from .saved.manifest import MANIFEST, read_json
 
+__all__ = ["attention", "attention_of_family", "load"]
+
 Folder = str | os.PathLike[str]
 _WORDS = (np.uint8, np.uint16)  # what raw floats are exported as
 
@@ -84,7 +86,8 @@ def attention_of_family(
     run_folder: str | Path, weight_folder: str | Path, layer: int
 ) -> dict[str, np.ndarray]:
     """The same of any model, with q_norm, k_norm and scores_raw of one that has them: fused
-    matrices, norms of q and k, tables of RoPE by layer, windows, a cap of scores."""
+    matrices, norms of q and k, tables of RoPE by layer, windows, a cap of scores. Shapes
+    and errors are those of `attention`."""
     meta = json.loads((Path(run_folder) / f"meta_layer{layer}.json").read_text())
     D, H, K, h = meta["d_model"], meta["num_heads"], meta["num_kv_heads"], meta["head_dim"]
     norms, linears, n_rows = meta["norms"], meta["linears"], {"q": H * h, "k": K * h, "v": K * h}

@@ -7,6 +7,7 @@ class Value(NamedTuple):
     """One value that a step computes."""
 
     point: str
+    """Its name."""
     where: str
     """"array": the caller's; "scratch": until its last reader is done; "": in registers only,
     inside a fused operation."""
@@ -38,6 +39,7 @@ class Plan(NamedTuple):
     """Every step of a run in order, and its memory. `print(plan)` gives a line for each step."""
 
     steps: tuple[Step, ...]
+    """In the order of computation."""
     value_bytes: int
     """Of scratch for values that later steps read: reused after the last reader."""
     scratch_bytes: int

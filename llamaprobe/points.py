@@ -1,10 +1,8 @@
 """The capture points: their names here and elsewhere, shapes and formulas.
 
-The list itself is csrc/model/points.h, read from the core at first use; the
-formula of each, the names that other tools have for exactly the same value, and what a family has,
-lacks and calls otherwise, are in families/points.py; this file reads names. The shape is always ours,
-whatever the name. A name that other tools use for a value that only looks alike is not an alias: it
-is refused, with the way out.
+The list is csrc/model/points.h, read from the core at first use; formulas, the names that other tools
+have for exactly the same value, and what a family lacks or calls otherwise are in families/points.py.
+A name that other tools use for a value that only looks alike is refused, with the way out.
 """
 
 import difflib
@@ -101,10 +99,14 @@ class Point:
     """One capture point; `number` is its place in the order of computation."""
 
     name: str
+    """As `Model.run` takes it."""
     number: int
     width: str
+    """Which numbers of the model its axes have; `shape` has them in words."""
     per_layer: bool
+    """Each layer has one; else the run has one."""
     formula: str
+    """In the notation of docs/points.md."""
     aliases: tuple[str, ...]
     """Names of the same value elsewhere, L standing for the layer number."""
 

@@ -22,6 +22,8 @@ from .data.reading import Harvest
 from .data.shard import ShardInfo, harvest_shard
 from .errors import ArgumentError
 
+__all__ = ["Worker", "harvest"]
+
 
 class Worker:
     """Makes shards of one plan: an actor, or the class for `ray.data.Dataset.map_batches` over a

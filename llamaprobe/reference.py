@@ -19,6 +19,8 @@ from .config import Config
 from .families.points import has_raw_logits
 from .families.tensors import EMBEDDING, FINAL_NORM, HEAD, matrix
 
+__all__ = ["forward"]
+
 Array = NDArray[np.float64]
 Edit = Callable[[str, int | None, Array], Array]
 

@@ -98,7 +98,8 @@ class Run(RunViews):
         return self.origin.weight_files
 
     def fingerprint_of(self, path: str) -> str | None:
-        """See files/fingerprint.py; `path` is one of `weight_files`."""
+        """sha256, in hex, of the size and of samples of a weight file as it was when it was opened;
+        `path` is one of `weight_files`."""
         return self.origin.fingerprints.of(path)
 
     @property

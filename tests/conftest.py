@@ -6,6 +6,7 @@ beside the checkout; what needs it is skipped, with that reason, where it is abs
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     out = {id(item) for item in left_out}
     items[:] = [item for item in items if id(item) not in out]
     config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("linux") and sys.platform != "linux":
+        pytest.skip("uses what Linux alone has")
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

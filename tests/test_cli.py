@@ -408,6 +408,7 @@ def test_a_pipe_closed_early_is_not_an_error(folder):
     assert run.stderr.strip() in ("0", "141")
 
 
+@pytest.mark.linux
 def test_a_full_stdout_is_an_error(folder):
     for args in (["inspect", folder], ["weights", folder, "--list"]):
         with open("/dev/full", "w") as full:

@@ -56,6 +56,7 @@ def written(place: Path) -> list[str]:
     return sorted(str(p.relative_to(place)) for p in place.rglob("*") if p.is_file())
 
 
+@pytest.mark.linux
 @pytest.mark.slow
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_closed_streams(place: Path, words: list[str]):

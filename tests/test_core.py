@@ -373,6 +373,7 @@ def test_a_model_keeps_its_files(file: Path):
     assert run(core)[0].shape == (1, 96)
 
 
+@pytest.mark.linux
 def test_a_model_is_freed_with_its_last_reference(file: Path):
     def n_maps() -> int:
         return sum(str(file) in line for line in Path("/proc/self/maps").read_text().splitlines())
@@ -385,6 +386,7 @@ def test_a_model_is_freed_with_its_last_reference(file: Path):
     assert n_maps() == 0 and np.isfinite(x).all()
 
 
+@pytest.mark.linux
 @pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="it keeps freed memory")
 def test_nothing_leaks(file: Path):
     """Resident memory stays flat over opening, running and failing."""

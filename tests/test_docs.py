@@ -10,7 +10,7 @@ import pytest
 from test_layout import FILES
 
 REPO = Path(__file__).parent.parent
-PAGES = [*REPO.glob("*.md"), *REPO.glob("docs/*.md"), REPO / "llamaprobe/demo/README.md"]
+PAGES = [*REPO.glob("*.md"), *REPO.glob("docs/**/*.md"), REPO / "llamaprobe/demo/README.md"]
 # Files of others: of CPython, of transformers, of a story model; and a placeholder.
 FOREIGN = re.compile(r"^Python\.h|tokenization_|chat_template_utils|^llama2\.c|/NAME\.c")
 CSV_FILES = sorted(REPO.glob("docs/benchmarks/*.csv"))

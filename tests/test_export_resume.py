@@ -249,6 +249,7 @@ sys.exit(main(["weights", {str(folder)!r}, "--out", {str(tmp_path / "o")!r}]))
     export_weights(folder, tmp_path / "o")
 
 
+@pytest.mark.linux
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_tensor(tmp_path):
     """One row of 30 million numbers; as float32 they would be 120 MB, their text 200 MB."""

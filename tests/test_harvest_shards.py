@@ -457,6 +457,7 @@ def test_ctrl_c_leaves_no_trace(tmp_path, made):
     assert not leftovers(plan.folder) and not plan.is_done(0)
 
 
+@pytest.mark.linux
 @pytest.mark.slow
 def test_memory_stays_flat_over_ten_thousand_documents(tmp_path):
     """In a process of its own: the peak after 10,000 documents is that after 1,000."""

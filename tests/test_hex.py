@@ -114,6 +114,7 @@ def fixed(value, m, n):
     return kept & (2 * half - 1), kept != whole
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize("mode", [0x400, 0x800, 0xC00])
 def test_the_callers_rounding_changes_no_word(tmp_path, mode):
     if platform.machine() != "x86_64" or sys.platform != "linux":

@@ -147,6 +147,7 @@ def test_ranges_in_parallel_give_the_same_bytes(hub: FakeHub, ranges: int) -> No
     assert hub.sent() == 1_234_567
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize("to", ["cache", "folder"])
 def test_bytes_are_synced_before_the_rename(
     hub: FakeHub, tmp_path: Path, to: str, monkeypatch: pytest.MonkeyPatch

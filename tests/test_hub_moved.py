@@ -170,6 +170,7 @@ def test_a_linked_commit_is_not_followed(hub: FakeHub, tmp_path: Path) -> None:
     assert list((tmp_path / "outside").iterdir()) == [] and repo.commit == folder.name
 
 
+@pytest.mark.linux
 def test_refs_on_another_disk(hub: FakeHub, tmp_path: Path) -> None:
     disk = Path("/dev/shm")
     if not disk.is_dir() or disk.stat().st_dev == tmp_path.stat().st_dev:

@@ -118,6 +118,7 @@ def many_tensors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.linux
 def test_reading_a_file_into_memory_stops_midway(tmp_path: Path):
     """A file of 1 GB that is all hole: when the signal comes, not all of it has been read."""
     path = tmp_path / "m.safetensors"
@@ -149,6 +150,7 @@ def hollow_tensor(path: Path, n_elements: int) -> _core.Safetensors:
     return _core.Safetensors(path)
 
 
+@pytest.mark.linux
 def test_widening_a_tensor_stops_midway(tmp_path: Path):
     def work() -> int:
         file = hollow_tensor(tmp_path / "m.safetensors", 1 << 28)
@@ -162,6 +164,7 @@ def test_widening_a_tensor_stops_midway(tmp_path: Path):
     assert in_child(work, memory=3 << 30).value < 1 << 30  # 1.5 GB is all of it
 
 
+@pytest.mark.linux
 def test_widening_a_tensor_checks_memory_first(tmp_path: Path):
     def work() -> int:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -104,6 +104,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.linux
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_file_takes_linear_time_and_a_small_multiple_of_its_size(name):
@@ -127,6 +128,7 @@ print((most() - before) / len(data), time.process_time() - start)
     assert times_its_size < 20 and seconds < 4
 
 
+@pytest.mark.linux
 def test_a_manifest_over_16_mb_is_refused_unread(tmp_path):
     with open(tmp_path / "manifest.json", "wb") as file:
         file.truncate(17 * MB)

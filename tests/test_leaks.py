@@ -44,6 +44,7 @@ def growth(once: Callable[[], object], rounds: int = ROUNDS) -> int:
     return grown
 
 
+@pytest.mark.linux
 @pytest.mark.slow
 @pytest.mark.parametrize("mmap", [True, False], ids=["mapped", "read"])
 def test_loads_and_runs(random_checkpoint, mmap: bool):
@@ -57,6 +58,7 @@ def test_loads_and_runs(random_checkpoint, mmap: bool):
     assert growth(once) < ROOM
 
 
+@pytest.mark.linux
 @pytest.mark.slow
 def test_saves_and_exports(random_checkpoint, tmp_path: Path):
     folder = random_checkpoint(num_hidden_layers=1)
@@ -69,6 +71,7 @@ def test_saves_and_exports(random_checkpoint, tmp_path: Path):
     assert growth(once, ROUNDS // 5) < ROOM  # a round waits for the disk
 
 
+@pytest.mark.linux
 @pytest.mark.slow
 def test_interrupted_runs(random_checkpoint):
     model = lp.load(random_checkpoint(max_position_embeddings=4096))
@@ -100,6 +103,7 @@ CHEAP = [
 ]
 
 
+@pytest.mark.linux
 @pytest.mark.slow
 def test_every_refusal(tmp_path: Path):
     """Each round tries another tenth of the bad inputs."""
@@ -119,6 +123,7 @@ def test_every_refusal(tmp_path: Path):
     assert growth(once) < ROOM
 
 
+@pytest.mark.linux
 def test_broken_weights_of_a_sound_config(random_checkpoint):
     """The files are open and half of the model is made when it is refused."""
     folder = random_checkpoint()
@@ -158,6 +163,7 @@ print(kept - before, held - before, resident() - before)
 """
 
 
+@pytest.mark.linux
 def test_cached_memory_is_freed_with_the_last_model():
     command = [sys.executable, "-c", RUNS_AND_MODELS]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout

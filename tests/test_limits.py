@@ -24,6 +24,7 @@ MB = 1 << 20
 # ---- cores and memory ----
 
 
+@pytest.mark.linux
 def test_affinity_is_respected():
     def on_one_core() -> int:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -71,6 +72,7 @@ CGROUPS: dict[str, tuple[dict[str, str], int | None, int | None]] = {
 }
 
 
+@pytest.mark.linux
 @pytest.mark.skipif(not shutil.which("unshare"), reason="there is no unshare")
 @pytest.mark.parametrize("name", CGROUPS)
 def test_cgroups_are_respected(name: str):
@@ -97,6 +99,7 @@ def values(folder: Path, **how: Any) -> list[bytes]:
     return [run[point].tobytes() for point in POINTS]
 
 
+@pytest.mark.linux
 def test_a_model_too_large_to_copy(tmp_path: Path):
     """RLIMIT_DATA bounds what a process has of its own, not what it maps: 80 MB of weights are run
     in 40 MB; read into memory they do not fit."""
@@ -126,6 +129,7 @@ def field(file: str, key: str) -> str:
     return lines[key].split()[0]
 
 
+@pytest.mark.linux
 def test_a_file_larger_than_the_machine(tmp_path: Path):
     """The vocabulary is all hole but for its first rows: the file has more bytes than there is
     memory, of which next to none are on the disk."""

@@ -262,6 +262,7 @@ print(full, left, sum(alone[name].nbytes for name in alone.points), same)
 """
 
 
+@pytest.mark.linux
 @pytest.mark.skipif(
     "asan" in os.environ.get("LD_PRELOAD", ""), reason="the sanitizer keeps freed memory"
 )

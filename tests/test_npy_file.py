@@ -140,6 +140,7 @@ def test_any_damage_is_a_format_error(tmp_path):
         assert same(back, np.load(tmp_path / "a.npy"))
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize("version", [b"\2\0", b"\3\0"])
 def test_a_header_of_two_gigabytes_is_not_read(tmp_path, version):
     path = tmp_path / "a.npy"
@@ -151,6 +152,7 @@ def test_a_header_of_two_gigabytes_is_not_read(tmp_path, version):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
 
 
+@pytest.mark.linux
 def test_a_long_array_takes_its_own_memory(tmp_path):
     script = f"""
 import resource, numpy as np, llamaprobe as lp

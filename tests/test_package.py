@@ -1,6 +1,8 @@
 """The package as it is installed: public names, what an import costs, kernel variants, threads."""
 
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from llamaprobe.perf import machine
 
 REPO = Path(__file__).parent.parent
 PACKAGE = Path(llamaprobe.__file__).parent
+AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl")  # csrc/kernels/dispatch.c
 LAZY = ["Model", "Run", "download", "kernels", "load", "read", "write"]
 
 
@@ -162,6 +165,17 @@ def test_emulated_variants_are_built_where_requested():
     if os.environ.get("LLAMAPROBE_EMULATED", "0") in ("", "0"):
         pytest.skip("LLAMAPROBE_EMULATED is not set: the build need not have emulated kernels")
     assert {"emu16", "emu16_zen4"} <= {one.name for one in llamaprobe.kernels()}
+
+
+@pytest.mark.linux
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="asks for features of x86-64")
+def test_the_features_of_this_cpu_are_found():
+    """As /proc/cpuinfo has them; a build that does not find them computes the same, but much slower."""
+    cpu = dict(re.findall(r"^([^:\n]*?)\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE))
+    flags = set(cpu["flags"].split())
+    supported = {one.name for one in llamaprobe.kernels() if one.supported}
+    assert ("avx2" in supported) == ({"avx2", "fma"} <= flags)
+    assert ("avx512" in supported) == ({"avx2", "fma", *AVX512} <= flags)
 
 
 def test_a_variant_can_be_forced():

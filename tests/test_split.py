@@ -78,6 +78,7 @@ def resident() -> int:
         return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) << 10
 
 
+@pytest.mark.linux
 @pytest.mark.slow
 def test_runs_dropped_in_any_order_in_any_thread(model: lp.Model):
     """The values that stay are right, and memory does not grow."""
@@ -113,6 +114,7 @@ def test_runs_dropped_in_any_order_in_any_thread(model: lp.Model):
     assert not faults and resident() - before < 32 << 20
 
 
+@pytest.mark.linux
 def test_a_dropped_list_of_runs_leaves_its_block_to_the_next_run(demo_folder: Path):
     """What a batch leaves is kept by the core; pages that went back would have to be made again."""
     model = lp.load("demo", threads=1)

@@ -49,10 +49,13 @@ class Weight:
 
     def __init__(self, name: str, folder: Path, tensor: TensorInfo) -> None:
         self.name = name
+        """As in the file."""
         self.dtype = tensor.dtype
         """As safetensors spells it: "BF16", "F16", "F32", ..."""
         self.shape = tensor.shape
+        """A matrix is [out, in]."""
         self.n_bytes = tensor.n_bytes
+        """Of its data in the file."""
         self.offset = tensor.offset
         """Of its first byte in the file."""
         self._file, self._folder = tensor.file, folder

@@ -159,6 +159,7 @@ class Harvest:
 
     @property
     def n_rows(self) -> int:
+        """How many rows every point has: kept positions of all documents."""
         return self.plan.n_rows
 
     def __len__(self) -> int:

@@ -33,7 +33,9 @@ class ShardInfo:
     """A shard that is complete."""
 
     shard: int
+    """Its number, from 0 on."""
     n_rows: int
+    """Of every point in it."""
     sha256: str
     """Of the names and sha256 of its files together: equal for equal shards."""
     is_new: bool

@@ -25,6 +25,7 @@ class At(NamedTuple):
     """Where a function of `map` is called."""
 
     point: str
+    """Its name."""
     layer: int | None
     """None for a point that is not per layer."""
     positions: NDArray[np.int64]
@@ -109,18 +110,25 @@ class Edit:
     """One edit. `repr` gives it as it was written."""
 
     name: str
+    """Of the point."""
     layer: int | None
+    """None for a point that is not per layer."""
     index: Index
+    """Of the value, as it was written; absolute for an edit of a run."""
     op: str
     """ "=", "+=", "-=", "*=", or "map"."""
     value: Values | None = None
+    """float32, of a shape that broadcasts to what the index selects; None for "map"."""
     function: Mapped | None = None
+    """Of "map"."""
     whole: bool = False
     """The function takes all rows at once."""
     file: str | None = None
-    """That the value was read from, and the factor that it was multiplied with."""
+    """That the value was read from, if it was."""
     factor: float | None = None
+    """That the numbers of the file were multiplied with; None: not at all."""
     source: Source | None = None
+    """The run that the value was taken from, if it was."""
     requested: Index | None = None
     """Of an edit of a run: the index before positions were made absolute."""
     n_changed: int | None = None
@@ -137,6 +145,7 @@ class Edit:
 
     @property
     def place(self) -> str:
+        """The point, the layer and the index, such as z[3][-1, 5]."""
         name = self.name if _PLAIN.fullmatch(self.name) else json.dumps(self.name)
         layer = "" if self.layer is None else f"[{self.layer}]"
         return f"{name}{layer}[{show_index(self.index)}]"

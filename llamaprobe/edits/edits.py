@@ -220,7 +220,8 @@ def freeze(run: Run, points: str | Iterable[Name], layers: Layers = None) -> Edi
 
 def knockout(layer: int, query: object, key: object, head: object = None) -> Edits:
     """Queries do not see keys: their scores are -inf. Each may be a number, a slice, a span or a
-    list, of which every pair counts. head: None for all."""
+    list, of which every pair counts. head: None for all. Raises EditError and TypeError for what is
+    no index; bounds are checked when the edits are run."""
     (of_query, of_key, of_head) = (
         read_index((query,))[0],
         read_index((key,))[0],

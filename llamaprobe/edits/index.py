@@ -34,6 +34,7 @@ class Span(Enum):
         return self.value
 
     def within(self, n_prompt: int) -> slice:
+        """Its positions in a run whose prompt has n_prompt tokens."""
         first = {"PROMPT": 0, "NEW": n_prompt, "DECIDING": n_prompt - 1}[self.value]
         return slice(first, n_prompt if self is Span.PROMPT else None)
 

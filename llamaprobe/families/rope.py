@@ -31,6 +31,7 @@ class Rope:
     long_inv_freq: NDArray[np.float32] | None = field(default=None, repr=False)
     """Instead of inv_freq in a run of more than `original_positions` tokens; None: never."""
     original_positions: int = 0
+    """The longest run, in tokens, that inv_freq is for."""
 
     def frequencies(self, rope_length: int) -> NDArray[np.float32]:
         """Those of a run of so many tokens."""
@@ -40,6 +41,7 @@ class Rope:
         return self.long_inv_freq if is_long else self.inv_freq  # type: ignore[return-value]
 
     def tables(self) -> list[NDArray[np.float32]]:
+        """inv_freq, and long_inv_freq if there is one."""
         return [self.inv_freq] + (
             [] if self.long_inv_freq is None else [self.long_inv_freq]
         )

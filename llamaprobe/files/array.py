@@ -36,6 +36,8 @@ from .npy import MAX_RANK, is_possible, read_npy
 from .paths import checked_path
 from .text_header import FLOATS, OTHERS, FirstLine, is_known, read_first_line, refuse_other_files
 
+_MAX_READ = 1 << 30  # bytes; macOS refuses a read of 2 GiB
+
 
 def write(
     path: str | os.PathLike[str],
@@ -348,10 +350,19 @@ class FileBytes:
             ) from None
         done = 0
         while done < len(data):
-            n = os.preadv(self.fd, [data[done:]], start + done)
+            n = _read_into(self.fd, data[done : done + _MAX_READ], start + done)
             if n == 0:
                 raise FileChangedError(
                     f"{self.path}: was cut short while it was read; read it again"
                 )
             done += n
         return data
+
+
+def _read_into(fd: int, data: memoryview, start: int) -> int:
+    """Reads bytes from `start` on into `data`; returns how many. Raises OSError."""
+    if hasattr(os, "preadv"):  # not in every build of Python for macOS
+        return os.preadv(fd, [data], start)
+    part = os.pread(fd, min(len(data), 1 << 24), start)
+    data[: len(part)] = part
+    return len(part)

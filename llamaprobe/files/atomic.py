@@ -121,9 +121,8 @@ def _open_special(path: Path) -> int | None:
     A descriptor of this process is duplicated: opened again it would start at byte 0.
     """
     place = _last_link(path)
-    own = re.escape(os.path.realpath("/proc/self"))  # not getpid: the container may differ
-    if match := re.fullmatch(rf"{own}(?:/task/[0-9]+)?/fd/([0-9]+)", place):
-        return os.dup(int(match[1]))
+    if (own := _own_descriptor(place)) is not None:
+        return os.dup(own)
     if not _NOT_REPLACED.fullmatch(place):
         try:
             mode = os.stat(place).st_mode
@@ -132,6 +131,14 @@ def _open_special(path: Path) -> int | None:
         if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
             return None
     return os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+
+
+def _own_descriptor(place: str) -> int | None:
+    """The number in a path that names a descriptor of this process: below /proc on Linux, where
+    /dev/fd is a link to that, and in /dev/fd itself on macOS."""
+    own = re.escape(os.path.realpath("/proc/self"))  # not getpid: the container may differ
+    match = re.fullmatch(rf"(?:{own}(?:/task/[0-9]+)?|/dev)/fd/([0-9]+)", place)
+    return int(match[1]) if match else None
 
 
 def _last_link(path: Path) -> str:

@@ -129,7 +129,7 @@ class Session:
 
     def rewind(self, position: int) -> None:
         """Drop the tokens from this position on; a negative one counts from the last token. At least
-        one token stays."""
+        one token stays. Raises ArgumentError."""
         with self._busy("rewind"):
             n = len(self._context.ids)
             try:

@@ -131,7 +131,8 @@ def snapshot(
     """The folder of a model for loading: from the cache without any request if it is complete
     there, else `download`.
 
-    It does not notice that a branch moved on the hub; `download` does.
+    It does not notice that a branch moved on the hub; `download` does. Raises the errors of
+    `download`.
     """
     token = hide(token)
     if selection.get("layers") is not None:

@@ -59,9 +59,12 @@ class Attribution:
         """Kind -> float64: "embed" [], "attn", "mlp" [L], "head" [L, H], "neuron" [L, F], "source"
         [L, H, T], "attn_bias", "mlp_bias" [L]; of an edited run "edit" [L] and "edit_embed" []."""
         self.by = by
+        """"layer", "head", "neuron" or "source": how far the logit is split."""
         self.token_id, self.token = token
         self.against_id: int | None = against[0] if against else None
+        """The id of the token whose logit is subtracted; None: no token."""
         self.against: str | None = against[1] if against else None
+        """Its text, if there is a tokenizer."""
         self.position = position
         self.total = total
         """The logit, or the difference; before a cap."""

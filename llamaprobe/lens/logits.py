@@ -58,6 +58,7 @@ class Lens:
         self.logits = logits
         """float32 [rows, positions, vocab_size], or with `tokens` only these."""
         self.point = point
+        """That the rows are of, but for the last."""
         self.rows: tuple[tuple[str, int], ...] = tuple(rows)
         """(point, layer) of each row; the last is x_out of the last layer: the model's own
         logits."""
@@ -65,6 +66,7 @@ class Lens:
         self.token_ids = token_ids
         """The ids of `tokens`; None for the whole vocabulary."""
         self.n_top = top
+        """Tokens that `top` gives by default."""
         self._run, self._texts = run, texts
 
     @property

@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import sys
 from typing import NamedTuple
 
 from .. import _core
@@ -13,9 +14,11 @@ class Kernel(NamedTuple):
     """A kernel variant: the hot loops for one instruction set. All variants give equal bits."""
 
     name: str
+    """As LLAMAPROBE_KERNELS takes it."""
     supported: bool
     """This CPU can run it."""
     in_use: bool
+    """Runs use it."""
 
 
 def kernels() -> list[Kernel]:
@@ -72,7 +75,7 @@ def cpu_name() -> str:
             cpu = dict(re.findall(r"^([^:\n]*?)\s*:\s*(.*?)\s*$", file.read(), re.MULTILINE))
     except OSError:
         cpu = {}
-    name = cpu.get("model name") or platform.processor() or platform.machine()
+    name = cpu.get("model name") or _brand() or platform.processor() or platform.machine()
     numbers = [
         f"{what} {cpu[key]}"
         for what, key in (("family", "cpu family"), ("model", "model"))
@@ -81,6 +84,20 @@ def cpu_name() -> str:
     ]
     vague = not re.search(r"\d\d", name) or "model name" not in cpu
     return f"{name} ({', '.join(numbers)})" if vague and numbers else name
+
+
+def _brand() -> str:
+    """What macOS calls the CPU; "" elsewhere."""
+    if sys.platform != "darwin":
+        return ""
+    import subprocess
+
+    try:
+        command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
 
 
 def _at_least_one(count: int, name: str) -> int:

@@ -9,7 +9,9 @@ class Stage(NamedTuple):
     """One stage of a run, of all layers together; csrc/sys/profile.h says what belongs to which."""
 
     name: str
+    """As in `Model.plan`: embed, norm, qkv, attention, ..."""
     seconds: float
+    """By the clock, of all its laps."""
     n_laps: int
     """How often it ran."""
     flops: float

@@ -34,6 +34,7 @@ class Stats:
         self._states = {name: states[name] for name in sorted(states, key=self._order)}
         self._contexts = contexts
         self.chosen = read_chosen(facts["stats"])
+        """Which statistics there are, with their numbers (top: K, firing: THETA)."""
         self.groups: tuple[str, ...] = tuple(facts["groups"])
         """Names of the groups of tokens: "first" and "rest", or as `by` said."""
 

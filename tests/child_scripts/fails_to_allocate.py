@@ -66,7 +66,7 @@ def fail_each(call):
     """Lets the n-th allocation of the call fail, for each n until it ends well twenty times."""
     call()
     n_failed = n_well = 0
-    n_open = len(os.listdir("/proc/self/fd"))
+    n_open = len(os.listdir("/dev/fd"))
     for n in range(MOST):
         _testcapi.set_nomemory(n, n + 1)
         try:
@@ -77,7 +77,7 @@ def fail_each(call):
             n_well = 0
         finally:
             _testcapi.remove_mem_hooks()
-        still_open = len(os.listdir("/proc/self/fd")) - n_open
+        still_open = len(os.listdir("/dev/fd")) - n_open
         assert not still_open, f"{call.__name__}, allocation {n}: a file is left open"
         if n_well == 20:
             break
