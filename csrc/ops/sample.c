@@ -48,9 +48,11 @@ static int needs_rank(const lp_sample *s) { return s->temperature != 0 && (s->to
 
 int lp_sample_scratch(size_t *n_bytes, const lp_sample *s, size_t n) {
     size_t entries = 0;
+    lp_fpenv old = lp_fpenv_set(); /* a denormal temperature is not 0 */
     int too_big = lp_size_mul3(n_bytes, n + (n & 1), sizeof(float), 1) ||
                   (needs_rank(s) && lp_size_mul3(&entries, n, 2, sizeof(uint64_t))) ||
                   lp_size_add(n_bytes, *n_bytes, entries);
+    lp_fpenv_restore(old);
     return too_big ? -1 : 0;
 }
 
@@ -154,11 +156,13 @@ static size_t draw_id(const lp_sample *s, const lp_kernels *kernels, const float
 int lp_sample_draw(lp_draw *draw, const lp_sample *s, const lp_kernels *kernels, const float *logits, size_t n,
                    uint64_t position, void *scratch, lp_error *err) {
     size_t largest = 0;
-    if (check_numbers(s, err) || find_largest(&largest, logits, n, position, err)) return -1;
     lp_fpenv old = lp_fpenv_set();
-    float max = logits[largest];
-    draw->id = s->temperature == 0 ? largest : draw_id(s, kernels, logits, n, max, position, scratch);
-    draw->logprob = logprob(logits, n, max, draw->id);
+    int failed = check_numbers(s, err) || find_largest(&largest, logits, n, position, err);
+    if (!failed) {
+        float max = logits[largest];
+        draw->id = s->temperature == 0 ? largest : draw_id(s, kernels, logits, n, max, position, scratch);
+        draw->logprob = logprob(logits, n, max, draw->id);
+    }
     lp_fpenv_restore(old);
-    return 0;
+    return failed ? -1 : 0;
 }

@@ -264,11 +264,14 @@ static int compute(call *c) {
     int failed = grow_caches(c, &err) || make_arrays(c, &err);
     lp_profile_lap(c->run.profile, LP_STAGE_MEMORY);
     failed = failed || lp_forward(&c->run, &err);
-    if (lp_observation_end(&c->observation, failed, &err)) failed = 1;
     lp_poll_end(&poll);
     if (failed) lp_raise(c->state, &err);
     lp_edit_list_count(&c->list);
-    return failed || PyErr_CheckSignals() || report(c) ? -1 : 0;
+    failed = failed || PyErr_CheckSignals() || report(c);
+    if (!lp_observation_end(&c->observation, failed, &err)) return failed ? -1 : 0;
+    PyErr_Clear(); /* the cause is that of the statistics */
+    lp_raise(c->state, &err);
+    return -1;
 }
 
 static PyObject *list_arrays(call *c) {

@@ -1,6 +1,7 @@
 /* sample.c - sample(): a token from a row of logits, see ops/sample.h. */
 #include "module.h"
 
+#include "../base/fpenv.h"      /* lp_fpenv_set, lp_fpenv_restore */
 #include "../kernels/kernels.h" /* lp_kernels_get */
 #include "../ops/sample.h"      /* lp_sample_draw */
 
@@ -21,7 +22,7 @@ static int draw(lp_draw *drawn, const lp_sample *s, PyObject *logits, uint64_t p
     return failed;
 }
 
-PyObject *lp_sample_row(PyObject *module, PyObject *args, PyObject *kwargs) {
+static PyObject *sample_row(PyObject *module, PyObject *args, PyObject *kwargs) {
     static char *keys[] = {"logits", "position", "temperature", "top_k", "top_p", "seed", "number", NULL};
     PyObject *object;
     unsigned long long position, seed, number;
@@ -42,4 +43,12 @@ PyObject *lp_sample_row(PyObject *module, PyObject *args, PyObject *kwargs) {
     Py_DECREF(logits);
     if (failed) return lp_raise(PyModule_GetState(module), &err);
     return Py_BuildValue("(nd)", (Py_ssize_t)drawn.id, drawn.logprob);
+}
+
+/* The arguments, too, are converted without flushing denormals to 0. */
+PyObject *lp_sample_row(PyObject *module, PyObject *args, PyObject *kwargs) {
+    lp_fpenv old = lp_fpenv_set();
+    PyObject *result = sample_row(module, args, kwargs);
+    lp_fpenv_restore(old);
+    return result;
 }

@@ -99,14 +99,18 @@ static float edited(lp_edit_op op, float x, float value) {
     return op == LP_EDIT_ADD ? x + value : op == LP_EDIT_MULTIPLY ? x * value : value;
 }
 
-/* Returns the number of elements of the line that changed. */
-static size_t edit_line(line l, lp_edit *edit, lp_edit_op op, const float *values, size_t stride) {
+/* Returns the number of elements of the line that changed. What may not be written is not, and sets edit->refused. */
+static size_t edit_line(line l, lp_point point, lp_edit *edit, lp_edit_op op, const float *values, size_t stride) {
     size_t n_changed = 0;
     for (size_t k = 0; k < edit->n[2]; k++) {
         size_t column = edit->index[2][k];
         if (column < l.first || column >= l.end) continue;
         float x = l.data[column], y = edited(op, x, values[k * stride]);
         if (same_bits(x, y)) continue;
+        if (!may_be(point, y) || (l.inverse && !isfinite(1 / y))) {
+            edit->is_refused = 1, edit->refused = y;
+            continue;
+        }
         l.data[column] = y;
         if (l.inverse) l.inverse[column] = 1 / y;
         edit->wrote_minus_inf |= y < 0 && isinf(y);
@@ -120,8 +124,8 @@ static void edit_lines(const lp_edit_target *t, lp_edit *edit, lp_edit_op op, co
     lp_fpenv old = lp_fpenv_set();
     for (size_t i = 0; i < edit->n[0]; i++)
         for (size_t j = 0; j < edit->n[1]; j++)
-            edit->n_changed +=
-                edit_line(line_of(t, edit, i, j), edit, op, values + i * stride[0] + j * stride[1], stride[2]);
+            edit->n_changed += edit_line(line_of(t, edit, i, j), t->point, edit, op,
+                                         values + i * stride[0] + j * stride[1], stride[2]);
     lp_fpenv_restore(old);
 }
 
@@ -153,10 +157,15 @@ int lp_edit_store(const lp_edit_target *t, lp_edit *edit, const float *values, l
 }
 
 int lp_edit_apply(const lp_edit_target *t, lp_edit *edit, lp_error *err) {
-    edit->wrote_minus_inf = 0;
-    if (edit->op == LP_EDIT_CALL) return edit->call(edit, t, err);
-    edit_lines(t, edit, edit->op, edit->values, edit->stride);
-    return 0;
+    edit->wrote_minus_inf = edit->is_refused = 0;
+    if (edit->op == LP_EDIT_CALL) {
+        if (edit->call(edit, t, err)) return -1;
+    } else {
+        edit_lines(t, edit, edit->op, edit->values, edit->stride);
+    }
+    if (!edit->is_refused) return 0;
+    return lp_fail(err, LP_EEDIT, "an edit would make %f of an element of %s, which later steps cannot use",
+                   (double)edit->refused, lp_point_name(edit->point));
 }
 
 int lp_edit_check_keys(const lp_edit_target *t, const lp_edit *edit, lp_error *err) {

@@ -56,6 +56,8 @@ struct lp_edit {
     size_t n_changed;    /* elements, counted up; zeroed by the caller */
     size_t order;        /* set by lp_run_edit */
     int wrote_minus_inf; /* in this run */
+    int is_refused;      /* a result that may not be written, */
+    float refused;       /* such as this one */
 };
 
 /* Where a value is in the order of computation. x is x_out of the layer before. */

@@ -227,7 +227,7 @@ static void choose_place(draft *d, size_t layer, lp_point p) {
     if (has(d->plan->request.requested, layer, p))
         v->where = LP_IN_ARRAY, v->at = lp_plan_array(plan->request.model, p, layer);
     if (v->last < v->step) v->last = v->step;
-    if (layer + 1 == plan->n_layers && p >= LP_ATTN_OUT)
+    if (layer + 1 == plan->request.model->config.n_layers && p >= LP_ATTN_OUT)
         v->first_row = plan->request.layer_row, v->last_rows = d->layer_last_rows;
     if (p >= LP_FINAL_RMS) v->first_row = plan->request.head_row, v->last_rows = plan->request.last_rows;
 }

@@ -5,7 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../base/size.h" /* lp_size_min */
+#include "../base/size.h"  /* lp_size_min */
+#include "../sys/memory.h" /* lp_memory_fits */
 
 #define LANES 16
 #define ROWS_AHEAD 16
@@ -18,6 +19,7 @@ struct lp_stats {
     lp_stats_target *targets;
     lp_stats_state **states; /* [n_targets, n_groups], each made when it is needed */
     lp_stats_fault fault;
+    const lp_model *model; /* of the batch; borrowed until it ends */
     lp_stats_batch batch;
     /* Of the batch: its rows by group, group after group in the order of `present`. */
     size_t n_present;
@@ -58,6 +60,11 @@ static void state_free(lp_stats_state *s, size_t n_channels) {
 }
 
 static lp_stats_state *state_new(const lp_stats_spec *q, size_t n) {
+    size_t n_bytes;
+    /* the matrix of a Gram may take gigabytes, which calloc would promise at once */
+    if (q->gram &&
+        (lp_size_mul3(&n_bytes, n, n / 2 + 1, sizeof *((lp_gram *)0)->sums) || !lp_memory_fits(n_bytes, NULL)))
+        return NULL;
     lp_stats_state *s = calloc(1, sizeof *s);
     if (!s) return NULL;
     int failed =
@@ -200,6 +207,7 @@ int lp_stats_begin(lp_stats *s, const lp_model *model, const lp_stats_batch *bat
             return lp_fail(err, LP_EARG, "token %zu is of group %d, there are %zu", t, (int)batch->group[t],
                            s->n_groups);
     s->batch = *batch;
+    s->model = model;
     if (grow(&s->rows, batch->n_tokens, sizeof *s->rows) || grow(&s->sequence, batch->n_tokens, sizeof *s->sequence) ||
         grow(&s->map_at, batch->n_seqs, sizeof *s->map_at))
         return lp_fail(err, LP_ENOMEM, "no memory for the groups of %zu tokens", batch->n_tokens);
@@ -248,8 +256,11 @@ static void gather_map(work *w, const pass *p, size_t head, size_t key, const ui
     for (size_t i = 0; i < n; i++) {
         size_t q = p->s->sequence[rows[i]], start = b->seq_start[q], length = b->seq_start[q + 1] - start;
         size_t query = rows[i] - start, end = lp_size_min(lp_size_min(query + 1, p->target->n_keys), key + LANES);
+        size_t window = p->s->model->layers[p->target->layer].window,
+               first = window && query >= window ? query + 1 - window : 0;
         const float *map = p->values + p->s->map_at[q] * p->n_heads + (head * length + query) * length;
-        for (size_t k = key; k < end; k++) memcpy(&w->x[k - key][w->n[k - key]++], map + k, sizeof(uint32_t));
+        for (size_t k = key > first ? key : first; k < end; k++)
+            memcpy(&w->x[k - key][w->n[k - key]++], map + k, sizeof(uint32_t));
     }
 }
 

@@ -12,7 +12,8 @@ a sequence is position n_past + r. Keys stay absolute.
 """
 
 import copy
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -299,6 +300,33 @@ def absolute(edit: Edit, config: Config, n_prompt: int, limit: int) -> Index:
     return tuple(choose(item, axis).item for item, axis in zip(items, axes_of_value, strict=True))
 
 
+def within(edits: Iterable[Edit], config: Config, n_tokens: int) -> Iterator[Edit]:
+    """Edits with absolute positions as far as they reach the tokens of a text that was rewound, or has
+    not come so far: others are left out, and a number is written to the positions that there are."""
+    for edit in edits:
+        axes_of_value = _axes(_point_of(edit, config)[0], config, n_tokens, n_tokens)
+        axes = list(zip(spread(edit.index, len(axes_of_value)), axes_of_value, strict=True))
+        cut = [_cut(item, n_tokens) if axis.is_position else item for item, axis in axes]
+        if any(item is None for item in cut):
+            continue
+        index = tuple(item for item in cut if item is not None)
+        if index != edit.index and edit.value is not None and edit.value.ndim == 0:
+            edit = dataclasses.replace(edit, index=index, requested=index)
+        yield edit
+
+
+def _cut(item: Item, n_tokens: int) -> Item | None:
+    """None: nothing is left."""
+    if isinstance(item, slice):
+        if not range(n_tokens)[item]:
+            return None
+        beyond = item.stop is not None and item.stop > n_tokens and (item.step or 1) > 0
+        return slice(item.start, n_tokens, item.step) if beyond else item
+    if isinstance(item, tuple):
+        return tuple(number for number in item if number < n_tokens) or None
+    return item if not isinstance(item, int) or item < n_tokens else None
+
+
 def n_positions(edit: Edit, config: Config) -> int:
     """How many tokens its index with absolute positions needs. EditError, PointError."""
     axes_of_value = _axes(_point_of(edit, config)[0], config, 1, 1)
@@ -410,7 +438,7 @@ def _check_finite(one: _Bound) -> None:
     if finite.all():
         return
     if one.is_map:
-        finite |= ~_seen(one)
+        finite = finite | ~_seen(one)
     if not finite.all():
         hidden = " (but -inf in scores and logits)" if one.edit.op == "=" else ""
         found = np.broadcast_to(values, finite.shape)[~finite][0]

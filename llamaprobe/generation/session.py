@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..cancel import Cancel, Stop
 from ..edits.edits import Edits
+from ..edits.resolve import within
 from ..errors import ArgumentError, TokenizerError
 from ..messages import counted, printable
 from ..points import Name
@@ -50,9 +51,12 @@ class Session:
 
     @property
     def edits(self) -> Edits:
-        """Those that `Model.start` was given, with absolute positions. n_changed counts all rows that
-        were computed, also those that were dropped since."""
-        return self._context.edits or Edits()
+        """Those that `Model.start` was given, with absolute positions, as far as they reach tokens
+        that there are. n_changed counts all rows that were computed, also those that were dropped."""
+        found = self._context.edits or Edits()
+        edits = Edits(within(found, self._engine.config, len(self._context.ids)))
+        edits.session_prompt = found.session_prompt
+        return edits
 
     @property
     def run(self) -> Run:
@@ -64,7 +68,7 @@ class Session:
             prompt = Prompt(self.token_ids, None, None)
             values = context.captured.values(len(context.ids), keep=True)
             origin = self._engine.origin
-            return Run(prompt, values, origin, context.rope_length, context.edits)
+            return Run(prompt, values, origin, context.rope_length, self.edits)
 
     def __getitem__(self, point: Name) -> NDArray[np.float32]:
         """session[name] or session[name, layer]: the value in `session.run`."""

@@ -37,12 +37,13 @@ class Massive:
 
 def sinks(stats: "Stats", threshold: float, seen: float) -> list[Sink]:
     """A key that few queries see has a large mean without being a sink: that of the last key is how
-    much one token looks at itself. ArgumentError."""
+    much one token looks at itself. Few beside the key that most queries see: with a window no key is
+    seen by all. ArgumentError."""
     found = []
     for name, layer in _targets_of(stats, "pattern"):
         channels = stats.channels(name, "all")
         attention, n = channels.mean, channels.count
-        heads, keys = np.nonzero((attention > threshold) & (n >= seen * n[:, :1]))
+        heads, keys = np.nonzero((attention > threshold) & (n >= seen * n.max(axis=1, keepdims=True)))
         found += [
             Sink(layer, head, key, float(attention[head, key]))
             for head, key in zip(heads.tolist(), keys.tolist(), strict=True)
