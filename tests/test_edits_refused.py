@@ -311,3 +311,18 @@ def test_the_core_counts_into_an_array_of_its_own_kind(model, changed):
     ids = np.arange(30, dtype=np.int32)
     with pytest.raises(lp.ArgumentError, match="an int64 array"):
         model._open().run(ids, [0, 30], [(18, (0,))], n_threads=1, edits=[GOOD], changed=changed)
+
+
+@pytest.mark.parametrize(
+    ("edits", "named"),
+    [
+        (["x[2][0] *= 1e38", "x[2][0] *= 1e38"], "inf of an element of x"),
+        (["scores[3][:, 3, 1] = -inf", "scores[3][:, 3, 1] *= 0"], "nan of an element of scores"),
+        (["scores[3][:, 3, 1] = -inf", "scores[3][:, 3, 1] *= -1"], "inf of an element of scores"),
+        (["x_rms[3][0] = 0"], "0.0* of an element of x_rms"),
+        (["scores[3][:] += -inf"], "must be finite"),
+    ],
+)
+def test_a_result_that_is_not_finite_is_refused(model, edits, named):
+    with pytest.raises(lp.EditError, match=named):
+        model.run(list(range(8)), points="logits", edits=lp.Edits.parse(edits))

@@ -1,6 +1,8 @@
 """lp.Sample: the rule lp-sample-1 against the same in NumPy, and what it refuses."""
 
 import pickle
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -160,3 +162,26 @@ def test_one_sample_or_one_for_each_prompt():
     for wrong, n, is_batch in [([a], 2, True), ([a], 1, False), ("x", 1, False), ([1], 1, True)]:
         with pytest.raises(lp.ArgumentError, match="^sample (is|has)"):
             samples_of(wrong, n, is_batch)
+
+
+def test_denormal_numbers_where_denormals_are_flushed():
+    """torch sets the mode of the thread; the core draws, and reserves scratch, as without it."""
+    pytest.importorskip("torch")
+    code = """
+import sys
+import numpy as np
+from llamaprobe import _core
+if sys.argv[1] == "flushed":
+    import torch
+    assert torch.set_flush_denormal(True)
+rest = {"seed": 1, "number": 0}
+print(_core.sample(np.zeros(50_000, np.float32), 3, 1e-40, 5, 0.0, **rest))
+logits = np.array([0, 71_362, 142_724, 0], np.uint32).view(np.float32)
+print(_core.sample(logits, 3, 0.0, 0, 0.0, **rest))
+"""
+    found = [
+        subprocess.run([sys.executable, "-c", code, mode], capture_output=True, text=True, timeout=300)
+        for mode in ("plain", "flushed")
+    ]
+    assert [one.returncode for one in found] == [0, 0], found[1].stderr
+    assert found[0].stdout == found[1].stdout and found[0].stdout.splitlines()[1].startswith("(2, ")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import llamaprobe as lp
+from llamaprobe.cli.main import main
 
 POINTS = ("x", "pattern", "scores", "v", "logits")
 STORY = "Once upon a time there was a miller named Hopoa. Hopoa had a heavy"
@@ -275,3 +276,17 @@ def test_memory_is_freed_with_the_object(demo: lp.Model):
     del session
     gc.collect()
     assert cache() is None
+
+
+@pytest.mark.parametrize(
+    ("edit", "length"),
+    [("NEW", None), ("2:", 1), ("DECIDING", 3), ("-1", 3), ("1:5", 3), ("PROMPT", 3), ("40", None)],
+)
+def test_edits_that_the_text_no_longer_reaches(demo: lp.Model, tmp_path: Any, edit: str, length: Any):
+    """Also when the run is saved: what verify makes again is what is there."""
+    edits = lp.Edits.parse(f"z[3][{edit}] = 0")
+    session = demo.start(STORY, points=("z", "logits"), edits=edits, max_tokens=60)
+    session.rewind(length or len(session))
+    check_law(demo, session)
+    session.run.save(tmp_path / "run")
+    assert main(["verify", str(tmp_path / "run"), "--quiet"]) == 0

@@ -1,7 +1,10 @@
 """Statistics against Fraction, math.fsum, NumPy and a full sort, on values that a run gives."""
 
+import json
 import math
+import shutil
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -273,3 +276,16 @@ def test_roots_and_ratios_are_correctly_rounded():
     assert exact.root(0, 3) == 0 and math.isnan(exact.root(1, 0)) and math.isnan(exact.ratio(0, 0))
     assert exact.ratio(1 << 2000, 1) == math.inf and exact.ratio(-(1 << 2000), 1) == -math.inf
     assert exact.rank(0.1, 10) == 1 and exact.rank(0, 5) == 1 and exact.rank(1, 5) == 5
+
+
+def test_a_window_hides_keys_from_statistics_too(tmp_path):
+    folder = shutil.copytree(Path(lp.__file__).parent / "demo", tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+    model, ids = lp.load(folder), list(range(3, 23))
+    stats = lp.collect(model, [ids], stats=("range", "moments"), points="pattern", keys=6)
+    whole, pattern = stats["pattern", 0].all, model.run(ids, points="pattern")["pattern", 0]
+    assert (whole.count == 4).all()
+    seen = [pattern[:, key : key + 4, key].astype(np.float64).mean(1) for key in range(6)]
+    assert np.allclose(whole.mean, np.stack(seen, 1), rtol=1e-12)
