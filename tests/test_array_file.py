@@ -203,6 +203,7 @@ def test_a_text_that_changes_while_it_is_read():
 
 @pytest.mark.parametrize("sep", [",", " "])
 @pytest.mark.parametrize("n_rows", [1, 2, 4])
+@pytest.mark.slow
 def test_threads_do_not_change_values_of_long_rows(sep, n_rows):
     """Rows of some 340 kB, which are cut into parts of 64 kB and more; whole, and with a byte in
     them replaced where it may do harm: beside the cuts most of all."""
@@ -273,6 +274,7 @@ def test_locates_a_fault_in_a_long_text(tmp_path, name):
         lp.read(path)
 
 
+@pytest.mark.slow
 def test_a_long_text_without_a_last_line_end(tmp_path):
     path = tmp_path / "a.csv"
     row = "1.25,2.25,3.25,4.25"

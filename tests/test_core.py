@@ -388,6 +388,7 @@ def test_a_model_is_freed_with_its_last_reference(file: Path):
 
 @pytest.mark.linux
 @pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="it keeps freed memory")
+@pytest.mark.slow
 def test_nothing_leaks(file: Path):
     """Resident memory stays flat over opening, running and failing."""
 

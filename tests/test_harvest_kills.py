@@ -98,6 +98,7 @@ def die(tmp_path, undisturbed, moments):
         check(folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_killed_between_two_calls(tmp_path, undisturbed):
     die(tmp_path, undisturbed, calls_to_die_at(tmp_path, 3, 1))
 
@@ -122,6 +123,7 @@ def killed_at_random(folder, n, seed):
     return killed
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(tmp_path, undisturbed):
     assert killed_at_random(tmp_path / "out", 3, 3) > 0
     check(tmp_path / "out", undisturbed)

@@ -305,6 +305,7 @@ def test_the_sidecar_is_put_after_its_files(made, url, monkeypatch):
     assert not lp.harvest_shard(plan, 2).is_new
 
 
+@pytest.mark.slow
 def test_workers_that_are_killed_leave_a_store_that_is_finished_by_others(made, tmp_path):
     url = f"file://{tmp_path}/store/out"
     plan_only(made, url)
