@@ -13,9 +13,10 @@
 #define FAST_EXPONENT 167 /* values below 2^40 */
 
 int lp_gram_init(lp_gram *g, size_t d) {
-    size_t n;
+    size_t n, n_bytes;
     *g = (lp_gram){.d = d};
-    if (lp_size_mul(&n, d, d + 1)) return -1;
+    if (lp_size_mul(&n, d, d + 1) || lp_size_mul(&n_bytes, n / 2, sizeof *g->sums)) return -1;
+    if (!lp_memory_fits(n_bytes, NULL)) return -1; /* calloc would promise gigabytes that there are not */
     g->sums = calloc(n / 2, sizeof *g->sums);
     return g->sums ? 0 : -1;
 }

@@ -5,8 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../base/size.h"  /* lp_size_min */
-#include "../sys/memory.h" /* lp_memory_fits */
+#include "../base/size.h" /* lp_size_min */
 
 #define LANES 16
 #define ROWS_AHEAD 16
@@ -60,11 +59,6 @@ static void state_free(lp_stats_state *s, size_t n_channels) {
 }
 
 static lp_stats_state *state_new(const lp_stats_spec *q, size_t n) {
-    size_t n_bytes;
-    /* the matrix of a Gram may take gigabytes, which calloc would promise at once */
-    if (q->gram &&
-        (lp_size_mul3(&n_bytes, n, n / 2 + 1, sizeof *((lp_gram *)0)->sums) || !lp_memory_fits(n_bytes, NULL)))
-        return NULL;
     lp_stats_state *s = calloc(1, sizeof *s);
     if (!s) return NULL;
     int failed =

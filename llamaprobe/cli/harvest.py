@@ -9,6 +9,7 @@ from .. import stderr
 from ..messages import counted, printable, show_bytes, shown_path
 from .options import (
     MODEL_HELP,
+    add_document_options,
     add_ignore,
     add_quiet,
     add_source_options,
@@ -163,17 +164,7 @@ def _add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--points", type=names, action="extend", metavar="P,P", help="as x:10,hidden:4-6,logits"
     )
-    parser.add_argument("--field", metavar="NAME", help="the column of texts (default text)")
-    parser.add_argument("--ids", metavar="NAME", help="the column of token ids")
-    parser.add_argument("--chat", metavar="NAME", help="the column of chat messages")
-    parser.add_argument(
-        "--max-tokens", type=count, metavar="N", help="tokens run together (default 512)"
-    )
-    parser.add_argument(
-        "--long",
-        choices=("split", "cut", "refuse"),
-        help="longer documents: split (default), cut to the first tokens, or refuse",
-    )
+    add_document_options(parser)
     parser.add_argument(
         "--stride", type=_number, metavar="N", help="tokens repeated as context when split"
     )

@@ -120,6 +120,21 @@ def format_of(args: argparse.Namespace) -> str:
     return style
 
 
+def add_document_options(parser: argparse.ArgumentParser) -> None:
+    """How the documents of a dataset become tokens that are run together."""
+    parser.add_argument("--field", metavar="NAME", help="the column of texts (default text)")
+    parser.add_argument("--ids", metavar="NAME", help="the column of token ids")
+    parser.add_argument("--chat", metavar="NAME", help="the column of chat messages")
+    parser.add_argument(
+        "--max-tokens", type=count, metavar="N", help="tokens run together (default 512)"
+    )
+    parser.add_argument(
+        "--long",
+        choices=("split", "cut", "refuse"),
+        help="longer documents: split (default), cut to the first tokens, or refuse",
+    )
+
+
 def add_capture_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--points",
