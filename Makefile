@@ -49,10 +49,10 @@ build: ## compile the C core into the checkout, so that `import llamaprobe` work
 # two processes or more where pytest-xdist is installed; the tests of one file share one, and its fixtures
 XDIST = $(if $(shell $(PYTHON) -c 'import xdist; print(1)' 2>/dev/null),-n $(JOBS) --dist loadfile)
 
-quick: build ## within a minute: layout, the C tests that changed, the tests of the package but the slow ones
+quick: build ## within a minute: layout, the C tests that changed, two cases of each test that is neither slow nor needs torch
 	$(PYTHON) -m pytest -q tests/test_layout.py
 	$(MAKE) -s -j$(JOBS) test-c
-	$(PYTHON) -m pytest -q $(XDIST) --ignore=tests/test_layout.py $(PYTEST)
+	$(PYTHON) -m pytest -q $(XDIST) --quick --ignore=tests/test_layout.py $(PYTEST)
 
 test: test-c replay test-py ## what proves the code right in minutes
 

@@ -19,6 +19,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPO = Path(__file__).parent.parent
+QUICK_CASES = 2
 PASSED = "llamaprobe/passed"  # in pytest's cache: ids of the tests that passed in the last run
 
 
@@ -26,11 +27,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("llamaprobe")
     group.addoption("--slow", action="store_true", help="run the tests marked slow as well")
     group.addoption(
+        "--quick",
+        action="store_true",
+        help=f"at most {QUICK_CASES} cases of a test, the first and the last, and none that needs torch",
+    )
+    group.addoption(
         "--rest",
         action="store_true",
         help="run what did not pass in the last whole run: it was "
         "skipped, it is slow, or it failed",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.quick:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # importorskip skips what needs it
+
+
+def _beyond_quick(items: list[pytest.Item]) -> list[pytest.Item]:
+    """The cases of each test between its first and its last."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    return [item for group in cases.values() for item in group[QUICK_CASES - 1 : -1]]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -50,6 +69,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if item.get_closest_marker("slow")
             and getattr(item, "originalname", item.name) not in named
         ]
+    if config.option.quick:
+        slow = set(map(id, left_out))
+        left_out += _beyond_quick([item for item in items if id(item) not in slow])
     out = {id(item) for item in left_out}
     items[:] = [item for item in items if id(item) not in out]
     config.hook.pytest_deselected(items=left_out)
@@ -66,7 +88,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             "slow tests wait for --slow (all tests) or -m slow (only these)"
         )
     whole = config.args == config.getini("testpaths") and not config.option.keyword
-    if whole and not config.option.rest and not config.option.markexpr:
+    options = config.option
+    if whole and not (options.rest or options.quick or options.markexpr):
         reports = terminalreporter.stats.get("passed", [])
         config.cache.set(PASSED, [report.nodeid for report in reports if report.when == "call"])
 
