@@ -401,7 +401,7 @@ import test_threads
 import llamaprobe as lp
 model = lp.load({str(folder)!r})
 same = test_threads.in_fork(lambda: print(test_threads.digest(model, threads=3), flush=True) is None)
-print(test_threads.digest(model, threads=3))
+print(test_threads.digest(model, threads=3), flush=True)
 print(test_threads.in_fork(lambda: print(test_threads.digest(model, threads=3), flush=True) is None) + same)
 """
     env = os.environ | {"PYTHONPATH": str(Path(lp.__file__).parent.parent)}
