@@ -78,6 +78,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("checkout") and not (REPO / ".git").exists():
+        pytest.skip("looks at a checkout with git")
     if item.get_closest_marker("linux") and sys.platform != "linux":
         pytest.skip("uses what Linux alone has")
 
@@ -141,7 +143,9 @@ def stories(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def demo_folder() -> Path:
     """The model that comes with the package."""
-    folder = REPO / "llamaprobe" / "demo"
+    from installed import PACKAGE
+
+    folder = PACKAGE / "demo"
     if not (folder / "model.safetensors").exists():
         pytest.skip(f"the demo model has not been made: {folder}")
     return folder

@@ -3,9 +3,9 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-REPO = Path(__file__).parent.parent
+from installed import PLACES
+
 _DROPPED = (
     "HF_",
     "HUGGING",
@@ -23,8 +23,7 @@ _DROPPED = (
 def environment(**variables: str) -> dict[str, str]:
     """This process's environment without what affects a download, plus `variables`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_DROPPED)}
-    paths = os.pathsep.join([str(REPO), str(REPO / "tests")])
-    return kept | {"PYTHONPATH": paths, "HF_HUB_DISABLE_XET": "1"} | variables
+    return kept | {"PYTHONPATH": PLACES, "HF_HUB_DISABLE_XET": "1"} | variables
 
 
 def start(code: str, *arguments: str, env: dict[str, str]) -> subprocess.Popen[str]:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from installed import PLACES
 
 REPO = Path(__file__).parent.parent
 
@@ -13,7 +14,7 @@ REPO = Path(__file__).parent.parent
 def test_each_allocation_of_a_call_can_fail(random_checkpoint):
     pytest.importorskip("_testcapi", reason="this Python cannot let its allocations fail")
     script = REPO / "tests" / "child_scripts" / "fails_to_allocate.py"
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    env = os.environ | {"PYTHONPATH": PLACES}
     done = subprocess.run(
         [sys.executable, script, random_checkpoint()],
         env=env,

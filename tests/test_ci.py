@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.checkout
 REPO = Path(__file__).parent.parent
 TESTS = """
 import pytest

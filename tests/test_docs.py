@@ -48,6 +48,7 @@ def test_files_named_in_a_page_exist(page):
     assert missing == set()
 
 
+@pytest.mark.checkout
 def test_source_files_named_anywhere_exist():
     """In comments and pages alike, by name alone or by the end of a path."""
     texts = [path for path in FILES if path.suffix in (".c", ".h", ".py", ".md")]

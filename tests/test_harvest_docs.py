@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from harvests import finish, hashes, leftovers, make_plan
+from installed import PLACES
 
 import llamaprobe as lp
 
@@ -128,7 +129,7 @@ def test_parts_in_shells_at_the_same_time(made, planned, mark, tmp_path):
     script = tmp_path / "bin" / "llamaprobe"
     script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m llamaprobe "$@"\n')
     script.chmod(0o755)
-    paths = os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([PLACES, os.environ.get("PYTHONPATH", "")])
     path = f"{script.parent}:{os.environ['PATH']}"
     workers = []
     for part in ("2", "1", "0", "0", "1", "2"):

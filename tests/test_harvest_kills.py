@@ -6,14 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from harvests import finish, hashes, leftovers, make_plan
+from installed import PLACES
 
 from llamaprobe.data.plan import Plan
-
-REPO = Path(__file__).parent.parent
 
 # Says when it begins; dies of SIGKILL at the n-th call of something that touches the disk.
 _DIES = """
@@ -46,7 +44,7 @@ harvest.run_plan(
 
 
 def start(code, *words):
-    paths = os.pathsep.join([str(REPO), str(REPO / "tests"), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([PLACES, os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, words)],
         env={**os.environ, "PYTHONPATH": paths},

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from harvests import finish, hashes, make_plan
+from installed import PLACES
 
 import llamaprobe as lp
 from llamaprobe.data import patience, shard
@@ -25,7 +26,6 @@ from llamaprobe.data.place import is_url, open_folder
 from llamaprobe.data.plan import Plan, open_plan
 
 fsspec = pytest.importorskip("fsspec")
-REPO = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +322,7 @@ def test_workers_that_are_killed_leave_a_store_that_is_finished_by_others(made, 
         "from llamaprobe.data.harvest import run_plan\n"
         "run_plan(Plan(sys.argv[1]), threads=1)\n"
     )
-    paths = os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([PLACES, os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "PYTHONPATH": paths, "TMPDIR": str(tmp_path)}
     for at in (2, 8, 13):
         worker = subprocess.run([sys.executable, "-c", code, url, str(at)], env=env, timeout=300)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from harvests import finish, hashes, leftovers, make_plan
+from installed import PLACES
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
@@ -179,7 +180,7 @@ VARIANTS = [row.name for row in lp.kernels() if row.supported]
 
 
 def spawn(code: str, **env: str) -> subprocess.Popen:
-    paths = os.pathsep.join([str(REPO), str(REPO / "tests"), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([PLACES, os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": paths, **env},

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 REPO = Path(__file__).parent.parent
+pytestmark = pytest.mark.checkout
 CSRC = REPO / "csrc"
 
 # A folder of csrc includes only files of its own and of folders with a lower number.

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 from harvests import finish, hashes, leftovers, make_plan
+from installed import PLACES
 
 import llamaprobe as lp
 import llamaprobe.ray as lp_ray
 from llamaprobe.data.plan import Plan
 
-REPO = Path(__file__).parent.parent
-PATHS = os.pathsep.join([str(REPO), str(REPO / "tests"), os.environ.get("PYTHONPATH", "")])
+PATHS = os.pathsep.join([PLACES, os.environ.get("PYTHONPATH", "")])
 ENV = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "PYTHONPATH": PATHS}
 SMALL = {"shard_rows": 40}  # some 60 shards
 
