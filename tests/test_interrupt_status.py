@@ -117,7 +117,7 @@ def test_an_interrupt_while_a_dataclass_is_made(tmp_path):
     process = subprocess.run(
         [sys.executable, "-m", "fake"],
         cwd=tmp_path,  # `-m` looks here first
-        env=environment(),
+        env=environment(PYTHONSAFEPATH=""),
         capture_output=True,
         text=True,
         timeout=60,

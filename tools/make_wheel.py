@@ -22,7 +22,7 @@ from pathlib import Path
 GLIBC = "2.28"
 WORK, DIST = Path("build/wheel").absolute(), Path("dist").absolute()
 # Programs that tests start, but for compilers.
-PROGRAMS = "sh bash env cat ls rm sleep git head openssl true false test kill tail mkfifo unshare mount".split()
+PROGRAMS = "sh bash env cat ls rm mkdir dirname sleep git head openssl true false test kill tail mkfifo unshare mount".split()
 JOB = """
 import hashlib, llamaprobe as lp, numpy as np
 run = lp.load("demo").run("Once upon a time", points=("x", "x_norm", "pattern"))
