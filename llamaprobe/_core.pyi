@@ -46,6 +46,41 @@ class Safetensors:
     def check_unchanged(self) -> None:
         """FileChangedError when the file has changed since it was opened."""
 
+class Gguf:
+    """One open GGUF file, its header proved. The map lives until the last array and model that use it."""
+
+    def __init__(
+        self, path: str | bytes | PathLike[str], *, mmap: bool = True, dir_fd: int | None = None
+    ) -> None:
+        """As Safetensors; UnsupportedError for versions other than 2 and 3, for big-endian files, and for types of
+        tensors that are not known."""
+    @property
+    def path(self) -> str: ...
+    @property
+    def n_bytes(self) -> int: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def alignment(self) -> int: ...
+    def tensors(self) -> list[tuple[str, str, tuple[int, ...], int, int]]:
+        """(name, ggml's type, shape, offset in the file, bytes) in the order of the data. Shapes are in NumPy's order,
+        the reverse of the file's: a matrix is (out, in)."""
+    def read(self, name: str) -> NDArray[np.float32]:
+        """As Safetensors.read."""
+    def raw(self, name: str) -> NDArray[np.uint8]:
+        """As Safetensors.raw."""
+    def metadata(self) -> dict[str, Any]:
+        """int, float, bool, str or list by key, as stored, without arrays of more than 64 items. A float32 is the double
+        of the shortest decimal that reads back to it: 1e-05. Bytes of a string that are not UTF-8 are lone surrogates,
+        as in names of files. FileChangedError."""
+    def array(self, key: str) -> list[Any]:
+        """The items of any array. ArgumentError, FileChangedError."""
+    def keys(self) -> list[tuple[str, str, int | None]]:
+        """(key, type, None), or (key, type of the items, number of items) for an array; types are u8, i8, u16, i16,
+        u32, i32, f32, bool, string, array, u64, i64 and f64."""
+    def check_unchanged(self) -> None:
+        """FileChangedError when the file has changed since it was opened."""
+
 class Model:
     """An open model: what lp_model_open proved. Keeps its files alive."""
 

@@ -13,11 +13,13 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import gguf_files
 import models
 import pytest
 from bad_inputs import Refusal, config, index, prompt, weights_file
 
 import llamaprobe as lp
+from llamaprobe import _core
 
 ROUNDS = int(os.environ.get("LLAMAPROBE_LEAK_ROUNDS", "100"))
 ROOM = 4 << 20
@@ -121,6 +123,24 @@ def test_every_refusal(tmp_path: Path):
                 case.use(thing)
 
     assert growth(once) < ROOM
+
+
+@pytest.mark.linux
+def test_gguf_files(tmp_path: Path):
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf_files.WHOLE)
+    broken = tmp_path / "n.gguf"
+    broken.write_bytes(gguf_files.WHOLE[:-1])
+
+    def once() -> None:
+        for mmap in (True, False):
+            file = _core.Gguf(path, mmap=mmap)
+            file.metadata(), file.array("tokens"), file.tensors(), file.read("a"), file.raw("b")
+            for wrong in (lambda: file.array("u8"), lambda: _core.Gguf(broken, mmap=mmap)):
+                with contextlib.suppress(lp.Error):
+                    wrong()
+
+    assert growth(once, 10 * ROUNDS) < ROOM
 
 
 @pytest.mark.linux

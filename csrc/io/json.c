@@ -6,20 +6,9 @@
 
 #include <string.h>
 
-/* ---------------------------------------------------------------- characters */
+#include "../base/utf8.h" /* lp_utf8_length */
 
-/* Bytes of the UTF-8 character at p, 1 to 4; 0: overlong, surrogate, too large or cut off. */
-static size_t utf8_length(const unsigned char *p, size_t left) {
-    if (p[0] < 0x80) return 1;
-    size_t n = p[0] >= 0xF0 ? 4 : p[0] >= 0xE0 ? 3 : 2;
-    if (p[0] < 0xC2 || p[0] > 0xF4 || left < n) return 0;
-    unsigned lowest = p[0] == 0xE0 ? 0xA0 : p[0] == 0xF0 ? 0x90 : 0x80;  /* below it: overlong */
-    unsigned highest = p[0] == 0xED ? 0x9F : p[0] == 0xF4 ? 0x8F : 0xBF; /* above it: surrogates; U+110000 and up */
-    if (p[1] < lowest || p[1] > highest) return 0;
-    for (size_t i = 2; i < n; i++)
-        if ((p[i] & 0xC0) != 0x80) return 0;
-    return n;
-}
+/* ---------------------------------------------------------------- characters */
 
 static size_t utf8_encode(unsigned char out[4], uint32_t c) {
     static const unsigned char lead[] = {0, 0x00, 0xC0, 0xE0, 0xF0};
@@ -70,7 +59,7 @@ static int fail(lp_json *json, const char *problem) {
     size_t left = json->n_bytes - json->pos;
     const unsigned char *at = left ? json->bytes + json->pos : NULL;
     if (left) lp_show(found, sizeof found, (const char *)at, 1);
-    if (left && !utf8_length(at, left)) problem = "not UTF-8";
+    if (left && !lp_utf8_length(at, left)) problem = "not UTF-8";
     if (left > 2 && json->pos == 0 && memcmp(at, "\xEF\xBB\xBF", 3) == 0) problem = "a byte order mark";
     if (json->within) lp_show(key, sizeof key, (const char *)json->within->raw, json->within->n_raw);
     return lp_fail(json->err, LP_EFORMAT, "%s byte %zu%s%s%s: %s, found %s", json->source, json->pos,
@@ -149,7 +138,7 @@ int lp_json_string(lp_json *json, lp_json_text *text) {
             if (out[0] == 0) text->has_nul = 1;
             text->len += n_out;
         } else {
-            text->len += n = utf8_length(p, left);
+            text->len += n = lp_utf8_length(p, left);
             if (!n) return fail(json, "not UTF-8");
         }
         json->pos += n;

@@ -89,6 +89,13 @@ int lp_map_read(const lp_map *map, void *dst, size_t offset, size_t n, lp_error 
     return 0;
 }
 
+int lp_map_is_lfs_pointer(const lp_map *map) {
+    static const char first[] = "version https://git-lfs";
+    char bytes[sizeof first - 1];
+    return map->n_bytes >= sizeof bytes && !lp_map_read(map, bytes, 0, sizeof bytes, NULL) &&
+           !memcmp(bytes, first, sizeof bytes);
+}
+
 int lp_map_check_unchanged(const lp_map *map, lp_error *err) {
     struct stat st;
     const lp_file_id *then = &map->opened;

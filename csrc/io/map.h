@@ -50,6 +50,9 @@ void lp_map_close(lp_map *map); /* closing twice is legal */
  * LP_ECHANGED when the file has become shorter. */
 int lp_map_read(const lp_map *map, void *dst, size_t offset, size_t n, lp_error *err);
 
+/* Whether it is the text that Git checks out in place of a large file if Git LFS is not installed. */
+int lp_map_is_lfs_pointer(const lp_map *map);
+
 /* LP_ECHANGED when device, inode, size or time of the last write differ from what they were at open. Nothing to
  * check, and so always 0, for a file that was read and for borrowed bytes. */
 int lp_map_check_unchanged(const lp_map *map, lp_error *err);

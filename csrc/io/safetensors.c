@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "names.h"              /* lp_names_compare */
 #include "safetensors_header.h" /* lp_header */
-#include "../base/size.h"       /* lp_size_min */
 
 #define LENGTH_BYTES ((size_t)8) /* the file begins with the length of its header */
 #define MAX_HEADER ((size_t)100000000)
@@ -35,19 +35,14 @@ size_t lp_dtype_bits(lp_dtype dtype) { return dtypes[dtype].bits; }
 
 /* ---------------------------------------------------------------- order */
 
-static int compare_text(const char *a, size_t a_len, const char *b, size_t b_len) {
-    int order = memcmp(a, b, lp_size_min(a_len, b_len));
-    return order ? order : (a_len > b_len) - (a_len < b_len);
-}
-
 static int compare_names(const void *a, const void *b) {
     const lp_tensor *x = *(lp_tensor *const *)a, *y = *(lp_tensor *const *)b;
-    return compare_text(x->name, x->name_len, y->name, y->name_len);
+    return lp_names_compare(x->name, x->name_len, y->name, y->name_len);
 }
 
 static int compare_keys(const void *a, const void *b) {
     const lp_pair *x = a, *y = b;
-    return compare_text(x->key, x->key_len, y->key, y->key_len);
+    return lp_names_compare(x->key, x->key_len, y->key, y->key_len);
 }
 
 /* Empty tensors that share a place stay in the order of the header, which is that of the copied names. */
@@ -105,14 +100,6 @@ static int check_places(lp_header *h, const lp_map *map, size_t data_start, lp_e
 
 /* ---------------------------------------------------------------- the proof */
 
-/* The text that Git checks out in place of a large file if Git LFS is not installed. */
-static int is_lfs_pointer(const lp_map *map) {
-    static const char first[] = "version https://git-lfs";
-    char bytes[sizeof first - 1];
-    return map->n_bytes >= sizeof bytes && !lp_map_read(map, bytes, 0, sizeof bytes, NULL) &&
-           !memcmp(bytes, first, sizeof bytes);
-}
-
 static int read_length(const lp_map *map, size_t *n_header, lp_error *err) {
     unsigned char bytes[LENGTH_BYTES];
     uint64_t n = 0;
@@ -121,7 +108,7 @@ static int read_length(const lp_map *map, size_t *n_header, lp_error *err) {
                        map->name, map->n_bytes);
     if (lp_map_read(map, bytes, 0, LENGTH_BYTES, err)) return -1;
     for (size_t i = LENGTH_BYTES; i-- > 0;) n = n << 8 | bytes[i];
-    if (is_lfs_pointer(map))
+    if (lp_map_is_lfs_pointer(map))
         return lp_fail(
             err, LP_EFORMAT,
             "%s: is a Git LFS pointer of %zu bytes and not the weights; `git lfs pull` in its folder fetches them",
@@ -208,7 +195,7 @@ const lp_tensor *lp_safetensors_find(const lp_safetensors *file, const char *nam
     while (low < high) {
         size_t middle = low + (high - low) / 2;
         const lp_tensor *t = file->header.by_name[middle];
-        int order = compare_text(name, name_len, t->name, t->name_len);
+        int order = lp_names_compare(name, name_len, t->name, t->name_len);
         if (order == 0) return t;
         if (order < 0)
             high = middle;
@@ -231,6 +218,10 @@ int lp_safetensors_is_mapped(const lp_safetensors *file) { return file->map.kind
 
 int lp_safetensors_check_unchanged(const lp_safetensors *file, lp_error *err) {
     return lp_map_check_unchanged(&file->map, err);
+}
+
+lp_part lp_safetensors_part(const lp_tensor *t) {
+    return (lp_part){t->name, t->name_len, lp_dtype_name(t->dtype), t->rank, t->shape, t->data, t->n_bytes, t->offset};
 }
 
 int lp_dtype_element(lp_dtype dtype, lp_element *element) {

@@ -15,6 +15,7 @@
 
 #include "../base/error.h" /* lp_error */
 #include "map.h"           /* lp_map_reading */
+#include "part.h"          /* lp_part */
 #include "tensors.h"       /* lp_tensors, lp_element */
 
 /* The dtypes of the format: name, bits per element. Only BF16, F16 and F32 can be computed with. */
@@ -69,6 +70,7 @@ size_t lp_safetensors_count(const lp_safetensors *file);
 const lp_tensor *lp_safetensors_at(const lp_safetensors *file, size_t i);
 /* NULL when there is none of that name. */
 const lp_tensor *lp_safetensors_find(const lp_safetensors *file, const char *name, size_t name_len);
+lp_part lp_safetensors_part(const lp_tensor *tensor);
 
 size_t lp_safetensors_n_metadata(const lp_safetensors *file);
 /* Pair i of __metadata__: both strings terminated, no NUL inside, lengths in bytes. */

@@ -18,12 +18,13 @@
 
 #include "../base/error.h"     /* lp_error, lp_status */
 #include "../sys/memory.h"     /* lp_block */
+#include "../io/gguf.h"        /* lp_gguf */
 #include "../io/safetensors.h" /* lp_safetensors */
 #include "../model/model.h"    /* lp_model */
 #include "../run/cache.h"      /* lp_cache */
 
 typedef struct {
-    PyTypeObject *safetensors_type, *model_type, *cache_type, *stats_type;
+    PyTypeObject *safetensors_type, *gguf_type, *model_type, *cache_type, *stats_type;
     PyObject *classes[LP_ECHANGED + 1]; /* the exception class of each lp_status */
     struct lp_batch *dropped;           /* arrays with parts to be released: see split.c */
     int is_release_pending;             /* the interpreter will call for that */
@@ -54,23 +55,25 @@ PyObject *lp_array_of_bytes(const unsigned char *data, size_t n_bytes, PyObject 
 void lp_object_free(PyObject *self);
 
 PyTypeObject *lp_safetensors_type_new(PyObject *module);
+PyTypeObject *lp_gguf_type_new(PyObject *module);
 PyTypeObject *lp_model_type_new(PyObject *module);
 PyTypeObject *lp_stats_type_new(PyObject *module);
 PyTypeObject *lp_cache_type_new(PyObject *module);
 
 /* ---- types ---- */
 
+typedef struct lp_file_kind lp_file_kind;
+
+/* Safetensors and Gguf: see file_object.h. */
 typedef struct {
     PyObject ob_base; /* as PyObject_HEAD */
-    lp_safetensors *file;
+    const lp_file_kind *kind;
+    void *file;     /* lp_safetensors or lp_gguf */
     PyObject *path; /* str, as it was given */
-} lp_safetensors_object;
+} lp_file_object;
 
-static inline lp_safetensors *lp_safetensors_of(PyObject *object) { return ((lp_safetensors_object *)object)->file; }
-
-/* Safetensors.read(name): a float32 copy; Safetensors.raw(name): the bytes in place */
-PyObject *lp_safetensors_object_read(PyObject *self, PyObject *name);
-PyObject *lp_safetensors_object_raw(PyObject *self, PyObject *name);
+static inline lp_safetensors *lp_safetensors_of(PyObject *object) { return ((lp_file_object *)object)->file; }
+static inline lp_gguf *lp_gguf_of(PyObject *object) { return ((lp_file_object *)object)->file; }
 
 /* Never changes: runs on several threads share it. */
 typedef struct {

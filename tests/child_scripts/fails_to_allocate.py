@@ -1,6 +1,6 @@
 """For test_allocation: opens, runs and looks while one allocation of Python's after the other fails.
 
-Arguments: the folder of a checkpoint. Every failure must be a MemoryError that leaves nothing
+Arguments: the folder of a checkpoint, a GGUF file. Every failure must be a MemoryError that leaves nothing
 behind, and what follows it must work. Prints how many calls failed.
 """
 
@@ -50,6 +50,15 @@ def look(file=open_file()):
     return file.tensors(), file.metadata, file.raw(name), file.read(name), file.n_bytes
 
 
+def open_gguf():
+    return _core.Gguf(sys.argv[2])
+
+
+def look_gguf(file=open_gguf()):
+    arrays = [file.array(key) for key, _, n_items in file.keys() if n_items is not None]
+    return arrays, file.metadata(), file.tensors(), file.read("a"), file.raw("b"), file.alignment
+
+
 def ask():
     lists = _core.points(), _core.reads(), _core.widths(), _core.config()
     return *lists, _core.kernels(), _core.kernel_in_use(), _core.cores()
@@ -86,6 +95,6 @@ def fail_each(call):
 
 
 expected = [array.tobytes() for array in run()]
-calls = (open_file, open_model, run, plan, look, ask, refuse)
+calls = (open_file, open_model, run, plan, look, open_gguf, look_gguf, ask, refuse)
 print(*(f"{call.__name__}={fail_each(call)}" for call in calls))
 assert [array.tobytes() for array in run()] == expected
