@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from os import PathLike
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ _Index = NDArray[np.uint32]
 _Function = Callable[[NDArray[np.float32]], NDArray[np.float32] | None]
 _Edit = tuple[int, int, int, int, _Index, _Index, _Index, NDArray[np.float32] | _Function]
 _Branch = tuple["Cache", Sequence[int], int, NDArray[np.float32]]
+_File = Union["Safetensors", "Gguf"]
 ARITHMETIC_VERSION: int
 """Of docs/arithmetic.md: runs of another version have other bits."""
 
@@ -81,25 +82,59 @@ class Gguf:
     def check_unchanged(self) -> None:
         """FileChangedError when the file has changed since it was opened."""
 
+class Packed:
+    """A packed weight in open files, its parts proved: codes, scales and zeros, or rows in another order. It stays in
+    its files, and holds them. docs/quantised.md has the kinds and their formulas."""
+
+    def __init__(
+        self,
+        kind: str,
+        shape: tuple[int, int],
+        parts: dict[str, tuple[_File, str]],
+        *,
+        bits: int = 0,
+        scale_rows: int = 0,
+        scale_cols: int = 0,
+        zero_is_less_one: bool = False,
+        turned: int = 0,
+        as_bf16: bool = False,
+    ) -> None:
+        """parts: "codes", "scales", "zeros", "group_of" -> (file, name of the tensor in it). bits: of a code of int,
+        gptq and awq. scale_rows, scale_cols: rows and columns that share a scale; 0 for all. zero_is_less_one: zeros of
+        gptq version 1. turned: of llama's q and k in GGUF, the head_dim. as_bf16: values are rounded to bf16.
+        FormatError for parts that are not what the kind requires; ArgumentError, FileChangedError, OutOfMemory."""
+    @property
+    def kind(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def n_bytes(self) -> int:
+        """Of all parts."""
+    def read(self, first_row: int = 0, n_rows: int | None = None) -> NDArray[np.float32]:
+        """The values of these rows, all from `first_row` on for None, made by all cores; Ctrl-C stops it. ArgumentError,
+        FileChangedError, OutOfMemory before anything is made."""
+
 class Model:
     """An open model: what lp_model_open proved. Keeps its files alive."""
 
     def __init__(
         self,
-        files: Sequence[Safetensors],
+        files: Sequence[_File],
         *,
         prefix: str,
         modules: dict[str, str],
         windows: tuple[int, ...],
         ropes: tuple[tuple[NDArray[np.float32], float, NDArray[np.float32] | None, int], ...],
         rope_of: tuple[int, ...],
+        tensors: dict[str, Packed | tuple[_File, str]] = ...,
         **numbers: float,
     ) -> None:
         """`numbers` are those of `config()`, each of its kind, and all of them. prefix: of the names of tensors.
         modules: point -> module of a layer whose matrix or gain computes it. windows: of each layer, 0 for none. ropes:
         (inv_freq, factor of cos and sin, inv_freq beyond so many tokens or None, so many). rope_of: of each layer its
-        number among them, -1 for none. ArgumentError for what is out of range, FormatError for tensors that are not
-        what they say, UnsupportedError."""
+        number among them, -1 for none. tensors: names that stand for packed weights, or for tensors (file, name), all
+        of them in `files`, in which other names are looked up. ArgumentError for what is out of range, FormatError for
+        tensors that are not what they say, UnsupportedError."""
     def run(
         self,
         token_ids: NDArray[np.int32],

@@ -76,6 +76,7 @@ PYTHON_LEVELS = {
 KERNEL_LEVELS = (
     ("kernels.h", "parameters.h", "queries.h"),
     ("simd",),
+    ("dequant",),
     ("elementwise.h", "gemm"),
     ("softmax.h",),
     ("attention.h",),

@@ -233,3 +233,19 @@ const char *lp_gguf_path(const lp_gguf *file) { return file->path; }
 size_t lp_gguf_n_bytes(const lp_gguf *file) { return file->map.n_bytes; }
 int lp_gguf_is_mapped(const lp_gguf *file) { return file->map.kind == LP_MAP_MAPPED; }
 int lp_gguf_check_unchanged(const lp_gguf *file, lp_error *err) { return lp_map_check_unchanged(&file->map, err); }
+
+/* ---------------------------------------------------------------- as lp_container */
+
+static int find_part(const void *file, const char *name, size_t name_len, lp_part *out) {
+    const lp_gguf_tensor *t = lp_gguf_find(file, name, name_len);
+    if (t) *out = lp_gguf_part(t);
+    return t != NULL;
+}
+
+static int is_mapped(const void *file) { return lp_gguf_is_mapped(file); }
+
+static int check_unchanged(const void *file, lp_error *err) { return lp_gguf_check_unchanged(file, err); }
+
+lp_container lp_gguf_container(const lp_gguf *file) {
+    return (lp_container){file, lp_gguf_path(file), find_part, is_mapped, check_unchanged};
+}

@@ -22,9 +22,10 @@
 #include <stdint.h>
 
 #include "../base/error.h" /* lp_error */
+#include "../base/part.h"  /* lp_part */
 #include "ggml_types.h"    /* lp_ggml_type */
 #include "map.h"           /* lp_map_reading */
-#include "part.h"          /* lp_part */
+#include "tensors.h"       /* lp_container */
 
 /* The types of values, by the format's ids: name, bytes (0: a length comes first). */
 /* clang-format off */
@@ -91,6 +92,7 @@ const lp_gguf_contents *lp_gguf_contents_of(const lp_gguf *file);
 const lp_gguf_key *lp_gguf_find_key(const lp_gguf *file, const char *name, size_t name_len);
 const lp_gguf_tensor *lp_gguf_find(const lp_gguf *file, const char *name, size_t name_len);
 lp_part lp_gguf_part(const lp_gguf_tensor *tensor);
+lp_container lp_gguf_container(const lp_gguf *file);
 
 /* Copies the n_bytes of a key's value, by reading the file and not the map. As lp_map_read. */
 int lp_gguf_read_value(const lp_gguf *file, void *dst, const lp_gguf_key *key, lp_error *err);

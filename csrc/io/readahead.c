@@ -29,12 +29,12 @@ static int is_cold(const char *data, size_t n_bytes) {
 }
 
 static void read_weight(lp_readahead *a, const lp_weight *w) {
-    const char *data = lp_weight_at(w, 0, 0);
-    size_t n_bytes = lp_weight_bytes(w);
-    for (size_t at = 0; at < n_bytes && !atomic_load(&a->stop); at += PIECE) {
-        size_t n = lp_size_min(PIECE, n_bytes - at);
-        if (is_cold(data + at, n)) lp_pages_read(data + at, n);
-    }
+    lp_range ranges[LP_N_ROLES];
+    for (size_t n_ranges = lp_weight_ranges(w, 0, w->n_rows, ranges), i = 0; i < n_ranges; i++)
+        for (size_t at = 0; at < ranges[i].n_bytes && !atomic_load(&a->stop); at += PIECE) {
+            size_t n = lp_size_min(PIECE, ranges[i].n_bytes - at);
+            if (is_cold(ranges[i].data + at, n)) lp_pages_read(ranges[i].data + at, n);
+        }
 }
 
 static void *read_groups(void *arg) {
@@ -46,11 +46,20 @@ static void *read_groups(void *arg) {
     return NULL;
 }
 
+/* The largest part of a weight: its values or codes. */
+static lp_range codes_of(const lp_weight *w) {
+    lp_range ranges[LP_N_ROLES];
+    lp_weight_ranges(w, 0, w->n_rows, ranges);
+    return ranges[0];
+}
+
 /* One page in PROBE bytes: a piece that is missed is read when it is touched. */
 static int any_cold(const lp_weight *const *weights, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        for (size_t at = 0; at < lp_weight_bytes(weights[i]); at += PROBE)
-            if (lp_page_is_cold(lp_weight_at(weights[i], 0, 0) + at)) return 1;
+    for (size_t i = 0; i < n; i++) {
+        lp_range codes = codes_of(weights[i]);
+        for (size_t at = 0; at < codes.n_bytes; at += PROBE)
+            if (lp_page_is_cold(codes.data + at)) return 1;
+    }
     return 0;
 }
 
@@ -59,8 +68,10 @@ lp_readahead *lp_readahead_start(const lp_weight *const *weights, const size_t *
     if (!any_cold(weights, n_weights)) return NULL;
     /* Before the pass begins: it may overtake the thread. Each range becomes a mapping of its own, of which a process
      * may have some 65,000: one per matrix. */
-    for (size_t i = 0; i < n_weights; i++)
-        lp_pages_use_huge(lp_weight_at(weights[i], 0, 0), lp_weight_bytes(weights[i]));
+    for (size_t i = 0; i < n_weights; i++) {
+        lp_range codes = codes_of(weights[i]);
+        lp_pages_use_huge(codes.data, codes.n_bytes);
+    }
     lp_readahead *a = malloc(sizeof *a);
     if (!a) return NULL;
     *a =
@@ -85,9 +96,9 @@ void lp_readahead_stop(lp_readahead *a) {
 }
 
 void lp_readahead_rows(const lp_weight *embed, const int32_t *token_ids, size_t n_tokens) {
-    size_t n_bytes = embed->n_cols * lp_element_bytes(embed->element);
+    lp_range ranges[LP_N_ROLES];
     for (size_t i = 0; i < n_tokens; i++) {
-        const char *data = lp_weight_at(embed, (size_t)token_ids[i], 0);
-        if (is_cold(data, n_bytes)) lp_pages_prefetch(data, n_bytes);
+        lp_weight_ranges(embed, (size_t)token_ids[i], 1, ranges);
+        if (is_cold(ranges[0].data, ranges[0].n_bytes)) lp_pages_prefetch(ranges[0].data, ranges[0].n_bytes);
     }
 }

@@ -224,66 +224,32 @@ lp_part lp_safetensors_part(const lp_tensor *t) {
     return (lp_part){t->name, t->name_len, lp_dtype_name(t->dtype), t->rank, t->shape, t->data, t->n_bytes, t->offset};
 }
 
-int lp_dtype_element(lp_dtype dtype, lp_element *element) {
-    *element = dtype == LP_F32 ? LP_ELEMENT_F32 : dtype == LP_F16 ? LP_ELEMENT_F16 : LP_ELEMENT_BF16;
-    return dtype == LP_BF16 || dtype == LP_F16 || dtype == LP_F32 ? 0 : -1;
-}
+int lp_dtype_element(lp_dtype dtype, lp_element *element) { return lp_element_of(lp_dtype_name(dtype), element); }
 
 /* ---------------------------------------------------------------- as lp_tensors */
 
-typedef struct {
-    lp_tensors base; /* first, so that one pointer is both */
-    size_t n_files;
-    const lp_safetensors *files[];
-} files_tensors;
-
-static void describe(lp_found_tensor *out, const lp_safetensors *file, const lp_tensor *t) {
-    *out = (lp_found_tensor){.weight = {.data = t->data}, .path = file->path, .rank = t->rank, .shape = "["};
-    size_t n = 1;
-    if (lp_dtype_element(t->dtype, &out->weight.element)) out->format = lp_dtype_name(t->dtype);
-    if (t->rank == 1 || t->rank == 2) out->weight.n_rows = t->rank == 1 ? 1 : (size_t)t->shape[0];
-    if (t->rank == 1 || t->rank == 2) out->weight.n_cols = (size_t)t->shape[t->rank - 1];
-    for (size_t i = 0; i < t->rank && n + 24 < sizeof out->shape; i++)
-        n += (size_t)snprintf(out->shape + n, sizeof out->shape - n, "%s%llu", i ? ", " : "",
-                              (unsigned long long)t->shape[i]);
-    snprintf(out->shape + n, sizeof out->shape - n, "]");
+static int find_part(const void *file, const char *name, size_t name_len, lp_part *out) {
+    const lp_tensor *t = lp_safetensors_find(file, name, name_len);
+    if (t) *out = lp_safetensors_part(t);
+    return t != NULL;
 }
 
-static int find_in_files(const lp_tensors *tensors, const char *name, lp_found_tensor *out) {
-    const files_tensors *all = (const files_tensors *)tensors;
-    for (size_t i = 0; i < all->n_files; i++) {
-        const lp_tensor *t = lp_safetensors_find(all->files[i], name, strlen(name));
-        if (t) describe(out, all->files[i], t);
-        if (t) return 1;
-    }
-    return 0;
-}
+static int is_mapped(const void *file) { return lp_safetensors_is_mapped(file); }
 
-static int are_mapped(const lp_tensors *tensors) {
-    const files_tensors *all = (const files_tensors *)tensors;
-    for (size_t i = 0; i < all->n_files; i++)
-        if (!lp_safetensors_is_mapped(all->files[i])) return 0;
-    return 1;
-}
+static int check_unchanged(const void *file, lp_error *err) { return lp_safetensors_check_unchanged(file, err); }
 
-static int check_files(const lp_tensors *tensors, lp_error *err) {
-    const files_tensors *all = (const files_tensors *)tensors;
-    for (size_t i = 0; i < all->n_files; i++)
-        if (lp_safetensors_check_unchanged(all->files[i], err)) return -1;
-    return 0;
+lp_container lp_safetensors_container(const lp_safetensors *file) {
+    return (lp_container){file, file->path, find_part, is_mapped, check_unchanged};
 }
-
-static void close_tensors(lp_tensors *tensors) { free(tensors); }
 
 lp_tensors *lp_safetensors_tensors(lp_safetensors *const *files, size_t n_files, lp_error *err) {
-    files_tensors *all = n_files ? malloc(sizeof *all + n_files * sizeof *all->files) : NULL;
-    if (!all) {
-        lp_fail(err, n_files ? LP_ENOMEM : LP_EARG,
-                n_files ? "no memory for a model of %zu files" : "a model needs at least one safetensors file",
-                n_files);
+    lp_container *containers = malloc((n_files + 1) * sizeof *containers);
+    if (!containers) {
+        lp_fail(err, LP_ENOMEM, "no memory for a model of %zu files", n_files);
         return NULL;
     }
-    *all = (files_tensors){{files[0]->path, find_in_files, are_mapped, check_files, close_tensors}, n_files};
-    for (size_t i = 0; i < n_files; i++) all->files[i] = files[i];
-    return &all->base;
+    for (size_t i = 0; i < n_files; i++) containers[i] = lp_safetensors_container(files[i]);
+    lp_tensors *tensors = lp_tensors_open(containers, n_files, NULL, 0, err);
+    free(containers);
+    return tensors;
 }

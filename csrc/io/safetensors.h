@@ -14,8 +14,8 @@
 #include <stdint.h>
 
 #include "../base/error.h" /* lp_error */
+#include "../base/part.h"  /* lp_part */
 #include "map.h"           /* lp_map_reading */
-#include "part.h"          /* lp_part */
 #include "tensors.h"       /* lp_tensors, lp_element */
 
 /* The dtypes of the format: name, bits per element. Only BF16, F16 and F32 can be computed with. */
@@ -87,8 +87,8 @@ int lp_safetensors_is_mapped(const lp_safetensors *file);
 /* As lp_map_check_unchanged. */
 int lp_safetensors_check_unchanged(const lp_safetensors *file, lp_error *err);
 
-/* The tensors of at least one file; of two with one name, the first file's. The files must outlive it. NULL: LP_ENOMEM,
- * or LP_EARG for no files. */
+lp_container lp_safetensors_container(const lp_safetensors *file);
+/* As lp_tensors_open, of these files alone. */
 lp_tensors *lp_safetensors_tensors(lp_safetensors *const *files, size_t n_files, lp_error *err);
 
 #endif

@@ -28,7 +28,7 @@ typedef enum {
 /* One matrix of a product and where its results go; NULL: not requested. */
 typedef struct {
     const lp_weight *w;    /* [n_rows, k] */
-    const lp_weight *bias; /* [n_rows] of the same element type; NULL, or without data: none */
+    const lp_weight *bias; /* [n_rows], not packed; NULL, or without data: none */
     float *y;              /* [m, n_rows] */
     const float *add;      /* [m, n_rows]: the residual stream, or NULL */
     float *sum;            /* [m, n_rows]: add + y */
@@ -122,6 +122,10 @@ typedef struct {
     void (*rope)(float *out, const float *x, const float *cos, const float *sin, size_t n_heads, size_t head_dim,
                  size_t half, int interleaved);
     void (*widen)(float *out, const void *w, lp_element element, size_t n);
+    /* Rows row .. row + n_rows and columns column .. column + n_columns of a packed weight, to rows of `out` that are
+     * `stride` floats apart. column is a multiple of LP_K_BLOCK. */
+    void (*dequantise)(float *out, size_t stride, const lp_weight *w, size_t row, size_t n_rows, size_t column,
+                       size_t n_columns);
     /* out may be x. */
     void (*exp)(float *out, const float *x, size_t n);
     void (*activate)(lp_activation activation, float *out, const float *x, size_t n);

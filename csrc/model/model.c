@@ -113,9 +113,9 @@ static int get(const lp_model *m, const lp_architecture *a, const lp_tensor_spec
     char name[256], expected[64];
     name_tensor(a, spec, layer, name, sizeof name);
     snprintf(expected, sizeof expected, spec->is_vector ? "[%zu]" : "[%zu, %zu]", spec->n_all, n_cols);
-    if (!m->tensors->find(m->tensors, name, &found))
+    if (!lp_tensors_find(m->tensors, name, &found))
         return lp_fail(err, LP_EFORMAT, "%s: tensor %s is missing; the checkpoint is incomplete or not a Llama",
-                       m->tensors->path, name);
+                       lp_tensors_path(m->tensors), name);
     *out = found.weight;
     if (found.rank != (spec->is_vector ? 1 : 2) || out->n_rows != n_rows || out->n_cols != n_cols)
         return lp_fail(err, LP_EFORMAT, "%s: tensor %s has shape %s, the config requires %s", found.path, name,
@@ -123,7 +123,10 @@ static int get(const lp_model *m, const lp_architecture *a, const lp_tensor_spec
     if (found.format)
         return lp_fail(err, LP_EUNSUPPORTED, "%s: tensor %s has dtype %s; only BF16, F16 and F32 can be run exactly",
                        found.path, name, found.format);
-    if (weight && weight->element != out->element)
+    if (spec->is_vector && out->packed)
+        return lp_fail(err, LP_EUNSUPPORTED, "%s: tensor %s is packed; a vector must be BF16, F16 or F32", found.path,
+                       name);
+    if (weight && !weight->packed && weight->element != out->element)
         return lp_fail(err, LP_EUNSUPPORTED, "%s: tensor %s has another dtype than its weight", found.path, name);
     if (spec->is_vector)
         out->data = lp_weight_at(out, 0, spec->first);
@@ -209,13 +212,14 @@ int lp_model_open(lp_model **out, const lp_architecture *a, lp_tensors *tensors,
     if (!tensors) return -1;
     lp_model *m = calloc(1, sizeof *m);
     if (!m) {
-        tensors->close(tensors);
+        lp_tensors_close(tensors);
         return lp_fail(err, LP_ENOMEM, "no memory for a model of %zu layers", a->config.n_layers);
     }
     m->tensors = tensors;
     int failed = check_architecture(a, err);
     if (!failed && make_model(m, a))
-        failed = lp_fail(err, LP_ENOMEM, "%s: no memory for a model of %zu layers", tensors->path, a->config.n_layers);
+        failed = lp_fail(err, LP_ENOMEM, "%s: no memory for a model of %zu layers", lp_tensors_path(tensors),
+                         a->config.n_layers);
     if (!failed) failed = get_tensors(m, a, err);
     if (failed)
         lp_model_close(m);
@@ -226,15 +230,15 @@ int lp_model_open(lp_model **out, const lp_architecture *a, lp_tensors *tensors,
 
 void lp_model_close(lp_model *model) {
     if (!model) return;
-    model->tensors->close(model->tensors);
+    lp_tensors_close(model->tensors);
     free(model->ropes);
     free(model->layers);
     lp_arena_close(model->arena);
     free(model);
 }
 
-int lp_model_is_mapped(const lp_model *model) { return model->tensors->is_mapped(model->tensors); }
+int lp_model_is_mapped(const lp_model *model) { return lp_tensors_are_mapped(model->tensors); }
 
 int lp_model_check_unchanged(const lp_model *model, lp_error *err) {
-    return model->tensors->check_unchanged(model->tensors, err);
+    return lp_tensors_check_unchanged(model->tensors, err);
 }

@@ -18,7 +18,7 @@
  * vector), and the value it is read for. A matrix or gain of a layer is "weight" or "bias" of the module that
  * lp_architecture names for its point; without a module, or if not `present`, the model lacks it. Points that share a
  * module have consecutive ranges of its rows, in this order. A gain of q or k is of one head unless c->qk_norm_whole. A
- * bias follows its weight and has the same element type.
+ * bias follows its weight and has the same element type, unless that is packed. Vectors are not packed.
  */
 #define LP_LAYER_PREFIX "model.layers.%zu."
 #define LP_LAYER_TENSORS(T)                                  \

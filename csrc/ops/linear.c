@@ -36,15 +36,23 @@ static void bands_job(void *arg, size_t i, size_t worker) {
     a->ops->kernels->bands(a->p, f, row, n, a->ops->scratch + worker * a->ops->scratch_stride);
 }
 
+/* The rows of the smallest jobs. Transposed weights pack eight rows into a word, which no job should cut. */
+static size_t unit_of(const lp_kernels *k, const lp_product *p, size_t fits) {
+    int packed = 0;
+    for (size_t f = 0; f < p->n_factors; f++) packed |= p->factor[f].w->packed != NULL;
+    return packed && fits >= 2 * k->row_unit ? 2 * k->row_unit : k->row_unit;
+}
+
 /* Large jobs first; the last factor ends with small ones. */
 static void cut_rows(linear_args *a, size_t n_threads) {
     const lp_product *p = a->p;
     const lp_kernels *k = a->ops->kernels;
     size_t n_factors = p->gated ? 1 : p->n_factors, total = 0;
     size_t fits = k->band_macs / (p->m * p->k * (p->gated ? 2 : 1)), band = k->band_rows[p->gated];
+    size_t unit = unit_of(k, p, fits);
     for (size_t f = 0; f < n_factors; f++) total += p->factor[f].w->n_rows;
-    a->rows[2] = k->row_unit;
-    a->rows[1] = lp_size_min(band, fits < k->row_unit ? k->row_unit : fits / k->row_unit * k->row_unit);
+    a->rows[2] = unit;
+    a->rows[1] = lp_size_min(band, fits < unit ? unit : fits / unit * unit);
     a->rows[0] = lp_size_min(total / (SHARE * n_threads), fits) / band * band;
     if (a->rows[0] < a->rows[1]) a->rows[0] = a->rows[1];
     for (size_t f = 0; f < n_factors; f++) {

@@ -6,6 +6,7 @@
 #include "jobs.h" /* job_rows, count_values */
 
 #define PAGE_FLOATS ((size_t)1 << 19) /* of a huge page, which one thread touches first */
+#define LINE_ROWS ((size_t)128)       /* of a transposed weight, whose words share a cache line */
 
 /* A pass over m rows of d floats; d is 1 where the operation is element by element. */
 typedef struct rows_args rows_args;
@@ -36,14 +37,20 @@ static int run_rows(const lp_ops *ops, rows_args a, size_t weight_bytes) {
 }
 
 static void embed_rows(const rows_args *a, size_t t, size_t end) {
-    for (; t < end; t++)
-        a->kernels->widen(a->out + t * a->d, lp_weight_at(a->w, (size_t)a->ids[t], 0), a->w->element, a->d);
+    for (; t < end; t++) {
+        float *out = a->out + t * a->d;
+        size_t row = (size_t)a->ids[t];
+        if (a->w->packed)
+            a->kernels->dequantise(out, a->d, a->w, row, 1, 0, a->d);
+        else
+            a->kernels->widen(out, lp_weight_at(a->w, row, 0), a->w->element, a->d);
+    }
 }
 
 int lp_embed(const lp_ops *ops, float *out, const int32_t *ids, const lp_weight *table, size_t m) {
     size_t d = table->n_cols;
     return run_rows(ops, (rows_args){.pass = embed_rows, .m = m, .d = d, .out = out, .ids = ids, .w = table},
-                    m * d * lp_element_bytes(table->element));
+                    lp_weight_row_bytes(table, m));
 }
 
 static float *row(float *x, size_t t, size_t d) { return x ? x + t * d : NULL; }
@@ -171,7 +178,7 @@ typedef struct {
     const lp_kernels *kernels;
     float *out;
     const lp_weight *w;
-    size_t n;
+    size_t n, n_rows; /* numbers in all; rows of a job of a packed weight */
 } widen_args;
 
 static void widen_job(void *arg, size_t i, size_t worker) {
@@ -181,9 +188,18 @@ static void widen_job(void *arg, size_t i, size_t worker) {
     a->kernels->widen(a->out + at, lp_weight_at(a->w, 0, at), a->w->element, lp_size_min(a->n - at, PAGE_FLOATS));
 }
 
+static void dequantise_job(void *arg, size_t i, size_t worker) {
+    const widen_args *a = arg;
+    size_t row = i * a->n_rows, d = a->w->n_cols, n = lp_size_min(a->w->n_rows - row, a->n_rows);
+    (void)worker;
+    a->kernels->dequantise(a->out + row * d, d, a->w, row, n, 0, d);
+}
+
 int lp_widen(const lp_ops *ops, float *out, const lp_weight *w) {
     size_t n = w->n_rows * w->n_cols;
-    widen_args a = {ops->kernels, out, w, n};
+    widen_args a = {ops->kernels, out, w, n, 0};
     count_values(ops, 1, n, lp_weight_bytes(w));
-    return lp_pool_run(&ops->parallel, n / PAGE_FLOATS + (n % PAGE_FLOATS != 0), widen_job, &a);
+    if (!w->packed) return lp_pool_run(&ops->parallel, n / PAGE_FLOATS + (n % PAGE_FLOATS != 0), widen_job, &a);
+    a.n_rows = LINE_ROWS * (PAGE_FLOATS / LINE_ROWS / w->n_cols + 1);
+    return lp_pool_run(&ops->parallel, (w->n_rows + a.n_rows - 1) / a.n_rows, dequantise_job, &a);
 }

@@ -6,8 +6,8 @@
 
 #include "module.h"
 
-#include "../io/map.h"  /* lp_map_reading */
-#include "../io/part.h" /* lp_part */
+#include "../base/part.h" /* lp_part */
+#include "../io/map.h"    /* lp_map_reading */
 
 /* A container format. */
 struct lp_file_kind {

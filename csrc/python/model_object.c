@@ -3,6 +3,10 @@
  * Nothing closes a model: it is freed with the last reference, and a run holds one. */
 #include "module.h"
 
+#include <string.h>
+
+#include "packed_object.h" /* lp_container_of, lp_packed_object */
+
 static const lp_module_state *state_of(PyTypeObject *type) { return PyType_GetModuleState(type); }
 
 /* Format, names and places of all numbers, for PyArg_ParseTupleAndKeywords. A size is parsed as a signed number: a
@@ -17,20 +21,66 @@ static const lp_module_state *state_of(PyTypeObject *type) { return PyType_GetMo
 #define PLACE_OTHER(name) &config.name,
 #define CONFIG_PLACES LP_CONFIG(PLACE_SIZE, PLACE_OTHER, PLACE_OTHER)
 
-/* The files of a tuple of Safetensors, for PyMem_Free; NULL with an exception set. */
-static lp_safetensors **files_of(const lp_module_state *state, PyObject *tuple) {
-    Py_ssize_t n = PyTuple_Size(tuple);
-    lp_safetensors **files = PyMem_Calloc(n ? (size_t)n : 1, sizeof *files);
-    if (!files) return (lp_safetensors **)PyErr_NoMemory();
-    for (Py_ssize_t i = 0; i < n; i++) {
-        PyObject *file = PyTuple_GetItem(tuple, i);
-        if (Py_TYPE(file) != state->safetensors_type) {
-            PyMem_Free(files);
-            return (lp_safetensors **)lp_raise_new(state, LP_EARG, "item %zd of files is not a Safetensors", i);
-        }
-        files[i] = lp_safetensors_of(file);
+/* What tensors are found in: for PyMem_Free. */
+typedef struct {
+    lp_container *files; /* [n_files] */
+    size_t n_files;
+    lp_named_tensor *named; /* [n_named] */
+    size_t n_named;
+} places;
+
+static void places_free(places *p) {
+    PyMem_Free(p->files);
+    PyMem_Free(p->named);
+}
+
+static int take_files(const lp_module_state *state, places *p, PyObject *tuple) {
+    size_t n = (size_t)PyTuple_Size(tuple);
+    p->files = PyMem_Calloc(n ? n : 1, sizeof *p->files);
+    if (!p->files) return PyErr_NoMemory(), -1;
+    for (; p->n_files < n; p->n_files++) {
+        PyObject *file = PyTuple_GetItem(tuple, (Py_ssize_t)p->n_files);
+        if (lp_container_of(state, file, &p->files[p->n_files])) return -1;
     }
-    return files;
+    return 0;
+}
+
+/* A model checks that its files are unchanged: nothing may lie elsewhere. */
+static int check_is_among(const lp_module_state *state, const places *p, const lp_container *file, const char *name) {
+    char shown[128];
+    for (size_t i = 0; i < p->n_files; i++)
+        if (p->files[i].file == file->file) return 0;
+    return lp_refuse(state, LP_EARG, "tensor \"%s\" lies in %s, which is not among the files of the model",
+                     lp_show(shown, sizeof shown, name, strlen(name)), file->path);
+}
+
+static int take_packed(const lp_module_state *state, const places *p, lp_named_tensor *out, PyObject *object) {
+    const lp_packed_object *packed = (const lp_packed_object *)object;
+    out->packed = &packed->packed;
+    out->file = packed->files[LP_CODES];
+    for (size_t i = 0; i < LP_N_ROLES; i++)
+        if (packed->files[i].find && check_is_among(state, p, &packed->files[i], out->name)) return -1;
+    return 0;
+}
+
+/* Name -> Packed, or (file, name). */
+static int take_tensors(const lp_module_state *state, places *p, PyObject *tensors) {
+    Py_ssize_t at = 0;
+    PyObject *key, *value;
+    p->named = PyMem_Calloc((size_t)PyDict_Size(tensors) + 1, sizeof *p->named);
+    if (!p->named) return PyErr_NoMemory(), -1;
+    for (; PyDict_Next(tensors, &at, &key, &value); p->n_named++) {
+        lp_named_tensor *out = &p->named[p->n_named];
+        out->name = PyUnicode_AsUTF8AndSize(key, NULL);
+        if (!out->name) return -1;
+        if (Py_TYPE(value) == state->packed_type) {
+            if (take_packed(state, p, out, value)) return -1;
+        } else if (lp_part_place(state, value, &out->file, &out->stored) ||
+                   check_is_among(state, p, &out->file, out->name)) {
+            return -1;
+        }
+    }
+    return 0;
 }
 
 /* The objects behind an architecture, and the numbers that were made of them. */
@@ -112,34 +162,51 @@ static int take_modules(description *d, PyObject *modules) {
     return 0;
 }
 
-static PyObject *model_object_new(PyTypeObject *type, lp_model *model, PyObject *files) {
+static PyObject *model_object_new(PyTypeObject *type, lp_model *model, PyObject *files, PyObject *tensors) {
     PyObject *self = PyType_GenericAlloc(type, 0);
     if (!self) {
         lp_model_close(model);
         return NULL;
     }
-    Py_INCREF(files);
     ((lp_model_object *)self)->model = model;
-    ((lp_model_object *)self)->files = files;
+    ((lp_model_object *)self)->files = Py_NewRef(files);
+    ((lp_model_object *)self)->tensors = Py_NewRef(tensors);
     return self;
 }
 
-static PyObject *open_model(PyTypeObject *type, const lp_architecture *a, PyObject *tuple) {
+static PyObject *open_model(PyTypeObject *type, const lp_architecture *a, PyObject *files, PyObject *tensors) {
     const lp_module_state *state = state_of(type);
     lp_error err;
     lp_model *model;
+    places p = {0};
     PyObject *self = NULL;
-    lp_safetensors **files = files_of(state, tuple);
-    if (!files) return NULL;
-    if (lp_model_open(&model, a, lp_safetensors_tensors(files, (size_t)PyTuple_Size(tuple), &err), &err))
-        lp_raise(state, &err);
-    else
-        self = model_object_new(type, model, tuple);
-    PyMem_Free(files);
+    if (!take_files(state, &p, files) && !take_tensors(state, &p, tensors)) {
+        if (lp_model_open(&model, a, lp_tensors_open(p.files, p.n_files, p.named, p.n_named, &err), &err))
+            lp_raise(state, &err);
+        else
+            self = model_object_new(type, model, files, tensors);
+    }
+    places_free(&p);
     return self;
 }
 
-static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+/* Takes `tensors` out of the keyword arguments: what may be absent cannot stand after what must be there. A new
+ * reference, to a copy; NULL with an exception set. */
+static PyObject *take_keyword_tensors(PyObject **kwargs) {
+    PyObject *key = PyUnicode_FromString("tensors"), *others = *kwargs ? PyDict_Copy(*kwargs) : PyDict_New();
+    PyObject *tensors = key && others ? PyDict_GetItemWithError(others, key) : NULL, *copy = NULL;
+    if (tensors && !PyDict_Check(tensors))
+        PyErr_SetString(PyExc_TypeError, "tensors is not a dict");
+    else if (!PyErr_Occurred())
+        copy = tensors ? PyDict_Copy(tensors) : PyDict_New();
+    if (tensors && copy && PyDict_DelItem(others, key)) Py_CLEAR(copy);
+    Py_XDECREF(key);
+    if (!copy) Py_CLEAR(others);
+    *kwargs = others;
+    return copy;
+}
+
+static PyObject *new_model(PyTypeObject *type, PyObject *args, PyObject *kwargs, PyObject *tensors) {
     static char *keys[] = {"files", CONFIG_NAMES "prefix", "modules", "windows", "ropes", "rope_of", NULL};
     const lp_module_state *state = state_of(type);
     PyObject *files, *modules, *windows, *ropes, *rope_of;
@@ -155,9 +222,17 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     PyObject *tuple = PySequence_Tuple(files), *self = NULL;
     if (tuple && !take_modules(&d, modules) && !take_layers(state, &d, windows, rope_of) &&
         !take_ropes(state, &d, ropes))
-        self = open_model(type, &d.a, tuple);
+        self = open_model(type, &d.a, tuple, tensors);
     Py_XDECREF(tuple);
     description_free(&d);
+    return self;
+}
+
+static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    PyObject *tensors = take_keyword_tensors(&kwargs), *self = NULL;
+    if (tensors) self = new_model(type, args, kwargs, tensors);
+    Py_XDECREF(tensors);
+    Py_XDECREF(kwargs);
     return self;
 }
 
@@ -165,6 +240,7 @@ static void model_dealloc(PyObject *self) {
     lp_model_object *object = (lp_model_object *)self;
     lp_model_close(object->model); /* before the files that it points into */
     Py_XDECREF(object->files);
+    Py_XDECREF(object->tensors);
     lp_object_free(self);
 }
 

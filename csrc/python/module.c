@@ -75,6 +75,8 @@ static int module_exec(PyObject *module) {
     if (PyModule_AddIntConstant(module, "ARITHMETIC_VERSION", LP_ARITHMETIC_VERSION)) return -1;
     state->safetensors_type = lp_safetensors_type_new(module);
     if (!state->safetensors_type || PyModule_AddType(module, state->safetensors_type)) return -1;
+    state->packed_type = lp_packed_type_new(module);
+    if (!state->packed_type || PyModule_AddType(module, state->packed_type)) return -1;
     state->gguf_type = lp_gguf_type_new(module);
     if (!state->gguf_type || PyModule_AddType(module, state->gguf_type)) return -1;
     state->model_type = lp_model_type_new(module);
@@ -89,6 +91,7 @@ static int module_exec(PyObject *module) {
 static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     lp_module_state *state = PyModule_GetState(module);
     Py_VISIT(state->safetensors_type);
+    Py_VISIT(state->packed_type);
     Py_VISIT(state->gguf_type);
     Py_VISIT(state->model_type);
     Py_VISIT(state->stats_type);
@@ -100,6 +103,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
 static int module_clear(PyObject *module) {
     lp_module_state *state = PyModule_GetState(module);
     Py_CLEAR(state->safetensors_type);
+    Py_CLEAR(state->packed_type);
     Py_CLEAR(state->gguf_type);
     Py_CLEAR(state->model_type);
     Py_CLEAR(state->stats_type);

@@ -24,7 +24,7 @@
 #include "../run/cache.h"      /* lp_cache */
 
 typedef struct {
-    PyTypeObject *safetensors_type, *gguf_type, *model_type, *cache_type, *stats_type;
+    PyTypeObject *safetensors_type, *gguf_type, *packed_type, *model_type, *cache_type, *stats_type;
     PyObject *classes[LP_ECHANGED + 1]; /* the exception class of each lp_status */
     struct lp_batch *dropped;           /* arrays with parts to be released: see split.c */
     int is_release_pending;             /* the interpreter will call for that */
@@ -55,6 +55,7 @@ PyObject *lp_array_of_bytes(const unsigned char *data, size_t n_bytes, PyObject 
 void lp_object_free(PyObject *self);
 
 PyTypeObject *lp_safetensors_type_new(PyObject *module);
+PyTypeObject *lp_packed_type_new(PyObject *module);
 PyTypeObject *lp_gguf_type_new(PyObject *module);
 PyTypeObject *lp_model_type_new(PyObject *module);
 PyTypeObject *lp_stats_type_new(PyObject *module);
@@ -79,7 +80,8 @@ static inline lp_gguf *lp_gguf_of(PyObject *object) { return ((lp_file_object *)
 typedef struct {
     PyObject ob_base;
     lp_model *model;
-    PyObject *files; /* tuple of Safetensors, whose maps the model points into */
+    PyObject *files;   /* tuple of Safetensors, whose maps the model points into */
+    PyObject *tensors; /* dict: name -> Packed, or (file, name) */
 } lp_model_object;
 
 /* Model.run(token_ids, seq_start, points, *, n_threads, progress=None, observer=None) */

@@ -14,7 +14,7 @@ typedef struct {
     size_t norm_at;   /* [n_rows, d_model] */
     size_t packed_at; /* of the product */
     size_t worker_at; /* [n_threads, worker_stride] */
-    size_t rows_at;   /* the head's rows of token_ids, as they are in the file */
+    size_t rows_at;   /* the head's rows of token_ids, as they are in the file; of a packed head dequantised */
     size_t worker_stride, n_threads, n_bytes;
 } layout;
 
@@ -29,9 +29,11 @@ static int lay(layout *l, size_t n, size_t item_bytes, size_t *at) {
     return 0;
 }
 
+/* Of the rows of token_ids. */
+static lp_element element_of(const lp_weight *head) { return head->packed ? LP_ELEMENT_F32 : head->element; }
+
 static int lay_out(const lp_head_request *q, layout *l) {
-    const lp_weight *head = &q->model->head;
-    size_t d = q->model->config.d_model, n, row_bytes = d * lp_element_bytes(head->element);
+    size_t d = q->model->config.d_model, n, row_bytes = d * lp_element_bytes(element_of(&q->model->head));
     *l = (layout){.n_threads = lp_size_min(q->parallel.n_threads, q->n_tokens / q->kernels->row_unit + 1)};
     l->worker_stride = (q->kernels->band_scratch(q->n_rows) + 15) / 16 * 16;
     return lp_size_mul(&n, q->n_rows, d) || lay(l, n, sizeof(float), &l->norm_at) ||
@@ -56,12 +58,17 @@ int lp_head_check(const lp_head_request *q, size_t *scratch_bytes, lp_error *err
 
 /* The head's rows of some tokens, side by side. */
 static lp_weight rows_of(const lp_head_request *q, char *to) {
-    lp_weight rows = q->model->head;
+    const lp_weight *head = &q->model->head;
+    lp_weight rows = {.data = to, .element = element_of(head), .n_rows = q->n_tokens, .n_cols = head->n_cols};
     size_t row_bytes = rows.n_cols * lp_element_bytes(rows.element);
-    if (!q->token_ids) return rows;
-    for (size_t i = 0; i < q->n_tokens; i++)
-        memcpy(to + i * row_bytes, lp_weight_at(&q->model->head, (size_t)q->token_ids[i], 0), row_bytes);
-    rows.data = to, rows.first_row = 0, rows.n_rows = q->n_tokens;
+    if (!q->token_ids) return *head;
+    for (size_t i = 0; i < q->n_tokens; i++, to += row_bytes) {
+        size_t row = (size_t)q->token_ids[i];
+        if (head->packed)
+            q->kernels->dequantise((float *)to, rows.n_cols, head, row, 1, 0, rows.n_cols);
+        else
+            memcpy(to, lp_weight_at(head, row, 0), row_bytes);
+    }
     return rows;
 }
 

@@ -180,7 +180,7 @@ size_t lp_plan_weight_bytes(const lp_plan *plan, const lp_step *step) {
         if (specs[i].point != LP_X)
             n_bytes += lp_weight_bytes(w);
         else if (step->stage != LP_STAGE_COPY)
-            n_bytes += plan->request.n_tokens * w->n_cols * lp_element_bytes(w->element);
+            n_bytes += lp_weight_row_bytes(w, plan->request.n_tokens);
     }
     return n_bytes;
 }

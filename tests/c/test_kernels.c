@@ -78,7 +78,7 @@ static void check_linear(const lp_kernels *k, size_t m, size_t n, size_t kk, lp_
     void *w = elements(&hold_w, (skip + n) * kk, element, kind), *bias = elements(&hold_b, n, element, kind);
     lp_product p = {.m = m, .k = kk, .x = x, .n_factors = 1};
     p.x_packed = floats(k->packed_size(m, kk), WILD);
-    lp_weight matrix = {w, element, n, kk, skip}, biases = {bias, element, 1, n, 0};
+    lp_weight matrix = {w, element, n, kk, skip, NULL}, biases = {bias, element, 1, n, 0, NULL};
     p.factor[0] = (lp_factor){.w = &matrix, .bias = &biases, .y = y, .add = add, .sum = sum};
     run_product(k, &p, 12 * (1 + (m + n + kk) % 14));
     float *wide = floats(n * kk, 0), *want = floats(m * n, 0), *want_sum = floats(m * n, 0);
@@ -127,7 +127,7 @@ static void check_gated(const lp_kernels *k, size_t m, size_t n, size_t kk, int 
     p.act = floats(m * n, WILD), p.hidden = floats(m * n, WILD);
     float *y[2] = {floats(m * n, WILD), floats(m * n, WILD)};
     for (int f = 0; f < 2; f++) {
-        matrix[f] = (lp_weight){elements(&hold[f], n * kk, element[f], kind), element[f], n, kk, 0};
+        matrix[f] = (lp_weight){elements(&hold[f], n * kk, element[f], kind), element[f], n, kk, 0, NULL};
         p.factor[f] = (lp_factor){.w = &matrix[f], .y = y[f]};
     }
     run_product(k, &p, 12 * (1 + (m + n + kk) % 7));
@@ -264,7 +264,7 @@ static void check_norm(const lp_kernels *k, size_t d, int kind, float offset) {
     char *hold;
     float *x = floats(d, kind), *unit = floats(d, WILD), *out = floats(d, WILD), rms, inverse;
     float *parts_unit = floats(d, WILD), *parts_out = floats(d, WILD), same_inverse;
-    lp_weight gain = {elements(&hold, d, LP_ELEMENT_F16, kind), LP_ELEMENT_F16, 1, d, 0};
+    lp_weight gain = {elements(&hold, d, LP_ELEMENT_F16, kind), LP_ELEMENT_F16, 1, d, 0, NULL};
     double lane[16] = {0};
     k->rms_norm(&rms, &inverse, unit, out, x, &gain, offset, 1e-5, d);
     for (size_t i = 0; i < d; i++) lane[i % 16] += (double)x[i] * x[i];

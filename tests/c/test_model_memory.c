@@ -64,7 +64,8 @@ static void test_open(const char *path, int use_mmap, int lasting) {
         lp_safetensors_close(file);
         CHECK(faults.n_live == before.n_live && faults.live_mapped == before.live_mapped);
     }
-    CHECK(n == 10); /* file, its bytes or map, header, block; door, model, inv_freq, layers, arena; then it opens */
+    CHECK(n == 11); /* file, its bytes or map, header, block; containers, tensors, model, inv_freq, layers, arena; then
+                       it opens */
 }
 
 /* ---------------------------------------------------------------- running */

@@ -41,16 +41,19 @@ static void count_rows(const lp_product *p, size_t factor, size_t row, size_t n_
 }
 
 /* Each row of each factor, once for every part of the tokens. */
-static void check_cut(size_t n_rows, size_t more_rows, size_t n_threads, int gated, size_t m, size_t band_macs) {
+static void check_cut(size_t n_rows, size_t more_rows, size_t n_threads, int gated, size_t m, size_t band_macs,
+                      int is_packed) {
+    static const lp_packed packed = {.n_rows = 1};
     lp_kernels counting = {
         .row_unit = 12, .band_rows = {48, 24}, .band_macs = band_macs, .pack_units = no_units, .bands = count_rows};
     lp_ops ops = {.kernels = &counting, .parallel = {.n_threads = n_threads}};
-    lp_weight w[] = {{NULL, LP_ELEMENT_BF16, n_rows, 64, 0},
-                     {NULL, LP_ELEMENT_BF16, gated ? n_rows : more_rows, 64, 0}};
+    lp_weight w[] = {{NULL, LP_ELEMENT_BF16, n_rows, 64, 0, NULL},
+                     {NULL, LP_ELEMENT_BF16, gated ? n_rows : more_rows, 64, 0, NULL}};
     static float x[200 * 64];
     lp_product p = {.m = m, .k = 64, .x = x, .n_factors = more_rows ? 2 : 1, .gated = gated};
     for (size_t f = 0; f < p.n_factors; f++) p.factor[f].w = &w[f];
-    row_unit = counting.row_unit;
+    if (is_packed) w[0].packed = &packed;
+    row_unit = is_packed ? 24 : counting.row_unit; /* words of eight rows are not cut */
     memset(n_done, 0, sizeof n_done);
     CHECK(lp_linear(&ops, &p) == 0 && !is_wrong);
     int once = 1;
@@ -67,10 +70,12 @@ static void check_cuts(void) {
     static const size_t rows[] = {1, 2, 11, 12, 13, 47, 48, 49, 95, 96, 97, 300, 1000, 1024, 4095, 8192, 30001, 40000};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         for (size_t n_threads = 1; n_threads <= 64; n_threads = n_threads * 3 + 1) {
-            check_cut(rows[i], 0, n_threads, 0, 1 + i % 3, 50000000);
-            check_cut(rows[i], rows[i / 2], n_threads, 0, 40, 1000000);
-            check_cut(rows[i], rows[i], n_threads, 1, 7, 50000000);
-            check_cut(rows[i], 0, n_threads, 0, 200, 64 * 12 * 70); /* the tokens in parts */
+            for (int packed = 0; packed < 2; packed++) {
+                check_cut(rows[i], 0, n_threads, 0, 1 + i % 3, 50000000, packed);
+                check_cut(rows[i], rows[i / 2], n_threads, 0, 40, 1000000, packed);
+                check_cut(rows[i], rows[i], n_threads, 1, 7, 50000000, packed);
+            }
+            check_cut(rows[i], 0, n_threads, 0, 200, 64 * 12 * 70, 0); /* the tokens in parts */
         }
 }
 
@@ -111,7 +116,7 @@ static void check_norms(size_t m, size_t d, float offset) {
     const lp_ops *ops = ops_of(3);
     float *x = floats(m * d), *g = floats(d), *rms = floats(m), *inverse = floats(m), *unit = floats(m * d);
     float *out = floats(m * d), *parts = floats(m * d), *out_parts = floats(m * d), *rms_alone = floats(m);
-    lp_weight gain = {g, LP_ELEMENT_F32, 1, d, 0};
+    lp_weight gain = {g, LP_ELEMENT_F32, 1, d, 0, NULL};
     int same = 1;
     CHECK(lp_rms_norm(ops, rms, inverse, unit, out, x, &gain, offset, 1e-5, m, d) == 0);
     for (size_t t = 0; t < m; t++) {
@@ -136,13 +141,13 @@ static void check_embed(size_t m, size_t d) {
     enum { N = 7 };
     float *table = floats((N + 2) * d), *out = floats(m * d);
     int32_t *ids = malloc(m * sizeof *ids);
-    lp_weight w = {table, LP_ELEMENT_F32, N, d, 2};
+    lp_weight w = {table, LP_ELEMENT_F32, N, d, 2, NULL};
     int same = 1;
     for (size_t t = 0; t < m; t++) ids[t] = (int32_t)(t * 5 % N);
     CHECK(lp_embed(ops_of(3), out, ids, &w, m) == 0);
     for (size_t t = 0; t < m; t++) same &= !memcmp(out + t * d, table + (size_t)(2 + ids[t]) * d, d * sizeof *out);
     CHECK(same);
-    lp_weight all = {table, LP_ELEMENT_F32, 1, m * d < N * d ? m * d : N * d, 0};
+    lp_weight all = {table, LP_ELEMENT_F32, 1, m * d < N * d ? m * d : N * d, 0, NULL};
     CHECK(lp_widen(ops_of(3), out, &all) == 0 && !memcmp(out, table, all.n_cols * sizeof *out));
     free(table), free(out), free(ids);
 }

@@ -26,7 +26,7 @@ static const size_t ends[] = {7, 14, 21, 22}; /* the layers, and the head */
 static const lp_weight *const head = &matrices[7 * N_LAYERS];
 
 static lp_weight matrix_at(size_t offset, size_t n) {
-    return (lp_weight){map.bytes + offset, LP_ELEMENT_BF16, n * ROWS, ROW, 0};
+    return (lp_weight){map.bytes + offset, LP_ELEMENT_BF16, n * ROWS, ROW, 0, NULL};
 }
 
 #if defined(__linux__)

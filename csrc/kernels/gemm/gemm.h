@@ -2,7 +2,8 @@
  *
  * For each panel of K_PANEL columns the band's rows are widened to float32 in scratch, once, and serve all tiles of
  * tokens. Sums of a band stay in scratch as [tile][row][token of the tile] until the last panel; then bias, silu
- * and the residual are applied there and the result is transposed to rows of tokens. w is read exactly once. */
+ * and the residual are applied there and the result is transposed to rows of tokens. w is read exactly once. Of a
+ * packed weight the rows are dequantised instead, and go through the same microkernels as float32. */
 #ifndef LP_GEMM_H
 #define LP_GEMM_H
 
@@ -12,7 +13,8 @@
 #include "gemv.h" /* gemv_band */
 #include "microkernel.h"
 #include "microkernel_prefetch.h"
-#include "packing.h" /* packed_size, pack_units, pack */
+#include "packed_panel.h" /* dequantise, prefetch_packed */
+#include "packing.h"      /* packed_size, pack_units, pack */
 #include "partition.h"
 #include "prefetch.h"
 
@@ -108,12 +110,14 @@ static const struct {
 
 /* Columns k .. k + kc of all rows. */
 static void widen_panel(const lp_band *b, size_t k, size_t kc) {
-    for (size_t g = 0; g < b->height; g++) {
-        float *out = b->wide[b->now] + g * K_PANEL;
-        if (g % b->pitch < b->n_rows)
-            T(widen_row)(out, weights_at(b, g, k), factor_of(b, g)->w->element, kc);
-        else if (k == 0) /* rows past the end are computed too, and never read */
-            memset(out, 0, K_PANEL * sizeof *out);
+    for (size_t g = 0; g < b->height; g += b->pitch) {
+        const lp_weight *w = factor_of(b, g)->w;
+        float *out = b->wide[b->now] + g * K_PANEL, *end = out + b->n_rows * K_PANEL;
+        if (w->packed) dequantise(out, K_PANEL, w, b->row, b->n_rows, k, kc);
+        for (size_t r = 0; r < b->n_rows && !w->packed; r++)
+            T(widen_row)(out + r * K_PANEL, weights_at(b, g + r, k), w->element, kc);
+        /* rows past the end are computed too, and never read */
+        if (k == 0) memset(end, 0, (b->pitch - b->n_rows) * K_PANEL * sizeof *end);
     }
 }
 
@@ -141,7 +145,9 @@ static void multiply_rows(const lp_band *b, panel *at, size_t g, size_t m0, size
     const float *x = b->p->x_packed + m0 * b->p->k + at->k * width;
     for (size_t i = g; i < g + b->pitch; i += tile_rows(width)) {
         float *c = b->sums + m0 * b->height + i * width;
+        if (m0 == 0 && is_packed(b)) prefetch_packed(at, b, g, (i - g) / tile_rows(width), b->pitch / tile_rows(width));
         tile(c, x, b->wide[b->now] + i * K_PANEL, at->kc, at->k == 0, &at->lines);
+        if (m0 == 0 && is_packed(b)) at->lines.w = NULL, at->lines.w_step = at->lines.n_chunks = 0;
         prefetch_next(at, b);
     }
 }
@@ -161,12 +167,12 @@ static void multiply_panel(const lp_band *b, panel at) {
 }
 
 static void panel_band(lp_band *b) {
-    size_t k_end = b->p->k;
+    size_t k_end = b->p->k, n = panel_columns(b);
     for (size_t k = 0, kc; k < k_end; k += kc) {
-        kc = lp_size_min(k_end - k, K_PANEL);
+        kc = lp_size_min(k_end - k, n);
         size_t n_next = lp_size_min(k + kc < k_end ? k_end - k - kc : k_end, K_PANEL);
-        if (!is_whole(b) || n_next > kc || (k + kc == k_end && !has_next(b))) n_next = 0;
-        if (b->ready != weights_at(b, 0, k)) widen_panel(b, k, kc);
+        if (is_packed(b) || !is_whole(b) || n_next > kc || (k + kc == k_end && !has_next(b))) n_next = 0;
+        if (is_packed(b) || b->ready != weights_at(b, 0, k)) widen_panel(b, k, kc);
         multiply_panel(b, begin_panel(b, k, kc, n_next));
         b->ready = n_next ? weights_at(b, 0, k + kc) : NULL;
         b->now = n_next ? !b->now : b->now;
@@ -216,7 +222,8 @@ static void bands(const lp_product *p, size_t factor, size_t row, size_t n_rows,
                  .sums = scratch + 2 * panel_floats};
     for (; row < b.end; row += b.n_rows) {
         set_rows(&b, row);
-        (is_gemv(p) ? gemv_band : is_streamed(p->m) && is_whole(&b) ? stream_band : panel_band)(&b);
+        int streamed = is_streamed(p->m) && is_whole(&b) && !is_packed(&b);
+        (is_gemv(p) ? gemv_band : streamed ? stream_band : panel_band)(&b);
         epilogue_band(&b);
     }
     V(nontemporal_end)();

@@ -116,11 +116,18 @@ typedef struct {
 
 static inline size_t round_rows(size_t n) { return (n + ROW_UNIT - 1) / ROW_UNIT * ROW_UNIT; }
 
-static inline size_t band_scratch(size_t m) { return MOST_ROWS * (2 * K_PANEL + padded_tokens(m)); }
+#define GEMV_TOKENS 4  /* up to so many, gemv.h */
+#define STRIP_BAND 128 /* rows of a band of transposed weights for them: whole cache lines */
+
+static inline size_t band_scratch(size_t m) {
+    size_t sums = MOST_ROWS * padded_tokens(m), strips = 2 * m * round_rows(STRIP_BAND);
+    return 2 * MOST_ROWS * K_PANEL + (m <= GEMV_TOKENS && sums < strips ? strips : sums);
+}
 
 static inline void set_rows(lp_band *b, size_t row) {
     b->row = row;
-    b->n_rows = lp_size_min(b->end - row, b->p->gated ? GATED_ROWS : BAND_ROWS);
+    int strips = b->p->m <= GEMV_TOKENS && b->factor->w->packed && lp_packed_is_transposed(b->factor->w->packed->kind);
+    b->n_rows = lp_size_min(b->end - row, strips ? STRIP_BAND : b->p->gated ? GATED_ROWS : BAND_ROWS);
     b->pitch = round_rows(b->n_rows);
     b->height = b->pitch * (b->p->gated ? 2 : 1);
 }
@@ -132,6 +139,11 @@ static inline const char *weights_at(const lp_band *b, size_t g, size_t k) {
     const lp_factor *f = factor_of(b, g);
     size_t row = b->row + g % b->pitch + (k < b->p->k ? 0 : b->n_rows), column = k < b->p->k ? k : k - b->p->k;
     return lp_weight_at(f->w, row, column);
+}
+
+/* A stripe has a packed weight, whose panels are not made ahead. */
+static inline int is_packed(const lp_band *b) {
+    return b->factor[0].w->packed || (b->p->gated && b->factor[1].w->packed);
 }
 
 /* All rows of the scratch are rows of the matrix, and their columns are whole blocks. */

@@ -62,6 +62,37 @@ INLINE v8 v8_widen_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128(p
 
 INLINE v8 v8_widen_f32(const void *p) { return _mm256_loadu_ps(p); }
 
+INLINE v8 v8_from_i8(const void *p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p))); }
+INLINE v8 v8_from_u8(const void *p) { return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p))); }
+INLINE v8 v8_from_nibbles(const unsigned char *p) {
+    int word;
+    __builtin_memcpy(&word, p, sizeof word);
+    __m256i codes = _mm256_srlv_epi32(_mm256_set1_epi32(word), _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
+    return _mm256_cvtepi32_ps(_mm256_and_si256(codes, _mm256_set1_epi32(15)));
+}
+INLINE v8 v8_from_e4m3(const void *p) {
+    __m256i bits = _mm256_slli_epi32(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p)), 20);
+    return _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32((int)0x87f00000)));
+}
+INLINE v8 v8_set1_f16(const void *p) {
+    short half;
+    __builtin_memcpy(&half, p, sizeof half);
+    return _mm256_cvtph_ps(_mm_set1_epi16(half));
+}
+INLINE void v8_lookup_bytes(unsigned char *out, const signed char *table, const unsigned char *p) {
+    __m128i from = _mm_loadu_si128((const void *)table), at = _mm_loadu_si128((const void *)p);
+    _mm_storeu_si128((void *)out, _mm_shuffle_epi8(from, at));
+}
+INLINE void v8_spread_bits(unsigned char *out, const unsigned char *p, unsigned char value) {
+    int bits;
+    __builtin_memcpy(&bits, p, sizeof bits);
+    __m256i byte = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201);
+    __m256i found = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(bits), byte), bit);
+    found = _mm256_and_si256(_mm256_cmpeq_epi8(found, bit), _mm256_set1_epi8((char)value));
+    _mm256_storeu_si256((void *)out, found);
+}
+
 INLINE v8d v8d_zero(void) { return (v8d){_mm256_setzero_pd(), _mm256_setzero_pd()}; }
 INLINE v8d v8d_add(v8d a, v8d b) { return (v8d){_mm256_add_pd(a.lo, b.lo), _mm256_add_pd(a.hi, b.hi)}; }
 INLINE v8d v8d_from(v8 a) {
@@ -88,9 +119,9 @@ INLINE void v8_transpose(v8 r[8]) {
     }
 }
 
-/* A 32-bit lane holds two neighbours of a row, so that half the shuffles suffice. */
-INLINE void v8_columns_bf16(v8 c[8], const char *w, size_t stride) {
-    __m256i r[4], t[4], pair[4];
+/* Words 0 .. 4 of eight rows. */
+INLINE void lp_avx2_columns(__m256i c[4], const char *w, size_t stride) {
+    __m256i r[4], t[4];
     UNROLL for (size_t i = 0; i < 4; i++) {
         __m128i low = _mm_loadu_si128((const __m128i *)(w + i * stride));
         __m128i high = _mm_loadu_si128((const __m128i *)(w + (i + 4) * stride));
@@ -98,12 +129,46 @@ INLINE void v8_columns_bf16(v8 c[8], const char *w, size_t stride) {
     }
     t[0] = _mm256_unpacklo_epi32(r[0], r[1]), t[1] = _mm256_unpackhi_epi32(r[0], r[1]);
     t[2] = _mm256_unpacklo_epi32(r[2], r[3]), t[3] = _mm256_unpackhi_epi32(r[2], r[3]);
-    pair[0] = _mm256_unpacklo_epi64(t[0], t[2]), pair[1] = _mm256_unpackhi_epi64(t[0], t[2]);
-    pair[2] = _mm256_unpacklo_epi64(t[1], t[3]), pair[3] = _mm256_unpackhi_epi64(t[1], t[3]);
+    c[0] = _mm256_unpacklo_epi64(t[0], t[2]), c[1] = _mm256_unpackhi_epi64(t[0], t[2]);
+    c[2] = _mm256_unpacklo_epi64(t[1], t[3]), c[3] = _mm256_unpackhi_epi64(t[1], t[3]);
+}
+
+/* A 32-bit lane holds two neighbours of a row, so that half the shuffles suffice. */
+INLINE void v8_columns_bf16(v8 c[8], const char *w, size_t stride) {
+    __m256i pair[4];
+    lp_avx2_columns(pair, w, stride);
     UNROLL for (int i = 0; i < 4; i++) {
         c[2 * i] = _mm256_castsi256_ps(_mm256_slli_epi32(pair[i], 16));
         c[2 * i + 1] = _mm256_castsi256_ps(_mm256_and_si256(pair[i], _mm256_set1_epi32((int)0xffff0000)));
     }
+}
+INLINE void v8_columns_words(v8 c[4], const void *p, size_t stride) {
+    __m256i words[4];
+    lp_avx2_columns(words, p, stride);
+    UNROLL for (int i = 0; i < 4; i++) c[i] = _mm256_castsi256_ps(words[i]);
+}
+INLINE v8 v8_byte_of(v8 w, int n) {
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(_mm256_castps_si256(w), 24 - 8 * n), 24));
+}
+INLINE v8 v8_nibble_of(v8 w, int n) {
+    __m256i right = _mm256_srli_epi32(_mm256_castps_si256(w), 4 * n);
+    return _mm256_cvtepi32_ps(_mm256_and_si256(right, _mm256_set1_epi32(15)));
+}
+INLINE v8 v8_half_of(v8 w, int n) {
+    __m256i half = _mm256_and_si256(_mm256_srli_epi32(_mm256_castps_si256(w), 16 * n), _mm256_set1_epi32(0xffff));
+    half = _mm256_packus_epi32(half, half);
+    return _mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(half, 0x08)));
+}
+INLINE v8 v8_e4m3_of(v8 w, int n) {
+    __m256i code = _mm256_srai_epi32(_mm256_slli_epi32(_mm256_castps_si256(w), 24 - 8 * n), 4);
+    return _mm256_castsi256_ps(_mm256_and_si256(code, _mm256_set1_epi32((int)0x87f00000)));
+}
+INLINE v8 v8_bits(v8 w, unsigned right, uint32_t mask) {
+    __m256i bits = _mm256_srli_epi32(_mm256_castps_si256(w), (int)right);
+    return _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32((int)mask)));
+}
+INLINE v8 v8_left_or(v8 w, unsigned left, v8 a) {
+    return _mm256_or_ps(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(w), (int)left)), a);
 }
 
 /* In asm: gcc 12 folds the loads of a into every product that uses it, which makes the tile load-bound, and spills;

@@ -67,6 +67,37 @@ INLINE v16 v16_widen_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si
 
 INLINE v16 v16_widen_f32(const void *p) { return _mm512_loadu_ps(p); }
 
+INLINE v16 v16_from_i8(const void *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p))); }
+INLINE v16 v16_from_u8(const void *p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p))); }
+/* Nibble i at p is the low one of lane i. */
+INLINE __m512i lp_avx512_nibbles(const unsigned char *p) {
+    __m512i pairs = _mm512_cvtepu8_epi64(_mm_loadl_epi64((const void *)p));
+    return _mm512_or_si512(pairs, _mm512_slli_epi64(pairs, 28));
+}
+INLINE v16 v16_from_nibbles(const unsigned char *p) {
+    return _mm512_cvtepi32_ps(_mm512_and_si512(lp_avx512_nibbles(p), _mm512_set1_epi32(15)));
+}
+INLINE v16 v16_from_e4m3(const void *p) {
+    __m512i bits = _mm512_slli_epi32(_mm512_cvtepi8_epi32(_mm_loadu_si128(p)), 20);
+    return _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32((int)0x87f00000)));
+}
+INLINE v16 v16_set1_f16(const void *p) {
+    short half;
+    __builtin_memcpy(&half, p, sizeof half);
+    return _mm512_cvtph_ps(_mm256_set1_epi16(half));
+}
+/* Of an index the permutation takes the low four bits. */
+INLINE v16 v16_lookup(v16 table, const unsigned char *p, unsigned shift) {
+    __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p));
+    return _mm512_permutexvar_ps(_mm512_srli_epi32(codes, shift), table);
+}
+INLINE v16 v16_lookup_nibbles(v16 table, const unsigned char *p) {
+    return _mm512_permutexvar_ps(lp_avx512_nibbles(p), table);
+}
+INLINE void v16_spread_bits(unsigned char *out, const unsigned char *p, unsigned char value) {
+    v8_spread_bits(out, p, value);
+}
+
 INLINE v16d v16d_zero(void) { return (v16d){_mm512_setzero_pd(), _mm512_setzero_pd()}; }
 INLINE v16d v16d_add(v16d a, v16d b) { return (v16d){_mm512_add_pd(a.lo, b.lo), _mm512_add_pd(a.hi, b.hi)}; }
 INLINE v16d v16d_from(v16 a) {
@@ -103,28 +134,62 @@ INLINE void v16_transpose(v16 r[16]) {
     }
 }
 
+/* Words 0 .. 4 of sixteen rows; quarter q of r[i] is of row 4 q + i. */
+INLINE void lp_avx512_columns(__m512i c[4], const char *w, size_t stride) {
+    __m512i r[4], t[4];
+    UNROLL for (size_t i = 0; i < 4; i++) {
+        __m128i quarter[4];
+        UNROLL for (size_t q = 0; q < 4; q++) quarter[q] = _mm_loadu_si128((const void *)(w + (4 * q + i) * stride));
+        __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(quarter[0]), quarter[1], 1);
+        __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(quarter[2]), quarter[3], 1);
+        r[i] = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+    }
+    t[0] = _mm512_unpacklo_epi32(r[0], r[1]), t[1] = _mm512_unpackhi_epi32(r[0], r[1]);
+    t[2] = _mm512_unpacklo_epi32(r[2], r[3]), t[3] = _mm512_unpackhi_epi32(r[2], r[3]);
+    c[0] = _mm512_unpacklo_epi64(t[0], t[2]), c[1] = _mm512_unpackhi_epi64(t[0], t[2]);
+    c[2] = _mm512_unpacklo_epi64(t[1], t[3]), c[3] = _mm512_unpackhi_epi64(t[1], t[3]);
+}
+
 /* As v8_columns_bf16. */
 INLINE void v16_columns_bf16(v16 c[16], const char *w, size_t stride) {
-    UNROLL for (size_t half = 0; half < 2; half++, w += 16) { /* 8 columns; quarter q of r[i] is of row 4 q + i */
-        __m512i r[4], t[4], pair[4];
-        UNROLL for (size_t i = 0; i < 4; i++) {
-            __m128i quarter[4];
-            UNROLL for (size_t q = 0; q < 4; q++) quarter[q] =
-                _mm_loadu_si128((const void *)(w + (4 * q + i) * stride));
-            __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(quarter[0]), quarter[1], 1);
-            __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(quarter[2]), quarter[3], 1);
-            r[i] = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
-        }
-        t[0] = _mm512_unpacklo_epi32(r[0], r[1]), t[1] = _mm512_unpackhi_epi32(r[0], r[1]);
-        t[2] = _mm512_unpacklo_epi32(r[2], r[3]), t[3] = _mm512_unpackhi_epi32(r[2], r[3]);
-        pair[0] = _mm512_unpacklo_epi64(t[0], t[2]), pair[1] = _mm512_unpackhi_epi64(t[0], t[2]);
-        pair[2] = _mm512_unpacklo_epi64(t[1], t[3]), pair[3] = _mm512_unpackhi_epi64(t[1], t[3]);
+    UNROLL for (size_t half = 0; half < 2; half++, w += 16) { /* 8 columns */
+        __m512i pair[4];
+        lp_avx512_columns(pair, w, stride);
         UNROLL for (size_t i = 0; i < 4; i++) {
             c[8 * half + 2 * i] = _mm512_castsi512_ps(_mm512_slli_epi32(pair[i], 16));
             c[8 * half + 2 * i + 1] =
                 _mm512_castsi512_ps(_mm512_and_si512(pair[i], _mm512_set1_epi32((int)0xffff0000)));
         }
     }
+}
+INLINE void v16_columns_words(v16 c[4], const void *p, size_t stride) {
+    __m512i words[4];
+    lp_avx512_columns(words, p, stride);
+    UNROLL for (int i = 0; i < 4; i++) c[i] = _mm512_castsi512_ps(words[i]);
+}
+INLINE v16 v16_byte_of(v16 w, int n) {
+    __m512i top = _mm512_slli_epi32(_mm512_castps_si512(w), (unsigned)(24 - 8 * n));
+    return _mm512_cvtepi32_ps(_mm512_srai_epi32(top, 24));
+}
+/* A permutation takes the low four bits, and its table is floats. */
+INLINE v16 v16_nibble_of(v16 w, int n) {
+    v16 table = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_permutexvar_ps(_mm512_srli_epi32(_mm512_castps_si512(w), (unsigned)(4 * n)), table);
+}
+INLINE v16 v16_half_of(v16 w, int n) {
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(w), (unsigned)(16 * n))));
+}
+INLINE v16 v16_e4m3_of(v16 w, int n) {
+    __m512i top = _mm512_slli_epi32(_mm512_castps_si512(w), (unsigned)(24 - 8 * n));
+    __m512i code = _mm512_and_si512(_mm512_srai_epi32(top, 4), _mm512_set1_epi32((int)0x87f00000));
+    return _mm512_castsi512_ps(code);
+}
+INLINE v16 v16_bits(v16 w, unsigned right, uint32_t mask) {
+    __m512i bits = _mm512_srli_epi32(_mm512_castps_si512(w), right);
+    return _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32((int)mask)));
+}
+INLINE v16 v16_left_or(v16 w, unsigned left, v16 a) {
+    return _mm512_or_ps(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(w), left)), a);
 }
 
 /* One instruction: with two, a tile of 8 tokens would be bound by the front end. */

@@ -72,6 +72,43 @@ INLINE v8 v8_widen_f32(const void *p) {
     return (v8){lp_neon_f32(lp_neon_bits(p)), lp_neon_f32(lp_neon_bits((const char *)p + 16))};
 }
 
+INLINE v8 v8_from_i8(const void *p) {
+    int16x8_t q = vmovl_s8(vld1_s8(p));
+    return (v8){vcvtq_f32_s32(vmovl_s16(vget_low_s16(q))), vcvtq_f32_s32(vmovl_high_s16(q))};
+}
+INLINE v8 v8_from_u8(const void *p) {
+    uint16x8_t q = vmovl_u8(vld1_u8(p));
+    return (v8){vcvtq_f32_u32(vmovl_u16(vget_low_u16(q))), vcvtq_f32_u32(vmovl_high_u16(q))};
+}
+INLINE v8 v8_from_nibbles(const unsigned char *p) {
+    static const int32_t right[8] = {0, -4, -8, -12, -16, -20, -24, -28};
+    uint32_t word;
+    __builtin_memcpy(&word, p, sizeof word);
+    uint32x4_t codes = vdupq_n_u32(word), mask = vdupq_n_u32(15);
+    return (v8){vcvtq_f32_u32(vandq_u32(vshlq_u32(codes, vld1q_s32(right)), mask)),
+                vcvtq_f32_u32(vandq_u32(vshlq_u32(codes, vld1q_s32(right + 4)), mask))};
+}
+INLINE float32x4_t lp_neon_e4m3(int32x4_t codes) {
+    return lp_neon_f32(vandq_u32(vreinterpretq_u32_s32(vshlq_n_s32(codes, 20)), vdupq_n_u32(0x87f00000)));
+}
+INLINE v8 v8_from_e4m3(const void *p) {
+    int16x8_t codes = vmovl_s8(vld1_s8(p));
+    return (v8){lp_neon_e4m3(vmovl_s16(vget_low_s16(codes))), lp_neon_e4m3(vmovl_high_s16(codes))};
+}
+INLINE v8 v8_set1_f16(const void *p) {
+    uint16_t half;
+    __builtin_memcpy(&half, p, sizeof half);
+    float32x4_t x = vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(half)));
+    return (v8){x, x};
+}
+INLINE void v8_lookup_bytes(unsigned char *out, const signed char *table, const unsigned char *p) {
+    vst1q_u8(out, vqtbl1q_u8(vreinterpretq_u8_s8(vld1q_s8(table)), vld1q_u8(p)));
+}
+INLINE void v8_spread_bits(unsigned char *out, const unsigned char *p, unsigned char value) {
+    uint8x8_t bit = vcreate_u8(0x8040201008040201);
+    UNROLL for (int i = 0; i < 4; i++) vst1_u8(out + 8 * i, vand_u8(vtst_u8(vdup_n_u8(p[i]), bit), vdup_n_u8(value)));
+}
+
 INLINE v8d v8d_zero(void) {
     float64x2_t zero = vdupq_n_f64(0);
     return (v8d){{zero, zero, zero, zero}};
@@ -114,19 +151,59 @@ INLINE void v8_transpose(v8 r[8]) {
     }
 }
 
-/* A 32-bit lane holds two neighbours of a row, so that half the shuffles suffice. */
-INLINE void v8_columns_bf16(v8 c[8], const char *w, size_t stride) {
-    uint32x4_t low[4], high[4], second = vdupq_n_u32(0xffff0000);
+/* Words 0 .. 4 of eight rows: low[i] of the first four. */
+INLINE void lp_neon_columns(uint32x4_t low[4], uint32x4_t high[4], const char *w, size_t stride) {
     UNROLL for (size_t i = 0; i < 4; i++) {
         low[i] = lp_neon_bits(w + i * stride);
         high[i] = lp_neon_bits(w + (i + 4) * stride);
     }
     lp_neon_transpose(low);
     lp_neon_transpose(high);
+}
+
+/* A 32-bit lane holds two neighbours of a row, so that half the shuffles suffice. */
+INLINE void v8_columns_bf16(v8 c[8], const char *w, size_t stride) {
+    uint32x4_t low[4], high[4], second = vdupq_n_u32(0xffff0000);
+    lp_neon_columns(low, high, w, stride);
     UNROLL for (int i = 0; i < 4; i++) {
         c[2 * i] = (v8){lp_neon_f32(vshlq_n_u32(low[i], 16)), lp_neon_f32(vshlq_n_u32(high[i], 16))};
         c[2 * i + 1] = (v8){lp_neon_f32(vandq_u32(low[i], second)), lp_neon_f32(vandq_u32(high[i], second))};
     }
+}
+
+INLINE void v8_columns_words(v8 c[4], const void *p, size_t stride) {
+    uint32x4_t low[4], high[4];
+    lp_neon_columns(low, high, p, stride);
+    UNROLL for (int i = 0; i < 4; i++) c[i] = (v8){lp_neon_f32(low[i]), lp_neon_f32(high[i])};
+}
+INLINE uint32x4_t lp_neon_words(float32x4_t w) { return vreinterpretq_u32_f32(w); }
+INLINE uint32x4_t lp_neon_right(float32x4_t w, int n) { return vshlq_u32(lp_neon_words(w), vdupq_n_s32(-n)); }
+INLINE int32x4_t lp_neon_byte(float32x4_t w, int n) {
+    return vshrq_n_s32(vreinterpretq_s32_u32(vshlq_u32(lp_neon_words(w), vdupq_n_s32(24 - 8 * n))), 24);
+}
+INLINE v8 v8_byte_of(v8 w, int n) {
+    return (v8){vcvtq_f32_s32(lp_neon_byte(w.lo, n)), vcvtq_f32_s32(lp_neon_byte(w.hi, n))};
+}
+INLINE v8 v8_nibble_of(v8 w, int n) {
+    uint32x4_t mask = vdupq_n_u32(15);
+    return (v8){vcvtq_f32_u32(vandq_u32(lp_neon_right(w.lo, 4 * n), mask)),
+                vcvtq_f32_u32(vandq_u32(lp_neon_right(w.hi, 4 * n), mask))};
+}
+INLINE v8 v8_half_of(v8 w, int n) {
+    return (v8){vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32(lp_neon_right(w.lo, 16 * n)))),
+                vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32(lp_neon_right(w.hi, 16 * n))))};
+}
+INLINE v8 v8_e4m3_of(v8 w, int n) {
+    return (v8){lp_neon_e4m3(lp_neon_byte(w.lo, n)), lp_neon_e4m3(lp_neon_byte(w.hi, n))};
+}
+INLINE v8 v8_bits(v8 w, unsigned right, uint32_t mask) {
+    uint32x4_t kept = vdupq_n_u32(mask);
+    return (v8){lp_neon_f32(vandq_u32(lp_neon_right(w.lo, (int)right), kept)),
+                lp_neon_f32(vandq_u32(lp_neon_right(w.hi, (int)right), kept))};
+}
+INLINE v8 v8_left_or(v8 w, unsigned left, v8 a) {
+    return (v8){lp_neon_f32(vorrq_u32(lp_neon_right(w.lo, -(int)left), lp_neon_words(a.lo))),
+                lp_neon_f32(vorrq_u32(lp_neon_right(w.hi, -(int)left), lp_neon_words(a.hi)))};
 }
 
 /* a stays the scalar that was loaded. In asm, and volatile to keep the order: gcc 12 and clang 14 hoist the loads of

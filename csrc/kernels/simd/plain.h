@@ -16,6 +16,19 @@
  *   set1_bf16(p)           the element at p; the two bytes before it are read too (BF16_RING)
  *   transpose(r)           r[i] lane j <-> r[j] lane i
  *   columns_bf16(c, w, stride)       columns 0 .. N of N rows, `stride` bytes apart: c[j] lane r = row r, column j
+ *   from_i8 from_u8        N bytes at any address
+ *   from_e4m3              N bytes of FP8, whose NaN is read as 480, times 2^-120
+ *   from_nibbles(p)        N nibbles at p, the low one of each byte first
+ *   set1_f16(p)            the f16 at p
+ *   lookup(t, p, shift)    lane i is lane (p[i] >> shift) % 16 of t (N = 16)
+ *   lookup_nibbles(t, p)   lane i is the lane of t that nibble i at p names (N = 16)
+ *   lookup_bytes(out, t, p)          out[i] = t[p[i]], 16 bytes each, p[i] < 16
+ *   spread_bits(out, p, value)       out[i] = `value` where bit i of the 32 bits at p is set, else 0
+ * Lanes as words of 32 bits, which are no numbers (dequant/lanes.h):
+ *   columns_words(c, p, stride)      words 0 .. 4 of N rows, `stride` bytes apart: c[j] lane r = row r, word j
+ *   byte_of nibble_of half_of e4m3_of(w, i)   byte i as a signed integer, nibble i, f16 i, FP8 i as from_e4m3
+ *   bits(w, right, mask)   w >> right & mask
+ *   left_or(w, left, a)    w << left | a
  *   vNd: zero, add, from (exact), round (to float32)                                                             */
 #ifndef LP_PLAIN_H
 #define LP_PLAIN_H
@@ -114,6 +127,70 @@ INLINE VN VERB(widen_f32)(const void *p) {
     memcpy(&a, p, sizeof a);
     return a;
 }
+INLINE VN VERB(from_i8)(const void *p) {
+    VN a;
+    EACH a.f[i] = (float)((const signed char *)p)[i];
+    return a;
+}
+INLINE VN VERB(from_u8)(const void *p) {
+    VN a;
+    EACH a.f[i] = (float)((const unsigned char *)p)[i];
+    return a;
+}
+INLINE VN VERB(from_nibbles)(const unsigned char *p) {
+    VN a;
+    EACH a.f[i] = (float)(p[i / 2] >> i % 2 * 4 & 15);
+    return a;
+}
+INLINE VN VERB(from_e4m3)(const void *p) {
+    VN a;
+    EACH {
+        uint32_t code = ((const unsigned char *)p)[i];
+        a.f[i] = lp_f32_from_bits((code & 0x80) << 24 | (code & 0x7f) << 20);
+    }
+    return a;
+}
+INLINE VN VERB(set1_f16)(const void *p) { return VERB(set1)(lp_f16_at(p, 0)); }
+#if PLAIN_N == 16
+INLINE VN VERB(lookup)(VN table, const unsigned char *p, unsigned shift) {
+    VN a;
+    EACH a.f[i] = table.f[p[i] >> shift & 15];
+    return a;
+}
+INLINE VN VERB(lookup_nibbles)(VN table, const unsigned char *p) {
+    VN a;
+    EACH a.f[i] = table.f[p[i / 2] >> i % 2 * 4 & 15];
+    return a;
+}
+#endif
+INLINE void VERB(lookup_bytes)(unsigned char *out, const signed char *table, const unsigned char *p) {
+    for (int i = 0; i < 16; i++) out[i] = (unsigned char)table[p[i]];
+}
+INLINE void VERB(spread_bits)(unsigned char *out, const unsigned char *p, unsigned char value) {
+    for (int i = 0; i < 32; i++) out[i] = p[i / 8] >> i % 8 & 1 ? value : 0;
+}
+INLINE void VERB(columns_words)(VN c[4], const void *p, size_t stride) {
+    EACH for (int j = 0; j < 4; j++) memcpy(&c[j].f[i], (const char *)p + (size_t)i * stride + 4 * j, 4);
+}
+/* A lane from `word`, the bits of that lane of w. */
+#define WORDWISE(name, parameter, value)         \
+    INLINE VN VERB(name)(VN w, parameter) {      \
+        EACH {                                   \
+            uint32_t word = lp_f32_bits(w.f[i]); \
+            w.f[i] = value;                      \
+        }                                        \
+        return w;                                \
+    }
+WORDWISE(byte_of, int n, (float)(signed char)(word >> 8 * n))
+WORDWISE(nibble_of, int n, (float)(word >> 4 * n & 15))
+WORDWISE(half_of, int n, lp_f16_to_f32((uint16_t)(word >> 16 * n)))
+WORDWISE(e4m3_of, int n, lp_f32_from_bits((word >> 8 * n & 0x80) << 24 | (word >> 8 * n & 0x7f) << 20))
+#define MASK unsigned right, uint32_t mask
+WORDWISE(bits, MASK, lp_f32_from_bits(word >> right & mask))
+#undef MASK
+#define WORDS unsigned left, VN a
+WORDWISE(left_or, WORDS, lp_f32_from_bits(word << left | lp_f32_bits(a.f[i])))
+#undef WORDS
 INLINE void VERB(transpose)(VN *r) {
     EACH for (int j = 0; j < i; j++) {
         float a = r[i].f[j];
@@ -145,6 +222,7 @@ INLINE VN VERBD(round)(VND a) {
     return r;
 }
 
+#undef WORDWISE
 #undef LANEWISE
 #undef EACH
 #undef VERBD

@@ -41,6 +41,7 @@ LP_TARGET_BEGIN(LP_TARGET)
 #define LP_N LANES
 #endif
 #include "../attention.h"
+#include "../dequant/dequantise.h"
 #include "../elementwise.h"
 #include "../gemm/gemm.h"
 
@@ -61,6 +62,7 @@ const lp_kernels LP_CAT(lp_kernels_, LP_VARIANT, ) = {
     .scale_row = scale_row,
     .rope = rope,
     .widen = widen,
+    .dequantise = dequantise,
     .exp = exp_row,
     .activate = activate,
     .cap = cap_row,

@@ -1,0 +1,312 @@
+/* tables.h - rectangles of the kinds whose scales, and zeros, are tables of their own: FP8, INT8, INT, GPTQ, AWQ.
+ *
+ * Up to TABLE_ROWS rows and TABLE_COLUMNS columns at a time: codes become bytes row by row, and then each run of
+ * columns that share a scale becomes floats. Words of the transposed kinds are turned first, all rows at once, so that
+ * a cache line is read once. */
+#ifndef LP_TABLES_H
+#define LP_TABLES_H
+
+#include <math.h>
+
+#include "../../base/size.h" /* lp_size_min */
+#include "codes.h"
+
+#define TABLE_ROWS 48 /* a band of a product */
+#define TABLE_COLUMNS 256
+
+/* A rectangle of at most [TABLE_ROWS, TABLE_COLUMNS]. */
+typedef struct {
+    const lp_packed *p;
+    size_t row, n_rows, column, n_columns;
+} rectangle;
+
+/* ---- words of codes of four or eight bits, the lowest bits first ---- */
+
+/* Words of each row, from the rectangle's first column on: bits, not numbers. */
+typedef float table_words[TABLE_ROWS][TABLE_COLUMNS / 4];
+
+#define SQUARE_N NARROW_LANES
+#define SQUARE_VEC LP_CAT(v, SQUARE_N, )
+#define SQUARE(verb) LP_CAT(SQUARE_VEC, _, verb)
+
+/* GPTQ: a word is columns of one row, and its neighbours are the next rows. */
+NOINLINE void turn_gptq(table_words out, const rectangle *at) {
+    const lp_packed *p = at->p;
+    size_t per_word = 32 / p->bits, n_words = (at->n_columns + per_word - 1) / per_word, pitch = 4 * p->n_rows;
+    const unsigned char *from = p->codes + at->column / per_word * pitch + 4 * at->row;
+    for (size_t k = 0; k < n_words; k += SQUARE_N)
+        for (size_t r = 0; r < at->n_rows; r += SQUARE_N) {
+            SQUARE_VEC square[SQUARE_N];
+            if (k + SQUARE_N > n_words || r + SQUARE_N > at->n_rows) {
+                for (size_t i = k; i < lp_size_min(k + SQUARE_N, n_words); i++)
+                    for (size_t j = r; j < lp_size_min(r + SQUARE_N, at->n_rows); j++)
+                        memcpy(&out[j][i], from + i * pitch + 4 * j, 4);
+                continue;
+            }
+            UNROLL for (size_t i = 0; i < SQUARE_N; i++) square[i] = SQUARE(widen_f32)(from + (k + i) * pitch + 4 * r);
+            SQUARE(transpose)(square);
+            UNROLL for (size_t i = 0; i < SQUARE_N; i++) SQUARE(store)(out[r + i] + k, square[i]);
+        }
+}
+
+/* Nibbles `distance` words apart change places: those of a in `mask` << shift and those of b in mask. */
+typedef uint32_t words_8 __attribute__((vector_size(32)));
+
+INLINE void exchange(words_8 *a, words_8 *b, unsigned shift, uint32_t mask) {
+    words_8 both = ((*a >> shift) ^ *b) & mask;
+    *b ^= both, *a ^= both << shift;
+}
+
+/* Squares of eight words of eight nibbles, side by side: nibble i of word j <-> nibble j of word i. */
+INLINE void turn_nibbles(words_8 w[8]) {
+    UNROLL for (int i = 0; i < 4; i++) exchange(w + i, w + i + 4, 16, 0x0000ffff);
+    UNROLL for (int i = 0; i < 2; i++) exchange(w + i, w + i + 2, 8, 0x00ff00ff);
+    UNROLL for (int i = 4; i < 6; i++) exchange(w + i, w + i + 2, 8, 0x00ff00ff);
+    UNROLL for (int i = 0; i < 8; i += 2) exchange(w + i, w + i + 1, 4, 0x0f0f0f0f);
+}
+
+/* AWQ: a word is eight rows of one column, and its neighbours are the next rows. Rows begin with a word. */
+NOINLINE void turn_awq(table_words out, const rectangle *at) {
+    enum { N = TABLE_COLUMNS / 8 };
+    uint32_t words[TABLE_ROWS / 8][8][N];
+    const size_t pitch = at->p->n_rows / 8 * 4, n_words = (at->n_rows + 7) / 8, n = (at->n_columns + 7) / 8;
+    const unsigned char *from = at->p->codes + at->column * pitch + at->row / 8 * 4;
+    for (size_t c = 0; c < at->n_columns; c++, from += pitch)
+        for (size_t j = 0; j < n_words; j++) memcpy(&words[j][c % 8][c / 8], from + 4 * j, 4);
+    for (size_t j = 0; j < n_words; j++)
+        for (size_t i = 0; i < n; i += 8) { /* past the columns whatever was there, which nobody reads */
+            words_8 square[8];
+            UNROLL for (int r = 0; r < 8; r++) memcpy(&square[r], words[j][r] + i, sizeof *square);
+            turn_nibbles(square);
+            UNROLL for (int r = 0; r < 8; r++) memcpy(out[8 * j + r] + i, &square[r % 2 * 4 + r / 2], sizeof *square);
+        }
+}
+
+/* ---- scales and zeros ---- */
+
+/* What the rows of a rectangle have for one group of columns. */
+typedef struct {
+    float scale[TABLE_ROWS], zero[TABLE_ROWS];
+} table_column;
+
+static size_t group_of(const lp_packed *p, size_t column) {
+    return p->group_of ? p->group_of[column] : column / p->scale_cols;
+}
+
+/* Where the run of columns of one group that begins with `column` ends. */
+static size_t end_of_run(const lp_packed *p, size_t column, size_t end) {
+    if (!p->group_of) return lp_size_min(end, (column / p->scale_cols + 1) * p->scale_cols);
+    size_t group = p->group_of[column];
+    while (++column < end && p->group_of[column] == group) {
+    }
+    return column;
+}
+
+/* Eight nibbles of AWQ in the order of their rows. */
+INLINE uint32_t in_order_of_rows(uint32_t word) {
+    uint32_t even = word & 0xffff, odd = word >> 16;
+    even = (even | even << 8) & 0x00ff00ff, odd = (odd | odd << 8) & 0x00ff00ff;
+    even = (even | even << 4) & 0x0f0f0f0f, odd = (odd | odd << 4) & 0x0f0f0f0f;
+    return even | odd << 4;
+}
+
+/* Word i of the zeros of four bits. */
+INLINE uint64_t zero_word(const rectangle *at, size_t group, size_t i) {
+    const lp_packed *p = at->p;
+    size_t word = at->row / 8 + i;
+    uint32_t zeros = packed_word(p->zeros, p->kind == LP_PACKED_INT ? word * lp_packed_groups(p) + group
+                                                                    : group * (p->n_rows / 8) + word);
+    if (p->kind == LP_PACKED_AWQ) return in_order_of_rows(zeros);
+    return p->zero_is_less_one ? ((zeros & 0x77777777u) + 0x11111111u) ^ (zeros & 0x88888888u) : zeros;
+}
+
+/* 16 rows at a time, from a row that begins a word or not. */
+INLINE void read_zero_nibbles(float zero[TABLE_ROWS], const rectangle *at, size_t group) {
+    size_t skip = at->row % 8, n = (skip + at->n_rows + 7) / 8;
+    for (size_t r = 0, i = 0; r < at->n_rows; r += 16, i += 2) {
+        uint64_t nibbles = zero_word(at, group, i);
+        if (i + 1 < n) nibbles |= zero_word(at, group, i + 1) << 32;
+        if (skip) nibbles = nibbles >> 4 * skip | (i + 2 < n ? zero_word(at, group, i + 2) << (64 - 4 * skip) : 0);
+        for (size_t j = 0; j < 16; j += LANES)
+            W(store)(zero + r + j, W(from_nibbles)((const unsigned char *)&nibbles + j / 2));
+    }
+}
+
+/* Zeros that read_zero_nibbles does not read. */
+static float read_zero(const rectangle *at, size_t i, size_t r, size_t group) {
+    const lp_packed *p = at->p;
+    if (p->kind == LP_PACKED_INT8) return p->zeros ? (signed char)p->zeros[r * lp_packed_groups(p) + group] : 0;
+    if (!p->zeros) return (float)(1 << (p->bits - 1));
+    if (p->kind != LP_PACKED_GPTQ || p->bits == 4) return (float)packed_zero(p, r, group);
+    return (float)((p->zeros[group * p->n_rows + at->row + i] + p->zero_is_less_one) & 255);
+}
+
+NOINLINE void read_table(table_column *out, const rectangle *at, size_t group) {
+    const lp_packed *p = at->p;
+    const int transposed = lp_packed_is_transposed(p->kind), nibbles = p->zeros && p->bits == 4 && p->scale_rows == 1;
+    size_t bytes = lp_element_bytes(p->scale), n_groups = lp_packed_groups(p);
+    if (transposed) from_elements(out->scale, p->scales + (group * p->n_rows + at->row) * bytes, at->n_rows, p->scale);
+    if (nibbles) read_zero_nibbles(out->zero, at, group);
+    for (size_t i = 0; i < at->n_rows; i++) {
+        size_t r = p->scale_rows == 1 ? at->row + i : (at->row + i) / p->scale_rows;
+        if (!transposed) out->scale[i] = lp_element_to_f32(p->scales + (r * n_groups + group) * bytes, p->scale);
+        if (!nibbles && p->kind != LP_PACKED_FP8) out->zero[i] = read_zero(at, i, r, group);
+    }
+}
+
+/* ---- columns of one group: out [n_rows][n], any n, from rows of codes that are `pitch` bytes apart ---- */
+
+typedef void columns_function(float *out, size_t stride, const unsigned char *q, size_t pitch, size_t n_rows, size_t n,
+                              const table_column *table);
+
+#define STEP 64 /* columns in a round of the loop */
+
+/* `values` of the codes at i, and scalar `value` of the last ones. */
+#define COLUMNS_OF(name, prepare, values, value)                                                                    \
+    NOINLINE void columns_of_##name(float *out, size_t stride, const unsigned char *q, size_t pitch, size_t n_rows, \
+                                    size_t n, const table_column *table) {                                          \
+        for (size_t r = 0; r < n_rows; r++, out += stride, q += pitch) {                                            \
+            const float scale = table->scale[r], zero = table->zero[r];                                             \
+            size_t i = 0;                                                                                           \
+            prepare;                                                                                                \
+            for (; i + STEP <= n; i += STEP)                                                                        \
+                UNROLL for (size_t j = i; j < i + STEP; j += LANES) W(store)(out + j, values(j));                   \
+            for (; i < n; i++) out[i] = ((float)(value) - zero) * scale;                                            \
+        }                                                                                                           \
+    }
+
+#define I8_VALUES(i) value_of(W(from_i8)(q + i), c, FROM_ZERO)
+#define U8_VALUES(i) value_of(W(from_u8)(q + i), c, FROM_ZERO)
+#if LANES == 16
+#define NIBBLE_VALUES(i) W(lookup_nibbles)(c, q + i / 2)
+#define NIBBLE_COEFFICIENTS nibble_values c = nibble_values_of((coefficients){W(set1)(scale), W(set1)(zero)}, FROM_ZERO)
+#else
+#define NIBBLE_VALUES(i) value_of(W(from_nibbles)(q + i / 2), c, FROM_ZERO)
+#define NIBBLE_COEFFICIENTS coefficients c = {W(set1)(scale), W(set1)(zero)}
+#endif
+COLUMNS_OF(i8, coefficients c = ((coefficients){W(set1)(scale), W(set1)(zero)}), I8_VALUES, (signed char)q[i])
+COLUMNS_OF(u8, coefficients c = ((coefficients){W(set1)(scale), W(set1)(zero)}), U8_VALUES, q[i])
+COLUMNS_OF(nibbles, NIBBLE_COEFFICIENTS, NIBBLE_VALUES, q[i / 2] >> i % 2 * 4 & 15) /* the low ones first */
+
+/* Whether n codes, a multiple of 32, have a NaN, which are rare. */
+INLINE int has_nan(const unsigned char *q, size_t n) {
+    words_32 word, found = {0};
+    for (size_t i = 0; i < n; i += sizeof word) {
+        memcpy(&word, q + i, sizeof word);
+        found |= (word & EACH_BYTE(0x7f)) + EACH_BYTE(1);
+    }
+    return ((found[0] | found[1] | found[2] | found[3]) & EACH_BYTE(0x80)) != 0;
+}
+
+/* FP8: the power of two that makes a float32 of its bits is one with the scale, unless that overflows. */
+NOINLINE void columns_of_e4m3(float *out, size_t stride, const unsigned char *q, size_t pitch, size_t n_rows, size_t n,
+                              const table_column *table) {
+    for (size_t r = 0; r < n_rows; r++, out += stride, q += pitch) {
+        const float scale = table->scale[r];
+        size_t i = 0, whole = fabsf(scale) < 0x1p7f ? n - n % STEP : 0;
+        WVEC s = W(set1)(scale * 0x1p120f);
+        if (has_nan(q, whole)) whole = 0;
+        for (; i < whole; i += STEP)
+            UNROLL for (size_t j = i; j < i + STEP; j += LANES) W(store)(out + j, W(mul)(W(from_e4m3)(q + j), s));
+        for (; i < n; i++) out[i] = packed_e4m3(q[i]) * scale;
+    }
+}
+
+/* Four bits from column `at` on, an odd one. */
+static void odd_columns(float *out, size_t stride, const unsigned char *q, size_t pitch, size_t at, size_t n_rows,
+                        size_t n, const table_column *table) {
+    for (size_t r = 0; r < n_rows; r++, out += stride, q += pitch)
+        for (size_t i = 0; i < n; i++) out[i] = ((float)packed_code(q, at + i, 4) - table->zero[r]) * table->scale[r];
+}
+
+/* ---- GPTQ whose neighbouring columns are of different groups: LANES rows of a column side by side, then turned ----
+ */
+
+INLINE WVEC gptq_zeros(const lp_packed *p, size_t row, size_t group, const unsigned bits) {
+    if (!p->zeros) return W(set1)((float)(1 << (bits - 1)));
+    const unsigned char *from = p->zeros + (group * p->n_rows + row) * bits / 8;
+    uint64_t words[2] = {0};
+    memcpy(words, from, LANES * bits / 8);
+    if (bits == 8) {
+        for (int i = 0; i < 2 && p->zero_is_less_one; i++)
+            words[i] = ((words[i] & EACH_BYTE(0x7f)) + EACH_BYTE(1)) ^ (words[i] & EACH_BYTE(0x80));
+        return W(from_u8)(words);
+    }
+    if (p->zero_is_less_one) words[0] = ((words[0] & EACH_BYTE(0x77)) + EACH_BYTE(0x11)) ^ (words[0] & EACH_BYTE(0x88));
+    return W(from_nibbles)((const unsigned char *)words);
+}
+
+typedef uint32_t lane_words __attribute__((vector_size(4 * LANES)));
+typedef int32_t lane_integers __attribute__((vector_size(4 * LANES)));
+typedef float lane_floats __attribute__((vector_size(4 * LANES)));
+
+/* LANES rows from `row` on of one column. */
+INLINE WVEC gptq_column(const lp_packed *p, size_t row, size_t column, const unsigned bits) {
+    const size_t per_word = 32 / bits, group = p->group_of[column];
+    lane_words words;
+    float scale[LANES];
+    memcpy(&words, p->codes + (column / per_word * p->n_rows + row) * 4, sizeof words);
+    words = words >> (unsigned)(column % per_word * bits) & ((1u << bits) - 1);
+    lane_floats codes = __builtin_convertvector((lane_integers)words, lane_floats);
+    WVEC q = W(widen_f32)(&codes);
+    from_elements(scale, p->scales + (group * p->n_rows + row) * lp_element_bytes(p->scale), LANES, p->scale);
+    return W(mul)(W(sub)(q, gptq_zeros(p, row, group, bits)), W(load)(scale));
+}
+
+/* n_rows and n_columns are multiples of LANES, `row` of eight. */
+INLINE void gptq_columns(float *out, size_t stride, const rectangle *at, const unsigned bits) {
+    for (size_t r = 0; r < at->n_rows; r += LANES)
+        for (size_t c = 0; c < at->n_columns; c += LANES) {
+            WVEC square[LANES];
+            for (size_t i = 0; i < LANES; i++) square[i] = gptq_column(at->p, at->row + r, at->column + c + i, bits);
+            W(transpose)(square);
+            UNROLL for (size_t i = 0; i < LANES; i++) W(store)(out + (r + i) * stride + c, square[i]);
+        }
+}
+NOINLINE void gptq_columns_4(float *out, size_t stride, const rectangle *at) { gptq_columns(out, stride, at, 4); }
+NOINLINE void gptq_columns_8(float *out, size_t stride, const rectangle *at) { gptq_columns(out, stride, at, 8); }
+
+/* The first columns change their group at least twice. */
+static int is_scattered(const rectangle *at) {
+    const lp_packed *p = at->p;
+    size_t end = at->column + at->n_columns;
+    if (!p->group_of || p->kind != LP_PACKED_GPTQ || at->row % 8 || at->n_rows % LANES || at->n_columns % LANES)
+        return 0;
+    return end_of_run(p, end_of_run(p, at->column, end), end) < end;
+}
+
+/* ---- rectangles ---- */
+
+/* q is where row i has the code or word of the rectangle's first column. */
+static void table_rectangle(float *out, size_t stride, const rectangle *at, const unsigned char *q, size_t pitch) {
+    const lp_packed *p = at->p;
+    columns_function *columns = p->kind == LP_PACKED_FP8    ? columns_of_e4m3
+                                : p->kind == LP_PACKED_INT8 ? columns_of_i8
+                                : p->bits == 8              ? columns_of_u8
+                                                            : columns_of_nibbles;
+    for (size_t c = 0, end; c < at->n_columns; c = end) {
+        table_column table;
+        end = end_of_run(p, at->column + c, at->column + at->n_columns) - at->column;
+        read_table(&table, at, group_of(p, at->column + c));
+        if (p->bits == 4 && c % 2)
+            odd_columns(out + c, stride, q, pitch, c, at->n_rows, end - c, &table);
+        else
+            columns(out + c, stride, q + (p->bits == 4 ? c / 2 : c), pitch, at->n_rows, end - c, &table);
+    }
+}
+
+static void dequantise_table(float *out, size_t stride, const rectangle *at) {
+    const lp_packed *p = at->p;
+    if (is_scattered(at)) {
+        (p->bits == 4 ? gptq_columns_4 : gptq_columns_8)(out, stride, at);
+    } else if (lp_packed_is_transposed(p->kind)) {
+        table_words words;
+        (p->kind == LP_PACKED_AWQ ? turn_awq : turn_gptq)(words, at);
+        table_rectangle(out, stride, at, (const unsigned char *)words, sizeof *words);
+    } else {
+        size_t pitch = lp_packed_row_bytes(p), first = p->kind == LP_PACKED_INT ? at->column * p->bits / 8 : at->column;
+        table_rectangle(out, stride, at, p->codes + at->row * pitch + first, pitch);
+    }
+}
+
+#endif
