@@ -53,6 +53,7 @@ PYTHON_LEVELS = {
     "prompts": 4,
     "reference": 4,
     "formulas": 5,
+    "gguf": 5,
     "hub": 5,
     "origin": 5,
     "source": 6,

@@ -129,9 +129,11 @@ def encode_marked(
 
 
 def prepare(request: dict) -> State:
-    """The tokenizer of `request`: `setup` of `load`, the `path` of tokenizer.json and the `state`
-    that the file must have. Raises ValueError, OSError.
+    """The tokenizer of `request`: `setup` of `load`, and the `text` of a tokenizer.json, or its
+    `path` and the `state` that the file must have. Raises ValueError, OSError.
     """
+    if "text" in request:
+        return load(request["text"].encode(), request["setup"])
     with open(request["path"], "rb") as file:
         s = os.fstat(file.fileno())
         if request["state"] != [s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns]:

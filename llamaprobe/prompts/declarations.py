@@ -131,7 +131,7 @@ class Declarations:
         name = _class_name(folder, config)
         rebuilt = name in ("LlamaTokenizer", "CodeLlamaTokenizer") and _is_plain_bpe(spec, data)
         code = rebuilt and name == "CodeLlamaTokenizer"
-        own = _own_tokens(spec, folder / "tokenizer.json")
+        own = own_tokens(spec, folder / "tokenizer.json")
         arguments = _Arguments(folder, config, own)
         padding = spec.get("padding")
         if isinstance(padding, dict) and isinstance(padding.get("pad_token"), str):
@@ -164,21 +164,25 @@ class Declarations:
         )
 
 
-def beginning(token: str, id: int) -> dict[str, Any]:
-    """A post-processor that puts this token before every text."""
-    single = [
-        {"SpecialToken": {"id": token, "type_id": 0}},
-        {"Sequence": {"id": "A", "type_id": 0}},
-    ]
+def around(first: tuple[str, int] | None, last: tuple[str, int] | None) -> dict[str, Any]:
+    """A post-processor that puts these tokens, each with its id, around every text."""
+
+    def special(token: tuple[str, int] | None) -> list[dict[str, Any]]:
+        return [] if token is None else [{"SpecialToken": {"id": token[0], "type_id": 0}}]
+
+    single = [*special(first), {"Sequence": {"id": "A", "type_id": 0}}, *special(last)]
+    tokens = dict(token for token in (first, last) if token is not None)
     return {
         "type": "TemplateProcessing",
         "single": single,
         "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
-        "special_tokens": {token: {"id": token, "ids": [id], "tokens": [token]}},
+        "special_tokens": {
+            token: {"id": token, "ids": [id], "tokens": [token]} for token, id in tokens.items()
+        },
     }
 
 
-def _own_tokens(spec: dict[str, Any], path: Path) -> dict[int, Token]:
+def own_tokens(spec: dict[str, Any], path: Path) -> dict[int, Token]:
     """The added tokens of tokenizer.json by id."""
     tokens = spec.get("added_tokens") or []
     if not isinstance(tokens, list):
@@ -256,17 +260,17 @@ def _llama(config: dict[str, Any]) -> dict[str, Any]:
     prefix = config.get("add_prefix_space")
     prefix = True if prefix is None else bool(prefix)
     scheme = "never" if not prefix else "always" if config.get("legacy") else "first"
-    return _sentencepiece(scheme, unknown=None, strip=prefix)
+    return sentencepiece(scheme, unknown=None, strip=prefix)
 
 
 def _code_llama(config: dict[str, Any], named: dict[str, str | Token]) -> dict[str, Any]:
     prefix = config.get("add_prefix_space")
     scheme = "first" if prefix is None or prefix else "never"
-    parts = _sentencepiece(scheme, unknown=str(_content(named.get("unk_token"))), strip=True)
+    parts = sentencepiece(scheme, unknown=str(_content(named.get("unk_token"))), strip=True)
     return parts | {"post_processor": None}  # or `beginning` with the first token, see `begin`
 
 
-def _sentencepiece(scheme: str, *, unknown: str | None, strip: bool) -> dict[str, Any]:
+def sentencepiece(scheme: str, *, unknown: str | None, strip: bool) -> dict[str, Any]:
     decoders: list[dict[str, Any]] = [
         {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
         {"type": "ByteFallback"},

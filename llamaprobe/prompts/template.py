@@ -82,6 +82,15 @@ class Template:
         config_path = folder / "tokenizer_config.json"
         config = find_object(config_path, _MAX_FILE, TemplateError)
         path, text = _find_text(folder, config_path, config, tools)
+        if tokens is None:
+            tokens = _special_tokens(folder, config)
+        return cls.of(path, text, tokens, known=_is_demo(folder))
+
+    @classmethod
+    def of(
+        cls, path: Path, text: str, tokens: dict[str, str], *, known: bool = False
+    ) -> "Template":
+        """A template that stands in the file `path`. TemplateError."""
         if len(text) > _MAX_TEMPLATE:
             raise TemplateError(
                 f"{shown_path(path)}:"
@@ -93,10 +102,20 @@ class Template:
             )
         if fact := describe_wrong_content(text.encode()):
             raise TemplateError(f"{shown_path(path)}: {fact}")
-        known = hashlib.sha256(text.encode()).hexdigest() in _KNOWN or _is_demo(folder)
+        known = known or hashlib.sha256(text.encode()).hexdigest() in _KNOWN
         where = "in this process" if known else "in a child process"
         log.info("%s: the chat template; it runs %s", path, where)
-        return cls(path, text, _special_tokens(folder, config) if tokens is None else tokens, known)
+        return cls(path, text, tokens, known)
+
+    @staticmethod
+    def is_in(folder: Path) -> bool:
+        """Whether the files in `folder` have a template. TemplateError, FileError."""
+        if any(
+            os.path.exists(folder / name) for name in ("chat_template.jinja", "chat_template.json")
+        ):
+            return True
+        config = find_object(folder / "tokenizer_config.json", _MAX_FILE, TemplateError)
+        return config.get("chat_template") is not None
 
     def render(
         self,
@@ -259,19 +278,23 @@ def _find_text(
         except ValueError as e:
             raise TemplateError(f"{shown_path(path)}: {e}") from None
     if config.get("chat_template") is not None:
-        return config_path, _chosen(config["chat_template"], config_path, tools)
+        return config_path, choose(config["chat_template"], config_path, tools)
     path = folder / "chat_template.json"
     found = find_object(path, _MAX_FILE, TemplateError).get("chat_template")
     if found is None:
-        raise TemplateError(
-            f"{shown_path(folder)}:"
-            " this model has no chat template; give the prompt as text or as token ids"
-        )
-    return path, _chosen(found, path, tools)
+        raise no_template(folder)
+    return path, choose(found, path, tools)
 
 
-def _chosen(found: object, path: Path, tools: bool) -> str:
-    """The template in `chat_template`, which is text or named texts."""
+def no_template(path: Path) -> TemplateError:
+    return TemplateError(
+        f"{shown_path(path)}:"
+        " this model has no chat template; give the prompt as text or as token ids"
+    )
+
+
+def choose(found: object, path: Path, tools: bool) -> str:
+    """The template in `chat_template`, which is text or named texts. TemplateError."""
     if isinstance(found, list):
         if not all(isinstance(t, dict) and isinstance(t.get("name"), str) for t in found):
             raise TemplateError(

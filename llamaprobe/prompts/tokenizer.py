@@ -14,6 +14,7 @@ marked by a private character, and the text is encoded as a whole.
 
 import contextlib
 import datetime
+import functools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,13 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError, TemplateError, TokenizerError
-from ..files.atomic import no_such
 from ..files.encode import check_unmasked
-from ..files.json_file import MAX_FILE, find_file, parse_object
 from ..messages import printable, shown_path
 from . import _encode, _origin, sandbox
 from .chat import MAX_CHARS, ChatOptions, check_messages, pin_date, texts
-from .declarations import Declarations, beginning
+from .declarations import around
 from .special_tokens import SpecialTokens
 from .template import Template, private_characters
 from .tokenizer_files import TokenizerFiles
@@ -38,7 +37,6 @@ from .trust import decodes_harmlessly, is_harmless
 from .vocabulary import Vocabulary
 from .workers import Workers
 
-_OTHER_FILES = ("tokenizer.model", "tekken.json", "spiece.model", "tiktoken.model", "vocab.json")
 _MAX_DECODED = 1 << 26
 _LONG = 1 << 19  # characters; takes about half a second
 _LIMITS = sandbox.Limits(cpu_seconds=30, wall_seconds=120, memory=4 << 30, reply=32 * MAX_CHARS)
@@ -76,7 +74,7 @@ class Tokenizer:
         workers: of a batch, whose child processes then serve the first question too.
         """
         self._files = files
-        self.folder, self.path = files.folder, files.folder / "tokenizer.json"
+        self.folder, self.path = files.folder, files.path
         self._templates: dict[bool, Template] = {}  # False: the default, True: the one for tools
         self._workers = workers
         with files.unchanged():
@@ -84,51 +82,36 @@ class Tokenizer:
         self._workers = None
 
     def _open(self) -> None:
-        data = find_file(self.path, MAX_FILE, TokenizerError)
-        if data is None:
-            if not os.path.isdir(self.folder):
-                raise no_such(self.folder, "no such folder")
-            raise TokenizerError(
-                f"{shown_path(self.folder)}:"
-                f" no tokenizer.json, so no text and no chat; token ids still work{self._other()}"
-            )
-        spec = parse_object(data, self.path, TokenizerError, strict=False)
-        declared = Declarations.of(self.folder, spec, data)
+        spec, data, declared, self._refusal = self._files.read()
         spec = _encode.patched(spec, declared.parts)
         vocabulary = self._vocabulary = Vocabulary.of(spec, self.path, declared)
         parts = declared.parts
         if declared.begin is not None:
-            processor = beginning(declared.begin, vocabulary.id_of(declared.begin))
+            processor = around((declared.begin, vocabulary.id_of(declared.begin)), None)
             parts = {**(parts or {}), "post_processor": processor}
             spec["post_processor"] = processor
         self._declared = declared
         self._special = SpecialTokens(() if declared.split_special else vocabulary.special)
-        setup = {
+        self._setup = {
             "parts": parts,
             "tokens": vocabulary.changes,
             "added": vocabulary.added,
             "split_special": declared.split_special,
         }
-        state = self._files.state(self.path.name)
-        self._file = {"path": str(self.path), "state": state, "setup": setup}
         self._decodes_here = decodes_harmlessly(spec)
         self._tokenizer: _encode.State | None = None
         if is_harmless(spec, vocabulary.added):
             try:
-                self._tokenizer = _encode.load(data, setup)
+                self._tokenizer = _encode.load(data, self._setup)
             except ValueError as e:
                 raise self._error(e) from None
-        self._ids("")  # fails here, not at the first prompt, if it is broken
+        if not self._refusal:
+            self._ids("")  # fails here, not at the first prompt, if it is broken
 
-    def _other(self) -> str:
-        """The way out where the vocabulary is in another file."""
-        names = [name for name in _OTHER_FILES if os.path.isfile(self.folder / name)]
-        if not names:
-            return ""
-        return (
-            f". {names[0]} is not read; transformers converts it:"
-            " AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
-        )
+    @functools.cached_property
+    def _file(self) -> dict[str, Any]:
+        """What a child process prepares."""
+        return {**self._files.source(), "setup": self._setup}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """As its files: FileChangedError where they differ."""
@@ -246,8 +229,8 @@ class Tokenizer:
     def _template_for(self, tools: bool) -> Template:
         if tools not in self._templates:
             with self._files.unchanged():
-                names = self._declared.names
-                self._templates[tools] = Template.find(self.folder, tools=tools, tokens=names)
+                template = self._files.template(tools, self._declared.names)
+            self._templates[tools] = template
         return self._templates[tools]
 
     def _chat_ids(
@@ -334,6 +317,8 @@ class Tokenizer:
     ) -> NDArray[np.int32]:
         """int32 ids of `text`; `around`, `marks` and `spelled` as in `_encode`."""
         self._check_text(text)
+        if self._refusal:
+            raise TokenizerError(f"{shown_path(self.path)}: {self._refusal}")
         fill = self._declared.fill
         if fill and fill in text:
             raise TokenizerError(

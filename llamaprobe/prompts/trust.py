@@ -9,36 +9,43 @@ from collections.abc import Iterable
 from typing import Any
 
 _SPACE = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-_CONTRACTION = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_CUT = rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|%s| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACE}"
+CONTRACTION = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+CUT = rf"{CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|%s| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACE}"
 # Words that end where lower case is followed by upper case.
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_CASED = "|".join(
+CASED = "|".join(
     rf"[^\r\n\p{{L}}\p{{N}}]?{word}%s" for word in (f"{_UPPER}*{_LOWER}+", f"{_UPPER}+{_LOWER}*")
 )
-_CASED += rf"|%s| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACE}"
+CASED += rf"|%s| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACE}"
 
-# Regular expressions that take time in proportion to the text: each alternative is a run of
-# characters of one class behind at most one other character, so a failed one is scanned once more.
-_REGEX = {
-    _CUT % r"\p{N}{1,3}",  # Llama 3; cl100k: Phi 4, OLMo 2 and 3, Granite 4
-    _CUT % r"\p{N}",  # Qwen 2 to 3
-    _CUT % r"\p{N}+",  # MiniCPM
-    rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}"  # Qwen 3.5
-    rf"| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACE}",
-    _CASED % ("", "", r"\p{N}"),  # tekken: Mistral Nemo, Ministral
-    _CASED % (f"{_CONTRACTION}?", f"{_CONTRACTION}?", r"\p{N}{1,3}"),  # o200k: Phi 4-mini
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",  # GPT-2
-    r"\A▁",
-    # DeepSeek V3 and R1, in three steps; DeepSeek Coder, in four
+# Expressions that cut one after the other.
+DEEPSEEK_V3 = (  # also R1
     r"\p{N}{1,3}",
     "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
     "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
     "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
+)
+DEEPSEEK_CODER = (
     "[\r\n]",
     r"\s?\p{L}+",
     r"\s?\p{P}+",
     "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+",
+)
+
+# Regular expressions that take time in proportion to the text: each alternative is a run of
+# characters of one class behind at most one other character, so a failed one is scanned once more.
+_REGEX = {
+    CUT % r"\p{N}{1,3}",  # Llama 3; cl100k: Phi 4, OLMo 2 and 3, Granite 4
+    CUT % r"\p{N}",  # Qwen 2 to 3
+    CUT % r"\p{N}+",  # MiniCPM
+    rf"{CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}"  # Qwen 3.5
+    rf"| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACE}",
+    CASED % ("", "", r"\p{N}"),  # tekken: Mistral Nemo, Ministral
+    CASED % (f"{CONTRACTION}?", f"{CONTRACTION}?", r"\p{N}{1,3}"),  # o200k: Phi 4-mini
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",  # GPT-2
+    r"\A▁",
+    *DEEPSEEK_V3,
+    *DEEPSEEK_CODER,
 }
 _PARTS = {
     *("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "StripAccents", "Nmt", "BertNormalizer"),

@@ -5,8 +5,8 @@ tokens itself, from the number of tokens on: an added token whose id in the file
 whose number belongs to another token, is refused.
 
 A token is spelled in bytes. Byte-level vocabularies write each byte as one printable character
-(GPT-2's table), SentencePiece's write a space as U+2581 and a single byte as <0x0A>; added tokens
-are spelled as their text.
+(GPT-2's table), SentencePiece's write a space as U+2581, also in added tokens, and a single byte as
+<0x0A>; else added tokens are spelled as their text.
 """
 
 import re
@@ -81,12 +81,11 @@ class Vocabulary:
         name = self.names[id] if id < len(self.names) else None
         if name is None:
             return b""
-        if id in self.added_ids:
-            return name.encode()
-        if self.byte_level:
-            return b"".join(_BYTES.get(c) or c.encode() for c in name)
-        if self.byte_fallback and (byte := _LONE_BYTE.fullmatch(name)):
-            return bytes.fromhex(byte[1])
+        if id not in self.added_ids:
+            if self.byte_level:
+                return b"".join(_BYTES.get(c) or c.encode() for c in name)
+            if self.byte_fallback and (byte := _LONE_BYTE.fullmatch(name)):
+                return bytes.fromhex(byte[1])
         return (name.replace("▁", " ") if self.metaspace else name).encode()
 
 

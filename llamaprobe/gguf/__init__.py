@@ -1,0 +1,1 @@
+"""Models in GGUF: their files, metadata, names of tensors and tokenizers."""
