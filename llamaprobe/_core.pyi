@@ -144,7 +144,8 @@ class Model:
         n_threads: int,
         progress: Callable[[int, int], object] | None = None,
         rope_length: int = 0,
-        observer: tuple[Stats, NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]] | None = None,
+        observer: tuple[Stats, NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]
+        | None = None,
         edits: Sequence[_Edit] | None = None,
         changed: NDArray[np.int64] | None = None,
         caches: Sequence[Cache | None] | None = None,

@@ -14,7 +14,7 @@ import hashlib
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -188,7 +188,7 @@ def read_config(path: str | os.PathLike[str], *, stacklevel: int = 2) -> Config:
 
     Raises FileError (missing, unreadable, no regular file), ConfigError (broken JSON, a key that is
     missing, of the wrong type, out of range or contradicted by another), UnsupportedConfigError
-    (another architecture, quantised weights, an unknown rope type).
+    (another architecture, an unknown rope type).
     """
     file = os.fsdecode(path)
     if os.path.isdir(file):
@@ -208,9 +208,10 @@ def _read(file: str) -> Config:
 
 
 def parse_config(raw: dict[str, Any], name: str) -> Config:
-    """The config of a config.json that was parsed; `name` is what messages call it. Raises as
-    `read_config`."""
-    config: Config = _core.call_rounded(lambda values: _config(values, name, ""), raw)
+    """The config of a config.json that was parsed; `name` is what messages call it. A key `gguf`
+    says that it was made of the metadata of a GGUF (gguf/config.py). Raises as `read_config`."""
+    is_gguf = isinstance(raw.get("gguf"), dict)
+    config: Config = _core.call_rounded(lambda values: _config(values, name, "", is_gguf), raw)
     return config
 
 
@@ -233,9 +234,11 @@ def _no_model(folder: str) -> FileError:
 # ---- from keys to Config ----
 
 
-def _config(raw: dict[str, Any], file: str, sha256: str) -> Config:
+def _config(raw: dict[str, Any], file: str, sha256: str, is_gguf: bool = False) -> Config:
     keys, prefix = _text_keys(shown_path(file), raw)
     family = _family(keys)
+    if is_gguf:  # its gains are those that multiply, and it may hold a table of RoPE
+        family = replace(family, gain_offset=0.0, rope_types=(*family.rope_types, "rope_freqs"))
     keys = Keys(keys.path, {**family.defaults, **keys.values}, keys.name)
     _check_extras(keys, family)
     d_model = keys.integer("hidden_size", 1, _SIZE)
@@ -302,7 +305,6 @@ def _text_keys(path: str, raw: dict[str, Any]) -> tuple[Keys, str]:
     if shell is None:
         return keys, ""
     architecture, model_type, prefix = shell
-    _check_quantization(keys)
     if keys.strings("architectures") not in ([], [architecture]):
         keys.refuse("architectures", f"only {architecture} can be run")
     inside = keys.inside("text_config")
@@ -340,17 +342,8 @@ def _family(keys: Keys) -> Family:
     return family
 
 
-def _check_quantization(keys: Keys) -> None:
-    for key in ("quantization_config", "quantization", "compression_config"):
-        if keys.values.get(key) is not None:
-            keys.refuse(
-                key, "quantised weights cannot be run; take bf16, f16 or f32 ones"
-            )
-
-
 def _check_extras(keys: Keys, family: Family) -> None:
     """Keys that would change the maths."""
-    _check_quantization(keys)
     activation = keys.values.get(family.activation, "silu")
     if type(activation) is not str or activation not in family.activations:
         shown = [name for name in family.activations if name != "swish"]

@@ -20,9 +20,17 @@ from . import _core, log, stderr
 from .cancel import Cancel, Stop
 from .captures import Capture, captures_of
 from .checkpoint.folder import Checkpoint, named
-from .checkpoint.opening import Opening, describe_files, first_layers, open_core, open_files
+from .checkpoint.opening import (
+    Opening,
+    check_weights_as,
+    describe_files,
+    first_layers,
+    open_core,
+    open_files,
+)
+from .checkpoint.quantization import Quantization
 from .checkpoint.tensor_names import read_globs
-from .checkpoint.weights import Weights
+from .checkpoint.weights import Weights, gain_notes
 from .config import Config, tensors
 from .edits.edits import Edits
 from .edits.resolve import Bound, Call, bind_all
@@ -42,9 +50,8 @@ from .points import shape as shape_of
 from .prompts.chat import ChatOptions
 from .prompts.prompt import Prompt, TokenizerSource, read_prompt, read_prompts
 from .prompts.tokenizer import Tokenizer
-from .prompts.tokenizer_files import TokenizerFiles
 from .run import Run
-from .source import find_folder, whole_path
+from .source import choose_gguf, find_folder, open_gguf_of, split_file, tokenizer_files, whole_path
 from .sweeps.methods import Sweeps
 
 
@@ -77,12 +84,14 @@ def load(
     mmap: bool = True,
     layers: int | range | None = None,
     ignore: str | Iterable[str] = (),
+    file: str | None = None,
+    weights_as: str = "float32",
 ) -> "Model":
     """Open a model.
 
     source: "demo" (the one that comes with the package), a folder with config.json and
-        safetensors, or a repo id of the hub, "owner/name". A folder that exists wins over a repo
-        id of the same name.
+        safetensors, a .gguf file or a folder with one, or a repo id of the hub, "owner/name". A
+        folder that exists wins over a repo id of the same name.
     revision, token, cache_dir, local_files_only: for a repo id; see `download`.
     threads: how many a run uses unless it says otherwise. Default: LLAMAPROBE_NUM_THREADS, else
         all cores that the process may use.
@@ -96,6 +105,10 @@ def load(
         not set, `lm_head.bias`, a part of a LoRA) is an error, because config.json then describes
         another model; elsewhere (layers beyond num_hidden_layers, a vision tower) it is a warning
         and listed in `Model.unused`.
+    file: which model in GGUF of a folder or a repo, as the name of its file or a glob that one
+        matches, "*Q4_K_M*"; any part of a split stands for all. Without it safetensors win.
+    weights_as: of quantised weights. "float32": the values that their codes mean; "bf16": these
+        rounded to bf16, as many kernels compute. Others are used as they are.
 
     The folder is made absolute: a later `os.chdir` changes nothing.
 
@@ -106,9 +119,12 @@ def load(
         thread_count(threads)
     n_layers = None if layers is None else first_layers(layers)
     globs = read_globs(ignore)
-    part = {} if n_layers is None else {"layers": range(n_layers), "head": True}
+    check_weights_as(weights_as)
+    part: dict[str, Any] = {} if n_layers is None else {"layers": range(n_layers), "head": True}
+    place, file = split_file(source, file)
+    part |= {} if file is None else {"file": file}
     folder, commit = find_folder(
-        source,
+        place,
         revision,
         token=token,
         cache_dir=cache_dir,
@@ -116,14 +132,16 @@ def load(
         **part,
     )
     name = expand_user(os.fspath(source))
-    is_own = isinstance(source, os.PathLike) or (source != "demo" and os.path.isdir(name))
+    is_own = isinstance(place, os.PathLike) or (source != "demo" and os.path.isdir(name))
     folder = whole_path(folder)
-    return open_model(Opening(name, folder, is_own, commit, threads, mmap, n_layers, globs))
+    file = choose_gguf(folder, file)
+    how = (threads, mmap, n_layers, globs, file, weights_as)
+    return open_model(Opening(name, folder, is_own, commit, *how))
 
 
 def open_model(opening: Opening) -> "Model":
     """`load` with a known folder. Raises as `load`."""
-    config, checkpoint, unused = open_files(opening)
+    config, checkpoint, unused = open_files(opening, open_gguf_of)
     log.info("%s: opened from %s, %d layers", opening.name, checkpoint.folder, config.n_layers)
     return Model(config, checkpoint, opening, unused)
 
@@ -152,10 +170,12 @@ class Model(Generates, LensMethods, Sweeps):
         """Names of tensors in the opened files that no operation uses, in the order of the files,
         whether `load` warned about them or `ignore` matches them; without leftover buffers of
         rotary embeddings and layers that `load(layers=)` left out."""
+        self.quantization: Quantization | None = checkpoint.quantization
+        """How its weights are stored, where they are quantised or in GGUF; else None."""
         self._core: _core.Model | None = open_core(config, checkpoint)
         self._checkpoint: Checkpoint | None = checkpoint
         self._opening = opening
-        self._tokenizer = TokenizerSource(TokenizerFiles(checkpoint.folder))
+        self._tokenizer = TokenizerSource(tokenizer_files(checkpoint))
         files = tuple(describe_files(checkpoint))
         self.fingerprints = Fingerprints(path for path, *_ in files)
         """Of the weight files, by path."""
@@ -167,6 +187,8 @@ class Model(Generates, LensMethods, Sweeps):
             tokenizer=self._tokenizer,
             fingerprints=self.fingerprints,
             folder=str(checkpoint.folder) if opening.is_own else None,
+            file=opening.file,
+            quantization=None if self.quantization is None else self.quantization.entry(),
             ignore=opening.ignore,
             unused=unused,
         )
@@ -180,7 +202,7 @@ class Model(Generates, LensMethods, Sweeps):
         """
         if self._checkpoint is None:
             raise self._closed()
-        return Weights(self._checkpoint, self.config.tied_head)
+        return Weights(self._checkpoint, self.config.tied_head, gain_notes(self.config))
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -398,10 +420,11 @@ class Model(Generates, LensMethods, Sweeps):
 
     def __repr__(self) -> str:
         c, closed = self.config, ", closed" if self._core is None else ""
+        stored = f", {q.format} of {q.bits_per_weight:.2f} bits" if (q := self.quantization) else ""
         return (
             f"<Model {printable(self.origin.model)}: {c.n_layers} layers, d_model {c.d_model},"
             f" {c.n_heads} heads, {c.n_kv_heads} kv heads, vocabulary {c.vocab_size},"
-            f" {self.n_params:,} parameters{closed}>"
+            f" {self.n_params:,} parameters{stored}{closed}>"
         )
 
     def _n_threads(self, threads: int | None) -> int:
@@ -469,7 +492,9 @@ def _open_again(
         raise not_as_pickled(model.config.path)
     for path, *_ in model.origin.weight_files:
         check_fingerprint(path, marks.pop(os.path.basename(path), None))
-    if (found := model._tokenizer.marks()) != marks:
+    weights = {os.path.basename(path) for path, *_ in model.origin.weight_files}
+    found = {name: mark for name, mark in model._tokenizer.marks().items() if name not in weights}
+    if found != marks:
         name = min(name for name in found | marks if found.get(name) != marks.get(name))
         raise not_as_pickled(str(model.path / name))
     return model

@@ -279,7 +279,10 @@ def _manifest_of(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _widen(words: np.ndarray, path: Path) -> np.ndarray:
     """uint16 words as the float32 that they mean, by the dtype in the manifest beside them;
     integers as they are."""
-    dtype = _manifest_of(path)[1].get("source_dtype")
+    entry = _manifest_of(path)[1]
+    if "part" in entry:  # of a quantised weight
+        return words
+    dtype = entry.get("source_dtype")
     if words.dtype == np.uint16 and dtype == "BF16":  # the upper half of a float32
         return (words.astype(np.uint32) << 16).view(np.float32)
     if words.dtype == np.uint16 and dtype == "F16":

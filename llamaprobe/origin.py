@@ -1,5 +1,6 @@
 """The facts about its model that a run keeps, also one that was read back from files."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,6 +36,10 @@ class Origin:
     """Of the weight files."""
     folder: str | None = None
     """The absolute path of a folder of the user's own; None for the demo and a repo."""
+    file: str | None = None
+    """Of a model in GGUF: its first file, by its path below the folder."""
+    quantization: Mapping[str, Any] | None = None
+    """`Quantization.entry` of a quantised model."""
     ignore: tuple[str, ...] = ()
     """The globs of `load(ignore=)`."""
     unused: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from . import points
 from .captures import BEFORE, without_before
+from .checkpoint.quantization import quantization_entry
 from .config import Config
 from .edits.edits import Edits
 from .errors import ArgumentError, Error, PointError
@@ -150,6 +151,8 @@ class Run(RunViews):
             **path_entries("model", self.origin.model),
             **path_entries("model_folder", self.origin.folder),
             "revision": self.origin.revision,
+            **({} if self.origin.file is None else {"model_file": self.origin.file}),
+            **quantization_entry(self.origin.quantization),
             "ignore": list(self.origin.ignore),
             "unused_tensors": list(self.origin.unused),
             "arithmetic_version": self.arithmetic_version,

@@ -14,20 +14,89 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import _core
-from .checkpoint.folder import open_checkpoint
-from .checkpoint.tensors import Tensor, file_tensors
+from .checkpoint.folder import INDEX, SINGLE, Checkpoint
+from .checkpoint.opening import Opening, open_weights
+from .checkpoint.tensors import Tensor, file_tensors, weight_tensors
 from .checkpoint.weights import Weights
 from .errors import ArgumentError, FileError, HubError, UnsupportedError
 from .files.paths import expand_user
-from .messages import printable
+from .gguf.choice import SUFFIX, choose, parts_of
+from .messages import printable, shown_path
+from .prompts.tokenizer_files import TokenizerFiles
 
 if TYPE_CHECKING:
+    from .config import Config
     from .model import Model
 
 _DEMO = Path(__file__).parent / "demo"
 _REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_OTHER_FORMATS = (".gguf", ".bin", ".pt", ".pth", ".ckpt")
+_OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt")
+
+
+def split_file(source: Any, file: str | None) -> tuple[Any, str | None]:
+    """A path of a GGUF as its folder, a Path, and its name; other sources as they are. `file` must
+    then be that name or absent. ArgumentError."""
+    if file is not None and (not isinstance(file, str) or not file):
+        raise ArgumentError(
+            f"file is {printable(repr(file), 60)}; it is the name of a .gguf file or a glob"
+        )
+    path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+    if not isinstance(path, str) or not path.lower().endswith(SUFFIX):
+        return source, file
+    path = expand_user(path)
+    folder, name = os.path.split(path)
+    if not os.path.isfile(path):
+        return source, file
+    if file not in (None, name):
+        raise ArgumentError(
+            f"file is {printable(repr(file), 60)}, and the model is {printable(path)}; give its"
+            " folder to choose another"
+        )
+    return Path(folder or os.curdir), name
+
+
+def choose_gguf(folder: Path, file: str | None) -> str | None:
+    """The first file of a model in GGUF, by its path below `folder`; None where the folder has
+    safetensors or nothing, unless `file` names one. ArgumentError unless it is one model."""
+    if file is not None and file.lower().endswith(SUFFIX) and os.path.isfile(folder / file):
+        return parts_of(file)[0]
+    names = _listed(folder)
+    if file is None:
+        if not os.path.isdir(folder) or {SINGLE, INDEX} & set(names):
+            return None
+    else:
+        below = [
+            name for name in names if not name.startswith(".") and os.path.isdir(folder / name)
+        ]
+        names += [f"{name}/{each}" for name in below for each in _listed(folder / name)]
+    return choose(names, file, shown_path(folder))
+
+
+def open_gguf_of(opening: Opening) -> "tuple[Checkpoint, Config]":
+    """Of a model in GGUF. Raises as `gguf.opening.open_gguf`."""
+    from .gguf.opening import open_gguf
+
+    how = {"mmap": opening.mmap, "weights_as": opening.weights_as}
+    return open_gguf(opening.folder, opening.file or "", **how)
+
+
+def tokenizer_files(checkpoint: Checkpoint) -> TokenizerFiles:
+    """The files of the tokenizer that comes with weights."""
+    if checkpoint.format != "gguf":
+        return TokenizerFiles(checkpoint.folder)
+    from .gguf.tokenizer import GgufTokenizerFiles
+
+    file: Any = checkpoint.files[0]
+    return GgufTokenizerFiles(file.path, file)
+
+
+def _listed(folder: Path) -> list[str]:
+    """[] where it cannot be read: opening it gives the error."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def find_folder(source: object, revision: str, **hub: Any) -> tuple[Path, str | None]:
@@ -44,33 +113,52 @@ def find_folder(source: object, revision: str, **hub: Any) -> tuple[Path, str | 
     return folder, _commit(folder)
 
 
-def find_source(source: str | os.PathLike[str], revision: str = "main") -> Path:
-    """A file itself, else as `find_folder`."""
+def find_source(
+    source: str | os.PathLike[str], revision: str = "main", file: str | None = None
+) -> Path:
+    """A file itself, the first file of a model in GGUF, else as `find_folder`."""
     if isinstance(source, str):
         source = expand_user(source)
-    return Path(source) if os.path.isfile(source) else find_folder(source, revision)[0]
+    if os.path.isfile(source):
+        return Path(source)
+    folder = find_folder(source, revision, file=file)[0]
+    chosen = choose_gguf(folder, file)
+    return folder if chosen is None else folder / chosen
 
 
 def model_tensors(
-    source: "Model | str | os.PathLike[str]", format: str = "csv"
+    source: "Model | str | os.PathLike[str]",
+    format: str = "csv",
+    part: str = "values",
+    file: str | None = None,
 ) -> Iterator[Tensor]:
-    """Every tensor of a model, a folder, a repo or a file, in the order of the data.
+    """Every tensor of a model, a folder, a repo or a file, in the order of the data. `part` of a
+    quantised one: "values", "codes", "scales", or "stored": the tensors of its files as they are.
+    `file` as of `load`.
 
     Those of an open model are of the files that it opened, whatever their paths name now.
     ArgumentError when it is closed; FileChangedError.
     """
-    return file_tensors(_files(source), format)
-
-
-def _files(source: object) -> tuple[_core.Safetensors, ...]:
+    weights: object
     if not isinstance(source, (str, os.PathLike)):
-        if isinstance(weights := getattr(source, "weights", None), Weights):
-            return weights.files
+        weights = getattr(source, "weights", None)
+    else:
+        path = whole_path(find_source(source, file=file))
+        if path.name.lower().endswith(SUFFIX):
+            from .gguf.opening import open_gguf
+
+            weights = Weights(open_gguf(path.parent, path.name)[0])
+        elif os.path.isfile(path):
+            return file_tensors((_core.Safetensors(path),), format)
+        else:
+            weights = Weights(open_weights(path))
+    if not isinstance(weights, Weights):
         raise ArgumentError(
             f"a model is a Model, a folder, a file or a repo id, not {printable(repr(source), 60)}"
         )
-    path = whole_path(find_source(source))
-    return (_core.Safetensors(path),) if os.path.isfile(path) else open_checkpoint(path).files
+    if part == "stored" or (part == "values" and not weights._are_renamed):
+        return file_tensors(weights.files, format)
+    return weight_tensors(weights, format, part)
 
 
 def whole_path(path: Path) -> Path:
@@ -104,7 +192,7 @@ def find_local(source: object, revision: str) -> Path | None:
     if os.path.lexists(name):
         raise _not_a_folder(name)
     _check_no_token(name, "a model's name")
-    if not isinstance(source, str) or not _REPO_ID.fullmatch(name):
+    if not isinstance(source, str) or not _REPO_ID.fullmatch(name) or name.endswith(SUFFIX):
         raise _nothing(name)
     return None
 

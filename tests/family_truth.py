@@ -28,7 +28,7 @@ def observe_family(
     folder: Path, config: Config, token_ids: Sequence[int], in_float64: bool = True
 ) -> Values:
     """Every point that can be seen of one prompt; points of a layer have a leading axis. Else in
-    float32, as its users run it."""
+    float32, as its users run it. `folder`: of the model, or its GGUF."""
     import torch
 
     model = _load(folder)
@@ -54,9 +54,10 @@ def _load(folder: Path) -> Any:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
-    )
+    how = {"dtype": torch.float32, "attn_implementation": "eager", "local_files_only": True}
+    if folder.suffix == ".gguf":
+        folder, how["gguf_file"] = folder.parent, folder.name
+    model = AutoModelForCausalLM.from_pretrained(folder, **how)
     return model.eval()
 
 

@@ -136,16 +136,6 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "a cap of 0": ("gemma2", {"final_logit_softcapping": 0}, "a number above 0"),
     "a scale below 0": ("granite", {"residual_multiplier": -1.0}, "a number above 0"),
-    "quantised": (
-        "qwen3",
-        {"quantization_config": {"quant_method": "fp8"}},
-        "quantised weights",
-    ),
-    "quantised shell": (
-        "gemma3",
-        {"quantization_config": {"bits": 4}},
-        "quantised weights",
-    ),
     "a shell of another class": (
         "gemma3",
         {"architectures": ["Gemma3ForSequenceClassification"]},

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import quantised_checkpoints
 from fakehub import FakeHub
 from hub_fixtures import REPO_ID, hub, noise  # noqa: F401
 from models import safetensors_bytes
@@ -38,6 +39,27 @@ def inspect(
 
 def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_remote_quantised_model(hub: FakeHub, inspect: Inspect, tmp_path: Path) -> None:
+    """What kind each weight is of is in the data, for GPTQ's zeros at least: the method is shown."""
+    folder = tmp_path / "model"
+    quantised_checkpoints.FORMATS["gptq4-v1"].make(folder, quantised_checkpoints.config_of())
+    hub.add(REPO_ID, files_of(folder))
+    code, out, errors = inspect(REPO_ID)
+    assert (code, errors) == (0, "") and "quantization\n  format           gptq\n" in out
+    assert "cannot be run" not in out and "mlp.down_proj.qweight" in out
+
+
+def test_a_remote_model_of_a_method_that_does_not_run(
+    hub: FakeHub, inspect: Inspect, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    quantised_checkpoints.FORMATS["gptq4-v1"].make(folder, quantised_checkpoints.config_of())
+    quantised_checkpoints.change_config(folder, {"quantization_config": {"quant_method": "hqq"}})
+    hub.add(REPO_ID, files_of(folder))
+    code, out, _ = inspect(REPO_ID)
+    assert code == 0 and "cannot be run: " in out and "hqq weights cannot be run" in out
 
 
 def test_a_remote_model_of_many_shards(

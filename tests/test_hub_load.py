@@ -1,12 +1,14 @@
 """lp.load of a repo: what it fetches, what it requests when all files are present, and that the model runs."""
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import models
 import numpy as np
 import pytest
+import quantised_checkpoints as made
 from fakehub import FakeHub
 from hub_fixtures import REPO_ID, hub  # noqa: F401
 
@@ -70,3 +72,15 @@ def test_the_first_layers_come_without_the_other_shards(
     hub.forget()
     assert lp.load(repo, layers=2).config.n_layers == 2 and hub.seen == []
     assert lp.load(repo).config.n_layers == N_LAYERS and len(hub.requests("cdn", "GET")) == 3
+
+
+@pytest.mark.parametrize("name", ["gptq4-beside", "awq-beside", "modelopt"])
+def test_a_quantised_repo_comes_with_what_its_quantiser_wrote(
+    hub: FakeHub, tmp_path: Path, name: str
+) -> None:
+    made.FORMATS[name].make(tmp_path, made.config_of())
+    hub.add(REPO_ID, {path.name: path.read_bytes() for path in tmp_path.iterdir()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # activations that are not quantised
+        there, here = lp.load(REPO_ID, weights_as="bf16"), lp.load(tmp_path, weights_as="bf16")
+    assert there.run(IDS, points="all").equals(here.run(IDS, points="all"))

@@ -201,7 +201,7 @@ def test_a_file_is_not_a_folder(folder: Path, name: str):
         lp.load(folder / name)
 
 
-@pytest.mark.parametrize("name", ["model.gguf", "pytorch_model.bin", "model.PTH"])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.PTH"])
 def test_a_file_of_another_format(tmp_path: Path, name: str):
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(lp.UnsupportedError, match=f"{name}: only safetensors"):

@@ -25,7 +25,8 @@ LIST = Path(__file__).parent / "data" / "surface.txt"
 MODULES = ("hub", "offline", "plot", "ray", "reference")
 # Classes of objects that public calls return: their members are public, to construct them is not.
 RETURNED = (
-    "checkpoint.weights.Weight checkpoint.weights.Weights config.Config config.Layer data.reading.Batch "
+    "checkpoint.quantization.Quantization checkpoint.weights.Weight checkpoint.weights.Weights config.Config "
+    "config.Layer data.reading.Batch "
     "data.reading.Harvest data.shard.ShardInfo edits.edit.At edits.edits.Place edits.edits.Selection edits.index.Span "
     "families.rope.Rope perf.machine.Kernel perf.profile.Profile perf.profile.Stage plan.Plan plan.Step plan.Value "
     "points.Point prompts.tokenizer.Chat stats.stats.Stats comparison.First comparison.Difference"

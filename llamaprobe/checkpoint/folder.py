@@ -16,8 +16,9 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import _core, log
 from ..errors import Error, FileError, FormatError, UnsupportedError
@@ -25,6 +26,10 @@ from ..files.atomic import file_error, open_regular
 from ..files.json_file import describe_wrong_content, read_object, show
 from ..files.paths import checked_path
 from ..messages import counted, printable, shown_path
+from .packed import PackedInfo
+
+if TYPE_CHECKING:
+    from .quantization import Quantization
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -41,8 +46,7 @@ _SHOWN = 5  # so many names in a message
 
 # Other files of weights, and what to do with them.
 OTHER_FORMATS = {
-    ".gguf": "GGUF, whose weights are converted and mostly quantised; take the safetensors that it"
-    " was made from",
+    ".gguf": "GGUF of a part of a model; choose another with file= (--file GLOB)",
     ".bin": "PyTorch pickle, which can run code; convert it with transformers: "
     "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)",
 }
@@ -52,9 +56,9 @@ OTHER_FORMATS |= dict.fromkeys((".pth", ".pt", ".ckpt"), OTHER_FORMATS[".bin"])
 class TensorInfo(NamedTuple):
     """A tensor's entry in the header of its file."""
 
-    file: _core.Safetensors
+    file: "_core.Safetensors | _core.Gguf"
     dtype: str
-    """As safetensors spells it: "BF16"."""
+    """As safetensors spells it, "BF16", or as GGUF does, "Q4_K"."""
     shape: tuple[int, ...]
     offset: int
     """Of its first byte in the file."""
@@ -66,12 +70,33 @@ class Checkpoint:
     """The open weight files of one folder, immutable. Made by `open_checkpoint`."""
 
     folder: Path
-    files: tuple[_core.Safetensors, ...] = field(repr=False)
+    files: "tuple[_core.Safetensors | _core.Gguf, ...]" = field(repr=False)
     """In the order of their names; `path` of each is its full path."""
     tensors: Mapping[str, TensorInfo] = field(repr=False)
-    """By name, file by file, in the order of the data."""
+    """By stored name, file by file, in the order of the data."""
     links: Mapping[str, Path]
     """The targets of those files that are symbolic links."""
+    format: str = "safetensors"
+    """Or "gguf"."""
+    packed: Mapping[str, PackedInfo] = field(default_factory=dict, repr=False)
+    """The packed weights, by Hugging Face name."""
+    aliases: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Hugging Face name -> stored name of plain tensors that are stored under another."""
+    companions: frozenset[str] = field(default=frozenset(), repr=False)
+    """Stored tensors of a quantised checkpoint that no value of a weight depends on, such as the
+    scales of activations."""
+    quantization: "Quantization | None" = None
+    """What a quantised checkpoint says of itself; None for a plain one."""
+
+    @cached_property
+    def names(self) -> Mapping[str, TensorInfo]:
+        """The tensors that a model may use, by Hugging Face name; of a packed weight its codes."""
+        stored = {name: info.part_names["codes"] for name, info in self.packed.items()}
+        stored |= self.aliases
+        parts = {part for info in self.packed.values() for part in info.part_names.values()}
+        others = self.tensors.keys() - parts - self.companions - set(self.aliases.values())
+        stored |= {name: name for name in self.tensors if name in others}
+        return {name: self.tensors[at] for name, at in stored.items()}
 
     @property
     def first_file(self) -> str:
@@ -120,7 +145,7 @@ def _open(folder: Path, fd: int, mmap: bool, layers: int | None) -> Checkpoint:
     index = None if _exists(fd, SINGLE) else _read_index(folder, fd).first(layers)
     names = (SINGLE,) if index is None else tuple(sorted(set(index.weight_map.values())))
     _check_present(folder, fd, names)
-    links = _links(folder, fd, names)
+    links = links_of(folder, fd, names)
     with named(folder):
         files = tuple(_open_file(folder / name, fd, mmap) for name in names)
     tensors = _tensors(folder, files)
@@ -272,7 +297,7 @@ def _check_total(index: _Index, tensors: Mapping[str, TensorInfo]) -> None:
 # ---- links ----
 
 
-def _links(folder: Path, fd: int, names: tuple[str, ...]) -> dict[str, Path]:
+def links_of(folder: Path, fd: int, names: tuple[str, ...]) -> dict[str, Path]:
     """The targets of links. FileError for one that leads out of a downloaded folder."""
     links = {
         name: Path(os.path.realpath(folder / name))
@@ -323,7 +348,7 @@ def _passes_a_blob(link: Path, blobs: list[Path]) -> bool:
     return False
 
 
-def _base(file: _core.Safetensors) -> str:
+def _base(file: "_core.Safetensors | _core.Gguf") -> str:
     return os.path.basename(file.path)
 
 

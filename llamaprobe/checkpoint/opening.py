@@ -1,13 +1,14 @@
 """Opening a model: the files of its folder, proved and compared with config.json.
 
-Opening reads headers only. Tensors that no operation uses are refused or warned about here: the
-files may be of another model than config.json describes.
+Opening reads headers only, of quantised safetensors also zeros and groups of columns. Tensors that no
+operation uses are refused or warned about here: the files may be of another model than config.json
+describes.
 """
 
 import dataclasses
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,15 @@ from .. import _core, log
 from ..config import Config, read_config
 from ..errors import ArgumentError, UnsupportedError
 from ..families.core import core_arguments
+from ..families.keys import any_of
 from ..messages import printable, shown_path
 from .folder import Checkpoint, named, open_checkpoint
+from .quantised.find import declared_of, with_packed
 from .tensor_names import HEAD, check_complete, find_unused
 
+WEIGHTS_AS = ("float32", "bf16")
+_OPTIONS = ("threads", "mmap", "layers", "ignore", "weights_as")
+_FLOATS = {"F32", "BF16", "F16", "F64"}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -39,43 +45,83 @@ class Opening:
     mmap: bool
     layers: int | None
     ignore: tuple[str, ...]
+    file: str | None = None
+    """Of a model in GGUF: its first file, by its path below the folder."""
+    weights_as: str = "float32"
+    """Of packed weights: "float32", the values that the codes mean; "bf16", these rounded."""
 
     @property
     def source(self) -> dict[str, Any]:
         """The arguments of `load` that find the model again, from any folder."""
         if not self.is_own and self.name == "demo":
             return {"source": "demo"}
+        file = {} if self.file is None else {"file": self.file}
         if not self.is_own and self.commit is not None:
             cache = self.folder.parents[2]  # of models--owner--name/snapshots/commit
-            return {"source": self.name, "revision": self.commit, "cache_dir": str(cache)}
-        return {"source": str(self.folder)}
+            return {"source": self.name, "revision": self.commit, "cache_dir": str(cache), **file}
+        return {"source": str(self.folder), **file}
 
     @property
     def options(self) -> dict[str, Any]:
         """Its other arguments, but for the token."""
-        return {name: getattr(self, name) for name in ("threads", "mmap", "layers", "ignore")}
+        return {name: getattr(self, name) for name in _OPTIONS}
 
 
-def open_files(opening: Opening) -> tuple[Config, Checkpoint, tuple[str, ...]]:
+def open_files(
+    opening: Opening, open_gguf: Callable[[Opening], tuple[Checkpoint, Config]]
+) -> tuple[Config, Checkpoint, tuple[str, ...]]:
     """The config, the open weights, and the names of the unused tensors. Warnings name the caller
     of `load`. Raises as `load`."""
-    whole = read_config(opening.folder, stacklevel=5)
-    config = _cut(whole, opening.layers)
-    checkpoint = open_checkpoint(opening.folder, mmap=opening.mmap, layers=opening.layers)
+    if opening.file is not None:
+        checkpoint, whole = open_gguf(opening)
+        config = _cut(whole, opening.layers)
+        for note in config.notes:
+            log.warn(note, stacklevel=4)
+    else:
+        whole = read_config(opening.folder, stacklevel=5)
+        declared = declared_of(whole)
+        whole = whole if declared is None else declared.recorded(whole)
+        config = _cut(whole, opening.layers)
+        checkpoint = open_checkpoint(opening.folder, mmap=opening.mmap, layers=opening.layers)
+        checkpoint = with_packed(config, checkpoint, declared, opening.weights_as)
     config = with_head(config, checkpoint)
     where = shown_path(checkpoint.folder)
-    check_complete(config, checkpoint.tensors, f"{where}: {checkpoint.first_file}")
-    unused = find_unused(config, checkpoint.tensors, opening.ignore, whole.n_layers)
+    check_complete(config, checkpoint.names, f"{where}: {checkpoint.first_file}")
+    unused = find_unused(config, checkpoint.names, opening.ignore, whole.n_layers)
     if unused.refused:
         raise UnsupportedError(f"{where}: {unused.refusal(whole)}")
     if unused.others:
         log.warn(f"{where}: {unused.warning(whole)}", stacklevel=4)
+    for note in checkpoint.quantization.notes if checkpoint.quantization else ():
+        log.warn(note, stacklevel=4)
     if os.path.exists(opening.folder / "adapter_config.json"):
         log.warn(
             f"{where}: adapter_config.json beside the weights is of a LoRA, which is not applied",
             stacklevel=4,
         )
     return config, checkpoint, unused.names
+
+
+def open_weights(folder: Path) -> Checkpoint:
+    """The weights of a folder alone. Where config.json is missing or is of a model that cannot be
+    run, quantised weights are the tensors that are stored. Raises as `load`."""
+    checkpoint = open_checkpoint(folder)
+    dtypes = {tensor.dtype for tensor in checkpoint.tensors.values()}
+    if dtypes <= _FLOATS or not os.path.exists(checkpoint.folder / "config.json"):
+        return checkpoint
+    try:
+        config = read_config(checkpoint.folder, stacklevel=8)
+        return with_packed(config, checkpoint, declared_of(config))
+    except UnsupportedError:
+        return checkpoint
+
+
+def check_weights_as(weights_as: object) -> None:
+    """ArgumentError for what `load(weights_as=)` does not take."""
+    if weights_as not in WEIGHTS_AS:
+        raise ArgumentError(
+            f"weights_as is {printable(repr(weights_as), 60)}; it must be {any_of(WEIGHTS_AS)}"
+        )
 
 
 def first_layers(layers: int | range) -> int:
@@ -100,14 +146,17 @@ def _cut(config: Config, layers: int | None) -> Config:
 
 def with_head(config: Config, checkpoint: Checkpoint) -> Config:
     """A head in the file is used, whatever tie_word_embeddings says, as in transformers 5."""
-    tied = config.tied_head and config.prefix + HEAD not in checkpoint.tensors
+    tied = config.tied_head and config.prefix + HEAD not in checkpoint.names
     return dataclasses.replace(config, tied_head=tied)
 
 
 def open_core(config: Config, checkpoint: Checkpoint) -> _core.Model:
     """The core's model: every tensor found and its shape proved. FormatError, UnsupportedError."""
+    tensors: dict[str, Any] = {name: info.core for name, info in checkpoint.packed.items()}
+    for name, stored in checkpoint.aliases.items():
+        tensors[name] = (checkpoint.tensors[stored].file, stored)
     with named(checkpoint.folder):
-        return _core.Model(checkpoint.files, **core_arguments(config))
+        return _core.Model(checkpoint.files, tensors=tensors, **core_arguments(config))
 
 
 def describe_files(checkpoint: Checkpoint) -> Iterator[tuple[str, int, str | None]]:

@@ -48,6 +48,9 @@ _OTHER_FORMATS = {
     ),
 }
 
+# Last words of tensors that hold codes.
+_CODES = ("qweight", "weight_packed", "W_q", "B")
+
 
 def layer_tensors(config: Config, layer: int) -> list[str]:
     """The tensors of one layer."""
@@ -196,9 +199,17 @@ def check_complete(config: Config, held: Collection[str], where: str) -> None:
             unused = [other for other in held if other not in known]
             other_model = "not a Llama" if config.family == "llama" else "of another model"
             raise FormatError(
-                f"{where}: tensor {name} is missing; {_instead(name, held, unused)}; the checkpoint"
-                f" is incomplete or {other_model}"
+                f"{where}: tensor {name} is missing; {_instead(name, held, unused)}"
+                f"{_undeclared(config, name, unused)}; the checkpoint is incomplete or {other_model}"
             )
+
+
+def _undeclared(config: Config, missing: str, unused: Collection[str]) -> str:
+    """Codes whose meaning no file says: GPTQ and AWQ have the same names."""
+    module = missing.removesuffix("weight")
+    if "quantization_config" in config.raw or not any(module + word in unused for word in _CODES):
+        return ""
+    return ", a quantised weight, but config.json has no quantization_config, which comes with it"
 
 
 def _instead(missing: str, held: Collection[str], unused: Collection[str]) -> str:

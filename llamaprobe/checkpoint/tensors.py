@@ -1,20 +1,24 @@
-"""Tensors of any safetensors files, and their conversion for files without loss.
+"""Tensors of weight files, and their conversion for files without loss.
 
-bf16, f16 and f32 become float32; integers, bool and float64 keep their dtype; with `raw` the 16-bit
-and 8-bit floats are written as unsigned words. Numbers are copied out of the map in blocks, which
-aligns them and keeps memory small. Refused: floats of less than a byte, 8-bit floats except as
-words, and complex numbers except as npy.
+Of a quantised weight these are its values, its codes or its scales, made row by row as they are
+needed. Of all others bf16, f16 and f32 become float32; integers, bool and float64 keep their dtype; with
+`raw` the 16-bit and 8-bit floats are written as unsigned words. Numbers are copied out of the map in
+blocks, which aligns them and keeps memory small. Refused: floats of less than a byte, 8-bit floats
+except as words, and complex numbers except as npy.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from .. import _core
 from ..files.encode import SEPARATORS, Encoder, number_encoder, row_length, suffix_of, word_encoder
 from ..files.naming import file_names
+from .layouts import Stored
+from .weights import Weight, Weights
 
 _NATIVE = {
     **{
@@ -25,7 +29,31 @@ _NATIVE = {
     **{"F32": "<f4", "F64": "<f8", "C64": "<c8", "BOOL": "|b1"},
 }
 _HALF = {"BF16": "bfloat16", "F16": "float16"}
+_NO_BYTES = np.empty(0, np.uint8)
 _EIGHT_BIT = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
+
+
+PARTS = ("values", "codes", "scales")  # of a quantised weight
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A matrix whose rows are made as they are needed."""
+
+    dtype: np.dtype
+    read: Callable[[int, int], np.ndarray]  # rows [first, stop); first is a multiple of step
+    step: int = 1
+
+    def take(self, n_rows: int, n_cols: int) -> Callable[[int, int], np.ndarray]:
+        """`take(first, count)`: so many numbers, in the order of the rows."""
+
+        def numbers(first: int, count: int) -> np.ndarray:
+            row = first // n_cols // self.step * self.step
+            rows = self.read(row, min(-(-(first + count) // n_cols), n_rows))
+            flat = np.ascontiguousarray(rows, self.dtype).reshape(-1)
+            return flat[first - row * n_cols :][:count].copy()
+
+        return numbers
 
 
 @dataclass(frozen=True)
@@ -33,14 +61,90 @@ class Tensor:
     """A tensor in a mapped file, and the name of the file that it is written to."""
 
     name: str
-    dtype: str  # as safetensors spells it
+    dtype: str  # as the weight file spells it
     shape: tuple[int, ...]
     raw: np.ndarray  # its bytes, uint8, in place
     weight_file: str
     file: str
+    rows: Rows | None = None
+    """In place of `raw`: of a quantised weight."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What the manifest says of it besides."""
 
 
-def file_tensors(files: Iterable[_core.Safetensors], format: str) -> Iterator[Tensor]:
+def weight_tensors(weights: Weights, format: str, part: str) -> Iterator[Tensor]:
+    """Every tensor of a quantised model under its name in the original, or the codes, or the scales
+    of the quantised ones, with its file name in `format`."""
+    listed = [(weight, *each) for weight in weights.values() for each in _contents(weight, part)]
+    names = file_names((f"{weight.name}{end}" for weight, end, *_ in listed), suffix_of(format))
+    for weight, end, shape, rows in listed:
+        facts = _facts(weight, end[1:] or part) if rows else {}
+        file = names[f"{weight.name}{end}"]
+        raw = _NO_BYTES if rows else weight.raw.reshape(-1).view(np.uint8)
+        path = os.fspath(weight.path)
+        yield Tensor(weight.name, weight.dtype, shape, raw, path, file, rows, facts)
+
+
+def _facts(weight: Weight, part: str) -> dict[str, Any]:
+    """What the manifest says of a quantised weight."""
+    info = weight._packed
+    facts: dict[str, Any] = {"part": part, "kind": weight.kind, "format": info and info.format}
+    facts["matrix"] = list(weight.shape)
+    if weight.group is not None:
+        facts |= {"group": weight.group, "group_rows": weight.group_rows}
+    return facts | ({"weights_as": "bf16"} if info and info.options.get("as_bf16") else {})
+
+
+def _contents(weight: Weight, part: str) -> list[tuple[str, tuple[int, ...], Rows | None]]:
+    """(end of the file name, shape, rows) of each file of a part of a weight."""
+    if part == "values":
+        rows = Rows(np.dtype("<f4"), weight._read_rows) if weight.is_packed else None
+        return [("", weight.shape, rows)]
+    if weight.group is None:
+        return []
+    layout, n_rows = weight._layout(), weight.shape[0]
+    few = layout.of_rows(0, layout.row_step)
+    if part == "codes":
+        dtype = np.asarray(few.codes()).dtype
+        return [
+            (".codes", weight.shape, Rows(dtype, _part_reader(layout, "codes"), layout.row_step))
+        ]
+    found: list[tuple[str, tuple[int, ...], Rows | None]] = []
+    tables = few.tables()
+    named = tables.named if tables else {}
+    shape = (-(-n_rows // layout.rows), named["scales"].shape[1])
+    for name, table in named.items():
+        if name == "zeros" and "zeros" not in layout.parts:
+            found.append((".zeros", (1, 1), _whole(table)))
+            continue
+        rows = Rows(table.dtype, _part_reader(layout, name), layout.row_step // layout.rows)
+        found.append((f".{name}", (shape[0], table.shape[1]), rows))
+    for name, numbers in (("levels", layout.levels), ("group_of", layout.group_of)):
+        if numbers is not None:
+            found.append((f".{name}", (1, numbers.size), _whole(numbers.reshape(1, -1))))
+    return found
+
+
+def _whole(table: np.ndarray) -> Rows:
+    return Rows(table.dtype, lambda first, stop: table[first:stop])
+
+
+def _part_reader(layout: Stored, name: str) -> Callable[[int, int], np.ndarray]:
+    """Rows of the codes or of a table."""
+
+    def codes(first: int, stop: int) -> np.ndarray:
+        return np.asarray(layout.of_rows(first, stop).codes())
+
+    def table(first: int, stop: int) -> np.ndarray:
+        tables = layout.of_rows(first * layout.rows, stop * layout.rows).tables()
+        return tables.named[name] if tables else _NO_BYTES
+
+    return codes if name == "codes" else table
+
+
+def file_tensors(
+    files: Iterable["_core.Safetensors | _core.Gguf"], format: str
+) -> Iterator[Tensor]:
     """Every tensor of some files, in the order of the data, with its file name in `format`."""
     listed = [(file, tensor) for file in files for tensor in file.tensors()]
     names = file_names((tensor[0] for _, tensor in listed), suffix_of(format))
@@ -58,6 +162,8 @@ class EncoderMaker:
 
     def can(self, tensor: Tensor) -> bool:
         """Whether the format can hold every value exactly."""
+        if tensor.rows is not None:
+            return True
         if tensor.dtype in _HALF:
             return True
         if tensor.dtype in _EIGHT_BIT:
@@ -65,6 +171,17 @@ class EncoderMaker:
         return tensor.dtype in _NATIVE and (self.format == "npy" or tensor.dtype != "C64")
 
     def __call__(self, tensor: Tensor) -> Encoder:
+        if tensor.rows is not None:
+            return number_encoder(
+                tensor.rows.take(tensor.shape[0], tensor.shape[1]),
+                tensor.shape,
+                tensor.rows.dtype,
+                self.format,
+                digits=self.digits,
+                write_dtype=True,
+                header=self.header,
+                n_threads=self.n_threads,
+            )
         if tensor.dtype in _HALF and self.format in SEPARATORS:
             if tensor.dtype not in self._spellings:
                 self._spellings[tensor.dtype] = _core.text_table(
@@ -117,7 +234,10 @@ def _numbers(tensor: Tensor, raw: bool) -> tuple[np.dtype, Callable[[int, int], 
 
 
 def float_rows(tensor: Tensor) -> Callable[[int, int], np.ndarray]:
-    """`rows(a, b)` of a BF16, F16 or F32 matrix as float32 [b - a, n_cols]; a vector is one row."""
+    """`rows(a, b)` of a quantised, BF16, F16 or F32 matrix as float32 [b - a, n_cols]; a vector is
+    one row."""
+    if tensor.rows is not None:
+        return tensor.rows.read
     _, take = _numbers(tensor, raw=False)
     n_cols = row_length(tensor.shape)
     return lambda a, b: take(a * n_cols, (b - a) * n_cols).reshape(-1, n_cols)

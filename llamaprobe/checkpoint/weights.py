@@ -3,6 +3,7 @@
 import difflib
 import os
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, overload
 
@@ -10,11 +11,16 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .. import _core
+from ..config import Config
 from ..errors import ArgumentError, UnsupportedError
+from ..families.table import FAMILIES
+from ..families.tensors import checkpoint_shapes
 from ..files.fingerprint import check_fingerprint, fingerprint
 from ..files.npy import is_possible
 from ..messages import printable, shown_path
 from .folder import Checkpoint, TensorInfo, named
+from .layouts import FLOATS, Part, Stored, Tables
+from .packed import PackedInfo
 from .tensor_names import EMBEDDING, HEAD
 
 # Bytes of an element, for the dtypes whose elements are whole bytes.
@@ -42,23 +48,45 @@ class WeightError(ArgumentError, KeyError):
 class Weight:
     """One tensor in its file. `numpy.asarray(weight)` gives its numbers.
 
+    A quantised one is a matrix whose file holds codes; its values are, with the tables spread over
+    the rows and columns that share them (docs/quantised.md),
+
+        scales * (levels[codes] - zeros) + offsets
+
+    in float32, with levels[codes] = codes, zeros = 0 and no offsets where these are None.
+
     Outlives its model: it keeps the file open. Pickled and copied as the path of the file, which
-    must
-    be the same where it is unpickled: else FileChangedError or FileError.
+    must be the same where it is unpickled: else FileChangedError or FileError.
     """
 
-    def __init__(self, name: str, folder: Path, tensor: TensorInfo) -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        tensor: TensorInfo,
+        stored_name: str | None = None,
+        packed: PackedInfo | None = None,
+        note: str = "",
+    ) -> None:
         self.name = name
-        """As in the file."""
+        """As in the file; of GGUF and of a quantised weight as in the original's safetensors."""
+        self.stored_name = name if stored_name is None else stored_name
+        """As in the file; of a quantised weight that of the codes."""
         self.dtype = tensor.dtype
-        """As safetensors spells it: "BF16", "F16", "F32", ..."""
-        self.shape = tensor.shape
+        """As safetensors spells it: "BF16", "F16", "F32", ...; of a quantised weight that of the
+        stored codes, of GGUF its type, "Q4_K"."""
+        self.shape = tensor.shape if packed is None else packed.shape
         """A matrix is [out, in]."""
         self.n_bytes = tensor.n_bytes
-        """Of its data in the file."""
+        """Of its data in the file; of a quantised weight with its scales."""
+        if packed is not None:
+            self.n_bytes = sum(part.n_bytes for part in packed.parts.values())
         self.offset = tensor.offset
         """Of its first byte in the file."""
-        self._file, self._folder = tensor.file, folder
+        self.note = note
+        """How its values differ from those of the original's tensor of this name; mostly empty."""
+        self._file, self._folder, self._packed = tensor.file, folder, packed
+        self._tensor = tensor
 
     @property
     def path(self) -> Path:
@@ -66,9 +94,21 @@ class Weight:
         return Path(self._file.path)
 
     @property
+    def is_packed(self) -> bool:
+        """Whether the file holds codes, or rows in another order, in place of the values."""
+        return self._packed is not None
+
+    @property
+    def kind(self) -> str:
+        """Its layout: "q4_k", "fp8", "int8", "int", "gptq", "awq", ...; of a tensor that is not
+        quantised the dtype, "bf16"."""
+        return self.dtype.lower() if self._packed is None else self._packed.kind
+
+    @property
     def raw(self) -> NDArray[np.generic]:
         """The elements in place, read-only: little-endian unsigned words (uint16 for BF16 and F16)
-        in the tensor's shape, or 1-D bytes for dtypes of less than a byte. The start may be
+        in the tensor's shape, or 1-D bytes for dtypes of less than a byte; of a quantised weight
+        those of the stored codes, of a block type of GGUF the bytes of each row. The start may be
         unaligned, and the file must not shrink while this is in use.
 
         Raises FileChangedError when the file was written to since it was opened, UnsupportedError
@@ -76,9 +116,97 @@ class Weight:
         """
         self._check_shape()
         with named(self._folder):
-            data = self._file.raw(self.name)
+            data = self._file.raw(self.stored_name)
         size = _WORD_BYTES.get(self.dtype)
-        return data if size is None else data.view(f"<u{size}").reshape(self.shape)
+        if size is not None:
+            return data.view(f"<u{size}").reshape(self._tensor.shape)
+        return data if self._packed is None else data.reshape(self.shape[0], -1)
+
+    @property
+    def parts(self) -> "dict[str, Weight]":
+        """Of a quantised weight its stored tensors: "codes", "scales", "zeros", "group_of"; else
+        empty."""
+        if self._packed is None:
+            return {}
+        names = self._packed.part_names
+        return {
+            role: Weight(names[role], self._folder, part)
+            for role, part in self._packed.parts.items()
+        }
+
+    @property
+    def codes(self) -> NDArray[np.generic] | None:
+        """The stored integers [out, in], uint8, or int8 where they are signed; of fp8 its bytes.
+        None of a tensor that is not quantised, as all that follow. Errors as of `raw`."""
+        return None if self._packed is None else self._layout().codes()
+
+    @property
+    def scales(self) -> NDArray[np.float32] | None:
+        """float32 [rows, columns]: one for each group, all columns of a row, all rows ..."""
+        tables = self._tables
+        return None if tables is None else tables.scales
+
+    @property
+    def zeros(self) -> NDArray[np.generic] | None:
+        """Integers that are subtracted from the codes, in the shape of `scales`, or [1, 1] where all
+        are the same; None: 0."""
+        tables = self._tables
+        return None if tables is None else tables.zeros
+
+    @property
+    def offsets(self) -> NDArray[np.float32] | None:
+        """What is added after scaling, in the shape of `scales`; None: nothing."""
+        tables = self._tables
+        return None if tables is None else tables.offsets
+
+    @property
+    def fields(self) -> dict[str, NDArray[np.generic]]:
+        """Of GGUF's K types and iq4_xs the stored numbers: d and dmin, one for each block, and the
+        integers s and m, one for each group: scales are d * s, offsets -dmin * m. Else empty."""
+        tables = self._tables
+        return {} if tables is None else dict(tables.fields)
+
+    @property
+    def levels(self) -> NDArray[np.float32] | None:
+        """What each code stands for: float32 [256] of fp8, [16] of iq4_nl and iq4_xs; None: the
+        number itself."""
+        return None if self._packed is None else self._layout().levels
+
+    @property
+    def group(self) -> int | None:
+        """How many columns share a scale."""
+        has_codes = self._packed is not None and self._packed.kind not in FLOATS
+        return self._layout().group if has_codes else None
+
+    @property
+    def group_rows(self) -> int | None:
+        """How many rows share a scale."""
+        return None if self._packed is None or self.group is None else self._layout().rows
+
+    @property
+    def group_of(self) -> NDArray[np.int32] | None:
+        """The group of each column, of GPTQ with act-order; None: column // group."""
+        return None if self._packed is None else self._layout().group_of
+
+    def _read_rows(self, first: int, stop: int) -> NDArray[np.float32]:
+        """Rows [first, stop) of a matrix that `is_packed`. Errors as of `numpy.asarray`."""
+        if self._packed is None:
+            raise ArgumentError(f"{printable(self.name)} is stored as {self.dtype}, row by row")
+        with named(self._folder):
+            return self._packed.core.read(first, stop - first)
+
+    def _layout(self) -> Stored:
+        """A quantised weight as `layouts.Stored`. ArgumentError of another tensor."""
+        if self._packed is None:
+            raise ArgumentError(f"{printable(self.name)} is not quantised: it is {self.dtype}")
+        parts = {role: Part(part.dtype, part.raw) for role, part in self.parts.items()}
+        codes = Part(self.dtype, self.raw)
+        info = self._packed
+        return Stored(info.kind, info.shape, parts | {"codes": codes}, **info.options)
+
+    @property
+    def _tables(self) -> Tables | None:
+        return None if self._packed is None else self._layout().tables()
 
     @overload
     def __array__(self, dtype: None = None, copy: bool | None = None) -> NDArray[np.float32]: ...
@@ -87,7 +215,7 @@ class Weight:
         self, dtype: np.dtype[_Number], copy: bool | None = None
     ) -> np.ndarray[tuple[Any, ...], np.dtype[_Number]]: ...
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        """A new float32 array of a BF16, F16 or F32 tensor, or one of `dtype`.
+        """A new float32 array of a quantised weight or a BF16, F16 or F32 tensor, or one of `dtype`.
 
         Raises FileChangedError, UnsupportedError as `raw` and for other dtypes, OutOfMemory, and
         ArgumentError for copy=False: a conversion cannot be in place.
@@ -97,15 +225,23 @@ class Weight:
                 f"{self.name}: making float32 of a weight is a copy; .raw looks at it in place"
             )
         self._check_shape()
+        packed = self._packed
         with named(self._folder):
-            values = self._file.read(self.name)
+            values = packed.core.read() if packed else self._file.read(self.stored_name)
         return values if dtype is None else values.astype(dtype, copy=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         with named(self._folder):
-            self._file.check_unchanged()
-        path = os.path.abspath(self._file.path)
-        return _open_weight, (self.name, os.path.abspath(self._folder), path, fingerprint(path))
+            places = {role: _place(part) for role, part in self._stored_parts.items()}
+        info = self._packed
+        packed = info and (info.kind, info.format, info.shape, info.group, dict(info.options))
+        names = {"codes": self.stored_name} if info is None else dict(info.part_names)
+        where = os.path.abspath(self._folder)
+        return _open_weight, (self.name, where, places, names, packed, self.note)
+
+    @property
+    def _stored_parts(self) -> Mapping[str, TensorInfo]:
+        return {"codes": self._tensor} if self._packed is None else self._packed.parts
 
     def _check_shape(self) -> None:
         if not is_possible(self.shape, _MAX_ELEMENT):
@@ -115,49 +251,125 @@ class Weight:
             )
 
     def __repr__(self) -> str:
-        return f"Weight({printable(self.name)!r}, {self.dtype}, {list(self.shape)})"
+        kind = self.dtype if self._packed is None else self.kind
+        note = f"; {self.note}" if self.note else ""
+        return f"Weight({printable(self.name)!r}, {kind}, {list(self.shape)}{note})"
 
 
-def _open_weight(name: str, folder: str, path: str, mark: str) -> Weight:
-    """A weight that was pickled, if its file is here and the same."""
-    check_fingerprint(path, mark)
-    file = _core.Safetensors(path)
-    places = {entry[0]: entry[1:] for entry in file.tensors()}
-    return Weight(name, Path(folder), TensorInfo(file, *places[name]))
+def _place(tensor: TensorInfo) -> tuple[str, str, str]:
+    """The class of its file, the path, and the fingerprint. FileChangedError."""
+    tensor.file.check_unchanged()
+    path = os.path.abspath(tensor.file.path)
+    return type(tensor.file).__name__, path, fingerprint(path)
+
+
+def _open_weight(
+    name: str,
+    folder: str,
+    places: dict[str, tuple[str, str, str]],
+    names: dict[str, str],
+    packed: tuple[str, str, tuple[int, int], int, dict[str, Any]] | None,
+    note: str,
+) -> Weight:
+    """A weight that was pickled, if its files are here and the same."""
+    files: dict[str, Any] = {}
+    for kind, path, mark in dict.fromkeys(places.values()):
+        check_fingerprint(path, mark)
+        files[path] = getattr(_core, kind)(path)
+    parts = {
+        role: TensorInfo(files[path], *_entry(files[path], names[role]))
+        for role, (_, path, _) in places.items()
+    }
+    info = None
+    if packed is not None:
+        layout, format, shape, group, options = packed
+        stored = {role: (part.file, names[role]) for role, part in parts.items()}
+        core = _core.Packed(layout, shape, stored, **options)
+        info = PackedInfo(name, layout, format, shape, parts, names, core, group, options)
+    return Weight(name, Path(folder), parts["codes"], names["codes"], info, note)
+
+
+def _entry(file: Any, name: str) -> Any:
+    return next(entry[1:] for entry in file.tensors() if entry[0] == name)
+
+
+def gain_notes(config: Config) -> dict[str, str]:
+    """`Weight.note` of the norms of a model in GGUF whose original stores gains less 1."""
+    offset = FAMILIES[config.family].gain_offset
+    if config.gain_offset == offset:
+        return {}
+    note = f"the gain as it multiplies; the original's safetensors hold it less {offset:g}"
+    return {name: note for name, _ in checkpoint_shapes(config) if name.endswith("norm.weight")}
 
 
 class Weights(Mapping[str, Weight]):
-    """Tensor name -> Weight, file by file in the order of the data; also unused tensors."""
+    """Tensor name -> Weight, file by file in the order of the data; also unused tensors.
 
-    def __init__(self, checkpoint: Checkpoint, tied_head: bool = False) -> None:
+    Those of a quantised model go by the names of the original's safetensors. Their stored tensors
+    are found too, under the names in the file.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        tied_head: bool = False,
+        notes: Mapping[str, str] | None = None,
+    ) -> None:
+        """notes: name -> `Weight.note`."""
         self._checkpoint = checkpoint
         self._tied_head = tied_head
+        self._notes = notes or {}
 
     @property
-    def files(self) -> tuple[_core.Safetensors, ...]:
+    def files(self) -> "tuple[_core.Safetensors | _core.Gguf, ...]":
         """The open files, in the order of their names."""
         return self._checkpoint.files
 
     def __getitem__(self, name: str) -> Weight:
-        tensor = self._checkpoint.tensors.get(name) if isinstance(name, str) else None
-        if tensor is None:
-            where = shown_path(self._checkpoint.folder)
-            if name == HEAD and self._tied_head:
-                raise WeightError(
-                    f"{where}: there is no tensor {HEAD}: the head is tied: {EMBEDDING}"
-                )
-            there = self._checkpoint.tensors
-            near = [each for each in there if name and str(name) in each][:3]
-            near = near or difflib.get_close_matches(str(name), there, 3, 0.6)
-            hint = f"; near: {', '.join(map(printable, near))}" if near else ""
-            raise WeightError(f"{where}: there is no tensor {printable(repr(name))}{hint}")
-        return Weight(name, self._checkpoint.folder, tensor)
+        checkpoint = self._checkpoint
+        known = self._names.get(name, name) if isinstance(name, str) else ""
+        if known in checkpoint.packed:
+            info = checkpoint.packed[known]
+            stored, tensor = info.part_names["codes"], info.parts["codes"]
+            return Weight(known, checkpoint.folder, tensor, stored, info)
+        stored = checkpoint.aliases.get(known, known)
+        if stored not in checkpoint.tensors:
+            raise self._unknown(name)
+        tensor = checkpoint.tensors[stored]
+        return Weight(known, checkpoint.folder, tensor, stored, note=self._notes.get(known, ""))
+
+    def _unknown(self, name: object) -> WeightError:
+        where, there = shown_path(self._checkpoint.folder), [*self]
+        if name == HEAD and self._tied_head:
+            return WeightError(f"{where}: there is no tensor {HEAD}: the head is tied: {EMBEDDING}")
+        near = [each for each in there if name and str(name) in each][:3]
+        near = near or difflib.get_close_matches(str(name), there, 3, 0.6)
+        hint = f"; near: {', '.join(map(printable, near))}" if near else ""
+        return WeightError(f"{where}: there is no tensor {printable(repr(name))}{hint}")
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        """Stored name -> Hugging Face's, where they differ."""
+        checkpoint = self._checkpoint
+        codes = {info.part_names["codes"]: name for name, info in checkpoint.packed.items()}
+        return codes | {stored: name for name, stored in checkpoint.aliases.items()}
+
+    @property
+    def _are_renamed(self) -> bool:
+        """Whether some tensor has another name here than in its file, or is of several tensors."""
+        return bool(self._checkpoint.packed or self._checkpoint.aliases)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._checkpoint.tensors)
+        checkpoint = self._checkpoint
+        if not self._are_renamed:
+            return iter(checkpoint.tensors)
+        number = {id(file): i for i, file in enumerate(checkpoint.files)}
+        names = checkpoint.names.items()
+        places = [(number[id(at.file)], at.offset, name) for name, at in names]
+        return (name for *_, name in sorted(places))
 
     def __len__(self) -> int:
-        return len(self._checkpoint.tensors)
+        return sum(1 for _ in self)
 
     def __reduce__(self) -> NoReturn:
         raise ArgumentError(

@@ -60,11 +60,12 @@ _STATED = (
     "ignore",
     "model",
     "model_folder",
+    "model_file",
     "revision",
     "llamaprobe_version",
 )
 # Fields of an Origin that come from the model to compare with.
-_OF_MODEL = ("config", "weight_files", "fingerprints", "unused")
+_OF_MODEL = ("config", "weight_files", "fingerprints", "unused", "quantization")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _COUNTS = ("saturated", "nan")
 
@@ -330,7 +331,7 @@ class Claimed:
         if self._model is None:
             if "config" not in self.saved.manifest:  # else these numbers were read from it
                 faults += self._rope_wrong(self._run.config)
-            left.append("weight_files")
+            left += ["weight_files", "quantization"]
         faults += self._revision_wrong(known)
         left += [key for key in _STATED if key not in known]
         left += self._acted()
@@ -390,7 +391,7 @@ class Claimed:
         if model is None or model._checkpoint is None or not self._knows_unused:
             return
         try:
-            unused = find_unused(model.config, model._checkpoint.tensors, globs)
+            unused = find_unused(model.config, model._checkpoint.names, globs)
         except ArgumentError as error:
             yield str(error)
             return

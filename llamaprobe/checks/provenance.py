@@ -31,9 +31,20 @@ def recorded_models(saved: Saved) -> list[tuple[str, str]]:
     return [(name, revision if is_repo and isinstance(revision, str) else "main")]
 
 
+def recorded_file(saved: Saved) -> str | None:
+    """Of a model in GGUF, `file` of `load`."""
+    try:
+        found = saved.meta.get("model_file")
+    except (FileError, FormatError):
+        return None
+    return found if isinstance(found, str) and found else None
+
+
 def open_for(saved: Saved, name: str, **options: Any) -> "Model":
-    """`load` with no more layers than the run's model had, and with the run's `ignore` unless
-    `options` have one. Raises as `load`."""
+    """`load` with no more layers than the run's model had, and with the run's `ignore` and
+    `weights_as` unless `options` have them. Raises as `load`."""
+    if options.get("weights_as") is None:
+        options["weights_as"] = _weights_as(saved)
     recorded = () if options.get("ignore") else _ignored(saved)
     if recorded:
         with contextlib.suppress(ArgumentError):  # another model may lack what they match
@@ -96,3 +107,12 @@ def _is_file(model: "Model", path: str, n_bytes: int, entry: object) -> bool:
         return False
     mark = entry.get("fingerprint")
     return mark is None or (mark != REPLACED and mark == model.fingerprints.of(path))
+
+
+def _weights_as(saved: Saved) -> str:
+    """Of the run; "float32" when the files do not say."""
+    try:
+        found = saved.meta.get("quantization")
+    except (FileError, FormatError):
+        return "float32"
+    return "bf16" if isinstance(found, dict) and found.get("weights_as") == "bf16" else "float32"

@@ -13,7 +13,7 @@ from .options import (
     count,
     counts,
     location,
-    revision_of,
+    opening_of,
 )
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from ..model import load
     from ..points import DEFAULT_POINTS
 
-    model = load(args.model, revision=revision_of(args), threads=args.threads, ignore=args.ignore)
+    model = load(args.model, **opening_of(args))
     points = args.points or [*DEFAULT_POINTS]
     one = _plan if args.plan else _measure
     results = [one(model, n_tokens, points, args) for n_tokens in args.tokens or [128]]

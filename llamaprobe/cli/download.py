@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from .. import stderr
 from ..errors import ArgumentError, Error, FileError, HubError
 from ..messages import counted, printable
-from .options import add_quiet, layers, location
+from .options import add_file, add_quiet, layers, location
 
 if TYPE_CHECKING:
     from ..hub.listing import Choice
@@ -87,6 +87,7 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--head", action="store_true", help="with --layers: the last norm and the head too"
     )
+    add_file(parser)
 
 
 def _add_way(parser: argparse.ArgumentParser) -> None:
@@ -176,6 +177,7 @@ def _arguments(
         "exclude": args.exclude,
         "layers": args.layers,
         "head": args.head,
+        "file": args.file,
     }
 
 
@@ -232,6 +234,7 @@ def _choice(args: argparse.Namespace) -> "Choice":
         args.exclude,
         None if args.layers is None else frozenset(args.layers),
         args.head,
+        args.file,
     )
 
 

@@ -22,8 +22,8 @@ from .options import (
     count,
     edits_of,
     location,
+    opening_of,
     report_edits,
-    revision_of,
     save,
 )
 from .run import read_ids
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     edits = edits_of(args)
     if args.out is not None:
         check_out(args)
-    model = load(args.model, revision=revision_of(args), threads=args.threads, ignore=args.ignore)
+    model = load(args.model, **opening_of(args))
     screen = _Screen(has_text=_has_tokenizer(model), shown=not args.json)
     prompt: Any = read_ids(args.ids) if args.ids else args.prompt
     if args.chat or args.messages:

@@ -16,7 +16,7 @@ from .options import (
     count,
     location,
     names,
-    revision_of,
+    opening_of,
 )
 
 if TYPE_CHECKING:
@@ -274,10 +274,8 @@ def _load(args: argparse.Namespace, layers: int | None = None) -> "Model":
 
     return load(
         args.model,
-        revision=revision_of(args),
-        threads=args.threads,
-        ignore=args.ignore,
         layers=layers,
+        **opening_of(args),
     )
 
 

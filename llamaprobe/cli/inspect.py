@@ -1,4 +1,4 @@
-"""llamaprobe inspect: what a model or a safetensors file holds, without reading its data.
+"""llamaprobe inspect: what a model or a weight file holds, without reading its data.
 
 The headers of a repo that is not in the cache are read from the hub; nothing is stored.
 """
@@ -16,6 +16,7 @@ from .options import MODEL_HELP, add_revision, location, revision_of
 
 if TYPE_CHECKING:
     from ..checkpoint.folder import Checkpoint
+    from ..config import Config
 
 # Of the config: long, or shown elsewhere; what has the default is a Llama's.
 _HIDDEN = (
@@ -40,7 +41,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    facts = describe_source(args.model, revision_of(args))
+    facts = describe_source(args.model, revision_of(args), args.file)
     if args.json:
         from .json import print_json
 
@@ -50,45 +51,53 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def describe_source(source: str, revision: str) -> dict[str, Any]:
+def describe_source(source: str, revision: str, file: str | None = None) -> dict[str, Any]:
     """`describe` of a file, a folder, the demo, or a repo: of its copy in the cache, else of what
-    the hub has."""
+    the hub has. `file` as of `load`."""
     from ..source import asking_the_hub, find_local
 
     local = Path(source) if os.path.isfile(source) else find_local(source, revision)
     if local is not None:
-        return describe(local)
+        return describe(local, file)
     with asking_the_hub(source):
-        return _describe_repo(source, revision)
+        return _describe_repo(source, revision, file)
 
 
-def _describe_repo(repo_id: str, revision: str) -> dict[str, Any]:
+def _describe_repo(repo_id: str, revision: str, file: str | None) -> dict[str, Any]:
     from ..hub.fetch import find_cached
 
     cached = find_cached(repo_id, revision=revision)
     if cached is not None:
-        return describe(cached)
+        return describe(cached, file)
     from ..hub.fetch import remote_headers
 
     with remote_headers(repo_id, revision=revision) as headers:
-        facts = describe(headers.folder) | {"path": headers.name}
+        facts = describe(headers.folder, has_data=False) | {"path": headers.name}
         if "cannot_run" in facts:
             facts["cannot_run"] = headers.renamed(facts["cannot_run"])
         return facts
 
 
-def describe(path: Path) -> dict[str, Any]:
-    """The facts about a file or a folder, as plain data. Reads headers and the config only."""
+def describe(path: Path, file: str | None = None, has_data: bool = True) -> dict[str, Any]:
+    """The facts about a file or a folder, as plain data. Reads headers and the config only, of
+    quantised safetensors also zeros and groups, unless there is no data behind the headers."""
     from .. import _core
     from ..checkpoint.folder import open_checkpoint
+    from ..source import choose_gguf, split_file
 
     links: Mapping[str, Path] = {}
-    told_config: dict[str, Any] = {}
-    if os.path.isfile(path):
+    of_model: dict[str, Any] = {}
+    folder, file = split_file(path, file)
+    chosen = choose_gguf(folder, file) if os.path.isdir(folder) else None
+    files: list[Any]
+    if chosen is not None:
+        files, links, of_model = _gguf(folder, chosen)
+    elif os.path.isfile(path):
         files = [_core.Safetensors(path)]
     else:
         checkpoint = open_checkpoint(path)
-        files, links, told_config = list(checkpoint.files), checkpoint.links, _config(checkpoint)
+        files, links = list(checkpoint.files), checkpoint.links
+        of_model = _config(checkpoint, has_data)
     tensors: list[dict[str, Any]] = [
         {
             "name": name,
@@ -104,8 +113,8 @@ def describe(path: Path) -> dict[str, Any]:
     return {
         "path": str(path),
         "files": [_file(file, links) for file in files],
-        **told_config,
         "parameters": sum(math.prod(tensor["shape"]) for tensor in tensors),
+        **of_model,
         "tensors": tensors,
     }
 
@@ -115,23 +124,34 @@ def _name(file: Any) -> str:
 
 
 def _file(file: Any, links: Mapping[str, Path]) -> dict[str, Any]:
-    facts = {"name": _name(file), "bytes": file.n_bytes, "metadata": file.metadata}
+    metadata = file.metadata() if callable(file.metadata) else file.metadata
+    facts = {"name": _name(file), "bytes": file.n_bytes, "metadata": metadata}
     if _name(file) in links:
         facts["link_to"] = str(links[_name(file)])
     return facts
 
 
-def _config(checkpoint: "Checkpoint") -> dict[str, Any]:
+def _gguf(folder: Path, name: str) -> tuple[list[Any], Mapping[str, Path], dict[str, Any]]:
+    """The files of a model in GGUF, those that are links, and its numbers or why it cannot run."""
+    from .. import _core
+    from ..errors import UnsupportedError
+    from ..gguf.choice import parts_of
+    from ..gguf.opening import open_gguf
+
+    try:
+        checkpoint, config = open_gguf(folder, name)
+    except UnsupportedError as error:
+        files = [_core.Gguf(folder / part) for part in parts_of(name)]
+        return files, {}, {"config": None, "cannot_run": str(error)}
+    return list(checkpoint.files), checkpoint.links, _facts(config, checkpoint)
+
+
+def _config(checkpoint: "Checkpoint", has_data: bool) -> dict[str, Any]:
     """The numbers of config.json and the tensors that a run would not use, or why llamaprobe cannot
     run this model. A broken config is an error."""
-    from dataclasses import asdict, fields
-
-    from ..checkpoint.opening import with_head
-    from ..checkpoint.tensor_names import check_complete, find_unused
+    from ..checkpoint.quantised.find import declared_of, with_packed
     from ..config import read_config
-    from ..errors import FormatError, UnsupportedError
-    from ..families.meta import has_more
-    from ..points import points_of
+    from ..errors import UnsupportedError
 
     if not os.path.exists(checkpoint.folder / "config.json"):
         return {"config": None, "cannot_run": "there is no config.json"}
@@ -139,23 +159,54 @@ def _config(checkpoint: "Checkpoint") -> dict[str, Any]:
         config = read_config(checkpoint.folder)
     except UnsupportedError as error:
         return {"config": None, "cannot_run": str(error)}
+    try:
+        declared = declared_of(config)
+        if declared is not None and not has_data:
+            return {"config": _numbers(config), "quantization": {"format": declared.method}}
+        checkpoint = with_packed(config, checkpoint, declared)
+    except UnsupportedError as error:
+        return {"config": _numbers(config), "cannot_run": str(error)}
+    return _facts(config, checkpoint)
+
+
+def _facts(config: "Config", checkpoint: "Checkpoint") -> dict[str, Any]:
+    """Of a model whose weights were found: the config, and why it cannot be run."""
+    from ..checkpoint.opening import with_head
+    from ..checkpoint.tensor_names import check_complete, find_unused
+    from ..errors import FormatError
+    from ..families.meta import has_more
+    from ..points import points_of
+
     config = with_head(config, checkpoint)
-    unused = find_unused(config, checkpoint.tensors)
+    unused = find_unused(config, checkpoint.names)
     why = unused.refusal(config)
     try:
-        check_complete(config, checkpoint.tensors, checkpoint.first_file)
+        check_complete(config, checkpoint.names, checkpoint.first_file)
     except FormatError as error:
         why = str(error)
+    facts: dict[str, Any] = {"config": _numbers(config)} | ({"cannot_run": why} if why else {})
+    if checkpoint.quantization is not None:
+        q = checkpoint.quantization
+        facts["quantization"] = q.entry() | {"notes": list(q.notes), "tensors": dict(q.tensors)}
+    if checkpoint.packed:
+        shapes = {name: info.shape for name, info in checkpoint.packed.items()}
+        plain = {name: at.shape for name, at in checkpoint.names.items()}
+        facts["parameters"] = sum(math.prod(shape) for shape in (plain | shapes).values())
+    if has_more(config):
+        facts["points"] = {point.name: point.formula for point in points_of(config)}
+    return facts | {"unused": [*unused.refused, *unused.others]}
+
+
+def _numbers(config: "Config") -> dict[str, Any]:
+    """Those that are not a Llama's default."""
+    from dataclasses import asdict, fields
+
     defaults = {f.name: f.default for f in fields(config)}
-    numbers = {
+    return {
         key: value
         for key, value in asdict(config).items()
         if key not in _HIDDEN and value != defaults[key]
     }
-    facts: dict[str, Any] = {"config": numbers} | ({"cannot_run": why} if why else {})
-    if has_more(config):
-        facts["points"] = {point.name: point.formula for point in points_of(config)}
-    return facts | {"unused": [*unused.refused, *unused.others]}
 
 
 def _print(facts: dict[str, Any]) -> None:
@@ -166,7 +217,7 @@ def _print(facts: dict[str, Any]) -> None:
         if file["metadata"]:
             print("    metadata")
         for key, value in file["metadata"].items():
-            print(f"      {printable(key, 60)}: {printable(value)}")
+            print(f"      {printable(key, 60)}: {printable(str(value))}")
     if facts.get("config"):
         print("config")
         for key, value in facts["config"].items():
@@ -174,6 +225,8 @@ def _print(facts: dict[str, Any]) -> None:
             for part, one in parts.items():
                 name = f"{key}.{part}" if part else key
                 print(f"  {printable(name):<16} {printable(str(one))}")
+    if "quantization" in facts:
+        _print_quantization(facts["quantization"])
     if "cannot_run" in facts:
         print(f"cannot be run: {printable(facts['cannot_run'], 500)}")
     if facts.get("unused"):
@@ -187,6 +240,16 @@ def _print(facts: dict[str, Any]) -> None:
         name = f"{printable(tensor['name']):<{width}}"
         print(f"  {name}  {tensor['dtype']:<5} {shape:>18} {tensor['bytes']:>15,} bytes")
     print(f"{facts['parameters']:,} parameters")
+
+
+def _print_quantization(found: dict[str, Any]) -> None:
+    print(f"quantization\n  {'format':<16} {printable(found['format'])}")
+    if "kinds" in found:
+        kinds = ", ".join(f"{n} {kind}" for kind, n in found["kinds"].items())
+        print(f"  {'tensors':<16} {printable(kinds, 300)}")
+        print(f"  {'bits per weight':<16} {found['bits_per_weight']:.3f}")
+    for note in found.get("notes", ()):
+        print(f"  note: {printable(note, 500)}")
 
 
 def _by_number(tensor: dict[str, Any]) -> list[tuple[int, str]]:

@@ -10,7 +10,7 @@ from .options import (
     add_quiet,
     add_source_options,
     location,
-    revision_of,
+    opening_of,
 )
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def open_run(
     given = [each for each in (args.prompt, args.ids, args.folder) if each is not None]
     if len(given) != 1:
         args.usage_error("give one of PROMPT, --ids FILE and --run DIR")
-    model = load(args.model, revision=revision_of(args), threads=args.threads, ignore=args.ignore)
+    model = load(args.model, **opening_of(args))
     if args.folder is not None:
         from ..saved_run import read_run
 

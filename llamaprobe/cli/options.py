@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..edits.edits import Edits
     from ..run import Run
 
-MODEL_HELP = 'a folder, a repo id such as meta-llama/Llama-3.2-1B-Instruct, or "demo"'
+MODEL_HELP = 'a folder, a .gguf file, a repo id such as meta-llama/Llama-3.2-1B-Instruct, or "demo"'
 _LARGE = 100_000_000  # bytes: written only after a note
 
 
@@ -172,11 +172,27 @@ def add_ignore(parser: argparse.ArgumentParser) -> None:
         metavar="GLOB",
         help="ignore the tensors of these names, which no operation uses; may be repeated",
     )
+    parser.add_argument(
+        "--weights-as",
+        choices=("float32", "bf16"),
+        help="of quantised weights: the values of their codes (float32, default), or these rounded"
+        " to bf16",
+    )
 
 
 def add_revision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--revision", metavar="REV", help="branch, tag or commit of a repo (default main)"
+    )
+    add_file(parser)
+
+
+def add_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--file",
+        type=location,
+        metavar="GLOB",
+        help="which model in GGUF of a folder or a repo, such as '*Q4_K_M*'",
     )
 
 
@@ -187,6 +203,17 @@ def revision_of(args: argparse.Namespace) -> str:
     if args.model == "demo" or os.path.exists(args.model):
         args.usage_error(f"--revision is for a repo, which {args.model} is not")
     return str(args.revision)
+
+
+def opening_of(args: argparse.Namespace) -> dict[str, Any]:
+    """How `load` opens the model, of a command with add_source_options and add_ignore."""
+    return {
+        "revision": revision_of(args),
+        "threads": args.threads,
+        "ignore": args.ignore,
+        "file": args.file,
+        "weights_as": args.weights_as or "float32",
+    }
 
 
 def location(text: str) -> str:

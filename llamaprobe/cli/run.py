@@ -21,8 +21,8 @@ from .options import (
     count,
     edits_of,
     location,
+    opening_of,
     report_edits,
-    revision_of,
     save,
 )
 from .plots import add_plots, check_plots, draw_plots, points_for_plots, requested
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out is not None and args.prompts is None:
         check_out(args)
-    model = load(args.model, revision=revision_of(args), threads=args.threads, ignore=args.ignore)
+    model = load(args.model, **opening_of(args))
     if args.prompts is not None:
         return run_prompts_file(model, args)
     if args.out is None:

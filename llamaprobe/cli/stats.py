@@ -16,7 +16,7 @@ from .options import (
     kept_layers,
     location,
     names,
-    revision_of,
+    opening_of,
 )
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def _collect(args: argparse.Namespace, given: list[str]) -> "Stats":
     options = {name: getattr(args, name) for name in given}
     if "by" in options and re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", options["by"]):
         options["by"] = [int(token) for token in options["by"].split(",")]
-    model = load(args.model, revision=revision_of(args), threads=args.threads, ignore=args.ignore)
+    model = load(args.model, **opening_of(args))
     return collect(
         model,
         [Path(name) for name in args.data],

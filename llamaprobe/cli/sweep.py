@@ -17,7 +17,7 @@ from .options import (
     format_of,
     kept_layers,
     location,
-    revision_of,
+    opening_of,
 )
 from .run import read_ids
 
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         raise FileInPlaceError(f"{shown_path(args.out)} exists; --force replaces it")
     from ..model import load
 
-    model = load(args.model, revision=revision_of(args), threads=args.threads, ignore=args.ignore)
+    model = load(args.model, **opening_of(args))
     clean, corrupted = (
         read_ids(each) if args.ids else each for each in (args.clean, args.corrupted)
     )

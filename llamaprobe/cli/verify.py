@@ -175,6 +175,7 @@ def _model(args: argparse.Namespace) -> "tuple[Model | None, list[str]]":
     if args.model is None:
         return _recorded_model(args, saved), []
     options = {"revision": revision_of(args), "threads": args.threads, "ignore": args.ignore}
+    options |= {"file": args.file, "weights_as": args.weights_as}
     model = open_for(saved, args.model, **options)
     others = other_weights(saved, model)
     if others:
@@ -184,13 +185,15 @@ def _model(args: argparse.Namespace) -> "tuple[Model | None, list[str]]":
 
 def _recorded_model(args: argparse.Namespace, saved: "Saved") -> "Model | None":
     """The model that the run names, if it opens without the network and is unchanged."""
-    from ..checks.provenance import open_for, other_weights, recorded_models
+    from ..checks.provenance import open_for, other_weights, recorded_file, recorded_models
     from ..errors import Error
 
     why = []
     for name, revision in recorded_models(saved):
         try:
             where = {"revision": revision, "local_files_only": True, "ignore": args.ignore}
+            where["file"] = args.file or recorded_file(saved)
+            where["weights_as"] = args.weights_as
             model = open_for(saved, name, threads=args.threads, **where)
             others = other_weights(saved, model)
         except Error as error:

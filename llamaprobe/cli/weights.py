@@ -49,6 +49,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         default="float32",
         help="of npy and hex; raw: the words of 16-bit and 8-bit floats as they are",
     )
+    parser.add_argument(
+        "--part",
+        choices=("values", "codes", "scales"),
+        default="values",
+        help="of quantised weights: the values as float32, or the stored integers, or what scales"
+        " them: scales, zeros, offsets",
+    )
     add_file_options(parser)
     add_source_options(parser)
     add_quiet(parser)
@@ -61,10 +68,11 @@ def run(args: argparse.Namespace) -> int:
 
     if not args.list and not args.out:
         args.usage_error("give --out DIR, or --list")
-    names = ("filter", "exclude", "digits", "dtype", "threads")
+    names = ("filter", "exclude", "digits", "dtype", "part", "threads")
     choice: dict[str, Any] = {name: getattr(args, name) for name in names}
     choice |= {"format": format_of(args), "header": not args.no_header}
-    plan = plan_weights(find_source(args.model, revision=revision_of(args)), **choice)
+    source = find_source(args.model, revision=revision_of(args), file=args.file)
+    plan = plan_weights(source, **choice)
     if args.list:
         return _list(plan.files)
     todo: list[PlannedFile] = []

@@ -5,10 +5,14 @@ whoever opens the plan on the same machine.
 """
 
 import functools
+import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.opening import WEIGHTS_AS
+from ..checkpoint.quantised.declared import FILES as QUANTISER_FILES
 from ..errors import ArgumentError, Error, FileChangedError, FormatError
 from ..files.fingerprint import REPLACED, file_state
 from ..files.json_file import read_object
@@ -42,8 +46,27 @@ def numbers_of(model: Model) -> dict[str, Any]:
                 f"{shown_path(path)}: is no longer the file that was opened; load the model again"
             )
         weights.append({"name": os.path.basename(path), "bytes": n_bytes, "fingerprint": mark})
-    config = hash_unchanged(Path(model.config.path))
-    return {"n_layers": model.config.n_layers, "config": config, "weights": weights}
+    if model.config.path in model.fingerprints.paths:  # metadata of a GGUF
+        config = hashlib.sha256(json.dumps(model.config.raw).encode()).hexdigest()
+    else:
+        config = hash_unchanged(Path(model.config.path))
+    numbers = {"n_layers": model.config.n_layers, "config": config, "weights": weights}
+    return numbers | _quantiser_files(model) | _rounding_of(model)
+
+
+def _quantiser_files(model: Model) -> dict[str, Any]:
+    """Of a quantised model the sha256 of files beside config.json that say how."""
+    if model.quantization is None or model.quantization.format == "gguf":
+        return {}
+    paths = {name: model.path / name for name in QUANTISER_FILES}
+    found = {name: hash_unchanged(path) for name, path in paths.items() if os.path.isfile(path)}
+    return {"quantization": found} if found else {}
+
+
+def _rounding_of(model: Model) -> dict[str, str]:
+    """weights_as of `load`, but for its default."""
+    found = model._opening.weights_as
+    return {} if found == WEIGHTS_AS[0] else {"weights_as": found}
 
 
 def weight_hashes(model: Model) -> list[str]:
@@ -82,6 +105,8 @@ def check_model(model: Model, plan: Plan) -> None:
         ("the weights are", is_same),
         ("config.json is", here["config"] == there.get("config")),
         ("the number of layers is", here["n_layers"] == there.get("n_layers")),
+        ("what the quantiser wrote is", here.get("quantization") == there.get("quantization")),
+        ("weights_as is", here.get("weights_as") == there.get("weights_as")),
     ):
         if not is_right:
             raise ArgumentError(
@@ -107,6 +132,7 @@ def place_of(model: Model) -> dict[str, Any]:
     source = dict(model._opening.source)
     entries = path_entries("source", source.pop("source"))
     options = {name: model._opening.options[name] for name in ("layers", "ignore")}
+    options |= _rounding_of(model)
     return {**entries, **source, **options, "weight_states": _states_of(model)}
 
 
@@ -118,7 +144,9 @@ def _open_model(path: str, sha256: str, source: str | None) -> Model:
     if source is None:
         model = load(**_planned_place(plan.files.local(MODEL)), local_files_only=True)
     else:
-        model = load(source, layers=plan.facts["model"].get("n_layers"))
+        facts = plan.facts["model"]
+        weights_as = facts.get("weights_as", WEIGHTS_AS[0])
+        model = load(source, layers=facts.get("n_layers"), weights_as=weights_as)
     check_model(model, plan)
     return model
 
@@ -127,7 +155,9 @@ def _planned_place(path: Path) -> dict[str, Any]:
     """The arguments of `load` in model.json. FileError, FormatError."""
     place = read_object(path, _MAX_PLACE, FormatError)
     found: dict[str, Any] = {"source": path_entry(place, "source")}
-    for key, kind in (("revision", str), ("cache_dir", str), ("layers", int), ("ignore", list)):
+    kinds: dict[str, type] = {"layers": int, "ignore": list}
+    kinds |= dict.fromkeys(("revision", "cache_dir", "file", "weights_as"), str)
+    for key, kind in kinds.items():
         if place.get(key) is not None:
             found[key] = place[key]
             if type(place[key]) is not kind:

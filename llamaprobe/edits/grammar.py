@@ -89,7 +89,9 @@ def _value(text: str) -> tuple[Any, str | None, float | None]:
         raise EditError(f"{printable(file, 80)}: values of an edit come from a .npy file")
     values = read(file)
     if values.dtype.kind not in "fiu":
-        raise EditError(f"{printable(file, 80)}: holds {values.dtype}, and the value of an edit is real numbers")
+        raise EditError(
+            f"{printable(file, 80)}: holds {values.dtype}, and the value of an edit is real numbers"
+        )
     if found["factor"] is None:
         return values, file, None
     factor = np.float32(found["factor"])

@@ -29,9 +29,7 @@ class Keys:
         value = show(self.values.get(key))
         raise UnsupportedConfigError(f"{self.path}: {self.name}{key} is {value}: {why}")
 
-    def value(
-        self, key: str, kinds: tuple[type, ...], allowed: str, default: Any
-    ) -> Any:
+    def value(self, key: str, kinds: tuple[type, ...], allowed: str, default: Any) -> Any:
         found = self.values.get(key)
         if found is None and default is not REQUIRED:
             return default
@@ -57,9 +55,7 @@ class Keys:
         """A list of n numbers above 0."""
         allowed = f"a list of {n} numbers above 0 that a float32 can hold"
         found = self.value(key, (list,), allowed, REQUIRED)
-        if len(found) != n or not all(
-            type(x) in (int, float) and _fits(x) for x in found
-        ):
+        if len(found) != n or not all(type(x) in (int, float) and _fits(x) for x in found):
             self.fail(key, allowed)
         return [float(x) for x in found]
 

@@ -20,9 +20,7 @@ def every_key(keys: Keys, n_layers: int) -> list[Kind]:
     """No windows; a file that says otherwise is of another model."""
     windowed = keys.values.get("use_sliding_window") is not False
     if keys.values.get("sliding_window") is not None and windowed:
-        keys.refuse(
-            "sliding_window", "only attention over all earlier tokens can be run"
-        )
+        keys.refuse("sliding_window", "only attention over all earlier tokens can be run")
     if any(kind != FULL for kind in keys.strings("layer_types")):
         keys.refuse("layer_types", f'only "{FULL}" can be run')
     return [Kind(None, FULL)] * n_layers
@@ -42,9 +40,7 @@ def by_type(slides: Callable[[Keys, int], bool]) -> Rule:
         ]
         if keys.values.get("sliding_window") is None and SLIDING in types:
             keys.fail("sliding_window", f'a number where a layer is "{SLIDING}"')
-        return [
-            Kind(_window(keys) if kind == SLIDING else None, kind) for kind in types
-        ]
+        return [Kind(_window(keys) if kind == SLIDING else None, kind) for kind in types]
 
     return rule
 
@@ -55,9 +51,7 @@ def every_nth_is_full(n: int) -> Callable[[Keys, int], bool]:
 
 def sliding_window_pattern(default: int) -> Callable[[Keys, int], bool]:
     """Every sliding_window_pattern-th layer is full."""
-    return lambda keys, i: (
-        (i + 1) % keys.integer("sliding_window_pattern", 1, 1024, default) != 0
-    )
+    return lambda keys, i: (i + 1) % keys.integer("sliding_window_pattern", 1, 1024, default) != 0
 
 
 def late_windows(keys: Keys, n_layers: int) -> list[Kind]:
@@ -67,9 +61,9 @@ def late_windows(keys: Keys, n_layers: int) -> list[Kind]:
             keys.fail("use_sliding_window", f'true where a layer is "{SLIDING}"')
         return [Kind(None, FULL)] * n_layers
     first = keys.integer("max_window_layers", 0, 1024)
-    return by_type(
-        lambda _, i: keys.values.get("sliding_window") is not None and i >= first
-    )(keys, n_layers)
+    return by_type(lambda _, i: keys.values.get("sliding_window") is not None and i >= first)(
+        keys, n_layers
+    )
 
 
 def no_rope_layers(keys: Keys, n_layers: int) -> list[Kind]:
@@ -78,28 +72,18 @@ def no_rope_layers(keys: Keys, n_layers: int) -> list[Kind]:
     if turned is None:
         every = keys.integer("no_rope_layer_interval", 1, 1024)
         turned = [int((i + 1) % every != 0) for i in range(n_layers)]
-    if len(turned) < n_layers or any(
-        type(i) is not int or i not in (0, 1) for i in turned
-    ):
+    if len(turned) < n_layers or any(type(i) is not int or i not in (0, 1) for i in turned):
         keys.fail("no_rope_layers", f"a list of {n_layers} numbers 0 or 1")
-    slides = (
-        keys.flag("use_sliding_window")
-        and keys.values.get("sliding_window") is not None
-    )
+    slides = keys.flag("use_sliding_window") and keys.values.get("sliding_window") is not None
     kinds = by_type(lambda _, i: slides and not turned[i])(keys, n_layers)
-    return [
-        Kind(kind.window, kind.rope if turned[i] else None)
-        for i, kind in enumerate(kinds)
-    ]
+    return [Kind(kind.window, kind.rope if turned[i] else None) for i, kind in enumerate(kinds)]
 
 
 def full_layers_unturned(keys: Keys, n_layers: int) -> list[Kind]:
     """EXAONE 4: with windows, only layers that slide are turned."""
     if keys.values.get("sliding_window") is None:
         if any(kind != FULL for kind in _types(keys, n_layers) or [""]):
-            keys.fail(
-                "layer_types", f'"{FULL}" for every layer where sliding_window is null'
-            )
+            keys.fail("layer_types", f'"{FULL}" for every layer where sliding_window is null')
         return [Kind(None, FULL)] * n_layers
     kinds = by_type(sliding_window_pattern(4))(keys, n_layers)
     return [Kind(kind.window, None if kind.rope == FULL else SLIDING) for kind in kinds]

@@ -35,16 +35,12 @@ class Rope:
 
     def frequencies(self, rope_length: int) -> NDArray[np.float32]:
         """Those of a run of so many tokens."""
-        is_long = (
-            self.long_inv_freq is not None and rope_length > self.original_positions
-        )
+        is_long = self.long_inv_freq is not None and rope_length > self.original_positions
         return self.long_inv_freq if is_long else self.inv_freq  # type: ignore[return-value]
 
     def tables(self) -> list[NDArray[np.float32]]:
         """inv_freq, and long_inv_freq if there is one."""
-        return [self.inv_freq] + (
-            [] if self.long_inv_freq is None else [self.long_inv_freq]
-        )
+        return [self.inv_freq] + ([] if self.long_inv_freq is None else [self.long_inv_freq])
 
     def __post_init__(self) -> None:
         for table in self.tables():
@@ -61,8 +57,8 @@ def inverse_frequencies(
     """The rotation of RoPE in radians per position: float32 [rotary_dim / 2].
 
     `scaling` is None or holds rope_type and its numbers, as a rope block of config.json: "linear",
-    "llama3", "yarn", "dynamic" (equal to the default up to max_position_embeddings), or "longrope"
-    (its short_factor; `long_frequencies` has the others).
+    "llama3", "yarn", "dynamic" (equal to the default up to max_position_embeddings), "rope_freqs"
+    (the divisors of a GGUF), or "longrope" (its short_factor; `long_frequencies` has the others).
     """
     kind = scaling.get("rope_type", scaling.get("type")) if scaling else "default"
     power = _powers(theta, rotary_dim)
@@ -71,6 +67,8 @@ def inverse_frequencies(
         return inv
     if kind == "linear":
         return inv / f32(scaling["factor"])
+    if kind == "rope_freqs":
+        return inv / np.array(scaling["rope_freqs"], f32)
     if kind == "longrope":
         return f32(1) / (np.array(scaling["short_factor"], f32) * power)
     if kind == "yarn":
@@ -78,9 +76,7 @@ def inverse_frequencies(
     return llama3_bands(inv, scaling)
 
 
-def long_frequencies(
-    theta: float, rotary_dim: int, scaling: dict[str, Any]
-) -> NDArray[np.float32]:
+def long_frequencies(theta: float, rotary_dim: int, scaling: dict[str, Any]) -> NDArray[np.float32]:
     """What "longrope" turns by beyond original_max_position_embeddings."""
     return f32(1) / (np.array(scaling["long_factor"], f32) * _powers(theta, rotary_dim))
 
@@ -96,9 +92,7 @@ def attention_factor(scaling: dict[str, Any]) -> float:
     factor = scaling["factor"]
     if kind == "longrope":
         original = scaling["original_max_position_embeddings"]
-        return (
-            math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
-        )
+        return math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
     mscale, of_all = scaling.get("mscale"), scaling.get("mscale_all_dim")
     if mscale and of_all:
         return _mscale(factor, mscale) / _mscale(factor, of_all)
@@ -128,9 +122,7 @@ def _powers(theta: float, rotary_dim: int) -> NDArray[np.float32]:
     return np.array([math.pow(base, float(e)) for e in exponent]).astype(f32)
 
 
-def llama3_bands(
-    inv: NDArray[np.float32], scaling: dict[str, Any]
-) -> NDArray[np.float32]:
+def llama3_bands(inv: NDArray[np.float32], scaling: dict[str, Any]) -> NDArray[np.float32]:
     """Long waves are slowed down by factor, short ones stay, those between are blended."""
     factor = f32(scaling["factor"])
     low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
@@ -144,9 +136,7 @@ def llama3_bands(
     return np.where(between, blend, slowed)
 
 
-def _yarn(
-    theta: float, power: NDArray[np.float32], scaling: dict[str, Any]
-) -> NDArray[np.float32]:
+def _yarn(theta: float, power: NDArray[np.float32], scaling: dict[str, Any]) -> NDArray[np.float32]:
     """Slow pairs are slowed down by factor, fast ones stay, a ramp between the two."""
     n = len(power)
     old = scaling["original_max_position_embeddings"]
@@ -164,9 +154,7 @@ def _yarn(
     low, high = max(low, 0), min(high, 2 * n - 1)
     if low == high:
         high += 0.001
-    ramp = np.clip(
-        (np.arange(n, dtype=f32) - f32(low)) / f32(high - low), f32(0), f32(1)
-    )
+    ramp = np.clip((np.arange(n, dtype=f32) - f32(low)) / f32(high - low), f32(0), f32(1))
     keep = f32(1) - ramp
     slowed = f32(1) / (f32(scaling["factor"]) * power)
     return slowed * (f32(1) - keep) + (f32(1) / power) * keep

@@ -31,6 +31,7 @@ ROPE_KEYS: dict[str, tuple[str, ...]] = {
         *("factor", _ORIGINAL, "attention_factor", "mscale", "mscale_all_dim"),
         *("beta_fast", "beta_slow", "truncate"),
     ),
+    "rope_freqs": ("rope_freqs",),
     "longrope": (
         "factor",
         _ORIGINAL,
@@ -79,15 +80,9 @@ def rotation_notes(keys: Keys, family: Family) -> list[str]:
         if name == "rope_parameters" and nested:
             blocks = [blocks[0].inside(layer_type) for layer_type in family.rope_tables]
         for block in blocks:
-            kind = (
-                block.values.get("rope_type") or block.values.get("type") or "default"
-            )
+            kind = block.values.get("rope_type") or block.values.get("type") or "default"
             known = {*_TURNING, *ROPE_KEYS[family.rope_renames.get(kind, kind)]}
-            found += [
-                block.name + key
-                for key, v in block.values.items()
-                if key not in known and v
-            ]
+            found += [block.name + key for key, v in block.values.items() if key not in known and v]
     return found
 
 
@@ -139,15 +134,11 @@ def _rotary_dim(keys: Keys, family: Family, head_dim: int) -> int:
                 block.refuse("partial_rotary_factor", "only whole heads can be rotated")
     rotary = int(head_dim * given[0])
     if len(set(given)) > 1 or rotary % 2 or not 2 <= rotary <= head_dim:
-        keys.fail(
-            "partial_rotary_factor", f"one number that gives an even part of {head_dim}"
-        )
+        keys.fail("partial_rotary_factor", f"one number that gives an even part of {head_dim}")
     return rotary
 
 
-def _read_block(
-    keys: Keys, block: Keys, family: Family, rotary: int
-) -> dict[str, Any] | None:
+def _read_block(keys: Keys, block: Keys, family: Family, rotary: int) -> dict[str, Any] | None:
     """What the block says of scaling, in one spelling; None without a block."""
     said = block.text("rope_type") or block.text("type")
     if block.text("type") not in (None, said):
@@ -168,10 +159,10 @@ def _read_block(
     read = {"linear": _factor, "dynamic": _factor, "llama3": _llama3, "yarn": _yarn}
     if kind == "longrope":
         n = rotary // 2
-        found |= {
-            name: block.numbers(name, n) for name in ("short_factor", "long_factor")
-        }
+        found |= {name: block.numbers(name, n) for name in ("short_factor", "long_factor")}
         found |= _stretched(keys, block, family)
+    elif kind == "rope_freqs":
+        found[kind] = block.numbers(kind, rotary // 2)
     elif kind in read:
         found |= read[kind](keys, block, family)
     return found
@@ -192,9 +183,7 @@ def _llama3(keys: Keys, block: Keys, family: Family) -> dict[str, Any]:
 
 def _yarn(keys: Keys, block: Keys, family: Family) -> dict[str, Any]:
     names = ("mscale", "mscale_all_dim", "beta_fast", "beta_slow")
-    found = _stretched(keys, block, family) | {
-        name: block.number(name, None) for name in names
-    }
+    found = _stretched(keys, block, family) | {name: block.number(name, None) for name in names}
     return found | {"truncate": block.value("truncate", (bool,), "true or false", True)}
 
 
@@ -227,9 +216,7 @@ def _theta(keys: Keys, default: float | None) -> tuple[float, list[str]]:
     found = default if found is None else found
     if found is not None:
         return found, []
-    version = re.match(
-        r"(\d{1,4})\.(\d{1,4})\.", keys.text("transformers_version") or ""
-    )
+    version = re.match(r"(\d{1,4})\.(\d{1,4})\.", keys.text("transformers_version") or "")
     if not version or (int(version[1]), int(version[2])) >= (4, 33):
         keys.fail(
             "rope_theta",

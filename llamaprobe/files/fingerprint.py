@@ -26,6 +26,11 @@ class Fingerprints:
         self._states = {path: file_state(path) for path in paths}
         self._found: dict[str, str] = {}
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Of the files."""
+        return tuple(self._states)
+
     def of(self, path: str) -> str:
         """The fingerprint, or REPLACED."""
         try:

@@ -55,6 +55,7 @@ def download(
     progress: bool = True,
     layers: Iterable[int] | None = None,
     head: bool = False,
+    file: str | None = None,
 ) -> Path:
     """Fetch what llamaprobe needs of a model on the hub, and return the folder it is in.
 
@@ -64,7 +65,8 @@ def download(
     if any). include, exclude: globs over file names that select other files than the default set.
     force: fetch again what is here, and do not check the free space. local_files_only: send no
     request. layers, head: of a sharded model only the shards with these layers; with layer 0 come
-    the embeddings, with `head` the last norm and the head.
+    the embeddings, with `head` the last norm and the head. file: the model in GGUF whose file has
+    this name, or is the only one that this glob matches, with all parts of a split.
 
     What is here is not fetched again, an unfinished file is resumed, every byte is verified before
     a file gets its name. If the hub cannot be reached and everything is here, that is used, with a
@@ -84,6 +86,7 @@ def download(
         exclude=exclude,
         layers=layers,
         head=head,
+        file=file,
     )
     if local_files_only or job.settings.offline:
         setting = "local_files_only" if local_files_only else "HF_HUB_OFFLINE"
@@ -118,6 +121,7 @@ class Selection(TypedDict, total=False):
     exclude: str | Collection[str] | None
     layers: Iterable[int] | None
     head: bool
+    file: str | None
 
 
 def snapshot(
@@ -184,8 +188,9 @@ class Job:
         exclude: str | Collection[str] | None = None,
         layers: Iterable[int] | None = None,
         head: bool = False,
+        file: str | None = None,
     ) -> None:
-        self.choice = Choice(_globs(include), _globs(exclude), _layers(layers), head)
+        self.choice = Choice(_globs(include), _globs(exclude), _layers(layers), head, file)
         self.repo_id = check_repo_id(repo_id)
         self.revision = check_revision(revision)
         self.settings: Settings = read_settings(cache_dir)
@@ -229,7 +234,7 @@ class Job:
         listing = store.listing()
         if listing is None:
             by_default = not self.choice.include and not self.choice.exclude
-            found = by_default and looks_complete(store.path, self.choice.layers, strict)
+            found = by_default and looks_complete(store.path, self.choice, strict)
             return store.path if found else None
         index = None
         if self.choice.needs_index(listing):
@@ -247,7 +252,7 @@ class Job:
             return found
         if self.local_dir and not read_marker(self.local_dir):
             # Another client's folder, or the user's own: nothing records what it holds.
-            if looks_complete(self.local_dir, self.choice.layers, strict=False):
+            if looks_complete(self.local_dir, self.choice, strict=False):
                 return self.local_dir
         where = self.local_dir or self.settings.cache_dir
         raise OfflineError(

@@ -4,7 +4,8 @@ A listing never changes. On disk it has the form of the hub's own client, whose 
 too, so that nothing known is requested again; an invalid one counts as absent.
 
 Selected by default: the config, the tokenizer, the chat template, and the weights in safetensors
-once: `model.safetensors`, or the shards that its index names. Whatever the globs say, never the
+once: `model.safetensors`, or the shards that its index names; else, or where `file` says so, one
+model in GGUF. Whatever the globs say, never the
 second copy of the weights in `original/`, never code or a format that can run code.
 """
 
@@ -21,6 +22,7 @@ from ..checkpoint.folder import OTHER_FORMATS, weight_map
 from ..errors import ArgumentError, Error, FormatError, HubError
 from ..files.atomic import file_error
 from ..files.json_file import parse_object
+from ..gguf.choice import choose, parts_of
 from ..messages import printable
 from .errors import MetadataError
 from .names import check_entry, is_etag
@@ -48,6 +50,9 @@ _NEEDED = {
     "merges.txt",
     "chat_template.json",
     "chat_template.jinja",
+    "quantize_config.json",
+    "quant_config.json",
+    "hf_quant_config.json",
 }
 _NEVER = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".pickle", ".py", ".pyc", ".so")
 _LAYER = re.compile(r"(?:language_model\.)?model\.layers\.([0-9]{1,9})\.")
@@ -178,14 +183,17 @@ class Choice:
     exclude: Collection[str] | None = None
     layers: Collection[int] | None = None
     head: bool = False
+    file: str | None = None
+    """Which model in GGUF, see gguf/choice.py; None: that of a repository without safetensors."""
 
     def of(self, listing: Listing, index: bytes | None = None) -> list[RepoFile]:
         """The selected files, small ones first. `index` holds the bytes of the index file if
         `needs_index` says so.
 
         With `layers` only the shards that hold those layers, with layer 0 the embeddings too, and
-        with `head` the last norm and the head; a model in one file comes whole. FormatError for an
-        index that names an absent file.
+        with `head` the last norm and the head; a model in one file, or in GGUF, comes whole.
+        FormatError for an index that names an absent file; ArgumentError where several models in
+        GGUF may be meant, or none is.
         """
         if self.include:
             chosen = {path for path in listing if _matches(path, self.include)}
@@ -201,15 +209,17 @@ class Choice:
     def needs_index(self, listing: Listing) -> bool:
         """True if the weights are shards, so that only the index says which. FormatError for an
         index that is too large."""
-        if self.include or SINGLE in listing or INDEX not in listing:
+        if self.include or self.file or SINGLE in listing or INDEX not in listing:
             return False
         if listing[INDEX].size > MAX_INDEX:
             raise FormatError(f"{INDEX}: has {listing[INDEX].size} bytes, over {MAX_INDEX}")
         return True
 
     def _weights(self, listing: Listing, index: bytes | None) -> set[str]:
-        if SINGLE in listing:
+        if self.file is None and SINGLE in listing:
             return {SINGLE}
+        if self.file is not None or INDEX not in listing:
+            return _gguf(listing, self.file)
         if index is None:
             return set()
         files = shards(index, self.layers, self.head)
@@ -219,6 +229,17 @@ class Choice:
                 f" have"
             )
         return files | {INDEX}
+
+
+def _gguf(listing: Collection[str], file: str | None) -> set[str]:
+    """All parts of the one model in GGUF; ArgumentError, FormatError."""
+    first = choose(listing, file, "the repository")
+    parts = [] if first is None else parts_of(first)
+    if absent := [name for name in parts if name not in listing]:
+        raise FormatError(
+            f"the repository: {printable(absent[0], 120)} is missing, a part of a split"
+        )
+    return set(parts)
 
 
 def shards(index: bytes, layers: Collection[int] | None = None, head: bool = False) -> set[str]:
@@ -246,16 +267,23 @@ def shards(index: bytes, layers: Collection[int] | None = None, head: bool = Fal
     return files
 
 
-def looks_complete(folder: Path, layers: Collection[int] | None, strict: bool) -> bool:
+def looks_complete(folder: Path, choice: Choice, strict: bool) -> bool:
     """A guess about a folder without a listing, as older clients leave it: config and weights are
-    there. `strict` requires a tokenizer too; offline, a model without one is better than none."""
+    there. `strict` requires a tokenizer too; offline, a model without one is better than none. A
+    model in GGUF, which `file` of the choice names, needs neither."""
+    if choice.file is not None:
+        held = {path.relative_to(folder).as_posix() for path in folder.glob("**/*")}
+        try:
+            return bool(_gguf(held, choice.file))
+        except Error:
+            return False
     names = {"config.json"} | ({"tokenizer.json"} if strict else set())
     try:
         if os.path.exists(folder / SINGLE):
             names.add(SINGLE)
         else:
             with open(folder / INDEX, "rb") as file:
-                names |= shards(file.read(MAX_INDEX), layers)
+                names |= shards(file.read(MAX_INDEX), choice.layers)
     except (OSError, FormatError):
         return False
     return all(os.path.exists(folder / name) for name in names)

@@ -27,6 +27,8 @@ class LensWeights:
         c, weights = self._config, self._weights
         head = f"{c.prefix}{HEAD}.weight"
         weight = weights[f"{c.prefix}{EMBEDDING}.weight" if c.tied_head else head]
+        if weight.is_packed:
+            return np.concatenate([weight._read_rows(row, row + 1) for row in ids])
         raw = weight.raw[ids]
         if weight.dtype == "BF16":
             return (raw.astype(np.uint32) << 16).view(np.float32)

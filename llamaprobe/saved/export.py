@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _core
 from ..checkpoint.tensor_names import EMBEDDING, HEAD
-from ..checkpoint.tensors import EncoderMaker, Tensor
+from ..checkpoint.tensors import PARTS, EncoderMaker, Tensor
 from ..config import MAX_BYTES
 from ..errors import ArgumentError, ConfigError, Error, UnsupportedError
 from ..files.atomic import check_space, hold_folder, sync_folder
@@ -104,6 +104,8 @@ def export_weights(
     format: str = "csv",
     digits: int | str | None = None,
     dtype: str = "float32",
+    part: str = "values",
+    file: str | None = None,
     header: bool = True,
     force: bool = False,
     progress: bool = True,
@@ -112,14 +114,18 @@ def export_weights(
 ) -> list[Path]:
     """Write one file per tensor into the folder `out` and return the paths, the manifest last.
 
-    `model_or_path` is a Model, "demo", a repo id, a folder or one .safetensors file. `filter` and
+    `model_or_path` is a Model, "demo", a repo id, a folder or one .safetensors or .gguf file; `file`
+    as of `load`. `filter` and
     `exclude` are a glob, a regular expression ("re:...", found anywhere in the name), a predicate
     on the name, or several of these. `format` is "csv", "txt", "npy", "hex" (words for Verilog) or
     "q<m>.<n>" (fixed point, rounded; the manifest counts saturated values); `digits` of csv and txt
     None (the shortest decimal that reads back to the same bits, a NaN to some NaN) or N for `%.Ne`.
     `dtype` "raw" (npy and hex) keeps 16-bit floats as their words and 8-bit floats as bytes (npy:
-    uint16, uint8). Without `header` csv, txt and hex have no first line; the manifest has the
-    shapes.
+    uint16, uint8); of a quantised model it takes the stored tensors, under their own names. `part`
+    of a quantised model: "values", every tensor under its name in the original, as float32; or of
+    the quantised ones alone "codes", integers in `NAME.codes`, or "scales", in `NAME.scales`,
+    `NAME.zeros`, `NAME.offsets` ... (docs/quantised.md). Without `header` csv, txt and hex have no
+    first line; the manifest has the shapes.
     Whole files of an earlier call are kept; others of these names are replaced only with `force`.
     `progress` shows a bar on stderr when that is a terminal; `on_start` is called with what is
     about to be written.
@@ -138,6 +144,8 @@ def export_weights(
         format=format,
         digits=digits,
         dtype=dtype,
+        part=part,
+        file=file,
         header=header,
         threads=threads,
     )
@@ -152,13 +160,18 @@ def plan_weights(
     format: str = "csv",
     digits: int | str | None = None,
     dtype: str = "float32",
+    part: str = "values",
+    file: str | None = None,
     header: bool = True,
     threads: int | None = None,
 ) -> WeightPlan:
     """What `export_weights` writes, by its arguments. ArgumentError, UnsupportedError, FormatError,
     FileError."""
     make = _encoder_maker(format, digits, dtype, header, threads)
-    tensors = list(model_tensors(model_or_path, make.format))
+    _check_part(part, dtype)
+    tensors = list(model_tensors(model_or_path, make.format, "stored" if make.raw else part, file))
+    if not tensors and part != "values":
+        raise ArgumentError(f"there are no quantised weights, which alone have {part}")
     chosen = choose(tensors, filter, exclude)
     _check_exact(chosen, make)
     encoders = [(tensor, make(tensor)) for tensor in chosen]
@@ -183,6 +196,13 @@ def _encoder_maker(
     return EncoderMaker(
         style, n_digits, dtype, header, _core.cores() if threads is None else thread_count(threads)
     )
+
+
+def _check_part(part: str, dtype: str) -> None:
+    if part not in PARTS:
+        raise ArgumentError(f"part {part!r} is not one of {', '.join(PARTS)}")
+    if part != "values" and dtype == "raw":
+        raise ArgumentError(f"dtype 'raw' is of stored floats; {part} have their own dtypes")
 
 
 def _check_exact(chosen: list[Tensor], make: EncoderMaker) -> None:
@@ -303,4 +323,5 @@ def _entry(planned: PlannedFile, make: EncoderMaker) -> dict[str, Any]:
         **path_entries("weight_file", os.path.basename(tensor.weight_file)),
         "digits": make.digits if make.format in SEPARATORS and make.digits >= 0 else None,
         **({} if make.header else {"header": False}),
+        **tensor.facts,
     }

@@ -373,6 +373,8 @@ class Saved:
             tokenizer=SavedTokens(_optional(meta, "tokens", list)),
             fingerprints=RecordedFingerprints(_fingerprints(self)),
             folder=path_entry(meta, "model_folder"),
+            file=_optional(meta, "model_file", str),
+            quantization=_optional(meta, "quantization", dict),
             ignore=self.strings("ignore"),
             unused=self.strings("unused_tensors"),
             llamaprobe_version=_optional(meta, "llamaprobe_version", str),

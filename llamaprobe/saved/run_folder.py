@@ -214,6 +214,7 @@ def run_manifest(
         "model_numbers": {name: getattr(run.config, name) for name in NUMBERS},
         **({"config": run.config.raw} if has_more(run.config) else {}),
         **({"rope_length": meta["rope_length"]} if "rope_length" in meta else {}),
+        **({"quantization": meta["quantization"]} if "quantization" in meta else {}),
         "ignore": meta["ignore"],
         "unused_tensors": meta["unused_tensors"],
         "points": {point: list(layers) for point, layers in held.items()},

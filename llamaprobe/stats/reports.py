@@ -43,7 +43,9 @@ def sinks(stats: "Stats", threshold: float, seen: float) -> list[Sink]:
     for name, layer in _targets_of(stats, "pattern"):
         channels = stats.channels(name, "all")
         attention, n = channels.mean, channels.count
-        heads, keys = np.nonzero((attention > threshold) & (n >= seen * n.max(axis=1, keepdims=True)))
+        heads, keys = np.nonzero(
+            (attention > threshold) & (n >= seen * n.max(axis=1, keepdims=True))
+        )
         found += [
             Sink(layer, head, key, float(attention[head, key]))
             for head, key in zip(heads.tolist(), keys.tolist(), strict=True)

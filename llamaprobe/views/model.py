@@ -32,6 +32,8 @@ class PointList(list[Any]):
 def model_html(model: "Model", closed: bool) -> str:
     c = model.config
     rows = [(f"<code>{name}</code>", f"{getattr(c, name):,}") for name in _NUMBERS]
+    if model.quantization is not None:
+        rows.append(("<code>quantization</code>", html.escape(repr(model.quantization)[1:-1])))
     weights = sum(n_bytes for _, n_bytes, _ in model.origin.weight_files)
     facts = f"{html.escape(c.family)}, {model.n_params:,} parameters, {show_bytes(weights)}"
     state = "; closed" if closed else ""

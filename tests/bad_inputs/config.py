@@ -264,8 +264,6 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
         "Qwen2MoeForCausalLM",
     ),
     "classifier": ({"architectures": ["LlamaForSequenceClassification"]}, "only LlamaForCausalLM"),
-    "quantised": ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
-    "quantised for MLX": ({"quantization": {"bits": 4}}, "quantization is"),
     "other activation": ({"hidden_act": "gelu"}, 'hidden_act is "gelu"'),
     "sliding window": ({"sliding_window": 4096}, "sliding_window is 4096"),
     "layers with windows": ({"layer_types": ["sliding_attention"]}, "layer_types"),
@@ -281,6 +279,17 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
 CASES += [
     refused("63", name, config(**keys), fact, UnsupportedError) for name, (keys, fact) in OTHERS.items()
 ]
+QUANTISED: dict[str, tuple[dict[str, Any], str]] = {
+    "quantised": ({"quantization_config": {"quant_method": "aqlm"}}, "aqlm weights cannot be run"),
+    "quantised for MLX": (
+        {"quantization": {"bits": 4, "group_size": 64}},
+        "mlx weights cannot be run: .*mlx_lm.convert --dequantize",
+    ),
+}
+CASES += [
+    refused("63", name, config(**keys), fact, UnsupportedError)._replace(use=lp.load)
+    for name, (keys, fact) in QUANTISED.items()
+]
 
 
 def other_format(name: str) -> Callable[[Path], Path]:
@@ -292,7 +301,7 @@ def other_format(name: str) -> Callable[[Path], Path]:
 
 
 FORMATS = {
-    "model.gguf": "GGUF.*take the safetensors",
+    "mmproj-model.gguf": "GGUF of a part of a model; choose another",
     "pytorch_model.bin": "pickle.*convert it",
     "consolidated.00.pth": "pickle.*convert it",
     "MODEL.PT": "pickle.*convert it",

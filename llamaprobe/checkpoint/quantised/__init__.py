@@ -1,0 +1,1 @@
+"""Quantised weights in safetensors: one file for each format."""

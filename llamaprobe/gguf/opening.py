@@ -1,0 +1,181 @@
+"""A model in GGUF -> open files, its Config, and its tensors by Hugging Face name.
+
+A model is one file or all parts of a split, and its metadata those of the first part. Quantised
+matrices are packed weights, read in place. So are float ones whose rows are in another order; the
+rest are plain tensors under another name. Tables of RoPE are of the config, not weights.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .. import _core
+from ..checkpoint.folder import Checkpoint, TensorInfo, links_of, named
+from ..checkpoint.packed import PackedInfo
+from ..checkpoint.quantised.find import with_quantization
+from ..config import Config
+from ..errors import FileError, FormatError, UnsupportedError
+from ..families.tensors import checkpoint_shapes
+from ..files.atomic import file_error
+from ..files.json_file import show
+from ..files.paths import checked_path
+from ..messages import counted, printable, shown_path
+from .choice import parts_of
+from .config import ARCHITECTURES, read_metadata
+from .names import ROPE_TABLES, hugging_face_names, is_turned
+
+_PLAIN = ("F32", "F16", "BF16")
+_GROUPS = {
+    **dict.fromkeys(("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K"), 32),
+    **dict.fromkeys(("Q2_K", "Q3_K", "Q6_K"), 16),
+    **dict.fromkeys(("IQ4_NL", "IQ4_XS"), 32),
+}
+"""Type of a quantised tensor that runs -> columns that share a scale."""
+
+
+def open_gguf(
+    folder: str | os.PathLike[str],
+    name: str,
+    *,
+    mmap: bool = True,
+    weights_as: str = "float32",
+) -> tuple[Checkpoint, Config]:
+    """Open the model of which `name`, a path below `folder`, is a file.
+
+    Raises FileError (a part is missing or unreadable), FormatError (a broken file, parts that are
+    not of one model, metadata that contradict tensors), ConfigError, UnsupportedError (an
+    architecture or a type of tensor that does not run).
+    """
+    folder = Path(checked_path(folder))
+    place = (folder / name).parent
+    with _opened(place) as fd, named(folder):
+        files = _open_parts(place, os.path.basename(name), fd, mmap)
+    names = tuple(os.path.relpath(file.path, folder) for file in files)
+    with _opened(folder) as fd:
+        links = links_of(folder, fd, names)
+    links = {os.path.basename(link): target for link, target in links.items()}
+    checkpoint = Checkpoint(folder, files, _tensors(files), links, format="gguf")
+    config = read_metadata(checkpoint)
+    checkpoint = _with_weights(checkpoint, config, weights_as == "bf16")
+    used = [name for name, _ in checkpoint_shapes(config)]
+    return with_quantization(checkpoint, used, "gguf", (), weights_as), config
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise file_error(error, folder) from None
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _open_parts(place: Path, name: str, fd: int, mmap: bool) -> tuple[Any, ...]:
+    """The files of a split in order, or the one file."""
+    found = _open_file(place / name, fd, mmap)
+    count = found.metadata().get("split.count", 0)
+    if type(count) is not int or count <= 1:
+        return (found,)
+    names = parts_of(name)
+    if len(names) != count:
+        raise FormatError(
+            f"{printable(name)}: is a part of a split of {count}, so its name must end in"
+            f" -00001-of-{count:05d}.gguf, or another number up to {count}"
+        )
+    files = tuple(found if part == name else _open_file(place / part, fd, mmap) for part in names)
+    n_tensors = sum(len(file.tensors()) for file in files)
+    for number, (part, file) in enumerate(zip(names, files, strict=True)):
+        wanted = {"split.no": number, "split.count": count, "split.tensors.count": n_tensors}
+        metadata = file.metadata()
+        for key, value in wanted.items():
+            said = metadata.get(key)
+            if said != value and (said is not None or key != "split.tensors.count"):
+                raise FormatError(
+                    f"{printable(part)}: {key} is {show(said)}, but it must be {value} in part"
+                    f" {number + 1} of this split; the parts may be of different models"
+                )
+    return files
+
+
+def _open_file(path: Path, fd: int, mmap: bool) -> Any:
+    try:
+        return _core.Gguf(path, mmap=mmap, dir_fd=fd)
+    except FileError as e:
+        e.filename = os.fspath(path)
+        parts = parts_of(path.name)
+        if e.errno == errno.ENOENT and len(parts) > 1:
+            e.reword(f"{e}; it is one of {counted(len(parts), 'part')} of a split: download it too")
+        raise
+
+
+def _tensors(files: tuple[Any, ...]) -> dict[str, TensorInfo]:
+    tensors: dict[str, TensorInfo] = {}
+    for file in files:
+        for name, kind, shape, offset, n_bytes in file.tensors():
+            if name in tensors:
+                raise FormatError(
+                    f"{shown_path(file.path)}: tensor {show(name)} is also in"
+                    f" {printable(os.path.basename(tensors[name].file.path))}"
+                )
+            tensors[name] = TensorInfo(file, kind, tuple(shape), offset, n_bytes)
+    return tensors
+
+
+def _with_weights(checkpoint: Checkpoint, config: Config, as_bf16: bool) -> Checkpoint:
+    """The checkpoint with its packed weights and aliases."""
+    turned = config.head_dim if ARCHITECTURES[config.raw["gguf"]["architecture"]].is_turned else 0
+    packed: dict[str, PackedInfo] = {}
+    aliases: dict[str, str] = {}
+    names = hugging_face_names(config, checkpoint.tensors)
+    for name, stored in names.items():
+        info = checkpoint.tensors[stored]
+        _check_type(stored, info)
+        turn = turned if is_turned(stored) else 0
+        bias = checkpoint.tensors.get(names.get(name.removesuffix("weight") + "bias", ""))
+        is_alike = bias is None or bias.dtype == info.dtype  # as a plain product takes them
+        if info.dtype in _PLAIN and is_alike and not turn:
+            aliases[name] = stored
+        else:
+            packed[name] = _packed(name, stored, info, turn, as_bf16)
+    companions = frozenset(name for name in ROPE_TABLES if name in checkpoint.tensors)
+    return dataclasses.replace(checkpoint, packed=packed, aliases=aliases, companions=companions)
+
+
+def _check_type(name: str, info: TensorInfo) -> None:
+    if info.dtype not in _PLAIN and info.dtype not in _GROUPS:
+        known = ", ".join((*_PLAIN, *_GROUPS))
+        raise UnsupportedError(
+            f"{shown_path(info.file.path)}: tensor {printable(name)} is {printable(info.dtype)},"
+            f" which cannot be run; take a file of this model with the types {known}"
+        )
+
+
+def _packed(name: str, stored: str, info: TensorInfo, turn: int, as_bf16: bool) -> PackedInfo:
+    if len(info.shape) != 2:
+        raise UnsupportedError(
+            f"{shown_path(info.file.path)}: tensor {printable(stored)} is {info.dtype}"
+            f" {list(info.shape)}; only a matrix can be {'in turned order' if turn else 'quantised'}"
+        )
+    kind, shape = info.dtype.lower(), (info.shape[0], info.shape[1])
+    options: dict[str, Any] = {"turned": turn} if turn else {}
+    if as_bf16 and info.dtype in _GROUPS:
+        options["as_bf16"] = True
+    core = _core.Packed(kind, shape, {"codes": (info.file, stored)}, **options)
+    return PackedInfo(
+        name=name,
+        kind=kind,
+        format="gguf",
+        shape=shape,
+        parts={"codes": info},
+        part_names={"codes": stored},
+        core=core,
+        group=_GROUPS.get(info.dtype, 1),
+        options=options,
+    )

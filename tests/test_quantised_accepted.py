@@ -1,0 +1,112 @@
+"""What the files of quantised checkpoints may say besides, and what is only noted."""
+
+import re
+import warnings
+from pathlib import Path
+
+import models
+import numpy as np
+import pytest
+import quantised_checkpoints as made
+from quantise import words_of
+from quantised_checkpoints import stored
+from quantised_faults import BLOCK, GROUP, Change, Q, error_of, zeros
+
+import llamaprobe as lp
+
+
+def load_silently(folder: Path) -> lp.Model:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return lp.load(folder)
+
+
+ACCEPTED: dict[str, tuple[str, Change]] = {
+    "zeros of symmetric INT8": ("ct-int8-channel", {f"{Q}.weight_zero_point": zeros("I8", 64, 1)}),
+    "zeros of FP8": ("ct-fp8-channel", {f"{Q}.weight_zero_point": zeros("F8_E4M3", 64, 1)}),
+    "zeros of symmetric words": (
+        "ct-pack4",
+        {f"{Q}.weight_zero_point": stored("I32", words_of(np.full((3, 64), 8), 4).T)},
+    ),
+    "an order that was never set": (
+        "ct-pack4",
+        {f"{Q}.weight_g_idx": stored("I32", np.full(48, -1))},
+    ),
+    "an order that changes nothing": (
+        "ct-pack4",
+        {f"{Q}.weight_g_idx": stored("I32", np.arange(48) // 16)},
+    ),
+    "scales of the cache": (
+        "ct-fp8-channel",
+        {"model.layers.0.self_attn.k_scale": zeros("F32", 1)}
+        | {"model.layers.0.self_attn.v_scale": zeros("F32", 1)}
+        | {f"{Q}.output_scale": zeros("F32", 1), f"{Q}.input_scale": zeros("F32", 1)},
+    ),
+    "a text_config that means nothing": ("ct-pack4", {"text_config": "none"}),
+    "a bias of zeros": ("gptq4-v1", {f"{Q}.bias": zeros("F16", 64)}),
+    "a scale on one axis": ("ct-fp8-channel", {f"{GROUP}.targets": [Q, "re:model.layers"]}),
+    "ue8m0 in F32": (
+        "fp8-block",
+        {f"{BLOCK}.scale_fmt": "ue8m0", f"{BLOCK}.activation_scheme": ...},
+    ),
+    "one group for each class": (
+        "ct-fp8-channel",
+        {f"{BLOCK}.config_groups.group_1": {"targets": ["LlamaAttention"], "weights": None}},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ACCEPTED)
+def test_what_says_nothing_new_is_no_fault(tmp_path: Path, case: str):
+    name, changes = ACCEPTED[case]
+    made.FORMATS[name].make(tmp_path, made.config_of())
+    ids = models.make_token_ids(made.config_of(), 5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wanted = lp.load(tmp_path).run(ids, points="all")
+    keys = {name: new for name, new in changes.items() if name.split(".")[0] != "model"}
+    made.change(tmp_path, {name: new for name, new in changes.items() if name not in keys})
+    model = load_silently(made.change_config(tmp_path, keys))
+    assert model.unused == () and model.run(ids, points="all").equals(wanted)
+
+
+def test_a_bias_that_is_not_zero_is_refused(tmp_path: Path):
+    made.FORMATS["gptq4-v1"].make(tmp_path, made.config_of())
+    message = error_of(tmp_path, lp.UnsupportedError, {f"{Q}.bias": stored("F16", np.ones(64))})
+    assert "holds 1 tensor that a run does not use" in message and f"{Q}.bias" in message
+
+
+@pytest.mark.parametrize("stored_zero", [0, 5])
+def test_zeros_of_version_1_that_may_be_damaged(tmp_path: Path, stored_zero: int):
+    made.FORMATS["gptq4-v1-zeros"].make(tmp_path, made.config_of())
+    fields = np.full((3, 64), 3)
+    fields[1, 8:16] = [3, 4, stored_zero, 15, 15, 15, 15, 15] if not stored_zero else stored_zero
+    for name in list(made.FORMATS["gptq4-v1-zeros"].names(made.config_of())):
+        module = name.removesuffix(".weight")
+        n_words = made.shapes_of(made.config_of())[name][0] // 8
+        shape = (made.shapes_of(made.config_of())[name][1] // 16, n_words)
+        made.change(tmp_path, {f"{module}.qzeros": stored("I32", np.full(shape, 0x33333333))})
+    made.change(tmp_path, {f"{Q}.qzeros": stored("I32", words_of(fields, 4))})
+    if stored_zero:
+        load_silently(tmp_path)
+    else:
+        with pytest.warns(
+            UserWarning, match=f"{Q}.qzeros has words that end with several 15"
+        ) as told:
+            lp.load(tmp_path)
+        assert len(told) == 1
+
+
+def test_inputs_of_several_groups_are_noted_in_one_warning(tmp_path: Path):
+    made.FORMATS["ct-int8-channel"].make(tmp_path, made.config_of())
+    inputs = {"num_bits": 8, "type": "int", "dynamic": True, "strategy": "token"}
+    keys = {f"{GROUP}.input_activations": inputs, f"{BLOCK}.kv_cache_scheme": {"num_bits": 8}}
+    made.change_config(tmp_path, keys)
+    with pytest.warns(UserWarning) as told:
+        model = lp.load(tmp_path)
+    assert len(told) == 1 and re.search(
+        r"config.json: quantization_config declares quantised activations, input_activations"
+        r" \(8 bits\), kv_cache_scheme, which are not applied",
+        str(told[0].message),
+    )
+    assert model._checkpoint.quantization.notes == (str(told[0].message),)
