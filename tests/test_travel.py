@@ -149,7 +149,7 @@ def test_a_model_keeps_its_options(through: Callable[[Any], Any], folder: Path, 
     model = lp.load(folder.name, threads=1, mmap=False, layers=2)
     other = through(model)
     assert other is not model and other.config.n_layers == 2
-    options = {"threads": 1, "mmap": False, "layers": 2, "ignore": ()}
+    options = {"threads": 1, "mmap": False, "layers": 2, "ignore": (), "weights_as": "float32"}
     assert other._opening.options == model._opening.options == options
     assert other.run(IDS, points="all").equals(model.run(IDS, points="all"))
     model.close()

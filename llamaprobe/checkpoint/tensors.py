@@ -1,10 +1,10 @@
 """Tensors of weight files, and their conversion for files without loss.
 
 Of a quantised weight these are its values, its codes or its scales, made row by row as they are
-needed. Of all others bf16, f16 and f32 become float32; integers, bool and float64 keep their dtype; with
-`raw` the 16-bit and 8-bit floats are written as unsigned words. Numbers are copied out of the map in
-blocks, which aligns them and keeps memory small. Refused: floats of less than a byte, 8-bit floats
-except as words, and complex numbers except as npy.
+needed. Of all others bf16, f16 and f32 become float32; integers, bool and float64 keep their dtype;
+with `raw` the 16-bit and 8-bit floats are written as unsigned words. Numbers are copied out of the
+map in blocks, which aligns them and keeps memory small. Refused: floats of less than a byte, 8-bit
+floats except as words, and complex numbers except as npy.
 """
 
 import os
@@ -31,7 +31,6 @@ _NATIVE = {
 _HALF = {"BF16": "bfloat16", "F16": "float16"}
 _NO_BYTES = np.empty(0, np.uint8)
 _EIGHT_BIT = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
-
 
 PARTS = ("values", "codes", "scales")  # of a quantised weight
 

@@ -137,7 +137,8 @@ class Weight:
     @property
     def codes(self) -> NDArray[np.generic] | None:
         """The stored integers [out, in], uint8, or int8 where they are signed; of fp8 its bytes.
-        None of a tensor that is not quantised, as all that follow. Errors as of `raw`."""
+        int8 and fp8 are in place, read-only. None of a tensor that is not quantised, as all that
+        follow. Errors as of `raw`."""
         return None if self._packed is None else self._layout().codes()
 
     @property
@@ -185,7 +186,8 @@ class Weight:
 
     @property
     def group_of(self) -> NDArray[np.int32] | None:
-        """The group of each column, of GPTQ with act-order; None: column // group."""
+        """The group of each column where they are in another order (act-order of GPTQ); None:
+        column // group."""
         return None if self._packed is None else self._layout().group_of
 
     def _read_rows(self, first: int, stop: int) -> NDArray[np.float32]:
@@ -326,8 +328,9 @@ class Weights(Mapping[str, Weight]):
         return self._checkpoint.files
 
     def __getitem__(self, name: str) -> Weight:
-        checkpoint = self._checkpoint
-        known = self._names.get(name, name) if isinstance(name, str) else ""
+        if not isinstance(name, str):
+            raise self._unknown(name)
+        checkpoint, known = self._checkpoint, self._names.get(name, name)
         if known in checkpoint.packed:
             info = checkpoint.packed[known]
             stored, tensor = info.part_names["codes"], info.parts["codes"]
