@@ -25,13 +25,13 @@ _HEADS_FIRST = ("gemma3_text", "exaone4")  # their norms of q and k give [H, T, 
 
 
 def observe_family(
-    folder: Path, config: Config, token_ids: Sequence[int], in_float64: bool = True
+    folder: Path | Any, config: Config, token_ids: Sequence[int], in_float64: bool = True
 ) -> Values:
     """Every point that can be seen of one prompt; points of a layer have a leading axis. Else in
-    float32, as its users run it. `folder`: of the model, or its GGUF."""
+    float32, as its users run it. `folder`: of the model, or what `from_pretrained` gives."""
     import torch
 
-    model = _load(folder)
+    model = _load(folder) if isinstance(folder, Path) else folder
     seen: Seen = {}
     with ExitStack() as stack:
         if in_float64:
@@ -54,10 +54,9 @@ def _load(folder: Path) -> Any:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    how = {"dtype": torch.float32, "attn_implementation": "eager", "local_files_only": True}
-    if folder.suffix == ".gguf":
-        folder, how["gguf_file"] = folder.parent, folder.name
-    model = AutoModelForCausalLM.from_pretrained(folder, **how)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
+    )
     return model.eval()
 
 

@@ -11,17 +11,8 @@ from typing import Any
 
 U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
 NUMBERS = {
-    U8: "B",
-    I8: "b",
-    U16: "H",
-    I16: "h",
-    U32: "I",
-    I32: "i",
-    F32: "f",
-    BOOL: "B",
-    U64: "Q",
-    I64: "q",
-    F64: "d",
+    U8: "B", I8: "b", U16: "H", I16: "h", U32: "I", I32: "i", F32: "f", BOOL: "B",
+    U64: "Q", I64: "q", F64: "d",
 }
 ALIGNMENT = 32
 
@@ -35,9 +26,7 @@ def text(value: str | bytes, length: int | None = None) -> bytes:
 def array(kind: int, items: Sequence[Any], length: int | None = None) -> bytes:
     """An array, without the type of a key; items of type ARRAY and STRING are bytes already."""
     n = len(items) if length is None else length
-    pack = (
-        (lambda item: item) if kind in (STRING, ARRAY) else struct.Struct(f"<{NUMBERS[kind]}").pack
-    )
+    pack = (lambda item: item) if kind in (STRING, ARRAY) else struct.Struct(f"<{NUMBERS[kind]}").pack
     return struct.pack("<IQ", kind, n) + b"".join(map(pack, items))
 
 
@@ -76,10 +65,7 @@ def image(
     alignment: int = ALIGNMENT,
 ) -> bytes:
     """A file: the header, padding, the data as it is given."""
-    counts = (
-        len(tensors) if n_tensors is None else n_tensors,
-        len(keys) if n_keys is None else n_keys,
-    )
+    counts = len(tensors) if n_tensors is None else n_tensors, len(keys) if n_keys is None else n_keys
     header = magic + struct.pack("<IQQ", version, *counts) + b"".join([*keys, *tensors])
     return header + bytes(-len(header) % alignment) + data
 
@@ -93,17 +79,9 @@ def nested(depth: int) -> bytes:
 
 
 NUMBERS_OF_EACH_TYPE = [
-    key("u8", U8, 255),
-    key("i8", I8, -128),
-    key("u16", U16, 65535),
-    key("i16", I16, -32768),
-    key("u32", U32, 2**32 - 1),
-    key("i32", I32, -(2**31)),
-    key("f32", F32, 1e-5),
-    key("bool", BOOL, 1),
-    key("u64", U64, 2**64 - 1),
-    key("i64", I64, -(2**63)),
-    key("f64", F64, 0.1),
+    key("u8", U8, 255), key("i8", I8, -128), key("u16", U16, 65535), key("i16", I16, -32768),
+    key("u32", U32, 2**32 - 1), key("i32", I32, -(2**31)), key("f32", F32, 1e-5),
+    key("bool", BOOL, 1), key("u64", U64, 2**64 - 1), key("i64", I64, -(2**63)), key("f64", F64, 0.1),
 ]
 
 # A small model's worth of everything.
@@ -130,40 +108,8 @@ WHOLE = image(
 
 def corpus() -> dict[str, bytes]:
     """What the fuzzer begins with, by name."""
-    types = (
-        0,
-        1,
-        2,
-        3,
-        6,
-        7,
-        8,
-        10,
-        11,
-        12,
-        13,
-        14,
-        16,
-        17,
-        18,
-        19,
-        20,
-        21,
-        22,
-        23,
-        24,
-        25,
-        26,
-        27,
-        28,
-        29,
-        30,
-        34,
-        35,
-        39,
-        40,
-        41,
-    )
+    types = (0, 1, 2, 3, 6, 7, 8, 10, 11, 12, 13, 14, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27,
+             28, 29, 30, 34, 35, 39, 40, 41)
     empties = [tensor(f"t{kind}", (0, 2), kind) for kind in types]
     return {
         "empty": image(),

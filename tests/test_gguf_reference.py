@@ -89,9 +89,7 @@ def mutate(data: bytearray, rng: random.Random) -> None:
     for _ in range(rng.randint(1, 3)):
         at = rng.randrange(len(data) if rng.random() < 0.1 else len(data) // 2)
         if rng.random() < 0.5:
-            data[at] = rng.choice(
-                (0, 1, 2, 9, 12, 0x7F, 0x80, 0xFF, data[at] ^ 1 << rng.randrange(8))
-            )
+            data[at] = rng.choice((0, 1, 2, 9, 12, 0x7F, 0x80, 0xFF, data[at] ^ 1 << rng.randrange(8)))
         else:
             number = rng.choice((0, 1, 2**31, 2**32, 2**63, 2**64 - 1))
             data[at : at + 8] = number.to_bytes(8, "little")
