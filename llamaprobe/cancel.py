@@ -4,13 +4,14 @@ Both are checked between the prompts of a batch while they are encoded, and by t
 20 ms. Ctrl-C is separate: it stays KeyboardInterrupt.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from numbers import Real
 from typing import NoReturn
 
+from .arguments import refusal
 from .errors import ArgumentError, Cancelled, Timeout
-from .messages import printable
 
 
 class Cancel:
@@ -52,8 +53,7 @@ class Stop:
         self._seconds = None if timeout is None else _seconds(timeout)
         self._deadline = None if self._seconds is None else time.monotonic() + self._seconds
         if cancel is not None and not isinstance(cancel, Cancel):
-            shown = printable(repr(cancel), 60)
-            raise ArgumentError(f"cancel is {shown}; give a llamaprobe.Cancel()")
+            raise refusal("cancel", cancel, "a llamaprobe.Cancel()")
         self._cancel = cancel
 
     def check(self) -> None:
@@ -81,8 +81,8 @@ class Stop:
 
 
 def _seconds(timeout: object) -> float:
-    if isinstance(timeout, Real) and not isinstance(timeout, bool) and float(timeout) >= 0:
-        return float(timeout)
-    raise ArgumentError(
-        f"timeout is {printable(repr(timeout), 60)}; give seconds, a number from 0 up, or None"
-    )
+    if isinstance(timeout, Real) and not isinstance(timeout, bool):
+        with contextlib.suppress(OverflowError):
+            if float(timeout) >= 0:
+                return float(timeout)
+    raise refusal("timeout", timeout, "seconds, a number from 0 up, or None")

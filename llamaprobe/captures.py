@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from .arguments import is_iterable, shown
 from .config import Config
 from .errors import PointError
-from .messages import printable
 from .points import Layers, Name, Point, check_layers, is_pair, resolve_all
 
 BEFORE = ".before"
@@ -37,8 +37,8 @@ def captures_of(names: str | Iterable[Name], layers: Layers, config: Config) -> 
     for name, point, layer, before in resolved(names, config):
         if layer is not None and layer not in chosen:
             raise PointError(
-                f"{printable(repr(name))} names layer {layer}, which is not among the requested"
-                f" layers; add it to layers={printable(repr(layers), 60)}, or leave layers out"
+                f"{shown(name, 200)} names layer {layer}, which is not among the requested"
+                f" layers; add it to layers={shown(layers)}, or leave layers out"
             )
         numbers = () if not point.per_layer else chosen if layer is None else (layer,)
         key = point, before
@@ -60,7 +60,7 @@ def resolved(
 ) -> Iterator[tuple[Name, Point, int | None, bool]]:
     """(name, point, layer, whether before its edits) of all that a request means. PointError."""
     is_one = isinstance(names, str) or is_pair(names)
-    listed: list[Any] = [names] if is_one else list(names) if isinstance(names, Iterable) else []
+    listed: list[Any] = [names] if is_one else list(names) if is_iterable(names) else []
     if not any(without_before(name)[1] for name in listed):
         for each in resolve_all(listed, config):
             yield *each, False

@@ -5,6 +5,7 @@ ValueError` around a bad argument works as usual. Messages name the file, the fa
 
     ArgumentError        ValueError            an argument, a prompt, a token id
         EditError                              an edit that cannot be made
+            EditTypeError TypeError            what is not an assignment of numbers
         PointError       KeyError              a capture point or a layer
         WeightError      KeyError              the name of a tensor
     ConfigError          ValueError            config.json
@@ -39,6 +40,7 @@ __all__ = [
     "Cancelled",
     "ConfigError",
     "EditError",
+    "EditTypeError",
     "Error",
     "FileChangedError",
     "FileDeniedError",
@@ -100,6 +102,10 @@ class EditError(ArgumentError):
     """
 
     run: Any = None
+
+
+class EditTypeError(EditError, TypeError):
+    """Not an assignment of numbers, or not an index."""
 
 
 class TokenizerError(Error, ValueError):

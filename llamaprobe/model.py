@@ -304,9 +304,10 @@ class Model(Generates, LensMethods, Sweeps):
         ids, starts = _joined(prompts)
         lengths = [len(one.token_ids) for one in prompts]
         bounds = bind_all(edits, self.config, lengths, is_batch, captures)
-        call = Call(bounds, [0] * len(prompts), lengths)
+        n_prompts = len(prompts) if is_batch else None
+        call = Call(bounds, [0] * len(prompts), lengths, n_prompts=n_prompts)
         log.debug("run: %d prompts, %d tokens, %d threads", len(prompts), len(ids), n_threads)
-        with named(self.path), stderr.bar(progress) as report:
+        with named(self.path), call.named(), stderr.bar(progress) as report:
             arrays = core.run(
                 ids,
                 starts,

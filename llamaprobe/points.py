@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, SupportsIndex
 from weakref import WeakKeyDictionary
 
+from .arguments import is_iterable, is_whole, shown
 from .config import Config
 from .errors import PointError
 from .families.meta import has_more
@@ -28,7 +29,6 @@ from .families.points import (
     lens_names,
     modules,
 )
-from .messages import printable
 from .views.model import PointList
 
 # Path of a module in a layer of a Hugging Face model, and the points that are its input and output.
@@ -276,7 +276,7 @@ def resolve_all(
     """
     if isinstance(names, str) or is_pair(names):
         names = (names,)  # type: ignore[assignment]
-    listed: list[Any] = list(names) if isinstance(names, Iterable) else []
+    listed: list[Any] = list(names) if is_iterable(names) else []
     if not listed:
         raise PointError(
             'points is empty or not a list; give names, which Model.points() lists, or "all"'
@@ -344,14 +344,14 @@ def check_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:
         try:
             layers = range(n_layers)[layers or slice(None)]
         except (TypeError, ValueError) as e:  # slice("a", None), a step of 0
-            raise PointError(f"layers is {printable(repr(layers), 60)}: {e}") from None
+            raise PointError(f"layers is {shown(layers)}: {e}") from None
     elif hasattr(layers, "__index__") and not isinstance(layers, Iterable):
         layers = (layers,)
     elif getattr(layers, "ndim", 1) == 0:  # an array of one number
         layers = (layers[()],)  # type: ignore[index]
     if isinstance(layers, (str, bytes)) or not isinstance(layers, Iterable):
         raise PointError(
-            f"layers is {printable(repr(layers), 60)}; give a layer number, a list of them, a range"
+            f"layers is {shown(layers)}; give a layer number, a list of them, a range"
             " or a slice"
         )
     found: dict[int, None] = {}
@@ -369,7 +369,7 @@ def layer_number(layer: int, n_layers: int) -> int:
     """The layer number from 0 on; a negative one counts from the last. PointError."""
     if -n_layers <= layer < n_layers:
         return layer % n_layers
-    raise PointError(f"there is no layer {layer}; the model has 0 to {n_layers - 1}")
+    raise PointError(f"there is no layer {shown(layer)}; the model has 0 to {n_layers - 1}")
 
 
 # ---- names ----
@@ -385,12 +385,11 @@ def name_of(name: object) -> tuple[str, int | None]:
 
 
 def _layer(layer: object) -> int:
-    if not isinstance(layer, bool):
-        try:
-            return operator.index(layer)  # type: ignore[arg-type]
-        except TypeError:
-            pass
-    raise PointError(f"a layer number is an integer, not {printable(repr(layer))}")
+    if not is_whole(layer):
+        raise PointError(f"a layer number is an integer, not {shown(layer)}")
+    if not -(1 << 63) < (number := operator.index(layer)) < 1 << 63:  # type: ignore[arg-type]
+        raise PointError(f"there is no layer {shown(number)}")
+    return number
 
 
 def _split(name: object) -> tuple[str, int | None, str | None]:
@@ -481,20 +480,20 @@ def _find(names: _Names, text: str, module: str | None) -> tuple[Point, int | No
 
 
 def _refuse(names: _Names, text: str, module: str | None) -> NoReturn:
-    shown = _shown(text if module is None else f"{text} in {module}")
+    name = _shown(text if module is None else f"{text} in {module}")
     stem = re.sub(r"^blocks\.[0-9]+\.(attn\.)?|\[[0-9]+\]$", "", text)
     if stem in _REFUSED:
-        raise PointError(f"there is no point {shown}: {_REFUSED[stem]}")
+        raise PointError(f"there is no point {name}: {_REFUSED[stem]}")
     elsewhere = _any_model().aliases.get(text) if module is None else None
     if elsewhere and elsewhere[0].name in names.absent:
-        raise PointError(f"this model has no {shown}: {names.absent[elsewhere[0].name]}")
+        raise PointError(f"this model has no {name}: {names.absent[elsewhere[0].name]}")
     ours = [point.name for point in names.points]
     near = [
         n for all_of in (ours, names.aliases) for n in difflib.get_close_matches(text[:99], all_of)
     ]
     offer = f"near: {', '.join(dict.fromkeys(near[:4]))}" if near else f"all: {', '.join(ours)}"
-    raise PointError(f"there is no point {shown}; {offer}")
+    raise PointError(f"there is no point {name}; {offer}")
 
 
 def _shown(name: object) -> str:
-    return printable(repr(name))
+    return shown(name, 200)

@@ -55,7 +55,7 @@ class Run(RunViews):
         self._tokens: Tokens | None = None
         self.rope_length = rope_length
         """As given to `Model.run`."""
-        self.edits: Edits = Edits() if edits is None else edits
+        self.edits: Edits = (Edits() if edits is None else edits)._made()
         """Those that were made, with absolute positions; each has `n_changed`."""
         self.saved_in: str | None = None
         """The absolute path of the folder that it was read from."""
@@ -283,8 +283,9 @@ class Run(RunViews):
         if name not in self._values:
             near = difflib.get_close_matches(name, self.points, 1)
             hint = f" (did you mean {near[0]}?)" if near else ""
+            held = f"only {', '.join(self.points)}" if self.points else "the run holds no values"
             raise PointError(
-                f"{name} was not captured, only {', '.join(self.points)}{hint};"
+                f"{name} was not captured, {held}{hint};"
                 f' request it with model.run(..., points=("{name}", ...))'
             )
         return name, *self._values[name]

@@ -10,6 +10,7 @@ from .generation.sample import Sample
 from .messages import shown_path
 from .origin import Origin
 from .run import Run
+from .saved.edits import check_hashes
 from .saved.manifest import MANIFEST
 from .saved.read import Saved
 
@@ -26,6 +27,7 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
     saved = Saved(folder)
     values, origin = saved.arrays(), saved.origin()
     run = run_of(saved, values, origin)
+    check_hashes(saved.folder, saved.manifest.get("edits", []))
     run.saved_in = os.path.abspath(os.fsdecode(saved.folder))
     return run
 

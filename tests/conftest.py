@@ -109,18 +109,23 @@ def test_data() -> Path:
     return _found(Path(os.environ.get("LLAMAPROBE_TEST_DATA") or default), "the test data")
 
 
+def _data(request: pytest.FixtureRequest, name: str) -> Path:
+    folder: Path = request.getfixturevalue("test_data")
+    return folder / name
+
+
 @pytest.fixture(scope="session")
-def smollm2(test_data: Path) -> Path:
+def smollm2(request: pytest.FixtureRequest) -> Path:
     """SmolLM2-135M-Instruct, bf16; LLAMAPROBE_SMOLLM2 says where if not among the test data."""
-    place = os.environ.get("LLAMAPROBE_SMOLLM2") or test_data / "smollm2-135m"
+    place = os.environ.get("LLAMAPROBE_SMOLLM2") or _data(request, "smollm2-135m")
     _found(Path(place) / "model.safetensors", "SmolLM2-135M-Instruct")
     return Path(place)
 
 
 @pytest.fixture(scope="session")
-def gemma3(test_data: Path) -> Path:
+def gemma3(request: pytest.FixtureRequest) -> Path:
     """Gemma 3 270M, bf16; LLAMAPROBE_GEMMA3 says where if not among the test data."""
-    place = os.environ.get("LLAMAPROBE_GEMMA3") or test_data / "gemma3-270m"
+    place = os.environ.get("LLAMAPROBE_GEMMA3") or _data(request, "gemma3-270m")
     _found(Path(place) / "model.safetensors", "Gemma 3 270M")
     return Path(place)
 

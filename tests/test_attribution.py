@@ -158,6 +158,24 @@ def test_smollm2(smollm2: Path):
     hold_sum(model.attribute(run, " Paris"), float(run["logits"][-1, a]))
 
 
+@pytest.mark.slow
+def test_gemma3(gemma3: Path):
+    """Norms of what is added, gains of 1 + w, an embedding with a scale; an edited run too."""
+    model = lp.load(gemma3)
+    norms = [f"{stem}_{part}" for stem in ("attn", "mlp") for part in ("norm", "rms")]
+    e = lp.Edits()
+    e["x", 5][1:] *= 1.5
+    e["attn_norm", 9][-1] += 0.25
+    a, b = (int(model.tokenizer.encode(text, add_special_tokens=False)[0]) for text in (" Paris", " London"))
+    for edits in (None, e):
+        points = (*POINTS, *norms, *(("x.before",) if edits else ()))
+        run = model.run("The capital of France is", points=points, edits=edits)
+        total = float(run["logits"][-1, a]) - float(run["logits"][-1, b])
+        for by in BY:
+            hold_sum(model.attribute(run, " Paris", against=" London", by=by), total)
+        assert model.lens(run).logits[-1, 0].tobytes() == run["logits"][-1].tobytes()
+
+
 def test_transformer_lens_has_the_same_numbers(smollm2: Path):
     """Recorded once; the file says with which versions."""
     theirs = json.loads((DATA / "transformer_lens_smollm2.json").read_text())
@@ -327,7 +345,7 @@ def test_rows_by_name(model: lp.Model, run: lp.Run):
     for wrong in ("attn", ("head", 4, 0), ("head", 1), ("neuron", 1, 1)):
         with pytest.raises(lp.ArgumentError, match="there is no row"):
             found[wrong]
-    with pytest.raises(lp.ArgumentError, match="no rows"):
+    with pytest.raises(lp.ArgumentError, match="kind is 'neuron'; give one of embed"):
         found.top(3, kind="neuron")
 
 

@@ -85,6 +85,8 @@ def test_ids(command, model: lp.Model, tmp_path: Path):
         (["attribute", "demo", "a", "--by", "heads"], 2, "did you mean head?"),
         (["attribute", "demo", "a", "--token", "once upon a"], 1, "tokens, not one"),
         (["attribute", "demo", "a", "--token", "id:960"], 1, "the vocabulary has 960"),
+        (["attribute", "demo", "a", "--token", "id:2147483648"], 1, "token id 2147483648 is out"),
+        (["lens", "demo", "a", "--top", "99999"], 1, "top is 99999; give an integer from 1 to 960"),
         (["attribute", "demo", "--run", "missing"], 1, "missing"),
     ],
 )

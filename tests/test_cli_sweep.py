@@ -65,7 +65,7 @@ def test_a_file(command: Command, demo: lp.Model, tmp_path: Path):
         style = {"format": "txt"} if more else {}
         assert lp.read(path, **style).tobytes() == values.tobytes()
     code, out, err = command(*words, "--out", path)
-    assert (code, out) == (1, "") and err == f"llamaprobe: {path} exists; --force replaces it\n"
+    assert (code, out) == (1, "") and err.startswith(f"llamaprobe: {path}: exists;")
     assert command(*words, "--out", path, "--force", "--format", "csv")[0] == 0
     assert lp.read(path, format="csv").shape == values.shape
 
@@ -90,7 +90,8 @@ def test_ids(command: Command, demo: lp.Model, tmp_path: Path):
         (("--metric", "kl", "--answer", "a"), "takes neither --answer nor --wrong"),
         (("--force",), "--force is for --out"),
         (("--position", "x"), "'x' is not a position"),
-        (("--positions", "1-"), "'1-' is not a list"),
+        (("--positions", "1-"), "'1-' is not a list of positions such as"),
+        (("--positions", ""), "no position; leave the option out for all of them"),
     ],
 )
 def test_wrong_usage(command: Command, words: tuple[str, ...], message: str):
@@ -104,9 +105,17 @@ def test_wrong_usage(command: Command, words: tuple[str, ...], message: str):
         (("--answer", " Hopoa"), "the text ' Hopoa' is 4 tokens, ' H' (471), "),
         (("--patch", "logits"), "takes a point that every layer has"),
         (("--heads",), "it has no heads"),
+        (("--position", "99"), "position 99 is outside: the run of lp.kl has 11 tokens"),
+        (("--answer", " heavy", "--position", "99"), "position 99 is outside: the prompt has 11"),
+        (("--out", "map.dat"), "map.dat: the name does not end in .csv, .txt"),
+        (("--out", "."), ".: is a folder; give the name of a file"),
         (("--corrupted", "Hopoa"), "the clean prompt has 11 tokens and the corrupted one 5"),
     ],
 )
-def test_failures_are_one_line(command: Command, words: tuple[str, ...], message: str):
+def test_failures_are_one_line(
+    command: Command, words: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
+):
+    if "--out" in words:
+        monkeypatch.setattr("llamaprobe.model.load", lambda *any, **how: pytest.fail("loaded"))
     code, out, err = command(*PROMPTS, *words)
     assert (code, out) == (1, "") and message in err and err.count("\n") == 1

@@ -37,6 +37,7 @@ PYTHON_LEVELS = {
     "log": 0,
     "maths": 0,
     "messages": 0,
+    "arguments": 1,
     "files": 1,
     "cancel": 2,
     "families": 2,

@@ -127,6 +127,22 @@ def test_read_run_gives_the_edits_back(model: lp.Model, run: lp.Run, saved: Path
     assert whole[0].source is not None and whole[0].source.folder == str(saved)
 
 
+@pytest.mark.parametrize("name", ["value", "before", "after"])
+def test_an_array_of_an_edit_that_is_not_the_saved_one_is_refused(
+    saved: Path, tmp_path: Path, name: str
+):
+    """Damaged, but still an array of that shape: its hash is in the manifest."""
+    folder = tmp_path / "run"
+    shutil.copytree(saved, folder)
+    entries = json.loads((folder / "manifest.json").read_text())["edits"]
+    file = next(e[name]["file"] for e in entries if isinstance(e.get(name), dict))
+    array = np.load(folder / file)
+    array.reshape(-1)[0] += 1
+    np.save(folder / file, array)
+    with pytest.raises(lp.FormatError, match=rf"{file}: its sha256 is not the one that manifest.json"):
+        lp.read_run(folder)
+
+
 def test_an_honest_run_is_not_accused(model: lp.Model, run: lp.Run, saved: Path, tmp_path: Path):
     assert found(saved, model) == [] == found(saved, None)
     assert left_out(saved, model) == []

@@ -214,7 +214,7 @@ def test_one_thread_at_a_time(demo: lp.Model):
         lambda: session.run,
     ):
         with pytest.raises(
-            lp.ArgumentError, match=r"busy with generate, so .* cannot run; one thread"
+            lp.ArgumentError, match=r"while another thread is at work in session.generate; one thread"
         ):
             call()
     assert len(session.token_ids) >= session.n_prompt, "may be read"

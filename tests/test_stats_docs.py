@@ -33,6 +33,7 @@ def test_the_commands_run(tmp_path, monkeypatch, command):
     assert len(lines) == 5
     hashes = []
     for words in lines:
+        (tmp_path / "stats.safetensors").unlink(missing_ok=True)
         code, out, error = command(*words)
         assert code == 0, (words, error)
         hashes += [out.split()[-2]] if "--out" in words else []

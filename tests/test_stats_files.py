@@ -83,7 +83,7 @@ def test_it_is_written_whole_or_not_at_all(stats, tmp_path, monkeypatch):
         "os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError(5, "I/O error"))
     )
     with pytest.raises(lp.FileError, match="I/O error"):
-        stats.save(path)
+        stats.save(path, force=True)
     assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
 
 
@@ -96,7 +96,7 @@ def attempt(path):
         stats = lp.read_stats(path)
         for target in stats:
             channels = stats[target].all
-            channels.mean, channels.kurtosis(), channels.quantile(0.3), channels.absmax
+            channels.mean, channels.kurtosis(), channels.std(), channels.skew(), channels.quantile(0.3), channels.absmax
             for row in range(channels.shape[0]):
                 channels.top(row if len(channels.shape) == 1 else (row, 0))
             channels.gram()
@@ -185,6 +185,13 @@ def test_facts_with_other_values(saved, stats, tmp_path):
         ("x.1/top.document", lambda a: a.__setitem__((1, 0, 4), 9), "is in no window"),
         ("x.1/top.value", lambda a: a.__setitem__((1, 0), a[1, 0, ::-1].copy()), "not sorted"),
         ("x.1/top.position", lambda a: a.__setitem__((1, 0, 4), 1 << 40), "is in no window"),
+        ("x.1/sum_1", lambda a: a.__setitem__((1, 3, 5), 1 << 40), "sum_abs and sum_1 of channel 3"),
+        ("x.1/sum_abs", lambda a: a.__setitem__((1, 3, 5), 1), "sum_abs and sum_1 of channel 3"),
+        ("x.1/sum_2", lambda a: a.__setitem__((1, 2), 0), "x.1: sum_1 and sum_2 of channel 2"),
+        ("x.1/sum_2", lambda a: a.__setitem__((1, 2, 9), -1), "sum_1 and sum_2 of channel 2"),
+        ("x.1/sum_3", lambda a: a.__setitem__((1, 5, 13), 1 << 60), "x.1: sum_3 of channel 5"),
+        ("x.1/sum_4", lambda a: a.__setitem__((1, 127), 0), "sum_2 and sum_4 of channel 127"),
+        ("x.1/sum_4", lambda a: a.__setitem__((1, 1, 18), 1 << 62), "sum_2 and sum_4 of channel 1 "),
         ("x.1/gram.rows", lambda a: a.__setitem__((0, 0), -1), "gram.rows is negative"),
         ("windows/first", lambda a: a.__setitem__(1, -4), "windows do not add up"),
         ("windows/token_id", lambda a: a.__setitem__(1, -4), "windows are not in order"),
@@ -193,6 +200,45 @@ def test_facts_with_other_values(saved, stats, tmp_path):
 def test_tensors_that_contradict_themselves(saved, tmp_path, name, edit, message):
     error = attempt(rewritten(tmp_path / "s", saved, change=(name, edit)))
     assert isinstance(error, lp.FormatError) and message in str(error), error
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_bits_of_sums(saved, tmp_path, seed):
+    """One bit anywhere in a sum: an error that names it, or numbers that some dataset has."""
+    rng = random.Random(seed)
+    name = f"x.1/{rng.choice(('sum_abs', 'sum_1', 'sum_2', 'sum_3', 'sum_4'))}"
+
+    def flip(array):
+        array.reshape(-1)[rng.randrange(array.size)] ^= np.int64(1 << rng.randrange(62))
+
+    error = attempt(rewritten(tmp_path / "s", saved, change=(name, flip)))
+    assert error is None or f"{tmp_path / 's'}: x.1: sum_" in str(error)
+
+
+OUTPUTS = {
+    "save": "--out",
+    "write_npz": "--npz",
+    "write_act_scales": "--act-scales",
+    "write_imatrix": "--imatrix",
+}
+
+
+@pytest.mark.parametrize("method", OUTPUTS)
+def test_a_file_that_exists_is_replaced_only_with_force(inputs, tmp_path, method):
+    write = getattr(inputs, method)
+    path = tmp_path / "deep" / "er" / "file"
+    write(path)
+    before = path.read_bytes()
+    path.write_bytes(b"other")
+    with pytest.raises(lp.FileInPlaceError, match="file: exists; choose another name"):
+        write(path)
+    assert path.read_bytes() == b"other"
+    write(path, force=True)
+    assert len(path.read_bytes()) == len(before)
+    with pytest.raises(lp.FileIsFolderError, match="deep: is a folder; give the name of a file"):
+        write(tmp_path / "deep", force=True)
+    with pytest.raises(lp.NotFolderError, match="file: is not a folder"):
+        write(path / "below" / "file")
 
 
 def test_a_file_of_another_kind_or_version(saved, tmp_path):
@@ -323,6 +369,26 @@ def test_the_command_collects_adds_up_and_exports(command, model, tmp_path):
     assert code == 0 and found["sha256"] == whole.sha256 and found["complete"] is True
     assert found["targets"]["x_norm.1"]["max"] == float(whole["x_norm", 1].max.max())
     assert found["tokens"] == whole.tokens and (tmp_path / "a").stat().st_size > 1000
+
+
+@pytest.mark.usefixtures("data")
+@pytest.mark.parametrize("option", OUTPUTS.values())
+def test_outputs_are_checked_before_anything_is_computed(command, tmp_path, monkeypatch, option):
+    monkeypatch.setattr("llamaprobe.model.load", lambda *args, **how: pytest.fail("loaded"))
+    (tmp_path / "there").write_bytes(b"kept")
+    for path, fact in (("there", "there: exists;"), (".", "is a folder"), ("there/x", "is not a folder")):
+        code, out, error = command("stats", "demo", "data.jsonl", option, path)
+        assert (code, out) == (1, "") and fact in error and len(error.splitlines()) == 1
+    assert (tmp_path / "there").read_bytes() == b"kept"
+    code, _, error = command("stats", "demo", "data.jsonl", "--out", "a", "--npz", "./a")
+    assert code == 2 and "of one name" in error
+    assert command("stats", "demo", "data.jsonl", "--force")[0] == 2
+
+
+@pytest.mark.usefixtures("data")
+def test_force_replaces(command):
+    words = ("stats", "demo", "data.jsonl", "--points", "x:1", "--stats", "range", "--out", "s")
+    assert [command(*words)[0], command(*words)[0], command(*words, "--force")[0]] == [0, 1, 0]
 
 
 @pytest.mark.usefixtures("data")

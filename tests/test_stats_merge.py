@@ -332,7 +332,7 @@ def test_a_part_may_be_empty(model):
         ({"by": "word"}, lp.ArgumentError, "by is 'word'"),
         ({"by": range(2000)}, lp.ArgumentError, "2000 groups"),
         ({"exact": (0.5,), "stats": "range"}, lp.ArgumentError, "need the statistic histogram"),
-        ({"exact": (1.5,)}, lp.ArgumentError, "is not from 0 to 1"),
+        ({"exact": (1.5,)}, lp.ArgumentError, "exact is 1.5; give a number from 0 to 1"),
         ({"part": (3, 3)}, lp.ArgumentError, "part is"),
         ({"part": 3}, lp.ArgumentError, "give \\(i, n\\)"),
         ({"keys": 0}, lp.ArgumentError, "keys is 0"),
@@ -358,9 +358,9 @@ def test_what_was_not_collected_is_named(model):
     ):
         with pytest.raises(lp.ArgumentError, match="was not collected"):
             attempt(stats["x", 1])
-    with pytest.raises(lp.ArgumentError, match="no target"):
+    with pytest.raises(lp.ArgumentError, match="the target is 'x.0'; give one of x.1"):
         stats["x", 0]
-    with pytest.raises(lp.ArgumentError, match="has no group 'last'"):
+    with pytest.raises(lp.ArgumentError, match="group is 'last'; give one of all"):
         stats["x", 1].of("last")
     assert stats.facts["format_version"] == FORMAT_VERSION
 

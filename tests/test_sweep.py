@@ -276,7 +276,7 @@ def test_a_patch_map_is_the_runs_of_its_cells(model: lp.Model, small_chunks: Non
         ({"metric": lp.logprob(97)}, "token id 97 is out of range: the vocabulary has 97"),
         ({"metric": lp.logprob(3, position=-22)}, "position -22 is outside"),
         ({"metric": 7}, "metric is 7; give lp.logit_diff"),
-        ({"metric": lambda row: "much"}, "the metric returned str, and it must be a number"),
+        ({"metric": lambda row: "much"}, "the metric returned 'much', a str; it must be a number"),
     ],
 )
 def test_patch_maps_that_are_refused(model: lp.Model, how: dict[str, Any], message: str):
@@ -294,7 +294,7 @@ def test_an_error_names_the_cell_before_anything_is_computed(
     bad["x", 1][21] = 0
     with pytest.raises(lp.EditError, match=r"cell 1: x\[1\]\[21\] = 0.*: there is no row 21"):
         model.sweep(IDS, [good, bad], lp.logprob(3))
-    with pytest.raises(lp.EditError, match="cell 0: it is an lp.Edits, not dict"):
+    with pytest.raises(lp.EditError, match="cell 0: it is {}; give an lp.Edits"):
         model.sweep(IDS, [{}], lp.logprob(3))  # type: ignore[list-item]
 
 
@@ -307,6 +307,20 @@ def test_normalized_needs_two_measures(model: lp.Model):
     assert same.n_skipped == same.values.size and (same.values == same.base).all()
     with pytest.raises(lp.ArgumentError, match="for the clean and for the corrupted prompt"):
         same.normalized  # noqa: B018
+
+
+@pytest.mark.filterwarnings("error")
+def test_infinities_and_nan_are_numbers_too(model: lp.Model):
+    """Without warnings of NumPy; a cell that is the same infinity as the base does not move it."""
+    corrupted = [*IDS[:20], 3]
+    for found in ([np.inf, np.nan, 1.0, -np.inf], [np.inf]):
+        n = itertools.count()
+        s = model.patch_map(IDS, corrupted, metric=lambda row: found[next(n) % len(found)], layers=1)  # noqa: B023
+        assert repr(s) and s._repr_html_()
+        same = s.values == s.base
+        assert (s._changes[same] == 0).all()
+    s = model.patch_map(IDS, corrupted, metric=lambda row, n=itertools.count(): [np.inf, 1.0][next(n) > 0], layers=1)
+    assert s.normalized.shape == s.values.shape and "layer 1, position" in repr(s)
 
 
 # ---- metrics ----
@@ -329,7 +343,7 @@ def test_metrics(model: lp.Model):
         assert sweep.values[0] == pytest.approx(value, abs=1e-12)
     earlier = model.sweep(IDS[:9], [e], lp.kl(run, position=-9))
     assert earlier.base > 0
-    with pytest.raises(lp.ArgumentError, match="the logits of the run are"):
+    with pytest.raises(lp.ArgumentError, match="position 21 is outside: the run of lp.kl has 21 tokens"):
         model.sweep(IDS, [e], lp.kl(run, position=21))
     with pytest.raises(lp.PointError, match="logits was not captured"):
         model.sweep(IDS, [e], lp.kl(model.run(IDS)))

@@ -266,3 +266,46 @@ def test_pools(method: str, folder: Path):
         with pytest.raises(lp.FileMissingError, match="/nowhere/x.csv") as e:
             pool.submit(fail, "file").result(timeout=120)
         assert e.value.filename == "/nowhere/x.csv"
+
+
+# ---- results of several runs, and what looks at a run ----
+
+
+@COPIES
+def test_what_looks_at_runs(through: Callable[[Any], Any]):
+    """Sweeps, statistics, differences, lenses and attributions, with all that they hold."""
+    model = lp.load("demo")
+    run, other = model.run(IDS, points="all"), model.run([5, 2, 96, 5, 40], points="all")
+    how = {"metric": lp.logprob(3), "layers": 3}
+    stats = lp.collect(model, [IDS, [7, 8]], points="x:1", stats=("range", "moments", "top:2"), exact=())
+    for value, facts in (
+        (model.patch_map(IDS, other.token_ids, **how), lambda s: (s.values.tolist(), s.tokens, s.clean)),
+        (lp.diff(run, other), lambda d: (repr(d), d.first, [one.rows.tolist() for one in d.values])),
+        (stats, lambda s: (s.sha256, s["x", 1].top(3)[0].context.tolist())),
+        (stats["x", 1], lambda c: (c.mean.tolist(), c.of("first").max.tolist())),
+        (model.lens(run, position=None), lambda v: (v.logits.tobytes(), v.rows, v.labels, v.top(1, 2), repr(v))),
+        (model.attribute(run, 3, by="head"), lambda v: (list(v), v.bound, v.token, repr(v), v.run.equals(run))),
+        (lp.kl(run), lambda v: repr(v)),
+        (lp.Sample(0.5, top_k=3), lambda v: v),
+    ):
+        again = through(value)
+        assert type(again) is type(value) and facts(again) == facts(value)
+
+
+@COPIES
+def test_edits(through: Callable[[Any], Any]):
+    model = lp.load("demo")
+    made = model.run(IDS, points="x", edits=lp.Edits.parse("x[1][2] = 0")).edits
+    for edits in (lp.Edits.parse("x[1][2] *= 2"), made):
+        assert repr(through(edits)) == repr(edits)
+
+
+def test_a_session_stays_in_its_process():
+    session = lp.load("demo").start(IDS, points="x")
+    for through in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(lp.ArgumentError, match="pickle session.run"):
+            through(session)
+    other = copy.copy(session)
+    other.extend([3])
+    assert len(session) == len(IDS) == len(other) - 1
+    assert pickled(session.run).equals(session.run)

@@ -5,8 +5,9 @@
 
 #include "jobs.h" /* job_rows, count_values */
 
-#define PAGE_FLOATS ((size_t)1 << 19) /* of a huge page, which one thread touches first */
-#define LINE_ROWS ((size_t)128)       /* of a transposed weight, whose words share a cache line */
+#define PAGE_FLOATS ((size_t)1 << 19)  /* of a huge page, which one thread touches first */
+#define LINE_ROWS ((size_t)128)        /* of a transposed weight, whose words share a cache line */
+#define PIECE_FLOATS ((size_t)1 << 21) /* of a value that is changed in place, between two polls: some ms */
 
 /* A pass over m rows of d floats; d is 1 where the operation is element by element. */
 typedef struct rows_args rows_args;
@@ -30,9 +31,22 @@ static void rows_job(void *arg, size_t i, size_t worker) {
     a->pass(a, first, end);
 }
 
+/* In place a job cannot run twice, as it would in the child of a poll that forks (pool.h): polls are between pieces,
+ * when no job is at work. */
+static int run_in_place(const lp_ops *ops, rows_args a) {
+    lp_parallel parallel = {.n_threads = ops->parallel.n_threads};
+    int (*poll)(void *) = ops->parallel.poll;
+    for (size_t n = a.m; n; n -= a.m, a.out += a.m, a.x += a.m) {
+        a.m = lp_size_min(n, PIECE_FLOATS);
+        if ((poll && poll(ops->parallel.poll_arg)) || lp_pool_run(&parallel, n_jobs(a.m, a.d), rows_job, &a)) return -1;
+    }
+    return 0;
+}
+
 static int run_rows(const lp_ops *ops, rows_args a, size_t weight_bytes) {
     a.kernels = ops->kernels;
     count_values(ops, (a.out != NULL) + (a.unit != NULL) + (a.x != NULL) + (a.y != NULL), a.m * a.d, weight_bytes);
+    if (a.out && a.out == a.x && a.d == 1) return run_in_place(ops, a);
     return lp_pool_run(&ops->parallel, n_jobs(a.m, a.d), rows_job, &a);
 }
 

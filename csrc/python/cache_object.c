@@ -34,7 +34,9 @@ static int fill(PyObject *self, size_t n_tokens, const lp_cache *from, size_t n_
     lp_poll poll;
     if (n_tokens > most)
         return lp_refuse(state, LP_EARG, "a cache of %zu tokens, the model takes at most %zu", n_tokens, most);
-    if (lp_cache_growth(cache, n_tokens, &capacity, &n_bytes) || !lp_memory_fits(n_bytes, cache->model->arena))
+    if (lp_cache_growth(cache, n_tokens, &capacity, &n_bytes))
+        return lp_refuse(state, LP_ENOMEM, "a cache of %zu tokens has more bytes than there are addresses", n_tokens);
+    if (!lp_memory_fits(n_bytes, cache->model->arena))
         return lp_refuse(state, LP_ENOMEM, "a cache of %zu tokens needs %zu bytes and %zu are free", n_tokens, n_bytes,
                          lp_limits_memory());
     lp_parallel parallel = {n_threads < LP_MAX_THREADS ? n_threads : LP_MAX_THREADS, lp_poll_python, &poll};
@@ -70,7 +72,15 @@ static void cache_dealloc(PyObject *self) {
 static PyObject *cache_rewind(PyObject *self, PyObject *n_tokens) {
     lp_error err;
     size_t n = PyLong_AsSize_t(n_tokens);
-    if ((n == (size_t)-1 && PyErr_Occurred()) || hold(self)) return NULL;
+    if (PyErr_Occurred()) {
+        if (!PyErr_ExceptionMatches(PyExc_OverflowError)) return NULL;
+        PyErr_Clear();
+        return lp_raise_new(state_of(self), LP_EARG,
+                            "the cache has %zu tokens, it cannot go back to fewer than 0 or "
+                            "to more",
+                            (size_t)cache_of(self)->n_tokens);
+    }
+    if (hold(self)) return NULL;
     int failed = lp_cache_rewind(cache_of(self), n, &err);
     lp_cache_release(cache_of(self));
     if (failed) return lp_raise(state_of(self), &err);

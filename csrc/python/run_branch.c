@@ -1,5 +1,5 @@
-/* run_branch.c - a branch from Python. First rows are copied: they are read without the GIL after they were checked. x
- * is not: another thread that writes to it changes numbers, no addresses. */
+/* run_branch.c - a branch from Python. First rows and x are copied: they are read without the GIL after they were
+ * checked, and a function of an edit or another thread may resize the caller's arrays. */
 #include "run_branch.h"
 
 #include "../run/branch.h" /* lp_run_branch */
@@ -16,7 +16,7 @@ int lp_branch_args_take(lp_branch_args *args, const lp_module_state *state, PyOb
     if (layer < 0) return lp_refuse(state, LP_EARG, "a branch from layer %zd", layer);
     args->layer = (size_t)layer;
     args->n_past = PyArray_FROMANY(n_past, NPY_UINTP, 1, 1, NPY_ARRAY_CARRAY_RO | NPY_ARRAY_ENSURECOPY);
-    args->x = args->n_past ? PyArray_FROMANY(x, NPY_FLOAT32, 2, 2, NPY_ARRAY_CARRAY_RO) : NULL;
+    args->x = args->n_past ? PyArray_FROMANY(x, NPY_FLOAT32, 2, 2, NPY_ARRAY_CARRAY_RO | NPY_ARRAY_ENSURECOPY) : NULL;
     args->cache = args->x ? PyTuple_Pack(1, cache) : NULL;
     args->base = args->cache ? lp_caches_hold(state, args->cache, &n) : NULL;
     return args->base ? 0 : -1;

@@ -1,5 +1,5 @@
-/* run_edits.c - edits from Python. Lists of indices are copied: they are read without the GIL after they were checked.
- * Values are not: another thread that writes to them changes numbers, no addresses. */
+/* run_edits.c - edits from Python. Lists of indices and values are copied: they are read without the GIL after they
+ * were checked, and a function or another thread may resize the caller's arrays. */
 #include "run_edits.h"
 
 #include "../base/size.h" /* lp_size_mul */
@@ -17,7 +17,7 @@ static int take_index(lp_edit_list *list, size_t i, size_t axis, PyObject *indic
 static int take_values(lp_edit_list *list, size_t i, const lp_module_state *state, PyObject *values) {
     lp_edit *e = &list->edits[i];
     size_t stride = 1;
-    PyObject *array = PyArray_FROMANY(values, NPY_FLOAT32, 3, 3, NPY_ARRAY_CARRAY_RO);
+    PyObject *array = PyArray_FROMANY(values, NPY_FLOAT32, 3, 3, NPY_ARRAY_CARRAY_RO | NPY_ARRAY_ENSURECOPY);
     if (!array) return -1;
     list->sources[i].values = array;
     e->values = PyArray_DATA((PyArrayObject *)array);
@@ -83,10 +83,14 @@ static int take_edit(lp_edit_list *list, size_t i, const lp_module_state *state,
     return 0;
 }
 
+/* int64 [n], to be written in place. */
+static int is_counter(PyArrayObject *array, size_t n) {
+    return PyArray_TYPE(array) == NPY_INT64 && PyArray_ISCARRAY(array) && (size_t)PyArray_SIZE(array) == n;
+}
+
 static int take_changed(lp_edit_list *list, const lp_module_state *state, PyObject *changed) {
     if (changed == Py_None) return 0;
-    if (!PyArray_Check(changed) || PyArray_TYPE((PyArrayObject *)changed) != NPY_INT64 ||
-        !PyArray_ISCARRAY((PyArrayObject *)changed) || (size_t)PyArray_SIZE((PyArrayObject *)changed) != list->n)
+    if (!PyArray_Check(changed) || !is_counter((PyArrayObject *)changed, list->n))
         return lp_refuse(state, LP_EARG, "changed must be an int64 array with a number for each of %zu edits", list->n);
     Py_INCREF(changed);
     list->changed = changed;
@@ -126,8 +130,11 @@ void lp_edit_list_begin(lp_edit_list *list, lp_poll *poll) {
 }
 
 void lp_edit_list_count(const lp_edit_list *list) {
-    int64_t *changed = list->changed ? PyArray_DATA((PyArrayObject *)list->changed) : NULL;
-    for (size_t i = 0; changed && i < list->n; i++) changed[i] += (int64_t)list->edits[i].n_changed;
+    PyArrayObject *array = (PyArrayObject *)list->changed;
+    if (!array || !is_counter(array, list->n)) return; /* a function resized it */
+    int64_t *changed = PyArray_DATA(array);
+    for (size_t i = 0; i < list->n; i++)
+        changed[i] = list->edits[i].failed ? -1 : changed[i] + (int64_t)list->edits[i].n_changed;
 }
 
 void lp_edit_list_free(lp_edit_list *list) {

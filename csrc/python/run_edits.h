@@ -24,8 +24,8 @@ typedef struct {
 } lp_edit_list;
 
 /* Takes (op, point, layer, sequence, rows, heads, channels, values or function), and an array to which the number of
- * changed elements is added, or None. Room for n_more edits of the caller is left at the end. -1: an exception is set.
- * Call lp_edit_list_free in any case. */
+ * changed elements is added (-1 is written for the edit that an error is about), or None. Room for n_more edits of the
+ * caller is left at the end. -1: an exception is set. Call lp_edit_list_free in any case. */
 int lp_edit_list_take(lp_edit_list *list, const lp_module_state *state, PyObject *edits, PyObject *changed,
                       size_t n_more);
 /* Bytes of the largest array that a function is given, the copy that it may return included. */

@@ -198,7 +198,8 @@ static lp_stats_state *find_state(const lp_module_state *state, lp_stats *stats,
              (size_t)group >= lp_stats_n_groups(stats))
         lp_raise_new(state, LP_EARG, "there is no target %zd of group %zd", target, group);
     else if (!(found = lp_stats_state_of(stats, (size_t)target, (size_t)group)))
-        PyErr_NoMemory();
+        lp_raise_new(state, LP_ENOMEM, "the statistics of target %zd, group %zd need memory that the system refused",
+                     target, group);
     return found;
 }
 
@@ -211,6 +212,11 @@ static PyObject *get_arrays(PyObject *self, PyObject *args) {
     PyObject *dict = s ? PyDict_New() : NULL;
     if (dict && put_all(dict, lp_stats_spec_of(stats), s, lp_stats_at(stats, (size_t)target)->n_channels))
         Py_CLEAR(dict);
+    if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_MemoryError)) { /* also NumPy's own */
+        PyErr_Clear();
+        lp_raise_new(state_of(self), LP_ENOMEM, "the arrays of target %zd, group %zd do not fit the memory", target,
+                     group);
+    }
     lp_stats_object_release(self);
     return dict;
 }

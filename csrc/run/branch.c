@@ -51,11 +51,12 @@ static size_t whole_keys(const lp_sequence *s) {
     return (s->n_past + s->n_tokens + LP_PANEL - 1) / LP_PANEL * LP_PANEL;
 }
 
-/* More sequences come layer by layer: with few sizes, the arena finds the block of the layer before. */
+/* More sequences come layer by layer: with few sizes, the arena finds the block of the layer before. Up to an eighth of
+ * a power of two, so that the check of memory asks for little more than is needed. */
 static size_t rounded(size_t n_bytes) {
-    size_t size = 1;
-    while (size < n_bytes) size *= 2;
-    return size;
+    size_t step = 1;
+    while (step * 8 < n_bytes / 2) step *= 2;
+    return (n_bytes + step - 1) / step * step;
 }
 
 int lp_branch_lay_out(lp_plan *plan) {

@@ -158,26 +158,29 @@ int lp_edit_store(const lp_edit_target *t, lp_edit *edit, const float *values, l
 
 int lp_edit_apply(const lp_edit_target *t, lp_edit *edit, lp_error *err) {
     edit->wrote_minus_inf = edit->is_refused = 0;
+    edit->failed = 1;
     if (edit->op == LP_EDIT_CALL) {
         if (edit->call(edit, t, err)) return -1;
     } else {
         edit_lines(t, edit, edit->op, edit->values, edit->stride);
     }
+    edit->failed = edit->is_refused;
     if (!edit->is_refused) return 0;
     return lp_fail(err, LP_EEDIT, "an edit would make %f of an element of %s, which later steps cannot use",
                    (double)edit->refused, lp_point_name(edit->point));
 }
 
-int lp_edit_check_keys(const lp_edit_target *t, const lp_edit *edit, lp_error *err) {
+int lp_edit_check_keys(const lp_edit_target *t, lp_edit *edit, lp_error *err) {
     for (size_t i = 0; i < edit->n[0] && edit->wrote_minus_inf; i++)
         for (size_t j = 0; j < edit->n[1]; j++) {
             line l = line_of(t, edit, i, j);
             while (l.first < l.end && isinf(l.data[l.first]) && l.data[l.first] < 0) l.first++;
-            if (l.first == l.end)
-                return lp_fail(err, LP_EEDIT,
-                               "layer %zu, head %lu: query %lu has no key left, all its scores are -inf; keep one",
-                               t->layer, (unsigned long)edit->index[0][i],
-                               (unsigned long)(t->sequences[edit->sequence].n_past + edit->index[1][j]));
+            if (l.first < l.end) continue;
+            edit->failed = 1;
+            return lp_fail(err, LP_EEDIT,
+                           "layer %zu, head %lu: query %lu has no key left, all its scores are -inf; keep one",
+                           t->layer, (unsigned long)edit->index[0][i],
+                           (unsigned long)(t->sequences[edit->sequence].n_past + edit->index[1][j]));
         }
     return 0;
 }

@@ -58,6 +58,7 @@ struct lp_edit {
     int wrote_minus_inf; /* in this run */
     int is_refused;      /* a result that may not be written, */
     float refused;       /* such as this one */
+    int failed;          /* the error of the run is about this edit */
 };
 
 /* Where a value is in the order of computation. x is x_out of the layer before. */
@@ -75,9 +76,9 @@ void lp_edit_load(const lp_edit_target *target, const lp_edit *edit, float *out)
 /* LP_EDIT_SET with values [n[0], n[1], n[2]]. LP_EEDIT: an element would become NaN or infinite; -inf is legal in
  * scores and logits. */
 int lp_edit_store(const lp_edit_target *target, lp_edit *edit, const float *values, lp_error *err);
-/* Any edit but LP_EDIT_KEEP. Errors are those of the call. */
+/* Any edit but LP_EDIT_KEEP. Errors are those of the call; edit->failed says which edit, here and below. */
 int lp_edit_apply(const lp_edit_target *target, lp_edit *edit, lp_error *err);
 /* After all edits of scores. LP_EEDIT names a query of the edit that has no key left: all its scores are -inf. */
-int lp_edit_check_keys(const lp_edit_target *target, const lp_edit *edit, lp_error *err);
+int lp_edit_check_keys(const lp_edit_target *target, lp_edit *edit, lp_error *err);
 
 #endif

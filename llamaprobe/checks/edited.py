@@ -14,7 +14,8 @@ from ..edits.calls import Replay
 from ..edits.edit import Edit
 from ..edits.edits import Edits
 from ..edits.index import show_index
-from ..edits.resolve import Bound, absolute, bind, n_positions
+from ..edits.places import absolute, n_positions
+from ..edits.resolve import Bound, bind
 from ..edits.used import canonical
 from ..errors import EditError, PointError
 from ..messages import counted

@@ -59,6 +59,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     _add_sample_options(parser)
     parser.add_argument(
         "--stop",
+        type=_stop,
         action="append",
         default=[],
         metavar="TEXT",
@@ -150,6 +151,11 @@ def _sample(args: argparse.Namespace) -> "Sample | None":
     try:
         return Sample(**given)
     except ArgumentError as error:
+        if given.get("temperature") == 0:
+            args.usage_error(
+                "--temperature is 0; it is above 0, and without it and the other options of"
+                " sampling the text is greedy: the likeliest token each time"
+            )
         args.usage_error(f"--{str(error).replace('_', '-', 1)}")
         raise
 
@@ -206,6 +212,12 @@ def _facts(model: "Model", result: "GeneratedRun") -> dict[str, Any]:
         "sample": None if sample is None else {name: getattr(sample, name) for name in _OF_SAMPLE},
         "edits": [repr(edit) for edit in result.edits],
     }
+
+
+def _stop(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("the text is empty; leave the option out for none")
+    return text
 
 
 def _number(text: str) -> float:

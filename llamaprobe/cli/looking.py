@@ -44,7 +44,7 @@ def add_looking_options(parser: argparse.ArgumentParser) -> None:
 
 def token(text: str) -> int | str:
     """A text that is one token, or id:N."""
-    match = re.fullmatch("id:([0-9]{1,9})", text)
+    match = re.fullmatch("id:([0-9]{1,99})", text)
     return int(match[1]) if match else text
 
 

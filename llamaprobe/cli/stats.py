@@ -93,6 +93,11 @@ def _add_statistics(parser: argparse.ArgumentParser) -> None:
         help="quantiles to find exactly, such as 0.5,0.999, in two more runs",
     )
     parser.add_argument(
+        "--mask",
+        choices=("assistant",),
+        help="only the assistant's turns of chats count, with the token that ends each",
+    )
+    parser.add_argument(
         "--keys", type=count, metavar="N", help="first keys of attention maps (default 64)"
     )
     parser.add_argument(
@@ -130,6 +135,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         "--act-scales", type=location, metavar="FILE", help="SmoothQuant's scales, as safetensors"
     )
     parser.add_argument("--npz", type=location, metavar="FILE", help="floats for NumPy")
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
 
@@ -137,13 +143,15 @@ _PLAN_OPTIONS = (
     *("field", "ids", "chat", "max_tokens", "long", "stride", "bos", "on_bad"),
     *("positions", "order", "limit_tokens"),
 )
-_STATISTICS = ("stats", "points", "layers", "by", "exact", "keys", "part")
+_OUTPUTS = ("out", "imatrix", "act_scales", "npz")
+_STATISTICS = ("stats", "points", "layers", "mask", "by", "exact", "keys", "part")
 
 
 def _run(args: argparse.Namespace) -> int:
     from ..stats.file import read_stats
     from ..stats.stats import merge_stats
 
+    _check_outputs(args)
     given = [name for name in (*_PLAN_OPTIONS, *_STATISTICS) if getattr(args, name) is not None]
     if args.files is not None:
         if args.model is not None or given:
@@ -156,15 +164,27 @@ def _run(args: argparse.Namespace) -> int:
     else:
         stats = _collect(args, given)
     if args.out is not None:
-        stats.save(args.out)
+        stats.save(args.out, force=args.force)
     if args.imatrix is not None:
-        stats.write_imatrix(args.imatrix)
+        stats.write_imatrix(args.imatrix, force=args.force)
     if args.act_scales is not None:
-        stats.write_act_scales(args.act_scales)
+        stats.write_act_scales(args.act_scales, force=args.force)
     if args.npz is not None:
-        stats.write_npz(args.npz)
+        stats.write_npz(args.npz, force=args.force)
     _print(stats, args)
     return 0
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """What cannot be written is refused before minutes of work. FileError."""
+    from ..files.new_file import check_new_file
+
+    paths = [getattr(args, name) for name in _OUTPUTS]
+    places = [check_new_file(path, args.force).absolute() for path in paths if path is not None]
+    if len(set(places)) < len(places):
+        args.usage_error(f"{', '.join(_OUTPUTS)} of one name: each needs a file of its own")
+    if args.force and not places:
+        args.usage_error("--force is for the files of --out, --imatrix, --act-scales and --npz")
 
 
 def _collect(args: argparse.Namespace, given: list[str]) -> "Stats":

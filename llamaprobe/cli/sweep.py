@@ -2,7 +2,6 @@
 on the screen."""
 
 import argparse
-import os
 from typing import TYPE_CHECKING, Any
 
 from .. import stderr
@@ -14,7 +13,6 @@ from .options import (
     add_quiet,
     add_source_options,
     check_file_usage,
-    format_of,
     kept_layers,
     location,
     opening_of,
@@ -58,7 +56,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--layers", type=kept_layers, metavar="0,3,5-7", help="default: all; -1 is the last"
     )
     parser.add_argument(
-        "--positions", type=kept_layers, metavar="0,3,5-7", help="default: all; -1 is the last"
+        "--positions", type=_positions, metavar="0,3,5-7", help="default: all; -1 is the last"
     )
     _add_metric_options(parser)
     parser.add_argument("--out", type=location, metavar="FILE", help="where the map goes")
@@ -91,12 +89,13 @@ def _add_metric_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    kind = _check_usage(args)
-    if args.out is not None and os.path.lexists(args.out) and not args.force:
-        from ..errors import FileInPlaceError
-        from ..messages import shown_path
+    if args.out is not None:
+        from ..files.array import format_of_path
+        from ..files.new_file import check_new_file
 
-        raise FileInPlaceError(f"{shown_path(args.out)} exists; --force replaces it")
+        path = check_new_file(args.out, args.force)
+        args.format = args.format or format_of_path(path)
+    kind = _check_usage(args)
     from ..model import load
 
     model = load(args.model, **opening_of(args))
@@ -163,14 +162,24 @@ def _position(text: str) -> int:
     return int(text)
 
 
+def _positions(text: str) -> list[int]:
+    try:
+        return kept_layers(text)
+    except argparse.ArgumentTypeError as error:
+        wrong = "no position; leave the option out for all of them"
+        fact = str(error).replace("list of layers", "list of positions")
+        raise argparse.ArgumentTypeError(fact if text.strip() else wrong) from None
+
+
 # ---- results ----
 
 
 def _write(result: "Sweep", args: argparse.Namespace) -> None:
     from ..files.array import write
+    from ..files.new_file import new_file
 
-    style = None if args.format is None else format_of(args)
-    write(args.out, result.values, digits=args.digits, format=style, header=not args.no_header)
+    how = {"digits": args.digits, "format": args.format, "header": not args.no_header}
+    write(new_file(args.out, args.force), result.values, **how)
     if not args.json:
         print(args.out)
 
@@ -179,7 +188,7 @@ def _cells(result: "Sweep") -> list[tuple[float, tuple[int, ...]]]:
     """The change and the place of each cell, the largest first."""
     import numpy as np
 
-    changes = result.values - result.base
+    changes = result._changes
     order = np.argsort(-np.abs(changes), axis=None, kind="stable")
     places = [tuple(map(int, np.unravel_index(i, changes.shape))) for i in order]
     return [(float(changes[place]), place) for place in places]

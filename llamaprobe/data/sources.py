@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..arguments import is_iterable
 from ..errors import ArgumentError, FileError
 from ..files.atomic import no_such, open_regular
 from ..files.fingerprint import fingerprint
@@ -77,7 +78,8 @@ def find_sources(data: object) -> list[Source]:
     ArgumentError."""
     if isinstance(data, (str, os.PathLike)):
         return _at(checked_path(data))
-    if isinstance(data, (bytes, bytearray, memoryview, Mapping)) or not isinstance(data, Iterable):
+    is_other = isinstance(data, (bytes, bytearray, memoryview, Mapping)) or not is_iterable(data)
+    if is_other or not isinstance(data, Iterable):
         raise ArgumentError(
             f"data is {printable(type(data).__name__)}; give a file, a folder, a list of Paths, or"
             " an iterable of documents (texts, token ids, chats, records)"

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EditError
+from ..arguments import shown
+from ..errors import EditError, EditTypeError
+from ..files.encode import check_unmasked
 from ..messages import printable
 from .index import Index, show_index
 
@@ -172,12 +174,20 @@ class Edit:
         return f"{shape} of {of}>"
 
 
-def as_values(value: object) -> Values:
-    """A float32 copy, rounded once. TypeError for what is not real numbers."""
-    array = np.asarray(value)
+def as_values(value: object, what: str = "the value of an edit") -> Values:
+    """A float32 copy, rounded once. EditTypeError for what is not real numbers, ArgumentError for
+    masked values."""
+    check_unmasked(value)
+    try:
+        array = np.asarray(value)
+    except Exception as error:  # a ragged list, a tensor that NumPy cannot read
+        fact = printable(str(error), 120)
+        raise EditTypeError(
+            f"{what} is {shown(value)}, which NumPy cannot read ({fact}); give real numbers"
+        ) from None
     if array.dtype.kind not in "fiu":
-        raise TypeError(f"the value of an edit is real numbers, not {array.dtype}")
-    with np.errstate(over="ignore"):
+        raise EditTypeError(f"{what} is {shown(value)} ({array.dtype}); give real numbers")
+    with np.errstate(over="ignore", invalid="ignore"):
         return array.astype(np.float32)
 
 

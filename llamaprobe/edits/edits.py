@@ -10,17 +10,20 @@ Values are copied when they are recorded.
 """
 
 import operator
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol, SupportsIndex, overload
+from collections.abc import Iterable, Iterator
+from typing import Any, NoReturn, Protocol, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import flag, is_whole, listed, shown
 from ..config import Config
-from ..errors import EditError
+from ..errors import EditError, EditTypeError
 from ..points import Layers, Name, check_layers, is_pattern, name_of, resolve, resolve_all
+from ..views.methods import check_run
 from .edit import Edit, Function, Mapped, Source, Values, as_values, sha256_of
 from .index import Index, plain_index, read_index
+from .places import absolute
 
 
 class Run(Protocol):
@@ -48,8 +51,16 @@ class Edits:
     """Of a run of a session: the number of tokens of the prompt that it was started with, from whose
     end its edits count."""
 
+    _is_made = False
+    """They are those of a run, which do not change."""
+
     def __init__(self, edits: Iterable[Edit] = ()) -> None:
-        self._edits = list(edits)
+        """ArgumentError for what holds no Edit objects."""
+        way_out = "Edit objects, such as those of run.edits; text is read by lp.Edits.parse"
+        self._edits: list[Edit] = listed("edits", edits, way_out)
+        for edit in self._edits:
+            if not isinstance(edit, Edit):
+                raise EditError(f"an Edits holds {shown(edit)}; give {way_out}")
 
     @staticmethod
     def parse(text: str | Iterable[str]) -> "Edits":
@@ -57,7 +68,9 @@ class Edits:
         value is a number or `[factor *] file.npy`. EditError, FileError, FormatError."""
         from .grammar import parse  # re and ast are for text alone
 
-        lines = [text] if isinstance(text, str) else list(text)
+        lines = (
+            [text] if isinstance(text, str) else listed("text", text, "an edit as text, or several")
+        )
         return Edits(parse(line) for line in lines)
 
     @overload
@@ -68,15 +81,31 @@ class Edits:
     def __getitem__(self, key: Name) -> "Place": ...
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, slice):
-            return Edits(self._edits[key])
+            return Edits(self._edits[_checked_slice(key)])
         if isinstance(key, (str, tuple)):
             return Place(self, *name_of(key))
-        return self._edits[operator.index(key)]
+        if not is_whole(key):
+            raise EditTypeError(
+                f"{shown(key)} is neither a place nor the number of an edit; a place is e['x', 3]"
+            )
+        number, n = operator.index(key), len(self._edits)
+        if -n <= number < n:
+            return self._edits[number]
+        raise EditError(
+            f"there is no edit {shown(number)}, there {'is' if n == 1 else 'are'} {n}; a layer is named"
+            " with its point: e['x', 3]"
+        )
 
     def __setitem__(self, key: Name, value: object) -> None:
         if isinstance(value, Selection) and value._is_recorded:
             return  # e[point, layer] += value
         Place(self, *name_of(key))[...] = value
+
+    def __copy__(self) -> "Edits":
+        """With a list of its own, which may be added to."""
+        other = Edits(self)
+        other.session_prompt = self.session_prompt
+        return other
 
     def __len__(self) -> int:
         return len(self._edits)
@@ -101,7 +130,25 @@ class Edits:
         return edits_html(self)
 
     def _record(self, edit: Edit) -> None:
+        if self._is_made:
+            raise EditError(
+                f"{edit.place}: these are the edits that a run made, which do not change; add to a"
+                " copy: lp.Edits(run.edits)"
+            )
         self._edits.append(edit)
+
+    def _made(self) -> "Edits":
+        """These, as they are from now on."""
+        self._is_made = True
+        return self
+
+
+def _checked_slice(key: slice) -> slice:
+    if all(end is None or is_whole(end) for end in (key.start, key.stop)) and (
+        key.step is None or (is_whole(key.step) and key.step)
+    ):
+        return key
+    raise EditTypeError(f"{shown(key)} is not a slice of numbers of edits")
 
 
 class Selection:
@@ -110,6 +157,28 @@ class Selection:
     def __init__(self, edits: Edits, name: str, layer: int | None, index: Index) -> None:
         self._edits, self._name, self._layer, self._index = edits, name, layer, index
         self._is_recorded = False
+
+    __iter__ = None  # Python would call __getitem__ with 0, 1, ... for ever
+
+    def __getitem__(self, index: object) -> "Selection":
+        raise self._indexed(index)
+
+    def __setitem__(self, index: object, value: object) -> None:
+        raise self._indexed(index)
+
+    def _indexed(self, index: object) -> EditTypeError:
+        place = Edit(self._name, self._layer, self._index, "=").place
+        return EditTypeError(
+            f"{place} was indexed once more, with {shown(index)}; put all indices into one pair of"
+            " brackets: e['z', 3][-1, 5] = 0"
+        )
+
+    def _divided(self, value: object) -> NoReturn:
+        raise EditTypeError(
+            "an edit is =, +=, -= or *=; instead of x /= 2 write x *= 1 / 2, or map a function"
+        )
+
+    __itruediv__ = __ifloordiv__ = __imod__ = __ipow__ = __imatmul__ = _divided
 
     def __iadd__(self, value: object) -> "Selection":
         return self._assign("+=", value)
@@ -130,13 +199,15 @@ class Selection:
         it needs all rows of the prompt at once. An exception ends the run and passes through.
         """
         if not callable(function):
-            raise TypeError(f"map takes a function, not {type(function).__name__}")
-        mapped = Mapped(function)
+            raise EditTypeError(f"map takes a function, not {shown(function)}")
+        mapped, whole = Mapped(function), flag("whole", whole)
         self._record(Edit(self._name, self._layer, self._index, "map", None, mapped, whole))
 
     def _assign(self, op: str, value: object) -> "Selection":
         if isinstance(value, Selection):
-            raise TypeError(f"{value!r} has no values yet; take them from a run: lp.like(run, ...)")
+            raise EditTypeError(
+                f"{value!r} has no values yet; take them from a run: lp.like(run, ...)"
+            )
         self._record(Edit(self._name, self._layer, self._index, op, as_values(value)))
         self._is_recorded = True
         return self
@@ -170,25 +241,32 @@ def like(run: Run, point: Name, layer: int | None = None, index: object = ...) -
     """e[point, layer][index] = run[point, layer][index], which remembers the run.
 
     run: a Run that holds the point, also one of `read_run`. Without an index the whole value: for
-    prompts of as many tokens. PointError.
+    prompts of as many tokens. PointError, EditError.
     """
-    name: Name = (
-        point if layer is None else (*((point,) if isinstance(point, str) else point), layer)
-    )  # type: ignore[assignment]
+    check_run(run)
+    name: Any = point
+    if layer is not None:
+        name = (*(point if isinstance(point, tuple) else (point,)), layer)
     found, number = resolve(name, run.config)
     if found.per_layer and number is None:
         raise EditError(f"{found.name} is a value of each layer; name one: like(run, {point!r}, 3)")
     n_tokens = len(run.token_ids)
-    items, is_whole = read_index(index), index is ...
+    items, is_all = read_index(index), index is ...
+    place = Edit(found.name, number, items, "=")
+    try:
+        absolute(place, run.config, n_tokens, n_tokens)
+    except EditError as error:
+        error.reword(f"{place.place} of the run: {error}")
+        raise
     values = run[name][plain_index(items, n_tokens)]
-    if is_whole:
+    if is_all:
         row = slice(0, n_tokens)
         items = (slice(None), row, row) if found.width == "map" else (row,)
     prompt, ids = run.prompt, run.token_ids
     source = Source(
         prompt,
         n_tokens,
-        is_whole,
+        is_all,
         None if prompt is None else sha256_of(prompt.encode("utf-8", "surrogatepass")),
         sha256_of(ids.astype("<i4").tobytes()),
         run.saved_in,
@@ -202,6 +280,7 @@ def freeze(run: Run, points: str | Iterable[Name], layers: Layers = None) -> Edi
     points: names and patterns as for `Model.run`; those of a pattern that the run lacks are left
     out. layers: default those that the run holds of a point. PointError.
     """
+    check_run(run)
     config, edits = run.config, Edits()
     chosen = None if layers is None else check_layers(layers, config.n_layers)
     for name, point, layer in resolve_all(points, config):
@@ -220,17 +299,20 @@ def freeze(run: Run, points: str | Iterable[Name], layers: Layers = None) -> Edi
 
 def knockout(layer: int, query: object, key: object, head: object = None) -> Edits:
     """Queries do not see keys: their scores are -inf. Each may be a number, a slice, a span or a
-    list, of which every pair counts. head: None for all. Raises EditError and TypeError for what is
-    no index; bounds are checked when the edits are run."""
-    (of_query, of_key, of_head) = (
-        read_index((query,))[0],
-        read_index((key,))[0],
-        slice(None) if head is None else read_index((head,))[0],
-    )
+    list, of which every pair counts. head: None for all. Raises EditError for what is not an index;
+    bounds are checked when the edits are run."""
+    (of_key,) = read_index((key,))
     edits = Edits()
-    several: Sequence[Any] = of_query if isinstance(of_query, tuple) else [of_query]
-    heads: Sequence[Any] = of_head if isinstance(of_head, tuple) else [of_head]
-    for one in heads:
-        for q in several:
+    for one in [slice(None)] if head is None else _each("head", head):
+        for q in _each("query", query):
             edits["scores", layer][one, q, of_key] = -np.inf
     return edits
+
+
+def _each(name: str, given: object) -> list[Any]:
+    """The numbers of a list, or the one item."""
+    (item,) = read_index((given,))
+    found = list(item) if isinstance(item, tuple) else [item]
+    if not found:
+        raise EditError(f"{name} is an empty list, which knocks out nothing; leave the edit out")
+    return found

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import EditError
+from ..arguments import shown
+from ..errors import EditError, EditTypeError
 from ..files.array import read
 from ..messages import printable
 from .edit import Edit, as_values
@@ -44,6 +45,8 @@ MOST_CHARACTERS = 4096
 
 def parse(text: str) -> Edit:
     """One edit. EditError; FileError and FormatError for its file."""
+    if not isinstance(text, str):
+        raise EditTypeError(f"an edit as text is a str, not {shown(text)}")
     without = _COMMENT.fullmatch(text)
     found = (
         _EDIT.fullmatch(without[1] if without else text) if len(text) <= MOST_CHARACTERS else None
@@ -95,7 +98,7 @@ def _value(text: str) -> tuple[Any, str | None, float | None]:
     if found["factor"] is None:
         return values, file, None
     factor = np.float32(found["factor"])
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return factor * values, file, float(factor)
 
 

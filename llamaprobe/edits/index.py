@@ -5,6 +5,7 @@ the prompt, and an open end goes on over new tokens. Other axes have a fixed len
 clipped: what is outside is an error, also in a slice.
 """
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -14,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EditError
-from ..messages import counted, printable
+from ..arguments import is_whole, shown
+from ..errors import EditError, EditTypeError
+from ..messages import counted
 
 Numbers = NDArray[np.int64]
 
@@ -78,7 +80,7 @@ class Chosen:
 
 
 def read_index(written: object) -> Index:
-    """An index, checked but for its bounds. TypeError as from NumPy."""
+    """An index, checked but for its bounds. EditError."""
     items = written if isinstance(written, tuple) else (written,)
     return tuple(_item(item) for item in items)
 
@@ -89,10 +91,12 @@ def _item(item: object) -> Item | EllipsisType:
     if isinstance(item, slice):
         return slice(*(_whole(end) for end in (item.start, item.stop, item.step)))
     if isinstance(item, (list, tuple, range)) or getattr(item, "ndim", 0) == 1:
-        array = np.asarray(item)
-        if array.dtype == bool:
-            raise TypeError("an index of an edit is a mask; give the numbers: np.flatnonzero(mask)")
-        return tuple(_integer(number) for number in item)  # type: ignore[attr-defined]
+        numbers: tuple[object, ...] = tuple(item)  # type: ignore[arg-type]
+        if numbers and all(isinstance(number, (bool, np.bool_)) for number in numbers):
+            raise EditTypeError(
+                "an index of an edit is a mask; give the numbers: np.flatnonzero(mask)"
+            )
+        return tuple(map(_integer, numbers))
     return _integer(item)
 
 
@@ -101,12 +105,15 @@ def _whole(end: object) -> int | None:
 
 
 def _integer(item: object) -> int:
-    if isinstance(item, (bool, np.bool_)) or not hasattr(item, "__index__"):
-        raise TypeError(
+    if not is_whole(item):
+        raise EditTypeError(
             f"an index of an edit is made of integers, slices, spans, lists of integers and ...,"
-            f" not {printable(repr(item), 60)}"
+            f" not {shown(item)}"
         )
-    return int(item.__index__())
+    number = operator.index(item)  # type: ignore[arg-type]
+    if abs(number) >= 1 << 63:
+        raise EditError(f"{shown(item)} is outside of every axis")
+    return number
 
 
 def show_index(index: Index) -> str:

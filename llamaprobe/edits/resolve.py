@@ -11,8 +11,8 @@ A plain run has one call, of all rows. With a cache, a call has the rows of its 
 a sequence is position n_past + r. Keys stay absolute.
 """
 
+import contextlib
 import copy
-import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,27 +20,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import shown
 from ..config import Config
-from ..errors import EditError
+from ..errors import ArgumentError, EditError
 from ..messages import counted
-from ..points import Point, layer_number, resolve, shape
+from ..points import Point
 from .calls import Calls, Replay
-from .edit import At, Edit, Mapped, Values, as_run
+from .edit import At, Edit, Mapped, Values, as_run, as_values
 from .edits import Edits
-from .index import Axis, Chosen, Index, Item, Numbers, choose, first_of_lists, spread
+from .index import Chosen, Numbers, choose, first_of_lists, spread
+from .places import axes_of, is_map, point_of
 from .used import Kept, check_used, kept_of
 
+FAILED = -1
+"""In `changed` of the core: the edit that an error is about."""
 _OPS = {"=": 0, "+=": 1, "-=": 1, "*=": 2, "map": 3}
-_KINDS = {
-    "heads": ("head", "channel"),
-    "kv": ("kv head", "channel"),
-    "q_norms": ("head",),
-    "k_norms": ("kv head",),
-    "d_ff": ("neuron",),
-    "vocab": ("token id",),
-    "d_model": ("channel",),
-    "one": (),
-}
 _MAY_HIDE = ("scores", "logits")  # -inf hides a key or a token
 
 Wanted = tuple[Point, tuple[int, ...], bool]
@@ -129,14 +123,13 @@ class _Bound:
             result = function(part, where)
             if result is None:
                 return value
-            array = np.asarray(result)
-            if array.shape != part.shape or array.dtype.kind not in "fiu":
+            array = as_values(result, "what the function returned")
+            if array.shape != part.shape:
                 raise EditError(
-                    f"{self.edit!r}: the function returned {array.dtype} {list(array.shape)} for"
-                    f" float32 {list(part.shape)}; return an array of that shape, or None"
+                    f"the function returned {list(array.shape)} for {list(part.shape)}; return an"
+                    " array of that shape, or None"
                 )
-            with np.errstate(over="ignore"):
-                return array.astype(np.float32).reshape(value.shape)
+            return array.reshape(value.shape)
 
         return call
 
@@ -187,13 +180,27 @@ class Bound:
             for one, n, calls in zip(self._bound, self.n_changed, self._calls, strict=True)
         )
 
-    def check_reached(self, n_tokens: int, run: Any = None) -> None:
-        """EditError, with `run`: the text ended before any position of an edit."""
+    def check_computed(self, n_computed: int) -> None:
+        """EditError: an edit acts on tokens alone that are not computed, the last new one."""
         for one in self._bound:
-            if one.rows[0] >= n_tokens and one.rows.min() >= n_tokens:
+            if one.rows.min() >= n_computed:
+                raise EditError(
+                    f"{one.edit!r}: cannot act, because position {one.rows.min()} is computed only"
+                    " where values are kept; keep some with points=, or generate more tokens"
+                )
+
+    def check_reached(
+        self, n_tokens: int, run: Any = None, *, n_computed: int | None = None
+    ) -> None:
+        """EditError, with `run`: the text ended before any position of an edit, or at the first,
+        which is then not computed."""
+        n_computed = n_tokens if n_computed is None else n_computed
+        for one in self._bound:
+            if one.rows[0] >= n_computed and one.rows.min() >= n_computed:
+                last = "" if n_computed == n_tokens else ", of which the last was not computed"
                 error = EditError(
                     f"{one.edit!r}: position {one.rows.min()} was not reached, the text ended after"
-                    f" {counted(n_tokens, 'token')}; it is in the `run` of this error"
+                    f" {counted(n_tokens, 'token')}{last}; it is in the `run` of this error"
                 )
                 error.run = run
                 raise error
@@ -211,11 +218,15 @@ class Call:
         step: int = 0,
         prompts: Sequence[int] | None = None,
         last_rows: bool = False,
+        n_prompts: int | None = None,
     ) -> None:
         """`prompts`: their numbers in the batch, where finished ones have left it. `last_rows`: of
-        points that are not per layer the core computes only the last row of each sequence."""
+        points that are not per layer the core computes only the last row of each sequence.
+        n_prompts: of the batch, for errors; None: not in a batch."""
         self._bounds = bounds
         self._of: list[tuple[Bound, int]] = []
+        self._prompts: list[int] = []
+        self._n_prompts = n_prompts
         self.items: list[Any] = []
         """The argument `edits` of the core."""
         for sequence, bound in enumerate(bounds):
@@ -224,9 +235,24 @@ class Call:
                 rows = range(n_past[sequence], n_past[sequence] + n_rows[sequence])
                 for number, item in bound.items(rows, sequence, at, last_rows):
                     self._of.append((bound, number))
+                    self._prompts.append(at[0])
                     self.items.append(item)
         self.changed: NDArray[np.int64] = np.zeros(len(self.items), np.int64)
         """Its argument `changed`."""
+
+    @contextlib.contextmanager
+    def named(self) -> Iterator[None]:
+        """Around the call of the core: an error of an edit begins with the prompt of a batch and
+        the edit."""
+        try:
+            yield
+        except EditError as error:
+            for number in np.flatnonzero(self.changed == FAILED):
+                bound, of = self._of[number]
+                n, prompt = self._n_prompts, self._prompts[number]
+                which = "" if n is None else f"prompt {prompt} of {n}: "
+                error.reword(f"{which}{bound.edits[of]!r}: {error}")
+            raise
 
     def count(self) -> None:
         """Add what changed to the edits."""
@@ -251,16 +277,18 @@ def bind(
 
     Raises EditError (an edit that cannot be made or does nothing, which it shows), PointError.
     """
-    if not edits:
+    if edits is None:
         return None
     if not isinstance(edits, Edits):
-        raise EditError(f"edits is an lp.Edits, not {type(edits).__name__}")
+        raise EditError(f"edits is an lp.Edits, not {shown(edits)}")
+    if not edits:
+        return None
     kept = [kept_of(config, *want) for want in wanted]
     bound = []
     for edit in edits:
         try:
             bound.append(_bind(edit, config, n_prompt, limit or n_prompt, cached, kept))
-        except EditError as error:
+        except ArgumentError as error:
             error.reword(f"{edit!r}: {error}")
             raise
     return Bound(edits, bound)
@@ -269,7 +297,7 @@ def bind(
 def _bind(
     edit: Edit, config: Config, n_prompt: int, limit: int, cached: bool, kept: list[Kept]
 ) -> _Bound:
-    point, layer = _point_of(edit, config)
+    point, layer = point_of(edit, config)
     if edit.source is not None and edit.source.is_whole and edit.source.n_tokens != n_prompt:
         raise EditError(
             f"the run that it is like has {counted(edit.source.n_tokens, 'token')} and this"
@@ -277,12 +305,12 @@ def _bind(
         )
     if cached and edit.whole:
         raise EditError("a function of whole values cannot be called for one new token at a time")
-    value_axes = _axes(point, config, n_prompt, limit)
+    value_axes = axes_of(point, config, n_prompt, limit)
     items = spread(edit.index, len(value_axes))
     chosen = [choose(item, axis) for item, axis in zip(items, value_axes, strict=True)]
     numbers = _by_core([each.numbers for each in chosen], point)
     window = config.layer(layer).window or 0
-    one = _Bound(edit, point, layer, chosen, numbers, None, int(_is_map(point)), window, limit)
+    one = _Bound(edit, point, layer, chosen, numbers, None, int(is_map(point)), window, limit)
     if one.is_map:
         _check_seen(one)
     if edit.op != "map":
@@ -292,90 +320,15 @@ def _bind(
     return one
 
 
-def absolute(edit: Edit, config: Config, n_prompt: int, limit: int) -> Index:
-    """The index of an edit with absolute positions, for a prompt of so many tokens. EditError,
-    PointError."""
-    axes_of_value = _axes(_point_of(edit, config)[0], config, n_prompt, limit)
-    items = spread(edit.index, len(axes_of_value))
-    return tuple(choose(item, axis).item for item, axis in zip(items, axes_of_value, strict=True))
-
-
-def within(edits: Iterable[Edit], config: Config, n_tokens: int) -> Iterator[Edit]:
-    """Edits with absolute positions as far as they reach the tokens of a text that was rewound, or has
-    not come so far: others are left out, and a number is written to the positions that there are."""
-    for edit in edits:
-        axes_of_value = _axes(_point_of(edit, config)[0], config, n_tokens, n_tokens)
-        axes = list(zip(spread(edit.index, len(axes_of_value)), axes_of_value, strict=True))
-        cut = [_cut(item, n_tokens) if axis.is_position else item for item, axis in axes]
-        if any(item is None for item in cut):
-            continue
-        index = tuple(item for item in cut if item is not None)
-        if index != edit.index and edit.value is not None and edit.value.ndim == 0:
-            edit = dataclasses.replace(edit, index=index, requested=index)
-        yield edit
-
-
-def _cut(item: Item, n_tokens: int) -> Item | None:
-    """None: nothing is left."""
-    if isinstance(item, slice):
-        if not range(n_tokens)[item]:
-            return None
-        beyond = item.stop is not None and item.stop > n_tokens and (item.step or 1) > 0
-        return slice(item.start, n_tokens, item.step) if beyond else item
-    if isinstance(item, tuple):
-        return tuple(number for number in item if number < n_tokens) or None
-    return item if not isinstance(item, int) or item < n_tokens else None
-
-
-def n_positions(edit: Edit, config: Config) -> int:
-    """How many tokens its index with absolute positions needs. EditError, PointError."""
-    axes_of_value = _axes(_point_of(edit, config)[0], config, 1, 1)
-    items = zip(spread(edit.index, len(axes_of_value)), axes_of_value, strict=True)
-    return max(_reach(item) for item, axis in items if axis.is_position)
-
-
-def _reach(item: Item) -> int:
-    if isinstance(item, slice):
-        return max(item.start or 0, item.stop or 0)
-    numbers = item if isinstance(item, tuple) else (item,)
-    return max((number + 1 for number in numbers if isinstance(number, int)), default=0)
-
-
-def _point_of(edit: Edit, config: Config) -> tuple[Point, int]:
-    name = edit.name if edit.layer is None else (edit.name, edit.layer)
-    point, layer = resolve(name, config)
-    if not point.per_layer:
-        return point, 0
-    if layer is None:
-        raise EditError(f"{point.name} is a value of each layer; name one: {edit.name}[0][...]")
-    return point, layer_number(layer, config.n_layers)
-
-
-def _is_map(point: Point) -> bool:
-    return point.width == "map"
-
-
 def _core_axes(n_axes: int, is_map: bool) -> list[int]:
     """The axes of the core that those of a value are."""
     return [0, 1, 2] if is_map or n_axes == 3 else [0, 2][:n_axes]
 
 
-def _axes(point: Point, config: Config, n_prompt: int, limit: int) -> list[Axis]:
-    if _is_map(point):
-        lengths = [Axis(name, n_prompt, limit, True) for name in ("row", "key")]
-        return [Axis("head", config.n_heads, config.n_heads, False), *lengths]
-    found = [Axis("row", n_prompt, limit, True)]
-    each = config.n_heads // config.n_kv_heads
-    lengths_of = shape(point, config, n_prompt)[1:]
-    for name, n in zip(_KINDS.get(point.width, ("column",) * 2), lengths_of, strict=False):
-        found.append(Axis(name, n, n, False, each if name == "kv head" and each > 1 else 0))
-    return found
-
-
 def _by_core(numbers: list[Numbers], point: Point) -> list[Numbers]:
     one = np.zeros(1, np.int64)
     found = [one, one, one]
-    for axis, each in zip(_core_axes(len(numbers), _is_map(point)), numbers, strict=True):
+    for axis, each in zip(_core_axes(len(numbers), is_map(point)), numbers, strict=True):
         found[axis] = each
     return found
 
@@ -454,10 +407,11 @@ def bind_all(
     *,
     n_new: int = 0,
     cached: bool = False,
+    last_fed: bool = True,
 ) -> list[Bound | None]:
     """`bind` for each prompt of a call, by their lengths: `edits` are those of all of them, or of a
-    batch a list with an entry, or None, for each. A text may get n_new tokens beyond its prompt. An
-    error says which prompt."""
+    batch a list with an entry, or None, for each. A text may get n_new tokens beyond its prompt,
+    of which the last is computed if `last_fed`. An error says which prompt."""
     n, wanted = len(lengths), list(wanted)
     if edits is None or isinstance(edits, Edits):
         each: list[Any] = [edits] * n
@@ -471,14 +425,17 @@ def bind_all(
     else:
         raise EditError(
             f"edits is an lp.Edits{', or a list of them for a batch' if is_batch else ''}, not"
-            f" {type(edits).__name__}"
+            f" {shown(edits)}"
         )
     found = []
     for number, (one, n_prompt) in enumerate(zip(each, lengths, strict=True)):
         try:
             limit = n_prompt + n_new
-            found.append(bind(one, config, n_prompt, wanted, limit=limit, cached=cached))
-        except EditError as error:
+            bound = bind(one, config, n_prompt, wanted, limit=limit, cached=cached)
+            if bound is not None and not last_fed:
+                bound.check_computed(limit - 1)
+            found.append(bound)
+        except ArgumentError as error:
             if is_batch:
                 error.reword(f"prompt {number} of {n}: {error}")
             raise

@@ -62,7 +62,7 @@ def write(
     FileError.
     """
     path = checked_path(path)
-    style = check_format(format) if format is not None else _format_of(path)
+    style = check_format(format) if format is not None else format_of_path(path)
     check_header(header, style)
     encoder = array_encoder(
         array, style, digits=check_digits(digits), header=header, n_threads=_core.cores()
@@ -92,7 +92,7 @@ def read(
     impossible shape or dtype). Ctrl-C stops it.
     """
     path = checked_path(path)
-    style = check_format(format) if format is not None else _format_of(path)
+    style = check_format(format) if format is not None else format_of_path(path)
     mark = "#" if style in SEPARATORS else "//"
     given = _given(shape, dtype, mark)
     with open_regular(path) as file:
@@ -138,7 +138,8 @@ def _expected(
     return array
 
 
-def _format_of(path: Path) -> str:
+def format_of_path(path: Path) -> str:
+    """The format that its name ends in. ArgumentError."""
     for format, suffix in SUFFIXES.items():
         if path.suffix.lower() == suffix:
             return format

@@ -147,8 +147,8 @@ def check_unmasked(array: object) -> None:
     n_masked = int(np.count_nonzero(np.ma.getmaskarray(array)))
     if n_masked:
         raise ArgumentError(
-            f"the array is masked ({n_masked} of {counted(array.size, 'value')}), and neither files"
-            " nor token ids have a mask; give array.filled(value) or array.compressed()"
+            f"the array is masked ({n_masked} of {counted(array.size, 'value')}), and neither files,"
+            " token ids nor edits have a mask; give array.filled(value) or array.compressed()"
         )
 
 

@@ -37,6 +37,8 @@ class Context:
     prompt: Prompt
     number: int
     """Of the prompt in the batch."""
+    n_prompts: int | None
+    """Of the batch; None: not in a batch."""
     ids: list[int]
     """All tokens; those from n_fed on are not computed yet."""
     captured: Captured
@@ -99,9 +101,16 @@ class Engine:
         return Capture(resolve("logits", self.config)[0], ())
 
     def bind(
-        self, edits: AnyEdits, lengths: list[int], is_batch: bool, n_new: int
+        self,
+        edits: AnyEdits,
+        lengths: list[int],
+        is_batch: bool,
+        n_new: int,
+        *,
+        last_fed: bool = True,
     ) -> list[Bound | None]:
-        """The edits of each prompt, which gets n_new tokens at most. EditError, PointError."""
+        """The edits of each prompt, which gets n_new tokens at most, of which the last is computed
+        if `last_fed`. EditError, PointError."""
         return bind_all(
             edits,
             self.config,
@@ -110,6 +119,7 @@ class Engine:
             [*self.captures, self.logits],
             n_new=n_new,
             cached=True,
+            last_fed=last_fed,
         )
 
     def context(
@@ -119,12 +129,13 @@ class Engine:
         rope_length: int | None,
         bound: Bound | None,
         number: int = 0,
+        n_prompts: int | None = None,
     ) -> Context:
         """A sequence of which nothing is computed, with room for so many tokens."""
         captured = Captured(self.captures, self.config, capacity)
         ids = prompt.token_ids.tolist()
         cache = _core.Cache(self.core, capacity, n_threads=self.n_threads)
-        return Context(prompt, number, ids, captured, cache, bound, rope_length)
+        return Context(prompt, number, n_prompts, ids, captured, cache, bound, rope_length)
 
     def feed(self, contexts: Sequence[Context], report: Report = None) -> None:
         """Compute the rows of all tokens that are not fed yet, and the logits of the last ones."""
@@ -214,10 +225,11 @@ class Engine:
             step=max(0, first.n_fed - first.n_prompt + 1) if first.n_fed else 0,
             prompts=[c.number for c in contexts],
             last_rows=self.last_rows,
+            n_prompts=first.n_prompts,
         )
         for context in contexts:
             context.cache.rewind(context.n_fed)
-        with named(self.folder):
+        with named(self.folder), call.named():
             arrays = self.core.run(
                 np.array([id for ids in new for id in ids], np.int32),
                 [0, *itertools.accumulate(n_rows)],

@@ -3,8 +3,8 @@
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from ..arguments import refusal, shown
 from ..errors import ArgumentError
-from ..messages import printable
 from ..prompts.prompt import numbered
 from .engine import Context, Engine, Report
 from .result import INTERRUPTED, LENGTH, GeneratedRun
@@ -26,7 +26,7 @@ class Ending:
         tokenizer = engine.tokenizer() if stop or streamed else None
         if self.strings and tokenizer is None:
             raise ArgumentError(
-                f"stop is {printable(repr(self.strings[0]), 60)}, but the model has no tokenizer;"
+                f"stop is {shown(self.strings[0])}, but the model has no tokenizer;"
                 ' give "eos" or nothing'
             )
         has_eos = EOS in stop
@@ -49,12 +49,10 @@ class Continuation:
         sample: Sample | None,
         ending: Ending,
         on_token: OnToken | None,
-        n_prompts: int | None = None,
     ) -> None:
-        """n_prompts: of the batch, for errors; None: not in a batch."""
         self.context, self.sample = context, sample
         self.stopped_by: str | None = None
-        self._engine, self._on_token, self._n_prompts = engine, on_token, n_prompts
+        self._engine, self._on_token = engine, on_token
         self._start = len(context.ids)
         self._end = self._start + n_tokens
         self._logprobs: list[float] = []
@@ -78,11 +76,11 @@ class Continuation:
             self._on_token(position, id, text)
 
     def _numbered(self) -> contextlib.AbstractContextManager[None]:
-        if self._n_prompts is None:
+        context = self.context
+        if context.n_prompts is None:
             return contextlib.nullcontext()
-        prompt = self.context.prompt
-        beginning = prompt.text or prompt.token_ids
-        return numbered(self.context.number, self._n_prompts, beginning)
+        beginning = context.prompt.text or context.prompt.token_ids
+        return numbered(context.number, context.n_prompts, beginning)
 
     def _why(self, id: int, string: str | None, position: int) -> str | None:
         if id in self._ending.ids:
@@ -117,7 +115,9 @@ class Continuation:
         found = self.run(keep=keep)
         assert found is not None
         if self.context.bound is not None:
-            self.context.bound.check_reached(len(found), found)
+            n_computed = self.context.n_fed
+            with self._numbered():
+                self.context.bound.check_reached(len(found), found, n_computed=n_computed)
         return found
 
 
@@ -172,4 +172,4 @@ def callbacks(
     if is_batch and len(found) == n_prompts and all(f is None or callable(f) for f in found):
         return found
     want = f"a list of {n_prompts} functions, one for each prompt" if is_batch else "one function"
-    raise ArgumentError(f"on_token is {printable(repr(on_token), 60)}; give {want}")
+    raise refusal("on_token", on_token, want)

@@ -130,7 +130,8 @@ class Generates:
         engine.check_memory([(n, n + n_tokens) for n in lengths])
         streamed = any(function is not None for function in functions)
         ending = Ending(engine, stop, streamed=streamed)
-        bounds = engine.bind(edits, lengths, is_batch, n_tokens)
+        last_fed = bool(engine.captures)
+        bounds = engine.bind(edits, lengths, is_batch, n_tokens, last_fed=last_fed)
         has_tables = engine.original_positions() is not None
         continuations = [
             Continuation(
@@ -141,12 +142,12 @@ class Generates:
                     len(one.token_ids) + n_tokens if has_tables else None,
                     bounds[i],
                     i,
+                    len(prompts) if is_batch else None,
                 ),
                 n_tokens,
                 samples[i],
                 ending,
                 functions[i],
-                len(prompts) if is_batch else None,
             )
             for i, one in enumerate(prompts)
         ]

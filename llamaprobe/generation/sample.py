@@ -3,7 +3,6 @@ docs/generation.md defines to the bit. A draw depends on the logits, on the numb
 on the position alone, so neither the batch nor a resumed run nor forced tokens change it.
 """
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from ..arguments import real, refusal, shown, whole
 from ..errors import ArgumentError
-from ..messages import counted, printable
+from ..files.encode import check_unmasked
+from ..messages import counted
 
 _WORD = 1 << 64
+_TEMPERATURE = "a finite float32 above 0"
+_TOP_K = "an integer from 1 up, or None"
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Sample:
 
     def __post_init__(self) -> None:
         with np.errstate(over="ignore", under="ignore"):
-            temperature = np.float32(_real("temperature", self.temperature))
+            temperature = np.float32(real("temperature", self.temperature, _TEMPERATURE))
         if temperature == 0:
             raise ArgumentError(
                 f"temperature is {self.temperature!r}; it is above 0, and sample=None is greedy"
@@ -50,20 +53,20 @@ class Sample:
             )
         object.__setattr__(self, "temperature", float(self.temperature))
         if self.top_k is not None:
-            object.__setattr__(self, "top_k", _integer("top_k", self.top_k, 1, 1 << 63, "or None"))
+            object.__setattr__(self, "top_k", whole("top_k", self.top_k, 1, 1 << 63, _TOP_K))
         if self.top_p is not None:
-            top_p = _real("top_p", self.top_p)
+            top_p = real("top_p", self.top_p, "a number in (0, 1], or None")
             if not 0 < top_p <= 1:
                 raise ArgumentError(f"top_p is {self.top_p!r}; give a number in (0, 1], or None")
             object.__setattr__(self, "top_p", top_p)
         for name in ("seed", "number"):
-            object.__setattr__(self, name, _integer(name, getattr(self, name), 0, _WORD))
+            object.__setattr__(self, name, whole(name, getattr(self, name), 0, _WORD))
 
     def choose(self, logits: NDArray[np.float32], position: int) -> int:
         """The token at `position`, from the logits [vocab_size] of the position before: what
         `Model.generate` draws. ArgumentError: a NaN, +inf, no finite logit, a position below 0."""
-        position = _integer("position", position, 0, _WORD)
-        return draw(self, np.asarray(logits, np.float32), position)[0]
+        position = whole("position", position, 0, _WORD)
+        return draw(self, _row(logits), position)[0]
 
 
 def draw(sample: Sample | None, logits: NDArray[np.float32], position: int) -> tuple[int, float]:
@@ -91,7 +94,7 @@ def samples_of(
         one is None or isinstance(one, Sample) for one in sample
     ):
         raise ArgumentError(
-            f"sample is {printable(repr(sample), 60)}; give a llamaprobe.Sample, None for greedy, or"
+            f"sample is {shown(sample)}; give a llamaprobe.Sample, None for greedy, or"
             " a list of these, one for each prompt"
         )
     if not is_batch or len(sample) != n_prompts:
@@ -100,25 +103,14 @@ def samples_of(
     return list(sample)
 
 
-def _real(name: str, value: Any) -> float:
-    if not isinstance(value, bool):
-        try:
-            return float(value) if not isinstance(value, str | bytes) else float("x")
-        except (TypeError, ValueError, OverflowError):
-            pass
-    raise ArgumentError(f"{name} is {printable(repr(value), 60)}, not a number")
-
-
-def _integer(name: str, value: Any, least: int, end: int, more: str = "") -> int:
-    if not isinstance(value, bool | np.bool_):
-        try:
-            number = operator.index(value)
-        except TypeError:
-            pass
-        else:
-            if least <= number < end:
-                return number
-    raise ArgumentError(
-        f"{name} is {printable(repr(value), 60)}; give an integer from {least} to {end - 1}"
-        f"{f', {more}' if more else ''}"
-    )
+def _row(logits: Any) -> NDArray[np.float32]:
+    """ArgumentError for what is not a row of logits."""
+    check_unmasked(logits)
+    try:
+        array = np.asarray(logits)
+    except Exception:  # a ragged list
+        array = np.zeros((), object)
+    if array.ndim != 1 or array.dtype.kind not in "fiu":
+        raise refusal("logits", logits, "one row of real numbers, such as run['logits'][-1]")
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(np.float32)

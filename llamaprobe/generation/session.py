@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import is_whole, shown
 from ..cancel import Cancel, Stop
 from ..edits.edits import Edits
-from ..edits.resolve import within
+from ..edits.places import within
 from ..errors import ArgumentError, TokenizerError
 from ..messages import counted, printable
 from ..points import Name
@@ -19,9 +20,9 @@ from ..prompts.chat import ChatOptions
 from ..prompts.prompt import Prompt, read_prompt
 from ..run import Run
 from .engine import AnyEdits, Context, Engine, Report
-from .generate import Continuation, Ending, OnToken, go_on, with_what_there_is
+from .generate import Continuation, Ending, OnToken, callbacks, go_on, with_what_there_is
 from .result import GeneratedRun
-from .sample import Sample
+from .sample import Sample, samples_of
 from .stops import check_count, read_stop
 
 
@@ -37,7 +38,7 @@ class Session:
     def __init__(self, engine: Engine, context: Context, max_tokens: int | None) -> None:
         self._engine, self._context, self._max = engine, context, max_tokens
         self._lock = threading.Lock()
-        self._busy_with = ""
+        self._busy_with = "another call", 0
 
     @property
     def token_ids(self) -> NDArray[np.int32]:
@@ -56,7 +57,7 @@ class Session:
         found = self._context.edits or Edits()
         edits = Edits(within(found, self._engine.config, len(self._context.ids)))
         edits.session_prompt = found.session_prompt
-        return edits
+        return edits._made()
 
     @property
     def run(self) -> Run:
@@ -123,8 +124,10 @@ class Session:
             limits = Stop(timeout, cancel)
             n_tokens = check_count("n_tokens", n_tokens)
             self._check_room(n_tokens)
-            ending = Ending(self._engine, read_stop(stop), streamed=on_token is not None)
-            one = Continuation(self._engine, self._context, n_tokens, sample, ending, on_token)
+            (how,) = samples_of(sample, 1, False)
+            (function,) = callbacks(on_token, 1, False)
+            ending = Ending(self._engine, read_stop(stop), streamed=function is not None)
+            one = Continuation(self._engine, self._context, n_tokens, how, ending, function)
             with with_what_there_is([one], False, keep=True):
                 go_on(self._engine, [one], limits.check, limits.then(None), None)
                 found = one.run(keep=True)
@@ -136,15 +139,12 @@ class Session:
         one token stays. Raises ArgumentError."""
         with self._busy("rewind"):
             n = len(self._context.ids)
-            try:
-                at = operator.index(position)
-            except TypeError:
-                at = 0
+            at = operator.index(position) if is_whole(position) else 0
             at = at + n if at < 0 else at
-            if isinstance(position, bool) or not 1 <= at <= n:
+            if not 1 <= at <= n:
                 raise ArgumentError(
-                    f"position is {printable(repr(position), 60)}; the session has"
-                    f" {counted(n, 'token')}, of which at least one must stay"
+                    f"position is {shown(position)}; the session has {counted(n, 'token')}, of"
+                    " which at least one must stay"
                 )
             self._check_table(at)
             self._drop(at)
@@ -173,12 +173,18 @@ class Session:
     def _busy(self, what: str) -> Iterator[None]:
         """One call at a time. ArgumentError."""
         if not self._lock.acquire(blocking=False):
+            busy, thread = self._busy_with
+            if thread == threading.get_ident():
+                raise ArgumentError(
+                    f"session.{what} is called while session.{busy} is at work, by on_token or a"
+                    f" function of an edit; call it when {busy} has ended"
+                )
             raise ArgumentError(
-                f"the session is busy with {self._busy_with or 'another call'}, so {what} cannot run;"
-                " one thread at a time may use it, and session.copy() makes one for another thread"
+                f"session.{what} is called while another thread is at work in session.{busy}; one"
+                " thread at a time may use a session, and session.copy() makes one for another"
             )
         try:
-            self._busy_with = what
+            self._busy_with = what, threading.get_ident()
             yield
         finally:
             self._lock.release()
@@ -197,7 +203,9 @@ class Session:
                     f"{engine.folder}: no tokenizer.json, so no text; token ids still work"
                 )
             more = tokenizer.encode(more, add_special_tokens=False)
-        prompt = read_prompt(more, engine.config, engine.tokenizers, ChatOptions())
+        first = len(self._context.ids)
+        options = ChatOptions()
+        prompt = read_prompt(more, engine.config, engine.tokenizers, options, first=first)
         return prompt.token_ids.tolist()
 
     def _check_room(self, n_more: int) -> None:
@@ -249,7 +257,11 @@ def started(
         max_tokens = check_count("max_tokens", max_tokens)
         if max_tokens < n:
             raise ArgumentError(f"max_tokens is {max_tokens}, but the prompt has {n} tokens")
-        engine.check_length(max_tokens, "max_tokens")
+        if max_tokens > engine.config.max_positions:
+            raise ArgumentError(
+                f"max_tokens is {max_tokens}, over the {engine.config.max_positions} positions of"
+                " this model (max_position_embeddings)"
+            )
     engine.check_memory([(n, max_tokens or n)])
     most = max_tokens or engine.config.max_positions
     (bound,) = engine.bind(edits, [n], False, most - n)

@@ -1,13 +1,13 @@
 """When a text ends: the model's end-of-text ids, and stop strings."""
 
-import operator
 from pathlib import Path
 from typing import Any
 
+from ..arguments import shown, whole
 from ..config import Config
 from ..errors import ArgumentError, ConfigError
-from ..files.json_file import find_object, show
-from ..messages import printable, shown_path
+from ..files.json_file import find_object, is_text, show
+from ..messages import shown_path
 from ..prompts.tokenizer import Tokenizer
 
 EOS = "eos"
@@ -18,9 +18,12 @@ def read_stop(stop: object) -> tuple[str, ...]:
     """`stop=` as a tuple: "eos" for the model's own ends, anything else is a stop string."""
     if isinstance(stop, str):
         stop = (stop,)
-    if not isinstance(stop, list | tuple) or not all(isinstance(s, str) and s for s in stop):
+    if not isinstance(stop, list | tuple) or not all(
+        isinstance(s, str) and s and is_text(s) for s in stop
+    ):
         raise ArgumentError(
-            f'stop is {printable(repr(stop), 60)}; give "eos", texts, or () to go on to n_tokens'
+            f'stop is {shown(stop)}; give "eos", texts (not empty, of whole characters), or () to'
+            " go on to n_tokens"
         )
     return tuple(dict.fromkeys(stop))
 
@@ -46,14 +49,4 @@ def end_ids(config: Config, folder: Path, tokenizer: Tokenizer | None) -> frozen
 
 def check_count(name: str, value: Any) -> int:
     """A number of tokens from 1 up. ArgumentError."""
-    if not isinstance(value, bool):
-        try:
-            number = operator.index(value)
-        except TypeError:
-            pass
-        else:
-            if number >= 1:
-                return number
-    raise ArgumentError(
-        f"{name} is {printable(repr(value), 60)}; give a number of tokens from 1 up"
-    )
+    return whole(name, value, 1, way_out="a number of tokens from 1 up")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..arguments import choice, is_whole, refusal, shown, whole
 from ..errors import ArgumentError
-from ..messages import printable
 from .weights import Array
 
 if TYPE_CHECKING:
@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 
 Component = tuple[Any, ...]
 ROUNDING = ("rounding",)
+
+
+def component_of(component: Any) -> tuple[Any, ...]:
+    """Its kind and numbers. ArgumentError."""
+    if isinstance(component, str):
+        return (component,)
+    if isinstance(component, (tuple, list)) and component and isinstance(component[0], str):
+        return tuple(component)
+    raise refusal("component", component, "its kind and numbers, such as ('head', 3, 1)")
 
 
 class Share(NamedTuple):
@@ -94,19 +103,17 @@ class Attribution:
 
     def __getitem__(self, component: str | Component) -> float:
         """The share of a component, ("head", 3, 1) or "embed". ArgumentError."""
-        kind, *index = (component,) if isinstance(component, str) else component
+        kind, *index = component_of(component)
         if kind == "rounding" and not index:
             return self.rounding
         part = self.parts.get(kind)
         fits = part is not None and len(index) == part.ndim
         if not fits or not all(
-            -n <= i < n
+            is_whole(i) and -n <= i < n
             for i, n in zip(index, part.shape, strict=True)  # type: ignore[union-attr]
         ):
             rows = "; ".join(f"{k} {list(p.shape)}" for k, p in self.parts.items())
-            raise ArgumentError(
-                f"there is no row {printable(repr(component), 60)} by {self.by}: {rows}"
-            )
+            raise ArgumentError(f"there is no row {shown(component)} by {self.by}: {rows}")
         return float(part[tuple(index)])  # type: ignore[index]
 
     @functools.cached_property
@@ -115,11 +122,11 @@ class Attribution:
         return [(k, np.argsort(-np.abs(np.ravel(p)))) for k, p in self.parts.items()]
 
     def top(self, n: int = 10, kind: str | None = None) -> list[Share]:
-        """The n rows with the largest values, of either sign; of one kind if given."""
-        if kind is not None and kind not in self.parts:
-            raise ArgumentError(
-                f"there are no rows {printable(repr(kind), 60)}, only {', '.join(self.parts)}"
-            )
+        """The n rows with the largest values, of either sign; of one kind if given.
+        ArgumentError."""
+        n = whole("n", n, 1)
+        if kind is not None:
+            choice("kind", kind, tuple(self.parts))
         found = [
             Share((k, *map(int, np.unravel_index(at, self.parts[k].shape))), float(value))
             for k, order in self._sorted

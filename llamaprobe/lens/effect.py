@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
+from ..arguments import is_whole, shown
 from ..errors import ArgumentError
-from ..messages import printable
-from .attribution import Component
-from .selection import Token, check_held, one_position
-from .stream import Stream, token_ids
+from .attribution import Component, component_of
+from .selection import Token, check_held, check_model, one_position
+from .stream import Stream, check_behind, token_ids
 from .weights import Array
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ def direct_effect(
     position: SupportsIndex = -1,
 ) -> float:
     """`Model.direct_effect`."""
-    kind, *numbers = (component,) if isinstance(component, str) else component
+    check_model(model, run)
+    check_behind(run)
+    kind, *numbers = component_of(component)
     at = (one_position(position, len(run)),)
     return _Effect(model, run, token_ids(model, token, against), at).effect(kind, numbers)
 
@@ -79,7 +81,7 @@ class _Effect(Stream):
         }
         if kind not in axes or len(numbers) != len(axes[kind]):
             known = ", ".join(f"{k} of {list(n)}" if n else k for k, n in axes.items())
-            named = printable(repr((kind, *numbers)), 60)
+            named = shown((kind, *numbers))
             raise ArgumentError(f"there is no component {named}; it is one of {known}")
         return [_index(n, size, kind) for n, size in zip(numbers, axes[kind], strict=True)]
 
@@ -112,6 +114,6 @@ class _Effect(Stream):
 
 def _index(number: Any, size: int, kind: str) -> int:
     """An index of a component, from 0 on. ArgumentError."""
-    if isinstance(number, bool) or not hasattr(number, "__index__") or not -size <= number < size:
-        raise ArgumentError(f"{kind} has no number {printable(repr(number), 60)}: there are {size}")
+    if not is_whole(number) or not -size <= number < size:
+        raise ArgumentError(f"{kind} has no number {shown(number)}: there are {size}")
     return int(number) % size

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import is_whole, listed, shown, whole
 from ..errors import ArgumentError, PointError
-from ..messages import printable
 from ..origin import TokenTexts
 from ..points import Layers, check_layers, resolve
 from .selection import (
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ..run import Run
 
 STREAMS = ("x", "x_mid", "x_out")
+BEHIND = ("final_rms", "final_unit", "final_norm", "logits_raw", "logits")
+"""Points between x_out of the last layer and the logits."""
 
 
 class Guess(NamedTuple):
@@ -89,8 +91,7 @@ class Lens:
         ArgumentError with `tokens`: the sum is over the whole vocabulary.
         """
         self._check_whole("logprobs")
-        below = self.logits - self.logits.max(axis=-1, keepdims=True).astype(np.float64)
-        return below - np.log(np.exp(below).sum(axis=-1, keepdims=True))
+        return _logprobs(self.logits)
 
     @functools.cached_property
     def ranks(self) -> NDArray[np.int32]:
@@ -106,14 +107,18 @@ class Lens:
         return ranks
 
     def top(self, row: int = -1, position: int = -1, n: int | None = None) -> list[Guess]:
-        """The likeliest tokens of one row; `row` and `position` are places on the axes."""
-        logits = self.logits[row, position]
-        best = largest(logits, self.n_top if n is None else n)
+        """The likeliest tokens of one row; `row` and `position` are places on the axes.
+        ArgumentError."""
+        places = (
+            _place("row", row, len(self.rows)),
+            _place("position", position, len(self.positions)),
+        )
+        logits = self.logits[places]
+        best = largest(logits, self.n_top if n is None else whole("n", n, 1))
         ids = best if self.token_ids is None else self.token_ids[best]
         logprobs: list[Any] = [None] * len(ids)
         if self.token_ids is None:
-            below = logits - np.float64(logits.max())
-            logprobs = (below[best] - np.log(np.exp(below).sum())).tolist()
+            logprobs = _logprobs(logits)[best].tolist()
         texts: list[Any] = self._texts.pieces(ids) or [None] * len(ids)
         rows = zip(ids.tolist(), texts, logits[best].tolist(), logprobs, strict=True)
         return [Guess(*each) for each in rows]
@@ -154,6 +159,13 @@ class Lens:
         return lens_html(self)
 
 
+def _logprobs(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Over the last axis; NaN where an infinity leaves no other."""
+    with np.errstate(invalid="ignore"):
+        below = logits - logits.max(axis=-1, keepdims=True).astype(np.float64)
+        return below - np.log(np.exp(below).sum(axis=-1, keepdims=True))  # type: ignore[no-any-return]
+
+
 def lens(
     model: "Model",
     run: "Run",
@@ -167,18 +179,17 @@ def lens(
 ) -> Lens:
     """`Model.lens`."""
     rows, positions = _chosen(model, run, point, layers, position)
-    ids = None
-    if tokens is not None:
-        listed: Any = tokens
-        if isinstance(tokens, str) or hasattr(tokens, "__index__"):
-            listed = [tokens]
-        ids = np.array([token_id(model, token) for token in listed], np.int32)
-    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-        raise ArgumentError(f"top is {printable(repr(top), 60)}; give a number from 1 on")
+    ids = None if tokens is None else _ids(model, tokens)
+    top = whole("top", top, 1, model.config.vocab_size + 1)
     streams = _streams(run, rows, positions)
-    logits = model._head(streams.reshape(-1, streams.shape[-1]), ids, threads=threads)
+    flat = model._head(streams.reshape(-1, streams.shape[-1]), ids, threads=threads)
+    logits = flat.reshape(*streams.shape[:2], -1)
+    output = ("x_out", model.config.n_layers - 1)
+    if _is_edited_behind(run) and output in rows:
+        own = run["logits"][list(positions)]
+        logits[rows.index(output)] = own if ids is None else own[:, ids]
     return Lens(
-        logits.reshape(*streams.shape[:2], -1),
+        logits,
         point=point,
         rows=rows,
         positions=positions,
@@ -187,6 +198,26 @@ def lens(
         token_ids=ids,
         top=top,
     )
+
+
+def _ids(model: "Model", tokens: Any) -> NDArray[np.int32]:
+    """ArgumentError."""
+    is_one = isinstance(tokens, str) or is_whole(tokens)
+    each = [tokens] if is_one else listed("tokens", tokens, "ids, or texts that are one token")
+    if not each:
+        raise ArgumentError("tokens is empty; leave it out for the whole vocabulary")
+    return np.array([token_id(model, token) for token in each], np.int32)
+
+
+def _place(name: str, number: Any, n: int) -> int:
+    """A place on an axis. ArgumentError."""
+    return whole(name, number, -n, n)
+
+
+def _is_edited_behind(run: "Run") -> bool:
+    """Whether something between x_out of the last layer and the logits was edited: the run's logits
+    are then not those of its x_out."""
+    return any(resolve(edit.name, run.config)[0].name in BEHIND for edit in run.edits)
 
 
 def largest(logits: NDArray[np.float32], n: int) -> NDArray[np.int64]:
@@ -203,7 +234,10 @@ def _chosen(
 ) -> tuple[list[tuple[str, int]], tuple[int, ...]]:
     """The (point, layer) of each row, and the positions; checked."""
     check_model(model, run)
-    name = resolve(point, model.config)[0].name
+    found, layer = resolve(point, model.config)
+    name = found.name
+    if layer is not None:
+        raise PointError(f"{shown(point)} names a layer; give point={name!r}, layers={layer}")
     if name.startswith("final_"):
         raise PointError(f"{name} has been normed already; a lens norms x, x_mid or x_out itself")
     if name not in STREAMS:
@@ -219,7 +253,9 @@ def _chosen(
         rows += [] if output in rows else [output]
     else:
         rows = [(name, layer) for layer in check_layers(layers, n_layers)]
-    check_held(run, rows, f"a lens on {name}")
+    edited = output in rows and _is_edited_behind(run)
+    needs = [*rows, *([("logits", None)] if edited else [])]
+    check_held(run, needs, f"a lens on {name}{', of a run with edited logits,' if edited else ''}")
     return rows, positions_of(position, len(run))
 
 

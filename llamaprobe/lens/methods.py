@@ -38,7 +38,9 @@ class LensMethods(ModelViews):
         run: of this model, also one read back from files. It must hold `point`, and x_out of the
             last layer unless `layers` is given.
         point: x, x_mid or x_out. layers: as in `run`. None: those that the run holds, and as the
-            last row x_out of the last layer, which gives the bits of the run's logits.
+            last row x_out of the last layer, which gives the bits of the run's logits. Where the
+            last norm or the logits of the run were edited, that row is run["logits"], which the
+            run must then hold.
         position: a number, numbers, a slice, or None for all; negative ones count from the end.
         top: how many tokens of a row are shown. tokens: compute only these rows of the head; ids,
             or texts that are one token.

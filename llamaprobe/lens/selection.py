@@ -2,18 +2,21 @@
 
 import operator
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
+from ..arguments import is_whole, listed, refusal, shown
 from ..errors import ArgumentError, PointError
 from ..messages import printable
+from ..views.methods import check_run
 
 if TYPE_CHECKING:
     from ..model import Model
     from ..run import Run
 
 Token = str | SupportsIndex
+_POSITIONS = "a number, numbers, a slice, or None for all"
 Positions = SupportsIndex | Sequence[SupportsIndex] | slice | None
 
 
@@ -29,13 +32,13 @@ def token_id(model: "Model", token: Token) -> int:
                 f"{': ' + printable(pieces, 120) if pieces else ''}; name one of them, or give an id"
             )
         return int(ids[0])
-    try:
-        number = operator.index(token)
-    except TypeError:
-        raise ArgumentError(f"a token is an id or text, not {printable(repr(token), 60)}") from None
-    if isinstance(token, bool) or not 0 <= number < model.config.vocab_size:
+    if not is_whole(token):
+        raise ArgumentError(f"a token is an id or text, not {shown(token)}")
+    number = operator.index(token)
+    if not 0 <= number < model.config.vocab_size:
         raise ArgumentError(
-            f"token id {number} is out of range: the vocabulary has {model.config.vocab_size}"
+            f"token id {shown(number)} is out of range: the vocabulary has"
+            f" {model.config.vocab_size}"
         )
     return number
 
@@ -50,14 +53,17 @@ def positions_of(position: Positions, n_tokens: int) -> tuple[int, ...]:
     """Positions from 0 on: of a number, numbers, a slice, or None for all. Negative ones count from
     the end. ArgumentError for one that the run lacks."""
     if position is None or isinstance(position, slice):
-        found = tuple(range(n_tokens)[position or slice(None)])
-        if not found:
-            raise ArgumentError(f"{position} has none of {n_tokens} positions")
-        return found
-    listed = [position] if hasattr(position, "__index__") else position
-    if isinstance(listed, str) or not isinstance(listed, Iterable):
-        raise ArgumentError(f"a position is a number, not {printable(repr(position), 60)}")
-    return tuple(_position(each, n_tokens) for each in listed)
+        try:
+            found = tuple(range(n_tokens)[slice(None) if position is None else position])
+        except (TypeError, ValueError):  # slice("a"), a step of 0
+            raise refusal("position", position, _POSITIONS) from None
+    else:
+        one: Any = position
+        each = [one] if is_whole(one) else listed("position", one, _POSITIONS)
+        found = tuple(_position(number, n_tokens) for number in each)
+    if not found:
+        raise ArgumentError(f"position {shown(position)} selects none of {n_tokens} positions")
+    return found
 
 
 def one_position(position: SupportsIndex, n_tokens: int) -> int:
@@ -66,19 +72,17 @@ def one_position(position: SupportsIndex, n_tokens: int) -> int:
 
 
 def _position(position: SupportsIndex, n_tokens: int) -> int:
-    try:
-        number = operator.index(position)
-    except TypeError:
-        raise ArgumentError(
-            f"a position is a number, not {printable(repr(position), 60)}"
-        ) from None
+    if not is_whole(position):
+        raise ArgumentError(f"a position is a number, not {shown(position)}")
+    number = operator.index(position)
     if not -n_tokens <= number < n_tokens:
-        raise ArgumentError(f"there is no position {number}: the run has {n_tokens} tokens")
+        raise ArgumentError(f"there is no position {shown(number)}: the run has {n_tokens} tokens")
     return number % n_tokens
 
 
 def check_model(model: "Model", run: "Run") -> None:
-    """ArgumentError when a run cannot be the model's."""
+    """ArgumentError for what is not a run, or cannot be the model's."""
+    check_run(run)
     ours, its = model.config, run.config
     for name in ("d_model", "vocab_size", "n_layers", "n_heads", "n_kv_heads", "head_dim", "d_ff"):
         if getattr(ours, name) != getattr(its, name):

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
+from ..arguments import choice, is_whole, whole
 from ..errors import ArgumentError
 from ..families.points import has_raw_logits
-from ..messages import printable
-from ..points import check_layers, layer_number, resolve
+from ..points import layer_number, resolve
 from .attribution import Attribution
 from .noise import Noise
 from .selection import Positions, Token, check_held, check_model, positions_of, token_text
-from .stream import Stream, token_ids
+from .stream import Stream, check_behind, token_ids
 from .weights import Array, LensWeights, from_left
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 BY = ("layer", "head", "neuron", "source")
 _STREAM = ("x", "x_mid", "x_out")
-_BEHIND = ("final_unit", "final_norm", "logits_raw", "logits")
 
 
 def attribute(
@@ -44,9 +43,8 @@ def attribute(
     by: str = "layer",
 ) -> Attribution | list[Attribution]:
     """`Model.attribute`."""
-    if by not in BY:
-        raise ArgumentError(f"by is {printable(repr(by), 60)}; give one of {', '.join(BY)}")
-    one = hasattr(position, "__index__")
+    check_model(model, run)
+    by, one = choice("by", by, BY), is_whole(position)
     work = _Work(model, run, token_ids(model, token, against), positions_of(position, len(run)), by)
     found = work.attributions()
     return found[0] if one else found
@@ -55,7 +53,7 @@ def attribute(
 def head_out(model: "Model", run: "Run", layer: SupportsIndex) -> np.ndarray[Any, Any]:
     """`Model.head_out`."""
     check_model(model, run)
-    number = check_layers(layer, model.config.n_layers)[0]
+    number = layer_number(whole("layer", layer), model.config.n_layers)
     check_held(run, [("z", number)], "head_out")
     z = run["z", number].astype(np.float64)
     weight = LensWeights(model).matrix("attn_out", number)
@@ -117,12 +115,8 @@ class _Work(Stream):
         return found
 
     def _check_edits(self) -> None:
+        check_behind(self.run)
         for (point, _), name in self._edits.items():
-            if point in _BEHIND:
-                raise ArgumentError(
-                    f"{point} of this run was edited, behind the sum that attribution splits;"
-                    " attribute a run without that edit"
-                )
             if point in _STREAM:
                 held = [name, (f"{name[0]}.before", name[1])]
                 check_held(self.run, held, "attribution of an edited run")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ArgumentError
+from ..points import resolve
 from .selection import Token, check_model, token_id
 from .weights import Array, LensWeights
 
@@ -15,9 +16,22 @@ if TYPE_CHECKING:
     from ..run import Run
 
 
+def check_behind(run: "Run") -> None:
+    """ArgumentError where the logits of a run are not those of its last norm."""
+    for edit in run.edits:
+        point = resolve(edit.name, run.config)[0].name
+        if point in ("final_unit", "final_norm", "logits_raw", "logits"):
+            raise ArgumentError(
+                f"{point} of this run was edited, behind the sum that attribution splits;"
+                " attribute a run without that edit"
+            )
+
+
 def token_ids(model: "Model", token: Token, against: Token | None) -> list[int]:
     """The ids of one token, or of two."""
-    ids = [token_id(model, each) for each in (token, against) if each is not None]
+    ids = [token_id(model, token)]
+    if against is not None:
+        ids.append(token_id(model, against))
     if len(ids) == 2 and ids[0] == ids[1]:
         raise ArgumentError(f"token and against are both {ids[0]}; their difference is 0")
     return ids

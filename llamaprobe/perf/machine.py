@@ -7,6 +7,7 @@ import sys
 from typing import NamedTuple
 
 from .. import _core
+from ..arguments import is_whole, shown
 from ..errors import ArgumentError
 
 
@@ -101,6 +102,6 @@ def _brand() -> str:
 
 
 def _at_least_one(count: int, name: str) -> int:
-    if isinstance(count, bool) or not hasattr(count, "__index__") or count.__index__() < 1:
-        raise ArgumentError(f"{name} is {count!r:.40}; it must be an integer of at least 1")
+    if not is_whole(count) or count.__index__() < 1:
+        raise ArgumentError(f"{name} is {shown(count, 40)}; it must be an integer of at least 1")
     return min(count.__index__(), 2**31 - 1)  # the core caps it again

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..arguments import instance, is_whole, listed, refusal, shown
 from ..errors import ArgumentError
 from .figures import axes_of, figure_of, name_axis, show_map, title
 
@@ -60,12 +61,14 @@ def patch_map(
 
 def _cells(sweep: Any, tokens: Sequence[str] | None) -> tuple[Any, str, list[str], list[str]]:
     """The values, what they are, and the labels of layers and of positions."""
-    values = np.asarray(getattr(sweep, "values", sweep), np.float64)
+    if tokens is not None:
+        tokens = listed("tokens", tokens, "a text for each position")
+    values = _floats("sweep", getattr(sweep, "values", sweep))
     layers, bar = getattr(sweep, "layers", ()), "effect"
     if layers and sweep.clean != sweep.base:
         values, bar = sweep.normalized, "effect, normalized"
     elif layers:
-        values, bar = values - sweep.base, "change of the metric"
+        values, bar = sweep._changes, "change of the metric"
     axes = [range(n) for n in (*values.shape, 0, 0)[:2]]
     found = tokens or getattr(sweep, "tokens", None) or _positions(sweep, values)
     return values, bar, list(map(str, layers or axes[0])), list(map(str, found))
@@ -76,9 +79,21 @@ def _positions(sweep: Any, values: Any) -> Sequence[int]:
 
 
 def _place(numbers: Sequence[int], number: int | None, name: str) -> int:
-    if number not in numbers:
-        raise ArgumentError(f"{name} {number} is not in this patch map; it has {list(numbers)}")
-    return numbers.index(number)
+    if not is_whole(number) or number not in numbers:
+        fact = f"is not in this patch map; it has {list(numbers)}"
+        raise ArgumentError(f"{name} {shown(number)} {fact}")
+    return numbers.index(number)  # type: ignore[arg-type]
+
+
+def _floats(name: str, values: Any) -> Any:
+    """As float64. ArgumentError."""
+    try:
+        array = np.asarray(values)
+    except Exception:  # a ragged list
+        array = np.zeros((), object)
+    if array.dtype.kind not in "biuf":
+        raise refusal(name, values, "an array of real numbers, or a result of llamaprobe")
+    return array.astype(np.float64)
 
 
 def stats(
@@ -90,12 +105,15 @@ def stats(
     """A histogram on a log scale: of the targets of statistics with "histogram" (all channels
     together), of an array, or of several by name."""
     several: dict[str, Any]
+    name = instance("name", name, str, "a text")
     if isinstance(values, Mapping):
         several = dict(values)
     elif targets := getattr(values, "targets", None):
         several = {target: values[target] for target in targets}  # type: ignore[index]
     else:
         several = {getattr(values, "name", name): values}
+    if not several:
+        raise ArgumentError("values is empty; give statistics or arrays")
     ax = axes_of(ax, 6, 4)
     for label, each in several.items():
         counts, edges = _buckets(each) if hasattr(each, "histogram") else _bins(label, each)
@@ -127,11 +145,14 @@ def _buckets(channels: "Channels") -> tuple[Any, Any]:
 
 
 def _bins(label: str, values: ArrayLike) -> tuple[Any, Any]:
-    numbers = np.ravel(np.asarray(values, np.float64))
+    numbers = np.ravel(_floats(label, values))
     finite = numbers[np.isfinite(numbers)]
     if not finite.size:
         raise ArgumentError(f"{label} has no finite numbers")
-    return np.histogram(finite, _BINS)
+    try:
+        return np.histogram(finite, _BINS)
+    except ValueError:  # 1e300 and its neighbours
+        raise ArgumentError(f"the numbers of {label} are too close together for bins") from None
 
 
 def diff(difference: "Diff | Mapping[str, ArrayLike]", *, ax: "Axes | None" = None) -> "Figure":
@@ -139,9 +160,11 @@ def diff(difference: "Diff | Mapping[str, ArrayLike]", *, ax: "Axes | None" = No
 
     difference: of `lp.diff`, or point -> a number for each layer.
     """
-    largest = difference if isinstance(difference, Mapping) else difference.largest
-    points = list(largest)
-    rows = [np.ravel(np.asarray(largest[point], np.float64)) for point in points]
+    largest = getattr(difference, "largest", difference)
+    if not isinstance(largest, Mapping):
+        raise refusal("difference", difference, "what lp.diff(a, b) returned")
+    points = [instance("a point", point, str, "its name") for point in largest]
+    rows = [np.ravel(_floats(point, largest[point])) for point in points]
     width = max((len(row) for row in rows), default=0)
     if not width:
         raise ArgumentError("there is nothing to compare: no point has a layer")

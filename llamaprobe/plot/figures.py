@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import instance
 from ..errors import ArgumentError
 from ..messages import escape, printable
 from ..views.png import smaller
@@ -53,8 +54,10 @@ def _figure_class() -> Any:
 
 
 def axes_of(ax: "Axes | None", width: float, height: float) -> "Axes":
-    """The given axes, or those of a new figure."""
-    return picture(width, max(height, _LEAST)).add_subplot() if ax is None else ax
+    """The given axes, or those of a new figure. ArgumentError."""
+    if ax is None:
+        return picture(width, max(height, _LEAST)).add_subplot()
+    return instance("ax", ax, matplotlib("axes").Axes, "axes of matplotlib")
 
 
 def figure_of(ax: "Axes") -> "Figure":

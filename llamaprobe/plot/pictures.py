@@ -4,9 +4,11 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
+from ..arguments import is_whole, refusal, shown, whole
 from ..errors import ArgumentError
 from ..views.attribution import title as title_of
 from ..views.lens import share, text_of
+from ..views.methods import check_run
 from ..views.run import texts_of
 from .figures import axes_of, figure_of, name_axis, picture, show_map, title, write
 
@@ -27,7 +29,8 @@ def pattern(
     run: "Run", layer: SupportsIndex, head: int | None = None, *, ax: "Axes | None" = None
 ) -> "Figure":
     """Whom each token attends to: one head of a layer, or all in a grid."""
-    layer = int(layer)
+    check_run(run)
+    layer = whole("layer", layer)
     maps = run["pattern", layer]
     layer %= run.config.n_layers
     texts, n_heads = texts_of(run), len(maps)
@@ -35,8 +38,8 @@ def pattern(
         if ax is not None:
             raise ArgumentError("a grid of heads has its own axes; give head= with ax=")
         return _grid(maps, texts, layer)
-    if not 0 <= head < n_heads:
-        raise ArgumentError(f"there is no head {head}: layer {layer} has {n_heads}")
+    if not is_whole(head) or not 0 <= head < n_heads:
+        raise ArgumentError(f"there is no head {shown(head)}: layer {layer} has {n_heads}")
     size = min(12.0, 2.6 + 0.18 * len(texts))
     ax = axes_of(ax, size + 1, size)
     show_map(ax, maps[head], vmin=0, vmax=1, bar="pattern")
@@ -82,6 +85,8 @@ def _tokens(ax: "Axes", texts: list[str], name: str) -> None:
 def lens(lens: "Lens", *, ax: "Axes | None" = None) -> "Figure":
     """The likeliest token of each layer and position, coloured by its probability. The Lens must
     have the whole vocabulary."""
+    if not hasattr(lens, "token_ids") or not hasattr(lens, "labels"):
+        raise refusal("lens", lens, "what model.lens(run) returned")
     n_rows, n_columns = len(lens.rows), len(lens.positions)
     if lens.token_ids is not None:
         raise ArgumentError("a picture of a lens needs probabilities; make it without tokens=")
@@ -132,6 +137,7 @@ def norms(run: "Run", point: str = "x", *, ax: "Axes | None" = None) -> "Figure"
 def channels(run: "Run", point: str = "x", *, n: int = 5, ax: "Axes | None" = None) -> "Figure":
     """The largest size of each channel in each layer, over the tokens; the n channels that stand
     out most are named."""
+    n = whole("n", n, 0)
     value = np.abs(_per_layer(run, point, "channels").astype(np.float64))
     layers = run.layers_of(point)
     sizes = value.reshape(*value.shape[:2], -1).max(axis=1)  # [layers, channels]
@@ -152,6 +158,7 @@ def channels(run: "Run", point: str = "x", *, n: int = 5, ax: "Axes | None" = No
 
 
 def _per_layer(run: "Run", point: str, what: str) -> Any:
+    check_run(run)
     if not run.layers_of(point):
         raise ArgumentError(f"{what} need a point that every layer has, and {point} occurs once")
     dims = run.dims(point)
@@ -162,6 +169,8 @@ def _per_layer(run: "Run", point: str, what: str) -> Any:
 
 def attribution(attribution: "Attribution", *, n: int = 20, ax: "Axes | None" = None) -> "Figure":
     """The n largest rows as bars, the rounding below them."""
+    if not hasattr(attribution, "rounding"):
+        raise refusal("attribution", attribution, "what model.attribute(...) returned")
     shares = attribution.top(n)
     names = [share.name for share in shares] + ["rounding"]
     values = [share.value for share in shares] + [attribution.rounding]

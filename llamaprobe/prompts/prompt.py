@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import log
+from ..arguments import shown
 from ..config import Config
 from ..errors import ArgumentError, Cancelled, Error, Timeout
 from ..files.encode import check_unmasked
@@ -167,9 +168,15 @@ def read_prompts(
 
 
 def read_prompt(
-    prompt: object, config: Config, tokenizer: HasTokenizer, options: ChatOptions
+    prompt: object,
+    config: Config,
+    tokenizer: HasTokenizer,
+    options: ChatOptions,
+    *,
+    first: int = 0,
 ) -> Prompt:
-    """One prompt as token ids. ArgumentError, TokenizerError, TemplateError, FileError."""
+    """One prompt as token ids, which begin at position `first` of a text. ArgumentError,
+    TokenizerError, TemplateError, FileError."""
     prompt = as_plain(prompt)
     if isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], Mapping):
         chat = tokenizer.get().chat_by(options, list(prompt))
@@ -184,7 +191,7 @@ def read_prompt(
         if not prompt:
             raise ArgumentError("the prompt is empty; give text, or token ids")
         return Prompt(_check(tokenizer.get().encode(prompt), config), prompt, None)
-    return Prompt(_check(_integers(prompt), config), None, None)
+    return Prompt(_check(_integers(prompt), config, first), None, None)
 
 
 def _is_prompt(item: object) -> bool:
@@ -273,25 +280,26 @@ def _integers(prompt: Any) -> NDArray[np.generic]:
         if prompt.size and prompt.dtype.kind not in "iu":
             raise ArgumentError(f"token ids are integers, not {prompt.dtype}")
         return prompt
-    return np.array([_integer(item, at) for at, item in enumerate(prompt)], dtype=np.int64)
+    ids = [_integer(item, at) for at, item in enumerate(prompt)]
+    is_small = all(-(1 << 63) <= id < 1 << 63 for id in ids)
+    return np.array(ids, dtype=np.int64 if is_small else object)
 
 
 def _integer(item: Any, at: int) -> int:
     if not isinstance(item, (bool, np.bool_)):
         try:
-            value = operator.index(item)
+            return operator.index(item)
         except TypeError:
             pass
-        else:
-            return max(-1, min(value, 2**31))  # outside of every vocabulary stays outside
     raise ArgumentError(
         f"item {at} of the prompt is {printable(repr(item), 60)}, not a token id;"
         " the items of a list are all of one kind"
     )
 
 
-def _check(ids: NDArray[Any], config: Config) -> NDArray[np.int32]:
-    """A private int32 copy of ids that are in the vocabulary, at most one per position."""
+def _check(ids: NDArray[Any], config: Config, first: int = 0) -> NDArray[np.int32]:
+    """A private int32 copy of ids that are in the vocabulary, at most one per position; they begin
+    at position `first`."""
     if not ids.size:
         raise ArgumentError("the prompt is empty; the model needs at least one token")
     if ids.size > config.max_positions:
@@ -303,7 +311,7 @@ def _check(ids: NDArray[Any], config: Config) -> NDArray[np.int32]:
     if outside.size:
         at = int(outside[0])
         raise ArgumentError(
-            f"token id {ids[at]} at position {at} is outside the vocabulary, 0 to"
+            f"token id {shown(int(ids[at]))} at position {first + at} is outside the vocabulary, 0 to"
             f" {config.vocab_size - 1}"
         )
     return np.array(ids, dtype=np.int32)

@@ -22,7 +22,9 @@ from ..errors import EditError, FormatError
 from ..files.array import read
 from ..files.encode import Encoder, array_encoder
 from ..files.paths import path_entries, path_entry
+from ..messages import shown_path
 from ..points import layer_number, resolve
+from .manifest import MANIFEST, hash_file
 
 FILE_NAMES = r"edit_(?:0|[1-9][0-9]{0,8})(?:_before|_after)?\.npy"
 _MOST_INDEX = 1 << 20  # characters
@@ -176,6 +178,18 @@ def _array(folder: Path, name: str, stated: Any, at: str) -> np.ndarray:
             f" float32 {stated.get('shape')}"
         )
     return array
+
+
+def check_hashes(folder: Path, entries: Any) -> None:
+    """Of entries that `read_edits` read: FormatError for a file that is not the one that was saved."""
+    for entry in entries:
+        for stated in (entry.get(key) for key in ("value", "before", "after")):
+            wanted = stated.get("sha256") if isinstance(stated, dict) else None
+            if isinstance(wanted, str) and hash_file(folder / stated["file"]) != wanted:
+                raise FormatError(
+                    f"{shown_path(folder / stated['file'])}: its sha256 is not the one that"
+                    f" {MANIFEST} has of this edit; it is damaged, or was changed since"
+                )
 
 
 def number_of(name: str) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import choice, fraction, real, shown, whole
 from ..errors import ArgumentError
-from ..messages import printable
 from ..points import all_points, axis_names
 from . import exact, wide
 from .chosen import Chosen
@@ -68,9 +68,7 @@ class Channels:
 
     def of(self, group: str) -> "Channels":
         """The same of another group, by its name; "all" of all together. ArgumentError."""
-        if group != "all" and group not in self.groups:
-            known = ", ".join(("all", *self.groups[:8]))
-            raise ArgumentError(f"{self.name} has no group {printable(repr(group), 40)}: {known}")
+        choice("group", group, ("all", *self.groups))
         return Channels(
             self.name,
             self._every,
@@ -137,10 +135,12 @@ class Channels:
         return self._each(exact.mean_square, "sum_2")
 
     def var(self, ddof: int = 0) -> Floats:
-        return self._each(lambda n, s1, s2: exact.variance(n, s1, s2, ddof), "sum_1", "sum_2")
+        n_less = _ddof(ddof)
+        return self._each(lambda n, s1, s2: exact.variance(n, s1, s2, n_less), "sum_1", "sum_2")
 
     def std(self, ddof: int = 0) -> Floats:
-        return self._each(lambda n, s1, s2: exact.deviation(n, s1, s2, ddof), "sum_1", "sum_2")
+        n_less = _ddof(ddof)
+        return self._each(lambda n, s1, s2: exact.deviation(n, s1, s2, n_less), "sum_1", "sum_2")
 
     def skew(self) -> Floats:
         """m3 / m2^(3/2); NaN without variance."""
@@ -152,9 +152,8 @@ class Channels:
 
     def power_sums(self, p: int) -> NDArray[Any]:
         """The exact sums of x^p, p from 1 to 4, as integers in units of 2^(-149 p)."""
-        if p not in (1, 2, 3, 4):
-            raise ArgumentError(f"p is {printable(repr(p), 20)}; give 1 to 4")
-        return self._shaped(wide.to_ints(self._array(f"sum_{p}", "moments")[0]))
+        power = whole("p", p, 1, 5)
+        return self._shaped(wide.to_ints(self._array(f"sum_{power}", "moments")[0]))
 
     # ---- histogram ----
 
@@ -168,10 +167,9 @@ class Channels:
         """Two bounds, at most 6.3 % apart (of normal numbers), of the smallest value that a fraction
         q of all reaches (NumPy's "inverted_cdf"). They are equal, the very value, where the
         statistics were collected with exact=(q, ...)."""
-        if not isinstance(q, (int, float)) or not 0 <= q <= 1:
-            raise ArgumentError(f"q is {printable(repr(q), 40)}; give a number from 0 to 1")
-        if "quantile" in self._state and float(q) in self._exact:
-            values = self._state["quantile"][0, :, self._exact.index(float(q))]
+        q = fraction("q", q)
+        if "quantile" in self._state and q in self._exact:
+            values = self._state["quantile"][0, :, self._exact.index(q)]
             return self._shaped(values), self._shaped(values)
         buckets, counts = self._dense()
         edges, sums = bucket_edges(buckets), counts.cumsum(-1)
@@ -184,10 +182,12 @@ class Channels:
     def count_from(self, magnitude: float) -> NDArray[np.int64]:
         """How many values have |x| >= magnitude, a lower edge of a bucket (such as 6). Exact.
         ArgumentError."""
-        bits = int(np.float32(magnitude).view(np.uint32))
-        if np.float32(magnitude) != magnitude or not magnitude > 0 or bits & 0x7FFFF:
+        edge = _float32("magnitude", magnitude)
+        bits = int(edge.view(np.uint32))
+        if float(edge) != magnitude or not edge > 0 or bits & 0x7FFFF:
             raise ArgumentError(
-                f"{magnitude!r} is not an edge of a bucket: a power of two times 1, 1 + 1/16, ..."
+                f"{shown(magnitude)} is not an edge of a bucket: a power of two times 1, 1 + 1/16,"
+                " ..."
             )
         state = self._histogram()
         rows = np.repeat(np.arange(len(state["first"]) - 1), np.diff(state["first"]))
@@ -212,10 +212,11 @@ class Channels:
     def fires(self, theta: float) -> NDArray[np.int64]:
         """How many values are above a threshold that firing:THETA named. ArgumentError."""
         self._array("fires", "firing:THETA")
-        if float(np.float32(theta)) not in self._chosen.thetas:
+        number = float(_float32("theta", theta))
+        if number not in self._chosen.thetas:
             known = ", ".join(map(repr, self._chosen.thetas))
-            raise ArgumentError(f"firing above {theta!r} was not collected; there is {known}")
-        at = self._chosen.thetas.index(float(np.float32(theta)))
+            raise ArgumentError(f"firing above {shown(theta)} was not collected; there is {known}")
+        at = self._chosen.thetas.index(number)
         return self._shaped(self._state["fires"][0, :, at])
 
     def rate(self, theta: float) -> Floats:
@@ -230,8 +231,7 @@ class Channels:
             row = int(np.arange(self._state["count"].shape[1]).reshape(self.shape)[channel])
         except (IndexError, TypeError, ValueError):
             raise ArgumentError(
-                f"{self.name} has no channel {printable(repr(channel), 40)}; its shape is"
-                f" {list(self.shape)}"
+                f"{self.name} has no channel {shown(channel)}; its shape is {list(self.shape)}"
             ) from None
         names = ("value", "document", "start", "position")
         columns = [self._state[f"top.{name}"][0, row].tolist() for name in names]
@@ -254,6 +254,7 @@ class Channels:
     def covariance(self, ddof: int = 0) -> Floats:
         """From the Gram and the sums, rounded once. ArgumentError where tokens were left out of the
         Gram."""
+        ddof = _ddof(ddof)
         n = self.gram_rows
         sums = wide.to_ints(self._array("sum_1", "moments")[0])
         if (self._count(0) != n).any():
@@ -356,6 +357,17 @@ class Channels:
         square[row, column] = [exact.ratio(value, unit) for value in triangle.tolist()]
         square[column, row] = square[row, column]
         return square
+
+
+def _ddof(ddof: Any) -> int:
+    """ArgumentError."""
+    return whole("ddof", ddof, 0, 1 << 31)
+
+
+def _float32(name: str, value: Any) -> np.float32:
+    """Rounded once, perhaps to an infinity. ArgumentError."""
+    with np.errstate(over="ignore"):
+        return np.float32(real(name, value))
 
 
 def bucket_edges(buckets: NDArray[Any]) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import listed, shown
 from ..errors import ArgumentError
 from ..messages import printable
 
@@ -39,16 +40,16 @@ class Chosen:
 def read_chosen(names: str | Iterable[str]) -> Chosen:
     """ArgumentError."""
     found: dict[str, Any] = {"thetas": set()}
-    for name in (names,) if isinstance(names, str) else names:
+    for name in (names,) if isinstance(names, str) else listed("stats", names, _FORMS):
         match = re.fullmatch(r"(top|firing):(\S{1,40})", name) if isinstance(name, str) else None
-        if name in ("range", "moments", "histogram", "gram"):
+        if isinstance(name, str) and name in ("range", "moments", "histogram", "gram"):
             found[name] = True
         elif match and match[1] == "top":
             found["top"] = max(found.get("top", 0), _count(name, match[2]))
         elif match:
             found["thetas"].add(_theta(name, match[2]))
         else:
-            raise ArgumentError(f"there is no statistic {printable(repr(name), 60)}; give {_FORMS}")
+            raise ArgumentError(f"there is no statistic {shown(name)}; give {_FORMS}")
     thetas = tuple(sorted(found.pop("thetas")))
     if len(thetas) > _MOST_THETAS:
         raise ArgumentError(f"{len(thetas)} thresholds of firing; the most are {_MOST_THETAS}")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core, stderr
+from ..arguments import choice, listed, refusal, whole
 from ..checkpoint.folder import named
 from ..data.batches import BATCH_TOKENS, ids_of
 from ..data.model_place import numbers_of, weight_hashes
@@ -21,12 +22,14 @@ from ..messages import printable
 from ..model import Model
 from ..origin import ARITHMETIC_VERSION
 from ..points import Layers, Name
+from ..views.methods import check_model
 from . import quantiles
 from .chosen import Chosen, read_chosen
 from .state import State, from_core
 from .stats import Contexts, Stats, _used_windows
 from .target import Observed, check_statistics, find_observed
 from .tokens import By, Groups, Mask, data_sha256
+from .turns import assistant_turns
 from .writing import FORMAT_VERSION
 
 POINTS = ("x_norm", "z", "x_mid_norm", "hidden")
@@ -74,8 +77,9 @@ def collect(
     points, layers: as for `Model.run`, and "x:10" or "hidden:4-6". Default: the inputs of the linear
         layers. Attention maps have channels [n_heads, keys]: the first `keys` keys of a window, over
         the queries that see them.
-    mask: which tokens count: for each document a bool for each token, or a function of its token
-        ids. `positions` (see `plan_harvest`) chooses by position.
+    mask: which tokens count: for each document a bool for each token, a function of its token ids,
+        or "assistant": the assistant's turns in chats, with the token that ends each. `positions`
+        (see `plan_harvest`) chooses by position.
     by: groups of tokens with statistics of their own: "first" (position 0 apart), "none",
         "position", "token" (of a small vocabulary), or token ids; others are then left out.
     exact: quantiles to find exactly, by running the data two more times. Needs "histogram".
@@ -87,28 +91,24 @@ def collect(
 
     Raises ArgumentError, PointError, the errors of `plan_harvest`, OutOfMemory, FileChangedError.
     """
+    check_model(model)
     chosen = read_chosen(stats)
-    if not 1 <= _whole("keys", keys) <= model.config.max_positions:
-        raise ArgumentError(f"keys is {keys}; give 1 to {model.config.max_positions}")
+    keys = whole("keys", keys, 1, model.config.max_positions + 1)
     targets = find_observed(points, layers, model.config, keys)
     check_statistics(targets, chosen)
     wanted = quantiles.read_exact(exact, chosen)
-    if _whole("batch_tokens", batch_tokens) < 1:
-        raise ArgumentError(f"batch_tokens is {batch_tokens}; give 1 or more")
+    batch_tokens = whole("batch_tokens", batch_tokens, 1)
     with _planned(model, data, progress, options) as plan:
-        groups = Groups(plan, by, mask)
+        if isinstance(mask, str):
+            choice("mask", mask, ("assistant",))
+            mask = assistant_turns(model.tokenizer)
+        groups = Groups(plan, by, mask, model.config.vocab_size)
         windows = _part(part, len(plan.windows.document))
         run = _Run(plan, model, groups, windows, threads, batch_tokens, progress)
         found = run.through(targets, chosen)
         if wanted:
             quantiles.find(found, wanted, run.add, targets)
         return run.stats(found, chosen, targets, wanted)
-
-
-def _whole(name: str, value: Any) -> int:
-    if not hasattr(value, "__index__") or isinstance(value, bool):
-        raise ArgumentError(f"{name} is {printable(repr(value), 40)}; give a whole number")
-    return int(value)
 
 
 @contextlib.contextmanager
@@ -128,10 +128,10 @@ def _planned(model: Model, data: object, progress: bool, options: DataOptions) -
 
 def _part(part: tuple[int, int], n_windows: int) -> range:
     """ArgumentError."""
-    try:
-        i, n = (_whole("part", each) for each in part)
-    except (TypeError, ValueError):
-        raise ArgumentError(f"part is {printable(repr(part), 40)}; give (i, n)") from None
+    numbers = listed("part", part, "(i, n)")
+    if len(numbers) != 2:
+        raise refusal("part", part, "(i, n)")
+    i, n = (whole("part", each, 0) for each in numbers)
     if not 0 <= i < n:
         raise ArgumentError(f"part is {(i, n)}; i is from 0 to n - 1")
     return range(i * n_windows // n, (i + 1) * n_windows // n)

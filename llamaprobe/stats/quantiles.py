@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from ..arguments import fraction, listed
 from ..errors import ArgumentError
-from ..messages import printable
 from . import exact
 from .channels import bucket_edges
 from .chosen import Chosen
@@ -27,10 +27,8 @@ _MOST = 16
 def read_exact(given: Iterable[float], chosen: Chosen) -> list[float]:
     """Fractions, ascending. ArgumentError."""
     found = set()
-    for q in given:
-        if not isinstance(q, (int, float)) or not 0 <= q <= 1:
-            raise ArgumentError(f"exact: {printable(repr(q), 40)} is not from 0 to 1")
-        found.add(float(q))
+    for q in listed("exact", given, "a list of fractions, such as (0.5, 0.999)"):
+        found.add(fraction("exact", q))
     if found and not chosen.histogram:
         raise ArgumentError("exact quantiles need the statistic histogram")
     if len(found) > _MOST:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import fraction, real, shown
 from ..errors import ArgumentError
-from ..messages import printable
 
 if TYPE_CHECKING:
     from .channels import Channels
@@ -40,6 +40,7 @@ def sinks(stats: "Stats", threshold: float, seen: float) -> list[Sink]:
     much one token looks at itself. Few beside the key that most queries see: with a window no key is
     seen by all. ArgumentError."""
     found = []
+    threshold, seen = fraction("threshold", threshold), fraction("seen", seen)
     for name, layer in _targets_of(stats, "pattern"):
         channels = stats.channels(name, "all")
         attention, n = channels.mean, channels.count
@@ -57,13 +58,15 @@ def massive(stats: "Stats", above: float, times: float) -> list[Massive]:
     """The group is the one with the largest value. A channel must be above `times` the upper bound
     of the median. ArgumentError."""
     found = []
+    above, times = real("above", above), real("times", times)
     for name in stats.targets:
         if stats.facts["targets"][name].get("keys"):
             continue
         whole = stats.channels(name, "all")
         median = whole.median_abs()
         largest = whole.absmax
-        limit = max(above, times * median[1])
+        with np.errstate(over="ignore"):  # it is compared as a float32
+            limit = np.float32(max(above, times * median[1]))
         if math.isnan(limit):
             continue
         for channel in map(tuple, np.argwhere(largest > limit).tolist()):
@@ -82,6 +85,7 @@ def outliers(
 ) -> NDArray[np.int64]:
     """The channels, flat and ascending. ArgumentError."""
     votes, n_layers = None, 0
+    layers, tokens = fraction("layers", layers), fraction("tokens", tokens)
     for name, _ in _targets_of(stats, point):
         channels = stats.channels(name, "all")
         count = channels.count_from(above).reshape(-1)
@@ -97,10 +101,10 @@ def _targets_of(stats: "Stats", point: str) -> list[tuple[str, int]]:
     found = [
         (name, entry["layer"] or 0)
         for name, entry in stats.facts["targets"].items()
-        if entry["point"] == point
+        if isinstance(point, str) and entry["point"] == point
     ]
     if not found:
         raise ArgumentError(
-            f"{printable(repr(point), 40)} was not collected; collect it with points=({point!r}, ...)"
+            f"{shown(point)} was not collected; collect it with points=({shown(point)}, ...)"
         )
     return found

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import wide
+from . import exact, wide
 from .chosen import Chosen
 
 State = dict[str, NDArray[Any]]
@@ -260,6 +260,8 @@ def fault_of(state: State, chosen: Chosen) -> str | None:
         some = np.isfinite(low) & np.isfinite(high) & (low <= high)
         if not np.where(finite > 0, some, none).all():
             return "range is not that of its count"
+    if chosen.moments and (fault := _moments_fault(state)):
+        return fault
     if chosen.histogram and (fault := _histogram_fault(state)):
         return fault
     if chosen.thetas and ((state["fires"] < 0) | (state["fires"] > finite[..., None])).any():
@@ -278,6 +280,16 @@ def fault_of(state: State, chosen: Chosen) -> str | None:
             entry
         ):
             return "gram.entry keeps what belongs into gram"
+    return None
+
+
+def _moments_fault(state: State) -> str | None:
+    """Sums of powers that no numbers have, such as those of a negative variance."""
+    sums = [wide.to_ints(state[name]).reshape(-1).tolist() for name in LIMBS]
+    counts = state["count"][..., 0].reshape(-1).tolist()
+    for row, each in enumerate(zip(counts, *sums, strict=True)):
+        if fault := exact.fault_of(*each):
+            return f"{fault} of channel {row % state['count'].shape[1]} cannot be"
     return None
 
 

@@ -13,7 +13,10 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import choice, flag, instance, listed, refusal
 from ..errors import ArgumentError
+from ..files.json_file import is_text
+from ..files.new_file import new_file
 from ..messages import counted, printable
 from . import reports
 from .channels import Channels
@@ -60,14 +63,13 @@ class Stats:
     def __getitem__(self, key: str | tuple[str, SupportsIndex]) -> Channels:
         """Of a target: ("x", 10), "x.10", "logits". With position 0 apart those of the other
         positions; `.of("first")` and `.all` have the others. ArgumentError."""
-        name = key if isinstance(key, str) else ".".join(map(str, key))
-        if name not in self._states:
-            known = ", ".join(self.targets[:8])
-            raise ArgumentError(f"there is no target {printable(repr(key), 60)}; there are {known}")
+        name = ".".join(map(str, key)) if isinstance(key, (tuple, list)) else key
         return self.channels(name, "rest" if self.facts["by"] == "first" else "all")
 
     def channels(self, name: str, group: str) -> Channels:
-        """Of a target, and of a group or "all"."""
+        """Of a target, and of a group or "all". ArgumentError."""
+        choice("the target", name, self.targets)
+        choice("group", group, ("all", *self.groups))
         shape = tuple(self.facts["targets"][name]["shape"])
         quantiles = tuple(map(float, self.facts["exact"]))
         return Channels(
@@ -107,11 +109,12 @@ class Stats:
 
         return sha256_of(self)
 
-    def save(self, path: str | os.PathLike[str]) -> str:
-        """Write it as one safetensors file; returns its sha256. FileError."""
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> str:
+        """Write it as one safetensors file; returns its sha256. A file that exists is an error
+        unless `force`. FileError."""
         from .writing import write
 
-        return write(self, path)
+        return write(self, new_file(path, flag("force", force)))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The tensors of its file, by name."""
@@ -164,26 +167,32 @@ class Stats:
         in at least 25 % of the layers. Needs "histogram"."""
         return reports.outliers(self, point, above, layers, tokens)
 
-    def write_imatrix(self, path: str | os.PathLike[str], *, dataset: str = "") -> None:
+    def write_imatrix(
+        self, path: str | os.PathLike[str], *, dataset: str = "", force: bool = False
+    ) -> None:
         """Write llama.cpp's importance matrix (GGUF). Needs "moments" of the inputs of the linear
-        layers, and the library gguf. ArgumentError, FileError."""
+        layers, and the library gguf. A file that exists is an error unless `force`. ArgumentError,
+        FileError."""
         from .exports import write_imatrix
 
-        write_imatrix(self, path, dataset)
+        if not is_text(instance("dataset", dataset, str, "a text")):
+            raise refusal("dataset", dataset, "a text of whole characters")
+        write_imatrix(self, new_file(path, flag("force", force)), dataset)
 
-    def write_act_scales(self, path: str | os.PathLike[str]) -> None:
+    def write_act_scales(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
         """Write the largest |x| of each input channel of each linear layer, as SmoothQuant has it, as
-        safetensors: module path -> float32. Needs "range". ArgumentError, FileError."""
+        safetensors: module path -> float32. Needs "range". A file that exists is an error unless
+        `force`. ArgumentError, FileError."""
         from .exports import write_act_scales
 
-        write_act_scales(self, path)
+        write_act_scales(self, new_file(path, flag("force", force)))
 
-    def write_npz(self, path: str | os.PathLike[str]) -> None:
-        """Write what a reader without llamaprobe wants as floats: "x.10/rest/mean" and the like.
-        FileError."""
+    def write_npz(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
+        """Write what a reader without llamaprobe wants as floats: "x.10/rest/mean" and the like. A
+        file that exists is an error unless `force`. FileError."""
         from .exports import write_npz
 
-        write_npz(self, path)
+        write_npz(self, new_file(path, flag("force", force)))
 
 
 _SAME = (
@@ -198,9 +207,13 @@ def merge_stats(parts: Iterable[Stats]) -> Stats:
 
     Raises ArgumentError for parts that overlap, or that differ in model, data or options.
     """
-    parts = list(parts)
-    if not parts or not all(isinstance(part, Stats) for part in parts):
-        raise ArgumentError("give at least one Stats")
+    if isinstance(parts, Stats):
+        parts = [parts]
+    parts = listed("parts", parts, "a list of Stats")
+    if not parts:
+        raise ArgumentError("parts is empty; give at least one Stats")
+    for number, part in enumerate(parts):
+        instance(f"item {number} of parts", part, Stats, "a Stats")
     whole = parts[0]
     for part in parts[1:]:
         whole = _merged(whole, part)

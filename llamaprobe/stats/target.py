@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ..arguments import listed
 from ..config import Config
 from ..data.targets import find_targets
 from ..errors import ArgumentError, PointError
@@ -58,7 +59,7 @@ def find_observed(
 def _listed(names: Any) -> list[Any]:
     """A name with its layer is one name."""
     is_pair = isinstance(names, tuple) and len(names) > 1 and hasattr(names[1], "__index__")
-    return [names] if is_pair else list(names)
+    return [names] if is_pair else listed("points", names, "names, such as ('x', 'hidden:4-6')")
 
 
 def _of_name(name: Name, config: Config, keys: int) -> list[Observed]:

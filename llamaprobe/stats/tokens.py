@@ -7,21 +7,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import listed, refusal, shown, whole
 from ..data.batches import ids_of
 from ..data.plan import Plan, positions_of
 from ..errors import ArgumentError
-from ..messages import counted, printable
+from ..messages import counted
 
-Mask = Callable[[NDArray[np.int32]], Any] | Iterable[Any] | None
+Mask = Callable[[NDArray[np.int32]], Any] | Iterable[Any] | str | None
 By = str | Iterable[int]
 MOST_GROUPS = 1024
+_BY = "first, none, position, token, or a list of token ids"
+_MASK = "'assistant', a function of token ids, or for each document a list with a bool for each token"
 
 
 class Groups:
     """The groups of one plan. `names` are theirs, in order."""
 
-    def __init__(self, plan: Plan, by: By, mask: Mask) -> None:
-        """ArgumentError."""
+    def __init__(self, plan: Plan, by: By, mask: Mask, vocab_size: int) -> None:
+        """ArgumentError, also for a mask that leaves out every token."""
         self._plan = plan
         self._masks = None if mask is None else _masks(plan, mask)
         self._tokens: NDArray[np.int64] | None = None
@@ -30,13 +33,16 @@ class Groups:
             self.names = self._names(by)
         else:
             self.by = "token"
-            self._tokens = np.unique(np.array([int(token) for token in by], np.int64))
+            ids = [whole("a token of by", token, 0) for token in listed("by", by, _BY)]
+            self._tokens = np.unique(np.array(ids, np.int64))
             self.names = [str(token) for token in self._tokens.tolist()]
         if not 1 <= len(self.names) <= MOST_GROUPS:
             raise ArgumentError(
-                f"by={printable(repr(by), 60)} makes {counted(len(self.names), 'group')}; the most"
+                f"by={shown(by)} makes {counted(len(self.names), 'group')}; the most"
                 f" are {MOST_GROUPS}. For tokens give their ids: by=[11, 13]"
             )
+        if self._tokens is not None and self._tokens[-1] >= vocab_size:
+            whole("a token of by", self._tokens[-1], 0, vocab_size)
 
     def _names(self, by: str) -> list[str]:
         if by == "first":
@@ -50,8 +56,7 @@ class Groups:
             ids = (ids_of(self._plan, window) for window in range(len(windows.document)))
             self._tokens = _distinct(ids)
             return [str(token) for token in self._tokens.tolist()]
-        shown = printable(repr(by), 60)
-        raise ArgumentError(f"by is {shown}; give first, none, position, token, or token ids")
+        raise refusal("by", by, _BY)
 
     @property
     def mask_sha256(self) -> str | None:
@@ -100,18 +105,23 @@ def _masks(plan: Plan, mask: Any) -> list[NDArray[np.bool_]]:
     if callable(mask):
         given = [mask(plan.tokens.of(document)) for document in range(len(lengths))]
     else:
-        given = list(mask)
+        given = listed("mask", mask, _MASK)
     if len(given) != len(lengths):
         raise ArgumentError(f"mask has {len(given)} documents, the data {len(lengths)}")
     found = []
     for document, (each, n) in enumerate(zip(given, lengths, strict=True)):
-        array = np.asarray(each)
+        try:
+            array = np.asarray(each)
+        except Exception:  # a ragged list
+            array = np.zeros((), object)
         if array.shape != (n,) or array.dtype.kind not in "biu":
             raise ArgumentError(
                 f"mask: document {document} has {counted(n, 'token')}, and the mask is"
                 f" {array.dtype} of the shape {list(array.shape)}; give a bool for each"
             )
         found.append(array.astype(bool))
+    if not any(each.any() for each in found):
+        raise ArgumentError("mask leaves out every token of every document")
     return found
 
 

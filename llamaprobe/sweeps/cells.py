@@ -33,8 +33,9 @@ class Cell:
     """The first that is computed."""
     row: int
     """The first that is computed, in every layer."""
-    items: Mapping[int, list[Any]]
-    """By layer, the edits for the core, of sequence 0."""
+    edits: Edits
+    items: Mapping[int, list[tuple[int, Any]]]
+    """By layer, the numbers of edits and what the core makes of them, of sequence 0."""
 
     @property
     def last_layer(self) -> int:
@@ -73,22 +74,22 @@ def cell_of(number: int, bound: Bound | None, shapes: Shapes, base: Values) -> C
     layer, row = min(layer for layer, _ in starts), min(row for _, row in starts)
     if any(edit.whole for edit in bound.edits):
         row = 0
-    items: dict[int, list[Any]] = {}
-    for item in _items(bound, row, shapes.n_rows - row):
+    items: dict[int, list[tuple[int, Any]]] = {}
+    for edit, item in _items(bound, row, shapes.n_rows - row):
         found = shapes.layer_of(all_points()[item[1]], item[2])
         if found >= layer:
-            items.setdefault(found, []).append(item)
-    return Cell(number, layer, row, items)
+            items.setdefault(found, []).append((edit, item))
+    return Cell(number, layer, row, bound.edits, items)
 
 
-def _items(bound: Bound, first: int, n_rows: int) -> list[Any]:
-    rows = range(first, first + n_rows)
-    return [item for _, item in bound.items(rows, 0, (0, 0), last_rows=True)]
+def _items(bound: Bound, first: int, n_rows: int) -> list[tuple[int, Any]]:
+    """(number of the edit, tuple of the core)."""
+    return bound.items(range(first, first + n_rows), 0, (0, 0), last_rows=True)
 
 
 def _starts(bound: Bound, shapes: Shapes, base: Values) -> Iterator[tuple[int, int]]:
     """(layer, row) of each edit that may change a bit of the base."""
-    for item in _items(bound, 0, shapes.n_rows):
+    for _, item in _items(bound, 0, shapes.n_rows):
         point, layer = all_points()[item[1]], item[2]
         rows = item[5] if point.width == "map" else item[4]
         matters = np.full(len(rows), True)
@@ -112,7 +113,7 @@ def _changes(item: Any, value: NDArray[np.float32]) -> NDArray[np.bool_]:
     op, _, _, _, rows, heads, columns, values = item
     three = value.reshape(len(value), *(1,) * (3 - value.ndim), *value.shape[1:])
     old = three[np.ix_(rows, heads, columns)]
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         new = old + values if op == _ADD else old * values if op == _MULTIPLY else values
     new = np.broadcast_to(new.astype(np.float32, copy=False), old.shape)
     return (np.ascontiguousarray(new).view(np.uint32) != old.view(np.uint32)).any((1, 2))
@@ -124,7 +125,7 @@ def kept_places(bounds: list[Bound | None], shapes: Shapes) -> dict[Point, list[
     config = shapes.config
     found: dict[Point, set[int]] = {resolve("x", config)[0]: set(range(config.n_layers))}
     for bound in bounds:
-        for item in _items(bound, 0, shapes.n_rows) if bound else ():
+        for _, item in _items(bound, 0, shapes.n_rows) if bound else ():
             point, layer = all_points()[item[1]], item[2]
             if item[0] == _CALL or not point.per_layer or point.width == "map":
                 continue

@@ -5,6 +5,7 @@ the row where they leave it; the rows of all that have entered go through a laye
 its weights are read once for hundreds of rows.
 """
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from .. import _core
 from ..checkpoint.folder import named
 from ..config import Config
+from ..edits.resolve import FAILED
+from ..errors import EditError
 from ..points import Point, resolve, shape
 from .cells import Cell, Place, Shapes
 from .metric import Measure
@@ -116,6 +119,18 @@ class Engine:
         return arrays
 
 
+@contextlib.contextmanager
+def _named(changed: NDArray[np.int64], owners: Sequence[tuple[Cell, int]]) -> Iterator[None]:
+    """An error of an edit begins with its cell and the edit."""
+    try:
+        yield
+    except EditError as error:
+        for number in np.flatnonzero(changed == FAILED).tolist():
+            cell, edit = owners[number]
+            error.reword(f"cell {cell.number}: {cell.edits[edit]!r}: {error}")
+        raise
+
+
 @dataclass
 class _Progress:
     """Rows and layers that are done, shown as cells."""
@@ -174,21 +189,22 @@ class _Chunk:
         starts = [0, *itertools.accumulate(shapes.n_rows - cell.row for cell in cells)]
         edits, owners = [], []
         for sequence, cell in enumerate(cells):
-            for op, number, of_layer, _, *rest in cell.items.get(layer, ()):
+            for edit, (op, number, of_layer, _, *rest) in cell.items.get(layer, ()):
                 edits.append((op, number, of_layer, sequence, *rest))
-                owners.append(cell.number)
+                owners.append((cell, edit))
         changed = np.zeros(len(edits), np.int64)
-        found = self.engine._run(
-            np.concatenate([self.ids[cell.row : shapes.n_rows] for cell in cells]),
-            starts,
-            [(point.number, (0 if is_last else layer,))],
-            rope_length=shapes.n_tokens,
-            edits=edits,
-            changed=changed,
-            last_rows=is_last,
-            branch=(self.base.cache, [cell.row for cell in cells], layer, x),
-        )[0].reshape(len(cells) if is_last else len(x), -1)
-        self.changed.update(owner for owner, n in zip(owners, changed, strict=True) if n)
+        with _named(changed, owners):
+            found = self.engine._run(
+                np.concatenate([self.ids[cell.row : shapes.n_rows] for cell in cells]),
+                starts,
+                [(point.number, (0 if is_last else layer,))],
+                rope_length=shapes.n_tokens,
+                edits=edits,
+                changed=changed,
+                last_rows=is_last,
+                branch=(self.base.cache, [cell.row for cell in cells], layer, x),
+            )[0].reshape(len(cells) if is_last else len(x), -1)
+        self.changed.update(cell.number for (cell, _), n in zip(owners, changed, strict=True) if n)
         self.progress.add(len(x))
         return self._without_unchanged(layer, found, starts, is_last)
 

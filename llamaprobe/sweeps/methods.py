@@ -1,7 +1,6 @@
 """`Model.sweep` and `Model.patch_map`, for the class of a model."""
 
 import itertools
-import operator
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core, stderr
+from ..arguments import flag, is_whole, listed, real, refusal, shown, whole
 from ..cancel import Stop
 from ..captures import Capture
 from ..config import Config
@@ -27,6 +27,7 @@ from .engine import Engine
 from .metric import Measure, Metric, measure_of
 from .result import Sweep
 
+_POSITIONS = "a position, several, a range or a slice; None for all"
 Positions = SupportsIndex | Iterable[SupportsIndex] | slice | None
 
 
@@ -60,9 +61,11 @@ class Sweeps:
 
         Raises as `run`; EditError names the cell, before anything is computed.
         """
+        if isinstance(edits, Edits):
+            raise ArgumentError("edits is one Edits; give a list with an Edits for each cell")
+        cells = listed("edits", edits, "a list with an Edits for each cell")
         engine, ids, tokens = self._engine_for(prompt, threads)
         measure, shapes = self._measured(metric, tokens)
-        cells = list(edits)
         with stderr.bar(progress, "cell") as report:
             values, base, n_skipped = _swept(engine, ids, shapes, cells, measure, report)
         return Sweep(values, base, n_skipped, engine.flops)
@@ -90,6 +93,7 @@ class Sweeps:
         Law, speed and errors are those of `sweep`. PointError: no such point or layer, or a point
         without heads.
         """
+        heads = flag("heads", heads)
         found, chosen = self._patched(point, heads, layers)
         engine, ids, tokens = self._engine_for(corrupted, threads)
         _, clean_ids, clean_tokens = self._engine_for(clean, threads)
@@ -126,7 +130,7 @@ class Sweeps:
 
     def _measured(self, metric: Metric | Measure, n_tokens: int) -> tuple[Measure, Shapes]:
         measure, position = measure_of(metric, self._tokenizer, self.config.vocab_size)
-        row = _row(position, n_tokens)
+        row = _row("position", position, n_tokens)
         return measure, Shapes(self.config, n_tokens, row + 1)
 
     def _patched(self, point: Name, heads: bool, layers: Layers) -> tuple[Point, tuple[int, ...]]:
@@ -161,10 +165,10 @@ def _swept(
     for number, each in enumerate(edits):
         try:
             if not isinstance(each, Edits):
-                raise EditError(f"it is an lp.Edits, not {type(each).__name__}")
+                raise EditError(f"it is {shown(each)}; give an lp.Edits")
             check_whole(each, shapes)
             bounds.append(bind(each, shapes.config, shapes.n_tokens, [wanted]))
-        except EditError as error:
+        except ArgumentError as error:
             error.reword(f"cell {number}: {error}")
             raise
     base = engine.base(ids, shapes, kept_places(bounds, shapes))
@@ -211,34 +215,38 @@ def _n_heads(point: Point, config: Config) -> tuple[int, ...]:
 
 def _number(value: Any) -> float:
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        return real("metric", value, finite=False)
+    except ArgumentError:
         raise ArgumentError(
-            f"the metric returned {type(value).__name__}, and it must be a number"
+            f"the metric returned {shown(value)}, a {type(value).__name__}; it must be a number"
         ) from None
 
 
-def _row(position: SupportsIndex, n_tokens: int) -> int:
-    number = operator.index(position)
+def _row(name: str, position: SupportsIndex, n_tokens: int) -> int:
+    number = whole(name, position)
     row = number + n_tokens if number < 0 else number
     if 0 <= row < n_tokens:
         return row
-    raise ArgumentError(
-        f"position {number} is outside: the prompt has {counted(n_tokens, 'token')}"
-    )
+    raise ArgumentError(f"{name} {number} is outside: the prompt has {counted(n_tokens, 'token')}")
 
 
 def _positions(positions: Positions, n_tokens: int) -> list[int]:
     if positions is None:
         return list(range(n_tokens))
     if isinstance(positions, slice):
-        found = list(range(n_tokens))[positions]
-    elif isinstance(positions, SupportsIndex):
-        found = [_row(positions, n_tokens)]
+        try:
+            found = list(range(n_tokens))[positions]
+        except (TypeError, ValueError):
+            raise refusal("positions", positions, _POSITIONS) from None
     else:
-        found = [_row(position, n_tokens) for position in positions]
+        one: Any = positions
+        each = [one] if is_whole(one) else listed("positions", one, _POSITIONS)
+        found = [_row("position", position, n_tokens) for position in each]
     if not found:
         raise ArgumentError(f"positions selects none of {counted(n_tokens, 'token')}")
+    for row in found:
+        if found.count(row) > 1:
+            raise ArgumentError(f"position {row} is listed twice")
     return found
 
 

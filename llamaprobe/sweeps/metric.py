@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import is_whole, refusal, shown, whole
 from ..errors import ArgumentError
-from ..messages import printable
+from ..messages import counted, printable
 from ..prompts.prompt import HasTokenizer
 from ..run import Run
+from ..views.methods import check_run
 
 Row = NDArray[np.float32]
 Measure = Callable[[Row], float]
@@ -31,9 +33,10 @@ class Metric:
     def measure(self, tokenizer: HasTokenizer, vocab_size: int) -> Measure:
         """For one model. ArgumentError: no such token, a run of another vocabulary; errors of its
         tokenizer."""
+        position = whole("position", self.position)
         ids = [_token_id(token, tokenizer, vocab_size) for token in self.tokens]
         if self.run is not None:
-            return _divergence(self.run, self.position, vocab_size)
+            return _divergence(self.run, position, vocab_size)
         if len(ids) == 1:
             return lambda row: float(_logprobs(row)[ids[0]])
         return lambda row: float(row[ids[0]]) - float(row[ids[1]])
@@ -56,6 +59,7 @@ def logprob(a: int | str, position: int = -1) -> Metric:
 def kl(run: Run, position: int = -1) -> Metric:
     """The Kullback-Leibler divergence of a cell's distribution from that of a run with logits, each
     at the position: sum of p (log p - log q) with p of the run, in nats."""
+    check_run(run, "the run of lp.kl")
     return Metric("kl", (), position, run)
 
 
@@ -66,9 +70,10 @@ def measure_of(
     if isinstance(metric, Metric):
         return metric.measure(tokenizer, vocab_size), metric.position
     if not callable(metric):
-        raise ArgumentError(
-            f"metric is {printable(repr(metric), 60)}; give lp.logit_diff(a, b), lp.logprob(a),"
-            " lp.kl(run), or a function of a row of logits"
+        raise refusal(
+            "metric",
+            metric,
+            "lp.logit_diff(a, b), lp.logprob(a), lp.kl(run), or a function of a row of logits",
         )
     return metric, -1
 
@@ -76,12 +81,14 @@ def measure_of(
 def _token_id(token: Any, tokenizer: HasTokenizer, vocab_size: int) -> int:
     if isinstance(token, str):
         return _id_of_text(token, tokenizer.get())
-    if isinstance(token, bool) or not hasattr(token, "__index__"):
-        raise ArgumentError(f"a token is an id or a text, not {printable(repr(token), 60)}")
+    if not is_whole(token):
+        raise ArgumentError(f"a token is an id or a text, not {shown(token)}")
     number = int(token.__index__())
     if 0 <= number < vocab_size:
         return number
-    raise ArgumentError(f"token id {number} is out of range: the vocabulary has {vocab_size}")
+    raise ArgumentError(
+        f"token id {shown(number)} is out of range: the vocabulary has {vocab_size}"
+    )
 
 
 def _id_of_text(text: str, tokenizer: Any) -> int:
@@ -100,19 +107,22 @@ def _id_of_text(text: str, tokenizer: Any) -> int:
 
 def _logprobs(row: Row) -> NDArray[np.float64]:
     wide = row.astype(np.float64)
-    wide -= wide.max()
-    wide -= np.log(np.exp(wide).sum())
+    with np.errstate(invalid="ignore"):  # of an infinity the result is NaN
+        wide -= wide.max()
+        wide -= np.log(np.exp(wide).sum())
     return wide
 
 
 def _divergence(run: Run, position: int, vocab_size: int) -> Measure:
-    if not isinstance(run, Run):
-        raise ArgumentError(f"lp.kl takes a Run with logits, not {type(run).__name__}")
     logits = run["logits"]
-    if logits.shape[1] != vocab_size or not -len(logits) <= position < len(logits):
+    if logits.shape[1] != vocab_size:
         raise ArgumentError(
-            f"lp.kl(run, {position}): the logits of the run are {list(logits.shape)}, and the model"
-            f" has a vocabulary of {vocab_size}"
+            f"the run of lp.kl has a vocabulary of {logits.shape[1]}, and the model one of"
+            f" {vocab_size}"
+        )
+    if not -len(logits) <= position < len(logits):
+        raise ArgumentError(
+            f"position {position} is outside: the run of lp.kl has {counted(len(logits), 'token')}"
         )
     wanted = _logprobs(logits[position])
     weights = np.exp(wanted)

@@ -40,7 +40,14 @@ class Sweep:
             raise ArgumentError(
                 f"the metric is {self.base} for the clean and for the corrupted prompt"
             )
-        return (self.values - self.base) / (self.clean - self.base) + 0.0
+        with np.errstate(invalid="ignore"):
+            return self._changes / (self.clean - self.base) + 0.0
+
+    @property
+    def _changes(self) -> NDArray[np.float64]:
+        """values - base; 0 where both are the same infinity."""
+        with np.errstate(invalid="ignore"):
+            return np.where(self.values == self.base, 0.0, self.values - self.base)
 
     def __repr__(self) -> str:
         from ..views.sweep import sweep_text

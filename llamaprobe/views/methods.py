@@ -4,11 +4,24 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from ..arguments import instance, listed
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ..model import Model
     from ..run import Run
+
+
+def check_model(value: object, name: str = "model") -> None:
+    """ArgumentError."""
+    instance(name, value, ModelViews, "what lp.load(...) returned")
+
+
+def check_run(value: object, name: str = "run") -> None:
+    """ArgumentError."""
+    way_out = "what model.run(...) returned, or lp.read_run(folder) of a saved run"
+    instance(name, value, RunViews, way_out)
 
 
 class ModelViews:
@@ -56,7 +69,10 @@ class RunViews:
         """
         from .page import write_page
 
-        return write_page(cast("Run", self), path, model=model, heads=list(heads))
+        if model is not None:
+            check_model(model)
+        each = listed("heads", heads, "(layer, head) of each")
+        return write_page(cast("Run", self), path, model=model, heads=each)
 
     def _repr_html_(self) -> str:
         from .run import run_html

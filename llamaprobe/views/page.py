@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import refusal, whole
 from ..errors import ArgumentError, PointError
 from ..files.atomic import atomic_open
+from ..files.paths import checked_path
 from ..messages import counted, printable
 from . import html, png
 from .lens import share, text_of
@@ -52,6 +54,7 @@ def write_page(
     heads: Sequence[tuple[int, int]],
 ) -> Path:
     """Writes the page and returns its path."""
+    path = checked_path(path)
     parts = [*_intro(run), *_norms(run), *_patterns(run, heads)]
     parts += _lens(run, model) if model is not None else []
     text = document(f"Run of {run.origin.model}", parts)
@@ -103,7 +106,12 @@ def _norms(run: "Run") -> Iterator[str]:
 def _patterns(run: "Run", heads: Sequence[tuple[int, int]]) -> Iterator[str]:
     """The mean pattern of each layer behind a slider, then the named heads."""
     layers = run.layers_of("pattern") if "pattern" in run.points else ()
-    for layer, head in heads:
+    for pair in heads:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise refusal("heads", heads, "(layer, head) of each")
+        layer, head = (
+            whole(name, each) for name, each in zip(("layer", "head"), pair, strict=True)
+        )
         if layer not in layers:
             raise PointError(
                 f"heads names layer {layer}, whose pattern the run lacks; keep it with"

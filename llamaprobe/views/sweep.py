@@ -34,7 +34,7 @@ def sweep_html(sweep: "Sweep") -> str:
 
 
 def _strongest(sweep: "Sweep") -> list[tuple[str, float]]:
-    moved = np.nan_to_num(np.abs(sweep.values - sweep.base), nan=np.inf).ravel()
+    moved = np.nan_to_num(np.abs(sweep._changes), nan=np.inf).ravel()
     best = [i for i in np.argsort(-moved, kind="stable")[:_SHOWN].tolist() if moved[i]]
     return [(_name(sweep, i), float(sweep.values.flat[i])) for i in best]
 
@@ -51,7 +51,7 @@ def _name(sweep: "Sweep", cell: int) -> str:
 
 def _map(sweep: "Sweep") -> str:
     """The positions where a patch moves the metric, if they are few."""
-    moved = sweep.values - sweep.base
+    moved = sweep._changes
     places = np.flatnonzero(moved.any(axis=0)).tolist()
     if not places or len(places) * len(moved) > _CELLS:
         return ""

@@ -1,9 +1,12 @@
 /* test_ops.c - how operations are cut into jobs: every row exactly once, at any size and number of threads, also where
  * a job begins inside a batch of several sequences; and every verb against a plain twin. */
+#define _GNU_SOURCE
 #include "check.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "../../csrc/ops/attention.h"
 #include "../../csrc/ops/linear.h"
@@ -109,6 +112,36 @@ static void check_elementwise(size_t n) {
     for (size_t i = 0; i < n; i++) same &= out[i] == 0;
     CHECK(same && out[n] == end);
     free(a), free(b), free(out);
+}
+
+/* ---- in place, with a poll that forks ---- */
+
+typedef struct {
+    int polls_left;
+    pid_t child;
+} forking;
+
+static int fork_once(void *arg) {
+    forking *f = arg;
+    if (f->polls_left-- == 0) f->child = fork();
+    return 0;
+}
+
+/* Parent and child both cap and divide each element once. */
+static void check_fork_in_place(int n_polls) {
+    enum { MANY = 5000000 };
+    lp_ops ops = *ops_of(3);
+    forking f = {n_polls, -1};
+    float *x = floats(MANY), *y = floats(MANY);
+    int status, ok = 1;
+    memcpy(y, x, MANY * sizeof *x);
+    ops.parallel.poll = fork_once, ops.parallel.poll_arg = &f;
+    ok &= lp_cap(&ops, y, y, 0.5f, MANY) == 0 && lp_divide(&ops, y, y, 3, MANY) == 0;
+    for (size_t i = 0; i < MANY; i += 101) ok &= y[i] == canonical_cap(x[i], 0.5f) / 3;
+    free(x), free(y);
+    if (f.child == 0) _exit(!ok);
+    CHECK(ok && f.child > 0);
+    CHECK(waitpid(f.child, &status, 0) == f.child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
 /* The norm and its parts, of rows in many jobs. */
@@ -262,5 +295,9 @@ int main(void) {
     check_attention((const size_t[]){40, 40, 1, 1, 9}, 3, 1, 64, 0, 0.25f);
     check_attention((const size_t[]){190, 30, 31, 1, 100}, 2, 1, 20, 31, 0);
     check_attention((const size_t[]){77, 130, 3, 64, 65}, 2, 2, 6, 64, 0.5f);
+    if (getenv("EMULATED"))
+        puts("forks not run: user-mode QEMU 7 aborts when a forked child makes a thread");
+    else
+        for (int i = 0; i < 6; i++) check_fork_in_place(i);
     return CHECK_REPORT();
 }

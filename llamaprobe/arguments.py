@@ -1,0 +1,111 @@
+"""Arguments of a user, checked: an ArgumentError has the argument, its value and the way out."""
+
+import math
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .errors import ArgumentError
+from .messages import printable
+
+_T = TypeVar("_T")
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """`repr` on one line; the type of what has none, such as an integer of 5,000 digits."""
+    try:
+        return printable(repr(value.item() if isinstance(value, np.generic) else value), limit)
+    except Exception:  # whatever a repr raises
+        return f"<{printable(type(value).__name__)}>"
+
+
+def refusal(name: str, value: object, way_out: str) -> ArgumentError:
+    return ArgumentError(f"{name} is {shown(value)}; give {way_out}")
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is one integer: of Python, of NumPy, an array of no axes; not a bool."""
+    if isinstance(value, (bool, np.bool_)) or getattr(value, "ndim", None) not in (None, 0):
+        return False
+    try:
+        operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    return True
+
+
+def whole(
+    name: str, value: Any, least: int | None = None, end: int | None = None, way_out: str = ""
+) -> int:
+    """An integer from `least` up, below `end`. ArgumentError."""
+    if is_whole(value):
+        number = operator.index(value)
+        least_of_all = -(1 << 63) if least is None else least
+        if least_of_all <= number < (1 << 63 if end is None else end):
+            return number
+    if not way_out:
+        way_out = "an integer" + ("" if least is None else f" from {least} {_up_to(end)}")
+    raise refusal(name, value, way_out)
+
+
+def _up_to(end: int | None) -> str:
+    return "up" if end is None else f"to {end - 1}"
+
+
+def real(name: str, value: Any, way_out: str = "a number", *, finite: bool = True) -> float:
+    """A number, which is finite unless it may be anything. ArgumentError."""
+    is_text = isinstance(value, (str, bytes, bytearray, bool, np.bool_))
+    if not is_text and not getattr(value, "ndim", 0):
+        try:
+            number = float(value)
+        except Exception:  # whatever __float__ raises
+            pass
+        else:
+            if math.isfinite(number) or not finite:
+                return number
+    raise refusal(name, value, way_out)
+
+
+def fraction(name: str, value: Any) -> float:
+    """A number from 0 to 1. ArgumentError."""
+    number = real(name, value, "a number from 0 to 1")
+    if 0 <= number <= 1:
+        return number
+    raise refusal(name, value, "a number from 0 to 1")
+
+
+def choice(name: str, value: Any, known: Sequence[str]) -> str:
+    """One of some words. ArgumentError."""
+    if isinstance(value, str) and value in known:
+        return value
+    more = ", ..." if len(known) > 12 else ""
+    raise refusal(name, value, f"one of {', '.join(known[:12])}{more}")
+
+
+def flag(name: str, value: Any) -> bool:
+    """ArgumentError for what is neither true nor false, such as an array."""
+    try:
+        return bool(value)
+    except Exception:
+        raise refusal(name, value, "True or False") from None
+
+
+def is_iterable(value: object) -> bool:
+    """An array without axes only looks like one."""
+    return isinstance(value, Iterable) and getattr(value, "ndim", None) != 0
+
+
+def listed(name: str, value: Any, way_out: str) -> list[Any]:
+    """The items of an iterable that is not a text. ArgumentError."""
+    if isinstance(value, (str, bytes, bytearray, Mapping)) or not is_iterable(value):
+        raise refusal(name, value, way_out)
+    return list(value)
+
+
+def instance(name: str, value: Any, kind: type[_T], way_out: str) -> _T:
+    """A value of one type. ArgumentError."""
+    if isinstance(value, kind):
+        return value
+    raise refusal(name, value, way_out)

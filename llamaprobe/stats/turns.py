@@ -1,0 +1,62 @@
+"""mask="assistant": the tokens that the assistant wrote in chats, found by the tokens that the model's
+chat template puts around them.
+
+A turn goes from what follows the header, as `add_generation_prompt` writes it, up to the special
+token that ends it, which counts too. Special tokens that are spelled out in a message are text, so
+nothing in a message looks like a header.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ArgumentError
+from ..prompts.tokenizer import Tokenizer
+
+_USER = {"role": "user", "content": "a"}
+_ASSISTANT = {"role": "assistant", "content": "b"}
+
+
+def assistant_turns(tokenizer: Tokenizer) -> Callable[[NDArray[np.int32]], NDArray[np.bool_]]:
+    """The mask of a document's token ids. ArgumentError for a template whose turns cannot be told
+    apart; TemplateError, TokenizerError, FileError."""
+    before, begun, whole = (
+        tokenizer.chat(messages, add_generation_prompt=begins).ids.tolist()
+        for messages, begins in (
+            ([_USER], False),
+            ([_USER], True),
+            ([_USER, _ASSISTANT], False),
+        )
+    )
+    head, tail = begun[len(before) :], whole[len(begun) :]
+    is_sound = begun[: len(before)] == before and whole[: len(begun)] == begun
+    ends = [id for id in tail if tokenizer.spelling(id)[1]]
+    if not is_sound or not ends or not any(tokenizer.spelling(id)[1] for id in head):
+        raise ArgumentError(
+            "the chat template of this model does not put special tokens around the assistant's"
+            " turns; give a mask as a function of token ids"
+        )
+    n_blank = 0
+    while _is_blank(tokenizer, head[-1]):  # may be one token with the first of the text
+        head, n_blank = head[:-1], n_blank + 1
+
+    def mask(ids: NDArray[np.int32]) -> NDArray[np.bool_]:
+        found, listed = np.zeros(len(ids), bool), ids.tolist()
+        for start in np.flatnonzero(ids == head[0]).tolist():
+            first = start + len(head)
+            if listed[start:first] != head:
+                continue
+            last = first + n_blank
+            while first < min(last, len(listed)) and _is_blank(tokenizer, listed[first]):
+                first += 1
+            stop = listed.index(ends[0], first) + 1 if ends[0] in listed[first:] else len(listed)
+            found[first:stop] = True
+        return found
+
+    return mask
+
+
+def _is_blank(tokenizer: Tokenizer, id: int) -> bool:
+    spelling, is_special = tokenizer.spelling(id)
+    return not is_special and not spelling.strip()
