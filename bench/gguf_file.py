@@ -65,7 +65,8 @@ def _tensor_names(model: lp.Model) -> Iterator[tuple[str, str | None]]:
     """(name in the file, name in the model); None for the divisors of RoPE."""
     yield "token_embd.weight", "model.embed_tokens.weight"
     yield "output_norm.weight", "model.norm.weight"
-    yield "rope_freqs.weight", None
+    if model.config.rope_scaling:
+        yield "rope_freqs.weight", None
     if not model.config.tied_head:
         yield "output.weight", "lm_head.weight"
     for layer in range(model.config.n_layers):
