@@ -82,9 +82,7 @@ def write_csv(arrays: list[np.ndarray]) -> Callable[[Path], object]:
 
 
 def command(*words: str) -> Callable[[Path], object]:
-    return lambda folder: subprocess.run(
-        [*words, str(folder)], check=True, stdout=subprocess.DEVNULL
-    )
+    return lambda folder: subprocess.run([*words, str(folder)], check=True, stdout=subprocess.DEVNULL)
 
 
 def timed(write: Callable[[Path], object], folder: Path) -> float:
@@ -99,17 +97,13 @@ def timed(write: Callable[[Path], object], folder: Path) -> float:
         shutil.rmtree(folder)
 
 
-def in_process(
-    model: str, weights: dict[str, np.ndarray], n_values: int, args: argparse.Namespace
-) -> dict[str, Way]:
+def in_process(model: str, weights: dict[str, np.ndarray], n_values: int, args: argparse.Namespace) -> dict[str, Way]:
     first = args.folder / "first"
     export(model, args.threads)(first)
     files = sorted(first.glob("*.csv"), key=lambda path: path.stat().st_size)
     sizes, text = [path.stat().st_size for path in files], files[-1].read_bytes()[: 16 << 20]
     shutil.rmtree(first)
-    layer = [
-        np.atleast_2d(rows) for name, rows in weights.items() if name.startswith("model.layers.0.")
-    ]
+    layer = [np.atleast_2d(rows) for name, rows in weights.items() if name.startswith("model.layers.0.")]
     n_layer = sum(rows.size for rows in layer)
     ways = {
         "llamaprobe": (export(model, args.threads), n_values),
@@ -122,9 +116,7 @@ def in_process(
     return ways
 
 
-def processes(
-    model: str, weights: dict[str, np.ndarray], n_values: int, args: argparse.Namespace
-) -> dict[str, Way]:
+def processes(model: str, weights: dict[str, np.ndarray], n_values: int, args: argparse.Namespace) -> dict[str, Way]:
     ours = ("-m", "llamaprobe", "weights", model, "--threads", str(args.threads), "--out")
     n_layer = sum(rows.size for name, rows in weights.items() if name.startswith("model.layers.0."))
     ways = {
@@ -141,9 +133,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument(
-        "--folder", type=Path, default=Path("."), help="where the files go, and are removed again"
-    )
+    parser.add_argument("--folder", type=Path, default=Path("."), help="where the files go, and are removed again")
     parser.add_argument("--process", action="store_true")
     parser.add_argument("--csv", type=Path)
     args = parser.parse_args()
@@ -168,22 +158,9 @@ def main() -> None:
     ours, rows = next(iter(rates.values())), []
     for way, rate in rates.items():
         median, least = statistics.median(seconds[way]), min(seconds[way])
-        print(
-            f"{way:20} {median:7.2f} s (min {least:.2f})  {rate:7.1f} M values/s  {ours / rate:6.2f} x"
-        )
+        print(f"{way:20} {median:7.2f} s (min {least:.2f})  {rate:7.1f} M values/s  {ours / rate:6.2f} x")
         kind = "process" if args.process else "in process"
-        rows.append(
-            [
-                cpu_name(),
-                kind,
-                args.threads,
-                way,
-                f"{median:.4g}",
-                f"{least:.4g}",
-                f"{rate:.4g}",
-                f"{ours / rate:.4g}",
-            ]
-        )
+        rows.append([cpu_name(), kind, args.threads, way, f"{median:.4g}", f"{least:.4g}", f"{rate:.4g}", f"{ours / rate:.4g}"])
     if args.csv:
         with args.csv.open("a", newline="") as file:
             csv.writer(file).writerows(rows)

@@ -146,9 +146,7 @@ def timed(run: Callable[[], object]) -> float:
     return seconds
 
 
-def report(
-    shown: str, row: dict[str, object], ours: list[float], theirs: list[float], rest: str = ""
-) -> None:
+def report(shown: str, row: dict[str, object], ours: list[float], theirs: list[float], rest: str = "") -> None:
     """Prints a line and fills in the row; the first of `ours` and `theirs` is the first run."""
     ratios = [b / a for a, b in zip(ours[1:], theirs[1:], strict=True)]
     row |= {
@@ -191,9 +189,7 @@ def compare_runs(args: argparse.Namespace, about: dict[str, object]) -> list[dic
     return rows
 
 
-def compare_processes(
-    args: argparse.Namespace, about: dict[str, object]
-) -> list[dict[str, object]]:
+def compare_processes(args: argparse.Namespace, about: dict[str, object]) -> list[dict[str, object]]:
     seconds: dict[str, list[float]] = {name: [] for name in PROCESSES}
     for _ in range(args.runs + 1):
         for name, code in PROCESSES.items():
@@ -217,9 +213,7 @@ def add_rows(path: Path, rows: list[dict[str, object]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
-    parser.add_argument(
-        "--tokens", type=lambda text: [int(n) for n in text.split(",")], default=[8, 32, 128, 512]
-    )
+    parser.add_argument("--tokens", type=lambda text: [int(n) for n in text.split(",")], default=[8, 32, 128, 512])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--process", action="store_true")
@@ -233,9 +227,7 @@ def main() -> None:
         "model": Path(args.model).resolve().name,
         "runs": args.runs,
     }
-    print(
-        f"{about['cpu']}, {about['kernels']}, {args.threads} threads, {args.runs} runs after the first"
-    )
+    print(f"{about['cpu']}, {about['kernels']}, {args.threads} threads, {args.runs} runs after the first")
     rows = (compare_processes if args.process else compare_runs)(args, about)
     if args.csv:
         add_rows(args.csv, rows)

@@ -31,9 +31,7 @@ WORDS = {"bf16": "BF16", "f16": "F16", "f32": "F32"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", default="1,8,32,128")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=5)
@@ -62,9 +60,7 @@ def compare(folder: Path, args: argparse.Namespace) -> None:
         for name in SHAPES
     ]
     rng = np.random.default_rng(0)
-    print(
-        f"{cpu_name()}, {next(row.name for row in kernels() if row.in_use)}, {args.threads} threads"
-    )
+    print(f"{cpu_name()}, {next(row.name for row in kernels() if row.in_use)}, {args.threads} threads")
     for n_tokens in map(int, args.tokens.split(",")):
         ids = random_ids(models["f32"], n_tokens)
         inputs = {k: rng.standard_normal((n_tokens, k), np.float32) for k in (D_MODEL, D_MLP)}
@@ -72,9 +68,7 @@ def compare(folder: Path, args: argparse.Namespace) -> None:
         for _ in range(1 + args.runs):
             for name, model in models.items():
                 profile = model.profile(ids, points=["mlp_out"], threads=args.threads)
-                seconds[name].append(
-                    sum(stage.seconds for stage in profile.stages if stage.weight_bytes > 1e6)
-                )
+                seconds[name].append(sum(stage.seconds for stage in profile.stages if stage.weight_bytes > 1e6))
                 time.sleep(0.05)
             start = time.perf_counter()
             for matrix in matrices:
@@ -121,10 +115,7 @@ def write_model(folder: Path, dtype: str, n_layers: int) -> None:
     for layer in range(n_layers):
         prefix = f"model.layers.{layer}"
         shapes |= {f"{prefix}.{name}.weight": shape for name, shape in SHAPES.items()}
-        shapes |= {
-            f"{prefix}.{name}.weight": (D_MODEL,)
-            for name in ("input_layernorm", "post_attention_layernorm")
-        }
+        shapes |= {f"{prefix}.{name}.weight": (D_MODEL,) for name in ("input_layernorm", "post_attention_layernorm")}
     header, at = {}, 0
     for name, shape in shapes.items():
         n_bytes = int(np.prod(shape)) * (4 if dtype == "F32" else 2)

@@ -113,6 +113,12 @@ def test_fp8_levels():
     assert np.array_equal(bits(layouts.fp8_levels()), bits(e4m3()))
 
 
+def test_fp8_levels_are_those_of_ml_dtypes():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    expected = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    assert np.array_equal(layouts.fp8_levels(), expected, equal_nan=True)
+
+
 def test_fp8_levels_are_those_of_torch():
     torch = pytest.importorskip("torch")
     words = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)

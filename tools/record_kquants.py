@@ -13,7 +13,7 @@ from pathlib import Path
 REPO = Path(__file__).parent.parent
 sys.path[:0] = [str(REPO / "tests"), str(REPO / "bench")]
 
-FILE_TYPES = {"Q2_K": 10, "Q3_K_M": 12, "IQ4_XS": 30}  # llama.h, enum llama_ftype
+FILE_TYPES = {"Q2_K": 10, "Q3_K_M": 12, "IQ4_XS": 30}  # of llama_ftype in its header
 
 
 def main() -> None:
