@@ -77,7 +77,7 @@ def open_gguf_of(opening: Opening) -> "tuple[Checkpoint, Config]":
     """Of a model in GGUF. Raises as `gguf.opening.open_gguf`."""
     from .gguf.opening import open_gguf
 
-    how = {"mmap": opening.mmap, "weights_as": opening.weights_as}
+    how: dict[str, Any] = {"mmap": opening.mmap, "weights_as": opening.weights_as}
     return open_gguf(opening.folder, opening.file or "", **how)
 
 

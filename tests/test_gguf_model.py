@@ -16,6 +16,7 @@ from llamaprobe import _core
 from llamaprobe.checkpoint import layouts
 from llamaprobe.checkpoint.folder import open_checkpoint
 from llamaprobe.checkpoint.opening import Opening
+from llamaprobe.data.model_place import model_of
 from llamaprobe.model import Model
 
 CASES = {case.name: case for case in (*gguf_cases(), llama3_case())}
@@ -180,6 +181,8 @@ def test_divisors_are_recorded(tmp_path: Path, command: Any) -> None:
     factors = CASES["llama3"].vectors["rope_freqs.weight"]
     assert np.array_equal(np.float32(run.meta["rope_scaling"]["rope_freqs"]), factors)
     run.save(tmp_path / "run", format="npy")
+    code, out, err = command("verify", tmp_path / "run")
+    assert code == 0, out + err
     (tmp_path / "m.gguf").unlink()
     code, out, err = command("verify", tmp_path / "run")
     assert code == 3 and "wrong" not in out and "inv_freq" not in out + err, out + err
@@ -323,8 +326,9 @@ def test_a_tensor_of_another_model(
     )
     metadata = gguf_maker.model_metadata(case.architecture, case.hub_keys(), **case.metadata)
     gguf_maker.write_gguf(tmp_path / "m.gguf", metadata, tensors | {name: values})
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as caught:
         lp.load(tmp_path / "m.gguf")
+    assert "turned" in message or "so its metadata describe another model" in str(caught.value)
 
 
 def test_metadata_of_other_sizes(tmp_path: Path) -> None:
@@ -341,3 +345,26 @@ def test_metadata_of_other_sizes(tmp_path: Path) -> None:
     gguf_maker.write_gguf(tmp_path / "m.gguf", metadata, tensors)
     with pytest.raises(lp.FormatError, match="model.layers.3.mlp.up_proj.weight is missing"):
         lp.load(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize("words", [("inspect",), ("points",), ("weights", "--list")])
+def test_commands_that_only_look(words: tuple[str, ...], tmp_path: Path, command: Any) -> None:
+    path = make(CASES["gemma3"], tmp_path / "made", ("Q8_0",))
+    for name in ("a-Q8_0.gguf", "b-Q6_K.gguf"):
+        (tmp_path / name).write_bytes(path.read_bytes())
+    name, *more = words
+    code, out, _ = command(name, path, *more)
+    assert code == 0
+    code, again, _ = command(name, tmp_path, "--file", "*Q8_0*", *more)
+    assert code == 0 and len(again.splitlines()) == len(out.splitlines())
+    code, _, err = command(name, tmp_path, *more)
+    assert code != 0 and "holds 2 models in GGUF: a-Q8_0.gguf, b-Q6_K.gguf" in err
+
+
+def test_a_harvest_finds_its_file(tmp_path: Path) -> None:
+    path = make(CASES["gemma3"], tmp_path / "made", ("Q8_0",))
+    for name in ("a-Q8_0.gguf", "b-Q6_K.gguf"):
+        (tmp_path / name).write_bytes(path.read_bytes())
+    model = lp.load(tmp_path, file="*Q6_K*")
+    plan = lp.plan_harvest(model, [[1, 2, 3], [4, 5]], tmp_path / "out", points=["x:1"])
+    assert model_of(plan)._opening.file == "b-Q6_K.gguf"

@@ -92,9 +92,9 @@ def test_zeros_of_version_1_that_may_be_damaged(tmp_path: Path, stored_zero: int
     else:
         with pytest.warns(
             UserWarning, match=f"{Q}.qzeros has words that end with several 15"
-        ) as told:
+        ) as warned:
             lp.load(tmp_path)
-        assert len(told) == 1
+        assert len(warned) == 1
 
 
 def test_inputs_of_several_groups_are_noted_in_one_warning(tmp_path: Path):
@@ -102,11 +102,11 @@ def test_inputs_of_several_groups_are_noted_in_one_warning(tmp_path: Path):
     inputs = {"num_bits": 8, "type": "int", "dynamic": True, "strategy": "token"}
     keys = {f"{GROUP}.input_activations": inputs, f"{BLOCK}.kv_cache_scheme": {"num_bits": 8}}
     made.change_config(tmp_path, keys)
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning) as warned:
         model = lp.load(tmp_path)
-    assert len(told) == 1 and re.search(
+    assert len(warned) == 1 and re.search(
         r"config.json: quantization_config declares quantised activations, input_activations"
         r" \(8 bits\), kv_cache_scheme, which are not applied",
-        str(told[0].message),
+        str(warned[0].message),
     )
-    assert model._checkpoint.quantization.notes == (str(told[0].message),)
+    assert model._checkpoint.quantization.notes == (str(warned[0].message),)

@@ -111,6 +111,7 @@ FORMATS = [name for name, each in made.FORMATS.items() if each.key == "quantizat
 FORMATS = [name for name in FORMATS if made.FORMATS[name].block]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_damage_is_met_with_an_error(tmp_path: Path, name: str):
     random = np.random.default_rng(len(name))
@@ -118,7 +119,7 @@ def test_damage_is_met_with_an_error(tmp_path: Path, name: str):
     whole = (tmp_path / "model.safetensors").read_bytes()
     config = json.loads((tmp_path / "config.json").read_text())
     outcomes = set()
-    for number in range(12):
+    for number in range(20):
         changes = dict([damaged_tensor(random)]) if number % 2 else {}
         said = config if changes else damaged_config(config, random)
         (tmp_path / "config.json").write_text(json.dumps(said))

@@ -140,7 +140,7 @@ def test_a_format_that_cannot_be_run(tmp_path: Path, case: str):
 
 @pytest.mark.parametrize("bits", [2, 3])
 def test_gptq_of_few_bits(tmp_path: Path, bits: int):
-    """Three bits straddle words, and are told by the shapes too."""
+    """Three bits straddle words; the shapes show them too."""
     config = made.config_of(hidden_size=64, intermediate_size=96)
     made.FORMATS["gptq4-v1"].make(tmp_path, config)
     words = 64 * bits // 32
@@ -152,14 +152,14 @@ def test_gptq_of_few_bits(tmp_path: Path, bits: int):
 @pytest.mark.parametrize("bits", [2, 3, 5, 6, 7])
 @pytest.mark.parametrize("order", ["in a word", "across words"])
 def test_compressed_tensors_of_odd_widths(tmp_path: Path, bits: int, order: str):
-    """Two releases pack them differently; the width of the words tells which."""
+    """Two releases pack them differently; the width of the words shows which."""
     made.FORMATS["ct-pack4"].make(tmp_path, made.config_of())
     loose, dense = -(-48 // (32 // bits)), -(-48 * bits // 32)
     words = loose if order == "in a word" else dense
     changes = {f"{Q}.weight_packed": zeros("I32", 64, words), f"{WEIGHTS}.num_bits": bits}
     message = error_of(tmp_path, lp.UnsupportedError, changes)
-    told = order if loose != dense else "in a word"
-    assert re.search(f"weight_packed holds codes of {bits} bits, .*{told}: only 4 and 8", message)
+    shown = order if loose != dense else "in a word"
+    assert re.search(f"weight_packed holds codes of {bits} bits, .*{shown}: only 4 and 8", message)
 
 
 def test_a_method_is_refused_before_the_weights_are_sought(tmp_path: Path):

@@ -51,6 +51,7 @@ def test_a_run_of_another_family(tmp_path: Path, name: str, family: str):
     check_same(opened(folder), plain, threads=(2,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", made.FORMATS)
 def test_each_variant_of_the_kernels(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
     folder, plain = pair(tmp_path, name, "llama")
@@ -147,9 +148,11 @@ def test_other_weights_do_not_depend_on_weights_as(tmp_path: Path):
 
 def test_declared_activations_are_named_once(tmp_path: Path):
     made.FORMATS["fp8-tensor"].make(tmp_path, made.config_of())
-    with pytest.warns(UserWarning, match="activation_scheme static, which are not applied") as told:
+    with pytest.warns(
+        UserWarning, match="activation_scheme static, which are not applied"
+    ) as warned:
         model = lp.load(tmp_path)
-    assert len(told) == 1 and model.unused == ()
+    assert len(warned) == 1 and model.unused == ()
 
 
 def test_a_pickled_model_keeps_weights_as(tmp_path: Path):

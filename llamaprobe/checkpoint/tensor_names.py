@@ -94,8 +94,9 @@ class Unused:
                 reasons.append(f"{flag} is not true in config.json")
         if any(_LORA.search(name) for name in self.refused):
             reasons.append("a LoRA has to be merged into its weights first")
+        says = "its metadata describe" if "gguf" in config.raw else "config.json describes"
         return (
-            f"holds {counted(n, 'tensor')} that a run does not use, so config.json describes"
+            f"holds {counted(n, 'tensor')} that a run does not use, so {says}"
             f" another model: {_grouped(self.refused)}{'; '.join(reasons)}; ignore= of load"
             " (--ignore GLOB) ignores them"
         )

@@ -412,6 +412,7 @@ class Claimed:
             return
         source = self._model.origin
         here = {"model": source.model, "model_folder": source.folder, "revision": source.revision}
+        here["model_file"] = source.file
         same = {key for key, value in here.items() if path_entry(meta, key) == value}
         if not {"model", "model_folder"} <= same:
             return

@@ -26,7 +26,10 @@ def recorded_models(saved: Saved) -> list[tuple[str, str]]:
     if name is None:
         return []
     if folder is not None:
-        return [(path, "main") for path in dict.fromkeys((folder, os.path.abspath(name)))]
+        places = [folder, os.path.abspath(name)]
+        if name.lower().endswith(".gguf"):  # by its folder it has another name
+            places.reverse()
+        return [(path, "main") for path in dict.fromkeys(places)]
     is_repo = name != "demo" and not os.path.isdir(name)
     return [(name, revision if is_repo and isinstance(revision, str) else "main")]
 

@@ -123,8 +123,17 @@ def _name(file: Any) -> str:
     return Path(file.path).name
 
 
+def _plain(value: Any) -> Any:
+    """A value of metadata as JSON has it: a number that is not finite is text."""
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _file(file: Any, links: Mapping[str, Path]) -> dict[str, Any]:
-    metadata = file.metadata() if callable(file.metadata) else file.metadata
+    metadata = file.metadata
+    if callable(metadata):  # of a GGUF
+        metadata = {key: _plain(value) for key, value in metadata().items()}
     facts = {"name": _name(file), "bytes": file.n_bytes, "metadata": metadata}
     if _name(file) in links:
         facts["link_to"] = str(links[_name(file)])

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     sizes: dict[str, Any] = {}
     points = all_points()
     if args.model is not None:
-        sizes, own = _facts(args.model, revision_of(args))
+        sizes, own = _facts(args.model, revision_of(args), args.file)
         points = tuple(replace(p, formula=own[p.name]) for p in points if p.name in own)
         points = points or llama_points()
     if args.json:
@@ -47,13 +47,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _facts(model: str, revision: str) -> tuple[dict[str, Any], dict[str, str]]:
+def _facts(model: str, revision: str, file: str | None) -> tuple[dict[str, Any], dict[str, str]]:
     """The numbers of a model's config by name, and its points with their formulas, {} for a Llama;
     of a repo without downloading it."""
     from ..errors import UnsupportedError
     from .inspect import describe_source
 
-    facts = describe_source(model, revision)
+    facts = describe_source(model, revision, file)
     if not facts.get("config"):
         raise UnsupportedError(
             f"{model}: {facts.get('cannot_run', 'a single file is not a model')}"

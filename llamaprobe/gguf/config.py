@@ -3,14 +3,14 @@
 What the keys mean is the family's: the metadata become keys of config.json, and config.py reads
 those, so that nothing is decided twice. Two things differ, and the key `gguf` says so: gains are
 stored as they multiply, Gemma's with the 1 of 1 + w added, and a table rope_freqs divides the
-frequencies of RoPE. Metadata that ask for other maths are refused by name. What a file does not say
+frequencies of RoPE. Metadata that require other maths are refused by name. What a file does not say
 is what llama.cpp takes for it.
 """
 
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -48,7 +48,7 @@ _FOREIGN = {
     "rope.dimension_sections": "RoPE of several axes cannot be run",
     "rope.scaling.yarn_ext_factor": "only 1 can be run",
     _WINDOW: "only attention over all earlier tokens can be run",
-    **dict.fromkeys((_SCORE_CAP, _LOGIT_CAP), "logits or scores without a cap can be run only"),
+    **dict.fromkeys((_SCORE_CAP, _LOGIT_CAP), "only logits and scores without a cap can be run"),
     **dict.fromkeys(_SCALES.values(), "only 1 can be run"),
 }
 
@@ -97,7 +97,7 @@ class Metadata:
             self.keys.refuse(self.name(key), "only layers that are all alike can be run")
         return self.integer(key, default)
 
-    def refuse(self, key: str, why: str) -> None:
+    def refuse(self, key: str, why: str) -> NoReturn:
         self.keys.refuse(self.name(key), why)
 
     def numbers(self, tensor: str) -> list[float]:
@@ -142,7 +142,6 @@ def architecture_of(metadata: Metadata) -> Architecture:
     if found is None:
         why = f"only {any_of(tuple(ARCHITECTURES))} can be run"
         metadata.keys.refuse(ARCHITECTURE, REFUSED.get(name, why))
-        raise AssertionError  # refuse raises
     return found
 
 
@@ -275,7 +274,7 @@ def _longrope(m: Metadata, raw: dict[str, Any]) -> dict[str, Any]:
     for name in (ROPE_LONG, ROPE_SHORT):
         if name not in m.tensors:
             raise FormatError(f"{m.path}: tensor {name} is missing; it comes with the other table")
-    found = {
+    found: dict[str, Any] = {
         "rope_type": "longrope",
         "short_factor": m.numbers(ROPE_SHORT),
         "long_factor": m.numbers(ROPE_LONG),

@@ -61,7 +61,7 @@ def hugging_face_names(config: Config, stored: Iterable[str]) -> dict[str, str]:
 
 def _modules(config: Config) -> dict[str, str]:
     """Stored name of a layer's tensor -> module."""
-    points = LINEARS | POST_NORMS | PRE_NORMS | QK_NORMS | config.norms
+    points = LINEARS | POST_NORMS | PRE_NORMS | QK_NORMS | dict(config.norms)
     modules = {_POINTS[point]: module for point, module in points.items()}
     for shared, stored in _FUSED.items():
         module = config.linears[shared[0]]

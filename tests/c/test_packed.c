@@ -144,7 +144,29 @@ static void check_lanes(const lp_kernels *k, lp_packed p) {
     }
 }
 
+/* Factors that share x but not their height: few rows in one of them change the way that all of them are computed. */
+static void check_uneven(const lp_kernels *k, lp_packed_kind kind) {
+    lp_packed p = {.kind = kind, .bits = lp_packed_is_transposed(kind) ? 4 : 0, .n_cols = 256};
+    for (size_t m = 1; m <= 5; m++) {
+        pair t;
+        make_pair(&t, p, 200, 0, 1);
+        float *x = floats(m * 256), *packed = floats(k->packed_size(m, 256)), *few = floats(3 * 256);
+        float *y[2] = {floats(m * 200), floats(m * 200)}, *of_few = floats(m * 3);
+        lp_weight w = {.data = few, .element = LP_ELEMENT_F32, .n_rows = 3, .n_cols = 256};
+        for (int plain = 0; plain < 2; plain++) {
+            lp_product q = {.m = m, .k = 256, .x = x, .x_packed = packed, .n_factors = 2};
+            q.factor[0] = (lp_factor){.w = &t.w[plain], .y = y[plain]};
+            q.factor[1] = (lp_factor){.w = &w, .y = of_few};
+            run(k, &q, 1200);
+        }
+        CHECK(same_floats(y[0], y[1], m * 200));
+        free(x), free(packed), free(few), free(y[0]), free(y[1]), free(of_few);
+        free_pair(&t);
+    }
+}
+
 static void check_variant(const lp_kernels *k) {
+    check_uneven(k, LP_PACKED_AWQ), check_uneven(k, LP_PACKED_Q4_K);
     for (int kind = 0; kind < LP_N_PACKED; kind++)
         for (unsigned bits = 4; bits <= 8; bits += 4) {
             int has_bits = kind >= LP_PACKED_INT;

@@ -23,30 +23,35 @@ typedef struct {
 /* ---- words of codes of four or eight bits, the lowest bits first ---- */
 
 /* Words of each row, from the rectangle's first column on: bits, not numbers. */
-typedef float table_words[TABLE_ROWS][TABLE_COLUMNS / 4];
+typedef float table_words[(TABLE_ROWS + 63) / 64 * 64][TABLE_COLUMNS / 4]; /* rows of whole squares of AWQ */
 
 #define SQUARE_N NARROW_LANES
 #define SQUARE_VEC LP_CAT(v, SQUARE_N, )
 #define SQUARE(verb) LP_CAT(SQUARE_VEC, _, verb)
 
-/* GPTQ: a word is columns of one row, and its neighbours are the next rows. */
-NOINLINE void turn_gptq(table_words out, const rectangle *at) {
-    const lp_packed *p = at->p;
-    size_t per_word = 32 / p->bits, n_words = (at->n_columns + per_word - 1) / per_word, pitch = 4 * p->n_rows;
-    const unsigned char *from = p->codes + at->column / per_word * pitch + 4 * at->row;
+/* out [row][word] = from [word][row]: words of four bytes, rows of `from` `pitch` bytes apart, of out `to` words. */
+INLINE void turn_words(float *out, size_t to, const unsigned char *from, size_t pitch, size_t n_words, size_t n_rows) {
     for (size_t k = 0; k < n_words; k += SQUARE_N)
-        for (size_t r = 0; r < at->n_rows; r += SQUARE_N) {
+        for (size_t r = 0; r < n_rows; r += SQUARE_N) {
             SQUARE_VEC square[SQUARE_N];
-            if (k + SQUARE_N > n_words || r + SQUARE_N > at->n_rows) {
+            if (k + SQUARE_N > n_words || r + SQUARE_N > n_rows) {
                 for (size_t i = k; i < lp_size_min(k + SQUARE_N, n_words); i++)
-                    for (size_t j = r; j < lp_size_min(r + SQUARE_N, at->n_rows); j++)
-                        memcpy(&out[j][i], from + i * pitch + 4 * j, 4);
+                    for (size_t j = r; j < lp_size_min(r + SQUARE_N, n_rows); j++)
+                        memcpy(out + j * to + i, from + i * pitch + 4 * j, 4);
                 continue;
             }
             UNROLL for (size_t i = 0; i < SQUARE_N; i++) square[i] = SQUARE(widen_f32)(from + (k + i) * pitch + 4 * r);
             SQUARE(transpose)(square);
-            UNROLL for (size_t i = 0; i < SQUARE_N; i++) SQUARE(store)(out[r + i] + k, square[i]);
+            UNROLL for (size_t i = 0; i < SQUARE_N; i++) SQUARE(store)(out + (r + i) * to + k, square[i]);
         }
+}
+
+/* GPTQ: a word is columns of one row, and its neighbours are the next rows. */
+NOINLINE void turn_gptq(table_words out, const rectangle *at) {
+    const lp_packed *p = at->p;
+    size_t per_word = 32 / p->bits, n_words = (at->n_columns + per_word - 1) / per_word, pitch = 4 * p->n_rows;
+    turn_words(out[0], TABLE_COLUMNS / 4, p->codes + at->column / per_word * pitch + 4 * at->row, pitch, n_words,
+               at->n_rows);
 }
 
 /* Nibbles `distance` words apart change places: those of a in `mask` << shift and those of b in mask. */
@@ -65,21 +70,26 @@ INLINE void turn_nibbles(words_8 w[8]) {
     UNROLL for (int i = 0; i < 8; i += 2) exchange(w + i, w + i + 1, 4, 0x0f0f0f0f);
 }
 
-/* AWQ: a word is eight rows of one column, and its neighbours are the next rows. Rows begin with a word. */
+/* AWQ: a word is eight rows of one column, and its neighbours are the next rows. Rows begin with a word. Squares of
+ * eight columns by eight words become words of columns, which lie as those of GPTQ but for the order of their rows. */
 NOINLINE void turn_awq(table_words out, const rectangle *at) {
-    enum { N = TABLE_COLUMNS / 8 };
-    uint32_t words[TABLE_ROWS / 8][8][N];
-    const size_t pitch = at->p->n_rows / 8 * 4, n_words = (at->n_rows + 7) / 8, n = (at->n_columns + 7) / 8;
-    const unsigned char *from = at->p->codes + at->column * pitch + at->row / 8 * 4;
-    for (size_t c = 0; c < at->n_columns; c++, from += pitch)
-        for (size_t j = 0; j < n_words; j++) memcpy(&words[j][c % 8][c / 8], from + 4 * j, 4);
-    for (size_t j = 0; j < n_words; j++)
-        for (size_t i = 0; i < n; i += 8) { /* past the columns whatever was there, which nobody reads */
-            words_8 square[8];
-            UNROLL for (int r = 0; r < 8; r++) memcpy(&square[r], words[j][r] + i, sizeof *square);
-            turn_nibbles(square);
-            UNROLL for (int r = 0; r < 8; r++) memcpy(out[8 * j + r] + i, &square[r % 2 * 4 + r / 2], sizeof *square);
+    unsigned char turned[8][TABLE_COLUMNS / 8][32]; /* [nibble][word of columns][word of rows] */
+    const size_t pitch = at->p->n_rows / 8 * 4, n = (at->n_columns + 7) / 8;
+    const size_t whole = at->p->n_cols * pitch;
+    size_t from = at->column * pitch + at->row / 8 * 4;
+    for (size_t i = 0; i < n; i++) {
+        words_8 square[8];
+        UNROLL for (size_t c = 0; c < 8; c++, from += pitch) {
+            square[c] = (words_8){0};
+            if (from + sizeof *square <= whole)
+                memcpy(square + c, at->p->codes + from, sizeof *square);
+            else if (from < whole)
+                memcpy(square + c, at->p->codes + from, lp_size_min(whole - from, sizeof *square));
         }
+        turn_nibbles(square);
+        UNROLL for (size_t r = 0; r < 8; r++) memcpy(turned[r % 4 * 2 + r / 4][i], square + r, sizeof *square);
+    }
+    for (size_t r = 0; r < 8; r++) turn_words(out[r], 8 * (TABLE_COLUMNS / 4), turned[r][0], 32, n, 8);
 }
 
 /* ---- scales and zeros ---- */

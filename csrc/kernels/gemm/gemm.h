@@ -167,9 +167,9 @@ static void multiply_panel(const lp_band *b, panel at) {
 }
 
 static void panel_band(lp_band *b) {
-    size_t k_end = b->p->k, n = panel_columns(b);
+    size_t k_end = b->p->k;
     for (size_t k = 0, kc; k < k_end; k += kc) {
-        kc = lp_size_min(k_end - k, n);
+        kc = lp_size_min(k_end - k, K_PANEL);
         size_t n_next = lp_size_min(k + kc < k_end ? k_end - k - kc : k_end, K_PANEL);
         if (is_packed(b) || !is_whole(b) || n_next > kc || (k + kc == k_end && !has_next(b))) n_next = 0;
         if (is_packed(b) || b->ready != weights_at(b, 0, k)) widen_panel(b, k, kc);

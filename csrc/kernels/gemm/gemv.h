@@ -158,12 +158,6 @@ static gemv_function *const gemv_functions[GEMV_TOKENS][3] = {
 static gemv_function *const gemv_wide[GEMV_TOKENS] = {NULL, T(gemv_2_bf16), T(gemv_3_bf16), T(gemv_4_bf16)};
 #endif
 
-static int is_gemv(const lp_product *p) {
-    for (size_t f = 0; f < p->n_factors; f++)
-        if (p->factor[f].w->n_rows < NARROW_LANES) return 0;
-    return p->m <= GEMV_TOKENS;
-}
-
 /* Rows of w in the vector that begins where `left` rows are still to do, and the function for them. The columns of f16
  * and f32 would not fit into the registers; one token is bound by memory, and reads fewer rows side by side. */
 static gemv_function *gemv_of(size_t *lanes, size_t left, size_t n_tokens, lp_element element) {

@@ -88,11 +88,4 @@ NOINLINE void prefetch_packed(panel *at, const lp_band *b, size_t g, size_t tile
     }
 }
 
-/* Columns in a panel. A column of AWQ is a row of the file, and rows a multiple of 4 KB apart share few sets of the
- * caches: two panels would not stay in L2. */
-static size_t panel_columns(const lp_band *b) {
-    const lp_packed *p = b->factor->w->packed;
-    return p && p->kind == LP_PACKED_AWQ ? LP_K_BLOCK : K_PANEL;
-}
-
 #endif

@@ -124,9 +124,16 @@ static inline size_t band_scratch(size_t m) {
     return 2 * MOST_ROWS * K_PANEL + (m <= GEMV_TOKENS && sums < strips ? strips : sums);
 }
 
+/* Vectors run along rows of w, gemv.h. */
+static inline int is_gemv(const lp_product *p) {
+    for (size_t f = 0; f < p->n_factors; f++)
+        if (p->factor[f].w->n_rows < NARROW_LANES) return 0;
+    return p->m <= GEMV_TOKENS;
+}
+
 static inline void set_rows(lp_band *b, size_t row) {
     b->row = row;
-    int strips = b->p->m <= GEMV_TOKENS && b->factor->w->packed && lp_packed_is_transposed(b->factor->w->packed->kind);
+    int strips = is_gemv(b->p) && b->factor->w->packed && lp_packed_is_transposed(b->factor->w->packed->kind);
     b->n_rows = lp_size_min(b->end - row, strips ? STRIP_BAND : b->p->gated ? GATED_ROWS : BAND_ROWS);
     b->pitch = round_rows(b->n_rows);
     b->height = b->pitch * (b->p->gated ? 2 : 1);
