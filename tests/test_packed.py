@@ -233,7 +233,7 @@ def test_rows_out_of_range_are_refused(tmp_path: Path):
         tmp_path / "b.safetensors", {"q": np.ones((8, 64), np.int8), "s": np.ones((1,), "f4")}
     )
     packed = _core.Packed("int8", (8, 64), {"codes": (file, "q"), "scales": (file, "s")})
-    for rows in ((-1,), (9,), (0, 9), (8, 1), (0, -1), (2**62, 2**62)):
+    for rows in ((-1,), (9,), (0, 9), (8, 1), (0, -1), (2**62, 2**62), (-(2**63),), (1, 2**63 - 1)):
         with pytest.raises(ArgumentError, match="of a weight of 8"):
             packed.read(*rows)
     assert packed.read().sum() == 8 * 64
@@ -303,6 +303,27 @@ def test_runs_have_the_bits_of_the_same_values_in_float32(tmp_path: Path, tied: 
         assert (
             packed.head(x, ids, n_threads=2).tobytes() == plain.head(x, ids, n_threads=1).tobytes()
         )
+
+
+def test_flushing_denormals_changes_no_row_of_the_head(tmp_path: Path):
+    """torch, for one, sets it for the calling thread."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    arguments, path = packed_checkpoint(tmp_path)
+    name, file = "lm_head.weight", _core.Safetensors(path)
+    scales = stored(tmp_path / "scales.safetensors", {"s": np.full((97, 1), 1e-38, "f4")})
+    parts = {"codes": (file, name), "scales": (scales, "s")}
+    head = _core.Packed("int8", (97, 64), parts, scale_rows=1)
+    weights = {**packed_weights(file), name: head}
+    core = _core.Model([file, scales], tensors=weights, **arguments)
+    x, ids = np.ones((3, 64), np.float32), np.array([5, 96], np.int32)
+    expected = core.head(x, ids, n_threads=2)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("torch cannot set it here")
+    try:
+        found = core.head(x, ids, n_threads=2)
+    finally:
+        torch.set_flush_denormal(False)
+    assert expected.all() and found.tobytes() == expected.tobytes()
 
 
 def test_a_profile_counts_the_bytes_of_the_file(tmp_path: Path):

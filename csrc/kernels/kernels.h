@@ -102,8 +102,8 @@ typedef struct {
     void (*pack)(const lp_product *p, size_t unit);
 
     /* n_rows rows from `row` of one factor (of both when gated), band by band: the weights of the next band are
-     * prefetched, so few large calls are faster than many small ones. scratch: band_scratch(m) floats, 64-byte aligned.
-     */
+     * prefetched, so few large calls are faster than many small ones. scratch: band_scratch(m) floats, which
+     * is no less for more tokens, 64-byte aligned. */
     size_t (*band_scratch)(size_t m);
     void (*bands)(const lp_product *p, size_t factor, size_t row, size_t n_rows, float *scratch);
 

@@ -150,10 +150,12 @@ static PyObject *packed_read(PyObject *self, PyObject *args, PyObject *kwargs) {
     lp_error err;
     size_t n_bytes;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|nO:read", keys, &first, &rows)) return NULL;
+    if (first < 0 || (size_t)first > p->n_rows)
+        return lp_raise_new(state, LP_EARG, "rows from %zd on of a weight of %zu", first, p->n_rows);
     n = rows == Py_None ? (Py_ssize_t)p->n_rows - first : PyLong_AsSsize_t(rows);
     if (PyErr_Occurred()) return NULL;
-    if (first < 0 || n < 0 || (size_t)first > p->n_rows || (size_t)n > p->n_rows - (size_t)first)
-        return lp_raise_new(state, LP_EARG, "rows %zd to %zd of a weight of %zu", first, first + n, p->n_rows);
+    if (n < 0 || (size_t)n > p->n_rows - (size_t)first)
+        return lp_raise_new(state, LP_EARG, "%zd rows from %zd on of a weight of %zu", n, first, p->n_rows);
     const lp_kernels *kernels = lp_kernels_get(&err);
     if (!kernels) return lp_raise(state, &err);
     if (check_unchanged(state, (lp_packed_object *)self)) return NULL;

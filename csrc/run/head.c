@@ -5,7 +5,7 @@
 
 #include "../base/size.h"  /* lp_size_mul */
 #include "../ops/linear.h" /* lp_linear */
-#include "../ops/rows.h"   /* lp_rms_norm, lp_divide, lp_cap */
+#include "../ops/rows.h"   /* lp_embed, lp_rms_norm, lp_divide, lp_cap */
 
 #define LINE ((size_t)64) /* where each part of the scratch begins */
 
@@ -57,19 +57,16 @@ int lp_head_check(const lp_head_request *q, size_t *scratch_bytes, lp_error *err
 }
 
 /* The head's rows of some tokens, side by side. */
-static lp_weight rows_of(const lp_head_request *q, char *to) {
+static int take_rows(const lp_head_request *q, const lp_ops *ops, char *to, lp_weight *rows) {
     const lp_weight *head = &q->model->head;
-    lp_weight rows = {.data = to, .element = element_of(head), .n_rows = q->n_tokens, .n_cols = head->n_cols};
-    size_t row_bytes = rows.n_cols * lp_element_bytes(rows.element);
-    if (!q->token_ids) return *head;
-    for (size_t i = 0; i < q->n_tokens; i++, to += row_bytes) {
-        size_t row = (size_t)q->token_ids[i];
-        if (head->packed)
-            q->kernels->dequantise((float *)to, rows.n_cols, head, row, 1, 0, rows.n_cols);
-        else
-            memcpy(to, lp_weight_at(head, row, 0), row_bytes);
-    }
-    return rows;
+    size_t row_bytes = head->n_cols * lp_element_bytes(element_of(head));
+    *rows = *head;
+    if (!q->token_ids) return 0;
+    *rows = (lp_weight){.data = to, .element = element_of(head), .n_rows = q->n_tokens, .n_cols = head->n_cols};
+    if (head->packed) return lp_embed(ops, (float *)to, q->token_ids, head, q->n_tokens);
+    for (size_t i = 0; i < q->n_tokens; i++, to += row_bytes)
+        memcpy(to, lp_weight_at(head, (size_t)q->token_ids[i], 0), row_bytes);
+    return 0;
 }
 
 static int compute(const lp_head_request *q, const lp_ops *ops, float *norm, const lp_weight *rows) {
@@ -101,8 +98,8 @@ int lp_head_logits(const lp_head_request *q, lp_error *err) {
                       .scratch_stride = l.worker_stride,
                       .packed = (float *)(base + l.packed_at)};
         ops.parallel.n_threads = l.n_threads;
-        lp_weight rows = rows_of(q, base + l.rows_at);
-        failed = compute(q, &ops, (float *)(base + l.norm_at), &rows);
+        lp_weight rows;
+        failed = take_rows(q, &ops, base + l.rows_at, &rows) || compute(q, &ops, (float *)(base + l.norm_at), &rows);
         lp_block_free(&scratch);
     }
     return failed ? lp_fail(err, LP_ECANCELED, "the head was stopped") : 0;

@@ -73,8 +73,10 @@ static inline void fill(lp_packed *p, held *hold, lp_element element, int has_ze
     if (has_zeros) p->zeros = random_part(hold, p->kind == LP_PACKED_INT8 ? bands * groups : words * 4);
     if (!has_groups) return;
     p->group_of = malloc(p->n_cols * sizeof *p->group_of);
-    for (size_t i = 0; i < p->n_cols; i++) /* any, and for long stretches the usual ones */
-        p->group_of[i] = (uint32_t)(i / 256 % 2 ? i / p->scale_cols : random_bits() % groups);
+    for (size_t i = 0; i < p->n_cols; i++) /* any, for long stretches the usual ones, and at last all of one */
+        p->group_of[i] = (uint32_t)(i + 64 >= p->n_cols ? groups - 1
+                                    : i / 256 % 2       ? i / p->scale_cols
+                                                        : random_bits() % groups);
 }
 
 #endif

@@ -103,13 +103,13 @@ static void check_product(const lp_kernels *k, pair *t, size_t m, int gated, int
 
 static void check_kind(const lp_kernels *k, lp_packed p) {
     static const size_t ms[] = {1, 2, 3, 4, 5, 8, 9, 16, 17, 23, 32, 33, 40, 49, 64, 70};
-    static const size_t ns[] = {24, 1, 12, 48, 35, 60, 100, 9}, ks[] = {256, 300, 64, 100, 512, 31, 576};
+    static const size_t ns[] = {24, 1, 12, 48, 35, 60, 100, 9}, ks[] = {256, 300, 64, 100, 512, 258, 31, 576};
     size_t columns = lp_packed_block_columns(p.kind), per_word = p.kind == LP_PACKED_GPTQ ? 32 / p.bits : 1;
     size_t unit = columns ? columns : per_word;
     for (int i = 0; i < 18; i++) {
         pair t[2];
         size_t m = ms[(size_t)(i * 5 + (int)p.kind) % 16], n = ns[(size_t)i % 8];
-        p.n_cols = (ks[(size_t)i % 7] + unit - 1) / unit * unit;
+        p.n_cols = (ks[(size_t)i % 8] + unit - 1) / unit * unit;
         for (int f = 0; f < 2; f++) make_pair(&t[f], p, n, f + i % 2 ? (size_t)(8 * (i % 5)) : 0, i);
         check_product(k, t, m, 0, i);
         check_product(k, t, i % 3 ? m : ms[(size_t)i % 4], 1, i);
@@ -144,35 +144,41 @@ static void check_lanes(const lp_kernels *k, lp_packed p) {
     }
 }
 
-/* Factors that share x but not their height: few rows in one of them change the way that all of them are computed. */
-static void check_uneven(const lp_kernels *k, lp_packed_kind kind) {
-    lp_packed p = {.kind = kind, .bits = lp_packed_is_transposed(kind) ? 4 : 0, .n_cols = 256};
-    for (size_t m = 1; m <= 5; m++) {
-        pair t;
-        make_pair(&t, p, 200, 0, 1);
-        float *x = floats(m * 256), *packed = floats(k->packed_size(m, 256)), *few = floats(3 * 256);
-        float *y[2] = {floats(m * 200), floats(m * 200)}, *of_few = floats(m * 3);
-        lp_weight w = {.data = few, .element = LP_ELEMENT_F32, .n_rows = 3, .n_cols = 256};
+/* Few tokens where another matrix has fewer rows than a vector: no lanes, and the bands of many tokens. */
+static void check_few_rows(const lp_kernels *k, lp_packed p) {
+    pair t[2];
+    p.n_cols = 320;
+    make_pair(&t[0], p, 200, 0, 1), make_pair(&t[1], p, 4, 8, 1);
+    for (size_t m = 1; m <= 4; m++) {
+        float *x = floats(m * p.n_cols), *packed = floats(k->packed_size(m, p.n_cols)), *y[2];
         for (int plain = 0; plain < 2; plain++) {
-            lp_product q = {.m = m, .k = 256, .x = x, .x_packed = packed, .n_factors = 2};
-            q.factor[0] = (lp_factor){.w = &t.w[plain], .y = y[plain]};
-            q.factor[1] = (lp_factor){.w = &w, .y = of_few};
-            run(k, &q, 1200);
+            y[plain] = floats(m * 204);
+            lp_product q = {.m = m, .k = p.n_cols, .x = x, .x_packed = packed, .n_factors = 2};
+            q.factor[0] = (lp_factor){.w = &t[0].w[plain], .y = y[plain]};
+            q.factor[1] = (lp_factor){.w = &t[1].w[plain], .y = y[plain] + m * 200};
+            run(k, &q, 144);
         }
-        CHECK(same_floats(y[0], y[1], m * 200));
-        free(x), free(packed), free(few), free(y[0]), free(y[1]), free(of_few);
-        free_pair(&t);
+        CHECK(same_floats(y[0], y[1], m * 204));
+        free(x), free(packed), free(y[0]), free(y[1]);
     }
+    free_pair(&t[0]), free_pair(&t[1]);
+}
+
+/* A run whose last steps have fewer tokens has one scratch for all. */
+static void check_scratch(const lp_kernels *k) {
+    for (size_t m = 1; m < 300; m++)
+        CHECK(k->band_scratch(m) <= k->band_scratch(m + 1) && k->packed_size(m, 64) <= k->packed_size(m + 1, 64));
 }
 
 static void check_variant(const lp_kernels *k) {
-    check_uneven(k, LP_PACKED_AWQ), check_uneven(k, LP_PACKED_Q4_K);
+    check_scratch(k);
     for (int kind = 0; kind < LP_N_PACKED; kind++)
         for (unsigned bits = 4; bits <= 8; bits += 4) {
             int has_bits = kind >= LP_PACKED_INT;
             if (bits == 8 && (!has_bits || kind == LP_PACKED_AWQ)) continue;
             check_kind(k, (lp_packed){.kind = (lp_packed_kind)kind, .bits = has_bits ? bits : 0});
             check_lanes(k, (lp_packed){.kind = (lp_packed_kind)kind, .bits = has_bits ? bits : 0});
+            if (has_bits) check_few_rows(k, (lp_packed){.kind = (lp_packed_kind)kind, .bits = bits});
         }
 }
 

@@ -282,7 +282,8 @@ static int is_scattered(const rectangle *at) {
     size_t end = at->column + at->n_columns;
     if (!p->group_of || p->kind != LP_PACKED_GPTQ || at->row % 8 || at->n_rows % LANES || at->n_columns % LANES)
         return 0;
-    return end_of_run(p, end_of_run(p, at->column, end), end) < end;
+    size_t second = end_of_run(p, at->column, end);
+    return second < end && end_of_run(p, second, end) < end;
 }
 
 /* ---- rectangles ---- */

@@ -5,9 +5,8 @@
 
 #include "../elementwise.h"   /* activate */
 #include "../simd/elements.h" /* lp_element_to_f32 */
-#include "gemv.h"             /* is_gemv */
 #include "packing.h"          /* unpack_tokens */
-#include "partition.h"        /* lp_band */
+#include "partition.h"        /* is_gemv, lp_band */
 
 /* c [n][width], rows from `row` on. */
 static void add_bias(float *c, const lp_factor *f, size_t row, size_t n, size_t width) {

@@ -71,7 +71,7 @@ NOINLINE void prefetch_packed(panel *at, const lp_band *b, size_t g, size_t tile
     if (transposed) k += at->kc;
     if (!transposed || k == w->n_cols) row += n_rows, n_rows = lp_size_min(n_rows, w->n_rows - row), k %= w->n_cols;
     k += n_columns * tile;
-    if (!n_rows || k >= w->n_cols) return;
+    if (!n_rows || !n_steps || k >= w->n_cols) return;
     row += w->first_row;
     if (!transposed) {
         size_t bytes = n_rows * row_bytes; /* of the band */

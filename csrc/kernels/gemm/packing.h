@@ -7,8 +7,7 @@
 #include <stdint.h>
 
 #include "../simd/vector.h" /* V, T, VEC */
-#include "gemv.h"           /* is_gemv */
-#include "partition.h"      /* tile_width */
+#include "partition.h"      /* is_gemv, tile_width */
 
 /* Packs `m` (<= width) rows of x, `stride` floats apart, into [k][width], a multiple of N; lanes past m are 0. */
 NOINLINE void T(pack)(float *out, const float *x, size_t stride, size_t width, size_t m, size_t k) {

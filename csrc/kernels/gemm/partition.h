@@ -119,9 +119,10 @@ static inline size_t round_rows(size_t n) { return (n + ROW_UNIT - 1) / ROW_UNIT
 #define GEMV_TOKENS 4  /* up to so many, gemv.h */
 #define STRIP_BAND 128 /* rows of a band of transposed weights for them: whole cache lines */
 
+/* Also enough for fewer tokens. */
 static inline size_t band_scratch(size_t m) {
-    size_t sums = MOST_ROWS * padded_tokens(m), strips = 2 * m * round_rows(STRIP_BAND);
-    return 2 * MOST_ROWS * K_PANEL + (m <= GEMV_TOKENS && sums < strips ? strips : sums);
+    size_t sums = MOST_ROWS * padded_tokens(m), strips = 2 * lp_size_min(m, GEMV_TOKENS) * round_rows(STRIP_BAND);
+    return 2 * MOST_ROWS * K_PANEL + (sums < strips ? strips : sums);
 }
 
 /* Vectors run along rows of w, gemv.h. */
@@ -132,8 +133,9 @@ static inline int is_gemv(const lp_product *p) {
 }
 
 static inline void set_rows(lp_band *b, size_t row) {
+    const lp_packed *packed = b->factor->w->packed;
+    int strips = packed && lp_packed_is_transposed(packed->kind) && is_gemv(b->p);
     b->row = row;
-    int strips = is_gemv(b->p) && b->factor->w->packed && lp_packed_is_transposed(b->factor->w->packed->kind);
     b->n_rows = lp_size_min(b->end - row, strips ? STRIP_BAND : b->p->gated ? GATED_ROWS : BAND_ROWS);
     b->pitch = round_rows(b->n_rows);
     b->height = b->pitch * (b->p->gated ? 2 : 1);
