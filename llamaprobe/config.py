@@ -264,9 +264,7 @@ def _config(raw: dict[str, Any], file: str, sha256: str, is_gguf: bool = False) 
         rope_theta=ropes.theta,
         rope_scaling=ropes.scaling,
         inv_freq=next(iter(ropes.tables.values())).inv_freq,
-        attention_scale=float(
-            np.float32(1 / math.sqrt(head_dim) if scale is None else scale)
-        ),
+        attention_scale=float(np.float32(1 / math.sqrt(head_dim) if scale is None else scale)),
         attention_bias=_flag(keys, family.qkv_bias),
         o_bias=_flag(keys, family.o_bias),
         mlp_bias=_flag(keys, family.mlp_bias),
@@ -324,21 +322,15 @@ def _family(keys: Keys) -> Family:
     names, model_type = keys.strings("architectures"), keys.text("model_type")
     if model_type is None and not names:
         keys.fail("model_type", '"llama"')
-    known = (
-        BY_CLASS.get(names[0]) if len(names) == 1 and type(names[0]) is str else None
-    )
+    known = BY_CLASS.get(names[0]) if len(names) == 1 and type(names[0]) is str else None
     family = FAMILIES.get(model_type) if model_type is not None else known
     if family is None and model_type is not None:
         why = f"only {any_of(tuple(FAMILIES))} can be run"
         keys.refuse("model_type", REFUSED.get(model_type, why))
     if family is None or (names and known is None):
-        keys.refuse(
-            "architectures", f"only {(family or LLAMA).architecture} can be run"
-        )
+        keys.refuse("architectures", f"only {(family or LLAMA).architecture} can be run")
     if known not in (None, family):
-        keys.refuse(
-            "model_type", f"its class is {family.architecture}, not {show(names)}"
-        )
+        keys.refuse("model_type", f"its class is {family.architecture}, not {show(names)}")
     return family
 
 
@@ -351,18 +343,14 @@ def _check_extras(keys: Keys, family: Family) -> None:
     for key, allowed in family.fixed.items():
         if keys.values.get(key) not in allowed:
             keys.refuse(key, f"only {' or '.join(map(show, allowed))} can be run")
-    if (
-        keys.values.get("is_causal", True) is not True
-    ):  # null too: eager attention takes it so
+    if keys.values.get("is_causal", True) is not True:  # null too: eager attention takes it so
         keys.refuse("is_causal", "only attention over earlier tokens can be run")
     if keys.values.get("per_layer_config"):
         keys.refuse("per_layer_config", "only layers that are all alike can be run")
     if keys.values.get("attribute_map"):
         keys.refuse("attribute_map", "keys can only be read under their own names")
     if keys.values.get("transformers_weights") not in (None, *_WEIGHT_FILES):
-        keys.refuse(
-            "transformers_weights", "only model.safetensors or its shards can be run"
-        )
+        keys.refuse("transformers_weights", "only model.safetensors or its shards can be run")
 
 
 def _flag(keys: Keys, flag: str | bool) -> bool:
@@ -426,9 +414,7 @@ def _positions(keys: Keys, ropes: Ropes) -> tuple[int, list[str]]:
     """The positions that a run may have, and a note where the rotation leaves fewer than the file
     says."""
     said: int = keys.integer("max_position_embeddings", 1, POSITIONS)
-    fastest = max(
-        float(t.max()) for rope in ropes.tables.values() for t in rope.tables()
-    )
+    fastest = max(float(t.max()) for rope in ropes.tables.values() for t in rope.tables())
     usable = int(_MAX_ANGLE / fastest) + 1
     if usable >= said:
         return said, []
@@ -439,18 +425,14 @@ def _positions(keys: Keys, ropes: Ropes) -> tuple[int, list[str]]:
         f" computed up to {_MAX_ANGLE}"
     )
     if usable == 1:
-        raise UnsupportedConfigError(
-            f"{fact}, so that no prompt of two tokens can be run"
-        )
+        raise UnsupportedConfigError(f"{fact}, so that no prompt of two tokens can be run")
     return usable, [f"{fact}, so that a prompt may have {usable} tokens at most"]
 
 
 def _ignored_notes(keys: Keys, family: Family) -> list[str]:
     notes = []
     if keys.values.get("auto_map") is not None:
-        notes = [
-            f"{keys.path}: auto_map is ignored: code that comes with a model is never run"
-        ]
+        notes = [f"{keys.path}: auto_map is ignored: code that comes with a model is never run"]
     found = [
         f"{key} ({show(keys.values[key])})"
         for key in _FOREIGN
@@ -469,9 +451,7 @@ def _ignored_notes(keys: Keys, family: Family) -> list[str]:
 def _is_meant(keys: Keys, key: str) -> bool:
     """Whether a key says anything but that nothing is different."""
     value = keys.values.get(key)
-    if value is True and key.endswith(
-        "bias"
-    ):  # another name of the flags, which say the same
+    if value is True and key.endswith("bias"):  # another name of the flags, which say the same
         return not keys.flag("attention_bias")
     if key == "no_rope_layers" and isinstance(value, list):
         return any(layer != 1 for layer in value)

@@ -28,7 +28,7 @@ from .checkpoint.opening import (
     open_core,
     open_files,
 )
-from .checkpoint.quantization import Quantization
+from .checkpoint.quantization import Quantization, brief
 from .checkpoint.tensor_names import read_globs
 from .checkpoint.weights import Weights, gain_notes
 from .config import Config, tensors
@@ -44,7 +44,7 @@ from .messages import printable
 from .origin import Origin
 from .perf.machine import thread_count
 from .perf.profile import Profile, Stage
-from .plan import Plan, Step, Value
+from .plan import Plan, plan_of
 from .points import DEFAULT_POINTS, Layers, ModelPoints, Name
 from .points import shape as shape_of
 from .prompts.chat import ChatOptions
@@ -384,21 +384,14 @@ class Model(Generates, LensMethods, Sweeps):
             prompt = np.zeros(prompt, np.int32)
         ids, starts = _joined(self._read(prompt, ChatOptions(), Stop())[0])
         with named(self.path):
-            steps, value_bytes, scratch_bytes = core.plan(
+            found = core.plan(
                 ids,
                 starts,
                 [capture.numbers for capture in captures],
                 n_threads=n_threads,
                 rope_length=checked_length(rope_length),
             )
-        return Plan(
-            tuple(
-                Step(None if layer < 0 else layer, stage, tuple(Value(*v) for v in values), n_bytes)
-                for layer, stage, values, n_bytes in steps
-            ),
-            value_bytes,
-            scratch_bytes,
-        )
+        return plan_of(*found)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._core is None:
@@ -421,11 +414,10 @@ class Model(Generates, LensMethods, Sweeps):
 
     def __repr__(self) -> str:
         c, closed = self.config, ", closed" if self._core is None else ""
-        stored = f", {q.format} of {q.bits_per_weight:.2f} bits" if (q := self.quantization) else ""
         return (
-            f"<Model {printable(self.origin.model)}: {c.n_layers} layers, d_model {c.d_model},"
+            f"<Model {printable(self.origin.shown)}: {c.n_layers} layers, d_model {c.d_model},"
             f" {c.n_heads} heads, {c.n_kv_heads} kv heads, vocabulary {c.vocab_size},"
-            f" {self.n_params:,} parameters{stored}{closed}>"
+            f" {self.n_params:,} parameters{brief(self.quantization)}{closed}>"
         )
 
     def _n_threads(self, threads: int | None) -> int:

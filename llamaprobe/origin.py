@@ -1,5 +1,6 @@
 """The facts about its model that a run keeps, also one that was read back from files."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -50,3 +51,10 @@ class Origin:
     """See `Run.arithmetic_version`."""
     rounded: tuple[tuple[str, int | None], ...] = ()
     """(format, digits) of the folders with rounded values that the run was read back from."""
+
+    @property
+    def shown(self) -> str:
+        """`model`, with the file of a GGUF that was chosen from a folder or a repo."""
+        if self.file is None or os.path.basename(self.model) == os.path.basename(self.file):
+            return self.model
+        return os.path.join(self.model, self.file)

@@ -1,5 +1,6 @@
 """The steps of a run, known before it begins: `Model.plan` and `llamaprobe bench --plan`."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 
@@ -77,3 +78,12 @@ class Plan(NamedTuple):
         from .views.model import plan_html
 
         return plan_html(self)
+
+
+def plan_of(steps: Iterable[Any], value_bytes: int, scratch_bytes: int) -> Plan:
+    """From what the core returns, where the layer of a step outside of the layers is -1."""
+    found = (
+        Step(None if layer < 0 else layer, stage, tuple(Value(*v) for v in values), n_bytes)
+        for layer, stage, values, n_bytes in steps
+    )
+    return Plan(tuple(found), value_bytes, scratch_bytes)

@@ -351,8 +351,7 @@ def check_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:
         layers = (layers[()],)  # type: ignore[index]
     if isinstance(layers, (str, bytes)) or not isinstance(layers, Iterable):
         raise PointError(
-            f"layers is {shown(layers)}; give a layer number, a list of them, a range"
-            " or a slice"
+            f"layers is {shown(layers)}; give a layer number, a list of them, a range or a slice"
         )
     found: dict[int, None] = {}
     for layer in layers:

@@ -274,8 +274,12 @@ class Run(RunViews):
     def __repr__(self) -> str:
         layers = f" layers {numbers(self.layers)}," if self.layers else ""
         names = f"points {', '.join(self.points)}" if self.points else "no points"
-        head = f"<Run of {printable(self.origin.model)}: {counted(len(self), 'token')},"
+        head = f"<Run of {printable(self.origin.shown)}: {self._length()},"
         return run_text(self, f"{head}{layers} {names}>")
+
+    def _length(self) -> str:
+        """For `repr`."""
+        return counted(len(self), "token")
 
     def _find(self, point: points.Name) -> tuple[str, tuple[int, ...], NDArray[np.float32]]:
         plain, before = without_before(point)

@@ -77,7 +77,9 @@ def open_gguf_of(opening: Opening) -> "tuple[Checkpoint, Config]":
     """Of a model in GGUF. Raises as `gguf.opening.open_gguf`."""
     from .gguf.opening import open_gguf
 
-    how: dict[str, Any] = {"mmap": opening.mmap, "weights_as": opening.weights_as}
+    how: dict[str, Any] = {
+        name: getattr(opening, name) for name in ("mmap", "weights_as", "layers")
+    }
     return open_gguf(opening.folder, opening.file or "", **how)
 
 
@@ -119,7 +121,10 @@ def find_source(
     """A file itself, the first file of a model in GGUF, else as `find_folder`."""
     if isinstance(source, str):
         source = expand_user(source)
+    source, file = split_file(source, file)
     if os.path.isfile(source):
+        if file is not None:
+            raise ArgumentError(f"{printable(os.fspath(source))} is a file; file is for a folder")
         return Path(source)
     folder = find_folder(source, revision, file=file)[0]
     chosen = choose_gguf(folder, file)
@@ -141,13 +146,17 @@ def model_tensors(
     """
     weights: object
     if not isinstance(source, (str, os.PathLike)):
+        if file is not None:
+            raise ArgumentError(
+                f"file is for a folder or a repo, not for {printable(repr(source), 60)}"
+            )
         weights = getattr(source, "weights", None)
     else:
         path = whole_path(find_source(source, file=file))
         if path.name.lower().endswith(SUFFIX):
-            from .gguf.opening import open_gguf
+            from .gguf.opening import open_gguf_weights
 
-            weights = Weights(open_gguf(path.parent, path.name)[0])
+            weights = Weights(open_gguf_weights(path.parent, path.name))
         elif os.path.isfile(path):
             return file_tensors((_core.Safetensors(path),), format)
         else:
@@ -215,6 +224,8 @@ def _check_no_token(name: str, what: str) -> None:
 
 def _nothing(name: str) -> FileError:
     """For a name that is neither on the disk nor a repo id, with what may have been meant."""
+    if name.lower().endswith(SUFFIX):
+        return FileError(f"{printable(name)}: no such file", errno.ENOENT, name)
     fact = f"{printable(name)}: no such folder, and not a repo id, which looks like owner/name"
     from .hub.names import repo_in_url
 
@@ -229,6 +240,10 @@ def _not_a_folder(name: str) -> FileError | UnsupportedError:
         return UnsupportedError(
             f"{shown}: only safetensors can be read; give the folder of a model that has them"
         )
+    if not os.path.exists(name):
+        return FileError(f"{shown}: is a link that leads to no file", errno.ENOENT, name)
+    if name.lower().endswith(SUFFIX):
+        return FileError(f"{shown}: is not a regular file", errno.EINVAL, name)
     return FileError(
         f"{shown}: is not a folder; give the folder that holds config.json and the weights",
         errno.ENOTDIR,

@@ -373,6 +373,10 @@ FORMATS: dict[str, Format] = {
             actorder="group",
         ),
     ),
+    "ct-pack8-group": Format(
+        packed_int(8, 16),
+        compressed("pack-quantized", type="int", strategy="group", group_size=16),
+    ),
     "ct-pack8-channel": Format(
         packed_int(8), compressed("pack-quantized", type="int", strategy="channel")
     ),

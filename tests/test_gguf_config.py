@@ -109,19 +109,62 @@ def test_floats_are_the_shortest_decimals(tmp_path: Path) -> None:
     assert (config.rms_norm_eps, config.residual_scale, config.score_scale) == (1e-5, 0.22, 0.05)
 
 
+def read_with(case: GgufCase, folder: Path, changes: dict[str, Any]) -> Config:
+    """The config of a case with other keys of the architecture."""
+    case.write(folder / "m.gguf", case.weights())
+    checkpoint = open_gguf(folder, "m.gguf")[0]
+    file: Any = checkpoint.files[0]
+    keys = {f"{case.architecture}.{key}": value for key, value in changes.items()}
+    changed = Changed(file, file.metadata() | keys)
+    return read_metadata(dataclasses.replace(checkpoint, files=(changed,)))
+
+
+_SMALL = 0.1 * math.log(4.0) + 1  # of YaRN with the factor 4
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "factor"),
+    [
+        ("qwen3-yarn", {}, _SMALL),
+        ("qwen3-yarn", {"rope.scaling.attn_factor": 2.0}, 2 * _SMALL),
+        (
+            "qwen3-yarn",
+            {"rope.scaling.yarn_log_multiplier": 0.5},
+            _SMALL / (0.05 * math.log(4.0) + 1),
+        ),
+        ("phi3-longrope", {"rope.scaling.attn_factor": 1.25}, 1.25),
+        ("phi3-longrope", {"rope.scaling.attn_factor": 0.0}, 1.0),
+    ],
+)
+def test_the_factor_of_cos_and_sin(
+    name: str, changes: dict[str, Any], factor: float, tmp_path: Path
+) -> None:
+    """As llama.cpp computes it: attn_factor multiplies YaRN's, and is LongRoPE's own."""
+    config = read_with(CASES[name], tmp_path, changes)
+    rope = config.layers[0].rope
+    assert rope is not None and rope.attention_factor == pytest.approx(factor, rel=1e-12)
+
+
+def test_the_old_key_of_a_linear_factor(tmp_path: Path) -> None:
+    old = {"rope.scaling.type": None, "rope.scaling.factor": None, "rope.scale_linear": 8.0}
+    found = read_with(CASES["llama-linear"], tmp_path, old)
+    assert np.array_equal(found.inv_freq, CASES["llama-linear"].config().inv_freq)
+    assert not np.array_equal(found.inv_freq, CASES["llama"].config().inv_freq)
+
+
+def test_any_part_of_a_head_turns(tmp_path: Path) -> None:
+    """30 of 44, whose quotient times 44 is below 30 in floats."""
+    sizes = {"attention.key_length": 44, "attention.value_length": 44, "rope.dimension_count": 30}
+    assert len(read_with(CASES["phi3"], tmp_path, sizes).inv_freq) == 15
+
+
 def test_gemma_27b_scales_by_the_width_of_a_head(tmp_path: Path) -> None:
     """No key says it: 46 layers of Gemma 2 and 62 of Gemma 3 are the 27B."""
     for name, n_layers in (("gemma2", 46), ("gemma3-full", 62)):
         case = CASES[name]
-        case.write(tmp_path / "m.gguf", case.weights())
-        checkpoint = open_gguf(tmp_path, "m.gguf")[0]
-        file: Any = checkpoint.files[0]
         for n, scale in ((n_layers, 0.25), (n_layers - 1, 0.125)):
             sizes = {"block_count": n, "attention.key_length": 64, "attention.value_length": 64}
-            keys = {f"{case.architecture}.{key}": value for key, value in sizes.items()}
-            changed = Changed(file, file.metadata() | keys)
-            other = dataclasses.replace(checkpoint, files=(changed,))
-            assert read_metadata(other).score_scale == scale, name
+            assert read_with(case, tmp_path, sizes).score_scale == scale, name
 
 
 def test_more_rows_than_tokens_are_padding(tmp_path: Path) -> None:
@@ -132,8 +175,9 @@ def test_more_rows_than_tokens_are_padding(tmp_path: Path) -> None:
 
 
 def test_all_that_ends_a_turn_ends_a_text(tmp_path: Path) -> None:
-    write(CASES["llama"], tmp_path, {"tokenizer.ggml.eot_token_id": 5})
-    assert open_gguf(tmp_path, "m.gguf")[1].eos_token_id == (2, 5)
+    ends = {"tokenizer.ggml.eot_token_id": 5, "tokenizer.ggml.eom_token_id": 6}
+    write(CASES["llama"], tmp_path, ends)
+    assert open_gguf(tmp_path, "m.gguf")[1].eos_token_id == (2, 5, 6)
 
 
 def write(case: GgufCase, folder: Path, changes: dict[str, Any], drop: str = "") -> None:
@@ -152,6 +196,9 @@ def write(case: GgufCase, folder: Path, changes: dict[str, Any], drop: str = "")
 
 
 BAD: dict[str, tuple[str, dict[str, Any], str]] = {
+    "adapter": ("llama", {"general.type": "adapter"}, "a LoRA is not a model"),
+    "imatrix": ("llama", {"general.type": "imatrix"}, 'general.type is "imatrix": statistics'),
+    "mmproj": ("llama", {"general.type": "mmproj"}, "an encoder of images cannot be run"),
     "no architecture": ("llama", {"general.architecture": None}, "general.architecture is missing"),
     "another architecture": (
         "llama",
@@ -194,6 +241,14 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "a window": ("qwen2", {"qwen2.attention.sliding_window": 8}, "sliding_window is 8: only"),
     "a cap": ("llama", {"llama.final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0"),
     "a scale": ("llama", {"llama.logit_scale": 0.5}, "llama.logit_scale is 0.5"),
+    "a window of 1": ("qwen2", {"qwen2.attention.sliding_window": 1}, "sliding_window is 1: only"),
+    "a cap of 1": ("llama", {"llama.attn_logit_softcapping": 1.0}, "attn_logit_softcapping is 1.0"),
+    "one expert": ("llama", {"llama.expert_count": 1}, "expert_count is 1: a mixture of experts"),
+    "a factor of cos and sin": (
+        "llama",
+        {"llama.rope.scaling.attn_factor": 1.5},
+        "rope.scaling.attn_factor is 1.5: only 1 can be run",
+    ),
     "both directions": ("llama", {"llama.attention.causal": False}, "only attention over earlier"),
     "rope": ("llama", {"llama.rope.scaling.type": "longrope"}, 'rope.scaling.type is "longrope"'),
     "no rope": ("granite", {"granite.rope.scaling.finetuned": False}, "without RoPE"),
@@ -217,6 +272,15 @@ def test_bad_metadata(name: str, tmp_path: Path) -> None:
     with pytest.raises((lp.ConfigError, lp.FormatError), match=".*m.gguf: .*") as error:
         open_gguf(tmp_path, "m.gguf")
     assert message in str(error.value)
+
+
+def test_what_changes_nothing_is_accepted(tmp_path: Path) -> None:
+    ones = {"logit_scale": 1.0, "rope.scaling.attn_factor": 1.0, "rope.scaling.yarn_ext_factor": 1}
+    zeros = {"expert_count": 0, "attention.sliding_window": 0, "final_logit_softcapping": 0.0}
+    write(
+        CASES["llama"], tmp_path, {f"llama.{key}": value for key, value in (ones | zeros).items()}
+    )
+    same_fields(open_gguf(tmp_path, "m.gguf")[1], CASES["llama"].config())
 
 
 def test_an_embedding_is_required(tmp_path: Path) -> None:
@@ -274,6 +338,19 @@ def test_two_tensors_of_one_name(name: str, tmp_path: Path) -> None:
     gguf_maker.write_gguf(tmp_path / "m.gguf", metadata, tensors)
     with pytest.raises(lp.FormatError, match=f"and '{name}' are the same one of the model"):
         open_gguf(tmp_path, "m.gguf")
+
+
+def test_keys_that_nothing_reads_are_noted(tmp_path: Path) -> None:
+    """Those that say 0 are not, and those that say what the tensors are."""
+    said = {"attention.chunk_size": 8192, "nextn_predict_layers": 1, "new_list": [1.0] * 1500}
+    zeros = {"attention.shared_kv_layers": 0, "pooling_type": 0, "swin_norm": False}
+    zeros |= {"tensor_data_layout": "Meta AI original pth", "rope.scaling.finetuned": True}
+    write(CASES["llama"], tmp_path, {f"llama.{key}": x for key, x in (said | zeros).items()})
+    (note,) = open_gguf(tmp_path, "m.gguf")[1].notes
+    assert (
+        "m.gguf: llama.attention.chunk_size, llama.nextn_predict_layers, llama.new_list: " in note
+    )
+    assert "ignored, as not known of llama" in note
 
 
 def test_a_factor_that_is_not_used_is_noted(tmp_path: Path) -> None:

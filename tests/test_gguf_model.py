@@ -1,5 +1,6 @@
 """A model in GGUF runs as the safetensors that hold its values: the same bits at every point."""
 
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -17,6 +18,7 @@ from llamaprobe.checkpoint import layouts
 from llamaprobe.checkpoint.folder import open_checkpoint
 from llamaprobe.checkpoint.opening import Opening
 from llamaprobe.data.model_place import model_of
+from llamaprobe.data.plan import open_plan
 from llamaprobe.model import Model
 
 CASES = {case.name: case for case in (*gguf_cases(), llama3_case())}
@@ -71,8 +73,8 @@ def equal(model: Model, other: Model, ids: list[int] = IDS, **how: Any) -> None:
     run, again = (each.run(ids, points="all", **how) for each in (model, other))
     assert run.points == again.points
     for point in run.points:
-        assert np.array_equal(run[point], again[point]), point
-        assert np.isfinite(run["logits"]).all()
+        assert run[point].tobytes() == again[point].tobytes(), point
+    assert np.isfinite(run["logits"]).all()
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -107,8 +109,9 @@ def test_every_type(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for variant, can_run in _core.kernels():
         if can_run:
             monkeypatch.setenv("LLAMAPROBE_KERNELS", variant)
-            equal(model, other)
-            equal(model, other, IDS[:1])
+            for n_threads in (1, 3):
+                equal(model, other, threads=n_threads)
+                equal(model, other, IDS[:1], threads=n_threads)
 
 
 def test_names(tmp_path: Path) -> None:
@@ -136,9 +139,20 @@ def test_weights_as_bf16(tmp_path: Path) -> None:
     equal(lp.load(path, weights_as="bf16"), lp.load(tmp_path / "hf"))
 
 
+def test_floats_do_not_depend_on_weights_as(tmp_path: Path) -> None:
+    """Nor do those whose rows are in turned order, which are packed."""
+    case = CASES["llama"]
+    weights = {name: values * np.float32(1.001) for name, values in case.weights().items()}
+    path = case.write(tmp_path / "m.gguf", weights, lambda _, v: gguf_maker.stored(v, "F32"))
+    equal(lp.load(path, weights_as="bf16"), lp.load(path))
+
+
 def test_first_layers(tmp_path: Path) -> None:
     path = make(CASES["llama"], tmp_path, ("Q8_0",))
-    equal(lp.load(path, layers=2), lp.load(tmp_path / "hf", layers=2))
+    model = lp.load(path, layers=2)
+    equal(model, lp.load(tmp_path / "hf", layers=2))
+    assert model.quantization is not None
+    assert model.quantization.kinds == {"q8_0": 16, "f32": 5}
 
 
 def test_in_memory(tmp_path: Path) -> None:
@@ -173,7 +187,25 @@ def test_a_saved_run_names_its_file(tmp_path: Path, command: Any) -> None:
     assert lp.read_run(tmp_path / "run").equals(run)
     code, out, err = command("verify", tmp_path / "run")
     assert code == 0, out + err
-    assert "the model is the one that the run names" in err
+    assert f"the model is the one that the run names, {tmp_path / 'hf' / 'm-Q8_0.gguf'}" in err
+    assert repr(run).startswith(f"<Run of {tmp_path / 'hf' / 'm-Q8_0.gguf'}: ")
+
+
+def test_a_harvest_finds_its_file(tmp_path: Path) -> None:
+    """Where the plan was made, and in another folder that holds several models."""
+    folders = tmp_path / "one", tmp_path / "two"
+    for seed, name in enumerate(("m.gguf", "n.gguf")):
+        make(CASES["llama"], tmp_path, ("Q8_0", "Q4_0")[seed:])
+        for folder in folders:
+            folder.mkdir(exist_ok=True)
+            shutil.copy(tmp_path / "m.gguf", folder / name)
+    model = lp.load(folders[0], file="m.gguf", weights_as="bf16")
+    lp.plan_harvest(model, [IDS[:4]], tmp_path / "plan", points=("x",))
+    plan = open_plan(str(tmp_path / "plan"))
+    for source in (None, str(folders[1]), str(folders[1] / "m.gguf")):
+        assert model_of(plan, source).run(IDS).equals(model.run(IDS)), source
+    with pytest.raises(lp.ArgumentError, match="the weights are not that of"):
+        model_of(plan, str(folders[1] / "n.gguf"))
 
 
 def test_divisors_are_recorded(tmp_path: Path, command: Any) -> None:
@@ -222,8 +254,14 @@ def test_safetensors_win_unless_a_file_is_named(tmp_path: Path) -> None:
 
 def test_a_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(lp.FileError, match="models/m.gguf: no such f"):
+    with pytest.raises(lp.FileError, match="^models/m.gguf: no such file$"):
         lp.load("models/m.gguf")
+    (tmp_path / "link.gguf").symlink_to("nowhere")
+    with pytest.raises(lp.FileMissingError, match="link.gguf: is a link that leads to no file"):
+        lp.load("link.gguf")
+    os.mkfifo("pipe.gguf")
+    with pytest.raises(lp.FileError, match="pipe.gguf: is not a regular file"):
+        lp.load("pipe.gguf")
 
 
 def split(

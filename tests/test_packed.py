@@ -220,7 +220,7 @@ def test_parts_that_do_not_fit_are_refused(
         _core.Packed(kind, shape, placed, **options)
 
 
-def test_what_is_no_place_is_refused(int8_file: _core.Safetensors):
+def test_what_is_not_a_place_is_refused(int8_file: _core.Safetensors):
     for place in (None, "q", (int8_file,), (int8_file, 1), ("q", int8_file)):
         with pytest.raises((TypeError, ArgumentError)):
             _core.Packed("int8", (8, 64), {"codes": place})  # type: ignore[dict-item]

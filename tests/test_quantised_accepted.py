@@ -1,5 +1,6 @@
 """What the files of quantised checkpoints may say besides, and what is only noted."""
 
+import json
 import re
 import warnings
 from pathlib import Path
@@ -10,9 +11,10 @@ import pytest
 import quantised_checkpoints as made
 from quantise import words_of
 from quantised_checkpoints import stored
-from quantised_faults import BLOCK, GROUP, Change, Q, error_of, zeros
+from quantised_faults import BLOCK, GROUP, WEIGHTS, Change, Q, error_of, zeros
 
 import llamaprobe as lp
+from llamaprobe.checkpoint.folder import open_checkpoint
 
 
 def load_silently(folder: Path) -> lp.Model:
@@ -36,6 +38,9 @@ ACCEPTED: dict[str, tuple[str, Change]] = {
         "ct-pack4",
         {f"{Q}.weight_g_idx": stored("I32", np.arange(48) // 16)},
     ),
+    "an order by its other name": ("ct-pack4-order", {f"{WEIGHTS}.actorder": "Dynamic"}),
+    "an order by its old name": ("ct-pack4-order", {f"{WEIGHTS}.actorder": True}),
+    "no order where none was set": ("ct-pack4", {f"{WEIGHTS}.actorder": "group"}),
     "scales of the cache": (
         "ct-fp8-channel",
         {"model.layers.0.self_attn.k_scale": zeros("F32", 1)}
@@ -74,6 +79,45 @@ def test_a_bias_that_is_not_zero_is_refused(tmp_path: Path):
     made.FORMATS["gptq4-v1"].make(tmp_path, made.config_of())
     message = error_of(tmp_path, lp.UnsupportedError, {f"{Q}.bias": stored("F16", np.ones(64))})
     assert "holds 1 tensor that a run does not use" in message and f"{Q}.bias" in message
+
+
+@pytest.mark.parametrize("first", ["Linear", "re:.*self_attn"])
+def test_the_most_specific_target_counts(tmp_path: Path, first: str):
+    """A name before a pattern, that before a class, whatever the order of the groups: of the three
+    only the right one has the width of a module's codes."""
+    config, widths = made.config_of(), {"Linear": 4, "re:.*self_attn": 8, Q: 4}
+    made.FORMATS["ct-pack4"].make(tmp_path, config)
+    made.FORMATS["ct-pack8-group"].make(tmp_path / "eight", config)
+    eight = open_checkpoint(tmp_path / "eight").tensors
+    changes: Change = {}
+    for name, info in eight.items():
+        module, _, part = name.rpartition(".")
+        if "self_attn" in name and module != Q:
+            data = np.asarray(info.file.raw(name)).tobytes()
+            changes[name] = info.dtype, list(info.shape), data
+    made.change(tmp_path, changes)
+    one = json.loads((tmp_path / "config.json").read_text())[BLOCK]["config_groups"]["group_0"]
+    groups = {}
+    for target in sorted(widths, key=lambda each: each != first):
+        weights = {**one["weights"], "num_bits": widths[target]}
+        groups[f"group_{len(groups)}"] = one | {"targets": [target], "weights": weights}
+    made.change_config(tmp_path, {f"{BLOCK}.config_groups": groups})
+    packed = load_silently(tmp_path)._checkpoint.packed
+    wide = {name for name, info in packed.items() if info.options["bits"] == 8}
+    assert wide == {name for name in packed if "self_attn" in name} - {f"{Q}.weight"}
+
+
+@pytest.mark.parametrize(("sym", "less_one"), [(False, True), (True, False), (..., False)])
+def test_zeros_that_are_all_alike_tell_the_version_unless_asymmetric(
+    tmp_path: Path, sym: object, less_one: bool
+):
+    made.FORMATS["gptq4-v1"].make(tmp_path, made.config_of())
+    made.change(tmp_path, {f"{Q}.qzeros": stored("I32", words_of(np.full((3, 64), 8), 4))})
+    made.change_config(tmp_path, {f"{BLOCK}.sym": sym})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        info = lp.load(tmp_path)._checkpoint.packed[f"{Q}.weight"]
+    assert info.options.get("zero_is_less_one", False) is less_one
 
 
 @pytest.mark.parametrize("stored_zero", [0, 5])

@@ -143,6 +143,17 @@ DIFFER: dict[str, tuple[str, Change, str]] = {
         {f"{BLOCK}.group_size": -1},
         r"scales is F16 \[3, 64\], not \[1, 64\] for .*group_size is -1",
     ),
+    "order": (
+        "ct-pack4-order",
+        {f"{WEIGHTS}.actorder": "static"},
+        r"weight_g_idx is I32 \[48\], in another order than column / group, but in .*weights\."
+        r'actorder is "static"',
+    ),
+    "no actorder": (
+        "ct-pack4-order",
+        {f"{WEIGHTS}.actorder": ...},
+        r"weight_g_idx is I32 \[48\], in another order .*weights\.actorder is missing",
+    ),
     "gptq: order": (
         "gptq4-order",
         {f"{BLOCK}.desc_act": False},
@@ -301,3 +312,9 @@ def test_codes_that_no_config_explains(tmp_path: Path):
     message = error_of(tmp_path, lp.FormatError, {BLOCK: ...})
     assert "q_proj.weight is missing; the file has" in message
     assert "a quantised weight, but config.json has no quantization_config" in message
+
+
+def test_scales_that_no_config_explains(tmp_path: Path):
+    made.FORMATS["ct-fp8-channel"].make(tmp_path, made.config_of())
+    message = error_of(tmp_path, lp.UnsupportedError, {BLOCK: ...})
+    assert "weight_scale" in message and "but config.json has no quantization_config" in message

@@ -350,8 +350,8 @@ def mutate(tmp_path_factory):
         pytest.skip("the mutator is in C, and there is no compiler")
     library = tmp_path_factory.mktemp("mutator") / "fuzz.so"
     sources = [ROOT / "fuzz" / "fuzz_safetensors.c"]
-    core_names = ("base/error", "io/json", "io/map", "io/safetensors", "io/safetensors_header")
-    sources += [ROOT / "csrc" / f"{name}.c" for name in core_names]
+    core = ROOT / "csrc"
+    sources += [*core.glob("base/*.c"), *core.glob("io/*.c"), *core.glob("sys/*.c")]
     flags = ["-std=c11", "-O1", "-shared", "-fPIC"]
     env = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
     subprocess.run([compiler, *flags, "-o", library, *sources], check=True, env=env)

@@ -127,6 +127,8 @@ def test_names_of_the_file_are_known_too(tmp_path):
     )
     with pytest.raises(lp.ArgumentError, match="there is no tensor 'blk.0.attn_w.weight'"):
         weights["blk.0.attn_w.weight"]
+    with pytest.raises(lp.ArgumentError, match="near: blk.0.ffn_down.weight$"):
+        weights["blk.0.ffn_down"]
 
 
 @pytest.mark.parametrize("name", [Q, DOWN, NORM])
@@ -194,7 +196,7 @@ def test_exported_parts(tmp_path, source):
 
 def test_stored_bytes_have_no_words(tmp_path):
     write(tmp_path / "m.gguf", "llama", "q4_k")
-    with pytest.raises(lp.UnsupportedError, match=r"blk.0.attn_q.weight \(Q4_K\)"):
+    with pytest.raises(lp.UnsupportedError, match=r"blk.0.attn_q.weight \(Q4_K\).*--part codes"):
         lp.export_weights(
             tmp_path / "m.gguf",
             tmp_path / "w",
@@ -255,3 +257,44 @@ def test_inspect_and_verify(tmp_path, command):
     code, out, error = command("verify", str(tmp_path / "run"))
     assert code == 0 and "cannot be checked here: llamaprobe_version\n" in out, out + error
     assert lp.read_run(tmp_path / "run").meta["quantization"] == entry
+    code, out, error = command("verify", str(tmp_path / "run"), "--weights-as", "bf16")
+    assert code == 1
+    assert 'quantization: weights_as is "float32" and should be "bf16"' in out
+
+
+def test_weights_of_a_model_that_does_not_run(tmp_path):
+    """By the names of the file, rows in its order."""
+    values = write(tmp_path / "m.gguf", "llama", "q8_0")
+    data = (tmp_path / "m.gguf").read_bytes()
+    (tmp_path / "m.gguf").write_bytes(data.replace(b"llama", b"falco", 1))
+    with pytest.raises(lp.UnsupportedError, match="falco"):
+        lp.load(tmp_path / "m.gguf")
+    with pytest.warns(UserWarning, match="go by the names of the file"):
+        lp.export_weights(
+            tmp_path / "m.gguf", tmp_path / "w", filter="blk.0.*", format="npy", progress=False
+        )
+    found = np.load(tmp_path / "w" / "blk.0.ffn_down.weight.npy")
+    assert np.array_equal(found, expected(DOWN, values, "q8_0"))
+
+
+def test_a_choice_among_files_is_for_a_folder(tmp_path):
+    write(tmp_path / "m.gguf", "llama", "q8_0")
+    (tmp_path / "plain.safetensors").write_bytes(models.safetensors_bytes({"a": np.ones(2)}, "F32"))
+    for source, message in (
+        (lp.load(tmp_path / "m.gguf"), "file is for a folder or a repo, not for <Model"),
+        (tmp_path / "m.gguf", "give its folder to choose another"),
+        (tmp_path / "plain.safetensors", "plain.safetensors is a file; file is for a folder"),
+    ):
+        with pytest.raises(lp.ArgumentError, match=message):
+            lp.export_weights(source, tmp_path / "w", file="other.gguf", progress=False)
+    with pytest.raises(lp.ArgumentError, match="name of a .gguf file or a glob"):
+        lp.export_weights(tmp_path, tmp_path / "w", file=3, progress=False)
+
+
+def test_rounded_values_say_so(tmp_path):
+    write(tmp_path / "m.gguf", "llama", "q4_k")
+    model = lp.load(tmp_path / "m.gguf", weights_as="bf16")
+    weight = model.weights[DOWN]
+    assert weight.note.startswith("values rounded to bf16") and model.weights[NORM].note == ""
+    assert pickle.loads(pickle.dumps(weight)).note == weight.note
+    assert "bits, as bf16" in repr(model)

@@ -194,7 +194,7 @@ static int check_numbers(lp_packed *p, lp_error *err) {
     if (lp_packed_is_transposed(p->kind)) {
         size_t per_word = 32 / p->bits;
         if (p->n_rows % per_word || (p->kind == LP_PACKED_GPTQ && p->n_cols % per_word))
-            return lp_fail(err, LP_EARG, "%s packs %zu numbers into a word, which [%zu, %zu] is no multiple of", name,
+            return lp_fail(err, LP_EARG, "%s packs %zu numbers into a word; [%zu, %zu] is not a multiple", name,
                            per_word, p->n_rows, p->n_cols);
         if (p->scale_rows != 1 && p->n_rows != 1)
             return lp_fail(err, LP_EARG, "%s has scales for each row, not for %zu", name, p->scale_rows);

@@ -121,12 +121,19 @@ def open_checkpoint(
     FormatError (a broken file or index), UnsupportedError (weights in another format).
     """
     folder = checked_path(folder)
+    with opened(folder) as fd:
+        return _open(folder, fd, mmap, layers)
+
+
+@contextlib.contextmanager
+def opened(folder: Path) -> Iterator[int]:
+    """The descriptor of a folder, which files are opened relative to. FileError."""
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise file_error(error, folder) from None
     try:
-        return _open(folder, fd, mmap, layers)
+        yield fd
     finally:
         os.close(fd)
 
@@ -148,7 +155,7 @@ def _open(folder: Path, fd: int, mmap: bool, layers: int | None) -> Checkpoint:
     links = links_of(folder, fd, names)
     with named(folder):
         files = tuple(_open_file(folder / name, fd, mmap) for name in names)
-    tensors = _tensors(folder, files)
+    tensors = tensors_of(folder, files)
     if index is not None:
         _check_map(index, tensors)
         _check_total(index, tensors)
@@ -261,7 +268,10 @@ def _check_present(folder: Path, fd: int, names: tuple[str, ...]) -> None:
         )
 
 
-def _tensors(folder: Path, files: tuple[_core.Safetensors, ...]) -> dict[str, TensorInfo]:
+def tensors_of(
+    folder: Path, files: "tuple[_core.Safetensors | _core.Gguf, ...]"
+) -> dict[str, TensorInfo]:
+    """Every tensor of some files by its stored name. FormatError for one that is in two files."""
     tensors: dict[str, TensorInfo] = {}
     for file in files:
         for name, dtype, shape, offset, n_bytes in file.tensors():
@@ -270,7 +280,7 @@ def _tensors(folder: Path, files: tuple[_core.Safetensors, ...]) -> dict[str, Te
                     f"{shown_path(folder)}: tensor {show(name)} is in two files,"
                     f" {_base(tensors[name].file)} and {_base(file)}"
                 )
-            tensors[name] = TensorInfo(file, dtype, shape, offset, n_bytes)
+            tensors[name] = TensorInfo(file, dtype, tuple(shape), offset, n_bytes)
     return tensors
 
 

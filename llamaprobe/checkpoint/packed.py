@@ -38,7 +38,11 @@ class PackedInfo:
     """The keyword arguments of `_core.Packed`, without those that have their default."""
 
     @property
+    def n_bytes(self) -> int:
+        """Of all parts."""
+        return sum(part.n_bytes for part in self.parts.values())
+
+    @property
     def bits_per_weight(self) -> float:
         """Bits of all parts for each element of the matrix."""
-        n_bytes = sum(part.n_bytes for part in self.parts.values())
-        return 8 * n_bytes / (self.shape[0] * self.shape[1])
+        return 8 * self.n_bytes / (self.shape[0] * self.shape[1])

@@ -1,15 +1,16 @@
 """What is quantised in a checkpoint, and how: `Model.quantization`."""
 
 import copy
+import dataclasses
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .folder import TensorInfo
-    from .packed import PackedInfo
+    from .folder import Checkpoint
 
 AS_STORED = "float32"  # the exact value of each code
 
@@ -39,8 +40,8 @@ class Quantization:
 
     def __repr__(self) -> str:
         kinds = ", ".join(f"{n} {kind}" for kind, n in self.kinds.items())
-        rounded = "" if self.weights_as == AS_STORED else f", as {self.weights_as}"
-        return f"<{self.format}: {kinds}; {self.bits_per_weight:.2f} bits per weight{rounded}>"
+        bits = f"{self.bits_per_weight:.2f} bits per weight"
+        return f"<{self.format}: {kinds}; {bits}{_rounding(self)}>"
 
     def entry(self) -> dict[str, Any]:
         """What the files of a run say of it."""
@@ -53,27 +54,37 @@ class Quantization:
         }
 
 
+def _rounding(q: Quantization) -> str:
+    return "" if q.weights_as == AS_STORED else f", as {q.weights_as}"
+
+
+def brief(q: Quantization | None) -> str:
+    """For the `repr` of a model."""
+    return "" if q is None else f", {q.format} of {q.bits_per_weight:.2f} bits{_rounding(q)}"
+
+
 def quantization_entry(entry: Mapping[str, Any] | None) -> dict[str, Any]:
     """For the meta files and the manifest of a run; nothing of a model that is not quantised."""
     return {} if entry is None else {"quantization": copy.deepcopy(dict(entry))}
 
 
-def describe(
+def with_quantization(
+    checkpoint: "Checkpoint",
+    used: Iterable[str],
     format: str,
-    packed: Mapping[str, "PackedInfo"],
-    plain: Mapping[str, "TensorInfo"],
-    files: Iterable[str],
-    notes: Iterable[str] = (),
-    weights_as: str = AS_STORED,
-) -> Quantization:
-    """Of packed weights and plain tensors by the names that a model may use."""
+    notes: Iterable[str],
+    weights_as: str,
+) -> "Checkpoint":
+    """The checkpoint with its `quantization`. `used`: the names of the tensors that the model may
+    use."""
+    used, names = dict.fromkeys(used), checkpoint.names
+    packed = {name: info for name, info in checkpoint.packed.items() if name in used}
+    plain = {name: names[name] for name in used if name in names and name not in packed}
     kinds = {name: info.kind for name, info in packed.items()}
-    kinds |= {name: info.dtype.lower() for name, info in plain.items()}
-    n_bytes = n_numbers = 0
-    for info in packed.values():
-        n_bytes += sum(part.n_bytes for part in info.parts.values())
-        n_numbers += math.prod(info.shape)
-    for tensor in plain.values():
-        n_bytes, n_numbers = n_bytes + tensor.n_bytes, n_numbers + math.prod(tensor.shape)
-    bits = 8 * n_bytes / max(1, n_numbers)
-    return Quantization(format, kinds, bits, tuple(notes), tuple(files), weights_as)
+    kinds |= {name: tensor.dtype.lower() for name, tensor in plain.items()}
+    sizes = [(info.n_bytes, math.prod(info.shape)) for info in packed.values()]
+    sizes += [(tensor.n_bytes, math.prod(tensor.shape)) for tensor in plain.values()]
+    bits = 8 * sum(n for n, _ in sizes) / max(1, sum(n for _, n in sizes))
+    files = tuple(os.path.basename(file.path) for file in checkpoint.files)
+    found = Quantization(format, kinds, bits, tuple(notes), files, weights_as)
+    return dataclasses.replace(checkpoint, quantization=found)

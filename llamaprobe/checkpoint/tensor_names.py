@@ -27,6 +27,7 @@ _SHOWN = 6  # so many names in a message
 _COMPARED = 2000  # so many names are compared letter by letter
 _LAYER = re.compile(r"(?:language_model\.)?model\.layers\.([0-9]{1,9})\.")
 _RUN = ("model.", "lm_head.")  # prefixes of the decoder's tensors
+_SCALE = re.compile(r"\.weight_scale(_inv|_2)?$")
 _LORA = re.compile(r"lora_|\.base_layer\.|(^|\.)(dora|ia3|vera)_")
 _LEFTOVER = re.compile(
     r"model\.(layers\.[0-9]+\.self_attn\.)?rotary_emb\."
@@ -94,6 +95,10 @@ class Unused:
                 reasons.append(f"{flag} is not true in config.json")
         if any(_LORA.search(name) for name in self.refused):
             reasons.append("a LoRA has to be merged into its weights first")
+        if "quantization_config" not in config.raw and any(map(_SCALE.search, self.refused)):
+            reasons.append(
+                "scales come with quantised weights, but config.json has no quantization_config"
+            )
         says = "its metadata describe" if "gguf" in config.raw else "config.json describes"
         return (
             f"holds {counted(n, 'tensor')} that a run does not use, so {says}"

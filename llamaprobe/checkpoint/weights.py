@@ -35,6 +35,7 @@ _WORD_BYTES = {
 
 
 _Number = TypeVar("_Number", bound=np.generic)
+_ROUNDED = "values rounded to bf16, as load(weights_as=) says; codes and scales as stored"
 _MAX_ELEMENT = 32  # bytes of NumPy's largest number, to which a weight may be converted
 
 
@@ -77,10 +78,8 @@ class Weight:
         stored codes, of GGUF its type, "Q4_K"."""
         self.shape = tensor.shape if packed is None else packed.shape
         """A matrix is [out, in]."""
-        self.n_bytes = tensor.n_bytes
+        self.n_bytes = tensor.n_bytes if packed is None else packed.n_bytes
         """Of its data in the file; of a quantised weight with its scales."""
-        if packed is not None:
-            self.n_bytes = sum(part.n_bytes for part in packed.parts.values())
         self.offset = tensor.offset
         """Of its first byte in the file."""
         self.note = note
@@ -334,7 +333,8 @@ class Weights(Mapping[str, Weight]):
         if known in checkpoint.packed:
             info = checkpoint.packed[known]
             stored, tensor = info.part_names["codes"], info.parts["codes"]
-            return Weight(known, checkpoint.folder, tensor, stored, info)
+            note = _ROUNDED if info.options.get("as_bf16") else ""
+            return Weight(known, checkpoint.folder, tensor, stored, info, note)
         stored = checkpoint.aliases.get(known, known)
         if stored not in checkpoint.tensors:
             raise self._unknown(name)
@@ -345,7 +345,7 @@ class Weights(Mapping[str, Weight]):
         where, there = shown_path(self._checkpoint.folder), [*self]
         if name == HEAD and self._tied_head:
             return WeightError(f"{where}: there is no tensor {HEAD}: the head is tied: {EMBEDDING}")
-        near = [each for each in there if name and str(name) in each][:3]
+        near = [each for each in (*there, *self._names) if name and str(name) in each][:3]
         near = near or difflib.get_close_matches(str(name), there, 3, 0.6)
         hint = f"; near: {', '.join(map(printable, near))}" if near else ""
         return WeightError(f"{where}: there is no tensor {printable(repr(name))}{hint}")

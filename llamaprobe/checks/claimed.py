@@ -469,6 +469,8 @@ def _keys_fault(found: dict[str, Any], wanted: dict[str, Any]) -> str:
         if key not in found:
             return f"{key} is missing"
         if _differ(found[key], value):
+            if isinstance(found[key], dict) and isinstance(value, dict):
+                return f"{key}: {_keys_fault(found[key], value)}"
             return f"{key} is {show(found[key])} and should be {show(value)}"
     for key in found:
         if key not in wanted:

@@ -201,7 +201,7 @@ def _facts(model: "Model", result: "GeneratedRun") -> dict[str, Any]:
     """Plain data, ready for JSON."""
     sample = result.sample
     return {
-        "model": str(model.path),
+        "model": str(model.path / (model.origin.file or "")),
         "prompt": result.prompt,
         "template_date": result.template_date,
         "token_ids": result.token_ids.tolist(),

@@ -21,7 +21,7 @@ def summary(model: "Model", run: "Run", points: list[str]) -> dict[str, Any]:
     {"id", "text", "share"}, None where the logits were not kept or are not finite.
     """
     return {
-        "model": str(model.path),
+        "model": str(model.path / (model.origin.file or "")),
         "prompt": run.prompt,
         "template_date": run.template_date,
         "tokens": None if run.tokens is None else list(run.tokens),

@@ -210,7 +210,7 @@ def _print_json(model: "Model", result: "Sweep", args: argparse.Namespace) -> No
 
     print_json(
         {
-            "model": str(model.path),
+            "model": str(model.path / (model.origin.file or "")),
             "patch": args.patch,
             "layers": list(result.layers),
             "positions": list(result.positions),

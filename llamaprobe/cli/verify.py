@@ -1,6 +1,7 @@
 """llamaprobe verify: is a saved run, or a harvest, what its model computes for its tokens?"""
 
 import argparse
+import os
 from typing import TYPE_CHECKING
 
 from .. import stderr
@@ -200,7 +201,8 @@ def _recorded_model(args: argparse.Namespace, saved: "Saved") -> "Model | None":
             why.append(str(error))
             continue
         if not others:
-            _tell(f"the model is the one that the run names, {printable(name)}")
+            place = os.path.join(name, model.origin.file or "")
+            _tell(f"the model is the one that the run names, {printable(place)}")
             return model
         why.append(f"{printable(name)} is another model now, or has changed: {_of(others)}")
     reasons = "; ".join(why) or "the run names none"

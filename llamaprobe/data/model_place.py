@@ -17,6 +17,7 @@ from ..errors import ArgumentError, Error, FileChangedError, FormatError
 from ..files.fingerprint import REPLACED, file_state
 from ..files.json_file import read_object
 from ..files.paths import path_entries, path_entry
+from ..gguf.choice import SUFFIX
 from ..messages import printable, shown_path
 from ..model import Model, load
 from ..origin import ARITHMETIC_VERSION
@@ -146,9 +147,17 @@ def _open_model(path: str, sha256: str, source: str | None) -> Model:
     else:
         facts = plan.facts["model"]
         weights_as = facts.get("weights_as", WEIGHTS_AS[0])
-        model = load(source, layers=facts.get("n_layers"), weights_as=weights_as)
+        file = _gguf_of(facts, source)
+        model = load(source, layers=facts.get("n_layers"), file=file, weights_as=weights_as)
     check_model(model, plan)
     return model
+
+
+def _gguf_of(facts: dict[str, Any], source: str) -> str | None:
+    """`file` of `load`: `source` may be a folder or a repo that holds several models in GGUF."""
+    first = str(facts["weights"][0]["name"]) if facts.get("weights") else ""
+    is_named = first.lower().endswith(SUFFIX) and not source.lower().endswith(SUFFIX)
+    return first if is_named else None
 
 
 def _planned_place(path: Path) -> dict[str, Any]:

@@ -68,7 +68,8 @@ def inverse_frequencies(
     if kind == "linear":
         return inv / f32(scaling["factor"])
     if kind == "rope_freqs":
-        return inv / np.array(scaling["rope_freqs"], f32)
+        divisors: NDArray[np.float32] = np.array(scaling["rope_freqs"], f32)
+        return inv / divisors
     if kind == "longrope":
         return f32(1) / (np.array(scaling["short_factor"], f32) * power)
     if kind == "yarn":

@@ -109,5 +109,5 @@ class GeneratedRun(Run):
             self.text  # noqa: B018 - kept in _text, as the tokens
         return super().__getstate__()
 
-    def __repr__(self) -> str:
-        return f"{super().__repr__()[:-1]}, {len(self.logprobs)} of them new ({self.stopped_by})>"
+    def _length(self) -> str:
+        return f"{super()._length()}, {len(self.logprobs)} of them new ({self.stopped_by})"

@@ -165,7 +165,7 @@ class Session:
     def __repr__(self) -> str:
         n = len(self._context.ids)
         return (
-            f"<Session of {printable(self._engine.origin.model)}: {counted(n, 'token')},"
+            f"<Session of {printable(self._engine.origin.shown)}: {counted(n, 'token')},"
             f" {self.n_prompt} of them the prompt>"
         )
 

@@ -9,7 +9,7 @@ is what llama.cpp takes for it.
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -20,15 +20,22 @@ from ..families.keys import REQUIRED, Keys, any_of
 from ..families.layers import FULL, SLIDING
 from ..families.rope import attention_factor
 from ..families.table import REFUSED
-from ..messages import shown_path
+from ..messages import printable, shown_path
 from .names import OUTPUT, ROPE_FREQS, ROPE_LONG, ROPE_SHORT, TOKENS
 
 if TYPE_CHECKING:
     from ..checkpoint.folder import Checkpoint
 
 ARCHITECTURE = "general.architecture"
+_TYPE = "general.type"
+_OTHER_TYPES = {
+    "adapter": "a LoRA is not a model; give the model that it was made for",
+    "imatrix": "statistics of activations are not a model",
+    "mmproj": "an encoder of images cannot be run; give the file of the language model",
+}
 _MOST = (1 << 32) - 1
 _LAYERS = 1024
+_SHOWN = 5  # so many keys in a note
 _MOST_PAIRS = 1 << 15  # of components of a head that turn together
 _WINDOW, _PATTERN = "attention.sliding_window", "attention.sliding_window_pattern"
 _SCORE_CAP, _LOGIT_CAP = "attn_logit_softcapping", "final_logit_softcapping"
@@ -39,17 +46,19 @@ _SCALES = {
     "logits_scaling": "logit_scale",
 }
 
-# Keys that change the maths, where an architecture does not read them.
+# Keys that change the maths, where an architecture does not read them. 0 and false count as absent;
+# of the keys in _FACTORS 1 changes nothing either.
+_FACTORS = ("rope.scaling.yarn_ext_factor", "rope.scaling.attn_factor", *_SCALES.values())
+_HARMLESS = ("tensor_data_layout", "rope.scaling.finetuned", "rope.scaling.original_context_length")
 _FOREIGN = {
     "expert_count": "a mixture of experts cannot be run",
     "attention.max_alibi_bias": "ALiBi cannot be run",
     "attention.clamp_kqv": "clamped q, k and v cannot be run",
     "attention.temperature_scale": "queries scaled by their position cannot be run",
     "rope.dimension_sections": "RoPE of several axes cannot be run",
-    "rope.scaling.yarn_ext_factor": "only 1 can be run",
     _WINDOW: "only attention over all earlier tokens can be run",
     **dict.fromkeys((_SCORE_CAP, _LOGIT_CAP), "only logits and scores without a cap can be run"),
-    **dict.fromkeys(_SCALES.values(), "only 1 can be run"),
+    **dict.fromkeys(_FACTORS, "only 1 can be run"),
 }
 
 
@@ -63,17 +72,32 @@ class Metadata:
         self.tensors = checkpoint.tensors
         values = dict(file.metadata())
         self.keys = Keys(self.path, values)
+        if why := _OTHER_TYPES.get(self.keys.text(_TYPE) or ""):
+            self.keys.refuse(_TYPE, why)
         self.architecture: str = self.keys.value(ARCHITECTURE, (str,), "a string", REQUIRED)
         self.lengths = {key: n for key, _, n in file.keys() if n is not None}
-        own = (key for key in self.lengths if key.startswith(f"{self.architecture}."))
         values |= {
             key: file.array(key)
-            for key in own
+            for key in self._own(self.lengths)
             if key not in values and self.lengths[key] <= _LAYERS
         }
+        self._all = self._own(key for key, *_ in file.keys())
+        self._requested: set[str] = set()
+
+    def _own(self, keys: Iterable[str]) -> list[str]:
+        return [key for key in keys if key.startswith(f"{self.architecture}.")]
 
     def name(self, key: str) -> str:
-        return f"{self.architecture}.{key}"
+        """The key in the file, which then is not `unread`."""
+        found = f"{self.architecture}.{key}"
+        self._requested.add(found)
+        return found
+
+    @property
+    def unread(self) -> list[str]:
+        """Keys of the architecture that nothing has read, but for those that say 0 or nothing."""
+        values = self.keys.values
+        return [key for key in self._all if key not in self._requested and values.get(key, True)]
 
     def value(self, key: str) -> Any:
         """None where there is none."""
@@ -131,7 +155,7 @@ def read_metadata(checkpoint: "Checkpoint") -> Config:
     metadata = Metadata(checkpoint)
     raw = config_keys(metadata)
     config = parse_config(raw, f"{metadata.path}: as config.json")
-    notes = (*config.notes, *_ignored(metadata, raw))
+    notes = (*config.notes, *_unused_factor(metadata, raw), *_unread(metadata))
     return dataclasses.replace(config, path=metadata.file_path, notes=notes)
 
 
@@ -173,10 +197,25 @@ def config_keys(metadata: Metadata) -> dict[str, Any]:
     return raw | architecture.own(m, raw)
 
 
+def _unread(m: Metadata) -> list[str]:
+    """A note on keys that may mean other maths: of a newer llama.cpp, or of another architecture."""
+    known = {m.name(key) for key in _HARMLESS}
+    found = [printable(key, 60) for key in m.unread if key not in known]
+    if not found:
+        return []
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return [
+        f"{m.path}: {', '.join(found[:_SHOWN])}{more}: ignored, as not known of"
+        f" {printable(m.architecture, 60)}; where llama.cpp uses them, it has other values"
+    ]
+
+
 def _check_foreign(m: Metadata, architecture: Architecture) -> None:
+    reads = (*architecture.reads, *(("rope.scaling.attn_factor",) if _is_stretched(m) else ()))
     for key, why in _FOREIGN.items():
         found = m.value(key)
-        if key not in architecture.reads and found and (found is True or found != 1):
+        is_one = key in _FACTORS and found == 1 and found is not True
+        if key not in reads and found and not is_one:
             m.refuse(key, why)
     if m.value("attention.causal") is False:
         m.refuse("attention.causal", "only attention over earlier tokens can be run")
@@ -231,6 +270,13 @@ def _rope(m: Metadata, raw: dict[str, Any]) -> dict[str, Any]:
             part if int(head_dim * part) == rotary else float(np.nextafter(part, 2))
         )
     return found
+
+
+def _is_stretched(m: Metadata) -> bool:
+    """Whether the scaling is one that multiplies cos and sin: LongRoPE or YaRN."""
+    if ROPE_LONG in m.tensors or ROPE_SHORT in m.tensors:
+        return True
+    return ROPE_FREQS not in m.tensors and m.value("rope.scaling.type") == "yarn"
 
 
 def _scaling(m: Metadata, raw: dict[str, Any]) -> dict[str, Any] | None:
@@ -294,7 +340,7 @@ def _original(m: Metadata, raw: dict[str, Any]) -> dict[str, int]:
     return {"original_max_position_embeddings": m.integer(key, longest)}
 
 
-def _ignored(m: Metadata, raw: Mapping[str, Any]) -> list[str]:
+def _unused_factor(m: Metadata, raw: Mapping[str, Any]) -> list[str]:
     """A note on a factor that neither llama.cpp nor transformers uses: YaRN's follows from its
     factor."""
     key = "rope.scaling.yarn_attn_factor"

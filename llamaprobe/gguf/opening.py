@@ -5,22 +5,20 @@ matrices are packed weights, read in place. So are float ones whose rows are in 
 rest are plain tensors under another name. Tables of RoPE are of the config, not weights.
 """
 
-import contextlib
 import dataclasses
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import _core
-from ..checkpoint.folder import Checkpoint, TensorInfo, links_of, named
+from .. import _core, log
+from ..checkpoint.folder import Checkpoint, TensorInfo, links_of, named, opened, tensors_of
+from ..checkpoint.layouts import BLOCKS
 from ..checkpoint.packed import PackedInfo
-from ..checkpoint.quantised.find import with_quantization
+from ..checkpoint.quantization import with_quantization
 from ..config import Config
 from ..errors import FileError, FormatError, UnsupportedError
 from ..families.tensors import checkpoint_shapes
-from ..files.atomic import file_error
 from ..files.json_file import show
 from ..files.paths import checked_path
 from ..messages import counted, printable, shown_path
@@ -29,11 +27,7 @@ from .config import ARCHITECTURES, read_metadata
 from .names import ROPE_TABLES, hugging_face_names, is_turned
 
 _PLAIN = ("F32", "F16", "BF16")
-_GROUPS = {
-    **dict.fromkeys(("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K"), 32),
-    **dict.fromkeys(("Q2_K", "Q3_K", "Q6_K"), 16),
-    **dict.fromkeys(("IQ4_NL", "IQ4_XS"), 32),
-}
+_GROUPS = {kind.upper(): block.group for kind, block in BLOCKS.items()}
 """Type of a quantised tensor that runs -> columns that share a scale."""
 
 
@@ -43,38 +37,51 @@ def open_gguf(
     *,
     mmap: bool = True,
     weights_as: str = "float32",
+    layers: int | None = None,
 ) -> tuple[Checkpoint, Config]:
-    """Open the model of which `name`, a path below `folder`, is a file.
+    """Open the model of which `name`, a path below `folder`, is a file, and its whole Config.
+
+    layers: how many of the first ones `Checkpoint.quantization` is about.
 
     Raises FileError (a part is missing or unreadable), FormatError (a broken file, parts that are
     not of one model, metadata that contradict tensors), ConfigError, UnsupportedError (an
     architecture or a type of tensor that does not run).
     """
-    folder = Path(checked_path(folder))
-    place = (folder / name).parent
-    with _opened(place) as fd, named(folder):
-        files = _open_parts(place, os.path.basename(name), fd, mmap)
-    names = tuple(os.path.relpath(file.path, folder) for file in files)
-    with _opened(folder) as fd:
-        links = links_of(folder, fd, names)
-    links = {os.path.basename(link): target for link, target in links.items()}
-    checkpoint = Checkpoint(folder, files, _tensors(files), links, format="gguf")
+    checkpoint = _open(folder, name, mmap)
     config = read_metadata(checkpoint)
     checkpoint = _with_weights(checkpoint, config, weights_as == "bf16")
-    used = [name for name, _ in checkpoint_shapes(config)]
+    n_layers = min(layers or config.n_layers, config.n_layers)
+    used = [name for name, _ in checkpoint_shapes(dataclasses.replace(config, n_layers=n_layers))]
     return with_quantization(checkpoint, used, "gguf", (), weights_as), config
 
 
-@contextlib.contextmanager
-def _opened(folder: Path) -> Iterator[int]:
+def open_gguf_weights(folder: str | os.PathLike[str], name: str) -> Checkpoint:
+    """The weights alone. Those of a model that cannot be run go by the names of the file, with rows
+    in its order; a warning says so. Raises as `open_gguf`."""
     try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise file_error(error, folder) from None
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+        return open_gguf(folder, name)[0]
+    except UnsupportedError as error:
+        checkpoint = _open(folder, name)
+        packed = {
+            stored: _packed(stored, stored, info, 0, False)
+            for stored, info in checkpoint.tensors.items()
+            if info.dtype in _GROUPS and len(info.shape) == 2
+        }
+        log.warn(f"{error}; its weights go by the names of the file", stacklevel=5)
+        return dataclasses.replace(checkpoint, packed=packed)
+
+
+def _open(folder: str | os.PathLike[str], name: str, mmap: bool = True) -> Checkpoint:
+    """All tensors by the names of the file."""
+    folder = Path(checked_path(folder))
+    place = (folder / name).parent
+    with opened(place) as fd, named(folder):
+        files = _open_parts(place, os.path.basename(name), fd, mmap)
+    names = tuple(os.path.relpath(file.path, folder) for file in files)
+    with opened(folder) as fd:
+        links = links_of(folder, fd, names)
+    links = {os.path.basename(link): target for link, target in links.items()}
+    return Checkpoint(folder, files, tensors_of(folder, files), links, format="gguf")
 
 
 def _open_parts(place: Path, name: str, fd: int, mmap: bool) -> tuple[Any, ...]:
@@ -113,19 +120,6 @@ def _open_file(path: Path, fd: int, mmap: bool) -> Any:
         if e.errno == errno.ENOENT and len(parts) > 1:
             e.reword(f"{e}; it is one of {counted(len(parts), 'part')} of a split: download it too")
         raise
-
-
-def _tensors(files: tuple[Any, ...]) -> dict[str, TensorInfo]:
-    tensors: dict[str, TensorInfo] = {}
-    for file in files:
-        for name, kind, shape, offset, n_bytes in file.tensors():
-            if name in tensors:
-                raise FormatError(
-                    f"{shown_path(file.path)}: tensor {show(name)} is also in"
-                    f" {printable(os.path.basename(tensors[name].file.path))}"
-                )
-            tensors[name] = TensorInfo(file, kind, tuple(shape), offset, n_bytes)
-    return tensors
 
 
 def _with_weights(checkpoint: Checkpoint, config: Config, as_bf16: bool) -> Checkpoint:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import _core
+from ..checkpoint.layouts import BLOCKS
 from ..checkpoint.tensor_names import EMBEDDING, HEAD
 from ..checkpoint.tensors import PARTS, EncoderMaker, Tensor
 from ..config import MAX_BYTES
@@ -207,12 +208,16 @@ def _check_part(part: str, dtype: str) -> None:
 
 def _check_exact(chosen: list[Tensor], make: EncoderMaker) -> None:
     """UnsupportedError for tensors that the format cannot hold exactly."""
-    refused = [f"{printable(t.name)} ({t.dtype})" for t in chosen if not make.can(t)]
+    refused = [t for t in chosen if not make.can(t)]
     if refused:
+        named = ", ".join(f"{printable(t.name)} ({t.dtype})" for t in refused[:3])
         more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
+        way_out = "--format npy --dtype raw for 8-bit floats"
+        if any(t.dtype.lower() in BLOCKS for t in refused):
+            way_out = "--part codes and --part scales, without --dtype raw, for blocks of GGUF"
         raise UnsupportedError(
-            f"{', '.join(refused[:3])}{more}: cannot be written exactly as {make.format}; "
-            "leave out with --exclude, or take --format npy --dtype raw for 8-bit floats"
+            f"{named}{more}: cannot be written exactly as {make.format}; leave out with --exclude, or"
+            f" take {way_out}"
         )
 
 

@@ -17,7 +17,9 @@ Mask = Callable[[NDArray[np.int32]], Any] | Iterable[Any] | str | None
 By = str | Iterable[int]
 MOST_GROUPS = 1024
 _BY = "first, none, position, token, or a list of token ids"
-_MASK = "'assistant', a function of token ids, or for each document a list with a bool for each token"
+_MASK = (
+    "'assistant', a function of token ids, or for each document a list with a bool for each token"
+)
 
 
 class Groups:

@@ -38,7 +38,7 @@ def model_html(model: "Model", closed: bool) -> str:
     facts = f"{html.escape(c.family)}, {model.n_params:,} parameters, {show_bytes(weights)}"
     state = "; closed" if closed else ""
     return html.block(
-        f"<div><b>Model {html.escape(model.origin.model)}</b>: {facts}{state}</div>",
+        f"<div><b>Model {html.escape(model.origin.shown)}</b>: {facts}{state}</div>",
         html.table((), rows, numbers=[1]),
         '<div class="d">try <code>model.run(&quot;Once upon a time&quot;)</code> or'
         " <code>model.points()</code></div>",

@@ -49,7 +49,7 @@ def run_html(run: "Run") -> str:
         for p, size in _sizes(run)
     ]
     tries = " or ".join(f"<code>{html.escape(each)}</code>" for each in _tries(run))
-    title = f"Run of {html.escape(run.origin.model)}: {counted(len(run), 'token')}"
+    title = f"Run of {html.escape(run.origin.shown)}: {counted(len(run), 'token')}"
     return html.block(
         f"<div><b>{title}</b></div>",
         html.tokens(texts_of(run)),

@@ -2,7 +2,7 @@
 
 A matrix is `weight` (I8 or F8_E4M3) or `weight_packed` (I32, codes of 4 or 8 bits along the rows),
 with `weight_scale` and, where it is not symmetric, `weight_zero_point`. Which of the config's groups
-it belongs to is decided by their `targets` and by `ignore`.
+it belongs to is decided by their `targets`, of which the most specific counts, and by `ignore`.
 """
 
 from collections.abc import Iterator
@@ -35,6 +35,7 @@ _WAY_OUT = (
     " INT8, W8A16 or W4A16 one"
 )
 _MAX_GROUP = 1 << 20
+_IN_ORDER = ("true", "group", "dynamic")  # values of actorder that store one; "static" does not
 
 
 class _Scheme(NamedTuple):
@@ -65,8 +66,7 @@ def find(source: Source) -> Iterator[PackedInfo]:
     ignored = Listed(keys, "ignore")
     _note_activations(source, groups)
     for module in source.modules:
-        scheme = next((each for each in schemes if _is_in(module, each.targets)), None)
-        scheme = None if _is_in(module, ignored) else scheme
+        scheme = None if _rank(module, ignored) else _scheme_of(module, schemes)
         suffix = "weight_packed" if "weight_packed" in module.parts else "weight"
         if suffix not in module.parts:
             continue
@@ -148,10 +148,21 @@ def _shared(keys: Keys) -> tuple[int, int, str]:
     return int(strategy == "channel"), 0, "strategy"
 
 
-def _is_in(module: Module, targets: Listed) -> bool:
-    """A target is a name, a class, or "re:" and a pattern for the beginning of names."""
+def _scheme_of(module: Module, schemes: list[_Scheme]) -> _Scheme | None:
+    """The one with the most specific target; of two with the same target the last."""
+    ranks = [(rank, each) for each in reversed(schemes) if (rank := _rank(module, each.targets))]
+    return min(ranks, key=lambda found: found[0])[1] if ranks else None
+
+
+def _rank(module: Module, targets: Listed) -> tuple[int, str] | None:
+    """The lower, the more specific: a target is a name, "re:" and a pattern for the beginning of
+    names, or a class. None where no target is of the module."""
+    if module.name in targets.names:
+        return 0, module.name
+    if (pattern := targets.pattern_of(module.name)) is not None:
+        return 1, pattern
     kind = "Embedding" if module.is_embedding else "Linear"
-    return bool(targets.names & {module.name, kind}) or targets.has_pattern_of(module.name)
+    return (2, kind) if kind in targets.names else None
 
 
 def _packed(source: Source, module: Module, suffix: str, scheme: _Scheme) -> PackedInfo:
@@ -251,12 +262,17 @@ def _is_neutral(source: Source, module: Module, scheme: _Scheme) -> bool:
 
 
 def _has_order(source: Source, module: Module, scheme: _Scheme) -> bool:
+    """Whether columns are in groups of their own. The library leaves the order out where none was
+    set, whatever actorder says."""
     if "weight_g_idx" not in module.parts:
         return False
     source.part(module, "weight_g_idx", "I32")
     is_set = not np.array_equal(source.raw(module, "weight_g_idx", "<i4"), [-1] * module.n_cols)
     if scheme.scale_cols and is_set:
         if source.reorders(module, "weight_g_idx", scheme.scale_cols):
+            if str(scheme.keys.values.get("actorder")).lower() not in _IN_ORDER:
+                fact = "in another order than column / group"
+                source.differ(module, "weight_g_idx", "actorder", fact, scheme.keys)
             return True
     source.ignore(module, "weight_g_idx")
     return False

@@ -5,16 +5,15 @@ the same: where it does not, the folder holds parts of different models.
 """
 
 import dataclasses
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ...config import Config
 from ...families.tensors import checkpoint_shapes
 from ..folder import Checkpoint
 from ..packed import PackedInfo
-from ..quantization import describe
+from ..quantization import with_quantization
 from . import awq, compressed_tensors, fbgemm, fp8, gptq, modelopt
 from .declared import Declared, read_declared
 from .refused import refuse
@@ -63,18 +62,3 @@ def with_packed(
         checkpoint, packed=packed, companions=frozenset(companions | source.companions)
     )
     return with_quantization(found, used, declared.method, source.notes.values(), weights_as)
-
-
-def with_quantization(
-    checkpoint: Checkpoint,
-    used: Iterable[str],
-    format: str,
-    notes: Iterable[str],
-    weights_as: str,
-) -> Checkpoint:
-    """`used`: the names of the tensors that the model may use."""
-    names, packed = checkpoint.names, checkpoint.packed
-    plain = {name: names[name] for name in used if name in names and name not in packed}
-    files = [os.path.basename(file.path) for file in checkpoint.files]
-    found = describe(format, packed, plain, files, notes, weights_as)
-    return dataclasses.replace(checkpoint, quantization=found)

@@ -1,4 +1,4 @@
-"""Names of modules, and regular expressions for them, that a stranger's config lists.
+"""Names of modules, and regular expressions for them, that an untrusted config lists.
 
 Python's `re` takes exponential time for some of them. Here every part of a pattern maps the set of
 positions where it may begin to the set of those where it may end, so that the time is bounded by
@@ -27,17 +27,17 @@ class Listed:
     def __init__(self, keys: Keys, key: str) -> None:
         names = [str(name) for name in keys.strings(key)]
         self.names = frozenset(name for name in names if name[:3] != "re:")
-        patterns = dict.fromkeys(name[3:] for name in names if name[:3] == "re:")
-        self._patterns = [pattern(keys, key, text) for text in patterns]
+        patterns = sorted({name[3:] for name in names if name[:3] == "re:"})
+        self._patterns = {text: pattern(keys, key, text) for text in patterns}
 
-    def has_pattern_of(self, name: str) -> bool:
-        """Whether a pattern matches the beginning of a name."""
-        return any(pattern.matches(name) for pattern in self._patterns)
+    def pattern_of(self, name: str) -> str | None:
+        """The first pattern by spelling that matches the beginning of a name."""
+        return next((text for text, found in self._patterns.items() if found.matches(name)), None)
 
     def has_part_of(self, name: str) -> bool:
         """Whether an entry is a part of a name between dots, or a pattern matches it."""
         whole = f".{name}."
-        return any(f".{part}." in whole for part in self.names) or self.has_pattern_of(name)
+        return any(f".{part}." in whole for part in self.names) or self.pattern_of(name) is not None
 
 
 def pattern(keys: Keys, key: str, text: str) -> "Pattern":
