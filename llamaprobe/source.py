@@ -7,6 +7,7 @@ says what it may have been.
 
 import contextlib
 import errno
+import fnmatch
 import os
 import re
 from collections.abc import Iterator
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 _DEMO = Path(__file__).parent / "demo"
 _REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_REPO_FILE = re.compile(rf"({_REPO_ID.pattern})/(.+\.gguf)", re.IGNORECASE)
+_REPO_TAG = re.compile(rf"({_REPO_ID.pattern}):([A-Za-z0-9._-]+)")  # of llama.cpp and Ollama
+_MAGIC = b"GGUF"
 _OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -42,18 +46,30 @@ def split_file(source: Any, file: str | None) -> tuple[Any, str | None]:
             f"file is {printable(repr(file), 60)}; it is the name of a .gguf file or a glob"
         )
     path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
-    if not isinstance(path, str) or not path.lower().endswith(SUFFIX):
+    if not isinstance(path, str) or not os.path.isfile(path := expand_user(path)):
         return source, file
-    path = expand_user(path)
+    if not path.lower().endswith(SUFFIX):
+        _check_not_gguf(path)
+        if file is not None:
+            raise ArgumentError(f"{printable(path)} is a file; file is for a folder or a repo")
+        return source, file
     folder, name = os.path.split(path)
-    if not os.path.isfile(path):
-        return source, file
-    if file not in (None, name):
+    if file not in (None, name) and not fnmatch.fnmatchcase(name, file or ""):
         raise ArgumentError(
             f"file is {printable(repr(file), 60)}, and the model is {printable(path)}; give its"
             " folder to choose another"
         )
     return Path(folder or os.curdir), name
+
+
+def _check_not_gguf(path: str) -> None:
+    """ArgumentError for a GGUF that its name does not show to be one, as those of Ollama."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        if file.read(len(_MAGIC)) == _MAGIC:
+            raise ArgumentError(
+                f"{printable(path)}: is a GGUF, but its name does not end in {SUFFIX}; give a link"
+                f" to it that does: ln -s {printable(path)} model{SUFFIX}"
+            )
 
 
 def choose_gguf(folder: Path, file: str | None) -> str | None:
@@ -123,8 +139,6 @@ def find_source(
         source = expand_user(source)
     source, file = split_file(source, file)
     if os.path.isfile(source):
-        if file is not None:
-            raise ArgumentError(f"{printable(os.fspath(source))} is a file; file is for a folder")
         return Path(source)
     folder = find_folder(source, revision, file=file)[0]
     chosen = choose_gguf(folder, file)
@@ -224,13 +238,18 @@ def _check_no_token(name: str, what: str) -> None:
 
 def _nothing(name: str) -> FileError:
     """For a name that is neither on the disk nor a repo id, with what may have been meant."""
-    if name.lower().endswith(SUFFIX):
-        return FileError(f"{printable(name)}: no such file", errno.ENOENT, name)
-    fact = f"{printable(name)}: no such folder, and not a repo id, which looks like owner/name"
+    is_file = name.lower().endswith(SUFFIX)
+    fact = f"{printable(name)}: no such "
+    fact += "file" if is_file else "folder, and not a repo id, which looks like owner/name"
     from .hub.names import repo_in_url
 
     if inside := repo_in_url(name):
         fact += f"; give {inside}"
+        fact += f" with file={printable(os.path.basename(name))} (--file)" if is_file else ""
+    elif found := _REPO_FILE.fullmatch(name):
+        fact += f"; of a repo give {found[1]} with file={printable(found[2])} (--file)"
+    elif found := _REPO_TAG.fullmatch(name):
+        fact += f"; give {found[1]} with file=*{found[2]}* (--file)"
     return FileError(fact, errno.ENOENT, name)
 
 

@@ -453,7 +453,13 @@ FORMATS: dict[str, Format] = {
     "gptq4-dynamic": Format(
         gptq(4, 16),
         gptq_config(
-            8, 64, dynamic={r"-:.*\.self_attn\..*": {}, r".*mlp.*": {"bits": 4, "group_size": 16}}
+            8,
+            16,
+            dynamic={
+                r"-:.*\.self_attn\..*": {},
+                r".*down.*": {"bits": 4, "group_size": 16},
+                r".*mlp.*": {"bits": 4},
+            },
         ),
         leaves="self_attn",
     ),

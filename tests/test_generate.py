@@ -358,8 +358,10 @@ def test_a_generated_run_is_a_run(demo: lp.Model, tmp_path: Path):
         assert other.equals(run) and other.text == run.text and other.sample == sample
         assert other.stop == ("eos", "zzz") and other.stopped_by == run.stopped_by
         assert other.logprobs.tolist() == run.logprobs.tolist()
-    assert repr(run).splitlines()[0].endswith(" 9 of them new (length), layers 0-3, points x, logits>")
-    assert repr(run).endswith("run.save(\"folder\")") and run.prompt == STORY
+    assert (
+        repr(run).splitlines()[0].endswith(" 9 of them new (length), layers 0-3, points x, logits>")
+    )
+    assert repr(run).endswith('run.save("folder")') and run.prompt == STORY
     assert "no points" in repr(demo.generate(STORY, 2))
     run.save(tmp_path / "saved", format="npy")
     assert lp.read_run(tmp_path / "saved").equals(run)

@@ -62,6 +62,11 @@ def test_candidates_are_named(file: str | None, message: str) -> None:
         choose(NAMES, file, "here")
 
 
+def test_a_glob_that_a_model_matches_leaves_out_its_images() -> None:
+    assert choose(["m.gguf", "mmproj-m.gguf"], "*m.gguf", "here") == "m.gguf"
+    assert choose(["m.gguf", "mmproj-m.gguf"], "mm*", "here") == "mmproj-m.gguf"
+
+
 def test_there_is_none() -> None:
     with pytest.raises(lp.ArgumentError, match="matches none of the models in GGUF: there is none"):
         choose(["config.json"], "*Q4*", "here")

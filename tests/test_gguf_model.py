@@ -1,8 +1,11 @@
 """A model in GGUF runs as the safetensors that hold its values: the same bits at every point."""
 
+import json
 import os
 import pickle
+import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +194,7 @@ def test_a_saved_run_names_its_file(tmp_path: Path, command: Any) -> None:
     assert repr(run).startswith(f"<Run of {tmp_path / 'hf' / 'm-Q8_0.gguf'}: ")
 
 
-def test_a_harvest_finds_its_file(tmp_path: Path) -> None:
+def test_a_harvest_finds_its_file_among_others_elsewhere(tmp_path: Path) -> None:
     """Where the plan was made, and in another folder that holds several models."""
     folders = tmp_path / "one", tmp_path / "two"
     for seed, name in enumerate(("m.gguf", "n.gguf")):
@@ -223,6 +226,31 @@ def test_divisors_are_recorded(tmp_path: Path, command: Any) -> None:
 # ---- files ----
 
 
+def test_commands_choose_a_file(tmp_path: Path, command: Any) -> None:
+    for name, changes in (("a-Q8_0", {}), ("b-Q8_0", {"hidden_size": 128, "head_dim": 32})):
+        make(CASES["llama"], tmp_path, ("Q8_0",), **changes)
+        (tmp_path / "m.gguf").rename(tmp_path / f"{name}.gguf")
+    (tmp_path / "ids").write_text("1 2 3")
+    for words in (
+        ("points", tmp_path, "--json"),
+        ("run", tmp_path, "--ids", tmp_path / "ids", "--json"),
+        ("bench", tmp_path, "--tokens", "1", "--json"),
+    ):
+        found = []
+        for glob in ("a*", "b*"):
+            code, out, err = command(*words, "--file", glob)
+            assert code == 0, err
+            found.append(json.loads(out))
+        if words[0] == "points":
+            assert [entries[0]["shape"] for entries in found] == [["T", 64], ["T", 128]]
+        else:
+            wanted = [str(tmp_path / f"{name}-Q8_0.gguf") for name in "ab"]
+            named = [one[0] if isinstance(one, list) else one for one in found]
+            assert [one["model"] for one in named] == wanted
+    code, _, err = command("points", "--file", "a*")
+    assert code == 2 and "--file is for MODEL" in err
+
+
 def test_a_folder_and_its_files(tmp_path: Path) -> None:
     case = CASES["qwen2"]
     make(case, tmp_path, ("Q8_0",))
@@ -236,7 +264,8 @@ def test_a_folder_and_its_files(tmp_path: Path) -> None:
     with pytest.raises(lp.ArgumentError, match="'[*]Q4[*]' matches none of the models in GGUF"):
         lp.load(folder, file="*Q4*")
     assert lp.load(folder, file="*Q8*")._opening.file == "m-Q8_0.gguf"
-    assert lp.load(folder / "m-Q8_0.gguf", file="m-Q8_0.gguf").path == folder
+    for file in ("m-Q8_0.gguf", "*Q8*"):
+        assert lp.load(folder / "m-Q8_0.gguf", file=file).path == folder
     with pytest.raises(lp.ArgumentError, match="give its folder to choose another"):
         lp.load(folder / "m-Q8_0.gguf", file="*Q6*")
     for wrong in ("", 3):
@@ -256,6 +285,18 @@ def test_a_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
     with pytest.raises(lp.FileError, match="^models/m.gguf: no such file$"):
         lp.load("models/m.gguf")
+    url = "https://huggingface.co/a/b/resolve/main/m.gguf"
+    for name, way_out in (
+        (url, "give a/b with file=m.gguf"),
+        ("a/b/c/m.gguf", "of a repo give a/b with file=c/m.gguf"),
+        ("a/b:Q4_K_M", "give a/b with file=*Q4_K_M*"),
+    ):
+        with pytest.raises(lp.FileMissingError, match=re.escape(f"; {way_out} (--file)")):
+            lp.load(name)
+    (tmp_path / "sha256-0").write_bytes(b"GGUF")
+    for use in (lp.load, partial(lp.export_weights, out="w")):
+        with pytest.raises(lp.ArgumentError, match="ln -s sha256-0 model.gguf"):
+            use("sha256-0")
     (tmp_path / "link.gguf").symlink_to("nowhere")
     with pytest.raises(lp.FileMissingError, match="link.gguf: is a link that leads to no file"):
         lp.load("link.gguf")
@@ -345,7 +386,12 @@ def test_a_type_that_does_not_run(tmp_path: Path) -> None:
     ("name", "shape", "error", "message"),
     [
         ("blk.0.attn_q.bias", (64,), lp.UnsupportedError, "only a matrix can be in turned order"),
-        ("blk.0.ffn_gate_inp.weight", (4, 64), lp.UnsupportedError, "layers.0.ffn_gate_inp.weight"),
+        (
+            "blk.0.ffn_gate_inp.weight",
+            (4, 64),
+            lp.UnsupportedError,
+            "m.gguf: holds .* so its metadata describe another model: model.layers.0.ffn_gate_inp",
+        ),
         (
             "blk.0.attn_q_norm.weight",
             (16,),

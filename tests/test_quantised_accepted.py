@@ -107,6 +107,16 @@ def test_the_most_specific_target_counts(tmp_path: Path, first: str):
     assert wide == {name for name in packed if "self_attn" in name} - {f"{Q}.weight"}
 
 
+def test_symmetric_zeros_of_rows_that_do_not_fill_their_words(tmp_path: Path):
+    """84 rows are ten words and a half: what the rest holds is no zero."""
+    made.FORMATS["ct-pack4"].make(tmp_path, made.config_of(intermediate_size=84))
+    zero_words = words_of(np.full((3, 84), 8), 4).T
+    name = "model.layers.0.mlp.up_proj.weight_zero_point"
+    assert zero_words.shape == (11, 3)
+    made.change(tmp_path, {name: stored("I32", zero_words)})
+    assert load_silently(tmp_path).unused == ()
+
+
 @pytest.mark.parametrize(("sym", "less_one"), [(False, True), (True, False), (..., False)])
 def test_zeros_that_are_all_alike_tell_the_version_unless_asymmetric(
     tmp_path: Path, sym: object, less_one: bool

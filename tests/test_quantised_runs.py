@@ -105,6 +105,12 @@ def test_a_tied_head_stays_float(tmp_path: Path, name: str):
     check_same(packed, plain, lengths=(5,), threads=(2,))
 
 
+def test_a_quantised_head_is_used_whatever_the_config_says(tmp_path: Path):
+    folder, plain = pair(tmp_path, "gptq4-head", "llama")
+    made.change_config(folder, {"tie_word_embeddings": True})
+    check_same(opened(folder), plain, lengths=(5,), threads=(2,))
+
+
 def test_the_first_layers_of_a_quantised_model(tmp_path: Path):
     folder, _ = pair(tmp_path, "gptq4-v1", "llama", n_shards=2)
     plain = lp.load(tmp_path / "plain", layers=1)

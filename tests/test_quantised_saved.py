@@ -47,7 +47,7 @@ def test_a_plan_keeps_weights_as(folder: Path, tmp_path: Path):
 
 
 def test_a_harvest_is_of_one_way_to_read_the_weights(folder: Path, tmp_path: Path):
-    from llamaprobe.data.model_place import model_of
+    from llamaprobe.data.model_place import check_model, model_of
     from llamaprobe.data.plan import open_plan
 
     model = lp.load(folder, weights_as="bf16")
@@ -56,6 +56,8 @@ def test_a_harvest_is_of_one_way_to_read_the_weights(folder: Path, tmp_path: Pat
     again = model_of(open_plan(out))
     ids, wanted = models.make_token_ids(made.config_of(), 9), ["x"]
     assert again.run(ids, points=wanted).equals(model.run(ids, points=wanted))
+    with pytest.raises(lp.ArgumentError, match="weights_as is not that of"):
+        check_model(lp.load(folder), open_plan(out))
     with pytest.raises(lp.ArgumentError, match='model.weights_as is "bf16" there and missing here'):
         lp.harvest(lp.load(folder), [IDS], out, points=("x:1",), max_tokens=40)
     assert found.root

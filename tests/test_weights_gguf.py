@@ -298,3 +298,14 @@ def test_rounded_values_say_so(tmp_path):
     assert weight.note.startswith("values rounded to bf16") and model.weights[NORM].note == ""
     assert pickle.loads(pickle.dumps(weight)).note == weight.note
     assert "bits, as bf16" in repr(model)
+
+
+def test_statistics_know_how_weights_were_read(tmp_path):
+    write(tmp_path / "m.gguf", "llama", "q4_k")
+    models_read = [lp.load(tmp_path / "m.gguf", weights_as=each) for each in ("float32", "bf16")]
+    ids = [[1, 2, 3], [4, 5]]
+    exact, rounded = (
+        lp.collect(model, ids, points="x:0", part=(i, 2)) for i, model in enumerate(models_read)
+    )
+    with pytest.raises(lp.ArgumentError, match='differ in model.weights_as: null and "bf16"'):
+        exact + rounded

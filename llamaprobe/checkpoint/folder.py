@@ -104,6 +104,11 @@ class Checkpoint:
         return _base(self.files[0])
 
     @property
+    def shown(self) -> str:
+        """For messages: the folder, or the first file of a model in GGUF."""
+        return shown_path(self.files[0].path if self.format == "gguf" else self.folder)
+
+    @property
     def n_bytes(self) -> int:
         """Of all tensors together."""
         return sum(tensor.n_bytes for tensor in self.tensors.values())

@@ -85,8 +85,9 @@ def open_files(
         checkpoint = open_checkpoint(opening.folder, mmap=opening.mmap, layers=opening.layers)
         checkpoint = with_packed(config, checkpoint, declared, opening.weights_as)
     config = with_head(config, checkpoint)
-    where = shown_path(checkpoint.folder)
-    check_complete(config, checkpoint.names, f"{where}: {checkpoint.first_file}")
+    where = checkpoint.shown
+    of_file = f"{shown_path(checkpoint.folder)}: {checkpoint.first_file}"
+    check_complete(config, checkpoint.names, of_file)
     unused = find_unused(config, checkpoint.names, opening.ignore, whole.n_layers)
     if unused.refused:
         raise UnsupportedError(f"{where}: {unused.refusal(whole)}")

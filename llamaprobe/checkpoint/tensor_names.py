@@ -87,6 +87,7 @@ class Unused:
         if not self.refused:
             return ""
         n, reasons = len(self.refused), [""]
+        source = "its metadata describe" if "gguf" in config.raw else "config.json describes"
         for flag, value, module in (
             ("attention_bias", config.attention_bias, ".self_attn."),
             ("mlp_bias", config.mlp_bias, ".mlp."),
@@ -99,9 +100,8 @@ class Unused:
             reasons.append(
                 "scales come with quantised weights, but config.json has no quantization_config"
             )
-        says = "its metadata describe" if "gguf" in config.raw else "config.json describes"
         return (
-            f"holds {counted(n, 'tensor')} that a run does not use, so {says}"
+            f"holds {counted(n, 'tensor')} that a run does not use, so {source}"
             f" another model: {_grouped(self.refused)}{'; '.join(reasons)}; ignore= of load"
             " (--ignore GLOB) ignores them"
         )

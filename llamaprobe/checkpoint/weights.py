@@ -17,7 +17,7 @@ from ..families.table import FAMILIES
 from ..families.tensors import checkpoint_shapes
 from ..files.fingerprint import check_fingerprint, fingerprint
 from ..files.npy import is_possible
-from ..messages import printable, shown_path
+from ..messages import printable
 from .folder import Checkpoint, TensorInfo, named
 from .layouts import FLOATS, Part, Stored, Tables
 from .packed import PackedInfo
@@ -342,7 +342,7 @@ class Weights(Mapping[str, Weight]):
         return Weight(known, checkpoint.folder, tensor, stored, note=self._notes.get(known, ""))
 
     def _unknown(self, name: object) -> WeightError:
-        where, there = shown_path(self._checkpoint.folder), [*self]
+        where, there = self._checkpoint.shown, [*self]
         if name == HEAD and self._tied_head:
             return WeightError(f"{where}: there is no tensor {HEAD}: the head is tied: {EMBEDDING}")
         near = [each for each in (*there, *self._names) if name and str(name) in each][:3]
@@ -376,9 +376,9 @@ class Weights(Mapping[str, Weight]):
 
     def __reduce__(self) -> NoReturn:
         raise ArgumentError(
-            f"{shown_path(self._checkpoint.folder)}: its weights cannot be pickled or copied"
+            f"{self._checkpoint.shown}: its weights cannot be pickled or copied"
             " together; pickle the model, or the Weight that is needed"
         )
 
     def __repr__(self) -> str:
-        return f"<{len(self)} weights of {shown_path(self._checkpoint.folder)}>"
+        return f"<{len(self)} weights of {self._checkpoint.shown}>"

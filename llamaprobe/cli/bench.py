@@ -94,7 +94,12 @@ def _measure(
         threads=args.threads,
         repeat=args.repeat,
     )
-    about = {"model": args.model, "cpu": cpu_name(), "points": points, "layers": args.layers}
+    about = {
+        "model": model.origin.shown,
+        "cpu": cpu_name(),
+        "points": points,
+        "layers": args.layers,
+    }
     if not args.json:
         _print(timing, **about)
     return about | timing.to_dict()

@@ -30,8 +30,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     from ..points import all_points, llama_points
 
-    if args.model is None and args.revision is not None:
-        args.usage_error("--revision is for MODEL")
+    for option in ("revision", "file"):
+        if args.model is None and getattr(args, option) is not None:
+            args.usage_error(f"--{option} is for MODEL")
     sizes: dict[str, Any] = {}
     points = all_points()
     if args.model is not None:

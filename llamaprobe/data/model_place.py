@@ -111,7 +111,7 @@ def check_model(model: Model, plan: Plan) -> None:
     ):
         if not is_right:
             raise ArgumentError(
-                f"{plan.files.shown(PLAN)}: {what} not that of {printable(model.origin.model)};"
+                f"{plan.files.shown(PLAN)}: {what} not that of {printable(model.origin.shown)};"
                 " give the model that the plan was made with"
             )
 

@@ -4,7 +4,7 @@ What the keys mean is the family's: the metadata become keys of config.json, and
 those, so that nothing is decided twice. Two things differ, and the key `gguf` says so: gains are
 stored as they multiply, Gemma's with the 1 of 1 + w added, and a table rope_freqs divides the
 frequencies of RoPE. Metadata that require other maths are refused by name. What a file does not say
-is what llama.cpp takes for it.
+is what llama.cpp takes for it, but for tokens that end a turn, which it also finds by their text.
 """
 
 import dataclasses
@@ -388,7 +388,7 @@ def _gemma3(m: Metadata, raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gemma_scale(raw: dict[str, Any], n_layers_of_27b: int) -> dict[str, int]:
-    """No key has it; the 27B models are told by their number of layers, as in llama.cpp."""
+    """No key has it; the 27B models are known by their number of layers, as in llama.cpp."""
     is_27b = raw["num_hidden_layers"] == n_layers_of_27b
     of_width = raw["hidden_size"] // max(1, raw["num_attention_heads"])
     return {"query_pre_attn_scalar": of_width if is_27b else raw["head_dim"]}

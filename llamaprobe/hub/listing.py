@@ -5,8 +5,8 @@ too, so that nothing known is requested again; an invalid one counts as absent.
 
 Selected by default: the config, the tokenizer, the chat template, and the weights in safetensors
 once: `model.safetensors`, or the shards that its index names; else, or where `file` says so, one
-model in GGUF. Whatever the globs say, never the
-second copy of the weights in `original/`, never code or a format that can run code.
+model in GGUF. Whatever the globs say, never the second copy of the weights in `original/`, never
+code or a format that can run code.
 """
 
 import hashlib

@@ -20,7 +20,7 @@ def check_behind(run: "Run") -> None:
     """ArgumentError where the logits of a run are not those of its last norm."""
     for edit in run.edits:
         point = resolve(edit.name, run.config)[0].name
-        if point in ("final_unit", "final_norm", "logits_raw", "logits"):
+        if point in ("final_unit", "final_norm", "logits_raw", "logits"):  # final_rms: as it was
             raise ArgumentError(
                 f"{point} of this run was edited, behind the sum that attribution splits;"
                 " attribute a run without that edit"

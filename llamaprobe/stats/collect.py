@@ -254,8 +254,9 @@ class _Run:
             "format_version": FORMAT_VERSION,
             "arithmetic_version": ARITHMETIC_VERSION,
             "model": {
-                "config": numbers["config"],
-                "n_layers": numbers["n_layers"],
+                "config": numbers.pop("config"),
+                "n_layers": numbers.pop("n_layers"),
+                **numbers,  # how quantised weights are read
                 "weights": weights,
             },
             "data": {

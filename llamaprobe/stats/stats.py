@@ -223,8 +223,9 @@ def merge_stats(parts: Iterable[Stats]) -> Stats:
 def _merged(a: Stats, b: Stats) -> Stats:
     for key in _SAME:
         if a.facts[key] != b.facts[key]:
-            shown = [printable(json.dumps(each.facts[key]), 60) for each in (a, b)]
-            raise ArgumentError(f"these statistics differ in {key}: {shown[0]} and {shown[1]}")
+            what, *values = _difference(key, a.facts[key], b.facts[key])
+            shown = [printable(json.dumps(value), 60) for value in values]
+            raise ArgumentError(f"these statistics differ in {what}: {shown[0]} and {shown[1]}")
     facts = a.facts | {
         "covers": _covers(a.facts["covers"], b.facts["covers"]),
         "tokens": [x + y for x, y in zip(a.facts["tokens"], b.facts["tokens"], strict=True)],
@@ -233,6 +234,14 @@ def _merged(a: Stats, b: Stats) -> Stats:
     contexts = {**a._contexts, **b._contexts}
     states = {name: merge(state, b._states[name]) for name, state in a._states.items()}
     return Stats(facts, states, _used_windows(states.values(), contexts))
+
+
+def _difference(what: str, a: Any, b: Any) -> tuple[str, Any, Any]:
+    """The first entry that differs in two facts, by its path; None where there is none."""
+    if not isinstance(a, dict) or not isinstance(b, dict):
+        return what, a, b
+    key = next(key for key in a | b if key not in a or key not in b or a[key] != b[key])
+    return _difference(f"{what}.{key}", a.get(key), b.get(key))
 
 
 def _covers(a: list[list[int]], b: list[list[int]]) -> list[list[int]]:

@@ -57,7 +57,7 @@ def write_page(
     path = checked_path(path)
     parts = [*_intro(run), *_norms(run), *_patterns(run, heads)]
     parts += _lens(run, model) if model is not None else []
-    text = document(f"Run of {run.origin.model}", parts)
+    text = document(f"Run of {run.origin.shown}", parts)
     with atomic_open(path) as file:
         file.write(text.encode("utf-8", "backslashreplace"))
     return Path(path)

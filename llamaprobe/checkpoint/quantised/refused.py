@@ -41,7 +41,9 @@ _METHODS["intel/auto-round"] = _METHODS["auto_round"] = _METHODS["auto-round"]
 def refuse(declared: Declared, known: Iterable[str]) -> UnsupportedConfigError:
     """The error for a method that none of `known` is."""
     name = printable(declared.method, 40)
-    fact, way_out = _METHODS.get(declared.method, ("a method that llamaprobe has not", _ORIGINAL))
+    fact, way_out = _METHODS.get(
+        declared.method, ("a method that llamaprobe does not know", _ORIGINAL)
+    )
     return UnsupportedConfigError(
         f"{declared.where}: {name} weights cannot be run: {fact}; {way_out}; of quantised weights in"
         f" safetensors {', '.join(known)} can be run"
