@@ -109,3 +109,10 @@ def instance(name: str, value: Any, kind: type[_T], way_out: str) -> _T:
     if isinstance(value, kind):
         return value
     raise refusal(name, value, way_out)
+
+
+def function(name: str, value: Any) -> Any:
+    """A function, or None. ArgumentError."""
+    if value is None or callable(value):
+        return value
+    raise refusal(name, value, "a function, or None")

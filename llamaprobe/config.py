@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core, log
+from .arguments import whole
 from .errors import ConfigError, FileError
 from .families.family import LINEARS, PRE_NORMS, Family
 from .families.keys import Keys, any_of
@@ -169,8 +170,8 @@ class Config:
     """What stands before the names of tensors."""
 
     def layer(self, i: int) -> Layer:
-        """The window and the rotation of layer number i. IndexError beyond the last one of a model
-        whose layers differ."""
+        """The window and the rotation of layer number i. ArgumentError."""
+        i = whole("i", i, 0, self.n_layers)
         return self.layers[i] if self.layers else Layer(None, Rope(self.inv_freq))
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ ValueError` around a bad argument works as usual. Messages name the file, the fa
         EditError                              an edit that cannot be made
             EditTypeError TypeError            what is not an assignment of numbers
         PointError       KeyError              a capture point or a layer
+        RowError         IndexError            a row of a harvest
         WeightError      KeyError              the name of a tensor
     ConfigError          ValueError            config.json
         UnsupportedConfigError                 also UnsupportedError: it needs other maths
@@ -54,6 +55,7 @@ __all__ = [
     "NotFolderError",
     "OutOfMemory",
     "PointError",
+    "RowError",
     "TemplateError",
     "Timeout",
     "TokenizerError",
@@ -92,6 +94,10 @@ class PointError(ArgumentError, KeyError):
 
     def __str__(self) -> str:  # KeyError would show the repr of the message
         return str(self.args[0]) if self.args else ""
+
+
+class RowError(ArgumentError, IndexError):
+    """A row that a harvest does not have, or what is not an index."""
 
 
 class EditError(ArgumentError):

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core, log, stderr
+from .arguments import flag, is_whole, whole
 from .cancel import Cancel, Stop
 from .captures import Capture, captures_of
 from .checkpoint.folder import Checkpoint, named
@@ -120,6 +121,7 @@ def load(
     n_layers = None if layers is None else first_layers(layers)
     globs = read_globs(ignore)
     check_weights_as(weights_as)
+    mmap = flag("mmap", mmap)
     part: dict[str, Any] = {} if n_layers is None else {"layers": range(n_layers), "head": True}
     place, file = split_file(source, file)
     part |= {} if file is None else {"file": file}
@@ -376,12 +378,9 @@ class Model(Generates, LensMethods, Sweeps):
         core = self._open()
         captures = captures_of(points, layers, self.config)
         n_threads = self._n_threads(threads)
-        if isinstance(prompt, (int, np.integer)) and not isinstance(prompt, bool):
-            if not 1 <= prompt <= self.config.max_positions:
-                raise ArgumentError(
-                    f"a plan for {prompt} tokens: the model takes 1 to {self.config.max_positions}"
-                )
-            prompt = np.zeros(prompt, np.int32)
+        if is_whole(prompt):
+            n = whole("prompt", prompt, 1, self.config.max_positions + 1)
+            prompt = np.zeros(n, np.int32)
         ids, starts = _joined(self._read(prompt, ChatOptions(), Stop())[0])
         with named(self.path):
             found = core.plan(

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from . import maths
+from .arguments import instance, whole
 from .checkpoint.tensor_names import EMBEDDING, HEAD
 from .errors import ArgumentError, FileError, FormatError
 from .files.array import read
@@ -144,6 +145,7 @@ def _checked(formulas: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(formulas)
     def attention(run_folder: Folder, weight_folder: Folder, layer: int) -> dict[str, np.ndarray]:
         run_folder, weight_folder = checked_path(run_folder), checked_path(weight_folder)
+        layer = whole("layer", layer, 0)
         meta = _read_meta(run_folder / f"meta_layer{layer}.json")
         if "family" in meta:
             _check_family(run_folder, weight_folder, layer, meta)
@@ -239,9 +241,10 @@ def load(folder: str | Path, stem: str) -> np.ndarray:
 
     16-bit floats that were exported as words (npy, raw) become float32, which holds them exactly;
     integers stay integers. The shape and dtype of a file without its first line come from the
-    manifest beside it. Raises FileError (there is no such file) and FormatError (words of unknown
-    dtype).
+    manifest beside it. Raises FileError (there is no such file), ArgumentError and FormatError
+    (words of unknown dtype).
     """
+    instance("stem", stem, str, "the name of a file without its ending")
     for suffix in SUFFIXES.values():
         path = checked_path(folder) / (stem + suffix)
         if os.path.exists(path):

@@ -15,12 +15,15 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from .arguments import function, whole
 from .data.batches import BATCH_TOKENS
 from .data.manifest import write_manifest
+from .data.place import is_url
 from .data.plan import Plan, open_plan
 from .data.reading import Harvest
 from .data.shard import ShardInfo, harvest_shard
 from .errors import ArgumentError
+from .files.paths import checked_path
 
 __all__ = ["Worker", "harvest"]
 
@@ -37,7 +40,7 @@ class Worker:
         model: str | None = None,
     ) -> None:
         """`plan`: its path or URL; the rest as for `harvest_shard`."""
-        self._plan = os.fspath(plan)
+        self._plan = str(plan) if is_url(plan) else os.fspath(checked_path(plan))
         self._how: dict[str, Any] = {"threads": threads, "batch_tokens": batch_tokens}
         self._how["model"] = model
 
@@ -71,7 +74,8 @@ def harvest(
     Raises the errors of `harvest_shard` (Ray's RayTaskError is also of their class) at the first
     shard that fails, RayError, and ArgumentError without Ray.
     """
-    ray, plan = _ray(), open_plan(plan)
+    ray, plan, on_shard = _ray(), open_plan(plan), function("on_shard", on_shard)
+    num_cpus, retries = whole("num_cpus", num_cpus, 1), whole("retries", retries, -1)
     worker = Worker(plan.files.place, num_cpus, batch_tokens, model)
     task = ray.remote(num_cpus=num_cpus, max_retries=retries)(_make)
     waiting = [task.remote(worker, shard) for shard in plan.missing()]

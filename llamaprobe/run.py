@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import points
+from .arguments import choice
 from .captures import BEFORE, without_before
 from .checkpoint.quantization import quantization_entry
 from .config import Config
@@ -100,8 +101,9 @@ class Run(RunViews):
 
     def fingerprint_of(self, path: str) -> str | None:
         """sha256, in hex, of the size and of samples of a weight file as it was when it was opened;
-        `path` is one of `weight_files`."""
-        return self.origin.fingerprints.of(path)
+        `path` is one of `weight_files`. ArgumentError."""
+        paths = [each for each, *_ in self.weight_files]
+        return self.origin.fingerprints.of(choice("path", path, paths))
 
     @property
     def arithmetic_version(self) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import _core
+from .arguments import refusal, shown
 from .checkpoint.folder import INDEX, SINGLE, Checkpoint
 from .checkpoint.opening import Opening, open_weights
 from .checkpoint.tensors import Tensor, file_tensors, weight_tensors
@@ -42,9 +43,7 @@ def split_file(source: Any, file: str | None) -> tuple[Any, str | None]:
     """A path of a GGUF as its folder, a Path, and its name; other sources as they are. `file` must
     then be that name or absent. ArgumentError."""
     if file is not None and (not isinstance(file, str) or not file):
-        raise ArgumentError(
-            f"file is {printable(repr(file), 60)}; it is the name of a .gguf file or a glob"
-        )
+        raise ArgumentError(f"file is {shown(file)}; it is the name of a .gguf file or a glob")
     path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
     if not isinstance(path, str) or not os.path.isfile(path := expand_user(path)):
         return source, file
@@ -56,7 +55,7 @@ def split_file(source: Any, file: str | None) -> tuple[Any, str | None]:
     folder, name = os.path.split(path)
     if file not in (None, name) and not fnmatch.fnmatchcase(name, file or ""):
         raise ArgumentError(
-            f"file is {printable(repr(file), 60)}, and the model is {printable(path)}; give its"
+            f"file is {shown(file)}, and the model is {printable(path)}; give its"
             " folder to choose another"
         )
     return Path(folder or os.curdir), name
@@ -177,7 +176,7 @@ def model_tensors(
             weights = Weights(open_weights(path))
     if not isinstance(weights, Weights):
         raise ArgumentError(
-            f"a model is a Model, a folder, a file or a repo id, not {printable(repr(source), 60)}"
+            f"a model is a Model, a folder, a file or a repo id, not {shown(source)}"
         )
     if part == "stored" or (part == "values" and not weights._are_renamed):
         return file_tensors(weights.files, format)
@@ -201,7 +200,9 @@ def find_local(source: object, revision: str) -> Path | None:
     ArgumentError.
     """
     if not isinstance(source, (str, os.PathLike)) or not isinstance(os.fspath(source), str):
-        raise ArgumentError(f"a model is a folder or a repo id, not {printable(repr(source), 60)}")
+        raise ArgumentError(f"a model is a folder or a repo id, not {shown(source)}")
+    if not isinstance(revision, str):
+        raise refusal("revision", revision, "a branch, tag or commit")
     if revision != "main":
         _check_no_token(revision, "a revision")
     name = expand_user(os.fspath(source))

@@ -8,6 +8,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
+from .arguments import flag
 from .messages import hide_tokens, printable
 
 _MAX_LINE = 2000  # characters
@@ -67,7 +68,7 @@ STREAM = _Stream()
 @contextlib.contextmanager
 def bar(shown: bool, unit: str = "step") -> Iterator[Callable[[int, int], None] | None]:
     """A progress bar: a function of (units done, units in all); None without a bar."""
-    if not shown:
+    if not flag("progress", shown):
         yield None
         return
     from tqdm import tqdm

@@ -366,9 +366,9 @@ def test_arguments(tmp_path):
         (lambda: lp.write(tmp_path / "a.dat", one), "does not end in"),
         (lambda: lp.read(tmp_path / "a.dat"), "does not end in"),
         (lambda: lp.write(tmp_path / "a.csv", one, format="xls"), "'xls' is not one of"),
-        (lambda: lp.write(tmp_path / "a.csv", one, digits=26), "digits=26"),
-        (lambda: lp.write(tmp_path / "a.csv", one, digits=True), "digits=True"),
-        (lambda: lp.write(tmp_path / "a.csv", one, digits=1.5), "digits=1.5"),
+        (lambda: lp.write(tmp_path / "a.csv", one, digits=26), "digits is 26"),
+        (lambda: lp.write(tmp_path / "a.csv", one, digits=True), "digits is True"),
+        (lambda: lp.write(tmp_path / "a.csv", one, digits=1.5), "digits is 1.5"),
         (lambda: lp.write(tmp_path / "a.csv", np.array([1j])), "complex128 cannot be written"),
         (lambda: lp.write(tmp_path / "a.npy", np.array([None])), "object cannot be written"),
     ):

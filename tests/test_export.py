@@ -242,7 +242,7 @@ def test_filters(random_checkpoint, choice, expected):
         ({"filter": "re:("}, "not a regular expression"),
         ({"filter": [3]}, "neither a string nor a predicate"),
         ({"format": "xls"}, "not one of csv"),
-        ({"dtype": "float16"}, "not one of float32, raw"),
+        ({"dtype": "float16"}, "give one of float32, raw"),
     ],
 )
 def test_rejects_meaningless_choices(random_checkpoint, tmp_path, choice, message):

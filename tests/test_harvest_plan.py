@@ -141,7 +141,7 @@ def test_bos_always_stands_before_every_window(tmp_path, stride):
     assert len(places) == h.n_rows
     with pytest.raises(lp.ArgumentError, match="holds another plan: options.bos"):
         make_plan(tmp_path / "out", data, model, **options)
-    with pytest.raises(lp.ArgumentError, match="stride is 9; give a number from 0 to 8"):
+    with pytest.raises(lp.ArgumentError, match="stride is 9; give an integer from 0 to 8"):
         make_plan(tmp_path / "a", data, model, bos="always", **options | {"stride": 9})
 
 

@@ -71,7 +71,7 @@ def test_documents(made):
         assert h.rows.token_id[rows].tolist() == ids
         assert set(h.rows.document[rows].tolist()) == {number}
     for number in (-1, len(data), "a"):
-        with pytest.raises(lp.ArgumentError, match="there is no document"):
+        with pytest.raises(lp.ArgumentError, match="document is .*; give a number of the harvest"):
             h.tokens(number)
 
 

@@ -33,11 +33,11 @@ LEVELS = {
 # So of llamaprobe: a package or a module beside them imports only what has a lower number, also
 # within functions. `__init__` may import all: it loads what is public when it is first used.
 PYTHON_LEVELS = {
-    "errors": 0,
-    "log": 0,
-    "maths": 0,
-    "messages": 0,
-    "arguments": 1,
+    "errors": -1,
+    "log": -1,
+    "maths": -1,
+    "messages": -1,
+    "arguments": 0,
     "files": 1,
     "cancel": 2,
     "families": 2,

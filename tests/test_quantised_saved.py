@@ -63,6 +63,16 @@ def test_a_harvest_is_of_one_way_to_read_the_weights(folder: Path, tmp_path: Pat
     assert found.root
 
 
+def test_a_harvest_and_statistics_say_how_the_weights_are_stored(folder: Path, tmp_path: Path):
+    for model in (lp.load(folder, weights_as="bf16"), lp.load("demo")):
+        out = tmp_path / model.path.name
+        lp.plan_harvest(model, [IDS], out / "plan", points=("x:1",), max_tokens=40)
+        lp.collect(model, [IDS], points="x:1", stats="range", max_tokens=40).save(out / "stats")
+        entry = model.quantization and model.quantization.entry()
+        assert json.loads((out / "plan" / "model.json").read_text()).get("quantization") == entry
+        assert lp.read_stats(out / "stats").facts["model"].get("quantization") == entry
+
+
 def test_a_quantiser_file_that_changed_is_another_model(tmp_path: Path):
     from llamaprobe.data.model_place import numbers_of
 

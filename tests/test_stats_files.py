@@ -1,5 +1,6 @@
 """The file of statistics: read by others, damaged, altered by strangers; exports; the command line."""
 
+import hashlib
 import json
 import random
 import re
@@ -118,6 +119,17 @@ def test_truncated_and_flipped_bytes(saved, tmp_path, seed):
     attempt(path)
 
 
+@pytest.mark.parametrize("name", ["x.1/sum_2", "q.2/range"])
+def test_a_flipped_bit_that_leaves_a_possible_value(saved, tmp_path, name):
+    data = bytearray(saved.read_bytes())
+    n = struct.unpack("<Q", data[:8])[0]
+    data[8 + n + json.loads(data[8 : 8 + n])[name]["data_offsets"][0]] ^= 1
+    path = tmp_path / "s"
+    path.write_bytes(data)
+    with pytest.raises(lp.FormatError, match="do not have the sha256 that it names"):
+        lp.read_stats(path)
+
+
 def rewritten(path, saved, change_facts=None, change=None):
     """The file with other facts or tensors."""
     data = saved.read_bytes()
@@ -134,7 +146,9 @@ def rewritten(path, saved, change_facts=None, change=None):
         array = np.frombuffer(bytes(body[start:end]), kind).copy().reshape(head[name]["shape"])
         edit(array)
         body[start:end] = array.tobytes()
-    head["__metadata__"]["statistics"] = json.dumps(facts)
+    text = json.dumps(facts)
+    sha256 = hashlib.sha256(text.encode() + body).hexdigest()  # so that the other checks are tried
+    head["__metadata__"] = {"statistics": text, "sha256": sha256}
     text = json.dumps(head).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + body)
     return path

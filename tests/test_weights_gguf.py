@@ -307,5 +307,5 @@ def test_statistics_know_how_weights_were_read(tmp_path):
     exact, rounded = (
         lp.collect(model, ids, points="x:0", part=(i, 2)) for i, model in enumerate(models_read)
     )
-    with pytest.raises(lp.ArgumentError, match='differ in model.weights_as: null and "bf16"'):
+    with pytest.raises(lp.ArgumentError, match='differ in model.quantization.weights_as: "float32" and "bf16"'):
         exact + rounded

@@ -205,7 +205,7 @@ def test_parts_that_there_are_not(some, tmp_path):
     for source in ("demo", lp.load("demo")):
         with pytest.raises(lp.ArgumentError, match="there are no quantised weights, which alone have codes"):
             lp.export_weights(source, tmp_path / "w", part="codes", progress=False)
-    with pytest.raises(lp.ArgumentError, match="part 'bits' is not one of values, codes, scales"):
+    with pytest.raises(lp.ArgumentError, match="part is 'bits'; give one of values, codes, scales"):
         lp.export_weights(some[1], tmp_path / "w", part="bits", progress=False)
     with pytest.raises(lp.ArgumentError, match="dtype 'raw' is of stored floats; scales have their own"):
         lp.export_weights(some[1], tmp_path / "w", part="scales", format="npy", dtype="raw", progress=False)

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import _core, log
+from ..arguments import choice, whole
 from ..config import Config, read_config
 from ..errors import ArgumentError, UnsupportedError
 from ..families.core import core_arguments
-from ..families.keys import any_of
-from ..messages import printable, shown_path
+from ..messages import shown_path
 from .folder import Checkpoint, named, open_checkpoint
 from .quantised.find import declared_of, with_packed
 from .tensor_names import HEAD, check_complete, find_unused
@@ -26,6 +26,7 @@ from .tensor_names import HEAD, check_complete, find_unused
 WEIGHTS_AS = ("float32", "bf16")
 _OPTIONS = ("threads", "mmap", "layers", "ignore", "weights_as")
 _FLOATS = {"F32", "BF16", "F16", "F64"}
+_MAX_LAYERS = 1 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -119,22 +120,18 @@ def open_weights(folder: Path) -> Checkpoint:
 
 def check_weights_as(weights_as: object) -> None:
     """ArgumentError for what `load(weights_as=)` does not take."""
-    if weights_as not in WEIGHTS_AS:
-        raise ArgumentError(
-            f"weights_as is {printable(repr(weights_as), 60)}; it must be {any_of(WEIGHTS_AS)}"
-        )
+    choice("weights_as", weights_as, WEIGHTS_AS)
 
 
 def first_layers(layers: int | range) -> int:
     """How many layers `load(layers=)` opens. ArgumentError."""
     if isinstance(layers, range) and layers and layers == range(layers.stop):
-        return layers.stop
-    if not isinstance(layers, bool) and hasattr(layers, "__index__") and layers.__index__() >= 1:
-        return layers.__index__()
-    raise ArgumentError(
-        f"layers is {printable(repr(layers), 60)}; here it is how many of the first layers to open,"
-        f" such as 4 or range(4); which of them a run keeps is the layers of model.run"
+        layers = layers.stop
+    way_out = (
+        "how many of the first layers to open, such as 4 or range(4); which of them a run keeps is"
+        " the layers of model.run"
     )
+    return whole("layers", layers, 1, _MAX_LAYERS, way_out)
 
 
 def _cut(config: Config, layers: int | None) -> Config:

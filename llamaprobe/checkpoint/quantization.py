@@ -64,7 +64,7 @@ def brief(q: Quantization | None) -> str:
 
 
 def quantization_entry(entry: Mapping[str, Any] | None) -> dict[str, Any]:
-    """For the meta files and the manifest of a run; nothing of a model that is not quantised."""
+    """For the files of a run, a harvest or statistics; nothing of a model that is not quantised."""
     return {} if entry is None else {"quantization": copy.deepcopy(dict(entry))}
 
 

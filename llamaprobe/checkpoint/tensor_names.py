@@ -11,10 +11,12 @@ import difflib
 import fnmatch
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
+from ..arguments import is_iterable, refusal
 from ..config import Config, tensors
 from ..errors import ArgumentError, FormatError
 from ..families.tensors import layer_prefix
@@ -153,16 +155,14 @@ def find_unused(
     return Unused(tuple(sorts[True]), tuple(sorts[False]), tuple(names))
 
 
-def read_globs(ignore: object) -> tuple[str, ...]:
+def read_globs(ignore: Any) -> tuple[str, ...]:
     """`ignore` of load: one glob or several. ArgumentError."""
     globs = (ignore,) if isinstance(ignore, str) else ignore
-    if isinstance(globs, Iterable) and not isinstance(globs, bytes):
+    if is_iterable(globs) and not isinstance(globs, bytes):
         found = tuple(globs)
         if all(isinstance(glob, str) and glob for glob in found):
             return found
-    raise ArgumentError(
-        f"ignore is {printable(repr(ignore), 60)}; it is a glob over names of tensors, or several"
-    )
+    raise refusal("ignore", ignore, "a glob over names of tensors, or several")
 
 
 def _matched(names: Collection[str], glob: str) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .. import _core
+from ..arguments import shown
 from ..config import Config
 from ..errors import ArgumentError, UnsupportedError
 from ..families.table import FAMILIES
@@ -343,10 +344,12 @@ class Weights(Mapping[str, Weight]):
 
     def _unknown(self, name: object) -> WeightError:
         where, there = self._checkpoint.shown, [*self]
+        if not isinstance(name, str):
+            return WeightError(f"{where}: there is no tensor {shown(name)}")
         if name == HEAD and self._tied_head:
             return WeightError(f"{where}: there is no tensor {HEAD}: the head is tied: {EMBEDDING}")
-        near = [each for each in (*there, *self._names) if name and str(name) in each][:3]
-        near = near or difflib.get_close_matches(str(name), there, 3, 0.6)
+        near = [each for each in (*there, *self._names) if name and name in each][:3]
+        near = near or difflib.get_close_matches(name, there, 3, 0.6)
         hint = f"; near: {', '.join(map(printable, near))}" if near else ""
         return WeightError(f"{where}: there is no tensor {printable(repr(name))}{hint}")
 

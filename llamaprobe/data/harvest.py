@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypedDict, Unpack
 
 from .. import stderr
+from ..arguments import function, whole
 from ..errors import ArgumentError
 from ..files.atomic import check_space
 from ..messages import counted, printable
@@ -59,6 +60,7 @@ def harvest(
 
     Raises the errors of `plan_harvest` and `harvest_shard`.
     """
+    batch_tokens, on_shard = whole("batch_tokens", batch_tokens, 1), function("on_shard", on_shard)
     plan = plan_harvest(model, data, out, progress=progress, **options)  # type: ignore[misc]
     run_plan(
         plan,

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..checkpoint.opening import WEIGHTS_AS
 from ..checkpoint.quantised.declared import FILES as QUANTISER_FILES
+from ..checkpoint.quantization import quantization_entry
 from ..errors import ArgumentError, Error, FileChangedError, FormatError
 from ..files.fingerprint import REPLACED, file_state
 from ..files.json_file import read_object
@@ -129,12 +130,13 @@ def _planned_states(plan: Plan) -> object:
 
 
 def place_of(model: Model) -> dict[str, Any]:
-    """Where a model is, for model.json."""
+    """Where a model is, and how its weights are stored, for model.json."""
     source = dict(model._opening.source)
     entries = path_entries("source", source.pop("source"))
     options = {name: model._opening.options[name] for name in ("layers", "ignore")}
     options |= _rounding_of(model)
-    return {**entries, **source, **options, "weight_states": _states_of(model)}
+    stored = quantization_entry(model.origin.quantization)
+    return {**entries, **source, **options, **stored, "weight_states": _states_of(model)}
 
 
 @functools.lru_cache(maxsize=1)

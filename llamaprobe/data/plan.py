@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ArgumentError, FileMissingError, FormatError, NewerFormatError
+from ..arguments import whole
+from ..errors import FileMissingError, FormatError, NewerFormatError
 from ..files.json_file import parse_object
 from ..messages import counted, printable, show_bytes, shown_path
 from .file_hash import hash_unchanged
@@ -143,12 +144,8 @@ class Plan:
 
     def check_shard(self, shard: int) -> int:
         """The number of a shard. ArgumentError."""
-        if not hasattr(shard, "__index__") or isinstance(shard, bool):
-            raise ArgumentError(f"a shard is a number, not {type(shard).__name__}")
-        number = shard.__index__()
-        if not 0 <= number < len(self):
-            raise ArgumentError(f"there is no shard {number}; the plan has 0 to {len(self) - 1}")
-        return number
+        way_out = f"a number of the plan, from 0 to {len(self) - 1}"
+        return whole("shard", shard, 0, len(self), way_out)
 
     def tensors(self, shard: int) -> dict[str, list[Tensor]]:
         """Target, or "rows", -> the tensors of its file of a shard."""

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from .. import stderr
+from ..arguments import choice, flag, refusal, whole
 from ..errors import ArgumentError, FormatError
 from ..files.atomic import atomic_open, hold_folder, sync_folder
 from ..files.fingerprint import file_state
@@ -18,6 +20,7 @@ from ..messages import printable
 from ..model import Model
 from ..origin import ARITHMETIC_VERSION
 from ..points import Name
+from ..views.methods import check_model
 from .document import Column, Document, Fault, choose_column
 from .file_hash import hash_unchanged
 from .folder import Folder
@@ -98,6 +101,8 @@ def plan_harvest(
     Raises ArgumentError (also for a folder with another plan), PointError, FormatError (the file,
     line and number of a bad document), TokenizerError, FileError.
     """
+    check_model(model)
+    new_plan, progress = flag("new_plan", new_plan), flag("progress", progress)
     if max_tokens is None:
         max_tokens = min(_MAX_TOKENS, model.config.max_positions)
     options = {
@@ -144,47 +149,30 @@ def _check_options(options: dict[str, Any], model: Model) -> None:
         ("bos", ("auto", "always", "never")),
         ("on_bad", ("stop", "skip")),
     ):
-        _one_of(name, options[name], known)
-    options["max_tokens"] = _whole(options, "max_tokens", 1, model.config.max_positions)
+        choice(name, options[name], known)
+    end = model.config.max_positions + 1
+    options["max_tokens"] = whole("max_tokens", options["max_tokens"], 1, end)
     if options["bos"] == "always":
         options["bos_token"] = bos_token_of(model)
-    most = options["max_tokens"] - 1 - ("bos_token" in options)
-    options["stride"] = _whole(options, "stride", 0, most)
+    end = options["max_tokens"] - ("bos_token" in options)
+    options["stride"] = whole("stride", options["stride"], 0, end)
     if options["limit_tokens"] is not None:
-        options["limit_tokens"] = _whole(options, "limit_tokens", 1, 1 << 60)
-
-
-def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ArgumentError(f"{name} is {printable(repr(value), 60)}; give {' or '.join(known)}")
-
-
-def _whole(options: dict[str, Any], name: str, least: int, most: int) -> int:
-    """An option as an int. ArgumentError."""
-    value = options[name]
-    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not is_whole or not least <= value <= most:
-        shown = printable(repr(value), 60)
-        raise ArgumentError(f"{name} is {shown}; give a number from {least} to {most}")
-    return int(value)
+        options["limit_tokens"] = whole("limit_tokens", options["limit_tokens"], 1, 1 << 60)
 
 
 def _seed(order: str) -> int | None:
     """The seed of an order; None for that of the data."""
-    if order == "data":
-        return None
-    head, _, seed = str(order).partition(":")
-    if head != "permuted" or not seed.isascii() or not seed.isdigit() or len(seed) > 18:
-        shown = printable(repr(order), 60)
-        raise ArgumentError(f"order is {shown}; give data, or permuted:SEED with a number")
-    return int(seed)
+    match = re.fullmatch("data|permuted:([0-9]{1,18})", order) if isinstance(order, str) else None
+    if match is None:
+        raise refusal("order", order, "data, or permuted:SEED with a number")
+    return None if match[1] is None else int(match[1])
 
 
 def _shard_rows(given: int | None, targets: list[Target], options: dict[str, Any]) -> int:
     """ArgumentError. A function of the plan alone, never of a measured speed."""
     max_tokens = options["max_tokens"]
     if given is not None:
-        return _whole({"shard_rows": given}, "shard_rows", max_tokens, 1 << 40)
+        return whole("shard_rows", given, max_tokens, 1 << 40)
     row_bytes = SIZES[DTYPES[options["dtype"]]] * max(target.width for target in targets)
     rows = min(_SHARD_ROWS, max(1, _SHARD_BYTES // row_bytes))
     return max(1 << (rows.bit_length() - 1), 1 << (max_tokens - 1).bit_length())

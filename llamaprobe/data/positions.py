@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ArgumentError
-from ..messages import printable
+from ..arguments import refusal
 from .mixing import mix
 
 _FORMS = "all, last, skip:N (without the first N), A-B, or hash:F (a fraction F of the tokens)"
@@ -60,17 +59,19 @@ class Positions:
 
 def read_positions(text: str) -> Positions:
     """ArgumentError."""
+    if not isinstance(text, str):
+        raise refusal("positions", text, _FORMS)
     if text == "all":
         return Positions()
     if text == "last":
         return Positions(last=True)
-    if match := re.fullmatch(r"skip:([0-9]{1,8})", str(text)):
+    if match := re.fullmatch(r"skip:([0-9]{1,8})", text):
         return Positions(first=int(match[1]))
-    if match := re.fullmatch(r"([0-9]{1,8})-([0-9]{1,8})", str(text)):
+    if match := re.fullmatch(r"([0-9]{1,8})-([0-9]{1,8})", text):
         first, last = int(match[1]), int(match[2])
         if first <= last:
             return Positions(first=first, stop=last + 1)
-    if match := re.fullmatch(r"hash:(0?\.[0-9]{1,9})", str(text)):
+    if match := re.fullmatch(r"hash:(0?\.[0-9]{1,9})", text):
         if 0 < float(match[1]) < 1:
             return Positions(fraction=float(match[1]))
-    raise ArgumentError(f"positions is {printable(repr(text), 60)}; give {_FORMS}")
+    raise refusal("positions", text, _FORMS)

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..errors import ArgumentError, FileError, FormatError, PointError
+from ..arguments import shown, whole
+from ..errors import FileError, FormatError, PointError, RowError
 from ..messages import counted, printable, shown_path
 from ..points import Name, resolve
 from .layout import ROWS, shard_name
@@ -24,6 +25,7 @@ from .rounding import decode
 from .shuffle import Shuffle
 
 _WITH_LAYER = re.compile(r"([a-z_]+)[.:]([0-9]{1,5})")
+_ROWS = "an integer, a slice, or integers in one dimension"
 _STORED = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
 Index = int | slice | NDArray[Any] | range | list[int]
 
@@ -55,17 +57,22 @@ class Rows:
         return self.shape[0]
 
     def __getitem__(self, rows: Index) -> NDArray[Any]:
-        """IndexError for a row that is not there; FileError for a shard that is missing,
+        """RowError for a row that is not there; FileError for a shard that is missing,
         FormatError for one that is damaged."""
-        if isinstance(rows, slice):
-            rows = range(*rows.indices(len(self)))
-        if isinstance(rows, range) and rows.step == 1:
-            return self._decoded(self._span(rows))
-        if np.ndim(rows) == 0:
-            row = int(row_numbers(np.array([rows]), len(self))[0])
+        try:
+            if isinstance(rows, slice):
+                rows = range(*rows.indices(len(self)))
+            span = rows if isinstance(rows, range) and rows.step == 1 else None
+            if span is None or not 0 <= span.start <= span.stop <= len(self):
+                span, array = None, np.asarray(rows)
+        except (TypeError, ValueError, OverflowError):  # a slice of texts; a ragged list
+            raise RowError(f"rows is {shown(rows)}; give {_ROWS}") from None
+        if span is not None:
+            return self._decoded(self._span(span))
+        if array.ndim == 0:
+            row = int(row_numbers(array[None], len(self))[0])
             return self._decoded(self._span(range(row, row + 1)))[0]
-        numbers = row_numbers(np.asarray(rows), len(self))
-        return self._decoded(self._gather(numbers))
+        return self._decoded(self._gather(row_numbers(array, len(self))))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         if copy is False:
@@ -126,15 +133,15 @@ class Rows:
 
 def row_numbers(rows: NDArray[Any], n_rows: int) -> NDArray[np.int64]:
     """Row numbers from 0 on, of one dimension; negative ones count from the end, a mask chooses.
-    IndexError."""
+    RowError."""
     if rows.dtype == bool and rows.shape == (n_rows,):
         return np.flatnonzero(rows)
     if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
-        raise IndexError("rows are an integer, a slice, or integers in one dimension")
+        raise RowError(f"rows is {shown(rows)}; give {_ROWS}")
     numbers = rows.astype(np.int64)
     outside = (numbers < -n_rows) | (numbers >= n_rows)
     if np.any(outside):
-        raise IndexError(f"row {numbers[outside][0]} is outside of {counted(n_rows, 'row')}")
+        raise RowError(f"row {numbers[outside][0]} is outside of {counted(n_rows, 'row')}")
     return np.where(numbers < 0, numbers + n_rows, numbers)
 
 
@@ -236,8 +243,10 @@ class Harvest:
         permutation of all rows, with few shards it reads few files at a time. The last batch may be
         smaller. ArgumentError, PointError.
         """
-        if size < 1 or start < 0 or pool < 1 or epoch < 0:
-            raise ArgumentError("size and pool are at least 1, start and epoch at least 0")
+        size, pool = whole("size", size, 1), whole("pool", pool, 1)
+        epoch, start = whole("epoch", epoch, 0), whole("start", start, 0)
+        if shuffle is not None:
+            shuffle = whole("shuffle", shuffle, -(1 << 64), 1 << 64, "an integer, or None")
         rows = self[(point, layer) if layer is not None else point]
         order = Shuffle(self.plan.windows.row[self.plan.windows.shard], shuffle, epoch, pool)
         return self._batches(rows, order, size, start)
@@ -249,10 +258,8 @@ class Harvest:
 
     def _document(self, document: int) -> int:
         n = self.plan.n_documents
-        if not hasattr(document, "__index__") or not 0 <= document.__index__() < n:
-            shown = printable(repr(document), 40)
-            raise ArgumentError(f"there is no document {shown}; the harvest has 0 to {n - 1}")
-        return document.__index__()
+        way_out = f"a number of the harvest, from 0 to {n - 1}"
+        return whole("document", document, 0, n, way_out)
 
 
 class RowIndex:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import function, refusal, whole
 from ..files.atomic import remove_leftovers
 from ..model import Model
 from ..perf import machine
@@ -65,6 +66,7 @@ def harvest_shard(
     disk; nothing that was finished is lost), OutOfMemory (names the document), FileChangedError.
     """
     began = time.perf_counter()
+    batch_tokens, report = whole("batch_tokens", batch_tokens, 1), function("report", report)
     plan = open_plan(plan)
     shard = plan.check_shard(shard)
     if found := plan.sidecar(shard):
@@ -92,6 +94,8 @@ def harvest_shard(
 def opened_model(plan: Plan, model: Model | str | None) -> Model:
     """The model of a plan, as `harvest_shard` takes it. ArgumentError for another one."""
     check_arithmetic(plan)
+    if model is not None and not isinstance(model, (Model, str, os.PathLike)):
+        raise refusal("model", model, "what lp.load(...) returned, or takes")
     if not isinstance(model, Model):
         return model_of(plan, model)
     check_model(model, plan)

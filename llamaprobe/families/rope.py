@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ArgumentError
-from ..messages import printable
+from ..arguments import whole
 
 f32 = np.float32
 
@@ -104,11 +103,7 @@ def checked_length(rope_length: int | None) -> int:
     """For the core: 0 stands for None. ArgumentError."""
     if rope_length is None:
         return 0
-    if isinstance(rope_length, bool) or not hasattr(rope_length, "__index__"):
-        raise ArgumentError(f"rope_length is {printable(repr(rope_length), 60)}, not an integer")
-    if not 1 <= rope_length.__index__() < 1 << 31:
-        raise ArgumentError(f"rope_length is {rope_length}; it is a number of tokens")
-    return rope_length.__index__()
+    return whole("rope_length", rope_length, 1, 1 << 31, "a number of tokens, or None")
 
 
 def _mscale(factor: float, mscale: float) -> float:

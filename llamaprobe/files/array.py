@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core
+from ..arguments import refusal, shown
 from ..errors import ArgumentError, FileChangedError, FormatError, OutOfMemory
 from ..messages import printable, show_bytes, shown_path
 from .atomic import atomic_open, open_regular
@@ -112,16 +113,19 @@ def _given(shape: Sequence[int] | None, dtype: Any, mark: str) -> FirstLine | No
         if dtype is not None:
             raise ArgumentError("dtype= is for a file without a first line; give shape= too")
         return None
+    if isinstance(dtype, bytes):
+        raise refusal("dtype", dtype, "a name")
     try:
         axes = tuple(operator.index(n) for n in shape)
         kind = "" if dtype is None else dtype if isinstance(dtype, str) else np.dtype(dtype).name
-    except TypeError as error:
-        raise ArgumentError(f"shape must be integers, and dtype a name: {error}") from None
+    except (TypeError, ValueError):
+        fact = f"shape is {shown(shape)}, dtype {shown(dtype)}"
+        raise ArgumentError(f"{fact}; give integers, and a name") from None
     if kind and not is_known(kind, mark):
         raise ArgumentError(f"dtype {printable(kind, 60)!r} cannot be stored in such a file")
     n_bytes = np.dtype(kind).itemsize if kind in OTHERS else 4
     if any(n < 0 for n in axes) or len(axes) > MAX_RANK or not is_possible(axes, n_bytes):
-        raise ArgumentError(f"shape={list(axes)} is not the shape of an array")
+        raise refusal("shape", list(axes), "that of an array")
     return FirstLine(0, 1, axes, kind)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .. import _core
+from ..arguments import flag, shown, whole
 from ..errors import ArgumentError
 from ..messages import counted, printable
 from .hex import FixedPoint, fixed_point, word_lines
@@ -92,15 +93,13 @@ def new_scratch(n_bytes: int) -> memoryview:
 
 def check_format(format: str) -> str:
     if not isinstance(format, str) or (format not in SUFFIXES and fixed_point(format) is None):
-        raise ArgumentError(
-            f"format {printable(repr(format), 60)} is not one of {', '.join(SUFFIXES)}, q<m>.<n>"
-        )
+        raise ArgumentError(f"format {shown(format)} is not one of {', '.join(SUFFIXES)}, q<m>.<n>")
     return format
 
 
 def check_header(header: bool, style: str) -> None:
     """ArgumentError for npy, whose header cannot be left out."""
-    if not header and style == "npy":
+    if not flag("header", header) and style == "npy":
         raise ArgumentError("header=False is for text and words; the header of npy is its format")
 
 
@@ -116,18 +115,10 @@ def way_out(format: str) -> str:
 
 def check_digits(digits: int | str | None) -> int:
     """None or "shortest" -> -1; N -> N. ArgumentError for anything else."""
-    if digits is None or digits == "shortest":
+    if digits is None or (isinstance(digits, str) and digits == "shortest"):
         return SHORTEST
-    if (
-        isinstance(digits, bool)
-        or not isinstance(digits, (int, np.integer))
-        or not 0 <= digits <= MAX_DIGITS
-    ):
-        raise ArgumentError(
-            f"digits={digits!r}: give 0 to {MAX_DIGITS} digits after the point, or None for the "
-            "shortest decimal"
-        )
-    return int(digits)
+    way_out = f"0 to {MAX_DIGITS} digits after the point, or None for the shortest decimal"
+    return whole("digits", digits, 0, MAX_DIGITS + 1, way_out)
 
 
 def plain_array(values: object) -> np.ndarray:

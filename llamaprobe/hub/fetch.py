@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack
 
 from .. import log
+from ..arguments import listed, whole
 from ..config import MAX_BYTES as MAX_CONFIG
 from ..errors import ArgumentError, Error, FileError, UnsupportedError
+from ..files.paths import checked_path
 from .errors import EntryNotFoundError, NetworkError, OfflineError, ServerError, TokenError
 from .folder import refused
 from .listing import INDEX, MAX_INDEX, Choice, Listing, RepoFile, looks_complete, missing
@@ -194,7 +196,7 @@ class Job:
         self.repo_id = check_repo_id(repo_id)
         self.revision = check_revision(revision)
         self.settings: Settings = read_settings(cache_dir)
-        self.local_dir = None if local_dir is None else Path(local_dir).expanduser()
+        self.local_dir = None if local_dir is None else checked_path(local_dir)
         self.commit: str | None = None
         """What the revision is, once the hub has answered."""
 
@@ -366,20 +368,18 @@ def _read(store: Store, file: RepoFile) -> bytes | None:
 def _globs(globs: str | Collection[str] | None) -> list[str] | None:
     if globs is None or isinstance(globs, str):
         return None if globs is None else [globs]
-    if not all(isinstance(glob, str) for glob in globs):
+    found = listed("include or exclude", globs, "a glob or a list of globs")
+    if not all(isinstance(glob, str) for glob in found):
         raise ArgumentError("include and exclude take a glob or a list of globs")
-    return list(globs) or None
+    return found or None
 
 
 def _layers(layers: Iterable[int] | None) -> frozenset[int] | None:
     if layers is None:
         return None
-    numbers = list(layers)
-    if not all(
-        hasattr(n, "__index__") and not isinstance(n, bool) and n.__index__() >= 0 for n in numbers
-    ):
-        raise ArgumentError(f"layers {numbers[:5]}: must be layer numbers from 0 on")
-    return frozenset(n.__index__() for n in numbers)
+    way_out = "layer numbers from 0 on"
+    numbers = listed("layers", layers, way_out)
+    return frozenset(whole("layers", n, 0, way_out=way_out) for n in numbers)
 
 
 # ---- headers alone ----

@@ -14,6 +14,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from ..arguments import shown
 from ..errors import ArgumentError
 from ..messages import printable
 from .errors import MetadataError, TokenError, UnsafeNameError
@@ -35,14 +36,14 @@ _MAX_SEGMENT = 255
 def check_repo_id(repo_id: str) -> str:
     """`owner/name` or `name`, as the hub allows them; ArgumentError otherwise."""
     check_no_token(repo_id, "a repository id must be owner/name; this")
-    if repo_id == "demo":
+    if isinstance(repo_id, str) and repo_id == "demo":
         raise ArgumentError("demo comes with llamaprobe: there is nothing to download")
     if isinstance(repo_id, str) and (inside := repo_in_url(repo_id)):
         raise ArgumentError(f"this is an address, not a repository id; give {inside}")
     fine = isinstance(repo_id, str) and _REPO.fullmatch(repo_id) and not repo_id.endswith(".git")
     if not fine or "--" in repo_id or ".." in repo_id:
         raise ArgumentError(
-            f"repository id {printable(repr(repo_id), 120)}: must be owner/name, of letters,"
+            f"repository id {shown(repo_id, 120)}: must be owner/name, of letters,"
             f" digits, '-', '_' and '.', at most 96 each, without '--', '..' or a '.git' at the end"
         )
     return repo_id
@@ -81,7 +82,7 @@ def check_revision(revision: str) -> str:
     fault = "not a string" if not isinstance(revision, str) else _fault(revision)
     if fault or len(revision) > 255:
         raise ArgumentError(
-            f"revision {printable(repr(revision), 120)}: {fault or 'longer than 255 characters'}"
+            f"revision {shown(revision, 120)}: {fault or 'longer than 255 characters'}"
         )
     return revision
 

@@ -17,6 +17,7 @@ from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from .. import __version__
 from ..errors import ArgumentError
+from ..files.paths import checked_path
 from ..messages import printable
 from .errors import TokenError
 
@@ -138,7 +139,7 @@ def read_settings(cache_dir: str | os.PathLike[str] | None = None) -> Settings:
     value."""
     return Settings(
         endpoint=_endpoint(),
-        cache_dir=_cache_dir() if cache_dir is None else Path(cache_dir).expanduser(),
+        cache_dir=_cache_dir() if cache_dir is None else checked_path(cache_dir),
         offline=_is_on("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"),
         connect_timeout=_seconds("HF_HUB_ETAG_TIMEOUT"),
         read_timeout=_seconds("HF_HUB_DOWNLOAD_TIMEOUT"),

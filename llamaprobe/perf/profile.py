@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from ..arguments import instance
 from .machine import Roof
 
 
@@ -23,7 +24,8 @@ class Stage(NamedTuple):
 
     def at_roof(self, roof: Roof) -> float:
         """The least seconds it needs: products at the peak, or their weights from memory, whichever
-        is longer. Values may stay in caches and do not count."""
+        is longer. Values may stay in caches and do not count. ArgumentError."""
+        instance("roof", roof, Roof, "the speeds of `perf.machine.roof`")
         return max(self.flops / roof.flops, self.weight_bytes / roof.bytes)
 
 

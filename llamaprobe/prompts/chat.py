@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..arguments import flag, refusal, shown
 from ..errors import ArgumentError
 from ..files.json_file import is_text
 from ..messages import printable
@@ -49,15 +50,18 @@ class ChatOptions:
         how = self.continue_final_message
         if not isinstance(how, bool | str) or how == "":
             raise ArgumentError(
-                f"continue_final_message is {printable(repr(how), 60)}; give True, False or the"
+                f"continue_final_message is {shown(how)}; give True, False or the"
                 " name of a field of the last message"
             )
-        if how and self.add_generation_prompt:
+        prompt = self.add_generation_prompt
+        if prompt is not None:
+            prompt = flag("add_generation_prompt", prompt)
+        if how and prompt:
             raise ArgumentError(
                 "continue_final_message goes on with the last message and add_generation_prompt"
                 " begins a new one: give one of the two"
             )
-        prompt = not how if self.add_generation_prompt is None else bool(self.add_generation_prompt)
+        prompt = not how if prompt is None else prompt
         return ChatOptions(
             None if self.date is None else pin_date(self.date),
             prompt,
@@ -88,14 +92,12 @@ def pin_date(date: str | datetime.date | None) -> datetime.date:
         return date.date()
     if isinstance(date, datetime.date):
         return date
-    if date == "today":
+    if isinstance(date, str) and date == "today":
         return datetime.date.today()
     try:
         return datetime.date.fromisoformat(date)
     except (ValueError, TypeError):
-        raise ArgumentError(
-            f'date {date!r:.80}: give "today", a datetime.date, or YYYY-MM-DD'
-        ) from None
+        raise refusal("date", date, '"today", a datetime.date, or YYYY-MM-DD') from None
 
 
 def check_messages(messages: object) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import flag, whole
 from ..errors import ArgumentError, TemplateError, TokenizerError
 from ..files.encode import check_unmasked
 from ..messages import printable, shown_path
@@ -145,7 +146,7 @@ class Tokenizer:
         """
         if not isinstance(text, str):
             raise ArgumentError(f"text to encode: a {type(text).__name__}, not a str")
-        return self._ids(text, around=bool(add_special_tokens))
+        return self._ids(text, around=flag("add_special_tokens", add_special_tokens))
 
     def decode(
         self, ids: Sequence[int] | NDArray[np.integer], *, skip_special_tokens: bool = False
@@ -167,7 +168,7 @@ class Tokenizer:
             raise TokenizerError(
                 f"ids of {n_chars} characters of text; the limit is {_MAX_DECODED}"
             )
-        question = {"ids": known, "skip_special": bool(skip_special_tokens)}
+        question = {"ids": known, "skip_special": flag("skip_special_tokens", skip_special_tokens)}
         text = self._answer(question, here=self._decodes_here and n_chars <= _LONG)
         if not isinstance(text, str):
             raise self._error("the child process sent no text")
@@ -209,6 +210,7 @@ class Tokenizer:
         self, options: ChatOptions, messages: object, *, parse_special: bool = False
     ) -> Chat:
         """`chat` with its options as one object."""
+        parse_special = flag("parse_special", parse_special)
         checked, options = check_messages(messages), options.check()
         template = self._template_for(options.tools is not None)
         spelled = self._spelled([checked, options.template_vars, options.tools])
@@ -287,11 +289,13 @@ class Tokenizer:
     def spelling(self, id: int) -> tuple[bytes, bool]:
         """The bytes of a token in the midst of a text, b"" for an id without one; whether it is a
         special token."""
+        id = whole("id", id, 0)
         return self._vocabulary.spelling(id), id in self._vocabulary.special_ids
 
     def gives(self, text: str, ids: NDArray[np.int32], *, chat: bool) -> bool:
         """Whether these can be the ids of a text or of a rendered chat. TokenizerError."""
-        found = self._ids(text, around=not chat)
+        chat = flag("chat", chat)
+        found = self.encode(text, add_special_tokens=not chat)
         if not chat or np.array_equal(found, ids):
             return np.array_equal(found, ids)
         # special tokens spelled out in a message were plain text: compare the letters

@@ -14,6 +14,7 @@ from ..errors import Error, FileChangedError, TokenizerError
 from ..files.atomic import no_such
 from ..files.fingerprint import REPLACED, file_state, fingerprint
 from ..files.json_file import MAX_FILE, find_file, parse_object
+from ..files.paths import checked_path
 from ..messages import shown_path
 from .declarations import Declarations
 from .template import Template
@@ -57,7 +58,7 @@ class TokenizerFiles:
         names: tuple[str, ...] = NAMES,
     ) -> None:
         """`marks`: the `fingerprints` that the files must have when they are first read."""
-        self.folder = Path(os.path.abspath(folder))
+        self.folder = Path(os.path.abspath(checked_path(folder)))
         """Absolute, whatever directory the process changes to."""
         self._states = {name: file_state(self.folder / name) for name in names}
         self._marks = marks

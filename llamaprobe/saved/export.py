@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import _core
+from ..arguments import choice, flag, function, is_iterable, shown
 from ..checkpoint.layouts import BLOCKS
 from ..checkpoint.tensor_names import EMBEDDING, HEAD
 from ..checkpoint.tensors import PARTS, EncoderMaker, Tensor
@@ -69,6 +70,8 @@ class WeightPlan:
     ) -> list[Path]:
         """Writes what is not there yet and returns all paths, the manifest last. Arguments and
         errors as of `export_weights`."""
+        on_start = function("on_start", on_start)
+        force, progress = flag("force", force), flag("progress", progress)
         entries = {file.tensor.file: _entry(file, self.make) for file in self.files}
         with hold_folder(out) as folder:
             journal = ExportJournal(folder, self.weight_files, force)
@@ -190,8 +193,7 @@ def _encoder_maker(
     """ArgumentError for what does not go together."""
     style, n_digits = check_format(format), check_digits(digits)
     check_header(header, style)
-    if dtype not in DTYPES:
-        raise ArgumentError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    choice("dtype", dtype, DTYPES)
     if dtype == "raw" and style not in ("npy", "hex"):
         raise ArgumentError(f"dtype 'raw' is for format 'npy' or 'hex'; {style} holds numbers")
     return EncoderMaker(
@@ -200,8 +202,7 @@ def _encoder_maker(
 
 
 def _check_part(part: str, dtype: str) -> None:
-    if part not in PARTS:
-        raise ArgumentError(f"part {part!r} is not one of {', '.join(PARTS)}")
+    choice("part", part, PARTS)
     if part != "values" and dtype == "raw":
         raise ArgumentError(f"dtype 'raw' is of stored floats; {part} have their own dtypes")
 
@@ -264,28 +265,29 @@ def _predicates(filters: Filter | None) -> list[tuple[str, Callable[[str], bool]
         return []
     if isinstance(filters, str) or callable(filters):
         filters = [filters]
-    if not isinstance(filters, Iterable):
-        raise ArgumentError(
-            f"filter {printable(repr(filters), 60)} is neither a string nor a predicate"
-        )
-    return [(_name(each), _predicate(each)) for each in filters]
+    given: Any = filters if is_iterable(filters) else [filters]
+    return [(_name(each), _predicate(each)) for each in given]
 
 
 def _name(filter: OneFilter) -> str:
-    return repr(filter) if isinstance(filter, str) else getattr(filter, "__name__", "predicate")
+    return (
+        shown(filter, 200) if isinstance(filter, str) else getattr(filter, "__name__", "predicate")
+    )
 
 
 def _predicate(filter: OneFilter) -> Callable[[str], bool]:
     if callable(filter):
         return filter
     if not isinstance(filter, str):
-        raise ArgumentError(f"filter {filter!r} is neither a string nor a predicate")
+        raise ArgumentError(f"filter {shown(filter)} is neither a string nor a predicate")
     if not filter.startswith("re:"):
         return lambda name: fnmatch.fnmatchcase(name, filter)
     try:
         pattern = re.compile(filter[3:])
     except (re.error, RecursionError, OverflowError) as error:
-        raise ArgumentError(f"filter {filter!r} is not a regular expression: {error}") from error
+        raise ArgumentError(
+            f"filter {shown(filter)} is not a regular expression: {error}"
+        ) from error
     return lambda name: pattern.search(name) is not None
 
 

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from ..arguments import flag
 from ..captures import BEFORE, resolved
 from ..checkpoint.tensor_names import layer_tensors
 from ..config import Config
@@ -183,9 +184,10 @@ def plan_run(
     """What `Run.save` writes, by its arguments. ArgumentError, PointError."""
     style, n_digits = check_format(format), check_digits(digits)
     check_header(header, style)
+    force, hash_weights = flag("force", force), flag("hash_weights", hash_weights)
     held = _selected(run, points, layers)
     encoders = _value_encoders(run, held, style, n_digits, header)
-    if masks:
+    if flag("masks", masks):
         encoders |= mask_encoders(run, style, header)
     encoders |= meta_encoders(run, held) | edit_encoders(run.edits)
     return RunPlan(run, folder, held, encoders, style, n_digits, header, force, hash_weights)

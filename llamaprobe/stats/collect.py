@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from .. import _core, stderr
 from ..arguments import choice, listed, refusal, whole
 from ..checkpoint.folder import named
+from ..checkpoint.quantization import quantization_entry
 from ..data.batches import BATCH_TOKENS, ids_of
 from ..data.model_place import numbers_of, weight_hashes
 from ..data.plan import Plan
@@ -258,6 +259,7 @@ class _Run:
                 "n_layers": numbers.pop("n_layers"),
                 **numbers,  # how quantised weights are read
                 "weights": weights,
+                **quantization_entry(self._model.origin.quantization),
             },
             "data": {
                 "sha256": data_sha256(plan),

@@ -18,7 +18,7 @@ from ..messages import printable, shown_path
 from .chosen import read_chosen
 from .state import State, fault_of, shapes
 from .stats import Contexts, Stats
-from .writing import DTYPES, FORMAT, FORMAT_VERSION
+from .writing import DTYPES, FORMAT, FORMAT_VERSION, content_sha256
 
 _WINDOWS = {"document": "<i8", "start": "<i8", "first": "<i8", "token_id": "<i4"}
 _TARGET = re.compile(r"[a-z][a-z0-9_]{0,60}(\.[0-9]{1,5})?")
@@ -58,7 +58,11 @@ def read_stats(path: str | os.PathLike[str]) -> Stats:
     for target, state in states.items():
         if fault := fault_of(state, chosen) or _count_fault(state, facts, target):
             raise FormatError(f"{shown_path(path)}: {target}: {fault}")
-    return Stats(facts, states, _contexts(windows, states, path) if chosen.top else {})
+    contexts = _contexts(windows, states, path) if chosen.top else {}
+    parts = (file.raw(name) for name, *_ in file.tensors())
+    if content_sha256(file.metadata["statistics"], parts) != file.metadata.get("sha256"):
+        raise FormatError(f"{shown_path(path)}: its values do not have the sha256 that it names")
+    return Stats(facts, states, contexts)
 
 
 def _tensor(

@@ -1,13 +1,17 @@
 """The file of statistics: safetensors of integers, with a JSON head.
 
-Tensors are "x.10/sum_2" and the like, docs/statistics.md has them all; `__metadata__` has one entry,
-"statistics", the facts as JSON. Equal statistics have equal bytes.
+Tensors are "x.10/sum_2" and the like, docs/statistics.md has them all; `__metadata__` has
+"statistics", the facts as JSON, and "sha256", of these and of the values. Equal statistics have
+equal bytes.
 """
 
+import hashlib
 import json
 import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..data.tensor_file import Tensor, TensorFile, TensorHash
@@ -22,21 +26,30 @@ FORMAT = "llamaprobe statistics"
 DTYPES = {"<i8": "I64", "<i4": "I32", "<f4": "F32"}
 
 
-def metadata_of(stats: "Stats") -> dict[str, str]:
+def _metadata_of(stats: "Stats", arrays: dict[str, NDArray[Any]]) -> dict[str, str]:
     head = {"format": FORMAT, **stats.facts}
-    return {"statistics": json.dumps(head, sort_keys=True, separators=(",", ":"), allow_nan=False)}
+    text = json.dumps(head, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return {"statistics": text, "sha256": content_sha256(text, arrays.values())}
+
+
+def content_sha256(facts: str, arrays: Iterable[NDArray[Any]]) -> str:
+    """Of the facts and all values, in the order of the file."""
+    digest = hashlib.sha256(facts.encode())
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).reshape(-1))
+    return digest.hexdigest()
 
 
 def sha256_of(stats: "Stats") -> str:
     arrays = stats.arrays()
-    with TensorHash(_tensors_of(arrays), metadata_of(stats)) as file:
+    with TensorHash(_tensors_of(arrays), _metadata_of(stats, arrays)) as file:
         return _put(file, arrays)
 
 
 def write(stats: "Stats", path: str | os.PathLike[str]) -> str:
     """FileError."""
     path, arrays = checked_path(path), stats.arrays()
-    with TensorFile(path, _tensors_of(arrays), metadata_of(stats)) as file:
+    with TensorFile(path, _tensors_of(arrays), _metadata_of(stats, arrays)) as file:
         sha256 = _put(file, arrays)
         file.sync()
         file.rename()

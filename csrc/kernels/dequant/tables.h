@@ -11,7 +11,7 @@
 #include "../../base/size.h" /* lp_size_min */
 #include "codes.h"
 
-#define TABLE_ROWS 48 /* a band of a product */
+#define TABLE_ROWS 128 /* a cache line of AWQ */
 #define TABLE_COLUMNS 256
 
 /* A rectangle of at most [TABLE_ROWS, TABLE_COLUMNS]. */
@@ -23,26 +23,24 @@ typedef struct {
 /* ---- words of codes of four or eight bits, the lowest bits first ---- */
 
 /* Words of each row, from the rectangle's first column on: bits, not numbers. */
-typedef float table_words[(TABLE_ROWS + 63) / 64 * 64][TABLE_COLUMNS / 4]; /* rows of whole squares of AWQ */
+typedef float table_words[TABLE_ROWS][TABLE_COLUMNS / 4];
 
-#define SQUARE_N NARROW_LANES
-#define SQUARE_VEC LP_CAT(v, SQUARE_N, )
-#define SQUARE(verb) LP_CAT(SQUARE_VEC, _, verb)
+typedef uint32_t lane_words __attribute__((vector_size(4 * LANES)));
 
 /* out [row][word] = from [word][row]: words of four bytes, rows of `from` `pitch` bytes apart, of out `to` words. */
 INLINE void turn_words(float *out, size_t to, const unsigned char *from, size_t pitch, size_t n_words, size_t n_rows) {
-    for (size_t k = 0; k < n_words; k += SQUARE_N)
-        for (size_t r = 0; r < n_rows; r += SQUARE_N) {
-            SQUARE_VEC square[SQUARE_N];
-            if (k + SQUARE_N > n_words || r + SQUARE_N > n_rows) {
-                for (size_t i = k; i < lp_size_min(k + SQUARE_N, n_words); i++)
-                    for (size_t j = r; j < lp_size_min(r + SQUARE_N, n_rows); j++)
+    for (size_t k = 0; k < n_words; k += LANES)
+        for (size_t r = 0; r < n_rows; r += LANES) {
+            WVEC square[LANES];
+            if (k + LANES > n_words || r + LANES > n_rows) {
+                for (size_t i = k; i < lp_size_min(k + LANES, n_words); i++)
+                    for (size_t j = r; j < lp_size_min(r + LANES, n_rows); j++)
                         memcpy(out + j * to + i, from + i * pitch + 4 * j, 4);
                 continue;
             }
-            UNROLL for (size_t i = 0; i < SQUARE_N; i++) square[i] = SQUARE(widen_f32)(from + (k + i) * pitch + 4 * r);
-            SQUARE(transpose)(square);
-            UNROLL for (size_t i = 0; i < SQUARE_N; i++) SQUARE(store)(out + (r + i) * to + k, square[i]);
+            UNROLL for (size_t i = 0; i < LANES; i++) square[i] = W(widen_f32)(from + (k + i) * pitch + 4 * r);
+            W(transpose)(square);
+            UNROLL for (size_t i = 0; i < LANES; i++) W(store)(out + (r + i) * to + k, square[i]);
         }
 }
 
@@ -55,41 +53,44 @@ NOINLINE void turn_gptq(table_words out, const rectangle *at) {
 }
 
 /* Nibbles `distance` words apart change places: those of a in `mask` << shift and those of b in mask. */
-typedef uint32_t words_8 __attribute__((vector_size(32)));
-
-INLINE void exchange(words_8 *a, words_8 *b, unsigned shift, uint32_t mask) {
-    words_8 both = ((*a >> shift) ^ *b) & mask;
+INLINE void exchange(lane_words *a, lane_words *b, unsigned shift, uint32_t mask) {
+    lane_words both = ((*a >> shift) ^ *b) & mask;
     *b ^= both, *a ^= both << shift;
 }
 
-/* Squares of eight words of eight nibbles, side by side: nibble i of word j <-> nibble j of word i. */
-INLINE void turn_nibbles(words_8 w[8]) {
+/* Eight words of eight nibbles, LANES times side by side: nibble i of word j <-> nibble j of word i. */
+INLINE void turn_nibbles(lane_words w[8]) {
     UNROLL for (int i = 0; i < 4; i++) exchange(w + i, w + i + 4, 16, 0x0000ffff);
     UNROLL for (int i = 0; i < 2; i++) exchange(w + i, w + i + 2, 8, 0x00ff00ff);
     UNROLL for (int i = 4; i < 6; i++) exchange(w + i, w + i + 2, 8, 0x00ff00ff);
     UNROLL for (int i = 0; i < 8; i += 2) exchange(w + i, w + i + 1, 4, 0x0f0f0f0f);
 }
 
-/* AWQ: a word is eight rows of one column, and its neighbours are the next rows. Rows begin with a word. Squares of
- * eight columns by eight words become words of columns, which lie as those of GPTQ but for the order of their rows. */
+/* AWQ: a word is eight rows of one column, and its neighbours are the next rows. Rows begin with a word. Eight
+ * columns by LANES words become words of columns, which lie as those of GPTQ but for the order of their rows. */
 NOINLINE void turn_awq(table_words out, const rectangle *at) {
-    unsigned char turned[8][TABLE_COLUMNS / 8][32]; /* [nibble][word of columns][word of rows] */
-    const size_t pitch = at->p->n_rows / 8 * 4, n = (at->n_columns + 7) / 8;
-    const size_t whole = at->p->n_cols * pitch;
-    size_t from = at->column * pitch + at->row / 8 * 4;
-    for (size_t i = 0; i < n; i++) {
-        words_8 square[8];
-        UNROLL for (size_t c = 0; c < 8; c++, from += pitch) {
-            square[c] = (words_8){0};
-            if (from + sizeof *square <= whole)
-                memcpy(square + c, at->p->codes + from, sizeof *square);
-            else if (from < whole)
-                memcpy(square + c, at->p->codes + from, lp_size_min(whole - from, sizeof *square));
+    unsigned char turned[8][TABLE_COLUMNS / 8][TABLE_ROWS / 2]; /* [nibble][word of columns][word of rows] */
+    const size_t pitch = at->p->n_rows / 8 * 4, n = (at->n_columns + 7) / 8, n_words = (at->n_rows + 7) / 8;
+    const size_t whole = at->p->n_cols * pitch, from = at->column * pitch + at->row / 8 * 4;
+    for (size_t i = 0; i < n; i++)
+        for (size_t word = 0; word < n_words; word += LANES) {
+            lane_words square[8], end[8];
+            size_t first = from + 8 * i * pitch + 4 * word, step = pitch;
+            const unsigned char *codes = at->p->codes + first;
+            if (first + 7 * pitch + sizeof *square > whole) { /* the last words of the matrix */
+                memset(end, 0, sizeof end);
+                for (size_t c = 0; c < 8 && first + c * pitch < whole; c++)
+                    memcpy(end + c, codes + c * pitch, lp_size_min(whole - first - c * pitch, sizeof *end));
+                codes = (const unsigned char *)end, step = sizeof *end;
+            }
+            UNROLL for (size_t c = 0; c < 8; c++) memcpy(square + c, codes + c * step, sizeof *square);
+            turn_nibbles(square);
+            UNROLL for (size_t r = 0; r < 8; r++)
+                memcpy(turned[r % 4 * 2 + r / 4][i] + 4 * word, square + r, sizeof *square);
         }
-        turn_nibbles(square);
-        UNROLL for (size_t r = 0; r < 8; r++) memcpy(turned[r % 4 * 2 + r / 4][i], square + r, sizeof *square);
-    }
-    for (size_t r = 0; r < 8; r++) turn_words(out[r], 8 * (TABLE_COLUMNS / 4), turned[r][0], 32, n, 8);
+    for (size_t r = 0; r < 8; r++)
+        turn_words(out[r], 8 * (TABLE_COLUMNS / 4), turned[r][0], sizeof **turned, n,
+                   (n_words + LANES - 1) / LANES * LANES);
 }
 
 /* ---- scales and zeros ---- */
@@ -157,10 +158,12 @@ NOINLINE void read_table(table_column *out, const rectangle *at, size_t group) {
     size_t bytes = lp_element_bytes(p->scale), n_groups = lp_packed_groups(p);
     if (transposed) from_elements(out->scale, p->scales + (group * p->n_rows + at->row) * bytes, at->n_rows, p->scale);
     if (nibbles) read_zero_nibbles(out->zero, at, group);
+    if (transposed && nibbles) return;
+    size_t r = at->row / p->scale_rows, into = at->row % p->scale_rows; /* a division for each row takes longer */
     for (size_t i = 0; i < at->n_rows; i++) {
-        size_t r = p->scale_rows == 1 ? at->row + i : (at->row + i) / p->scale_rows;
         if (!transposed) out->scale[i] = lp_element_to_f32(p->scales + (r * n_groups + group) * bytes, p->scale);
         if (!nibbles && p->kind != LP_PACKED_FP8) out->zero[i] = read_zero(at, i, r, group);
+        if (++into == p->scale_rows) r++, into = 0;
     }
 }
 
@@ -246,32 +249,48 @@ INLINE WVEC gptq_zeros(const lp_packed *p, size_t row, size_t group, const unsig
     return W(from_nibbles)((const unsigned char *)words);
 }
 
-typedef uint32_t lane_words __attribute__((vector_size(4 * LANES)));
 typedef int32_t lane_integers __attribute__((vector_size(4 * LANES)));
 typedef float lane_floats __attribute__((vector_size(4 * LANES)));
 
-/* LANES rows from `row` on of one column. */
-INLINE WVEC gptq_column(const lp_packed *p, size_t row, size_t column, const unsigned bits) {
-    const size_t per_word = 32 / bits, group = p->group_of[column];
-    lane_words words;
+/* Scales and zeros of LANES rows for one group. */
+INLINE coefficients gptq_table(const lp_packed *p, size_t row, size_t group, const unsigned bits) {
     float scale[LANES];
+    from_elements(scale, p->scales + (group * p->n_rows + row) * lp_element_bytes(p->scale), LANES, p->scale);
+    return (coefficients){W(load)(scale), gptq_zeros(p, row, group, bits)};
+}
+
+/* LANES rows from `row` on of one column. */
+INLINE WVEC gptq_column(const lp_packed *p, size_t row, size_t column, coefficients c, const unsigned bits) {
+    const size_t per_word = 32 / bits;
+    lane_words words;
     memcpy(&words, p->codes + (column / per_word * p->n_rows + row) * 4, sizeof words);
     words = words >> (unsigned)(column % per_word * bits) & ((1u << bits) - 1);
     lane_floats codes = __builtin_convertvector((lane_integers)words, lane_floats);
-    WVEC q = W(widen_f32)(&codes);
-    from_elements(scale, p->scales + (group * p->n_rows + row) * lp_element_bytes(p->scale), LANES, p->scale);
-    return W(mul)(W(sub)(q, gptq_zeros(p, row, group, bits)), W(load)(scale));
+    return value_of(W(widen_f32)(&codes), c, FROM_ZERO);
 }
+
+#define MOST_TABLES 128 /* whose tables stay in L1 */
 
 /* n_rows and n_columns are multiples of LANES, `row` of eight. */
 INLINE void gptq_columns(float *out, size_t stride, const rectangle *at, const unsigned bits) {
-    for (size_t r = 0; r < at->n_rows; r += LANES)
+    const lp_packed *p = at->p;
+    const uint32_t *group_of_column = p->group_of + at->column;
+    size_t n_groups = lp_packed_groups(p);
+    int all = n_groups <= MOST_TABLES && n_groups < at->n_columns; /* else a column makes its own */
+    coefficients table[MOST_TABLES];
+    for (size_t r = 0; r < at->n_rows; r += LANES) {
+        const size_t row = at->row + r;
+        for (size_t g = 0; all && g < n_groups; g++) table[g] = gptq_table(p, row, g, bits);
         for (size_t c = 0; c < at->n_columns; c += LANES) {
             WVEC square[LANES];
-            for (size_t i = 0; i < LANES; i++) square[i] = gptq_column(at->p, at->row + r, at->column + c + i, bits);
+            for (size_t i = 0; i < LANES; i++) {
+                size_t g = group_of_column[c + i];
+                square[i] = gptq_column(p, row, at->column + c + i, all ? table[g] : gptq_table(p, row, g, bits), bits);
+            }
             W(transpose)(square);
             UNROLL for (size_t i = 0; i < LANES; i++) W(store)(out + (r + i) * stride + c, square[i]);
         }
+    }
 }
 NOINLINE void gptq_columns_4(float *out, size_t stride, const rectangle *at) { gptq_columns(out, stride, at, 4); }
 NOINLINE void gptq_columns_8(float *out, size_t stride, const rectangle *at) { gptq_columns(out, stride, at, 8); }

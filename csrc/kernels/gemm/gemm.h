@@ -213,7 +213,7 @@ static void stream_band(lp_band *b) {
 }
 
 static void bands(const lp_product *p, size_t factor, size_t row, size_t n_rows, float *scratch) {
-    size_t panel_floats = MOST_ROWS * K_PANEL;
+    size_t panel_floats = PANEL_ROWS / 2 * K_PANEL;
     lp_band b = {.p = p,
                  .factor = p->factor + factor,
                  .end = row + n_rows,

@@ -70,6 +70,7 @@ NOINLINE void prefetch_packed(panel *at, const lp_band *b, size_t g, size_t tile
     int transposed = lp_packed_is_transposed(p->kind);
     if (transposed) k += at->kc;
     if (!transposed || k == w->n_cols) row += n_rows, n_rows = lp_size_min(n_rows, w->n_rows - row), k %= w->n_cols;
+    if (p->kind == LP_PACKED_AWQ && n_columns < n_steps) n_columns = n_steps;
     k += n_columns * tile;
     if (!n_rows || !n_steps || k >= w->n_cols) return;
     row += w->first_row;

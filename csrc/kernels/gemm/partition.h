@@ -116,13 +116,18 @@ typedef struct {
 
 static inline size_t round_rows(size_t n) { return (n + ROW_UNIT - 1) / ROW_UNIT * ROW_UNIT; }
 
-#define GEMV_TOKENS 4  /* up to so many, gemv.h */
-#define STRIP_BAND 128 /* rows of a band of transposed weights for them: whole cache lines */
+#define GEMV_TOKENS 4   /* up to so many, gemv.h */
+#define STRIP_BAND 128  /* rows of a band of transposed weights for them: whole cache lines */
+#define STRIP_TOKENS 128 /* up to so many, the same bands of AWQ, each of whose lines is then read once */
+
+/* Rows of both panels together; a packed product has one, of a strip of each factor. */
+#define PANEL_ROWS ((size_t)(STRIP_BAND + ROW_UNIT - 1) / ROW_UNIT * ROW_UNIT * 2)
+_Static_assert(PANEL_ROWS >= 2 * MOST_ROWS, "the panel at work and the next");
 
 /* Also enough for fewer tokens. */
 static inline size_t band_scratch(size_t m) {
-    size_t sums = MOST_ROWS * padded_tokens(m), strips = 2 * lp_size_min(m, GEMV_TOKENS) * round_rows(STRIP_BAND);
-    return 2 * MOST_ROWS * K_PANEL + (sums < strips ? strips : sums);
+    size_t sums = MOST_ROWS * padded_tokens(m), strips = PANEL_ROWS * padded_tokens(lp_size_min(m, STRIP_TOKENS));
+    return PANEL_ROWS * K_PANEL + (sums < strips ? strips : sums);
 }
 
 /* Vectors run along rows of w, gemv.h. */
@@ -134,9 +139,13 @@ static inline int is_gemv(const lp_product *p) {
 
 static inline void set_rows(lp_band *b, size_t row) {
     const lp_packed *packed = b->factor->w->packed;
-    int strips = packed && lp_packed_is_transposed(packed->kind) && is_gemv(b->p);
+    size_t most = b->p->gated ? GATED_ROWS : BAND_ROWS;
+    if (packed && lp_packed_is_transposed(packed->kind) && is_gemv(b->p))
+        most = STRIP_BAND;
+    else if (packed && packed->kind == LP_PACKED_AWQ && b->p->m <= STRIP_TOKENS)
+        most = STRIP_BAND - (b->factor->w->first_row + row) % STRIP_BAND; /* to the end of a cache line */
     b->row = row;
-    b->n_rows = lp_size_min(b->end - row, strips ? STRIP_BAND : b->p->gated ? GATED_ROWS : BAND_ROWS);
+    b->n_rows = lp_size_min(b->end - row, most);
     b->pitch = round_rows(b->n_rows);
     b->height = b->pitch * (b->p->gated ? 2 : 1);
 }

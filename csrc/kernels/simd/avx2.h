@@ -163,6 +163,10 @@ INLINE v8 v8_e4m3_of(v8 w, int n) {
     __m256i code = _mm256_srai_epi32(_mm256_slli_epi32(_mm256_castps_si256(w), 24 - 8 * n), 4);
     return _mm256_castsi256_ps(_mm256_and_si256(code, _mm256_set1_epi32((int)0x87f00000)));
 }
+INLINE v8 v8_lookup_words(v8 w, const signed char *table) {
+    __m256i from = _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)table));
+    return _mm256_castsi256_ps(_mm256_shuffle_epi8(from, _mm256_castps_si256(w)));
+}
 INLINE v8 v8_bits(v8 w, unsigned right, uint32_t mask) {
     __m256i bits = _mm256_srli_epi32(_mm256_castps_si256(w), (int)right);
     return _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32((int)mask)));

@@ -184,6 +184,10 @@ INLINE v16 v16_e4m3_of(v16 w, int n) {
     __m512i code = _mm512_and_si512(_mm512_srai_epi32(top, 4), _mm512_set1_epi32((int)0x87f00000));
     return _mm512_castsi512_ps(code);
 }
+INLINE v16 v16_lookup_words(v16 w, const signed char *table) {
+    __m512i from = _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)table));
+    return _mm512_castsi512_ps(_mm512_shuffle_epi8(from, _mm512_castps_si512(w)));
+}
 INLINE v16 v16_bits(v16 w, unsigned right, uint32_t mask) {
     __m512i bits = _mm512_srli_epi32(_mm512_castps_si512(w), right);
     return _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32((int)mask)));

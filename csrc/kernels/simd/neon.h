@@ -196,6 +196,12 @@ INLINE v8 v8_half_of(v8 w, int n) {
 INLINE v8 v8_e4m3_of(v8 w, int n) {
     return (v8){lp_neon_e4m3(lp_neon_byte(w.lo, n)), lp_neon_e4m3(lp_neon_byte(w.hi, n))};
 }
+INLINE float32x4_t lp_neon_lookup(float32x4_t w, const signed char *table) {
+    return vreinterpretq_f32_s8(vqtbl1q_s8(vld1q_s8(table), vreinterpretq_u8_f32(w)));
+}
+INLINE v8 v8_lookup_words(v8 w, const signed char *table) {
+    return (v8){lp_neon_lookup(w.lo, table), lp_neon_lookup(w.hi, table)};
+}
 INLINE v8 v8_bits(v8 w, unsigned right, uint32_t mask) {
     uint32x4_t kept = vdupq_n_u32(mask);
     return (v8){lp_neon_f32(vandq_u32(lp_neon_right(w.lo, (int)right), kept)),

@@ -27,6 +27,7 @@
  * Lanes as words of 32 bits, which are no numbers (dequant/lanes.h):
  *   columns_words(c, p, stride)      words 0 .. 4 of N rows, `stride` bytes apart: c[j] lane r = row r, word j
  *   byte_of nibble_of half_of e4m3_of(w, i)   byte i as a signed integer, nibble i, f16 i, FP8 i as from_e4m3
+ *   lookup_words(w, t)     t[b] for each byte b < 16 of w, t of 16 bytes
  *   bits(w, right, mask)   w >> right & mask
  *   left_or(w, left, a)    w << left | a
  *   vNd: zero, add, from (exact), round (to float32)                                                             */
@@ -185,6 +186,11 @@ WORDWISE(byte_of, int n, (float)(signed char)(word >> 8 * n))
 WORDWISE(nibble_of, int n, (float)(word >> 4 * n & 15))
 WORDWISE(half_of, int n, lp_f16_to_f32((uint16_t)(word >> 16 * n)))
 WORDWISE(e4m3_of, int n, lp_f32_from_bits((word >> 8 * n & 0x80) << 24 | (word >> 8 * n & 0x7f) << 20))
+#define TABLE const signed char *table
+#define LOOKUP(i) (uint32_t)(unsigned char)table[word >> i & 15] << i
+WORDWISE(lookup_words, TABLE, lp_f32_from_bits(LOOKUP(0) | LOOKUP(8) | LOOKUP(16) | LOOKUP(24)))
+#undef LOOKUP
+#undef TABLE
 #define MASK unsigned right, uint32_t mask
 WORDWISE(bits, MASK, lp_f32_from_bits(word >> right & mask))
 #undef MASK

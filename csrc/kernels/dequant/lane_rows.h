@@ -1,0 +1,82 @@
+/* lane_rows.h - what the products of lanes.h share: LANES rows in the lanes of vectors, in words of packed codes. */
+#ifndef LP_LANE_ROWS_H
+#define LP_LANE_ROWS_H
+
+#include "codes.h"  /* value_of, coefficients */
+#include "tables.h" /* rectangle */
+
+#define LANE_BLOCK 64 /* LP_K_BLOCK */
+#define SIDE_BY_SIDE 4
+
+/* LANES rows, `pitch` bytes apart, the x that they are multiplied with, and what is prefetched meanwhile: as many bytes
+ * as are read, `step` for every chunk. */
+typedef struct {
+    rectangle at; /* of all columns */
+    const unsigned char *rows, *soon;
+    size_t pitch, step;
+    const float *x;
+    WVEC total;
+    int failed; /* there is something that only the loops of other files do */
+} lane_rows;
+
+typedef enum { BYTES, LESS_128, LOW_NIBBLES, HIGH_NIBBLES, E4M3 } lane_codes;
+
+INLINE WVEC lane_code(WVEC words, int i, const lane_codes codes) {
+    switch (codes) {
+    case BYTES:
+    case LESS_128:
+        return W(byte_of)(words, i);
+    case E4M3:
+        return W(e4m3_of)(words, i);
+    default:
+        return W(nibble_of)(words, 2 * i + (codes == HIGH_NIBBLES));
+    }
+}
+
+/* Unsigned bytes less 128, as signed ones: the top bits are flipped. */
+INLINE WVEC less_128(WVEC words) {
+    static const signed char high[16] = {-128, -112, -96, -80, -64, -48, -32, -16, 0, 16, 32, 48, 64, 80, 96, 112};
+    return W(left_or)(W(lookup_words)(W(bits)(words, 4, 0x0f0f0f0f), high), 0, W(bits)(words, 0, 0x0f0f0f0f));
+}
+
+/* A chunk: acc += x [16] * the values of 16 columns, four in a word. */
+INLINE void multiply_words(WVEC *acc, const float *x, const WVEC words[4], const lane_codes codes, coefficients c,
+                           const int formula) {
+    UNROLL for (int i = 0; i < 16; i++) {
+        WVEC w = value_of(lane_code(words[i / 4], i % 4, codes), c, formula);
+        *acc = W(fma)(W(set1)(x[i]), w, *acc);
+    }
+}
+
+INLINE void prefetch_chunk(lane_rows *l) {
+    for (size_t line = 0; line < l->step; line += 64) __builtin_prefetch(l->soon + line, 0, 2);
+    l->soon += l->step;
+}
+
+INLINE void multiply_chunk(WVEC *acc, lane_rows *l, size_t at, const float *x, const lane_codes codes, coefficients c,
+                           const int formula) {
+    WVEC words[4];
+    prefetch_chunk(l);
+    W(columns_words)(words, l->rows + at, l->pitch);
+    if (codes == LESS_128) UNROLL for (int i = 0; i < 4; i++) words[i] = less_128(words[i]);
+    multiply_words(acc, x, words, codes, c, formula);
+}
+
+INLINE void add_blocks(lane_rows *l, const WVEC *acc, size_t column, const size_t n) {
+    for (size_t b = 0; b < n; b++) l->total = column + b ? W(add)(l->total, acc[b]) : acc[b];
+}
+
+/* A function for all columns, a multiple of LANE_BLOCK, from one for n blocks from column `column` on. */
+#define DOT(kind)                                                                                         \
+    NOINLINE void dot_##kind(lane_rows *rows) {                                                           \
+        lane_rows l = *rows;                                                                              \
+        size_t column = 0, k = l.at.n_columns;                                                            \
+        for (; column + SIDE_BY_SIDE * LANE_BLOCK <= k && !l.failed; column += SIDE_BY_SIDE * LANE_BLOCK) \
+            blocks_of_##kind(&l, column, SIDE_BY_SIDE);                                                   \
+        for (; column < k && !l.failed; column += LANE_BLOCK) blocks_of_##kind(&l, column, 1);            \
+        *rows = l;                                                                                        \
+    }
+
+#define CLEAR(acc, n) UNROLL for (size_t b = 0; b < (n); b++)(acc)[b] = W(zero)()
+
+#endif
