@@ -91,7 +91,7 @@ static void check_product(const lp_kernels *k, pair *t, size_t m, int gated, int
                                       .add = gated ? NULL : add,
                                       .sum = gated ? NULL : out[plain] + size};
         if (gated) p.act = out[plain] + 4 * size, p.hidden = out[plain] + 5 * size;
-        run(k, &p, 12 * (1 + (size_t)i % 7));
+        run(k, &p, 12 * (1 + (size_t)i % 7) * (n > 128 ? 4 : 1));
     }
     int same = same_floats(out[0], out[1], 6 * size);
     CHECK(same);
@@ -136,9 +136,11 @@ static void check_lanes(const lp_kernels *k, lp_packed p) {
             t[f].packed.scale_rows = word == 1 && i % 4 == 1 ? 100 : 1;
             t[f].packed.scale_cols = i % 3 ? 64u << i % 2 : t[f].packed.n_cols;
             t[f].packed.zero_is_less_one = p.kind == LP_PACKED_GPTQ && i % 2;
-            fill_pair(&t[f], n, skip, (lp_element)(i % 3), p.kind != LP_PACKED_FP8 && i % 4, 0);
+            fill_pair(&t[f], n, skip, (lp_element)(i % 3), p.kind != LP_PACKED_FP8 && i % 4,
+                      p.kind == LP_PACKED_GPTQ && i % 4 == 1);
         }
         check_product(k, t, 1 + (size_t)i % 5 / 3, 0, i);
+        if (word == 8) check_product(k, t, 5 + (size_t)i * 10, i % 4 == 3, i); /* strips of more tokens */
         check_product(k, t, 1 + (size_t)i % 2, 1, i);
         free_pair(&t[0]), free_pair(&t[1]);
     }

@@ -72,19 +72,8 @@ DOT(int_4)
 
 /* ---- transposed kinds: words of STRIP_ROWS rows, some cache lines, for one column, four or eight ---- */
 
-#define STRIP_ROWS 128
+#define STRIP_ROWS TABLE_ROWS
 #define STRIP_SOON 128 /* columns: the prefetch distance */
-
-/* The scales and zeros of a strip of at->n_rows rows. */
-INLINE void strip_table(float scale[STRIP_ROWS], float zero[STRIP_ROWS], const rectangle *at, size_t group) {
-    table_column table;
-    for (size_t r = 0; r < at->n_rows; r += TABLE_ROWS) {
-        rectangle part = {at->p, at->row + r, lp_size_min(at->n_rows - r, TABLE_ROWS), 0, 0};
-        read_table(&table, &part, group);
-        memcpy(scale + r, table.scale, part.n_rows * sizeof *scale);
-        memcpy(zero + r, table.zero, part.n_rows * sizeof *zero);
-    }
-}
 
 /* Where the words of `column` lie, or past the last column those of the strip that follows. */
 INLINE const unsigned char *strip_words(const rectangle *at, size_t column) {
@@ -98,17 +87,19 @@ INLINE const unsigned char *strip_words(const rectangle *at, size_t column) {
 /* out [n_rows], a multiple of LANES. */
 INLINE void dot_gptq(float *out, const rectangle *at, const float *x, const int bits) {
     const lp_packed *p = at->p;
-    float scale[STRIP_ROWS], zero[STRIP_ROWS], acc[STRIP_ROWS];
+    table_column table;
+    float acc[STRIP_ROWS];
     size_t pitch = 4 * p->n_rows;
     for (size_t column = 0; column < at->n_columns; column += LANE_BLOCK) {
         const unsigned char *from = strip_words(at, column), *soon = strip_words(at, column + STRIP_SOON);
-        if (column % p->scale_cols == 0) strip_table(scale, zero, at, column / p->scale_cols);
+        if (column % p->scale_cols == 0) read_table(&table, at, column / p->scale_cols);
         memset(acc, 0, sizeof acc);
         for (size_t c = column; c < column + LANE_BLOCK; c += 32 / (size_t)bits, from += pitch, soon += pitch) {
             for (size_t line = 0; line < 4 * at->n_rows + 63; line += 64) __builtin_prefetch(soon + line, 0, 2);
             for (size_t r = 0; r < at->n_rows; r += LANES) {
                 WVEC words = W(widen_f32)(from + 4 * r), sum = W(load)(acc + r);
-                W(store)(acc + r, multiply_word(sum, x + c, words, bits, W(load)(zero + r), W(load)(scale + r)));
+                W(store)(acc + r,
+                         multiply_word(sum, x + c, words, bits, W(load)(table.zero + r), W(load)(table.scale + r)));
             }
         }
         for (size_t r = 0; r < at->n_rows; r++) out[r] = column ? out[r] + acc[r] : acc[r];
@@ -158,15 +149,16 @@ NOINLINE void dot_gptq_scattered(float *out, const rectangle *at, const float *x
 INLINE void dot_awq_words(float *out, const rectangle *at, const float *x) {
     static const size_t row_of[8] = {0, 2, 4, 6, 1, 3, 5, 7};
     const lp_packed *p = at->p;
-    float scale[STRIP_ROWS], zero[STRIP_ROWS], lane[2][8][LANES];
+    table_column table;
+    float lane[2][8][LANES];
     size_t pitch = lp_packed_row_bytes(p);
     WVEC total[8] = {W(zero)()};
     for (size_t column = 0; column < at->n_columns; column += LANE_BLOCK) {
         if (column % p->scale_cols == 0) {
-            strip_table(scale, zero, at, column / p->scale_cols);
+            read_table(&table, at, column / p->scale_cols);
             for (size_t i = 0; i < 8 * LANES; i++) {
-                lane[0][i / LANES][i % LANES] = scale[i % LANES * 8 + row_of[i / LANES]];
-                lane[1][i / LANES][i % LANES] = zero[i % LANES * 8 + row_of[i / LANES]];
+                lane[0][i / LANES][i % LANES] = table.scale[i % LANES * 8 + row_of[i / LANES]];
+                lane[1][i / LANES][i % LANES] = table.zero[i % LANES * 8 + row_of[i / LANES]];
             }
         }
         WVEC acc[8], s[8], z[8];

@@ -116,8 +116,8 @@ typedef struct {
 
 static inline size_t round_rows(size_t n) { return (n + ROW_UNIT - 1) / ROW_UNIT * ROW_UNIT; }
 
-#define GEMV_TOKENS 4   /* up to so many, gemv.h */
-#define STRIP_BAND 128  /* rows of a band of transposed weights for them: whole cache lines */
+#define GEMV_TOKENS 4    /* up to so many, gemv.h */
+#define STRIP_BAND 128   /* rows of a band of transposed weights for them: whole cache lines */
 #define STRIP_TOKENS 128 /* up to so many, the same bands of AWQ, each of whose lines is then read once */
 
 /* Rows of both panels together; a packed product has one, of a strip of each factor. */
