@@ -1,11 +1,12 @@
-"""Arguments of a user, checked: an ArgumentError has the argument, its value and the way out."""
+"""Arguments of a user, checked: an ArgumentError has the argument, its value and the way out.
+
+NumPy is not imported, which a command line that only helps does without.
+"""
 
 import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
-
-import numpy as np
 
 from .errors import ArgumentError
 from .messages import printable
@@ -16,7 +17,9 @@ _T = TypeVar("_T")
 def shown(value: object, limit: int = 60) -> str:
     """`repr` on one line; the type of what has none, such as an integer of 5,000 digits."""
     try:
-        return printable(repr(value.item() if isinstance(value, np.generic) else value), limit)
+        number: Any = value
+        is_number = getattr(value, "shape", None) == () and hasattr(value, "item")
+        return printable(repr(number.item() if is_number else value), limit)
     except Exception:  # whatever a repr raises
         return f"<{printable(type(value).__name__)}>"
 
@@ -27,7 +30,7 @@ def refusal(name: str, value: object, way_out: str) -> ArgumentError:
 
 def is_whole(value: object) -> bool:
     """Whether it is one integer: of Python, of NumPy, an array of no axes; not a bool."""
-    if isinstance(value, (bool, np.bool_)) or getattr(value, "ndim", None) not in (None, 0):
+    if isinstance(value, bool) or getattr(value, "ndim", None) not in (None, 0):
         return False
     try:
         operator.index(value)  # type: ignore[arg-type]
@@ -56,8 +59,8 @@ def _up_to(end: int | None) -> str:
 
 def real(name: str, value: Any, way_out: str = "a number", *, finite: bool = True) -> float:
     """A number, which is finite unless it may be anything. ArgumentError."""
-    is_text = isinstance(value, (str, bytes, bytearray, bool, np.bool_))
-    if not is_text and not getattr(value, "ndim", 0):
+    is_flag = isinstance(value, bool) or getattr(getattr(value, "dtype", None), "kind", "") == "b"
+    if not isinstance(value, (str, bytes, bytearray)) and not is_flag and not getattr(value, "ndim", 0):
         try:
             number = float(value)
         except Exception:  # whatever __float__ raises

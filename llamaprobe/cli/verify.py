@@ -201,7 +201,8 @@ def _recorded_model(args: argparse.Namespace, saved: "Saved") -> "Model | None":
             why.append(str(error))
             continue
         if not others:
-            place = os.path.join(name, model.origin.file or "")
+            file = model.origin.file
+            place = os.path.join(model.path, file) if file else name
             _tell(f"the model is the one that the run names, {printable(place)}")
             return model
         why.append(f"{printable(name)} is another model now, or has changed: {_of(others)}")
