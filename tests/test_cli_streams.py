@@ -133,6 +133,7 @@ def test_lp_load_of_a_repo_without_stderr(hub: FakeHub, monkeypatch: pytest.Monk
 # ---- --quiet, --json ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -104,7 +104,14 @@ def test_blocks(name: str, tmp_path: Path) -> None:
         equal(model, lp.load(hf))
 
 
-@pytest.mark.parametrize("kind", [k for k in gguf_maker._BLOCKS if k != "IQ2_XXS"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[] if kind in ("Q8_0", "Q4_K", "Q6_K") else pytest.mark.slow)
+        for kind in gguf_maker._BLOCKS
+        if kind != "IQ2_XXS"
+    ],
+)
 def test_every_type(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     more = BLOCKS if kind.endswith(("_K", "_XS")) else {"num_hidden_layers": 2}
     model = lp.load(make(CASES["llama"], tmp_path, (kind,), **more))
@@ -226,6 +233,7 @@ def test_divisors_are_recorded(tmp_path: Path, command: Any) -> None:
 # ---- files ----
 
 
+@pytest.mark.slow
 def test_commands_choose_a_file(tmp_path: Path, command: Any) -> None:
     for name, changes in (("a-Q8_0", {}), ("b-Q8_0", {"hidden_size": 128, "head_dim": 32})):
         make(CASES["llama"], tmp_path, ("Q8_0",), **changes)

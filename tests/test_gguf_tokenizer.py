@@ -114,6 +114,7 @@ def test_a_name_stands_for_the_parts_of_its_tokenizers(pre):
         assert ours.encode(text).tolist() == theirs.encode(text).ids, text
 
 
+@pytest.mark.slow
 def test_llama_3(llama3_tokenizer):
     theirs = Tokenizer.open(llama3_tokenizer)
     spec = json.loads((llama3_tokenizer / "tokenizer.json").read_bytes())

@@ -65,6 +65,7 @@ def use(folder):
     return errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["plan.json", "manifest.json", "done/shard-00000.json", "model.json"]
 )

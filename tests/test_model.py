@@ -267,7 +267,10 @@ print(full, left, sum(alone[name].nbytes for name in alone.points), same)
     "asan" in os.environ.get("LD_PRELOAD", ""), reason="the sanitizer keeps freed memory"
 )
 @pytest.mark.parametrize("how", ["run", "value", "one by one"])
-@pytest.mark.parametrize(("lengths", "share"), [("[15] * 2000", 0.06), ("[200, 256] * 6", 0.25)])
+@pytest.mark.parametrize(
+    ("lengths", "share"),
+    [pytest.param("[15] * 2000", 0.06, marks=pytest.mark.slow), ("[200, 256] * 6", 0.25)],
+)
 def test_a_run_of_a_batch_keeps_no_other_alive(folder: Path, how: str, lengths: str, share: float):
     script = [sys.executable, "-c", MEMORY, str(folder), lengths, how]
     done = subprocess.run(script, capture_output=True, text=True, timeout=300)

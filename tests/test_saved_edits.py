@@ -156,6 +156,7 @@ def test_an_honest_run_is_not_accused(model: lp.Model, run: lp.Run, saved: Path,
 UNCHECKED = ("source", "function", "source_sha256", "whole")  # nothing at hand determines these
 
 
+@pytest.mark.slow
 def test_every_altered_key_of_an_edit_is_found(model: lp.Model, saved: Path, tmp_path: Path):
     path, n_tried = tmp_path / "run", 0
     for number, entry in enumerate(entries(saved)):

@@ -343,6 +343,7 @@ def test_the_page_holds_what_the_run_holds(model: lp.Model, run: lp.Run, tmp_pat
     assert "Tokens" in plain and "<img" not in plain and "Lens" not in plain
 
 
+@pytest.mark.slow
 def test_a_page_of_many_tokens_is_small(model: lp.Model, tmp_path: Path):
     ids = np.random.default_rng(0).integers(0, 960, 2000)
     run = model.run(ids, points=("x", "x_out", "pattern"))
