@@ -96,7 +96,7 @@ static void test_contents(void) {
 
 /* Mapped and read, by path and in a folder; the header longer than the window. */
 static void test_open(void) {
-    char path[] = "/tmp/llamaprobe_test_XXXXXX", *words = malloc(70000 * 8 + 1000);
+    char path[] = "/tmp/llamaprobe_test_XXXXXX", *words = malloc(70000 * 16);
     int fd = mkstemp(path), dir_fd = open("/tmp", O_RDONLY | O_DIRECTORY);
     image whole = make_gguf(WHOLE);
     CHECK(fd >= 0 && write(fd, whole.bytes, whole.n_bytes) == (ssize_t)whole.n_bytes);
