@@ -11,17 +11,14 @@ import argparse
 import json
 import math
 import struct
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from llamaprobe.config import Config, read_config  # noqa: E402
-from llamaprobe.families.tensors import checkpoint_shapes  # noqa: E402
+from llamaprobe.config import Config, read_config
+from llamaprobe.families.tensors import checkpoint_shapes
 
 _BLOCK = (1 << 23) - 15  # a prime: no two rows of a matrix are alike
 
