@@ -245,6 +245,7 @@ def test_processes_and_parts_twice(whole, tmp_path):
             "--threads",
             str(1 + i),
             "--quiet",
+            "--force",
         ]
         subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
     found = [lp.read_stats(tmp_path / f"{i}.safetensors") for i in (1, 2, 0)]
