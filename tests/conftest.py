@@ -4,6 +4,7 @@ Data that is not in the repository is looked for in LLAMAPROBE_TEST_DATA, or els
 beside the checkout; what needs it is skipped, with that reason, where it is absent.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -40,6 +41,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    with contextlib.suppress(ImportError):
+        from hypothesis import HealthCheck, settings
+
+        # a busy machine is no fault of what is tested
+        settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        settings.load_profile("busy")
     if config.option.quick:
         sys.modules["torch"] = None  # type: ignore[assignment]  # importorskip skips what needs it
 
