@@ -128,6 +128,20 @@ def make_config(**overrides: Any) -> dict[str, Any]:
     return {key: value for key, value in config.items() if value is not ...}
 
 
+def k_quant_config() -> dict[str, Any]:
+    """The Llama of tests/data/llama_cpp_*.gguf: K types are blocks of 256 columns."""
+    return make_config(
+        hidden_size=256,
+        intermediate_size=256,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        num_hidden_layers=1,
+        vocab_size=64,
+        tie_word_embeddings=True,
+    )
+
+
 def weight_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Every tensor of a Llama checkpoint by its Hugging Face name."""
     d_model, d_ff = config["hidden_size"], config["intermediate_size"]

@@ -60,9 +60,8 @@ def test_the_recorded_values_are_those_of_gguf_py_here(name: str):
     model = opened(name)
     for tensor in gguf.GGUFReader(DATA / f"llama_cpp_{name}.gguf").tensors:
         expected = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-        if (
-            "attn_q." in tensor.name or "attn_k." in tensor.name
-        ):  # rows 2 j + s of a head were j + s * HEAD_DIM / 2
+        if "attn_q." in tensor.name or "attn_k." in tensor.name:
+            # rows 2 j + s of a head were j + s * HEAD_DIM / 2
             expected = expected.reshape(-1, HEAD_DIM // 2, 2, expected.shape[-1]).swapaxes(1, 2)
         got = np.asarray(model.weights[tensor.name])
         assert np.array_equal(got.view("<u4"), expected.reshape(got.shape).view("<u4")), tensor.name
@@ -72,16 +71,7 @@ def test_the_recorded_values_are_those_of_gguf_py_here(name: str):
 @pytest.mark.parametrize("n_tokens", [1, 9])
 def test_a_run_is_that_of_the_values(name: str, n_tokens: int, tmp_path: Path):
     model, ids = opened(name), np.arange(n_tokens)
-    keys = models.make_config(
-        hidden_size=256,
-        intermediate_size=256,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=HEAD_DIM,
-        num_hidden_layers=1,
-        vocab_size=64,
-        tie_word_embeddings=True,
-    )
+    keys = models.k_quant_config()
     folder = models.write_checkpoint(tmp_path / "whole", keys, values_of(model), "F32", 1, False)
     got, expected = (each.run(ids, points="all") for each in (model, lp.load(folder)))
     for point in expected.points:

@@ -23,8 +23,6 @@ from llamaprobe.data.harvest import run_plan
 from llamaprobe.data.plan import Plan
 from llamaprobe.data.rounding import decode, encode
 
-REPO = Path(__file__).parent.parent
-
 
 @pytest.fixture(scope="module")
 def model():

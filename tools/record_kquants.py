@@ -23,16 +23,7 @@ def main() -> None:
 
     import llamaprobe as lp
 
-    keys = models.make_config(
-        hidden_size=256,
-        intermediate_size=256,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=64,
-        num_hidden_layers=1,
-        vocab_size=64,
-        tie_word_embeddings=True,
-    )
+    keys = models.k_quant_config()
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole.gguf"
         source = models.write_checkpoint(
