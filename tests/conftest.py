@@ -20,7 +20,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPO = Path(__file__).parent.parent
-QUICK_CASES = 2
 PASSED = "llamaprobe/passed"  # in pytest's cache: ids of the tests that passed in the last run
 
 
@@ -30,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--quick",
         action="store_true",
-        help=f"at most {QUICK_CASES} cases of a test, the first and the last, and none that needs torch",
+        help="the first case of each test, and none that needs torch or transformers",
     )
     group.addoption(
         "--rest",
@@ -48,15 +47,20 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
         settings.load_profile("busy")
     if config.option.quick:
-        sys.modules["torch"] = None  # type: ignore[assignment]  # importorskip skips what needs it
+        for name in ("torch", "transformers"):  # importorskip skips what needs them
+            sys.modules[name] = None  # type: ignore[assignment]
 
 
 def _beyond_quick(items: list[pytest.Item]) -> list[pytest.Item]:
-    """The cases of each test between its first and its last."""
-    cases: dict[str, list[pytest.Item]] = {}
+    """The cases of each test after its first."""
+    seen: set[str] = set()
+    beyond = []
     for item in items:
-        cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    return [item for group in cases.values() for item in group[QUICK_CASES - 1 : -1]]
+        name = item.nodeid.partition("[")[0]
+        if name in seen:
+            beyond.append(item)
+        seen.add(name)
+    return beyond
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -93,6 +93,26 @@ def test_downloads_at_the_same_time_without_locks(
     assert not leftovers(tmp_path)
 
 
+def test_a_link_that_others_replace_is_never_missing(tmp_path: Path) -> None:
+    with Folder.open(tmp_path) as here, ThreadPoolExecutor(2) as pool:
+        here.link("name", "first")
+        writers = [
+            pool.submit(lambda target: [here.link("name", target) for _ in range(500)], target)
+            for target in ("first", "second")
+        ]
+        while not all(writer.done() for writer in writers):
+            assert here.readlink("name") in ("first", "second")
+        assert all(all(writer.result()) for writer in writers)
+    assert os.listdir(tmp_path) == ["name"]
+
+
+def test_a_folder_in_place_of_a_link_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "name").mkdir()
+    with Folder.open(tmp_path) as here, pytest.raises(FileError, match=r"/name: .*remove it"):
+        here.link("name", "target")
+    assert os.listdir(tmp_path) == ["name"]
+
+
 def test_old_private_unfinished_files_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

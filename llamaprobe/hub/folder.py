@@ -135,7 +135,7 @@ class Folder:
         unfinished one, if not here; ignored when it is on another file system."""
         if scratch is None or os.fstat(scratch.fd).st_dev != os.fstat(self.fd).st_dev:
             scratch = self
-        temporary = f".{os.getpid()}-{next(_counter)}.tmp"
+        temporary = _temporary_name()
         try:
             fd = scratch.open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             try:
@@ -153,19 +153,26 @@ class Folder:
     def link(self, name: str, target: str) -> bool:
         """Makes a symbolic link `name`, in place of a file or link of that name. False where the
         file system has no links."""
-        for _ in range(2):
-            try:
-                os.symlink(target, name, dir_fd=self.fd)
-                return True
-            except FileExistsError:
-                if self.readlink(name) == target:
-                    return True
-                self.remove(name)
-            except OSError as error:
-                if error.errno in _NO_LINKS:
-                    return False
-                raise refused(error, self.path / name) from error
-        raise FileError(f"{self.path / name}: cannot be replaced; remove it and run again")
+        try:
+            os.symlink(target, name, dir_fd=self.fd)
+        except FileExistsError:
+            if self.readlink(name) != target:
+                self._replace_by_link(name, target)
+        except OSError as error:
+            if error.errno in _NO_LINKS:
+                return False
+            raise refused(error, self.path / name) from error
+        return True
+
+    def _replace_by_link(self, name: str, target: str) -> None:
+        """In one step: at no moment is there nothing under this name."""
+        temporary = _temporary_name()
+        try:
+            os.symlink(target, temporary, dir_fd=self.fd)
+            self.replace(temporary, self, name)
+        except OSError as error:
+            self.remove(temporary)
+            raise refused(error, self.path / name) from error
 
     def replace(self, name: str, to: "Folder", new_name: str) -> None:
         """Renames into `to`, replacing what is there."""
@@ -314,10 +321,14 @@ def refused(error: OSError | ValueError, path: Path) -> FileError | HubError:
             error.errno,
             path,
         )
-    if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EEXIST):
-        message = f"{path}: a link or a file is in the way; remove it and run again"
+    if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        message = f"{path}: a link, a file or a folder is in the way; remove it and run again"
         return FileError(message, error.errno, path)
     return file_error(error, path)
+
+
+def _temporary_name() -> str:
+    return f".{os.getpid()}-{next(_counter)}.tmp"
 
 
 def _open_below(fd: int, segment: str, path: Path, create: bool, follow: bool) -> int:

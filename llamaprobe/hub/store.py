@@ -241,11 +241,10 @@ class CacheStore(Store):
         if os.path.basename(folder.readlink(file.name) or "") != file.etag:
             return False
         with looking(), root.inside("blobs", moved=True) as blobs:
-            there, blob = (
-                os.stat(file.name, dir_fd=folder.fd),
-                os.stat(file.etag, dir_fd=blobs.fd),
-            )
-            return os.path.samestat(there, blob)
+            before = os.stat(file.etag, dir_fd=blobs.fd)
+            there = os.stat(file.name, dir_fd=folder.fd)
+            after = os.stat(file.etag, dir_fd=blobs.fd)  # another writer may replace it meanwhile
+            return os.path.samestat(there, before) or os.path.samestat(there, after)
         return False
 
     def _point(self, root: Folder, file: RepoFile) -> None:
