@@ -112,7 +112,7 @@ def test_rejects_entries_with_impossible_values(hub: FakeHub, change: dict) -> N
 def test_a_file_where_the_folder_should_be(hub: FakeHub, tmp_path: Path, place: str) -> None:
     hub.add(REPO_ID, small_model())
     (tmp_path / "file").write_bytes(b"precious")
-    with pytest.raises(FileError, match="a file is in the way; remove it and run again"):
+    with pytest.raises(FileError, match="a file or a folder is in the way; remove it and run again"):
         download(REPO_ID, **{place: tmp_path / "file"})
     assert (tmp_path / "file").read_bytes() == b"precious"
 

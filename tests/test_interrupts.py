@@ -62,9 +62,9 @@ def command(args: list[str], delay: float | None = None) -> Ended:
 def _child(args: list[str], report: int, stderr: int) -> None:
     code, make_parser = 99, cli._parser
 
-    def parser() -> argparse.ArgumentParser:
+    def parser(first: str = "") -> argparse.ArgumentParser:
         os.write(report, b"x")  # from here on the command catches Ctrl-C
-        return make_parser()
+        return make_parser(first)
 
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1), os.dup2(stderr, 2)

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from .parser import Parser
     from .process import Interrupts
 
+COMMANDS = (
+    *("run", "generate", "sweep", "lens", "attribute", "points"),
+    *("inspect", "weights", "verify", "diff", "harvest", "stats", "bench", "download"),
+)
+"""As `--help` lists them; each is a module here."""
+
 
 def main(argv: "Sequence[str] | None" = None) -> int:
     """Run one command and return its exit code. SystemExit after --help, --version, wrong usage.
@@ -62,7 +68,7 @@ def _run(argv: "Sequence[str]", interrupts: "Interrupts") -> int:
     with standard_streams() as stdout, warnings_as_notes():
         try:
             try:
-                args = _parser().parse_args(argv)
+                args = _parser(*argv[:1]).parse_args(argv)
                 stderr.quiet = getattr(args, "quiet", False)
                 code = int(args.run(args))
             except SystemExit as error:  # help, version, wrong usage
@@ -80,24 +86,11 @@ def _run(argv: "Sequence[str]", interrupts: "Interrupts") -> int:
     return code
 
 
-def _parser() -> "Parser":
+def _parser(first: str = "") -> "Parser":
+    """The parser of the command that `first` names, or of all: each costs a module to import."""
+    from importlib import import_module
+
     from .. import __version__
-    from . import (
-        attribute,
-        bench,
-        diff,
-        download,
-        generate,
-        harvest,
-        inspect,
-        lens,
-        points,
-        run,
-        stats,
-        sweep,
-        verify,
-        weights,
-    )
     from .parser import Parser
 
     parser = Parser(
@@ -107,9 +100,8 @@ def _parser() -> "Parser":
     )
     parser.add_argument("--version", action="version", version=f"llamaprobe {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    looking = (run, generate, sweep, lens, attribute, points)
-    for command in (*looking, inspect, weights, verify, diff, harvest, stats, bench, download):
-        command.add_parser(commands)
+    for name in (first,) if first in COMMANDS else COMMANDS:
+        import_module(f".{name}", __package__).add_parser(commands)
     return parser
 
 

@@ -29,9 +29,12 @@ def config(**overrides: Any) -> Callable[[Path], Path]:
     return text(json.dumps(models.make_config(**overrides)))
 
 
-def text(data: bytes | str) -> Callable[[Path], Path]:
+def text(data: bytes | str | Callable[[], bytes]) -> Callable[[Path], Path]:
+    """`data` may be a function where it is too large to keep."""
+
     def make(box: Path) -> Path:
-        (box / FILE).write_bytes(data.encode() if isinstance(data, str) else data)
+        made = data() if callable(data) else data
+        (box / FILE).write_bytes(made.encode() if isinstance(made, str) else made)
         return box
 
     return make
@@ -82,7 +85,7 @@ BROKEN = {
         b'\xef\xbb\xbf\r\n<?xml version="1.0"?><!-- a\nb -->\n<HTML lang="en">', "is a web page"
     ),
     "a tag that begins no page": (b"<htmlx>{}</htmlx>", "not valid JSON"),
-    "200 MB": (b" " * (200 << 20), f"over {MAX_BYTES} bytes"),
+    "200 MB": (lambda: b" " * (200 << 20), f"over {MAX_BYTES} bytes"),
 }
 
 

@@ -117,13 +117,14 @@ NO_JSON = [
     (b'{"model":{"vocab":{"a":0,"a":1}}}', 'duplicate key "a"'),
     (b'{"x":' + b"9" * 5000 + b"}", "digits"),
     (b"\xff\xfe{\x00}\x00", "not UTF-8"),
-    (b" " * (64 << 20) + b"{}", "over 67108864 bytes"),
 ]
 CASES += [
     BadInput("66", f"no JSON: {ascii(data[:12])[2:-1]}", with_bytes(data), Tokenizer.open,
              Refusal(TokenizerError, fact, FILE))
     for data, fact in NO_JSON
 ]
+CASES.append(BadInput("66", "64 MB of spaces", lambda box: with_bytes(b" " * (64 << 20) + b"{}")(box),
+                      Tokenizer.open, Refusal(TokenizerError, "over 67108864 bytes", FILE)))
 
 # ---- 68 and 69: token ids ----
 

@@ -64,6 +64,10 @@ def sparse(header: dict[str, Any] | bytes, n_data: int) -> Callable[[Path], Path
     return make
 
 
+def spaces(box: Path) -> Path:
+    return sparse(b"{" + b" " * (90 * MB), 0)(box)
+
+
 def open_in(n_bytes: int, mmap: bool) -> Callable[[Path], Any]:
     def use(path: Path) -> list[str]:
         with less_memory(n_bytes):
@@ -80,6 +84,6 @@ CASES += [
              Refusal(OutOfMemory, r"has 21\d{8} bytes and \d+ are free; mapped", FILE)),
     BadInput("98", "weights mapped", LARGE, open_in(256 * MB, mmap=True),
              Refusal(OutOfMemory, "cannot map .*Cannot allocate memory", FILE)),
-    BadInput("98", "a header of 90 MB", sparse(b"{" + b" " * (90 * MB), 0), open_in(128 * MB, mmap=True),
+    BadInput("98", "a header of 90 MB", spaces, open_in(128 * MB, mmap=True),
              Refusal(OutOfMemory, r"no memory for its header of 94371841 bytes", FILE)),
 ]
