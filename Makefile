@@ -49,7 +49,7 @@ build: ## compile the C core into the checkout, so that `import llamaprobe` work
 # two processes or more where pytest-xdist is installed; the tests of one file share one, and its fixtures
 XDIST = $(if $(shell $(PYTHON) -c 'import xdist; print(1)' 2>/dev/null),-n $(JOBS) --dist loadfile)
 
-quick: build ## within a minute: layout, the C tests that changed, two cases of each test that is neither slow nor needs torch
+quick: build ## within a minute: layout, the C tests that changed, the first case of each test that is neither slow nor needs torch
 	$(PYTHON) -m pytest -q tests/test_layout.py
 	$(MAKE) -s -j$(JOBS) test-c
 	$(PYTHON) -m pytest -q $(XDIST) --quick --ignore=tests/test_layout.py $(PYTEST)

@@ -55,6 +55,7 @@ def test_honest_runs_are_not_accused(made, tmp_path) -> None:
         assert {c.what for c in with_model if c.roundings is not None} == set(some)
 
 
+@pytest.mark.slow
 def test_honest_runs_of_strange_weights_are_not_accused(made, tmp_path) -> None:
     """Each matrix and gain times a number of its own, from 1e-20 to 1e18, or one number throughout."""
     case, model = made

@@ -451,6 +451,7 @@ def test_pickled_as_its_file(tmp_path, monkeypatch):
         pickle.loads(data)
 
 
+@pytest.mark.slow
 def test_a_long_text_is_encoded_in_a_child_process():
     tokenizer = opened(_PIECES)
     text = "The cat's kitten is on the mat. " * 17_000

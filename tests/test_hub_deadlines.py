@@ -118,6 +118,7 @@ def test_an_endless_answer_of_a_proxy(
         assert time.monotonic() - start < DEADLINE
 
 
+@pytest.mark.slow
 def test_an_endless_name_lookup(impatient: None, monkeypatch: pytest.MonkeyPatch):
     done = threading.Event()
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.example")

@@ -157,6 +157,7 @@ assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     )
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_abandons_a_reader_that_does_not_read():
     """The first Ctrl-C waits for what is printed to be read."""
     work = "\n    for _ in range(9000): print('x' * 80)"

@@ -126,6 +126,7 @@ def test_every_refusal(tmp_path: Path):
 
 
 @pytest.mark.linux
+@pytest.mark.slow
 def test_gguf_files(tmp_path: Path):
     path = tmp_path / "m.gguf"
     path.write_bytes(gguf_files.WHOLE)
@@ -144,6 +145,7 @@ def test_gguf_files(tmp_path: Path):
 
 
 @pytest.mark.linux
+@pytest.mark.slow
 def test_broken_weights_of_a_sound_config(random_checkpoint):
     """The files are open and half of the model is made when it is refused."""
     folder = random_checkpoint()

@@ -100,6 +100,7 @@ def values(folder: Path, **how: Any) -> list[bytes]:
 
 
 @pytest.mark.linux
+@pytest.mark.slow
 def test_a_model_too_large_to_copy(tmp_path: Path):
     """RLIMIT_DATA bounds what a process has of its own, not what it maps: 80 MB of weights are run
     in 40 MB; read into memory they do not fit."""

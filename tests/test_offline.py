@@ -209,6 +209,7 @@ def test_one_altered_digit_is_found_wherever_it_is(random_checkpoint, tmp_path, 
         shutil.rmtree(out)
 
 
+@pytest.mark.slow
 def test_the_maths_finds_a_leading_digit_without_the_core(random_checkpoint, tmp_path):
     model = random_model(random_checkpoint)
     points = [point.name for point in model.points()]

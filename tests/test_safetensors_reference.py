@@ -366,6 +366,7 @@ def mutate(tmp_path_factory):
     return call
 
 
+@pytest.mark.slow
 def test_mutated(mutate, path):
     """Files that the fuzzer would try, each made from one that was tried before."""
     chance = random.Random(3)

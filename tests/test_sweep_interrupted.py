@@ -51,6 +51,7 @@ def test_a_sweep_can_be_stopped(model: lp.Model, capsys: pytest.CaptureFixture[s
     assert "cell" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_random_moments(model: lp.Model):
     """Between any two instructions of Python, and in the core: nothing, or the whole map."""
     draw = random.Random(0)

@@ -322,6 +322,7 @@ def test_child_and_caller_encode_alike(tmp_path, monkeypatch, make):
     assert there.chat(talk).ids.tolist() == here.chat(talk).ids.tolist()
 
 
+@pytest.mark.slow
 def test_long_text_is_encoded_in_a_child(small, monkeypatch):
     texts = ["the ab<|eot|>" * 3, " " * 400_000, "\n" * 400_000, "x" * 400_000 + " "]
     here = [small.encode(text) for text in texts]

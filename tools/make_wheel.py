@@ -5,7 +5,7 @@
 The objects are gcc's. They are linked by ziglang, whose C library is of any version: so the extension needs a glibc no
 newer than GLIBC, however new that of this system is, and its code is the one that is measured and tested everywhere
 else. auditwheel proves the tag. The tests of each Python run in an environment that is empty but for a PATH without a
-compiler: there, two cases of each test that is not slow (`pytest --quick`). TESTS="tests/test_files.py ..." in the
+compiler: there, the first case of each test that is not slow (`pytest --quick`). TESTS="tests/test_files.py ..." in the
 environment chooses others.
 """
 
