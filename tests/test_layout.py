@@ -382,6 +382,16 @@ def test_a_module_imports_only_lower_levels():
     assert not wrong, wrong
 
 
+def test_the_map_shows_every_package():
+    text = (REPO / "CONTRIBUTING.md").read_text()
+    packages = [path.parent for path in (REPO / "llamaprobe").glob("*/__init__.py")]
+    folders = {path.parent for path in (REPO / "csrc").glob("*/*.[ch]")}
+    assert len(packages) > 15 and len(folders) > 7
+    rows = {name for row in re.findall(r"^\| (`[^|]*`) \|", text, re.M) for name in re.findall(r"`(.*?)`", row)}
+    missing = {p.name for p in packages} | {f"csrc/{f.name}" for f in folders}
+    assert not missing - rows, missing - rows
+
+
 def test_imports_have_no_cycle():
     graph = import_graph()
     assert sum(map(len, graph.values())) > 40

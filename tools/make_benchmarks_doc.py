@@ -10,13 +10,13 @@ import re
 from pathlib import Path
 
 DOC = Path(__file__).parent.parent / "docs" / "benchmarks.md"
-TABLE = re.compile(r"(<!-- table: (\S+) -->\n\n)(?:\|.*\n)*")
+TABLE = re.compile(r"(<!-- table: (\S+) -->\n\n)(?:\|.*\n)*\n?")
 
 
 def text() -> str:
     """The whole page, its tables made anew."""
     folder = DOC.with_suffix("")
-    return TABLE.sub(lambda found: found[1] + _table(folder / found[2]), DOC.read_text())
+    return TABLE.sub(lambda found: f"{found[1]}{_table(folder / found[2])}\n", DOC.read_text())
 
 
 def _table(path: Path) -> str:
