@@ -15,22 +15,20 @@ typedef struct {
     const unsigned char *rows, *soon;
     size_t pitch, step;
     const float *x;
-    WVEC total;
+    WVEC total, nan;       /* top bits of bytes: codes that are no numbers */
+    coefficients of_group; /* of the group that ends before column `group_end` */
+    size_t group_end;
     int failed; /* there is something that only the loops of other files do */
 } lane_rows;
 
 typedef enum { BYTES, LESS_128, LOW_NIBBLES, HIGH_NIBBLES, E4M3 } lane_codes;
 
-INLINE WVEC lane_code(WVEC words, int i, const lane_codes codes) {
-    switch (codes) {
-    case BYTES:
-    case LESS_128:
-        return W(byte_of)(words, i);
-    case E4M3:
-        return W(e4m3_of)(words, i);
-    default:
-        return W(nibble_of)(words, 2 * i + (codes == HIGH_NIBBLES));
-    }
+/* The codes of four columns that lie in a word. */
+INLINE void lane_code(WVEC four[4], WVEC words, const lane_codes codes) {
+    if (codes == E4M3) W(e4m3_of)(four, words);
+    if (codes == BYTES || codes == LESS_128) UNROLL for (int i = 0; i < 4; i++) four[i] = W(byte_of)(words, i);
+    if (codes == LOW_NIBBLES || codes == HIGH_NIBBLES)
+        UNROLL for (int i = 0; i < 4; i++) four[i] = W(nibble_of)(words, 2 * i + (codes == HIGH_NIBBLES));
 }
 
 /* Unsigned bytes less 128, as signed ones: the top bits are flipped. */
@@ -42,9 +40,10 @@ INLINE WVEC less_128(WVEC words) {
 /* A chunk: acc += x [16] * the values of 16 columns, four in a word. */
 INLINE void multiply_words(WVEC *acc, const float *x, const WVEC words[4], const lane_codes codes, coefficients c,
                            const int formula) {
-    UNROLL for (int i = 0; i < 16; i++) {
-        WVEC w = value_of(lane_code(words[i / 4], i % 4, codes), c, formula);
-        *acc = W(fma)(W(set1)(x[i]), w, *acc);
+    UNROLL for (int i = 0; i < 4; i++) {
+        WVEC four[4];
+        lane_code(four, words[i], codes);
+        UNROLL for (int j = 0; j < 4; j++) *acc = W(fma)(W(set1)(x[4 * i + j]), value_of(four[j], c, formula), *acc);
     }
 }
 

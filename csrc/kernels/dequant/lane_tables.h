@@ -8,31 +8,49 @@
 
 /* ---- codes with tables ---- */
 
-/* What the rows have for the groups of n blocks; the groups are whole blocks. */
-INLINE void lane_table(coefficients *c, lane_rows *l, size_t column, const size_t n, const float unit) {
-    size_t last = 0;
-    table_column table;
-    for (size_t b = 0; b < n; b++) {
-        size_t group = (column + LANE_BLOCK * b) / l->at.p->scale_cols;
-        if (!b || group != last) read_table(&table, &l->at, group);
-        if (unit != 1)
-            for (size_t r = 0; r < LANES; r++) l->failed |= !(fabsf(table.scale[r]) < 0x1p7f);
-        c[b] = (coefficients){W(mul)(W(load)(table.scale), W(set1)(unit)), W(load)(table.zero)};
-        last = group;
+/* Sets the top bits of bytes that are a NaN of FP8. */
+INLINE WVEC nan_codes(WVEC found, WVEC words) {
+    return W(left_or)(W(plus)(W(bits)(words, 0, 0x7f7f7f7f), 0x01010101), 0, found);
+}
+
+/* What the rows have for the group of a block; groups are whole blocks. */
+INLINE coefficients lane_table(lane_rows *l, size_t column, const float unit) {
+    if (column >= l->group_end) {
+        table_column table;
+        size_t group = column / l->at.p->scale_cols;
+        read_table(&table, &l->at, group);
+        for (size_t r = 0; unit != 1 && r < LANES; r++) l->failed |= !(fabsf(table.scale[r]) < 0x1p119f);
+        l->of_group = (coefficients){W(mul)(W(load)(table.scale), W(set1)(unit)), W(load)(table.zero)};
+        l->group_end = (group + 1) * l->at.p->scale_cols;
     }
+    return l->of_group;
+}
+
+/* n bytes of each row, side by side: rows that lie a power of two apart have their lines in one set of the cache, which
+ * loses them before their next 16 bytes are read. */
+INLINE void copy_rows(unsigned char *near, const lane_rows *l, size_t byte, const size_t n) {
+    for (size_t r = 0; r < LANES; r++) memcpy(near + r * n, l->rows + r * l->pitch + byte, n);
 }
 
 INLINE void blocks_of_bytes(lane_rows *l, size_t column, const size_t n, const lane_codes codes) {
+    unsigned char near[SIDE_BY_SIDE][LANES * LANE_BLOCK];
     WVEC acc[SIDE_BY_SIDE];
     coefficients c[SIDE_BY_SIDE];
     CLEAR(acc, n);
-    lane_table(c, l, column, n, codes == E4M3 ? 0x1p120f : 1);
-    if (codes == LESS_128) UNROLL for (size_t b = 0; b < n; b++) c[b].b = W(sub)(c[b].b, W(set1)(128));
-    for (size_t r = 0; codes == E4M3 && r < LANES; r++)
-        l->failed |= has_nan(l->rows + r * l->pitch + column, n * LANE_BLOCK);
+    for (size_t b = 0; b < n; b++) {
+        size_t at = column + b * LANE_BLOCK;
+        c[b] = lane_table(l, at, codes == E4M3 ? 256 : 1);
+        if (codes == LESS_128) c[b].b = W(sub)(c[b].b, W(set1)(128));
+        copy_rows(near[b], l, at, LANE_BLOCK);
+    }
     for (size_t part = 0; part < LANE_BLOCK; part += 16) UNROLL for (size_t b = 0; b < n; b++) {
-            size_t at = column + LANE_BLOCK * b + part;
-            multiply_chunk(acc + b, l, at, l->x + at, codes, c[b], codes == E4M3 ? TIMES : FROM_ZERO);
+            WVEC words[4];
+            prefetch_chunk(l);
+            W(columns_words)(words, near[b] + part, LANE_BLOCK);
+            if (codes == E4M3) UNROLL for (int i = 0; i < 4; i++) l->nan = nan_codes(l->nan, words[i]);
+            if (codes == LESS_128) UNROLL for (int i = 0; i < 4; i++) words[i] = less_128(words[i]);
+            const float *x = l->x + column + LANE_BLOCK * b + part;
+            multiply_words(acc + b, x, words, codes, c[b], codes == E4M3 ? TIMES : FROM_ZERO);
         }
     add_blocks(l, acc, column, n);
 }
@@ -55,14 +73,19 @@ INLINE WVEC multiply_word(WVEC acc, const float *x, WVEC words, const int bits, 
 }
 
 INLINE void blocks_of_int_4(lane_rows *l, size_t column, const size_t n) {
+    unsigned char near[SIDE_BY_SIDE][LANES * LANE_BLOCK / 2];
     WVEC acc[SIDE_BY_SIDE], words[4];
     coefficients c[SIDE_BY_SIDE];
     CLEAR(acc, n);
-    lane_table(c, l, column, n, 1);
+    for (size_t b = 0; b < n; b++) {
+        size_t at = column + b * LANE_BLOCK;
+        c[b] = lane_table(l, at, 1);
+        copy_rows(near[b], l, at / 2, LANE_BLOCK / 2);
+    }
     for (size_t part = 0; part < LANE_BLOCK; part += 32) UNROLL for (size_t b = 0; b < n; b++) {
             size_t at = column + LANE_BLOCK * b + part;
             prefetch_chunk(l), prefetch_chunk(l);
-            W(columns_words)(words, l->rows + at / 2, l->pitch);
+            W(columns_words)(words, near[b] + part / 2, LANE_BLOCK / 2);
             UNROLL for (int i = 0; i < 4; i++) acc[b] =
                 multiply_word(acc[b], l->x + at + 8 * i, words[i], 4, c[b].b, c[b].a);
         }

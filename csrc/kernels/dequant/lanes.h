@@ -48,6 +48,8 @@ static size_t dot_rows(float *out, const float *x, const lp_packed *p, size_t ro
     l.soon = l.rows + (stored + (between + 1) * LANES <= p->n_rows ? LANES * l.pitch : 0);
     l.step = LANES * bytes * 16 / p->n_cols, l.x = x;
     dot(&l);
+    W(store)(sums, l.nan);
+    for (size_t r = 0; r < LANES; r++) l.failed |= (lp_f32_bits(sums[r]) & 0x80808080) != 0;
     W(store)(sums, l.total);
     n_rows = lp_size_min(n_rows, LANES - skip);
     memcpy(out, sums + skip, n_rows * sizeof *out);

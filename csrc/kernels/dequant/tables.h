@@ -211,13 +211,13 @@ INLINE int has_nan(const unsigned char *q, size_t n) {
     return ((found[0] | found[1] | found[2] | found[3]) & EACH_BYTE(0x80)) != 0;
 }
 
-/* FP8: the power of two that makes a float32 of its bits is one with the scale, unless that overflows. */
+/* FP8: the factor of from_e4m3 is one with the scale, unless that overflows. */
 NOINLINE void columns_of_e4m3(float *out, size_t stride, const unsigned char *q, size_t pitch, size_t n_rows, size_t n,
                               const table_column *table) {
     for (size_t r = 0; r < n_rows; r++, out += stride, q += pitch) {
         const float scale = table->scale[r];
-        size_t i = 0, whole = fabsf(scale) < 0x1p7f ? n - n % STEP : 0;
-        WVEC s = W(set1)(scale * 0x1p120f);
+        size_t i = 0, whole = fabsf(scale) < 0x1p119f ? n - n % STEP : 0;
+        WVEC s = W(set1)(scale * 256);
         if (has_nan(q, whole)) whole = 0;
         for (; i < whole; i += STEP)
             UNROLL for (size_t j = i; j < i + STEP; j += LANES) W(store)(out + j, W(mul)(W(from_e4m3)(q + j), s));

@@ -71,8 +71,8 @@ INLINE v8 v8_from_nibbles(const unsigned char *p) {
     return _mm256_cvtepi32_ps(_mm256_and_si256(codes, _mm256_set1_epi32(15)));
 }
 INLINE v8 v8_from_e4m3(const void *p) {
-    __m256i bits = _mm256_slli_epi32(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p)), 20);
-    return _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32((int)0x87f00000)));
+    __m128i codes = _mm_slli_epi16(_mm_cvtepi8_epi16(_mm_loadl_epi64(p)), 7);
+    return _mm256_cvtph_ps(_mm_and_si128(codes, _mm_set1_epi16((short)0xbf80)));
 }
 INLINE v8 v8_set1_f16(const void *p) {
     short half;
@@ -159,9 +159,17 @@ INLINE v8 v8_half_of(v8 w, int n) {
     half = _mm256_packus_epi32(half, half);
     return _mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(half, 0x08)));
 }
-INLINE v8 v8_e4m3_of(v8 w, int n) {
-    __m256i code = _mm256_srai_epi32(_mm256_slli_epi32(_mm256_castps_si256(w), 24 - 8 * n), 4);
-    return _mm256_castsi256_ps(_mm256_and_si256(code, _mm256_set1_epi32((int)0x87f00000)));
+INLINE void v8_e4m3_of(v8 codes[4], v8 w) {
+    const __m256i low_halves = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15)); /* then the high ones */
+    __m256i bits = _mm256_castps_si256(w);
+    UNROLL for (int i = 0; i < 2; i++) {
+        __m256i halves = _mm256_srai_epi16(i ? bits : _mm256_slli_epi16(bits, 8), 1);
+        halves = _mm256_shuffle_epi8(_mm256_and_si256(halves, _mm256_set1_epi16((short)0xbf80)), low_halves);
+        halves = _mm256_permute4x64_epi64(halves, 0xd8);
+        codes[i] = _mm256_cvtph_ps(_mm256_castsi256_si128(halves));
+        codes[i + 2] = _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1));
+    }
 }
 INLINE v8 v8_lookup_words(v8 w, const signed char *table) {
     __m256i from = _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)table));
@@ -170,6 +178,9 @@ INLINE v8 v8_lookup_words(v8 w, const signed char *table) {
 INLINE v8 v8_bits(v8 w, unsigned right, uint32_t mask) {
     __m256i bits = _mm256_srli_epi32(_mm256_castps_si256(w), (int)right);
     return _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32((int)mask)));
+}
+INLINE v8 v8_plus(v8 w, uint32_t n) {
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(w), _mm256_set1_epi32((int)n)));
 }
 INLINE v8 v8_left_or(v8 w, unsigned left, v8 a) {
     return _mm256_or_ps(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(w), (int)left)), a);

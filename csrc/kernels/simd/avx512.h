@@ -77,9 +77,13 @@ INLINE __m512i lp_avx512_nibbles(const unsigned char *p) {
 INLINE v16 v16_from_nibbles(const unsigned char *p) {
     return _mm512_cvtepi32_ps(_mm512_and_si512(lp_avx512_nibbles(p), _mm512_set1_epi32(15)));
 }
+/* Codes in the high bytes of halves, as f16. */
+INLINE __m512i lp_avx512_e4m3(__m512i codes) {
+    return _mm512_and_si512(_mm512_srai_epi16(codes, 1), _mm512_set1_epi16((short)0xbf80));
+}
 INLINE v16 v16_from_e4m3(const void *p) {
-    __m512i bits = _mm512_slli_epi32(_mm512_cvtepi8_epi32(_mm_loadu_si128(p)), 20);
-    return _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32((int)0x87f00000)));
+    __m256i codes = _mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128(p)), 7);
+    return _mm512_cvtph_ps(_mm256_and_si256(codes, _mm256_set1_epi16((short)0xbf80)));
 }
 INLINE v16 v16_set1_f16(const void *p) {
     short half;
@@ -179,10 +183,17 @@ INLINE v16 v16_nibble_of(v16 w, int n) {
 INLINE v16 v16_half_of(v16 w, int n) {
     return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(w), (unsigned)(16 * n))));
 }
-INLINE v16 v16_e4m3_of(v16 w, int n) {
-    __m512i top = _mm512_slli_epi32(_mm512_castps_si512(w), (unsigned)(24 - 8 * n));
-    __m512i code = _mm512_and_si512(_mm512_srai_epi32(top, 4), _mm512_set1_epi32((int)0x87f00000));
-    return _mm512_castsi512_ps(code);
+INLINE void v16_e4m3_of(v16 codes[4], v16 w) {
+    const __m512i low_halves =
+        _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1, /* above them the high ones */
+                         30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    __m512i bits = _mm512_castps_si512(w);
+    UNROLL for (int i = 0; i < 2; i++) {
+        __m512i halves = lp_avx512_e4m3(i ? bits : _mm512_slli_epi16(bits, 8));
+        halves = _mm512_permutexvar_epi16(low_halves, halves);
+        codes[i] = _mm512_cvtph_ps(_mm512_castsi512_si256(halves));
+        codes[i + 2] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(halves, 1));
+    }
 }
 INLINE v16 v16_lookup_words(v16 w, const signed char *table) {
     __m512i from = _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)table));
@@ -191,6 +202,9 @@ INLINE v16 v16_lookup_words(v16 w, const signed char *table) {
 INLINE v16 v16_bits(v16 w, unsigned right, uint32_t mask) {
     __m512i bits = _mm512_srli_epi32(_mm512_castps_si512(w), right);
     return _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32((int)mask)));
+}
+INLINE v16 v16_plus(v16 w, uint32_t n) {
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(w), _mm512_set1_epi32((int)n)));
 }
 INLINE v16 v16_left_or(v16 w, unsigned left, v16 a) {
     return _mm512_or_ps(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(w), left)), a);

@@ -88,13 +88,13 @@ INLINE v8 v8_from_nibbles(const unsigned char *p) {
     return (v8){vcvtq_f32_u32(vandq_u32(vshlq_u32(codes, vld1q_s32(right)), mask)),
                 vcvtq_f32_u32(vandq_u32(vshlq_u32(codes, vld1q_s32(right + 4)), mask))};
 }
-INLINE float32x4_t lp_neon_e4m3(int32x4_t codes) {
-    return lp_neon_f32(vandq_u32(vreinterpretq_u32_s32(vshlq_n_s32(codes, 20)), vdupq_n_u32(0x87f00000)));
+/* f16 from codes in the high bytes of halves, and what they are. */
+INLINE v8 lp_neon_e4m3(int16x8_t codes) {
+    uint16x8_t half = vandq_u16(vreinterpretq_u16_s16(vshrq_n_s16(codes, 1)), vdupq_n_u16(0xbf80));
+    float16x8_t f16 = vreinterpretq_f16_u16(half);
+    return (v8){vcvt_f32_f16(vget_low_f16(f16)), vcvt_high_f32_f16(f16)};
 }
-INLINE v8 v8_from_e4m3(const void *p) {
-    int16x8_t codes = vmovl_s8(vld1_s8(p));
-    return (v8){lp_neon_e4m3(vmovl_s16(vget_low_s16(codes))), lp_neon_e4m3(vmovl_high_s16(codes))};
-}
+INLINE v8 v8_from_e4m3(const void *p) { return lp_neon_e4m3(vshll_n_s8(vld1_s8(p), 8)); }
 INLINE v8 v8_set1_f16(const void *p) {
     uint16_t half;
     __builtin_memcpy(&half, p, sizeof half);
@@ -193,8 +193,11 @@ INLINE v8 v8_half_of(v8 w, int n) {
     return (v8){vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32(lp_neon_right(w.lo, 16 * n)))),
                 vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32(lp_neon_right(w.hi, 16 * n))))};
 }
-INLINE v8 v8_e4m3_of(v8 w, int n) {
-    return (v8){lp_neon_e4m3(lp_neon_byte(w.lo, n)), lp_neon_e4m3(lp_neon_byte(w.hi, n))};
+INLINE void v8_e4m3_of(v8 codes[4], v8 w) {
+    int16x8_t lo = vreinterpretq_s16_f32(w.lo), hi = vreinterpretq_s16_f32(w.hi);
+    int16x8_t even = vuzp1q_s16(lo, hi), odd = vuzp2q_s16(lo, hi); /* bytes 0 and 1, bytes 2 and 3 */
+    codes[0] = lp_neon_e4m3(vshlq_n_s16(even, 8)), codes[1] = lp_neon_e4m3(even);
+    codes[2] = lp_neon_e4m3(vshlq_n_s16(odd, 8)), codes[3] = lp_neon_e4m3(odd);
 }
 INLINE float32x4_t lp_neon_lookup(float32x4_t w, const signed char *table) {
     return vreinterpretq_f32_s8(vqtbl1q_s8(vld1q_s8(table), vreinterpretq_u8_f32(w)));
@@ -206,6 +209,10 @@ INLINE v8 v8_bits(v8 w, unsigned right, uint32_t mask) {
     uint32x4_t kept = vdupq_n_u32(mask);
     return (v8){lp_neon_f32(vandq_u32(lp_neon_right(w.lo, (int)right), kept)),
                 lp_neon_f32(vandq_u32(lp_neon_right(w.hi, (int)right), kept))};
+}
+INLINE v8 v8_plus(v8 w, uint32_t n) {
+    uint32x4_t each = vdupq_n_u32(n);
+    return (v8){lp_neon_f32(vaddq_u32(lp_neon_words(w.lo), each)), lp_neon_f32(vaddq_u32(lp_neon_words(w.hi), each))};
 }
 INLINE v8 v8_left_or(v8 w, unsigned left, v8 a) {
     return (v8){lp_neon_f32(vorrq_u32(lp_neon_right(w.lo, -(int)left), lp_neon_words(a.lo))),

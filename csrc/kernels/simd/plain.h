@@ -17,7 +17,7 @@
  *   transpose(r)           r[i] lane j <-> r[j] lane i
  *   columns_bf16(c, w, stride)       columns 0 .. N of N rows, `stride` bytes apart: c[j] lane r = row r, column j
  *   from_i8 from_u8        N bytes at any address
- *   from_e4m3              N bytes of FP8, whose NaN is read as 480, times 2^-120
+ *   from_e4m3              N bytes of FP8, whose NaN is read as 480, times 2^-8
  *   from_nibbles(p)        N nibbles at p, the low one of each byte first
  *   set1_f16(p)            the f16 at p
  *   lookup(t, p, shift)    lane i is lane (p[i] >> shift) % 16 of t (N = 16)
@@ -26,10 +26,12 @@
  *   spread_bits(out, p, value)       out[i] = `value` where bit i of the 32 bits at p is set, else 0
  * Lanes as words of 32 bits, which are no numbers (dequant/lanes.h):
  *   columns_words(c, p, stride)      words 0 .. 4 of N rows, `stride` bytes apart: c[j] lane r = row r, word j
- *   byte_of nibble_of half_of e4m3_of(w, i)   byte i as a signed integer, nibble i, f16 i, FP8 i as from_e4m3
+ *   byte_of nibble_of half_of(w, i)  byte i as a signed integer, nibble i, f16 i
+ *   e4m3_of(c, w)          c[i] = byte i of w as from_e4m3
  *   lookup_words(w, t)     t[b] for each byte b < 16 of w, t of 16 bytes
  *   bits(w, right, mask)   w >> right & mask
  *   left_or(w, left, a)    w << left | a
+ *   plus(w, n)             w + n
  *   vNd: zero, add, from (exact), round (to float32)                                                             */
 #ifndef LP_PLAIN_H
 #define LP_PLAIN_H
@@ -143,12 +145,11 @@ INLINE VN VERB(from_nibbles)(const unsigned char *p) {
     EACH a.f[i] = (float)(p[i / 2] >> i % 2 * 4 & 15);
     return a;
 }
+/* By way of f16: as a float32 the bits of a small code are a denormal number, which takes some CPUs 5 to 150 cycles. */
+INLINE float VERB(e4m3)(uint32_t code) { return lp_f16_to_f32((uint16_t)((code & 0x80) << 8 | (code & 0x7f) << 7)); }
 INLINE VN VERB(from_e4m3)(const void *p) {
     VN a;
-    EACH {
-        uint32_t code = ((const unsigned char *)p)[i];
-        a.f[i] = lp_f32_from_bits((code & 0x80) << 24 | (code & 0x7f) << 20);
-    }
+    EACH { a.f[i] = VERB(e4m3)(((const unsigned char *)p)[i]); }
     return a;
 }
 INLINE VN VERB(set1_f16)(const void *p) { return VERB(set1)(lp_f16_at(p, 0)); }
@@ -185,7 +186,9 @@ INLINE void VERB(columns_words)(VN c[4], const void *p, size_t stride) {
 WORDWISE(byte_of, int n, (float)(signed char)(word >> 8 * n))
 WORDWISE(nibble_of, int n, (float)(word >> 4 * n & 15))
 WORDWISE(half_of, int n, lp_f16_to_f32((uint16_t)(word >> 16 * n)))
-WORDWISE(e4m3_of, int n, lp_f32_from_bits((word >> 8 * n & 0x80) << 24 | (word >> 8 * n & 0x7f) << 20))
+INLINE void VERB(e4m3_of)(VN codes[4], VN w) {
+    EACH for (int j = 0; j < 4; j++) codes[j].f[i] = VERB(e4m3)(lp_f32_bits(w.f[i]) >> 8 * j);
+}
 #define TABLE const signed char *table
 #define LOOKUP(i) (uint32_t)(unsigned char)table[word >> i & 15] << i
 WORDWISE(lookup_words, TABLE, lp_f32_from_bits(LOOKUP(0) | LOOKUP(8) | LOOKUP(16) | LOOKUP(24)))
@@ -194,6 +197,7 @@ WORDWISE(lookup_words, TABLE, lp_f32_from_bits(LOOKUP(0) | LOOKUP(8) | LOOKUP(16
 #define MASK unsigned right, uint32_t mask
 WORDWISE(bits, MASK, lp_f32_from_bits(word >> right & mask))
 #undef MASK
+WORDWISE(plus, uint32_t n, lp_f32_from_bits(word + n))
 #define WORDS unsigned left, VN a
 WORDWISE(left_or, WORDS, lp_f32_from_bits(word << left | lp_f32_bits(a.f[i])))
 #undef WORDS
