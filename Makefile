@@ -119,9 +119,9 @@ sanitize: ## C tests and Python tests under AddressSanitizer and UBSan
 	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/sanitize/lib $(ASAN_ENV) $(PYTHON) -m pytest -q -s $(or $(PYTEST),--slow)
 
 # The tests in Python whose work is done in C, but for those that compare with torch.
-CORE_TESTS := $(patsubst %,tests/test_%.py,allocation array_file bad_inputs cache cancel checkpoint core exact export \
-  files gguf_reader gguf_reference hex limits load model plan points safetensors_reference split sweep sweep_core text \
-  threads vectors)
+CORE_TESTS := $(patsubst %,tests/test_%.py,allocation array_file bad_inputs cache cancel checkpoint core dequant_gguf exact export \
+  files gguf_reader gguf_reference hex limits load model packed plan points \
+  safetensors_reference split sweep sweep_core text threads vectors)
 
 sanitize-core: ## the same without the tests that hardly reach C: what CI does
 	$(MAKE) sanitize PYTEST="--slow $(XDIST) $(CORE_TESTS)"
