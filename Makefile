@@ -41,7 +41,7 @@ REPLAY := $(foreach name,$(FUZZ),$(if $(wildcard fuzz/corpus/$(name)/*),$(name))
 .SECONDARY:
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## compile the C core into the checkout, so that `import llamaprobe` works here, with the kernels for tests
 	LLAMAPROBE_EMULATED=1 $(PYTHON) setup.py -q build_ext --inplace
