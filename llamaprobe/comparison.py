@@ -109,9 +109,7 @@ class Diff:
             lines.append(f"first: {self.first!r}")
             lines += _table([_HEAD, *map(_cells, different)])
         same = len(self.values) - len(different)
-        lines.append(
-            f"{len(different)} of {counted(len(self.values), 'value')} differ, {same} same"
-        )
+        lines.append(f"{len(different)} of {len(self.values)} values differ, {same} same")
         for name, only in (("first", self.only_a), ("second", self.only_b)):
             if only:
                 more = f" and {len(only) - 3} more" if len(only) > 3 else ""
