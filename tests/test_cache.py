@@ -232,7 +232,7 @@ def test_what_cannot_go_on_is_refused_and_changes_nothing(
     cache, other = runner.cache(), open_runner(tmp_path)
     runner.run([IDS[:20]], [cache])
     for message, call in {
-        "the cache of sequence 0 is of another model": lambda: other.run([[1]], [cache]),
+        "the cache of sequence 0 belongs to another model": lambda: other.run([[1]], [cache]),
         "2 caches for 1 sequences": lambda: runner.run([[1]], [cache, None]),
         "sequence 1 is in use: by another thread, or twice in this run": lambda: runner.run(
             [[1], [2]], [cache, cache]
@@ -258,7 +258,7 @@ def test_a_longrope_model_does_not_cross_to_its_other_table(tmp_path: Path) -> N
     cache = runner.cache()
     runner.run([IDS[:16]], [cache])
     with pytest.raises(
-        lp.ArgumentError, match=r"has 17 tokens, .* 16 in its cache .* the short fr"
+        lp.ArgumentError, match=r"has 17 tokens, .* 16 in its cache .* the short RoPE fr"
     ):
         runner.run([IDS[16:17]], [cache])
     runner.run([IDS[16:17]], [cache], rope_length=16)

@@ -56,7 +56,7 @@ def test_a_branch_has_the_rows_of_its_base(base: Base):
         (
             {"rows": (6, 9)},
             lp.ArgumentError,
-            "sequence 0 begins at row 6 and has 15 rows, its base",
+            "sequence 0 begins at row 6 and has 15 rows, but its base",
         ),
         ({"rows": (5, 2**64 - 2)}, lp.ArgumentError, "sequence 1 begins at row"),
         ({"rows": (5, -1)}, OverflowError, "."),
@@ -77,7 +77,7 @@ def test_refusals(base: Base, how: dict[str, Any], error: type[Exception], messa
 
 def test_the_base_must_be_of_the_model_and_free(base: Base):
     other = Base()
-    with pytest.raises(lp.ArgumentError, match="the base is of another model"):
+    with pytest.raises(lp.ArgumentError, match="the base belongs to another model"):
         base.branch(branch=(other.cache, (5, 9), 1, np.concatenate([base.x[1, 5:], base.x[1, 9:]])))
     inside, go_on, errors = threading.Event(), threading.Event(), []
 

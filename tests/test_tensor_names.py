@@ -421,5 +421,5 @@ def test_a_web_page_in_place_of_weights_is_named(make, n_shards: int):
         lp.load(folder)
     assert str(e.value) == f"{folder}: {file.name}: is a web page and not the file itself; download the file again"
     file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64)
-    with pytest.raises(lp.FormatError, match="is a Git LFS pointer of 118 bytes and not the weights"):
+    with pytest.raises(lp.FormatError, match="is a Git LFS pointer of 118 bytes, not the weights"):
         lp.load(folder)

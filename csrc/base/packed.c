@@ -1,4 +1,4 @@
-/* packed.c - the kinds of packed weights, and the checks of their parts. */
+/* packed.c - the table of packed kinds, and the checks of a packed weight's parts. */
 #include "packed.h"
 
 #include <stdio.h>
@@ -10,11 +10,11 @@
 
 static const struct {
     const char *name;
-    size_t columns, bytes; /* of a block */
+    size_t columns, bytes; /* per block */
     const char *dtype;     /* of the codes */
 } kinds[LP_N_PACKED] = {
-#define KIND_ROW(NAME, name, columns, bytes, dtype) {#name, columns, bytes, dtype},
-    LP_BLOCK_KINDS(KIND_ROW) LP_TABLE_KINDS(KIND_ROW)};
+#define KIND_ENTRY(NAME, name, columns, bytes, dtype) {#name, columns, bytes, dtype},
+    LP_BLOCK_KINDS(KIND_ENTRY) LP_TABLE_KINDS(KIND_ENTRY)};
 
 static const char *const role_names[LP_N_ROLES] = {"codes", "scales", "zeros", "group_of"};
 
@@ -46,7 +46,7 @@ size_t lp_packed_row_bytes(const lp_packed *p) {
     }
 }
 
-/* The whole part and the rest apart, so that no product wraps. */
+/* Quotient and remainder are multiplied separately, so that no product wraps. */
 size_t lp_packed_bytes(const lp_packed *p, size_t n_rows) {
     return p->n_bytes / p->n_rows * n_rows + p->n_bytes % p->n_rows * n_rows / p->n_rows;
 }
@@ -58,26 +58,28 @@ size_t lp_weight_ranges(const lp_weight *w, size_t row, size_t n_rows, lp_range 
         return 1;
     }
     size_t first = w->first_row + row, end = first + n_rows, n = 1, row_bytes = lp_packed_row_bytes(p);
-    if (p->turned) { /* rows change places within their head */
+    if (p->turned) { /* rows are permuted within their head: take whole heads */
         first -= first % p->turned;
         end += (p->turned - end % p->turned) % p->turned;
     }
     if (lp_packed_is_transposed(p->kind))
         first = 0, end = p->kind == LP_PACKED_AWQ ? p->n_cols : p->n_cols / (32 / p->bits);
     ranges[0] = (lp_range){(const char *)p->codes + first * row_bytes, (end - first) * row_bytes};
-    size_t n_scales = lp_packed_bands(p) * lp_packed_groups(p), zero_bytes = n_scales * p->bits / 8;
+    size_t bands = lp_packed_bands(p), n_scales = bands * lp_packed_groups(p), per_word = p->bits ? 32 / p->bits : 1;
+    size_t zero_words = (bands / per_word + (bands % per_word != 0)) * lp_packed_groups(p);
     if (p->scales) ranges[n++] = (lp_range){(const char *)p->scales, n_scales * lp_element_bytes(p->scale)};
-    if (p->zeros) ranges[n++] = (lp_range){(const char *)p->zeros, p->kind == LP_PACKED_INT8 ? n_scales : zero_bytes};
+    if (p->zeros)
+        ranges[n++] = (lp_range){(const char *)p->zeros, p->kind == LP_PACKED_INT8 ? n_scales : 4 * zero_words};
     return n;
 }
 
 /* ---- checks -------------------------------------------------------------------------------------------------- */
 
-/* What a part must be. */
+/* The part being checked: its role in p, and its file for messages. */
 typedef struct {
     const lp_packed *p;
     const lp_part *part;
-    const char *path; /* of its file */
+    const char *path;
     lp_role role;
 } subject;
 
@@ -102,7 +104,7 @@ static int fail_shape(const subject *s, size_t rows, size_t columns, lp_error *e
                    s->p->n_cols, rows, columns);
 }
 
-/* [rows, columns]; where one of them is 1, their product on one axis, and where both are, no axis. */
+/* Accepts [rows, columns]; also rank 1 if one of them is 1, and a scalar if both are. */
 static int has_shape(const lp_part *part, size_t rows, size_t columns) {
     if (part->rank == 2) return part->shape[0] == rows && part->shape[1] == columns;
     if (part->rank == 1) return (rows == 1 || columns == 1) && part->shape[0] == rows * columns;
@@ -156,7 +158,7 @@ static int check_zeros(const subject *s, lp_error *err) {
     return check_part(s, rows, columns, n_bytes, err);
 }
 
-/* Copies the groups, so that they stay what was checked; the usual ones, column / scale_cols, need no table. */
+/* Copies the group indices, so that they stay as checked. Drops them if they are all column / scale_cols. */
 static int take_groups(lp_packed *p, const lp_part *part, const char *path, lp_error *err) {
     subject s = {p, part, path, LP_GROUP_OF};
     size_t n_groups = lp_packed_groups(p), n_usual = 0, n_bytes;
@@ -164,13 +166,13 @@ static int take_groups(lp_packed *p, const lp_part *part, const char *path, lp_e
     if (lp_size_mul(&n_bytes, p->n_cols, sizeof *p->group_of)) return fail_shape(&s, 1, p->n_cols, err);
     if (check_part(&s, 1, p->n_cols, n_bytes, err)) return -1;
     p->group_of = malloc(n_bytes);
-    if (!p->group_of) return lp_fail(err, LP_ENOMEM, "%s: no memory for %zu groups", path, p->n_cols);
+    if (!p->group_of) return lp_fail(err, LP_ENOMEM, "%s: no memory for the groups of %zu columns", path, p->n_cols);
     memcpy(p->group_of, part->data, n_bytes);
     for (size_t i = 0; i < p->n_cols; i++) {
         char shown[128];
         if (p->group_of[i] >= n_groups)
-            return lp_fail(err, LP_EFORMAT, "%s: tensor \"%s\" puts column %zu into group %ld, there are %zu", path,
-                           show_name(shown, part), i, (long)(int32_t)p->group_of[i], n_groups);
+            return lp_fail(err, LP_EFORMAT, "%s: tensor \"%s\" puts column %zu into group %ld; there are %zu groups",
+                           path, show_name(shown, part), i, (long)(int32_t)p->group_of[i], n_groups);
         n_usual += p->group_of[i] == i / p->scale_cols;
     }
     if (n_usual == p->n_cols) lp_packed_close(p);
@@ -182,32 +184,35 @@ static int check_numbers(lp_packed *p, lp_error *err) {
     int has_bits = p->kind >= LP_PACKED_INT;
     size_t block = kinds[p->kind].columns, n_all;
     if (!p->n_rows || !p->n_cols || lp_size_mul3(&n_all, p->n_rows, p->n_cols, sizeof(float)))
-        return lp_fail(err, LP_EARG, "a packed weight of %zu rows and %zu columns", p->n_rows, p->n_cols);
+        return lp_fail(err, LP_EARG, "a packed weight cannot have the shape [%zu, %zu]", p->n_rows, p->n_cols);
     if (!p->scale_rows || p->scale_rows > p->n_rows) p->scale_rows = p->n_rows;
     if (!p->scale_cols || p->scale_cols > p->n_cols) p->scale_cols = p->n_cols;
     if (p->kind == LP_PACKED_AWQ && !p->bits) p->bits = 4;
     if (has_bits ? p->bits != 4 && (p->bits != 8 || p->kind == LP_PACKED_AWQ) : p->bits != 0)
-        return lp_fail(err, LP_EARG, "%s has codes of %u bits; only %s", name, p->bits,
-                       has_bits ? "4, or 8 but for awq, can be read" : "int, gptq and awq have a number of bits");
+        return lp_fail(err, LP_EARG, "%s cannot have codes of %u bits; %s", name, p->bits,
+                       has_bits ? "int and gptq have 4 or 8, awq has 4" : "bits are for int, gptq and awq");
     if (block && p->n_cols % block)
-        return lp_fail(err, LP_EARG, "%s has rows of whole blocks of %zu columns, not of %zu", name, block, p->n_cols);
+        return lp_fail(err, LP_EARG, "rows of %s are whole blocks of %zu columns, not %zu columns", name, block,
+                       p->n_cols);
     if (lp_packed_is_transposed(p->kind)) {
         size_t per_word = 32 / p->bits;
         if (p->n_rows % per_word || (p->kind == LP_PACKED_GPTQ && p->n_cols % per_word))
-            return lp_fail(err, LP_EARG, "%s packs %zu numbers into a word; [%zu, %zu] is not a multiple", name,
+            return lp_fail(err, LP_EARG, "%s packs %zu codes into a word, which does not divide [%zu, %zu]", name,
                            per_word, p->n_rows, p->n_cols);
         if (p->scale_rows != 1 && p->n_rows != 1)
-            return lp_fail(err, LP_EARG, "%s has scales for each row, not for %zu", name, p->scale_rows);
+            return lp_fail(err, LP_EARG, "%s has separate scales for each row, not one for %zu rows", name,
+                           p->scale_rows);
     }
     if (p->turned && (!lp_packed_is_block(p->kind) || p->turned % 2 || p->n_rows % p->turned))
-        return lp_fail(err, LP_EARG, "%s: %zu rows cannot be turned in heads of %zu", name, p->n_rows, p->turned);
+        return lp_fail(err, LP_EARG, "%s: %zu rows cannot be stored turned in heads of %zu", name, p->n_rows,
+                       p->turned);
     if (p->zero_is_less_one && p->kind != LP_PACKED_GPTQ)
-        return lp_fail(err, LP_EARG, "%s: only zeros of gptq are stored less one", name);
+        return lp_fail(err, LP_EARG, "%s: zero_is_less_one is for gptq only", name);
     p->zero_is_less_one = p->zero_is_less_one != 0;
     return 0;
 }
 
-/* Which parts a kind must have, and may have. */
+/* Every required part is there, and none that the kind does not have. */
 static int check_roles(const lp_packed *p, const lp_part parts[LP_N_ROLES], lp_error *err) {
     int block = lp_packed_is_block(p->kind);
     int may[LP_N_ROLES] = {1, !block, !block && p->kind != LP_PACKED_FP8,

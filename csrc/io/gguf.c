@@ -1,8 +1,8 @@
-/* gguf.c - one GGUF file: its bytes, the proof that its tensors cover the data, and finding them by name.
+/* gguf.c - one GGUF file: opening, the check that its tensors cover the data, and lookup by name.
  *
- * Tensors sorted by place must follow one another up to the end of the file, with less than an alignment of padding
- * between them. ggml demands the same, in the order of the header; what lies in the padding is not looked at. Pointers
- * sorted by name show duplicates, and find a name in O(log n). */
+ * Sorted by offset, the tensors must follow one another up to the end of the file, with less padding between them than
+ * the alignment. ggml requires the same, in the order of the header; the padding's content is not checked. Pointers
+ * sorted by name reveal duplicates and find a name in O(log n). */
 #include "gguf.h"
 
 #include <stdlib.h>
@@ -22,18 +22,18 @@ struct lp_gguf {
     char path[];
 };
 
-/* ---------------------------------------------------------------- what else it may be */
+/* ---------------------------------------------------------------- recognising other files */
 
 static int begins_with(const char *bytes, const char *text) { return !memcmp(bytes, text, strlen(text)); }
 
-/* What a file is whose first MIN_BYTES, terminated, are another's, and the way out. */
+/* What the file is instead of GGUF, from its first MIN_BYTES (NUL-terminated), and the way out. */
 static const char *other_content(const char *first) {
-    if (first[strspn(first, " \t\r\n")] == '<') return "is a web page and not the weights; download the file again";
-    if (begins_with(first, "PK\3\4")) return "is a ZIP archive, as checkpoints of PyTorch are; convert it to GGUF";
+    if (first[strspn(first, " \t\r\n")] == '<') return "is a web page, not the weights; download the file again";
+    if (begins_with(first, "PK\3\4")) return "is a ZIP archive, like a PyTorch checkpoint; convert it to GGUF";
     if (begins_with(first + 8, "{")) return "is a safetensors file; its name should end in .safetensors";
     if (begins_with(first, "lmgg") || begins_with(first, "fmgg") || begins_with(first, "tjgg"))
-        return "is a GGML file of before GGUF, which nothing reads any more; convert the original weights again";
-    return "is not a GGUF file, which begins with \"GGUF\"; download the file again if it should be one";
+        return "is a GGML file from before GGUF, which is no longer supported; convert the original weights again";
+    return "is not a GGUF file: it does not begin with \"GGUF\"; if it should be one, download it again";
 }
 
 static int check_magic(const lp_map *map, lp_error *err) {
@@ -41,14 +41,14 @@ static int check_magic(const lp_map *map, lp_error *err) {
     if (lp_map_is_lfs_pointer(map))
         return lp_fail(
             err, LP_EFORMAT,
-            "%s: is a Git LFS pointer of %zu bytes and not the weights; `git lfs pull` in its folder fetches them",
+            "%s: is a Git LFS pointer of %zu bytes, not the weights; fetch them with `git lfs pull` in its folder",
             map->name, map->n_bytes);
     if (lp_map_read(map, first, 0, lp_size_min(map->n_bytes, MIN_BYTES), err)) return -1;
     if (map->n_bytes >= 4 && !begins_with(first, "GGUF"))
         return lp_fail(err, LP_EFORMAT, "%s: %s", map->name, other_content(first));
     if (map->n_bytes < MIN_BYTES)
         return lp_fail(err, LP_EFORMAT,
-                       "%s: truncated: a GGUF file has %zu bytes at least, and it has %zu; "
+                       "%s: truncated: a GGUF file has at least %zu bytes, this one has %zu; "
                        "download it again",
                        map->name, MIN_BYTES, map->n_bytes);
     return 0;
@@ -66,7 +66,7 @@ static int compare_names(const void *a, const void *b) {
     return lp_names_compare(x->name, x->name_len, y->name, y->name_len);
 }
 
-static int compare_places(const void *a, const void *b) {
+static int compare_offsets(const void *a, const void *b) {
     const lp_gguf_tensor *x = a, *y = b;
     if (x->offset != y->offset) return x->offset < y->offset ? -1 : 1;
     if (x->n_bytes != y->n_bytes) return x->n_bytes < y->n_bytes ? -1 : 1;
@@ -79,11 +79,11 @@ static int fail_duplicate(const char *file, const char *kind, const char *name, 
                    lp_show(shown, sizeof shown, name, len));
 }
 
-/* By place, and pointers by name. */
+/* Sorts the tensors by offset, and pointers to keys and tensors by name. */
 static int sort_and_find_duplicates(lp_gguf *file, lp_error *err) {
     const lp_gguf_contents *c = &file->header.contents;
     const char *name = file->map.name;
-    qsort(c->tensors, c->n_tensors, sizeof *c->tensors, compare_places);
+    qsort(c->tensors, c->n_tensors, sizeof *c->tensors, compare_offsets);
     file->keys = malloc((c->n_keys + 1) * sizeof *file->keys); /* never empty: malloc(0) may be NULL */
     file->tensors = malloc((c->n_tensors + 1) * sizeof *file->tensors);
     if (!file->keys || !file->tensors)
@@ -101,9 +101,9 @@ static int sort_and_find_duplicates(lp_gguf *file, lp_error *err) {
     return 0;
 }
 
-/* ---------------------------------------------------------------- places */
+/* ---------------------------------------------------------------- layout of the data */
 
-/* `end`: of the tensors before t, counted from the data as t->offset is. */
+/* `end`: where the tensors before t end. Relative to the data, as t->offset. */
 static int fail_place(const char *file, const char *problem, const lp_gguf_tensor *t, const lp_gguf_tensor *first,
                       size_t end, lp_error *err) {
     char name[100], before[100] = "the start of the data";
@@ -113,7 +113,7 @@ static int fail_place(const char *file, const char *problem, const lp_gguf_tenso
                    file, problem, before, end, name, t->offset);
 }
 
-/* Where the tensors end, counted from the data. */
+/* *end: where the last tensor ends, relative to the data. */
 static int check_order(const lp_gguf_contents *c, const char *file, size_t *end, lp_error *err) {
     *end = 0;
     for (const lp_gguf_tensor *t = c->tensors; t < c->tensors + c->n_tensors; t++) {
@@ -124,7 +124,7 @@ static int check_order(const lp_gguf_contents *c, const char *file, size_t *end,
     return 0;
 }
 
-/* The last tensor ends with the file, but for padding; without tensors the header does. */
+/* The last tensor (or, without tensors, the header) ends at the end of the file, padding aside. */
 static int check_end(const lp_map *map, size_t end, size_t alignment, lp_error *err) {
     if (end > map->n_bytes)
         return lp_fail(err, LP_EFORMAT,
@@ -175,7 +175,7 @@ static lp_gguf *make_file(const char *path, lp_error *err) {
     return file;
 }
 
-/* Proves what was opened; closes it and sets *out to NULL when that, or opening, failed. */
+/* Proves the opened file. If that or opening failed, closes it and sets *out to NULL. */
 static int finish(lp_gguf **out, int failed, lp_error *err) {
     if (!failed && !prove(*out, err)) return 0;
     lp_gguf_close(*out);
@@ -204,7 +204,7 @@ void lp_gguf_close(lp_gguf *file) {
     free(file);
 }
 
-/* ---------------------------------------------------------------- what is in it */
+/* ---------------------------------------------------------------- contents */
 
 const lp_gguf_contents *lp_gguf_contents_of(const lp_gguf *file) { return &file->header.contents; }
 

@@ -1,4 +1,4 @@
-/* gguf_bytes.c - the window over the header of a GGUF file; see gguf_bytes.h. */
+/* gguf_bytes.c - reads the header of a GGUF file through a window; see gguf_bytes.h. */
 #include "gguf_bytes.h"
 
 #include <stdarg.h>
@@ -28,7 +28,7 @@ int lp_gguf_fail(const lp_gguf_bytes *b, lp_status status, const char *fmt, ...)
     return lp_fail(b->err, status, "%s%s%s: %s", b->map->name, where, name, problem);
 }
 
-/* The file is longer than a header may be. */
+/* The file could hold it, but a header may not be that long. */
 static int fail_long(const lp_gguf_bytes *b) {
     return lp_gguf_fail(b, LP_EFORMAT, "keys and tensors take more than %zu bytes, which is the limit",
                         LP_GGUF_MAX_HEADER);
@@ -37,19 +37,19 @@ static int fail_long(const lp_gguf_bytes *b) {
 int lp_gguf_fail_short(const lp_gguf_bytes *b, uint64_t n) {
     if (b->end < b->map->n_bytes && n <= b->map->n_bytes - b->pos) return fail_long(b);
     return lp_gguf_fail(b, LP_EFORMAT,
-                        "truncated: needs %llu bytes from byte %zu on, and the file has %zu; download it again",
+                        "truncated: needs %llu bytes from byte %zu on, but the file has %zu; download it again",
                         (unsigned long long)n, b->pos, b->map->n_bytes);
 }
 
 int lp_gguf_fail_count(const lp_gguf_bytes *b, uint64_t n, const char *items, size_t n_item) {
     if (b->end < b->map->n_bytes && n <= (b->map->n_bytes - b->pos) / n_item) return fail_long(b);
     return lp_gguf_fail(b, LP_EFORMAT,
-                        "truncated: %llu %s of at least %zu bytes follow byte %zu, and the file has %zu; download it "
+                        "truncated: %llu %s of at least %zu bytes follow byte %zu, but the file has %zu; download it "
                         "again",
                         (unsigned long long)n, items, n_item, b->pos, b->map->n_bytes);
 }
 
-/* ---------------------------------------------------------------- moving */
+/* ---------------------------------------------------------------- reading */
 
 static int refill(lp_gguf_bytes *b, size_t n) {
     if (n > lp_gguf_left(b)) return lp_gguf_fail_short(b, n);

@@ -1,10 +1,10 @@
-/* gguf_header.c - checks the keys and tensors of a header one by one, in one pass.
+/* gguf_header.c - reads and checks the keys and tensors of a header one by one, in one pass.
  *
- * The two counts are compared with the limit and with the file's size, then give the length of two arrays: some four
- * times the bytes that they stand for. Names are copied into blocks of their own, so that they never move.
+ * The two counts are checked against the limit and the file's size, then size two arrays: about four times the bytes
+ * of the header that they describe. Names are copied into blocks of their own, so that they never move.
  *
  * Stricter than ggml, it refuses keys and names that are not UTF-8 or hold a NUL, bools other than 0 and 1, more than a
- * million keys or tensors, and headers over LP_GGUF_MAX_HEADER; more lenient, it takes arrays in arrays and names of
+ * million keys or tensors, and headers over LP_GGUF_MAX_HEADER; more lenient, it accepts nested arrays and names of
  * more than 63 bytes. */
 #include "gguf_header.h"
 
@@ -15,9 +15,9 @@
 #include "../base/size.h" /* lp_size_mul */
 #include "../base/utf8.h" /* lp_utf8_is_valid */
 
-#define MAX_COUNT ((uint64_t)1000000) /* keys, and tensors */
-#define MAX_NAME ((uint64_t)65535)    /* the format's limit of a key */
-#define NAMES_BYTES ((size_t)8192)    /* of a block of names */
+#define MAX_COUNT ((uint64_t)1000000) /* of keys, and of tensors */
+#define MAX_NAME ((uint64_t)65535)    /* the format's limit for keys */
+#define NAMES_BYTES ((size_t)8192)    /* per block of names */
 #define MIN_KEY ((size_t)14)          /* bytes: length, a character, type, value */
 #define MIN_TENSOR ((size_t)24)       /* length, rank, type, offset */
 
@@ -34,7 +34,7 @@ struct lp_gguf_names {
 
 /* ---------------------------------------------------------------- names */
 
-/* Room for n characters; NULL: LP_ENOMEM. */
+/* Space for n characters in the current block of names, or in a new one; NULL: LP_ENOMEM. */
 static char *reserve(lp_gguf_header *h, lp_gguf_bytes *b, size_t n) {
     lp_gguf_names *names = h->names;
     if (!names || n > names->room - names->used) {
@@ -125,17 +125,17 @@ static int read_type(lp_gguf_bytes *b, lp_gguf_tensor *t) {
     if (lp_gguf_take_u32(b, &id)) return -1;
     t->type = lp_ggml_type_of(id);
     if (!t->type)
-        return lp_gguf_fail(b, LP_EUNSUPPORTED, "has type %u, which is not known; a newer llamaprobe may know it", id);
+        return lp_gguf_fail(b, LP_EUNSUPPORTED, "has type %u, which is unknown; a newer llamaprobe may support it", id);
     if (t->type->problem)
         return lp_gguf_fail(b, LP_EUNSUPPORTED, "has type %s (%u), %s", t->type->name, id, t->type->problem);
     return 0;
 }
 
-/* The bytes of whole rows, each of whole blocks. */
+/* Sets n_bytes; rows must be whole blocks. */
 static int measure(const lp_gguf_bytes *b, lp_gguf_tensor *t) {
     uint64_t n_row = t->rank ? t->shape[t->rank - 1] : 1;
     if (n_row % t->type->n_elements)
-        return lp_gguf_fail(b, LP_EFORMAT, "has rows of %llu elements, which are not whole blocks of %zu, as %s has",
+        return lp_gguf_fail(b, LP_EFORMAT, "has rows of %llu elements, which are not whole blocks of %zu (%s)",
                             (unsigned long long)n_row, t->type->n_elements, t->type->name);
     if (lp_size_mul(&t->n_bytes, t->n_elements / t->type->n_elements, t->type->n_bytes) || t->n_bytes > INT64_MAX)
         return lp_gguf_fail(b, LP_EFORMAT, "the size of %zu elements of %s overflows", t->n_elements, t->type->name);
@@ -162,19 +162,19 @@ static int read_version(lp_gguf_bytes *b, uint32_t *version) {
     if (*version == 2 || *version == 3) return 0;
     if (*version && !(*version & 0xFFFF))
         return lp_gguf_fail(b, LP_EUNSUPPORTED,
-                            "is a big-endian GGUF file (its version reads as %u); `gguf-convert-endian FILE little` "
-                            "of the package gguf turns its bytes around",
+                            "is a big-endian GGUF file (its version reads as %u); convert it with "
+                            "`gguf-convert-endian FILE little` of the package gguf",
                             *version);
     if (*version == 1)
         return lp_gguf_fail(b, LP_EUNSUPPORTED,
-                            "is a GGUF file of version 1, and versions 2 and 3 can be read; convert the original "
+                            "is a GGUF file of version 1; only versions 2 and 3 can be read; convert the original "
                             "weights again");
     return lp_gguf_fail(b, *version ? LP_EUNSUPPORTED : LP_EFORMAT,
-                        "is a GGUF file of version %u, and versions 2 and 3 can be read%s", *version,
+                        "is a GGUF file of version %u; only versions 2 and 3 can be read%s", *version,
                         *version ? "; a newer llamaprobe may read it" : "; download it again");
 }
 
-/* What is counted, and whether the rest of the file can hold so many. */
+/* Reads a count of items, and checks that the rest of the file can hold them at n_item bytes each. */
 static int read_count(lp_gguf_bytes *b, size_t *count, const char *items, size_t n_item) {
     uint64_t n;
     if (lp_gguf_take_u64(b, &n)) return -1;
@@ -186,7 +186,7 @@ static int read_count(lp_gguf_bytes *b, size_t *count, const char *items, size_t
     return 0;
 }
 
-/* Never empty: malloc(0) may be NULL. The limit of counts keeps the products small. */
+/* Never empty: malloc(0) may be NULL. MAX_COUNT keeps the products small. */
 static int make_arrays(lp_gguf_contents *c, lp_gguf_bytes *b) {
     c->tensors = malloc((c->n_tensors + 1) * sizeof *c->tensors);
     c->keys = malloc((c->n_keys + 1) * sizeof *c->keys);

@@ -1,4 +1,4 @@
-/* gguf_value.c - walks over values; see gguf_value.h. */
+/* gguf_value.c - checks values and skips them; see gguf_value.h. */
 #include "gguf_value.h"
 
 #include <string.h>
@@ -7,9 +7,9 @@ static const struct {
     const char *name;
     size_t n_bytes;
 } types[] = {
-#define TYPE_ROW(name, text, bytes) {text, bytes},
-    LP_GGUF_TYPES(TYPE_ROW)
-#undef TYPE_ROW
+#define TYPE_ENTRY(name, text, bytes) {text, bytes},
+    LP_GGUF_TYPES(TYPE_ENTRY)
+#undef TYPE_ENTRY
 };
 
 const char *lp_gguf_type_name(lp_gguf_type type) { return types[type].name; }
@@ -26,7 +26,7 @@ static int pass_string(lp_gguf_bytes *b) {
     return lp_gguf_take_u64(b, &n) || lp_gguf_skip(b, n) ? -1 : 0;
 }
 
-/* The type and the number of items that an array begins with. */
+/* Reads an array's item type and length. */
 static int begin_array(lp_gguf_bytes *b, lp_gguf_type *type, uint64_t *n) {
     uint32_t id;
     if (lp_gguf_take_u32(b, &id) || lp_gguf_take_u64(b, n)) return -1;
@@ -50,7 +50,7 @@ static int pass_bools(lp_gguf_bytes *b, uint64_t n) {
     return 0;
 }
 
-/* The items of an array at `depth`, 1 for that of a key. */
+/* Skips the items of an array at nesting depth `depth`; the array of a key has 1. */
 static int pass_items(lp_gguf_bytes *b, lp_gguf_type type, uint64_t n, int depth) {
     size_t n_item = type == LP_GGUF_STRING ? 8 : type == LP_GGUF_ARRAY ? 12 : lp_gguf_type_bytes(type);
     if (depth > LP_GGUF_MAX_DEPTH)

@@ -1,8 +1,8 @@
-/* safetensors.c - one safetensors file: its bytes, the proof that its tensors cover them, and finding them by name.
+/* safetensors.c - one safetensors file: opening, the check that its tensors cover the data, and lookup by name.
  *
- * The header is copied first, so that it cannot change during the proof and opening never touches the map. Tensors
- * sorted by place must follow one another from the first byte of the data to the last of the file; pointers sorted by
- * name show duplicates, and find a name in O(log n). */
+ * The header is copied first, so that it cannot change while it is checked and opening never touches the map. Sorted by
+ * offset, the tensors must follow one another from the first byte of the data to the last of the file. Pointers sorted
+ * by name reveal duplicates and find a name in O(log n). */
 #include "safetensors.h"
 
 #include <stdio.h>
@@ -17,7 +17,7 @@
 
 struct lp_safetensors {
     lp_map map;
-    lp_header header; /* tensors in the order of the data; pairs in the order of their keys */
+    lp_header header; /* tensors sorted by offset, pairs by key */
     char path[];
 };
 
@@ -25,9 +25,9 @@ static const struct {
     const char *name;
     size_t bits;
 } dtypes[] = {
-#define DTYPE_ROW(name, bits) {#name, bits},
-    LP_DTYPES(DTYPE_ROW)
-#undef DTYPE_ROW
+#define DTYPE_ENTRY(name, bits) {#name, bits},
+    LP_DTYPES(DTYPE_ENTRY)
+#undef DTYPE_ENTRY
 };
 
 const char *lp_dtype_name(lp_dtype dtype) { return dtypes[dtype].name; }
@@ -45,8 +45,8 @@ static int compare_keys(const void *a, const void *b) {
     return lp_names_compare(x->key, x->key_len, y->key, y->key_len);
 }
 
-/* Empty tensors that share a place stay in the order of the header, which is that of the copied names. */
-static int compare_places(const void *a, const void *b) {
+/* Empty tensors at one offset stay in header order, in which their names were copied. */
+static int compare_offsets(const void *a, const void *b) {
     const lp_tensor *x = a, *y = b;
     if (x->offset != y->offset) return x->offset < y->offset ? -1 : 1;
     if (x->n_bytes != y->n_bytes) return x->n_bytes < y->n_bytes ? -1 : 1;
@@ -59,7 +59,7 @@ static int fail_duplicate(const char *file, const char *key, size_t len, const c
 }
 
 static int sort_and_find_duplicates(lp_header *h, const char *file, lp_error *err) {
-    qsort(h->tensors, h->n_tensors, sizeof *h->tensors, compare_places);
+    qsort(h->tensors, h->n_tensors, sizeof *h->tensors, compare_offsets);
     for (size_t i = 0; i < h->n_tensors; i++) h->by_name[i] = &h->tensors[i];
     qsort(h->by_name, h->n_tensors, sizeof *h->by_name, compare_names);
     qsort(h->pairs, h->n_pairs, sizeof *h->pairs, compare_keys);
@@ -72,7 +72,7 @@ static int sort_and_find_duplicates(lp_header *h, const char *file, lp_error *er
     return 0;
 }
 
-/* One after the other from the start of the data to the end of the file, without hole or overlap. */
+/* Tensors follow one another from the start of the data to the end of the file, without hole or overlap. */
 static int check_places(lp_header *h, const lp_map *map, size_t data_start, lp_error *err) {
     size_t end = data_start;
     for (lp_tensor *t = h->tensors; t < h->tensors + h->n_tensors; t++) {
@@ -89,8 +89,8 @@ static int check_places(lp_header *h, const lp_map *map, size_t data_start, lp_e
     }
     if (end > map->n_bytes)
         return lp_fail(err, LP_EFORMAT,
-                       "%s: truncated: the header promises %zu bytes, the file has %zu; download it again", map->name,
-                       end, map->n_bytes);
+                       "%s: truncated: the header accounts for %zu bytes, the file has %zu; download it again",
+                       map->name, end, map->n_bytes);
     if (end < map->n_bytes)
         return lp_fail(err, LP_EFORMAT, "%s: trailing bytes: the header accounts for %zu bytes, the file has %zu",
                        map->name, end, map->n_bytes);
@@ -111,14 +111,14 @@ static int read_length(const lp_map *map, size_t *n_header, lp_error *err) {
     if (lp_map_is_lfs_pointer(map))
         return lp_fail(
             err, LP_EFORMAT,
-            "%s: is a Git LFS pointer of %zu bytes and not the weights; `git lfs pull` in its folder fetches them",
+            "%s: is a Git LFS pointer of %zu bytes, not the weights; fetch them with `git lfs pull` in its folder",
             map->name, map->n_bytes);
     if (n > MAX_HEADER)
         return lp_fail(err, LP_EFORMAT, "%s: header too large: %llu bytes, the limit is %zu; is it a safetensors file?",
                        map->name, (unsigned long long)n, MAX_HEADER);
     if (n > map->n_bytes - LENGTH_BYTES)
         return lp_fail(err, LP_EFORMAT,
-                       "%s: truncated: the header promises to be %zu bytes long, longer than the file of "
+                       "%s: truncated: the header is said to be %zu bytes long, longer than the file of "
                        "%zu; download it again",
                        map->name, (size_t)n, map->n_bytes);
     *n_header = n;
@@ -154,7 +154,7 @@ static lp_safetensors *make_file(const char *path, lp_error *err) {
     return file;
 }
 
-/* Proves what was opened; closes it and sets *out to NULL when that, or opening, failed. */
+/* Proves the opened file. If that or opening failed, closes it and sets *out to NULL. */
 static int finish(lp_safetensors **out, int failed, lp_error *err) {
     if (!failed && !prove(*out, err)) return 0;
     lp_safetensors_close(*out);
@@ -226,7 +226,7 @@ lp_part lp_safetensors_part(const lp_tensor *t) {
 
 int lp_dtype_element(lp_dtype dtype, lp_element *element) { return lp_element_of(lp_dtype_name(dtype), element); }
 
-/* ---------------------------------------------------------------- as lp_tensors */
+/* ---------------------------------------------------------------- as lp_container */
 
 static int find_part(const void *file, const char *name, size_t name_len, lp_part *out) {
     const lp_tensor *t = lp_safetensors_find(file, name, name_len);

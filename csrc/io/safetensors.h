@@ -1,12 +1,12 @@
-/* safetensors.h - one safetensors file: mapped, its header proved, its tensors found by name.
+/* safetensors.h - one safetensors file: mapped, its header proved, its tensors looked up by name.
  *
- * A file is  u64 n (little endian) | n bytes of JSON | data.  Before any byte of data is handed out the header
- * is proved by the format's rules: n fits the file, strict UTF-8 JSON without duplicate keys, known dtypes,
- * size = shape x dtype, tensors one after the other from 0 without hole or overlap, the last one ending at the
- * end of the file. What breaks a rule is refused with a message that names the file and the tensor.
+ * A file is  u64 n (little endian) | n bytes of JSON | data.  The header is proved before opening returns: n fits the
+ * file; strict UTF-8 JSON without duplicate keys; known dtypes; size = shape x dtype; tensors follow one another from
+ * the start of the data to the end of the file, without hole or overlap. A file that breaks a rule is refused with a
+ * message that names the file and the tensor.
  *
- * Data may start at any address: users read it with unaligned loads. Names and shapes are copied into one
- * private block; tensor data is copied only when the file is read into memory instead of mapped. */
+ * Data may have any alignment: read it with unaligned loads. Names and shapes are copied into one private block; the
+ * data is copied only when the file is read into memory instead of mapped. */
 #ifndef LP_SAFETENSORS_H
 #define LP_SAFETENSORS_H
 
@@ -18,7 +18,7 @@
 #include "map.h"           /* lp_map_reading */
 #include "tensors.h"       /* lp_tensors, lp_element */
 
-/* The dtypes of the format: name, bits per element. Only BF16, F16 and F32 can be computed with. */
+/* The dtypes of the format: name, bits per element. Kernels read BF16, F16 and F32 only. */
 /* clang-format off */
 #define LP_DTYPES(D)                                                                                                   \
     D(BOOL, 8) D(F4, 4) D(F6_E2M3, 6) D(F6_E3M2, 6) D(U8, 8) D(I8, 8) D(F8_E5M2, 8) D(F8_E4M3, 8) D(F8_E8M0, 8)        \
@@ -35,51 +35,51 @@ typedef enum {
 
 const char *lp_dtype_name(lp_dtype dtype); /* "BF16" */
 size_t lp_dtype_bits(lp_dtype dtype);      /* 16 */
-/* The element type of a dtype; -1 for one that cannot be computed with. */
+/* The element type of a dtype; -1: kernels cannot read it. */
 int lp_dtype_element(lp_dtype dtype, lp_element *element);
 
 #define LP_MAX_RANK 32
 
 typedef struct {
-    const char *name; /* UTF-8 with escapes resolved, no NUL inside, terminated; owned by the file */
+    const char *name; /* UTF-8 with escapes resolved, no NUL inside, NUL-terminated; owned by the file */
     size_t name_len;
     lp_dtype dtype;
-    size_t rank;           /* <= LP_MAX_RANK; 0 is a scalar */
+    size_t rank;           /* <= LP_MAX_RANK; 0: a scalar */
     const uint64_t *shape; /* [rank]; owned by the file */
     size_t n_elements;     /* product of the shape, checked */
     size_t n_bytes;
     const unsigned char *data; /* n_bytes bytes in the map, any alignment; valid until close */
-    size_t offset;             /* where data starts, counted from the start of the file */
+    size_t offset;             /* of the data in the file */
 } lp_tensor;
 
 typedef struct lp_safetensors lp_safetensors;
 
-/* Opens `path`, relative to the folder with descriptor dir_fd (negative: the current one): mapped, or read into memory
- * within limits if `reading` is not NULL. Regular files only. *out is NULL on failure. LP_EIO: the system refused;
+/* Opens `path`, relative to the folder open as dir_fd (negative: the current one): mapped, or, if `reading` is not
+ * NULL, read into memory within its limits. Regular files only. *out is NULL on failure. LP_EIO: the system refused;
  * LP_EFORMAT: a rule is broken; LP_ENOMEM; LP_ECANCELED, LP_ECHANGED as lp_map_open. */
 int lp_safetensors_open(lp_safetensors **out, int dir_fd, const char *path, const lp_map_reading *reading,
                         lp_error *err);
 void lp_safetensors_close(lp_safetensors *file); /* NULL is legal */
 
-/* The same for bytes in memory, which must outlive the result: for tests and fuzzers. Messages call the file `name`. */
+/* The same for bytes in memory, borrowed until close: for tests and fuzzers. `name` is for messages. */
 int lp_safetensors_from_bytes(lp_safetensors **out, const char *name, const unsigned char *bytes, size_t n_bytes,
                               lp_error *err);
 
 size_t lp_safetensors_count(const lp_safetensors *file);
-/* Tensor number i in the order of the data, i < count. */
+/* Tensor i < count, by offset. */
 const lp_tensor *lp_safetensors_at(const lp_safetensors *file, size_t i);
-/* NULL when there is none of that name. */
+/* NULL: not found. */
 const lp_tensor *lp_safetensors_find(const lp_safetensors *file, const char *name, size_t name_len);
 lp_part lp_safetensors_part(const lp_tensor *tensor);
 
 size_t lp_safetensors_n_metadata(const lp_safetensors *file);
-/* Pair i of __metadata__: both strings terminated, no NUL inside, lengths in bytes. */
+/* Pair i of __metadata__, by key: both strings NUL-terminated, no NUL inside, owned by the file; lengths in bytes. */
 void lp_safetensors_metadata(const lp_safetensors *file, size_t i, const char **key, size_t *key_len,
                              const char **value, size_t *value_len);
 
 const char *lp_safetensors_path(const lp_safetensors *file);
 size_t lp_safetensors_n_bytes(const lp_safetensors *file);
-/* How many unknown keys of tensor entries were ignored, as the format's own reader does. */
+/* The number of unknown keys in tensor entries, which are ignored, as by the format's own reader. */
 size_t lp_safetensors_n_ignored(const lp_safetensors *file);
 
 int lp_safetensors_is_mapped(const lp_safetensors *file);
@@ -88,7 +88,7 @@ int lp_safetensors_is_mapped(const lp_safetensors *file);
 int lp_safetensors_check_unchanged(const lp_safetensors *file, lp_error *err);
 
 lp_container lp_safetensors_container(const lp_safetensors *file);
-/* As lp_tensors_open, of these files alone. */
+/* As lp_tensors_open, without named tensors. */
 lp_tensors *lp_safetensors_tensors(lp_safetensors *const *files, size_t n_files, lp_error *err);
 
 #endif

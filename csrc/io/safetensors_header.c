@@ -1,12 +1,12 @@
-/* safetensors_header.c - checks the entries of a header one by one.
+/* safetensors_header.c - reads and checks the entries of a header one by one.
  *
  * The same code walks the JSON twice: first it checks and counts, then it fills one block
  *     lp_tensor[n_tensors]  lp_tensor *[n_tensors]  lp_pair[n_pairs]  uint64_t[n_dims]  char[n_chars]
- * So no number in a file becomes the size of an allocation; the block is at most some four times the header.
+ * So no number in a file sizes an allocation; the block is at most about four times the header.
  *
  * Stricter than the format's own reader, it refuses duplicate keys, NUL in names and metadata, an entry written as an
  * array, a dtype written as an object, integers from 2^63, rank above 32, more than a million tensors or metadata keys,
- * and more than 32 unknown keys in an entry. (safetensors.c finds duplicate tensors.) */
+ * and more than 32 unknown keys in an entry. Duplicate tensors are found by safetensors.c. */
 #include "safetensors_header.h"
 
 #include <stdarg.h>
@@ -20,16 +20,16 @@
 
 #define MAX_KEYS ((size_t)1000000)
 #define MAX_IGNORED ((size_t)32)
-#define FILE_BYTES 200 /* of the file's name in messages */
+#define FILE_BYTES 200 /* of the file's name, in messages */
 
-/* A walk over the header. */
+/* One walk over the header. */
 typedef struct {
     lp_json json;
     const char *file;
     lp_error *err;
     size_t data_start;
     size_t n_tensors, n_pairs, n_dims, n_chars, n_ignored;
-    lp_tensor *tensors; /* NULL in the first walk, as the next three */
+    lp_tensor *tensors; /* this and the next three: NULL in the first walk */
     lp_pair *pairs;
     uint64_t *dims;
     char *chars;
@@ -89,7 +89,7 @@ static int read_offsets(walk *w, entry *e) {
     return n == 2 && !more ? 0 : fail_entry(w, "data_offsets must be two numbers, [begin, end]");
 }
 
-/* Unknown keys are ignored, as by the format's reader, but not twice. */
+/* Unknown keys are ignored, as by the format's reader, but may not repeat. */
 static int ignore_key(walk *w, lp_json_text *ignored, size_t *n_ignored, const lp_json_text *key) {
     char shown[60];
     for (size_t i = 0; i < *n_ignored; i++)
@@ -210,7 +210,7 @@ static int add_array(size_t *total, size_t n, size_t size) {
     return lp_size_mul(&n_bytes, n, size) || lp_size_add(total, *total, n_bytes) ? -1 : 0;
 }
 
-/* Allocates the block as counted by the first walk; the second fills it. */
+/* Allocates the block from the counts of the first walk; the second walk fills it. */
 static int make_block(lp_header *header, walk *w) {
     size_t total = 1; /* never empty: malloc(0) may be NULL */
     if (add_array(&total, w->n_tensors, sizeof *w->tensors) || add_array(&total, w->n_tensors, sizeof(lp_tensor *)) ||

@@ -1,4 +1,4 @@
-/* tensors.c - finds names: sorted ones first, then file by file. */
+/* tensors.c - looks up a name: first among the named tensors, by binary search, then file by file. */
 #include "tensors.h"
 
 #include <stdio.h>
@@ -6,8 +6,8 @@
 #include <string.h>
 
 struct lp_tensors {
-    lp_container *files;    /* [n_files], behind this */
-    lp_named_tensor *named; /* [n_named], by name, behind those */
+    lp_container *files;    /* [n_files], behind the struct */
+    lp_named_tensor *named; /* [n_named], sorted by name, behind the files */
     size_t n_files, n_named;
 };
 
@@ -31,8 +31,7 @@ lp_tensors *lp_tensors_open(const lp_container *files, size_t n_files, const lp_
     lp_tensors *t = n_files ? malloc(sizeof *t + n_files * sizeof *files + n_named * sizeof *named) : NULL;
     if (!t) {
         lp_fail(err, n_files ? LP_ENOMEM : LP_EARG,
-                n_files ? "no memory for a model of %zu files" : "a model needs at least one safetensors file",
-                n_files);
+                n_files ? "no memory for a model of %zu files" : "a model needs at least one file of weights", n_files);
         return NULL;
     }
     lp_container *all = (lp_container *)(t + 1);

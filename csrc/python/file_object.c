@@ -6,7 +6,7 @@
 #include "../sys/limits.h" /* lp_limits_memory */
 #include "poll.h"          /* lp_poll_python */
 
-/* Opens `path`; with a folder's descriptor, its last part in that folder. */
+/* Opens `path`; if dir_fd is not None, the last component of `path` in that folder. */
 static void *open_file(const lp_module_state *state, const char *path, PyObject *dir_fd, int use_mmap,
                        const lp_file_kind *kind) {
     lp_error err;
@@ -55,7 +55,7 @@ void lp_file_object_dealloc(PyObject *self) {
     lp_object_free(self);
 }
 
-/* ---------------------------------------------------------------- what is in it */
+/* ---------------------------------------------------------------- contents */
 
 static const lp_module_state *state_of(PyObject *self) { return PyType_GetModuleState(Py_TYPE(self)); }
 
@@ -79,10 +79,10 @@ static PyObject *shape_tuple(const lp_part *part) {
     return shape;
 }
 
-static PyObject *tensor_row(const lp_part *part) {
+static PyObject *tensor_tuple(const lp_part *part) {
     PyObject *shape = shape_tuple(part);
     if (!shape) return NULL;
-    /* N takes the reference to shape */
+    /* N steals the reference to shape */
     return Py_BuildValue("(s#sNnn)", part->name, (Py_ssize_t)part->name_len, part->dtype, shape,
                          (Py_ssize_t)part->offset, (Py_ssize_t)part->n_bytes);
 }
@@ -95,8 +95,8 @@ PyObject *lp_file_object_tensors(PyObject *self, PyObject *unused) {
     for (size_t i = 0; list && i < n; i++) {
         lp_part part;
         object->kind->at(object->file, i, &part);
-        PyObject *row = tensor_row(&part);
-        if (!row || PyList_SetItem(list, (Py_ssize_t)i, row)) Py_CLEAR(list);
+        PyObject *tensor = tensor_tuple(&part);
+        if (!tensor || PyList_SetItem(list, (Py_ssize_t)i, tensor)) Py_CLEAR(list);
     }
     return list;
 }

@@ -1,6 +1,6 @@
-/* file_object.h - what the types of open files share, Safetensors and Gguf: opening, and tensors as arrays.
+/* file_object.h - what the types of open files, Safetensors and Gguf, share: opening, and tensors as arrays.
  *
- * Nothing closes a file: its map is freed with the last reference, and arrays over the map hold one. */
+ * There is no close: the map is freed with the last reference, and arrays over the map hold one. */
 #ifndef LP_PYTHON_FILE_OBJECT_H
 #define LP_PYTHON_FILE_OBJECT_H
 
@@ -9,7 +9,7 @@
 #include "../base/part.h" /* lp_part */
 #include "../io/map.h"    /* lp_map_reading */
 
-/* A container format. */
+/* The operations of a container format. */
 struct lp_file_kind {
     const char *arguments; /* "O&|$pO:NAME", for messages */
     int (*open)(void **out, int dir_fd, const char *path, const lp_map_reading *reading, lp_error *err);
@@ -21,11 +21,11 @@ struct lp_file_kind {
     int (*check_unchanged)(const void *file, lp_error *err);
 };
 
-/* type(path, *, mmap=True, dir_fd=None) */
+/* type(path, *, mmap=True, dir_fd=None). `kind` is static. */
 PyObject *lp_file_object_new(PyTypeObject *type, PyObject *args, PyObject *kwargs, const lp_file_kind *kind);
 void lp_file_object_dealloc(PyObject *self);
 
-/* The tensor of that name in a file that has not changed since it was opened; -1 with an exception set. */
+/* Finds a tensor, and checks that the file has not changed since it was opened. -1 with an exception set. */
 int lp_file_object_find(PyObject *self, const char *name, size_t name_len, lp_part *part);
 
 /* Methods and attributes. */

@@ -1,9 +1,9 @@
-/* gguf_object.c - the type Gguf: one open GGUF file, its keys, and what its header says. */
+/* gguf_object.c - the type Gguf: one open GGUF file, its tensors, keys and header. */
 #include "file_object.h"
 
 #include "gguf_values.h" /* lp_gguf_value */
 
-#define MOST_ITEMS 64 /* of an array in metadata(): vocabularies are read one by one */
+#define MOST_ITEMS 64 /* per array in metadata(): longer ones, such as vocabularies, are read with array() */
 
 static const lp_module_state *state_of(PyObject *self) { return PyType_GetModuleState(Py_TYPE(self)); }
 
@@ -39,7 +39,7 @@ static PyObject *gguf_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
 
 static int is_array(const lp_gguf_key *key) { return key->type == LP_GGUF_ARRAY; }
 
-/* Adds a key and its value to the dict; not 0 with an exception set. */
+/* Adds a key and its value to the dict. Not 0: failed, with an exception set. */
 static int add_value(PyObject *self, PyObject *dict, const lp_gguf_key *key) {
     PyObject *name = PyUnicode_DecodeUTF8(key->name, (Py_ssize_t)key->name_len, NULL);
     PyObject *value = name ? lp_gguf_value(state_of(self), lp_gguf_of(self), key) : NULL;
@@ -60,7 +60,7 @@ static PyObject *get_metadata(PyObject *self, PyObject *unused) {
     return dict;
 }
 
-static PyObject *key_row(const lp_gguf_key *key) {
+static PyObject *key_tuple(const lp_gguf_key *key) {
     const char *type = lp_gguf_type_name(key->item_type);
     if (!is_array(key)) return Py_BuildValue("(s#sO)", key->name, (Py_ssize_t)key->name_len, type, Py_None);
     return Py_BuildValue("(s#sn)", key->name, (Py_ssize_t)key->name_len, type, (Py_ssize_t)key->n_items);
@@ -71,8 +71,8 @@ static PyObject *list_keys(PyObject *self, PyObject *unused) {
     const lp_gguf_contents *c = lp_gguf_contents_of(lp_gguf_of(self));
     PyObject *list = PyList_New((Py_ssize_t)c->n_keys);
     for (size_t i = 0; list && i < c->n_keys; i++) {
-        PyObject *row = key_row(&c->keys[i]);
-        if (!row || PyList_SetItem(list, (Py_ssize_t)i, row)) Py_CLEAR(list);
+        PyObject *key = key_tuple(&c->keys[i]);
+        if (!key || PyList_SetItem(list, (Py_ssize_t)i, key)) Py_CLEAR(list);
     }
     return list;
 }
@@ -82,14 +82,14 @@ static PyObject *get_array(PyObject *self, PyObject *name) {
     Py_ssize_t n;
     lp_error err;
     const lp_gguf *file = lp_gguf_of(self);
-    const char *bytes = PyUnicode_AsUTF8AndSize(name, &n); /* TypeError unless it is a string */
+    const char *bytes = PyUnicode_AsUTF8AndSize(name, &n); /* TypeError if it is not a str */
     if (!bytes) return NULL;
     const lp_gguf_key *key = lp_gguf_find_key(file, bytes, (size_t)n);
     lp_show(shown, sizeof shown, bytes, (size_t)n);
     if (!key) return lp_raise_new(state_of(self), LP_EARG, "%s has no key \"%s\"", lp_gguf_path(file), shown);
     if (!is_array(key))
-        return lp_raise_new(state_of(self), LP_EARG, "%s: key \"%s\" is of type %s and not an array",
-                            lp_gguf_path(file), shown, lp_gguf_type_name(key->type));
+        return lp_raise_new(state_of(self), LP_EARG, "%s: key \"%s\" is of type %s, not an array", lp_gguf_path(file),
+                            shown, lp_gguf_type_name(key->type));
     if (lp_gguf_check_unchanged(file, &err)) return lp_raise(state_of(self), &err);
     return lp_gguf_value(state_of(self), file, key);
 }
@@ -113,22 +113,23 @@ static PyObject *get_alignment(PyObject *self, void *unused) {
 
 static PyMethodDef methods[] = {
     {"tensors", lp_file_object_tensors, METH_NOARGS,
-     "[(name, type, shape (out, in), offset in the file, bytes)] in the order of the data."},
-    {"read", lp_file_object_read, METH_O, "A float32 copy of a BF16, F16 or F32 tensor in its shape."},
+     "[(name, type, shape (out, in), offset in the file, bytes)], by offset."},
+    {"read", lp_file_object_read, METH_O, "A float32 copy of a BF16, F16 or F32 tensor, in its shape."},
     {"raw", lp_file_object_raw, METH_O, "The bytes of a tensor, 1-D, read-only, in place."},
-    {"metadata", get_metadata, METH_NOARGS, "{key: value} without arrays of more than 64 items."},
+    {"metadata", get_metadata, METH_NOARGS, "{key: value}, without arrays of more than 64 items."},
     {"array", get_array, METH_O, "The items of an array, as a list."},
-    {"keys", list_keys, METH_NOARGS, "[(key, type of the value or of its items, items or None)] as stored."},
+    {"keys", list_keys, METH_NOARGS,
+     "[(key, type of the value or of its items, number of items or None)], in file order."},
     {"check_unchanged", lp_file_object_check_unchanged, METH_NOARGS,
-     "FileChangedError when the file is not the one that was opened."},
+     "Raises FileChangedError if the file has changed since it was opened."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef getters[] = {
-    {"path", lp_file_object_get_path, NULL, "The path as it was given.", NULL},
+    {"path", lp_file_object_get_path, NULL, "The path, as given.", NULL},
     {"n_bytes", get_n_bytes, NULL, "Size of the file.", NULL},
-    {"version", get_version, NULL, "Of the format: 2 or 3.", NULL},
-    {"alignment", get_alignment, NULL, "Of the data and of each tensor in it.", NULL},
+    {"version", get_version, NULL, "The format's version: 2 or 3.", NULL},
+    {"alignment", get_alignment, NULL, "The alignment in bytes of the data and of each tensor in it.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

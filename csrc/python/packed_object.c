@@ -1,6 +1,6 @@
-/* packed_object.c - the type Packed: its parts are found and checked when it is made, and stay in their files.
+/* packed_object.c - the type Packed: finds and checks its parts on construction; their data stays in the files.
  *
- * Nothing closes it: the files are freed with the last reference, and a model holds one. */
+ * There is no close: the object holds references to its files, and a model holds one to the object. */
 #include "packed_object.h"
 
 #include <string.h>
@@ -10,11 +10,11 @@
 #include "../sys/limits.h" /* lp_limits_cores, lp_limits_memory */
 #include "poll.h"          /* lp_poll_python */
 
-#define MIN_PARALLEL ((size_t)1 << 20) /* numbers: fewer are faster on one thread */
+#define MIN_PARALLEL ((size_t)1 << 20) /* values: fewer are faster on one thread */
 
 static const lp_module_state *state_of(PyObject *self) { return PyType_GetModuleState(Py_TYPE(self)); }
 
-/* ---- places -------------------------------------------------------------------------------------------------- */
+/* ---- parts --------------------------------------------------------------------------------------------------- */
 
 int lp_container_of(const lp_module_state *state, PyObject *file, lp_container *out) {
     const lp_file_object *object = (const lp_file_object *)file;
@@ -23,7 +23,7 @@ int lp_container_of(const lp_module_state *state, PyObject *file, lp_container *
     else if (Py_TYPE(file) == state->gguf_type)
         *out = lp_gguf_container(object->file);
     else
-        return lp_refuse(state, LP_EARG, "a file is not a Safetensors or Gguf");
+        return lp_refuse(state, LP_EARG, "a file must be a Safetensors or Gguf");
     return 0;
 }
 
@@ -31,16 +31,16 @@ int lp_part_place(const lp_module_state *state, PyObject *place, lp_container *f
     PyObject *object, *text;
     Py_ssize_t n;
     if (!PyTuple_Check(place) || !PyArg_ParseTuple(place, "OO!", &object, &PyUnicode_Type, &text)) {
-        if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "the place of a tensor is a tuple (file, name)");
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "the place of a tensor must be a tuple (file, name)");
         return -1;
     }
     *name = PyUnicode_AsUTF8AndSize(text, &n);
     if (!*name || lp_container_of(state, object, file)) return -1;
-    if (strlen(*name) != (size_t)n) return lp_refuse(state, LP_EARG, "the name of a tensor has a NUL");
+    if (strlen(*name) != (size_t)n) return lp_refuse(state, LP_EARG, "the name of a tensor contains a NUL");
     return 0;
 }
 
-/* Finds the parts: in files, parts and paths by role. */
+/* Finds the parts: fills self->files, parts and paths [LP_N_ROLES]. -1 with an exception set. */
 static int find_parts(const lp_module_state *state, lp_packed_object *self, lp_part *parts, const char **paths) {
     Py_ssize_t at = 0;
     PyObject *key, *place;
@@ -51,7 +51,7 @@ static int find_parts(const lp_module_state *state, lp_packed_object *self, lp_p
         while (role && i < LP_N_ROLES && strcmp(role, lp_role_name((lp_role)i))) i++;
         if (!role) return -1;
         if (i == LP_N_ROLES)
-            return lp_refuse(state, LP_EARG, "a part is not \"%s\" but codes, scales, zeros or group_of",
+            return lp_refuse(state, LP_EARG, "there is no part \"%s\"; the parts are codes, scales, zeros and group_of",
                              lp_show(shown, sizeof shown, role, strlen(role)));
         if (lp_part_place(state, place, &self->files[i], &name)) return -1;
         paths[i] = self->files[i].path;
@@ -74,7 +74,7 @@ static int check_unchanged(const lp_module_state *state, const lp_packed_object 
 
 /* ---- the object ---------------------------------------------------------------------------------------------- */
 
-/* Everything but the parts. */
+/* Parses the arguments: all of p but the parts, which are *parts, borrowed. -1 with an exception set. */
 static int take_numbers(const lp_module_state *state, PyObject *args, PyObject *kwargs, lp_packed *p,
                         PyObject **parts) {
     static char *keys[] = {"kind",   "shape",   "parts", "bits", "scale_rows", "scale_cols", "zero_is_less_one",
@@ -90,9 +90,10 @@ static int take_numbers(const lp_module_state *state, PyObject *args, PyObject *
         return lp_refuse(state, LP_EARG, "there is no kind of packed weight \"%s\"",
                          lp_show(shown, sizeof shown, kind, strlen(kind)));
     if (rows < 1 || columns < 1 || scale_rows < 0 || scale_cols < 0 || turned < 0 || bits < 0 || bits > 32)
-        return lp_refuse(state, LP_EARG,
-                         "a packed weight [%zd, %zd] with scales for [%zd, %zd], %zd bits, heads of %zd", rows, columns,
-                         scale_rows, scale_cols, bits, turned);
+        return lp_refuse(
+            state, LP_EARG,
+            "a packed weight cannot have the shape [%zd, %zd], scales for [%zd, %zd], %zd bits and heads of %zd", rows,
+            columns, scale_rows, scale_cols, bits, turned);
     p->n_rows = (size_t)rows, p->n_cols = (size_t)columns, p->bits = (unsigned)bits, p->turned = (size_t)turned;
     p->scale_rows = (size_t)scale_rows, p->scale_cols = (size_t)scale_cols;
     return 0;
@@ -151,19 +152,20 @@ static PyObject *packed_read(PyObject *self, PyObject *args, PyObject *kwargs) {
     size_t n_bytes;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|nO:read", keys, &first, &rows)) return NULL;
     if (first < 0 || (size_t)first > p->n_rows)
-        return lp_raise_new(state, LP_EARG, "rows from %zd on of a weight of %zu", first, p->n_rows);
+        return lp_raise_new(state, LP_EARG, "first_row %zd is out of range of a weight of %zu rows", first, p->n_rows);
     n = rows == Py_None ? (Py_ssize_t)p->n_rows - first : PyLong_AsSsize_t(rows);
     if (PyErr_Occurred()) return NULL;
     if (n < 0 || (size_t)n > p->n_rows - (size_t)first)
-        return lp_raise_new(state, LP_EARG, "%zd rows from %zd on of a weight of %zu", n, first, p->n_rows);
+        return lp_raise_new(state, LP_EARG, "%zd rows from row %zd on are out of range of a weight of %zu rows", n,
+                            first, p->n_rows);
     const lp_kernels *kernels = lp_kernels_get(&err);
     if (!kernels) return lp_raise(state, &err);
     if (check_unchanged(state, (lp_packed_object *)self)) return NULL;
     if (lp_size_mul3(&n_bytes, (size_t)n, p->n_cols, sizeof(float)) || !lp_memory_fits(n_bytes, NULL) ||
         lp_block_reserve(&block, n_bytes))
         return lp_raise_new(state, LP_ENOMEM,
-                            "the values of %zd rows of %zu numbers need 4 bytes each and %zu are free", n, p->n_cols,
-                            lp_limits_memory());
+                            "a float32 copy of %zd rows of %zu values needs 4 bytes each, and %zu are free", n,
+                            p->n_cols, lp_limits_memory());
     lp_weight w = {.data = p->codes,
                    .element = LP_ELEMENT_PACKED,
                    .n_rows = (size_t)n,
@@ -198,19 +200,19 @@ static PyObject *get_n_bytes(PyObject *self, void *unused) {
 
 static PyMethodDef methods[] = {
     {"read", (PyCFunction)(void (*)(void))packed_read, METH_VARARGS | METH_KEYWORDS,
-     "read(first_row=0, n_rows=None): the values of these rows, float32 [n_rows, n_cols]."},
+     "read(first_row=0, n_rows=None): the values of these rows (None: to the last), float32 [n_rows, n_cols]."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef getters[] = {
-    {"kind", get_kind, NULL, "How the codes lie: \"q4_k\", \"fp8\", ...", NULL},
+    {"kind", get_kind, NULL, "The packed format: \"q4_k\", \"fp8\", ...", NULL},
     {"shape", get_shape, NULL, "(n_rows, n_cols) of the matrix.", NULL},
-    {"n_bytes", get_n_bytes, NULL, "Of all parts.", NULL},
+    {"n_bytes", get_n_bytes, NULL, "Bytes of all parts.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyType_Slot slots[] = {
-    {Py_tp_doc, "A packed weight in open files: what lp_packed_open proved."},
+    {Py_tp_doc, "A packed weight in open files, its parts checked."},
     {Py_tp_new, packed_new},
     {Py_tp_dealloc, packed_dealloc},
     {Py_tp_methods, methods},

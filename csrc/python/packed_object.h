@@ -7,13 +7,13 @@
 typedef struct {
     PyObject ob_base;
     lp_packed packed;
-    lp_container files[LP_N_ROLES]; /* of each part; without `find`: there is no such part */
-    PyObject *parts;                /* dict: role -> (file, name), which keeps the files */
+    lp_container files[LP_N_ROLES]; /* by role; `find` is NULL if the part is absent */
+    PyObject *parts;                /* owned dict, role -> (file, name): keeps the files alive */
 } lp_packed_object;
 
-/* The core's view of an open file, a Safetensors or Gguf. -1 with an exception set. */
+/* The core's view of an open file, a Safetensors or Gguf; borrows from it. -1 with an exception set. */
 int lp_container_of(const lp_module_state *state, PyObject *file, lp_container *out);
-/* The file and name of a tuple of the two, both borrowed. -1 with an exception set. */
+/* The file and name in a tuple (file, name); both borrow from it. -1 with an exception set. */
 int lp_part_place(const lp_module_state *state, PyObject *place, lp_container *file, const char **name);
 
 #endif

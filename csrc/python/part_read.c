@@ -1,6 +1,6 @@
 /* part_read.c - the methods read and raw of open files: one tensor as an array.
  *
- * Both first check that the file has not changed: touching the map of a truncated file ends the process. */
+ * Both first check that the file has not changed: touching the map of a truncated file kills the process (SIGBUS). */
 #include "file_object.h"
 
 #include <string.h>
@@ -20,17 +20,17 @@ static const char *path_of(PyObject *self) {
     return object->kind->path(object->file);
 }
 
-/* A tensor that can be read, its number of elements and their type. */
+/* A tensor that has float32 values. */
 typedef struct {
     lp_part part;
     size_t n_elements;
     lp_element element;
 } values;
 
-/* The tensor, in an unchanged file; -1 with an exception set. */
+/* As lp_file_object_find, by a Python str. */
 static int find(PyObject *self, PyObject *name, lp_part *part) {
     Py_ssize_t n;
-    const char *bytes = PyUnicode_AsUTF8AndSize(name, &n); /* TypeError unless it is a string */
+    const char *bytes = PyUnicode_AsUTF8AndSize(name, &n); /* TypeError if it is not a str */
     return bytes ? lp_file_object_find(self, bytes, (size_t)n, part) : -1;
 }
 
@@ -47,7 +47,7 @@ static int find_values(PyObject *self, PyObject *name, values *t) {
                      t->part.dtype);
 }
 
-/* NumPy needs the product of all axes but those of length 0 to be a size. -1 with an exception set. */
+/* Sets shape [rank]. NumPy requires that the product of all nonzero axes fits a size. -1 with an exception set. */
 static int take_shape(PyObject *self, const values *t, npy_intp *shape) {
     char shown[128];
     size_t n_bytes = sizeof(float);
@@ -65,11 +65,11 @@ static int take_shape(PyObject *self, const values *t, npy_intp *shape) {
 static PyObject *fail_memory(PyObject *self, const values *t) {
     char shown[128];
     return lp_raise_new(
-        state_of(self), LP_ENOMEM, "%s: a float32 copy of tensor \"%s\" needs 4 x %zu bytes and %zu are free",
+        state_of(self), LP_ENOMEM, "%s: a float32 copy of tensor \"%s\" needs 4 x %zu bytes, and %zu are free",
         path_of(self), lp_show(shown, sizeof shown, t->part.name, t->part.name_len), t->n_elements, lp_limits_memory());
 }
 
-/* Fills the block; not 0 when a signal handler raised. */
+/* Fills the block. Not 0: a signal handler raised. */
 static int widen(const lp_kernels *kernels, const lp_block *block, const values *t) {
     lp_poll poll;
     lp_poll_begin(&poll, NULL, NULL);

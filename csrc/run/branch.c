@@ -1,5 +1,5 @@
-/* branch.c - each sequence of a branch gets panels of its own in scratch, filled anew in every layer: those of the base
- * up to its first row; its own rows are appended. */
+/* branch.c - each sequence of a branch has its own panels in scratch. In every layer the base's keys and values before
+ * its first row are copied there, and its own rows are appended. */
 #include "branch.h"
 
 #include <stdlib.h>
@@ -10,21 +10,21 @@
 static int check_sequence(const lp_run *run, size_t s, lp_error *err) {
     size_t n_keys, n_base = run->base->n_tokens;
     if (lp_size_add(&n_keys, run->n_past[s], run->seq_start[s + 1] - run->seq_start[s]) || n_keys > n_base)
-        return lp_fail(err, LP_EARG, "sequence %zu begins at row %zu and has %zu rows, its base has %zu", s,
+        return lp_fail(err, LP_EARG, "sequence %zu begins at row %zu and has %zu rows, but its base has %zu", s,
                        run->n_past[s], run->seq_start[s + 1] - run->seq_start[s], n_base);
     if (!lp_cache_is_turned(run->base, n_keys, run->rope_length))
         return lp_fail(err, LP_EARG,
-                       "sequence %zu has %zu tokens, and the keys of its base were turned by the other frequencies of "
-                       "RoPE; give rope_length",
+                       "sequence %zu has %zu tokens, and the keys of its base were rotated with the other "
+                       "RoPE frequencies; pass rope_length",
                        s, n_keys);
     return 0;
 }
 
 int lp_run_branch(lp_run *run, const lp_cache *base, const size_t *n_past, size_t first_layer, const float *x,
                   lp_error *err) {
-    if (base->model != run->model) return lp_fail(err, LP_EARG, "the base is of another model");
+    if (base->model != run->model) return lp_fail(err, LP_EARG, "the base belongs to another model");
     if (first_layer >= run->model->config.n_layers)
-        return lp_fail(err, LP_EARG, "a branch from layer %zu: there are %zu", first_layer,
+        return lp_fail(err, LP_EARG, "a branch from layer %zu: there are %zu layers", first_layer,
                        run->model->config.n_layers);
     run->n_past = calloc(run->n_seqs, sizeof *run->n_past);
     if (!run->n_past) return lp_fail(err, LP_ENOMEM, "no memory for the rows of %zu sequences", run->n_seqs);
@@ -39,20 +39,20 @@ int lp_run_branch(lp_run *run, const lp_cache *base, const size_t *n_past, size_
 int lp_branch_check(const lp_run *run, lp_error *err) {
     for (size_t i = 0; i < run->first_layer; i++)
         if (lp_points_any(&run->requested[i]) || lp_points_any(&run->materialised[i]))
-            return lp_fail(err, LP_EARG, "a value of layer %zu is requested or edited, and the run begins at layer %zu",
+            return lp_fail(err, LP_EARG, "a value of layer %zu is requested or edited, but the run begins at layer %zu",
                            i, run->first_layer);
     return 0;
 }
 
 /* ---- keys and values ----------------------------------------------------------------------------------------- */
 
-/* Keys of a sequence, in whole panels. */
+/* The number of keys of a sequence, rounded up to whole panels. */
 static size_t whole_keys(const lp_sequence *s) {
     return (s->n_past + s->n_tokens + LP_PANEL - 1) / LP_PANEL * LP_PANEL;
 }
 
-/* More sequences come layer by layer: with few sizes, the arena finds the block of the layer before. Up to an eighth of
- * a power of two, so that the check of memory asks for little more than is needed. */
+/* The number of sequences grows from layer to layer: with few distinct sizes, the arena can reuse the previous layer's
+ * block. Steps of at most 1/8, so that the memory check requests little more than is needed. */
 static size_t rounded(size_t n_bytes) {
     size_t step = 1;
     while (step * 8 < n_bytes / 2) step *= 2;

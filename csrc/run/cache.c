@@ -1,4 +1,4 @@
-/* cache.c - the memory of a cache, and which runs may go on from it. */
+/* cache.c - the memory of a cache, and the check that a run may continue from it. */
 #include "cache.h"
 
 #include <string.h>
@@ -25,7 +25,7 @@ void lp_cache_release(lp_cache *cache) { atomic_flag_clear_explicit(&cache->held
 
 /* ---- memory -------------------------------------------------------------------------------------------------- */
 
-/* Floats of one token in one kv head. */
+/* Floats per token and kv head. */
 static size_t token_floats(const lp_config *c) { return c->head_dim + lp_v_columns(c->head_dim); }
 
 int lp_cache_growth(const lp_cache *cache, size_t n_tokens, size_t *capacity, size_t *n_bytes) {
@@ -48,7 +48,7 @@ size_t lp_cache_bytes(const lp_cache *cache) {
     return cache->capacity * token_floats(c) * sizeof(float) * c->n_kv_heads * c->n_layers;
 }
 
-/* The panels of a layer of a block. */
+/* The panels of a layer in a block. */
 static lp_panels panels_in(const lp_config *c, const lp_block *block, size_t capacity, size_t layer) {
     size_t n_floats = capacity * token_floats(c);
     float *k = (float *)block->data + layer * c->n_kv_heads * n_floats;
@@ -118,7 +118,7 @@ int lp_cache_rewind(lp_cache *cache, size_t n_tokens, lp_error *err) {
 
 /* ---- runs ---------------------------------------------------------------------------------------------------- */
 
-/* Bit i: a sequence of n_tokens takes the long table of rope i. */
+/* Bit i: a sequence of n_tokens uses the long table of rope i. */
 static unsigned long_ropes(const lp_model *model, size_t n_tokens, size_t rope_length) {
     unsigned set = 0;
     for (size_t i = 0; i < model->n_ropes; i++)
@@ -133,15 +133,16 @@ int lp_cache_is_turned(const lp_cache *cache, size_t n_tokens, size_t rope_lengt
 int lp_cache_check(const lp_cache *cache, const lp_model *model, size_t n_tokens, size_t rope_length, size_t sequence,
                    lp_error *err) {
     size_t past = cache->n_tokens, n_keys = past + n_tokens;
-    if (cache->model != model) return lp_fail(err, LP_EARG, "the cache of sequence %zu is of another model", sequence);
+    if (cache->model != model)
+        return lp_fail(err, LP_EARG, "the cache of sequence %zu belongs to another model", sequence);
     if (n_keys > model->config.max_positions)
         return lp_fail(err, LP_EARG,
                        "sequence %zu has %zu tokens, %zu of them in its cache; the model takes at most %zu", sequence,
                        n_keys, past, model->config.max_positions);
     if (past && !lp_cache_is_turned(cache, n_keys, rope_length))
         return lp_fail(err, LP_EARG,
-                       "sequence %zu has %zu tokens, and the keys of the %zu in its cache were turned by the %s "
-                       "frequencies of RoPE; begin again with an empty cache, or with rope_length",
+                       "sequence %zu has %zu tokens, and the keys of the %zu in its cache were rotated with the %s "
+                       "RoPE frequencies; begin again with an empty cache, or pass rope_length",
                        sequence, n_keys, past, cache->long_ropes ? "long" : "short");
     return 0;
 }

@@ -1,5 +1,4 @@
-/* edit.c - walks over the selected elements of a value, line by line: the channels of a head, or the keys of a query.
- */
+/* edit.c - walks the selected elements of a value line by line: the channels of a head, or the keys of a query. */
 #include "edit.h"
 
 #include <math.h>
@@ -12,7 +11,7 @@
 
 static int is_map(lp_point point) { return lp_point_width(point) == LP_WIDTH_MAP; }
 
-/* Columns of a token: [outer, inner]. */
+/* A token's row is [outer, inner]. */
 static size_t inner_of(const lp_config *c, lp_point point) {
     lp_width width = lp_point_width(point);
     return width == LP_WIDTH_HEADS || width == LP_WIDTH_KV ? c->head_dim : lp_config_width(c, width);
@@ -30,7 +29,7 @@ size_t lp_edit_key(const lp_model *model, lp_point point, size_t layer) {
 
 size_t lp_edit_size(const lp_edit *edit) { return edit->n[0] * edit->n[1] * edit->n[2]; }
 
-/* Number 0 .. 2 of an axis in the order of the point, and its length. */
+/* The length of axis 0, 1 or 2 of the point. */
 static size_t axis_length(const lp_config *c, lp_point point, size_t axis, size_t n_rows, size_t n_past) {
     if (is_map(point)) return axis == 0 ? c->n_heads : axis == 1 ? n_rows : n_past + n_rows;
     return axis == 0 ? n_rows : axis == 1 ? outer_of(c, point) : inner_of(c, point);
@@ -62,13 +61,13 @@ int lp_edit_check(const lp_edit *edit, const lp_model *model, const size_t *seq_
 
 /* ---- lines --------------------------------------------------------------------------------------------------- */
 
-/* Elements data[first .. end) are computed; others are not edited. */
+/* Only elements data[first .. end) are computed; the others are not edited. data NULL: the row is not computed. */
 typedef struct {
     float *data, *inverse;
     size_t first, end;
 } line;
 
-/* Of a query, numbered by its row, in its sequence. */
+/* The keys of the query in row `row` of its sequence. */
 static line line_of_map(const lp_edit_target *t, size_t sequence, size_t head, size_t row) {
     const lp_sequence *s = &t->sequences[sequence];
     size_t n_keys = s->n_past + s->n_tokens, window = t->model->layers[t->layer].window, query = s->n_past + row;
@@ -90,7 +89,7 @@ static line line_of(const lp_edit_target *t, const lp_edit *edit, size_t i, size
 
 static int same_bits(float a, float b) { return !memcmp(&a, &b, sizeof a); }
 
-/* What an element may become: -inf hides a key or a token, but the cap of a raw value would undo it. */
+/* Whether x may be written: -inf masks a key or a token; in a value that is capped later, the cap would undo it. */
 static int may_be(lp_point point, float x) {
     return isfinite(x) || (x < 0 && isinf(x) && (point == LP_SCORES || point == LP_LOGITS));
 }
@@ -99,7 +98,7 @@ static float edited(lp_edit_op op, float x, float value) {
     return op == LP_EDIT_ADD ? x + value : op == LP_EDIT_MULTIPLY ? x * value : value;
 }
 
-/* Returns the number of elements of the line that changed. What may not be written is not, and sets edit->refused. */
+/* Returns the number of elements that changed. A value that may not be written is skipped, and sets edit->refused. */
 static size_t edit_line(line l, lp_point point, lp_edit *edit, lp_edit_op op, const float *values, size_t stride) {
     size_t n_changed = 0;
     for (size_t k = 0; k < edit->n[2]; k++) {
@@ -147,7 +146,7 @@ int lp_edit_store(const lp_edit_target *t, lp_edit *edit, const float *values, l
                 size_t column = edit->index[2][k];
                 if (column < l.first || column >= l.end) continue;
                 if (!may_be(t->point, *value) && !same_bits(*value, l.data[column]))
-                    return lp_fail(err, LP_EEDIT, "a function returned %f for %s, at [%lu, %lu, %lu] of its axes",
+                    return lp_fail(err, LP_EEDIT, "a function returned %f for %s, at index [%lu, %lu, %lu]",
                                    (double)*value, lp_point_name(edit->point), (unsigned long)edit->index[0][i],
                                    (unsigned long)edit->index[1][j], (unsigned long)column);
             }

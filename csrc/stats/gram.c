@@ -1,4 +1,4 @@
-/* gram.c - strips of columns through lp_linear, then into the sums. */
+/* gram.c - multiplies strips of columns with lp_linear, and adds the products to the sums. */
 #include "gram.h"
 
 #include <stdlib.h>
@@ -7,16 +7,16 @@
 #include "../base/size.h"  /* lp_size_min */
 #include "../ops/linear.h" /* lp_linear */
 
-#define STRIP 128         /* columns of one product */
+#define STRIP 128         /* columns per product */
 #define TILE 16           /* columns that one job transposes */
-#define ROWS_A_JOB 8      /* of a product, into the sums */
+#define ROWS_A_JOB 8      /* rows of a product that one job adds to the sums */
 #define FAST_EXPONENT 167 /* values below 2^40 */
 
 int lp_gram_init(lp_gram *g, size_t d) {
     size_t n, n_bytes;
     *g = (lp_gram){.d = d};
     if (lp_size_mul(&n, d, d + 1) || lp_size_mul(&n_bytes, n / 2, sizeof *g->sums)) return -1;
-    if (!lp_memory_fits(n_bytes, NULL)) return -1; /* calloc would promise gigabytes that there are not */
+    if (!lp_memory_fits(n_bytes, NULL)) return -1; /* calloc would overcommit */
     g->sums = calloc(n / 2, sizeof *g->sums);
     return g->sums ? 0 : -1;
 }
@@ -45,7 +45,7 @@ static int reserve(lp_block *block, size_t n_floats) {
     return lp_block_reserve(block, n_bytes);
 }
 
-/* ---- sums that do not fit 128 bits --------------------------------------------------------------------------- */
+/* ---- values that do not fit 128 bits ------------------------------------------------------------------------ */
 
 static lp_wide *find_slot(lp_wide *wide, size_t n_slots, uint64_t at) {
     size_t i = (size_t)(at * 0x9E3779B97F4A7C15u >> 20) & (n_slots - 1);
@@ -93,7 +93,7 @@ typedef struct {
     lp_gram_work *w;
     const float *x;
     const uint8_t *kept;
-    size_t k, j0, m, n; /* tokens; first column, rows and columns of a strip */
+    size_t k, j0, m, n; /* tokens; of the strip: first column, rows, columns */
 } block;
 
 static void transpose_job(void *arg, size_t i, size_t worker) {
@@ -120,14 +120,14 @@ static void add_entry(lp_i128 *sum, uint64_t entry, uint32_t bits, lp_spill *s) 
     }
     lp_i128 value = below ? (lp_i128)(below > 24 ? 0 : m >> below) : (lp_i128)m << (e - LP_GRAM_UNIT);
     if (!__builtin_add_overflow(*sum, negative ? -value : value, sum)) return;
-    /* undo the wrapped sum, and move it */
+    /* undo the wrapped addition, and spill the old sum */
     lp_u128 old = (lp_u128)*sum - (negative ? -(lp_u128)value : (lp_u128)value);
     int was_negative = (int)(old >> 127);
     spill(s, entry, was_negative ? -old : old, LP_GRAM_UNIT, was_negative);
     *sum = negative ? -value : value;
 }
 
-/* Rows of the strip's product, of which row r is column j0 + r of X. */
+/* Adds rows of the strip's product; its row r is row j0 + r of X^T X. */
 static void add_job(void *arg, size_t i, size_t worker) {
     const block *b = arg;
     const uint32_t *y = b->w->product.data;
@@ -172,7 +172,7 @@ int lp_gram_add(lp_gram *g, lp_gram_work *w, const lp_ops *ops, const float *x, 
     block b = {.g = g, .w = w, .x = x, .kept = kept};
     size_t n, n_rows = 0;
     for (size_t t = 0; t < n_tokens; t++)
-        if (kept[t]) n_rows++, b.k = t + 1; /* tokens after it would add +0 */
+        if (kept[t]) n_rows++, b.k = t + 1; /* later tokens would add +0 */
     if (!b.k) return 0;
     if (w->n_spills < quiet.n_threads) {
         lp_spill *more = realloc(w->spill, quiet.n_threads * sizeof *more);

@@ -1,5 +1,5 @@
-/* stats.c - a job is 16 channels: their values are gathered by group, some thousand rows at a time, and each channel is
- * added to its state by one thread alone. */
+/* stats.c - adds the values of a run to the states. A job is 16 channels: it gathers their values group by group, up to
+ * 2048 rows at a time; only one thread writes a channel's state. */
 #include "stats.h"
 
 #include <stdlib.h>
@@ -10,19 +10,19 @@
 #define LANES 16
 #define ROWS_AHEAD 16
 #define MOST_ROWS LP_TALLY_VALUES
-#define SLICE_JOBS 64 /* of MOST_ROWS tokens, about 10 ms of a thread between two polls */
+#define SLICE_JOBS 64 /* jobs of MOST_ROWS tokens between two polls, about 10 ms of a thread */
 
 struct lp_stats {
     lp_stats_spec spec; /* its thetas are owned */
     size_t n_targets, n_groups;
     lp_stats_target *targets;
-    lp_stats_state **states; /* [n_targets, n_groups], each made when it is needed */
+    lp_stats_state **states; /* [n_targets, n_groups], each allocated on first use */
     lp_stats_fault fault;
-    const lp_model *model; /* of the batch; borrowed until it ends */
+    const lp_model *model; /* of the batch; borrowed until lp_stats_end */
     lp_stats_batch batch;
-    /* Of the batch: its rows by group, group after group in the order of `present`. */
+    /* The rows of the batch, sorted by group in the order of `present`. */
     size_t n_present;
-    size_t *present;       /* [n_present]: groups */
+    size_t *present;       /* [n_present]: groups that have rows */
     size_t *present_start; /* [n_present + 1]: into rows */
     uint32_t *rows;        /* [n_tokens] */
     uint32_t *sequence;    /* [n_tokens]: of each row */
@@ -33,10 +33,10 @@ struct lp_stats {
     lp_gram_work gram;
 };
 
-/* What one worker has. */
+/* The scratch of one worker. */
 typedef struct work {
     lp_tally tally;
-    uint32_t x[LANES][MOST_ROWS + 16]; /* a power of two apart, lanes would share cache sets */
+    uint32_t x[LANES][MOST_ROWS + 16]; /* padded: a power of two apart, lanes would share cache sets */
     size_t n[LANES];
     uint32_t finite[MOST_ROWS], finite_row[MOST_ROWS];
 } work;
@@ -85,7 +85,7 @@ lp_stats_state *lp_stats_state_of(lp_stats *s, size_t target, size_t group) {
     return *state;
 }
 
-/* ---- the whole ----------------------------------------------------------------------------------------------- */
+/* ---- statistics --------------------------------------------------------------------------------------------- */
 
 int lp_stats_new(lp_stats **stats, const lp_stats_spec *spec, const lp_stats_target *targets, size_t n_targets,
                  size_t n_groups, lp_error *err) {
@@ -93,7 +93,7 @@ int lp_stats_new(lp_stats **stats, const lp_stats_spec *spec, const lp_stats_tar
         return lp_fail(err, LP_EARG, "digits of %u bits below bit %u", spec->n_bits, spec->high);
     for (size_t i = 0; i < n_targets; i++)
         if (targets[i].n_keys && (spec->n_top || spec->gram))
-            return lp_fail(err, LP_EARG, "a map has no rows of tokens: no top, no gram");
+            return lp_fail(err, LP_EARG, "top and gram need one row per token, which a map does not have");
     lp_stats *s = calloc(1, sizeof *s);
     int failed = !s;
     if (s) {
@@ -157,7 +157,8 @@ static int check_targets(const lp_stats *s, const lp_model *model, lp_error *err
         int is_map = width == LP_WIDTH_MAP;
         if (is_map != (t->n_keys > 0) || t->n_channels % (is_map ? t->n_keys : 1) ||
             t->n_channels / (is_map ? t->n_keys : 1) != floats)
-            return lp_fail(err, LP_EARG, "%s of %zu channels, the model has %zu", name, t->n_channels, floats);
+            return lp_fail(err, LP_EARG, "%s is declared with %zu channels, the model has %zu", name, t->n_channels,
+                           floats);
     }
     return 0;
 }
@@ -198,7 +199,7 @@ int lp_stats_begin(lp_stats *s, const lp_model *model, const lp_stats_batch *bat
     if (check_targets(s, model, err)) return -1;
     for (size_t t = 0; t < batch->n_tokens; t++)
         if (batch->group[t] >= 0 && (size_t)batch->group[t] >= s->n_groups)
-            return lp_fail(err, LP_EARG, "token %zu is of group %d, there are %zu", t, (int)batch->group[t],
+            return lp_fail(err, LP_EARG, "token %zu is of group %d; there are %zu groups", t, (int)batch->group[t],
                            s->n_groups);
     s->batch = *batch;
     s->model = model;
@@ -227,12 +228,12 @@ typedef struct {
     int failed;
 } pass;
 
-/* Values of LANES channels at rows of tokens. */
+/* Gathers up to LANES channels, from `channel` on, of n rows. */
 static void gather_rows(work *w, const float *values, size_t d, size_t channel, const uint32_t *rows, size_t n) {
     size_t n_lanes = lp_size_min(LANES, d - channel);
     for (size_t i = 0; i < n; i++) {
         uint32_t bits[LANES];
-        /* rows are further apart than hardware prefetchers look */
+        /* the stride is too large for hardware prefetchers */
         if (i + ROWS_AHEAD < n) __builtin_prefetch(values + rows[i + ROWS_AHEAD] * d + channel);
         memcpy(bits, values + rows[i] * d + channel, n_lanes * sizeof *bits);
         if (n_lanes == LANES)
@@ -243,7 +244,7 @@ static void gather_rows(work *w, const float *values, size_t d, size_t channel, 
     for (size_t j = 0; j < LANES; j++) w->n[j] = j < n_lanes ? n : 0;
 }
 
-/* The same of a map, whose channels are [head, key]: only queries that see the key. */
+/* The same for a map, whose channels are [head, key]: only queries that see the key. */
 static void gather_map(work *w, const pass *p, size_t head, size_t key, const uint32_t *rows, size_t n) {
     const lp_stats_batch *b = &p->s->batch;
     memset(w->n, 0, sizeof w->n);
@@ -317,7 +318,7 @@ static void see_fires(const lp_stats_spec *spec, int64_t *fires, const uint32_t 
     for (size_t j = 0; j < spec->n_thetas; j++) {
         uint32_t bits, above = 0;
         memcpy(&bits, &spec->thetas[j], sizeof bits);
-        int32_t theta = lp_float_key(bits << 1 ? bits : 0); /* +0 fires for neither zero */
+        int32_t theta = lp_float_key(bits << 1 ? bits : 0); /* -0 as +0, above which neither zero is */
         for (size_t i = 0; i < n; i++) above += lp_float_key(x[i]) > theta;
         fires[j] += above;
     }
@@ -358,7 +359,7 @@ static int see_channel(const lp_stats *s, work *w, lp_stats_state *state, size_t
                           spec->histogram ? state->histograms + channel : NULL);
 }
 
-/* Tiles of LANES channels: of a map those of one head. */
+/* The number of tiles of LANES channels; of a map, per head. */
 static size_t tiles_of(const lp_stats_target *t) {
     return ((t->n_keys ? t->n_keys : t->n_channels) + LANES - 1) / LANES;
 }
@@ -395,7 +396,7 @@ static int is_finite_row(const float *x, size_t d) {
     return !bad;
 }
 
-/* Blocks of each sequence and group. */
+/* Adds the blocks of each sequence, one group's tokens kept. As lp_gram_add. */
 static int see_gram(const pass *p, const lp_ops *ops, size_t group) {
     lp_stats *s = p->s;
     const lp_stats_batch *b = &s->batch;
@@ -422,7 +423,7 @@ static int no_memory(lp_stats *s) {
     return -1;
 }
 
-/* In slices: a poll may fork, and in the middle of one the child would add values twice. -1: it said stop. */
+/* In slices, because a poll may fork: within a slice, the child would add values twice. -1: stopped by the poll. */
 static int see_channels(pass *p, const lp_ops *ops) {
     lp_parallel quiet = {.n_threads = ops->parallel.n_threads};
     size_t n = p->n_heads * tiles_of(p->target);

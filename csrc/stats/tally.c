@@ -1,4 +1,4 @@
-/* tally.c - values by sign and exponent, and the carry into wide integers. */
+/* tally.c - sums and counts per sign and exponent, and their addition to wide integers. */
 #include "tally.h"
 
 #include <stdlib.h>
@@ -63,7 +63,7 @@ static void flush_binade(const lp_tally *t, uint32_t page, uint64_t *sums) {
         lp_limbs_add(sums, lp_sum_limbs[i], values[i], powers[i] * e, negative && is_signed[i]);
 }
 
-/* Makes room for a page before page `at`. */
+/* Inserts an empty page at index `at`. NULL: out of memory. */
 static lp_page *insert_page(lp_histogram *h, uint32_t at, uint32_t id) {
     if (h->n == h->capacity) {
         uint32_t capacity = h->capacity + h->capacity / 2 + 8;

@@ -1,4 +1,4 @@
-/* top.c - a binary heap whose root is the entry that goes first when a better one comes. */
+/* top.c - a binary heap whose root is the smallest entry, the first to be replaced. */
 #include "top.h"
 
 #include <stdlib.h>

@@ -20,7 +20,7 @@ static inline uint32_t random_bits(void) {
 
 enum { MOST_HELD = 4 };
 
-/* Parts of a weight, each the end of a block, so that nothing lies after it. */
+/* The allocations of a weight's parts; each part ends its block, so that a sanitizer sees overreads. */
 typedef struct {
     void *block[MOST_HELD];
     size_t n;
@@ -36,7 +36,7 @@ static inline unsigned char *random_part(held *hold, size_t n_bytes) {
     return part;
 }
 
-/* Mostly numbers of ordinary size, so that what is computed from them is not often infinite. */
+/* Mostly of ordinary magnitude, so that few results are infinite; one in 16 is random bits. */
 static inline unsigned char *random_scales(held *hold, size_t n, lp_element element) {
     unsigned char *scales = random_part(hold, n * lp_element_bytes(element));
     for (size_t i = 0; i < n; i++) {
@@ -63,7 +63,7 @@ static inline void fill(lp_packed *p, held *hold, lp_element element, int has_ze
                                               : p->n_rows;
     unsigned char *codes = random_part(hold, rows * lp_packed_row_bytes(p));
     p->codes = codes;
-    for (size_t i = 0; p->kind == LP_PACKED_FP8 && i < rows * p->n_cols; i++) /* every other row without NaN */
+    for (size_t i = 0; p->kind == LP_PACKED_FP8 && i < rows * p->n_cols; i++) /* half of the rows without NaN */
         if (i / p->n_cols / 16 % 2 == 0 && (codes[i] & 0x7f) == 0x7f) codes[i] = 1;
     if (lp_packed_is_block(p->kind)) return;
     size_t bands = lp_packed_bands(p), groups = lp_packed_groups(p), per_word = p->bits ? 32 / p->bits : 1;
@@ -73,7 +73,7 @@ static inline void fill(lp_packed *p, held *hold, lp_element element, int has_ze
     if (has_zeros) p->zeros = random_part(hold, p->kind == LP_PACKED_INT8 ? bands * groups : words * 4);
     if (!has_groups) return;
     p->group_of = malloc(p->n_cols * sizeof *p->group_of);
-    for (size_t i = 0; i < p->n_cols; i++) /* any, for long stretches the usual ones, and at last all of one */
+    for (size_t i = 0; i < p->n_cols; i++) /* random, in long runs column / scale_cols, at the end the last group */
         p->group_of[i] = (uint32_t)(i + 64 >= p->n_cols ? groups - 1
                                     : i / 256 % 2       ? i / p->scale_cols
                                                         : random_bits() % groups);

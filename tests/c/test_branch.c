@@ -191,7 +191,8 @@ static void check_failures(const lp_model *other) {
     CHECK(n_stopped > 10);
     size_t starts[] = {0, 4}, n_past = 2;
     CHECK(lp_run_init(&run, other, ids, starts, 1, 1, &err) == 0);
-    CHECK(lp_run_branch(&run, &base, &n_past, 0, x, &err) == -1 && strstr(err.msg, "the base is of another model"));
+    CHECK(lp_run_branch(&run, &base, &n_past, 0, x, &err) == -1 &&
+          strstr(err.msg, "the base belongs to another model"));
     lp_run_free(&run);
     n_past = (size_t)-2;
     CHECK(lp_run_init(&run, model, ids, starts, 1, 1, &err) == 0);
@@ -206,7 +207,8 @@ static void check_failures(const lp_model *other) {
     lp_run_free(&run);
     CHECK(lp_run_init(&run, model, ids, starts, 1, 1, &err) == 0);
     run.rope_length = 50;
-    CHECK(lp_run_branch(&run, &base, &n_past, 2, x, &err) == -1 && strstr(err.msg, "turned by the other frequencies"));
+    CHECK(lp_run_branch(&run, &base, &n_past, 2, x, &err) == -1 &&
+          strstr(err.msg, "rotated with the other RoPE frequencies"));
     lp_run_free(&run);
 }
 

@@ -312,7 +312,7 @@ static void check_refusals(void) {
     CHECK(refusal(model, &cache, 1, 51, &err) == LP_EARG && refusal(model, &cache, 1, 50, &err) == LP_OK);
     CHECK(lp_cache_rewind(&cache, 0, &err) == 0 && refusal(model, &cache, 51, 0, &err) == LP_OK);
     CHECK(refusal(model, &cache, 1, 0, &err) == LP_OK && lp_cache_rewind(&cache, 3, &err) == 0);
-    CHECK(refusal(model, &cache, 1, 0, &err) == LP_EARG && strstr(err.msg, "long frequencies"));
+    CHECK(refusal(model, &cache, 1, 0, &err) == LP_EARG && strstr(err.msg, "long RoPE frequencies"));
     CHECK(refusal(model, &cache, MOST - 2, 99, &err) == LP_EARG && strstr(err.msg, "201 tokens, 3 of them"));
     CHECK(refusal(model, &cache, MOST - 3, 99, &err) == LP_OK && cache.n_tokens == MOST && cache.capacity == MOST);
     CHECK(lp_cache_rewind(&cache, MOST + 1, &err) == -1 && err.status == LP_EARG && cache.n_tokens == MOST);

@@ -1,5 +1,5 @@
-/* test_dequant.c - every kind of packed weight in every variant that this CPU has against the scalar definition, bit
- * for bit: random bytes at any address, scales that are not finite, rows and columns around every edge. */
+/* test_dequant.c - every kind of packed weight, in every variant of this CPU, against the scalar definition, bit for
+ * bit: random bytes at any alignment, scales that are not finite, rectangles across every edge. */
 #define _GNU_SOURCE /* setenv */
 #include "check.h"
 
@@ -11,7 +11,7 @@
 
 enum { ROWS = 50, COLUMNS = 900, GUARD = 3 };
 
-/* One rectangle; what lies around it stays as it was. */
+/* Dequantises one rectangle; the floats around it must not change. */
 static void check_rectangle(const lp_kernels *k, const lp_weight *w, size_t row, size_t n_rows, size_t column,
                             size_t n) {
     static float out[(ROWS + 2) * (COLUMNS + 256 + 2 * GUARD)], want[COLUMNS + 256 + 2 * GUARD];
@@ -31,7 +31,7 @@ static void check_rectangle(const lp_kernels *k, const lp_weight *w, size_t row,
                 n_rows, column, n);
 }
 
-/* As products call it, as rows are read, and anything else. */
+/* Rectangles as products and reads of rows call for, and arbitrary ones. */
 static void check_packed(const lp_kernels *k, const lp_packed *p) {
     size_t skip = p->n_rows > 20 && random_bits() % 2 ? 8 : 0;
     lp_weight w = {.data = p->codes,
@@ -97,7 +97,7 @@ static void check_tables(const lp_kernels *k) {
 /* All codes of FP8 with scales at the ends of the range: products that overflow, or are denormal. */
 static void check_all_of_fp8(const lp_kernels *k) {
     static const float scales[] = {1, 0x1p-149f, 0x1.8p-130f, 0x1p-126f, 3e-5f, 0x1.fffffep127f, 0, -1, INFINITY, NAN};
-    unsigned char codes[512]; /* the first half without NaN, which are computed another way */
+    unsigned char codes[512]; /* the first half without NaN, which has its own path */
     for (int i = 0; i < 512; i++) codes[i] = (unsigned char)(i < 256 && i % 128 == 127 ? 0 : i);
     for (size_t i = 0; i < sizeof scales / sizeof *scales; i++) {
         lp_packed p = {.kind = LP_PACKED_FP8,

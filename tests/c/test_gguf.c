@@ -1,5 +1,5 @@
-/* test_gguf.c - which GGUF files are accepted, and which are refused with what message. Counts that lie and allocations
- * that fail are in test_gguf_memory.c; tests/test_gguf_reader.py has the longer table. */
+/* test_gguf.c - which GGUF files are accepted, and which are refused with which message. False counts and failing
+ * allocations are in test_gguf_memory.c; tests/test_gguf_reader.py has the longer table. */
 #define _POSIX_C_SOURCE 200809L
 #include "../../csrc/io/gguf.h"
 
@@ -25,7 +25,7 @@ static lp_error err;
     "s:scalar 4:0 4:0 8:64 p:16 x:0102030405060708 p:16 " \
     "z:36 p:16 x:0000803f"
 
-/* NULL and err set, or the open file; the proof of a refusal is a message of one printable line. */
+/* The open file, or NULL with err set: its message is one printable line that begins with the file. */
 static lp_gguf *open_image(image file) {
     lp_gguf *opened = (lp_gguf *)&err; /* must be set to NULL by a failure */
     err = (lp_error){0};
@@ -46,7 +46,7 @@ static int is_refused(image file, lp_status status, const char *expected) {
     return good;
 }
 
-/* ---------------------------------------------------------------- what is in a good file */
+/* ---------------------------------------------------------------- valid files */
 
 static void check_tensor(const lp_gguf *f, size_t i, const char *name, const char *type, size_t n_bytes) {
     const lp_gguf_tensor *t = &lp_gguf_contents_of(f)->tensors[i];
@@ -94,7 +94,7 @@ static void test_contents(void) {
     free(file.bytes);
 }
 
-/* Mapped and read, by path and in a folder; the header longer than the window. */
+/* Mapped and read, by path and relative to a folder; then a header longer than the window. */
 static void test_open(void) {
     char path[] = "/tmp/llamaprobe_test_XXXXXX", *words = malloc(70000 * 16);
     int fd = mkstemp(path), dir_fd = open("/tmp", O_RDONLY | O_DIRECTORY);
@@ -137,12 +137,12 @@ static void test_refused(void) {
         lp_status status;
         const char *expected;
     } cases[] = {
-        {"", LP_EFORMAT, "truncated: a GGUF file has 24 bytes at least, and it has 0"},
+        {"", LP_EFORMAT, "truncated: a GGUF file has at least 24 bytes, this one has 0"},
         {"r:GGUG z:20", LP_EFORMAT, "is not a GGUF file"},
         {"x:3c21 z:40", LP_EFORMAT, "is a web page"},
         {"x:202020202020202020202020202020202020202020202020", LP_EFORMAT, "is not a GGUF file"},
         {"8:2 r:{} z:20", LP_EFORMAT, "is a safetensors file"},
-        {"r:fmgg z:20", LP_EFORMAT, "is a GGML file of before GGUF"},
+        {"r:fmgg z:20", LP_EFORMAT, "is a GGML file from before GGUF"},
         {"r:GGUF 4:0 z:16", LP_EFORMAT, "version 0"},
         {"r:GGUF 4:1 z:16", LP_EUNSUPPORTED, "version 1"},
         {"r:GGUF 4:4 z:16", LP_EUNSUPPORTED, "version 4"},
@@ -206,7 +206,7 @@ static void test_every_type(void) {
     CHECK(!lp_ggml_type_of(42) && !lp_ggml_type_of(UINT32_MAX));
 }
 
-/* Every prefix is refused, and no changed bit makes a step beyond the bytes. */
+/* Every prefix is refused, and no flipped bit causes an out-of-bounds read. */
 static void test_every_prefix_and_every_bit(void) {
     image whole = make_gguf(WHOLE);
     for (size_t n = 0; n < whole.n_bytes; n++) {

@@ -1,5 +1,5 @@
-/* test_gguf_memory.c - no number in a GGUF file becomes the size of an allocation, what is allocated stays in
- * proportion to the file, and each allocation may fail. */
+/* test_gguf_memory.c - no number in a GGUF file sizes an allocation, allocations stay in proportion to the file, and
+ * each of them may fail. */
 #define _POSIX_C_SOURCE 200809L
 #include "../../csrc/io/gguf.h"
 
@@ -16,7 +16,7 @@
 
 static lp_error err;
 
-/* Opens the image and frees it. Accepted if `expected` is NULL, else refused with this message; and cheap. */
+/* Opens the image and frees it: accepted if `expected` is NULL, else refused with it; no large allocations. */
 static void check_image(image file, const char *expected) {
     lp_gguf *f;
     long n_live = faults.n_live;
@@ -31,7 +31,7 @@ static void check_image(image file, const char *expected) {
     free(file.bytes);
 }
 
-static void test_counts_that_lie(void) {
+static void test_false_counts(void) {
     static const struct {
         const char *recipe, *expected;
     } cases[] = {{GGUF(4294967296, 0), "truncated: 4294967296 tensors"},
@@ -72,7 +72,7 @@ static void test_too_many(void) {
     check_image(make_many(1000001, 0), "has 1000001 tensors, the limit is 1000000");
 }
 
-/* The limits of arrays and of headers lie above what is worth storing: zeros of a file without blocks on the disk. */
+/* Arrays and headers at their limits are too large to store: sparse files stand in for them. */
 static void test_sparse_files(void) {
     static const struct {
         const char *recipe, *expected;
@@ -88,7 +88,7 @@ static void test_sparse_files(void) {
         CHECK(pwrite(fd, file.bytes, file.n_bytes, 0) == (ssize_t)file.n_bytes);
         faults.n_bytes = 0;
         CHECK(lp_gguf_open(&f, -1, path, NULL, &err) == -1 && strstr(err.msg, cases[i].expected));
-        CHECK(faults.n_bytes <= ((size_t)1 << 32) + WINDOW + 20000); /* the map counts as its size */
+        CHECK(faults.n_bytes <= ((size_t)1 << 32) + WINDOW + 20000); /* the map counts with its size */
         if (!strstr(err.msg, cases[i].expected)) printf("expected \"%s\", got: %s\n", cases[i].expected, err.msg);
         free(file.bytes);
     }
@@ -116,7 +116,7 @@ static void test_every_allocation_can_fail(void) {
 
 int main(void) {
     if (!HAS_WRAP) return not_run("the linker cannot replace functions");
-    test_counts_that_lie();
+    test_false_counts();
     test_too_many();
     test_sparse_files();
     test_every_allocation_can_fail();

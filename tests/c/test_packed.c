@@ -1,5 +1,5 @@
-/* test_packed.c - products with packed weights, in every variant, have the bits of products with plain float32 weights
- * that hold their values; and the parts of a packed weight are checked. */
+/* test_packed.c - in every variant, products with packed weights have the bits of products with their float32 values;
+ * damaged parts of a packed weight are refused. */
 #define _GNU_SOURCE /* setenv */
 #include "check.h"
 
@@ -21,7 +21,7 @@ static float *floats(size_t n) {
     return x;
 }
 
-/* A packed weight and the same as plain float32: all rows of both but the first `skip`. */
+/* A packed weight and its float32 values, both without its first `skip` rows. */
 typedef struct {
     lp_packed packed;
     held hold;
@@ -48,7 +48,7 @@ static void make_pair(pair *t, lp_packed p, size_t n_rows, size_t skip, int i) {
     size_t all = n_rows + skip, n_cols = p.n_cols, rows_in_word = lp_packed_is_transposed(p.kind) ? 32 / p.bits : 1;
     *t = (pair){.packed = p};
     t->packed.n_rows = (all + rows_in_word - 1) / rows_in_word * rows_in_word;
-    if (lp_packed_is_block(p.kind) && i % 3 == 0) { /* turned rows: whole heads */
+    if (lp_packed_is_block(p.kind) && i % 3 == 0) { /* permuted rows: whole heads */
         t->packed.n_rows = (all + 15) / 16 * 16;
         t->packed.turned = 16;
     }
@@ -75,7 +75,7 @@ static void run(const lp_kernels *k, lp_product *p, size_t job) {
         }
 }
 
-/* Two products of one shape that differ in `packed` of them being packed, and all results of both. */
+/* The same product with packed and with plain weights: all results have the same bits. */
 static void check_product(const lp_kernels *k, pair *t, size_t m, int gated, int i) {
     size_t n = t[0].w[0].n_rows, kk = t[0].w[0].n_cols, size = m * n;
     float *x = floats(m * kk), *add = floats(size), *bias = floats(n), *packed = floats(k->packed_size(m, kk));
@@ -117,8 +117,8 @@ static void check_kind(const lp_kernels *k, lp_packed p) {
     }
 }
 
-/* One token and two, whose rows are multiplied in lanes: columns of whole blocks of k and groups of them, heads and
- * strips of rows that are long enough, and FP8 with a NaN now and then. */
+/* One token and two, for which lanes.h is used: whole k-blocks, groups of whole k-blocks, and enough rows for heads and
+ * strips; FP8 with an occasional NaN. */
 static void check_lanes(const lp_kernels *k, lp_packed p) {
     static const size_t ns[] = {256, 140, 16, 300, 48, 128}, ks[] = {512, 128, 320, 1024, 64};
     size_t unit = lp_packed_block_columns(p.kind) == 256 ? 256 : 64, word = lp_packed_is_transposed(p.kind) ? 8 : 1;
@@ -146,7 +146,7 @@ static void check_lanes(const lp_kernels *k, lp_packed p) {
     }
 }
 
-/* Few tokens where another matrix has fewer rows than a vector: no lanes, and the bands of many tokens. */
+/* Few tokens, and a second matrix with fewer rows than lanes: neither uses lanes.h. */
 static void check_few_rows(const lp_kernels *k, lp_packed p) {
     pair t[2];
     p.n_cols = 320;
@@ -166,7 +166,7 @@ static void check_few_rows(const lp_kernels *k, lp_packed p) {
     free_pair(&t[0]), free_pair(&t[1]);
 }
 
-/* A run whose last steps have fewer tokens has one scratch for all. */
+/* Scratch sizes grow with the number of tokens, so one scratch serves steps of fewer tokens. */
 static void check_scratch(const lp_kernels *k) {
     for (size_t m = 1; m < 300; m++)
         CHECK(k->band_scratch(m) <= k->band_scratch(m + 1) && k->packed_size(m, 64) <= k->packed_size(m + 1, 64));
@@ -188,7 +188,7 @@ static void check_variant(const lp_kernels *k) {
 
 enum { GPTQ_ROWS = 16, GPTQ_COLUMNS = 32, GROUPS = 2 };
 
-/* A GPTQ weight [16, 32] in two groups; what a test changes is refused or taken. */
+/* A valid GPTQ weight [16, 32] in two groups, which a test then changes. */
 typedef struct {
     lp_packed p;
     lp_part part[LP_N_ROLES];
@@ -236,7 +236,7 @@ static void check_parts(void) {
     static draft d;
     lp_error err;
     begin(&d);
-    CHECK(lp_packed_open(&d.p, d.part, paths, &err) == 0 && !d.p.group_of); /* the usual groups need no table */
+    CHECK(lp_packed_open(&d.p, d.part, paths, &err) == 0 && !d.p.group_of); /* column / scale_cols needs no table */
     CHECK(d.p.n_bytes == 4 * 16 * 4 + 2 * 16 * 2 + 2 * 2 * 4 + 32 * 4);
     CHECK(lp_packed_bytes(&d.p, 16) == d.p.n_bytes && lp_packed_bytes(&d.p, 4) == d.p.n_bytes / 4);
     begin(&d), d.group_of[0] = 1;
@@ -246,8 +246,8 @@ static void check_parts(void) {
     set_part(&d, LP_SCALES, "F32", 4, 1, 16), set_part(&d, LP_ZEROS, "I32", 4, 1, 2);
     CHECK(lp_packed_open(&d.p, d.part, paths, &err) == 0 && d.p.scale_cols == 32 && d.p.scale == LP_ELEMENT_F32);
 
-    begin(&d), d.group_of[31] = 2, check_refused(&d, LP_EFORMAT, "column 31 into group 2, there are 2");
-    d.group_of[3] = (uint32_t)-1, check_refused(&d, LP_EFORMAT, "column 3 into group -1, there are 2");
+    begin(&d), d.group_of[31] = 2, check_refused(&d, LP_EFORMAT, "column 31 into group 2; there are 2 groups");
+    d.group_of[3] = (uint32_t)-1, check_refused(&d, LP_EFORMAT, "column 3 into group -1; there are 2 groups");
     d.part[LP_CODES].dtype = "F32", check_refused(&d, LP_EFORMAT, "\"codes\" has dtype F32; the codes of gptq are I32");
     d.part[LP_SCALES].dtype = "I32", check_refused(&d, LP_EFORMAT, "BF16, F16 or F32");
     d.part[LP_ZEROS].dtype = "I8", check_refused(&d, LP_EFORMAT, "\"zeros\" has dtype I8");
@@ -261,24 +261,26 @@ static void check_parts(void) {
     d.part[LP_CODES].dtype = NULL, check_refused(&d, LP_EARG, "needs codes");
     d.part[LP_SCALES].dtype = NULL, check_refused(&d, LP_EARG, "needs scales");
     d.p.kind = LP_PACKED_Q8_0, d.p.bits = 0, check_refused(&d, LP_EARG, "q8_0 weight has no scales");
-    d.p.n_rows = 12, check_refused(&d, LP_EARG, "packs 8 numbers into a word");
-    d.p.n_cols = 36, check_refused(&d, LP_EARG, "packs 8 numbers into a word");
+    d.p.n_rows = 12, check_refused(&d, LP_EARG, "packs 8 codes into a word");
+    d.p.n_cols = 36, check_refused(&d, LP_EARG, "packs 8 codes into a word");
     d.p.bits = 3, check_refused(&d, LP_EARG, "codes of 3 bits");
     d.p.scale_rows = 2, check_refused(&d, LP_EARG, "scales for each row");
     d.p.turned = 16, check_refused(&d, LP_EARG, "turned");
-    d.p.n_rows = (size_t)-1 / 2, check_refused(&d, LP_EARG, "packed weight of");
-    d.p.n_rows = 0, check_refused(&d, LP_EARG, "packed weight of 0 rows");
+    d.p.n_rows = (size_t)-1 / 2, check_refused(&d, LP_EARG, "cannot have the shape [9223372036854775807, 32]");
+    d.p.n_rows = 0, check_refused(&d, LP_EARG, "cannot have the shape [0, 32]");
 }
 
-/* What is read ahead lies in the parts, and covers the rows. */
+/* The ranges for readahead cover the rows and lie within the parts; zeros end in a word that is partly used. */
 static void check_ranges(void) {
     for (int kind = 0; kind < LP_N_PACKED; kind++) {
         pair t;
         lp_range ranges[LP_N_ROLES];
         lp_packed p = {.kind = (lp_packed_kind)kind, .bits = kind >= LP_PACKED_INT ? 4 : 0, .n_cols = 512};
-        make_pair(&t, p, 32, 16, 3 * kind + 1);
+        make_pair(&t, p, 35, 16, 6 * kind + 1);
         size_t row_bytes = lp_packed_row_bytes(&t.packed), n = lp_weight_ranges(&t.w[0], 8, 2, ranges);
         CHECK(n == 1u + !!t.packed.scales + !!t.packed.zeros);
+        if (kind == LP_PACKED_INT)
+            CHECK(n == 3 && ranges[2].n_bytes == 4 * ((35 + 16 + 7) / 8) * lp_packed_groups(&t.packed));
         if (lp_packed_is_transposed(p.kind))
             CHECK(ranges[0].data == (const char *)t.packed.codes &&
                   ranges[0].n_bytes == row_bytes * 512 / (kind == LP_PACKED_AWQ ? 1 : 8));

@@ -208,7 +208,7 @@ static void test_refused(void) {
         {"{" ENTRY("t", 0, 1) "}", 2, "trailing bytes: the header accounts for 62 bytes, the file has 63"},
         {"{}", 1, "trailing bytes"},
         {"{" ENTRY("a", 0, 1) "," ENTRY("b", 1, 2) "}", 1,
-         "truncated: the header promises 115 bytes, the file has 114"},
+         "truncated: the header accounts for 115 bytes, the file has 114"},
         {"{" ENTRY("a", 0, 1) "," ENTRY("b", 1, 2) "}", 0, "truncated"},
         {"{" ENTRY("a", 0, 1) "," ENTRY("b", 2, 3) "}", 3,
          "hole between \"a\", which ends at byte 1, and \"b\", which"},

@@ -365,7 +365,7 @@ static void check_refusals(void) {
     lp_stats_batch batch = {1, 1, (const size_t[]){0, 1}, group, (const int64_t[]){0}, (const int64_t[]){0}};
     CHECK(lp_stats_begin(s, m, &batch, &err) && strstr(err.msg, "38 channels, the model has 37"));
     m->config.d_model++;
-    CHECK(lp_stats_begin(s, m, &batch, &err) && strstr(err.msg, "token 0 is of group 1, there are 1"));
+    CHECK(lp_stats_begin(s, m, &batch, &err) && strstr(err.msg, "token 0 is of group 1; there are 1 groups"));
     lp_stats_free(s), lp_stats_free(NULL);
     free(m);
 }

@@ -1,10 +1,10 @@
-/* blocks.h - columns of one stored row of the kinds whose blocks are one number or 32. */
+/* blocks.h - dequantises columns of one stored row: the kinds with blocks of 1 or 32 columns. */
 #ifndef LP_BLOCKS_H
 #define LP_BLOCKS_H
 
 #include "codes.h"
 
-/* out [n] from column `column` of the row. Both are multiples of 32, and of 64 in superblocks.h. */
+/* out [n] = columns column .. column + n of the row. `column` is a multiple of 64; n of the block, or of 64 if less. */
 #define DEQUANTISE_ROW(kind) \
     NOINLINE void dequantise_##kind(float *out, const unsigned char *row, size_t column, size_t n)
 
@@ -12,7 +12,7 @@ DEQUANTISE_ROW(f32) { from_elements(out, row + 4 * column, n, LP_ELEMENT_F32); }
 DEQUANTISE_ROW(f16) { from_elements(out, row + 2 * column, n, LP_ELEMENT_F16); }
 DEQUANTISE_ROW(bf16) { from_elements(out, row + 2 * column, n, LP_ELEMENT_BF16); }
 
-/* Each block of so many bytes at b, with its scale d. */
+/* The loop body runs once per block: b, its bytes; d, its scale; out [32]. */
 #define BLOCKS(kind, bytes, ...)                                             \
     DEQUANTISE_ROW(kind) {                                                   \
         const unsigned char *b = row + column / 32 * bytes;                  \
@@ -24,9 +24,7 @@ DEQUANTISE_ROW(bf16) { from_elements(out, row + 2 * column, n, LP_ELEMENT_BF16);
 
 INLINE coefficients scaled(WVEC scale) { return (coefficients){scale, scale}; }
 INLINE coefficients from_zero(WVEC scale, float zero) { return (coefficients){scale, W(set1)(zero)}; }
-INLINE coefficients with_least(WVEC scale, const unsigned char *least) {
-    return (coefficients){scale, W(set1_f16)(least)};
-}
+INLINE coefficients with_min(WVEC scale, const unsigned char *min) { return (coefficients){scale, W(set1_f16)(min)}; }
 
 INLINE void block_of_nibbles(float *out, const unsigned char *nibbles, coefficients c, const int formula) {
     from_nibbles(out, nibbles, 16, 0, c, formula);
@@ -44,9 +42,9 @@ INLINE void block_of_fifth_bits(float *out, const unsigned char *bits, coefficie
 
 BLOCKS(q8_0, 34, from_bytes(out, b + 2, 32, scaled(d), TIMES);)
 BLOCKS(q4_0, 18, block_of_nibbles(out, b + 2, from_zero(d, 8), FROM_ZERO);)
-BLOCKS(q4_1, 20, block_of_nibbles(out, b + 4, with_least(d, b + 2), PLUS);)
+BLOCKS(q4_1, 20, block_of_nibbles(out, b + 4, with_min(d, b + 2), PLUS);)
 BLOCKS(q5_0, 22, block_of_fifth_bits(out, b + 2, scaled(d), TIMES, 16);)
-BLOCKS(q5_1, 24, block_of_fifth_bits(out, b + 4, with_least(d, b + 2), PLUS, 0);)
+BLOCKS(q5_1, 24, block_of_fifth_bits(out, b + 4, with_min(d, b + 2), PLUS, 0);)
 BLOCKS(iq4_nl, 18, block_of_nibbles(out, b + 2, scaled(d), IQ4);)
 
 #endif

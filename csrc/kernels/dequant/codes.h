@@ -1,8 +1,8 @@
 /* codes.h - codes to float32: the steps that the kinds share.
  *
- * Codes become bytes by integer operations on 64-bit words, which compilers turn into vectors, and bytes become floats
- * by one of five formulas, whose every operation is rounded as in scalar.h: one result whatever the variant. Where a
- * vector holds the 16 values that a code of four bits may have, they are computed once for a group and looked up. */
+ * Integer operations on 64-bit words, which compilers vectorise, unpack codes to bytes. One of five formulas makes
+ * floats of the bytes, each operation rounded as in scalar.h, so that every variant has the same bits. With 16 lanes,
+ * the 16 values of a 4-bit code fit one vector: they are computed once per group and looked up. */
 #ifndef LP_CODES_H
 #define LP_CODES_H
 
@@ -12,7 +12,7 @@
 #include "../simd/vector.h" /* V, WVEC */
 #include "scalar.h"         /* iq4_values */
 
-/* Vectors of LANES and their verbs, whatever width a template that includes this is made for. */
+/* Vectors of LANES lanes and their verbs, whatever the width of the template that includes this. */
 #define WVEC LP_CAT(v, LANES, )
 #define W(verb) LP_CAT(WVEC, _, verb)
 
@@ -26,7 +26,7 @@ enum formula {
     IQ4        /* iq4_values[q] a */
 };
 
-/* What a group has. */
+/* The a and b of a group's formula. */
 typedef struct {
     WVEC a, b;
 } coefficients;
@@ -37,7 +37,7 @@ INLINE WVEC value_of(WVEC q, coefficients c, const int formula) {
     return formula == PLUS ? W(add)(q, c.b) : formula == LESS ? W(sub)(q, c.b) : q;
 }
 
-/* out [n] from elements as they are. */
+/* out [n] from unquantised elements at p, any alignment. */
 INLINE void from_elements(float *out, const unsigned char *p, size_t n, lp_element element) {
     size_t i = 0, bytes = lp_element_bytes(element);
     for (; i + LANES <= n; i += LANES) {
@@ -51,15 +51,15 @@ INLINE void from_elements(float *out, const unsigned char *p, size_t n, lp_eleme
 
 /* ---- bytes ---- */
 
-/* Words of bytes side by side: gcc 12 makes scalars of the same loops over uint64_t, and codes that are stored in
- * halves and loaded as a vector wait for the cache. */
+/* Vector types for bytes: gcc 12 does not vectorise the same loops over uint64_t, and loading a vector that was stored
+ * in halves defeats store forwarding. */
 typedef uint64_t words_16 __attribute__((vector_size(16)));
 typedef uint64_t words_32 __attribute__((vector_size(32)));
 typedef unsigned char bytes_16 __attribute__((vector_size(16)));
 typedef unsigned char bytes_32 __attribute__((vector_size(32)));
 
-/* n bytes, a multiple of 16: (from >> right & mask) << left, or that and what is there, then less `zero`. No bit
- * crosses a byte. */
+/* out [n], n a multiple of 16: each byte is (from >> right & mask) << left, or-ed with the old byte if `add`, minus
+ * `zero`. No bit may cross into another byte. */
 #define MOVE_BITS(words, bytes)                                  \
     for (size_t i = 0; i < n; i += sizeof(words)) {              \
         words word, old;                                         \
@@ -92,7 +92,7 @@ INLINE void from_bytes(float *out, const unsigned char *q, size_t n, coefficient
 /* ---- nibbles ---- */
 
 #if LANES == 16
-typedef WVEC nibble_values; /* of codes 0 .. 16 */
+typedef WVEC nibble_values; /* lane q: the value of code q */
 
 INLINE nibble_values nibble_values_of(coefficients c, const int formula) {
     static const signed char in_order[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -100,7 +100,7 @@ INLINE nibble_values nibble_values_of(coefficients c, const int formula) {
 }
 #endif
 
-/* out [n] from the low (shift 0) or high (4) nibbles of n bytes, n is 16 or 32. */
+/* out [n] from the low (shift 0) or high (shift 4) nibbles of n bytes; n is 16 or 32. */
 INLINE void from_nibbles(float *out, const unsigned char *p, size_t n, unsigned shift, coefficients c,
                          const int formula) {
 #if LANES == 16

@@ -1,6 +1,7 @@
-/* dequantise.h - a rectangle of a packed weight to float32, row by row or, where scales have tables, by rectangles.
+/* dequantise.h - a rectangle of a packed weight to float32: row by row, or tile by tile if the kind has tables of
+ * scales.
  *
- * The same bits as scalar.h, which also does what is left of a row after its last whole block or piece. */
+ * The same bits as scalar.h, which also computes the columns of a row after its last whole block. */
 #ifndef LP_DEQUANTISE_H
 #define LP_DEQUANTISE_H
 
@@ -13,7 +14,7 @@ typedef void row_function(float *out, const unsigned char *row, size_t column, s
 #define ROW_FUNCTION(NAME, name, ...) [LP_PACKED_##NAME] = dequantise_##name,
 static row_function *const row_functions[] = {LP_BLOCK_KINDS(ROW_FUNCTION)};
 
-/* To the nearest bf16, even where two are as near. */
+/* To the nearest bf16, ties to even; NaN stays NaN. */
 static void round_to_bf16(float *x, size_t n) {
     for (size_t i = 0; i < n; i++) {
         uint32_t bits = lp_f32_bits(x[i]), rounded = bits + 0x7fff + (bits >> 16 & 1);
@@ -22,12 +23,12 @@ static void round_to_bf16(float *x, size_t n) {
     }
 }
 
-/* Columns of one row that no fast loop does. */
+/* The columns of one row that no fast loop computes. */
 static void dequantise_rest(float *out, const lp_packed *p, size_t row, size_t column, size_t n) {
     for (size_t i = 0; i < n; i++) out[i] = packed_value(p, row, column + i);
 }
 
-/* How many of the columns a fast loop does: whole blocks, or pieces of superblocks. */
+/* The number of columns that a fast loop computes: whole blocks, or 64-column pieces of superblocks. */
 static size_t whole_columns(const lp_packed *p, size_t column, size_t n) {
     size_t unit = lp_size_min(lp_packed_block_columns(p->kind), 64);
     return column % 64 ? 0 : n - n % unit;
@@ -42,7 +43,7 @@ static void dequantise_blocks(float *out, size_t stride, const lp_packed *p, siz
     }
 }
 
-/* Rectangles of AWQ begin where words do. */
+/* Rectangles of AWQ begin at a whole word: the rows before it are scalar. */
 static void dequantise_tables(float *out, size_t stride, const lp_packed *p, size_t row, size_t n_rows, size_t column,
                               size_t n) {
     for (size_t c = 0, width; c < n; c += width) {
@@ -61,7 +62,8 @@ static void dequantise_tables(float *out, size_t stride, const lp_packed *p, siz
     }
 }
 
-/* Rows row .. row + n_rows, columns column .. column + n_columns of w. Fast where column is a multiple of 64. */
+/* out [n_rows, n_columns], rows `stride` floats apart = rows row .. and columns column .. of w. Fast if column is a
+ * multiple of 64. */
 static void dequantise(float *out, size_t stride, const lp_weight *w, size_t row, size_t n_rows, size_t column,
                        size_t n_columns) {
     const lp_packed *p = w->packed;

@@ -1,11 +1,11 @@
-/* lane_blocks.h - products in lanes of the kinds of blocks. Offsets and shifts are those of scalar.h. */
+/* lane_blocks.h - products in lanes (lanes.h) for the block kinds. Offsets and shifts are those of scalar.h. */
 #ifndef LP_LANE_BLOCKS_H
 #define LP_LANE_BLOCKS_H
 
 #include "lane_rows.h"
 #include "superblocks.h" /* scaled, from_zero */
 
-/* words = 16 bytes of each row; only these bits of each byte. */
+/* words = the masked bits of 16 bytes of each row. */
 INLINE void take_words(WVEC words[4], const unsigned char *from, size_t pitch, unsigned right, uint32_t mask) {
     W(columns_words)(words, from, pitch);
     UNROLL for (int i = 0; i < 4; i++) words[i] = W(bits)(words[i], right, mask * 0x01010101);
@@ -18,9 +18,9 @@ INLINE void iq4_words(WVEC words[4]) {
     UNROLL for (int i = 0; i < 4; i++) words[i] = W(lookup_words)(words[i], iq4_values);
 }
 
-/* ---- blocks of 32 columns, two in a block of k ---- */
+/* ---- blocks of 32 columns, two per k-block ---- */
 
-/* 16 bits of each row, from bit `from` on, become bit 4 of the bytes: four of them are copied 7, 14 and 21 bits up. */
+/* Sets bit 4 of 16 bytes from 16 bits of each row, from bit `from` on: four at a time, copied 7, 14 and 21 bits up. */
 INLINE void add_fifth_bits(WVEC words[4], WVEC bits, unsigned from) {
     UNROLL for (unsigned i = 0; i < 4; i++) {
         WVEC four = W(bits)(bits, from + 4 * i, 15);
@@ -33,9 +33,9 @@ INLINE void add_fifth_bits(WVEC words[4], WVEC bits, unsigned from) {
 INLINE void small_blocks(lane_rows *l, size_t column, const size_t n, const lp_packed_kind kind) {
     const int is_q8 = kind == LP_PACKED_Q8_0, is_iq4 = kind == LP_PACKED_IQ4_NL;
     const int has_fifth = kind == LP_PACKED_Q5_0 || kind == LP_PACKED_Q5_1;
-    const int has_least = kind == LP_PACKED_Q4_1 || kind == LP_PACKED_Q5_1;
-    const int formula = has_least ? PLUS : is_q8 || is_iq4 ? TIMES : FROM_ZERO;
-    const size_t codes = (has_least ? 4 : 2) + (has_fifth ? 4 : 0), bytes = codes + (is_q8 ? 32 : 16);
+    const int has_min = kind == LP_PACKED_Q4_1 || kind == LP_PACKED_Q5_1;
+    const int formula = has_min ? PLUS : is_q8 || is_iq4 ? TIMES : FROM_ZERO;
+    const size_t codes = (has_min ? 4 : 2) + (has_fifth ? 4 : 0), bytes = codes + (is_q8 ? 32 : 16);
     WVEC acc[SIDE_BY_SIDE], fifth[SIDE_BY_SIDE], words[4];
     coefficients c[SIDE_BY_SIDE];
     CLEAR(acc, n);
@@ -45,8 +45,8 @@ INLINE void small_blocks(lane_rows *l, size_t column, const size_t n, const lp_p
         UNROLL for (size_t b = 0; b < n; b++) {
             W(columns_words)(words, from + 2 * b * bytes, l->pitch);
             c[b] = from_zero(W(half_of)(words[0], 0), has_fifth ? 16 : 8);
-            if (has_least) c[b].b = W(half_of)(words[0], 1);
-            fifth[b] = has_least ? words[1] : W(left_or)(words[1], 16, W(bits)(words[0], 16, 0xffff));
+            if (has_min) c[b].b = W(half_of)(words[0], 1);
+            fifth[b] = has_min ? words[1] : W(left_or)(words[1], 16, W(bits)(words[0], 16, 0xffff));
         }
         UNROLL for (unsigned half = 0; half < 2; half++) UNROLL for (size_t b = 0; b < n; b++) {
             lane_codes in = is_q8 || is_iq4 || has_fifth ? BYTES : half ? HIGH_NIBBLES : LOW_NIBBLES;
@@ -74,24 +74,24 @@ DOT_SMALL(q5_0, Q5_0)
 DOT_SMALL(q5_1, Q5_1)
 DOT_SMALL(iq4_nl, IQ4_NL)
 
-/* ---- superblocks: four blocks of k ---- */
+/* ---- superblocks: four k-blocks ---- */
 
-/* Of 16 groups, or of the eight of Q4_K, Q5_K and IQ4_XS: scales times d, minima times dmin. */
+/* Scales times d and minima times dmin of 16 groups (eight of Q4_K, Q5_K and IQ4_XS); lane r: row r. */
 typedef struct {
-    WVEC scale[MOST_GROUPS], least[MOST_GROUPS];
+    WVEC scale[MOST_GROUPS], min[MOST_GROUPS];
 } lane_groups;
 
-/* Scales and minima of the eight groups, each by its row's d and dmin. */
+/* Q4_K and Q5_K: scales and minima of the eight groups. */
 INLINE void groups_q4(lane_groups *g, const unsigned char *s, size_t pitch) {
-    WVEC w[4], scale[2], least[2];
+    WVEC w[4], scale[2], min[2];
     W(columns_words)(w, s, pitch);
-    scale[0] = W(bits)(w[1], 0, 0x3f3f3f3f), least[0] = W(bits)(w[2], 0, 0x3f3f3f3f);
+    scale[0] = W(bits)(w[1], 0, 0x3f3f3f3f), min[0] = W(bits)(w[2], 0, 0x3f3f3f3f);
     scale[1] = W(left_or)(W(bits)(w[1], 6, 0x03030303), 4, W(bits)(w[3], 0, 0x0f0f0f0f));
-    least[1] = W(left_or)(W(bits)(w[2], 6, 0x03030303), 4, W(bits)(w[3], 4, 0x0f0f0f0f));
+    min[1] = W(left_or)(W(bits)(w[2], 6, 0x03030303), 4, W(bits)(w[3], 4, 0x0f0f0f0f));
     WVEC d = W(half_of)(w[0], 0), dmin = W(half_of)(w[0], 1);
     UNROLL for (int i = 0; i < 8; i++) {
         g->scale[i] = W(mul)(d, W(byte_of)(scale[i / 4], i % 4));
-        g->least[i] = W(mul)(dmin, W(byte_of)(least[i / 4], i % 4));
+        g->min[i] = W(mul)(dmin, W(byte_of)(min[i / 4], i % 4));
     }
 }
 
@@ -102,7 +102,7 @@ INLINE void groups_q2(lane_groups *g, const unsigned char *s, size_t pitch) {
     WVEC d = W(half_of)(end[3], 0), dmin = W(half_of)(end[3], 1);
     UNROLL for (int i = 0; i < 16; i++) {
         g->scale[i] = W(mul)(d, W(nibble_of)(w[i / 4], i % 4 * 2));
-        g->least[i] = W(mul)(dmin, W(nibble_of)(w[i / 4], i % 4 * 2 + 1));
+        g->min[i] = W(mul)(dmin, W(nibble_of)(w[i / 4], i % 4 * 2 + 1));
     }
 }
 
@@ -136,7 +136,7 @@ INLINE void groups_iq4(lane_groups *g, const unsigned char *s, size_t pitch) {
     }
 }
 
-/* The codes of columns 32 half + 16 part .. of piece b; `planes` are of Q3_K and Q5_K. */
+/* The codes of 16 columns from 32 half + 16 part on of k-block b. `planes`: the bit planes of Q3_K and Q5_K. */
 INLINE void superblock_words(WVEC words[4], const WVEC planes[4], const unsigned char *s, size_t pitch,
                              const lp_packed_kind kind, const unsigned b, const unsigned half, unsigned part) {
     const unsigned two_bits = b % 2 * 4 + half * 2, of_128 = b / 2 * 32 + 16 * part, of_64 = b * 32 + 16 * part;
@@ -170,8 +170,8 @@ INLINE void superblock_words(WVEC words[4], const WVEC planes[4], const unsigned
 INLINE void multiply_half(WVEC *acc, lane_rows *l, const unsigned char *s, const float *x, const lane_groups *g,
                           const lp_packed_kind kind, const unsigned half) {
     const int of_16 = kind == LP_PACKED_Q2_K || kind == LP_PACKED_Q3_K || kind == LP_PACKED_Q6_K;
-    const int has_least = kind == LP_PACKED_Q2_K || kind == LP_PACKED_Q4_K || kind == LP_PACKED_Q5_K;
-    const int formula = has_least ? LESS : kind == LP_PACKED_IQ4_XS ? TIMES : FROM_ZERO;
+    const int has_min = kind == LP_PACKED_Q2_K || kind == LP_PACKED_Q4_K || kind == LP_PACKED_Q5_K;
+    const int formula = has_min ? LESS : kind == LP_PACKED_IQ4_XS ? TIMES : FROM_ZERO;
     const lane_codes in = kind != LP_PACKED_Q4_K ? BYTES : half ? HIGH_NIBBLES : LOW_NIBBLES;
     for (unsigned part = 0; part < 2; part++) {
         WVEC words[4], planes[4];
@@ -180,7 +180,7 @@ INLINE void multiply_half(WVEC *acc, lane_rows *l, const unsigned char *s, const
         UNROLL for (unsigned b = 0; b < 4; b++) {
             size_t group = of_16 ? 4 * b + 2 * half + part : 2 * b + half;
             coefficients c = from_zero(g->scale[group], kind == LP_PACKED_Q3_K ? 4 : 32);
-            if (has_least) c.b = g->least[group];
+            if (has_min) c.b = g->min[group];
             prefetch_chunk(l);
             superblock_words(words, planes, s, l->pitch, kind, b, half, part);
             multiply_words(acc + b, x + LANE_BLOCK * b + 32 * half + 16 * part, words, in, c, formula);

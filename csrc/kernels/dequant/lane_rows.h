@@ -1,4 +1,4 @@
-/* lane_rows.h - what the products of lanes.h share: LANES rows in the lanes of vectors, in words of packed codes. */
+/* lane_rows.h - what the products of lanes.h share: LANES rows, one per lane, as words of packed codes. */
 #ifndef LP_LANE_ROWS_H
 #define LP_LANE_ROWS_H
 
@@ -8,22 +8,22 @@
 #define LANE_BLOCK 64 /* LP_K_BLOCK */
 #define SIDE_BY_SIDE 4
 
-/* LANES rows, `pitch` bytes apart, the x that they are multiplied with, and what is prefetched meanwhile: as many bytes
- * as are read, `step` for every chunk. */
+/* LANES rows, `pitch` bytes apart, their factor x, and the prefetch of the next rows: `step` bytes per chunk, as many
+ * as are read. */
 typedef struct {
-    rectangle at; /* of all columns */
-    const unsigned char *rows, *soon;
+    rectangle at;                     /* these rows, all columns */
+    const unsigned char *rows, *soon; /* soon: to prefetch next */
     size_t pitch, step;
     const float *x;
-    WVEC total, nan;       /* top bits of bytes: codes that are no numbers */
+    WVEC total, nan;       /* nan: the top bit of a byte is set if an FP8 code was NaN */
     coefficients of_group; /* of the group that ends before column `group_end` */
     size_t group_end;
-    int failed; /* there is something that only the loops of other files do */
+    int failed; /* a value that these loops cannot compute: dequantise instead */
 } lane_rows;
 
 typedef enum { BYTES, LESS_128, LOW_NIBBLES, HIGH_NIBBLES, E4M3 } lane_codes;
 
-/* The codes of four columns that lie in a word. */
+/* The codes of the four columns in a word, as floats. */
 INLINE void lane_code(WVEC four[4], WVEC words, const lane_codes codes) {
     if (codes == E4M3) W(e4m3_of)(four, words);
     if (codes == BYTES || codes == LESS_128) UNROLL for (int i = 0; i < 4; i++) four[i] = W(byte_of)(words, i);
@@ -31,13 +31,13 @@ INLINE void lane_code(WVEC four[4], WVEC words, const lane_codes codes) {
         UNROLL for (int i = 0; i < 4; i++) four[i] = W(nibble_of)(words, 2 * i + (codes == HIGH_NIBBLES));
 }
 
-/* Unsigned bytes less 128, as signed ones: the top bits are flipped. */
+/* Unsigned bytes minus 128, as signed bytes: flips the top bits. */
 INLINE WVEC less_128(WVEC words) {
     static const signed char high[16] = {-128, -112, -96, -80, -64, -48, -32, -16, 0, 16, 32, 48, 64, 80, 96, 112};
     return W(left_or)(W(lookup_words)(W(bits)(words, 4, 0x0f0f0f0f), high), 0, W(bits)(words, 0, 0x0f0f0f0f));
 }
 
-/* A chunk: acc += x [16] * the values of 16 columns, four in a word. */
+/* One chunk: acc += x [16] * the values of 16 columns, four per word. */
 INLINE void multiply_words(WVEC *acc, const float *x, const WVEC words[4], const lane_codes codes, coefficients c,
                            const int formula) {
     UNROLL for (int i = 0; i < 4; i++) {
@@ -65,7 +65,7 @@ INLINE void add_blocks(lane_rows *l, const WVEC *acc, size_t column, const size_
     for (size_t b = 0; b < n; b++) l->total = column + b ? W(add)(l->total, acc[b]) : acc[b];
 }
 
-/* A function for all columns, a multiple of LANE_BLOCK, from one for n blocks from column `column` on. */
+/* Defines dot_<kind> for all columns, a multiple of LANE_BLOCK, from blocks_of_<kind> for n k-blocks from `column`. */
 #define DOT(kind)                                                                                         \
     NOINLINE void dot_##kind(lane_rows *rows) {                                                           \
         lane_rows l = *rows;                                                                              \

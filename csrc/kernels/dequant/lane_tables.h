@@ -1,4 +1,4 @@
-/* lane_tables.h - products in lanes of the kinds whose scales are tables. */
+/* lane_tables.h - products in lanes (lanes.h) for the kinds with tables of scales. */
 #ifndef LP_LANE_TABLES_H
 #define LP_LANE_TABLES_H
 
@@ -8,12 +8,12 @@
 
 /* ---- codes with tables ---- */
 
-/* Sets the top bits of bytes that are a NaN of FP8. */
+/* Sets the top bit of each byte of `found` whose byte in `words` is an FP8 NaN. */
 INLINE WVEC nan_codes(WVEC found, WVEC words) {
     return W(left_or)(W(plus)(W(bits)(words, 0, 0x7f7f7f7f), 0x01010101), 0, found);
 }
 
-/* What the rows have for the group of a block; groups are whole blocks. */
+/* Scales (times unit) and zeros of the rows for the group of `column`; groups are whole k-blocks. */
 INLINE coefficients lane_table(lane_rows *l, size_t column, const float unit) {
     if (column >= l->group_end) {
         table_column table;
@@ -26,8 +26,8 @@ INLINE coefficients lane_table(lane_rows *l, size_t column, const float unit) {
     return l->of_group;
 }
 
-/* n bytes of each row, side by side: rows that lie a power of two apart have their lines in one set of the cache, which
- * loses them before their next 16 bytes are read. */
+/* Copies n bytes of each row next to each other: rows a power of two apart map to the same cache set, which would
+ * evict their lines before the next 16 bytes are read. */
 INLINE void copy_rows(unsigned char *near, const lane_rows *l, size_t byte, const size_t n) {
     for (size_t r = 0; r < LANES; r++) memcpy(near + r * n, l->rows + r * l->pitch + byte, n);
 }
@@ -61,7 +61,7 @@ DOT(fp8)
 DOT(int8)
 DOT(int_8)
 
-/* acc += x * the values of a word's codes of 4 or 8 bits */
+/* acc + x [32 / bits] * the values of the codes in a word */
 INLINE WVEC multiply_word(WVEC acc, const float *x, WVEC words, const int bits, WVEC zero, WVEC scale) {
     if (bits == 8) words = less_128(words), zero = W(sub)(zero, W(set1)(128));
     UNROLL for (int i = 0; i < 32 / bits; i++) {
@@ -93,12 +93,12 @@ INLINE void blocks_of_int_4(lane_rows *l, size_t column, const size_t n) {
 }
 DOT(int_4)
 
-/* ---- transposed kinds: words of STRIP_ROWS rows, some cache lines, for one column, four or eight ---- */
+/* ---- transposed kinds: words of STRIP_ROWS rows, a few cache lines, hold one column (AWQ), four or eight ---- */
 
 #define STRIP_ROWS TABLE_ROWS
 #define STRIP_SOON 128 /* columns: the prefetch distance */
 
-/* Where the words of `column` lie, or past the last column those of the strip that follows. */
+/* The address of the words of `column`; past the last column, of those of the next strip. */
 INLINE const unsigned char *strip_words(const rectangle *at, size_t column) {
     const lp_packed *p = at->p;
     size_t row = at->row, awq = p->kind == LP_PACKED_AWQ;
@@ -107,7 +107,7 @@ INLINE const unsigned char *strip_words(const rectangle *at, size_t column) {
     return p->codes + column / (awq ? 1 : 32 / p->bits) * lp_packed_row_bytes(p) + 4 * (awq ? row / 8 : row);
 }
 
-/* out [n_rows], a multiple of LANES. */
+/* out [n_rows]; n_rows is a multiple of LANES. */
 INLINE void dot_gptq(float *out, const rectangle *at, const float *x, const int bits) {
     const lp_packed *p = at->p;
     table_column table;
@@ -131,7 +131,7 @@ INLINE void dot_gptq(float *out, const rectangle *at, const float *x, const int 
 NOINLINE void dot_gptq_4(float *out, const rectangle *at, const float *x) { dot_gptq(out, at, x, 4); }
 NOINLINE void dot_gptq_8(float *out, const rectangle *at, const float *x) { dot_gptq(out, at, x, 8); }
 
-/* n vectors of rows from `row` on, of groups that change with every column. */
+/* n <= 2 vectors of rows from `row` on, whose group may change with every column. */
 INLINE void dot_scattered(float *out, const rectangle *at, size_t row, const float *x, const size_t n) {
     const lp_packed *p = at->p;
     coefficients table[MOST_TABLES][2];
@@ -161,14 +161,14 @@ INLINE void dot_scattered(float *out, const rectangle *at, size_t row, const flo
     for (size_t i = 0; i < n; i++) W(store)(out + row + i * LANES, total[i]);
 }
 
-/* out [n_rows], a multiple of LANES, as dot_gptq. */
+/* As dot_gptq. */
 NOINLINE void dot_gptq_scattered(float *out, const rectangle *at, const float *x) {
     size_t row = 0;
     for (; row + 2 * LANES <= at->n_rows; row += 2 * LANES) dot_scattered(out, at, row, x, 2);
     for (; row < at->n_rows; row += LANES) dot_scattered(out, at, row, x, 1);
 }
 
-/* out [8 * LANES]: nibble i of word j is row 8 j + (0, 2, 4, 6, 1, 3, 5, 7)[i]. */
+/* out [8 * LANES]. Nibble i of word j is row 8 j + (0, 2, 4, 6, 1, 3, 5, 7)[i]. */
 INLINE void dot_awq_words(float *out, const rectangle *at, const float *x) {
     static const size_t row_of[8] = {0, 2, 4, 6, 1, 3, 5, 7};
     const lp_packed *p = at->p;
@@ -191,7 +191,7 @@ INLINE void dot_awq_words(float *out, const rectangle *at, const float *x) {
         for (size_t c = column; c < column + LANE_BLOCK; c++, from += pitch, soon += pitch) {
             WVEC words = W(widen_f32)(from), xc = W(set1)(x[c]);
             __builtin_prefetch(soon, 0, 2);
-            __builtin_prefetch(soon + 63, 0, 2); /* the tensor may begin anywhere */
+            __builtin_prefetch(soon + 63, 0, 2); /* the tensor may have any alignment */
             UNROLL for (int i = 0; i < 8; i++) acc[i] =
                 W(fma)(xc, W(mul)(W(sub)(W(nibble_of)(words, i), z[i]), s[i]), acc[i]);
         }

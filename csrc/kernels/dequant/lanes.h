@@ -1,9 +1,8 @@
-/* lanes.h - products of one token with LANES rows of a packed weight, nothing stored in between: rows lie in the lanes
- * of vectors.
+/* lanes.h - gemv: one token times LANES rows of a packed weight, one row per vector lane, without storing the values.
  *
- * Codes are turned as they are packed, four columns or more in a word, so that a few shuffles serve many columns, and
- * so are scales. A block of k is a chain that waits for itself: four blocks run side by side, of one chunk of 16
- * columns after the other. Each number is computed by the same operations as elsewhere. */
+ * Codes and scales are transposed while packed, four or more columns per word, so that a few shuffles serve many
+ * columns. The products of a k-block are one dependency chain, so four k-blocks are interleaved, 16 columns of each in
+ * turn. Each value is computed by the same operations as elsewhere. */
 #ifndef LP_LANES_H
 #define LP_LANES_H
 
@@ -12,7 +11,8 @@
 
 typedef void lane_function(lane_rows *rows);
 
-/* Rows `row` .. of a transposed kind: as many of n_rows as one strip has. The last strip of a matrix begins earlier. */
+/* Rows from `row` on of a transposed kind, at most those of one strip; the last strip overlaps the one before. Returns
+ * the number of rows, or 0 as dot_lanes. */
 static size_t dot_strip(float *out, const float *x, const lp_packed *p, size_t row, size_t n_rows) {
     float sums[STRIP_ROWS];
     int scattered = p->group_of != NULL;
@@ -41,7 +41,7 @@ static size_t dot_rows(float *out, const float *x, const lp_packed *p, size_t ro
     float sums[LANES];
     if (!dot || p->group_of || p->n_rows < LANES) return 0;
     size_t first = lp_size_min(row, p->n_rows - LANES), skip = row - first, stored = lp_packed_row(p, first);
-    /* rows of half a head lie at equal distances, those of both halves do not */
+    /* the rows of half a head are evenly spaced, those of both halves are not */
     if (p->turned && first % (p->turned / 2) + LANES > p->turned / 2) return 0;
     size_t bytes = lp_packed_row_bytes(p), between = lp_packed_row(p, first + 1) - stored;
     lane_rows l = {.at = {p, first, LANES, 0, p->n_cols}, .rows = p->codes + stored * bytes, .pitch = between * bytes};
@@ -56,8 +56,7 @@ static size_t dot_rows(float *out, const float *x, const lp_packed *p, size_t ro
     return l.failed ? 0 : n_rows;
 }
 
-/* out = the sums of x [k] times rows row .. row + n of w. Returns n <= n_rows; 0: this kind, or these rows, cannot be
- * multiplied in lanes. */
+/* out [n] = x [k] times rows row .. row + n of w. Returns n <= n_rows; 0: lanes cannot compute these rows. */
 static size_t dot_lanes(float *out, const float *x, const lp_weight *w, size_t row, size_t n_rows) {
     const lp_packed *p = w->packed;
     int transposed = lp_packed_is_transposed(p->kind), block = lp_packed_is_block(p->kind);

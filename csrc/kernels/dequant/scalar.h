@@ -1,10 +1,10 @@
-/* scalar.h - one number of a packed weight, by the definition of its kind: what the fast loops are held to.
+/* scalar.h - one value of a packed weight, by definition of its kind: the reference for the fast loops.
  *
- * docs/quantised.md is its text. All in float32, each product in the order written, every operation rounded. With f16
- * scales the products are exact, and of all kinds but Q4_1, Q5_1, Q2_K, Q4_K and Q5_K, whose last difference or sum
- * rounds once, so are the values. A file's scale that is not finite gives what IEEE says.
+ * docs/quantised.md describes it. All arithmetic is float32, in the order written, every operation rounded. With f16
+ * scales the products are exact, and so are the values, except those of Q4_1, Q5_1, Q2_K, Q4_K and Q5_K, where the
+ * final sum or difference rounds once. Scales that are not finite follow IEEE.
  *
- * Codes are little endian; "byte b, shift s" below is where the bits of column i of its block lie. */
+ * Codes are little endian. i is the column within its block, b the block's bytes. */
 #ifndef LP_SCALAR_H
 #define LP_SCALAR_H
 
@@ -18,7 +18,7 @@
 
 static const signed char iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
-/* ---- blocks of 32 columns: d, maybe a minimum, maybe fifth bits, then nibbles ---- */
+/* ---- blocks of 32 columns: d, then if any the minimum and the fifth bits, then nibbles (bytes of Q8_0) ---- */
 
 /* Columns 0 .. 16 are the low nibbles of 16 bytes, 16 .. 32 the high ones. */
 INLINE int packed_nibble(const unsigned char *nibbles, size_t i) { return nibbles[i % 16] >> (i / 16 * 4) & 15; }
@@ -26,18 +26,18 @@ INLINE int packed_nibble(const unsigned char *nibbles, size_t i) { return nibble
 INLINE int packed_fifth_bit(const unsigned char *bits, size_t i) { return bits[i / 8] >> i % 8 & 1; }
 
 INLINE float packed_small_block(lp_packed_kind kind, const unsigned char *b, size_t i) {
-    float d = lp_f16_at(b, 0), least = lp_f16_at(b, 1);
+    float d = lp_f16_at(b, 0), min = lp_f16_at(b, 1);
     switch (kind) {
     case LP_PACKED_Q8_0:
         return d * (float)(signed char)b[2 + i];
     case LP_PACKED_Q4_0:
         return d * (float)(packed_nibble(b + 2, i) - 8);
     case LP_PACKED_Q4_1:
-        return d * (float)packed_nibble(b + 4, i) + least;
+        return d * (float)packed_nibble(b + 4, i) + min;
     case LP_PACKED_Q5_0:
         return d * (float)((packed_nibble(b + 6, i) | packed_fifth_bit(b + 2, i) << 4) - 16);
     case LP_PACKED_Q5_1:
-        return d * (float)(packed_nibble(b + 8, i) | packed_fifth_bit(b + 4, i) << 4) + least;
+        return d * (float)(packed_nibble(b + 8, i) | packed_fifth_bit(b + 4, i) << 4) + min;
     default: /* IQ4_NL */
         return d * (float)iq4_values[packed_nibble(b + 2, i)];
     }
@@ -45,14 +45,14 @@ INLINE float packed_small_block(lp_packed_kind kind, const unsigned char *b, siz
 
 /* ---- superblocks of 256 columns: groups of 16 or 32 with small integers as scales, and d for all of them ---- */
 
-/* 16 scales and minima, a nibble each; two bits: 32 bytes hold four planes of 32 columns, lowest bits first. */
+/* 16 scales and minima, a nibble each; 2-bit codes: 32 bytes hold four planes of 32 columns, lowest bits first. */
 INLINE float packed_q2_k(const unsigned char *b, size_t i) {
-    int scale = b[i / 16] & 15, least = b[i / 16] >> 4;
+    int scale = b[i / 16] & 15, min = b[i / 16] >> 4;
     int q = b[16 + i / 128 * 32 + i % 32] >> i % 128 / 32 * 2 & 3;
-    return lp_f16_at(b + 80, 0) * (float)scale * (float)q - lp_f16_at(b + 82, 0) * (float)least;
+    return lp_f16_at(b + 80, 0) * (float)scale * (float)q - lp_f16_at(b + 82, 0) * (float)min;
 }
 
-/* Third bits first, a plane of 32 columns in each bit of 32 bytes: a bit that is not set subtracts 4. */
+/* Third bits first, a plane of 32 columns in each bit of 32 bytes; a clear bit subtracts 4. */
 INLINE float packed_q3_k(const unsigned char *b, size_t i) {
     const unsigned char *scales = b + 96;
     size_t g = i / 16;
@@ -61,15 +61,15 @@ INLINE float packed_q3_k(const unsigned char *b, size_t i) {
     return lp_f16_at(b + 108, 0) * (float)(scale - 32) * (float)q;
 }
 
-/* The scale and minimum of group g of Q4_K and Q5_K, six bits each in 12 bytes: those of the first four groups in the
- * low bits of bytes 0 .. 8; of the others the low nibbles in bytes 8 .. 12, the rest above those of the first four. */
-INLINE void packed_scale_and_least(const unsigned char *b, size_t g, int *scale, int *least) {
+/* The scale and minimum of group g of Q4_K and Q5_K, six bits each, in 12 bytes: those of the first four groups are
+ * the low bits of bytes 0 .. 8; the others have their low nibbles in bytes 8 .. 12 and their top two bits in 0 .. 8. */
+INLINE void packed_scale_and_min(const unsigned char *b, size_t g, int *scale, int *min) {
     if (g < 4) {
-        *scale = b[g] & 63, *least = b[g + 4] & 63;
+        *scale = b[g] & 63, *min = b[g + 4] & 63;
         return;
     }
     *scale = (b[g + 4] & 15) | b[g - 4] >> 6 << 4;
-    *least = b[g + 4] >> 4 | b[g] >> 6 << 4;
+    *min = b[g + 4] >> 4 | b[g] >> 6 << 4;
 }
 
 /* Nibbles: 32 bytes hold two groups of 32, the first in the low ones. */
@@ -78,20 +78,20 @@ INLINE int packed_k_nibble(const unsigned char *nibbles, size_t i) {
 }
 
 INLINE float packed_q4_k(const unsigned char *b, size_t i) {
-    int scale, least, q = packed_k_nibble(b + 16, i);
-    packed_scale_and_least(b + 4, i / 32, &scale, &least);
-    return lp_f16_at(b, 0) * (float)scale * (float)q - lp_f16_at(b, 1) * (float)least;
+    int scale, min, q = packed_k_nibble(b + 16, i);
+    packed_scale_and_min(b + 4, i / 32, &scale, &min);
+    return lp_f16_at(b, 0) * (float)scale * (float)q - lp_f16_at(b, 1) * (float)min;
 }
 
 /* Fifth bits before the nibbles, a group in each bit of 32 bytes. */
 INLINE float packed_q5_k(const unsigned char *b, size_t i) {
-    int scale, least, q = packed_k_nibble(b + 48, i) | (b[16 + i % 32] >> i / 32 & 1) << 4;
-    packed_scale_and_least(b + 4, i / 32, &scale, &least);
-    return lp_f16_at(b, 0) * (float)scale * (float)q - lp_f16_at(b, 1) * (float)least;
+    int scale, min, q = packed_k_nibble(b + 48, i) | (b[16 + i % 32] >> i / 32 & 1) << 4;
+    packed_scale_and_min(b + 4, i / 32, &scale, &min);
+    return lp_f16_at(b, 0) * (float)scale * (float)q - lp_f16_at(b, 1) * (float)min;
 }
 
-/* Of every 128 columns, 64 bytes hold the low nibbles of the first and of the last 64, and 32 bytes four planes of two
- * high bits. */
+/* Per 128 columns: 64 bytes with the low nibbles of the first 64 columns below those of the last 64; 32 bytes with four
+ * planes of two high bits. */
 INLINE float packed_q6_k(const unsigned char *b, size_t i) {
     size_t half = i / 128, in_half = i % 128;
     int low = b[half * 64 + in_half % 64] >> in_half / 64 * 4 & 15;
@@ -146,12 +146,12 @@ INLINE uint32_t packed_word(const unsigned char *words, size_t i) {
     return b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
 }
 
-/* Number i of a stream of codes of 4 or 8 bits, the lowest bits of each word first. */
+/* Code i of a stream of 4- or 8-bit codes, the lowest bits of each word first. */
 INLINE int packed_code(const unsigned char *words, size_t i, unsigned bits) {
     return (int)(packed_word(words, i * bits / 32) >> i * bits % 32 & ((1u << bits) - 1));
 }
 
-/* Nibble i of a word of AWQ is column (0, 2, 4, 6, 1, 3, 5, 7)[i] of its eight. */
+/* Nibble i of an AWQ word is row (0, 2, 4, 6, 1, 3, 5, 7)[i] of its eight. */
 INLINE int packed_awq_code(const unsigned char *words, size_t i) {
     return (int)(packed_word(words, i / 8) >> 4 * (i % 2 * 4 + i % 8 / 2) & 15);
 }
@@ -169,7 +169,7 @@ INLINE int packed_table_code(const lp_packed *p, size_t row, size_t column) {
     return packed_code(packed_words(p->codes, row, (p->n_cols + per_word - 1) / per_word), column, p->bits);
 }
 
-/* The zero of a row of the table of scales, and of a group. */
+/* The zero of row r of the table of scales and of a group. */
 INLINE int packed_zero(const lp_packed *p, size_t r, size_t group) {
     size_t n_rows = lp_packed_bands(p), n_groups = lp_packed_groups(p), per_word = 32 / p->bits;
     if (!p->zeros) return 1 << (p->bits - 1);

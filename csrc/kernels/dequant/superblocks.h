@@ -1,7 +1,6 @@
-/* superblocks.h - columns of one stored row of the kinds whose blocks are 256 columns.
+/* superblocks.h - dequantises columns of one stored row: the kinds with blocks of 256 columns.
  *
- * The scales of all groups of a superblock are computed together; then come pieces of 64 columns, whose bits lie alike
- * in all superblocks but for a shift. */
+ * First the scales of all groups of a superblock, then pieces of 64 columns, whose layouts differ only by a shift. */
 #ifndef LP_SUPERBLOCKS_H
 #define LP_SUPERBLOCKS_H
 
@@ -10,7 +9,7 @@
 
 #define MOST_GROUPS 16
 
-/* out [16] = d * (scales - zero) of bytes 0 .. 8 and 8 .. 16. They are put together in registers. */
+/* out [16] = d * (scales - zero); `low` and `high` hold 8 scales each, combined in registers. */
 INLINE void scale_groups(float *out, uint64_t low, uint64_t high, const unsigned char *d, unsigned char zero) {
     words_16 words = {low, high};
     unsigned char bytes[MOST_GROUPS];
@@ -26,11 +25,11 @@ INLINE uint64_t eight_bytes(const unsigned char *p) {
 }
 INLINE uint64_t four_bytes(const unsigned char *p) { return packed_word(p, 0); }
 
-/* Q4_K, Q5_K: out is d times eight scales and then dmin times eight minima. */
-INLINE void scale_groups_and_least(float out[MOST_GROUPS], const unsigned char *b) {
+/* Q4_K, Q5_K: out = d times eight scales, then dmin times eight minima. */
+INLINE void scale_groups_and_mins(float out[MOST_GROUPS], const unsigned char *b) {
     uint64_t x = four_bytes(b + 4), y = four_bytes(b + 8), z = four_bytes(b + 12);
-    uint64_t scale = (x | z << 32) & 0x0f0f0f0f3f3f3f3fu, least = (y | z >> 4 << 32) & 0x0f0f0f0f3f3f3f3fu;
-    words_16 words = {scale | (x >> 6 & 0x03030303u) << 36, least | (y >> 6 & 0x03030303u) << 36};
+    uint64_t scale = (x | z << 32) & 0x0f0f0f0f3f3f3f3fu, min = (y | z >> 4 << 32) & 0x0f0f0f0f3f3f3f3fu;
+    words_16 words = {scale | (x >> 6 & 0x03030303u) << 36, min | (y >> 6 & 0x03030303u) << 36};
     unsigned char bytes[MOST_GROUPS];
     memcpy(bytes, &words, sizeof bytes);
     WVEC d = W(set1_f16)(b), dmin = W(set1_f16)(b + 2);
@@ -47,7 +46,7 @@ INLINE void scale_groups_q3(float out[MOST_GROUPS], const unsigned char *b) {
                  (low >> 4 & EACH_BYTE(15)) | (high >> 4 & EACH_BYTE(3)) << 4, b + 108, 32);
 }
 
-/* IQ4_XS: eight scales of six bits, the low four in nibbles, the high two one after the other. */
+/* IQ4_XS: eight scales of six bits, the low four in nibbles, the high two packed. */
 INLINE void scale_groups_iq4(float out[MOST_GROUPS], const unsigned char *b) {
     uint64_t low = four_bytes(b + 4), high = lp_half_at(b + 2, 0);
     low = (low | low << 16) & 0x0000ffff0000ffffu, high = (high | high << 24) & 0x000000ff000000ffu;
@@ -56,13 +55,13 @@ INLINE void scale_groups_iq4(float out[MOST_GROUPS], const unsigned char *b) {
     scale_groups(out, low | high << 4, 0, b, 32);
 }
 
-INLINE void scale_groups_q2(float scale[MOST_GROUPS], float least[MOST_GROUPS], const unsigned char *b) {
+INLINE void scale_groups_q2(float scale[MOST_GROUPS], float min[MOST_GROUPS], const unsigned char *b) {
     uint64_t low = eight_bytes(b), high = eight_bytes(b + 8);
     scale_groups(scale, low & EACH_BYTE(15), high & EACH_BYTE(15), b + 80, 0);
-    scale_groups(least, low >> 4 & EACH_BYTE(15), high >> 4 & EACH_BYTE(15), b + 82, 0);
+    scale_groups(min, low >> 4 & EACH_BYTE(15), high >> 4 & EACH_BYTE(15), b + 82, 0);
 }
 
-/* Two bits a column, in planes of 32. */
+/* Two bits per column, in planes of 32 columns. */
 INLINE void move_planes(unsigned char codes[64], const unsigned char *planes, size_t at, unsigned left, const int add,
                         const unsigned char zero) {
     const unsigned char *from = planes + at / 128 * 32;
@@ -71,19 +70,19 @@ INLINE void move_planes(unsigned char codes[64], const unsigned char *planes, si
     move_bits(codes + 32, from, 32, shift + 2, 3, left, add, zero);
 }
 
-/* One bit a column. */
+/* One bit per column. */
 INLINE void add_bit_planes(unsigned char codes[64], const unsigned char *planes, size_t at, unsigned left,
                            const unsigned char zero) {
     move_bits(codes, planes, 32, (unsigned)at / 32, 1, left, 1, zero);
     move_bits(codes + 32, planes, 32, (unsigned)at / 32 + 1, 1, left, 1, zero);
 }
 
-/* Pieces of 64 columns that begin with column `at` of the superblock at b; `groups` is done once for a superblock. */
+/* The last argument runs per piece of 64 columns, from column `at` of superblock b; `groups` once per superblock. */
 #define SUPERBLOCKS(kind, bytes, groups, ...)                                                \
     DEQUANTISE_ROW(kind) {                                                                   \
         unsigned char codes[64];                                                             \
-        float scale[MOST_GROUPS], least[MOST_GROUPS];                                        \
-        (void)codes, (void)least;                                                            \
+        float scale[MOST_GROUPS], min[MOST_GROUPS];                                          \
+        (void)codes, (void)min;                                                              \
         while (n) {                                                                          \
             const unsigned char *b = row + column / 256 * bytes;                             \
             size_t at = column % 256, width = lp_size_min(n, 256 - at);                      \
@@ -98,14 +97,14 @@ INLINE void groups_of_16(float *out, const unsigned char *codes, const float *sc
         from_bytes(out + 16 * g, codes + 16 * g, 16, scaled(W(set1)(scale[g])), TIMES);
 }
 
-INLINE coefficients group_with_least(const float *scale, const float *least, size_t g) {
-    return (coefficients){W(set1)(scale[g]), W(set1)(least[g])};
+INLINE coefficients group_with_min(const float *scale, const float *min, size_t g) {
+    return (coefficients){W(set1)(scale[g]), W(set1)(min[g])};
 }
 
-SUPERBLOCKS(q2_k, 84, scale_groups_q2(scale, least, b), {
+SUPERBLOCKS(q2_k, 84, scale_groups_q2(scale, min, b), {
     move_planes(codes, b + 16, at, 0, 0, 0);
     UNROLL for (size_t g = 0; g < 4; g++)
-        from_bytes(out + 16 * g, codes + 16 * g, 16, group_with_least(scale, least, at / 16 + g), LESS);
+        from_bytes(out + 16 * g, codes + 16 * g, 16, group_with_min(scale, min, at / 16 + g), LESS);
 })
 
 SUPERBLOCKS(q3_k, 110, scale_groups_q3(scale, b), {
@@ -114,17 +113,17 @@ SUPERBLOCKS(q3_k, 110, scale_groups_q3(scale, b), {
     groups_of_16(out, codes, scale + at / 16);
 })
 
-SUPERBLOCKS(q4_k, 144, scale_groups_and_least(scale, b), {
-    from_nibbles(out, b + 16 + at / 2, 32, 0, group_with_least(scale, scale + 8, at / 32), LESS);
-    from_nibbles(out + 32, b + 16 + at / 2, 32, 4, group_with_least(scale, scale + 8, at / 32 + 1), LESS);
+SUPERBLOCKS(q4_k, 144, scale_groups_and_mins(scale, b), {
+    from_nibbles(out, b + 16 + at / 2, 32, 0, group_with_min(scale, scale + 8, at / 32), LESS);
+    from_nibbles(out + 32, b + 16 + at / 2, 32, 4, group_with_min(scale, scale + 8, at / 32 + 1), LESS);
 })
 
-SUPERBLOCKS(q5_k, 176, scale_groups_and_least(scale, b), {
+SUPERBLOCKS(q5_k, 176, scale_groups_and_mins(scale, b), {
     take_bits(codes, b + 48 + at / 2, 32, 0, 15);
     take_bits(codes + 32, b + 48 + at / 2, 32, 4, 15);
     add_bit_planes(codes, b + 16, at, 4, 0);
-    from_bytes(out, codes, 32, group_with_least(scale, scale + 8, at / 32), LESS);
-    from_bytes(out + 32, codes + 32, 32, group_with_least(scale, scale + 8, at / 32 + 1), LESS);
+    from_bytes(out, codes, 32, group_with_min(scale, scale + 8, at / 32), LESS);
+    from_bytes(out + 32, codes + 32, 32, group_with_min(scale, scale + 8, at / 32 + 1), LESS);
 })
 
 SUPERBLOCKS(q6_k, 210, scale_groups(scale, eight_bytes(b + 192), eight_bytes(b + 200), b + 208, 0), {

@@ -1,8 +1,7 @@
-/* tables.h - rectangles of the kinds whose scales, and zeros, are tables of their own: FP8, INT8, INT, GPTQ, AWQ.
+/* tables.h - dequantises rectangles of the kinds with tables of scales and zeros: FP8, INT8, INT, GPTQ, AWQ.
  *
- * Up to TABLE_ROWS rows and TABLE_COLUMNS columns at a time: codes become bytes row by row, and then each run of
- * columns that share a scale becomes floats. Words of the transposed kinds are turned first, all rows at once, so that
- * a cache line is read once. */
+ * Up to TABLE_ROWS rows and TABLE_COLUMNS columns at a time, in runs of columns that share a scale. Words of the
+ * transposed kinds are transposed first, all rows at once, so that each cache line is read once. */
 #ifndef LP_TABLES_H
 #define LP_TABLES_H
 
@@ -20,15 +19,16 @@ typedef struct {
     size_t row, n_rows, column, n_columns;
 } rectangle;
 
-/* ---- words of codes of four or eight bits, the lowest bits first ---- */
+/* ---- words of 4- or 8-bit codes, the lowest bits first ---- */
 
-/* Words of each row, from the rectangle's first column on: bits, not numbers. */
+/* The words of each row, from the rectangle's first column on: bits, not float values. */
 typedef float table_words[TABLE_ROWS][TABLE_COLUMNS / 4];
 
 typedef uint32_t lane_words __attribute__((vector_size(4 * LANES)));
 
-/* out [row][word] = from [word][row]: words of four bytes, rows of `from` `pitch` bytes apart, of out `to` words. */
-INLINE void turn_words(float *out, size_t to, const unsigned char *from, size_t pitch, size_t n_words, size_t n_rows) {
+/* out [row][word] = from [word][row], in 4-byte words. Rows are `pitch` bytes apart in `from`, `to` words in out. */
+INLINE void transpose_words(float *out, size_t to, const unsigned char *from, size_t pitch, size_t n_words,
+                            size_t n_rows) {
     for (size_t k = 0; k < n_words; k += LANES)
         for (size_t r = 0; r < n_rows; r += LANES) {
             WVEC square[LANES];
@@ -44,32 +44,32 @@ INLINE void turn_words(float *out, size_t to, const unsigned char *from, size_t 
         }
 }
 
-/* GPTQ: a word is columns of one row, and its neighbours are the next rows. */
-NOINLINE void turn_gptq(table_words out, const rectangle *at) {
+/* GPTQ: a word holds columns of one row; the next word is the next row. */
+NOINLINE void transpose_gptq(table_words out, const rectangle *at) {
     const lp_packed *p = at->p;
     size_t per_word = 32 / p->bits, n_words = (at->n_columns + per_word - 1) / per_word, pitch = 4 * p->n_rows;
-    turn_words(out[0], TABLE_COLUMNS / 4, p->codes + at->column / per_word * pitch + 4 * at->row, pitch, n_words,
-               at->n_rows);
+    transpose_words(out[0], TABLE_COLUMNS / 4, p->codes + at->column / per_word * pitch + 4 * at->row, pitch, n_words,
+                    at->n_rows);
 }
 
-/* Nibbles `distance` words apart change places: those of a in `mask` << shift and those of b in mask. */
+/* Swaps the bits of a in mask << shift with the bits of b in mask. */
 INLINE void exchange(lane_words *a, lane_words *b, unsigned shift, uint32_t mask) {
     lane_words both = ((*a >> shift) ^ *b) & mask;
     *b ^= both, *a ^= both << shift;
 }
 
-/* Eight words of eight nibbles, LANES times side by side: nibble i of word j <-> nibble j of word i. */
-INLINE void turn_nibbles(lane_words w[8]) {
+/* Swaps nibble i of word j with nibble j of word i, of eight words, in each lane. */
+INLINE void transpose_nibbles(lane_words w[8]) {
     UNROLL for (int i = 0; i < 4; i++) exchange(w + i, w + i + 4, 16, 0x0000ffff);
     UNROLL for (int i = 0; i < 2; i++) exchange(w + i, w + i + 2, 8, 0x00ff00ff);
     UNROLL for (int i = 4; i < 6; i++) exchange(w + i, w + i + 2, 8, 0x00ff00ff);
     UNROLL for (int i = 0; i < 8; i += 2) exchange(w + i, w + i + 1, 4, 0x0f0f0f0f);
 }
 
-/* AWQ: a word is eight rows of one column, and its neighbours are the next rows. Rows begin with a word. Eight
- * columns by LANES words become words of columns, which lie as those of GPTQ but for the order of their rows. */
-NOINLINE void turn_awq(table_words out, const rectangle *at) {
-    unsigned char turned[8][TABLE_COLUMNS / 8][TABLE_ROWS / 2]; /* [nibble][word of columns][word of rows] */
+/* AWQ: a word holds eight rows of one column; the next word is the next eight rows. The first row begins a word. Eight
+ * columns of LANES words become words of columns, as GPTQ stores them, except for the order of the rows. */
+NOINLINE void transpose_awq(table_words out, const rectangle *at) {
+    unsigned char transposed[8][TABLE_COLUMNS / 8][TABLE_ROWS / 2]; /* [nibble][word of columns][word of rows] */
     const size_t pitch = at->p->n_rows / 8 * 4, n = (at->n_columns + 7) / 8, n_words = (at->n_rows + 7) / 8;
     const size_t whole = at->p->n_cols * pitch, from = at->column * pitch + at->row / 8 * 4;
     for (size_t i = 0; i < n; i++)
@@ -84,18 +84,18 @@ NOINLINE void turn_awq(table_words out, const rectangle *at) {
                 codes = (const unsigned char *)end, step = sizeof *end;
             }
             UNROLL for (size_t c = 0; c < 8; c++) memcpy(square + c, codes + c * step, sizeof *square);
-            turn_nibbles(square);
+            transpose_nibbles(square);
             UNROLL for (size_t r = 0; r < 8; r++)
-                memcpy(turned[r % 4 * 2 + r / 4][i] + 4 * word, square + r, sizeof *square);
+                memcpy(transposed[r % 4 * 2 + r / 4][i] + 4 * word, square + r, sizeof *square);
         }
     for (size_t r = 0; r < 8; r++)
-        turn_words(out[r], 8 * (TABLE_COLUMNS / 4), turned[r][0], sizeof **turned, n,
-                   (n_words + LANES - 1) / LANES * LANES);
+        transpose_words(out[r], 8 * (TABLE_COLUMNS / 4), transposed[r][0], sizeof **transposed, n,
+                        (n_words + LANES - 1) / LANES * LANES);
 }
 
 /* ---- scales and zeros ---- */
 
-/* What the rows of a rectangle have for one group of columns. */
+/* Scales and zeros of a rectangle's rows for one group of columns. */
 typedef struct {
     float scale[TABLE_ROWS], zero[TABLE_ROWS];
 } table_column;
@@ -104,7 +104,7 @@ static size_t group_of(const lp_packed *p, size_t column) {
     return p->group_of ? p->group_of[column] : column / p->scale_cols;
 }
 
-/* Where the run of columns of one group that begins with `column` ends. */
+/* The end of the run of columns, from `column` on, that are in one group. */
 static size_t end_of_run(const lp_packed *p, size_t column, size_t end) {
     if (!p->group_of) return lp_size_min(end, (column / p->scale_cols + 1) * p->scale_cols);
     size_t group = p->group_of[column];
@@ -113,7 +113,7 @@ static size_t end_of_run(const lp_packed *p, size_t column, size_t end) {
     return column;
 }
 
-/* Eight nibbles of AWQ in the order of their rows. */
+/* The eight nibbles of an AWQ word, sorted by row. */
 INLINE uint32_t in_order_of_rows(uint32_t word) {
     uint32_t even = word & 0xffff, odd = word >> 16;
     even = (even | even << 8) & 0x00ff00ff, odd = (odd | odd << 8) & 0x00ff00ff;
@@ -121,7 +121,7 @@ INLINE uint32_t in_order_of_rows(uint32_t word) {
     return even | odd << 4;
 }
 
-/* Word i of the zeros of four bits. */
+/* Word i, from the rectangle's first row on, of 4-bit zeros. */
 INLINE uint64_t zero_word(const rectangle *at, size_t group, size_t i) {
     const lp_packed *p = at->p;
     size_t word = at->row / 8 + i;
@@ -131,7 +131,7 @@ INLINE uint64_t zero_word(const rectangle *at, size_t group, size_t i) {
     return p->zero_is_less_one ? ((zeros & 0x77777777u) + 0x11111111u) ^ (zeros & 0x88888888u) : zeros;
 }
 
-/* 16 rows at a time, from a row that begins a word or not. */
+/* 16 rows at a time; the first row need not begin a word. */
 INLINE void read_zero_nibbles(float zero[TABLE_ROWS], const rectangle *at, size_t group) {
     size_t skip = at->row % 8, n = (skip + at->n_rows + 7) / 8;
     for (size_t r = 0, i = 0; r < at->n_rows; r += 16, i += 2) {
@@ -143,7 +143,7 @@ INLINE void read_zero_nibbles(float zero[TABLE_ROWS], const rectangle *at, size_
     }
 }
 
-/* Zeros that read_zero_nibbles does not read. */
+/* The zero of row i, which is in row r of the table: for kinds that read_zero_nibbles does not read. */
 static float read_zero(const rectangle *at, size_t i, size_t r, size_t group) {
     const lp_packed *p = at->p;
     if (p->kind == LP_PACKED_INT8) return p->zeros ? (signed char)p->zeros[r * lp_packed_groups(p) + group] : 0;
@@ -159,7 +159,7 @@ NOINLINE void read_table(table_column *out, const rectangle *at, size_t group) {
     if (transposed) from_elements(out->scale, p->scales + (group * p->n_rows + at->row) * bytes, at->n_rows, p->scale);
     if (nibbles) read_zero_nibbles(out->zero, at, group);
     if (transposed && nibbles) return;
-    size_t r = at->row / p->scale_rows, into = at->row % p->scale_rows; /* a division for each row takes longer */
+    size_t r = at->row / p->scale_rows, into = at->row % p->scale_rows; /* one division, not one per row */
     for (size_t i = 0; i < at->n_rows; i++) {
         if (!transposed) out->scale[i] = lp_element_to_f32(p->scales + (r * n_groups + group) * bytes, p->scale);
         if (!nibbles && p->kind != LP_PACKED_FP8) out->zero[i] = read_zero(at, i, r, group);
@@ -167,14 +167,14 @@ NOINLINE void read_table(table_column *out, const rectangle *at, size_t group) {
     }
 }
 
-/* ---- columns of one group: out [n_rows][n], any n, from rows of codes that are `pitch` bytes apart ---- */
+/* ---- columns of one group: out [n_rows][n], any n, from rows of codes `pitch` bytes apart ---- */
 
 typedef void columns_function(float *out, size_t stride, const unsigned char *q, size_t pitch, size_t n_rows, size_t n,
                               const table_column *table);
 
-#define STEP 64 /* columns in a round of the loop */
+#define STEP 64 /* columns per iteration */
 
-/* `values` of the codes at i, and scalar `value` of the last ones. */
+/* Defines columns_of_<name>: values(j) is a vector from column j on, `value` the code of one of the last columns. */
 #define COLUMNS_OF(name, prepare, values, value)                                                                    \
     NOINLINE void columns_of_##name(float *out, size_t stride, const unsigned char *q, size_t pitch, size_t n_rows, \
                                     size_t n, const table_column *table) {                                          \
@@ -199,9 +199,9 @@ typedef void columns_function(float *out, size_t stride, const unsigned char *q,
 #endif
 COLUMNS_OF(i8, coefficients c = ((coefficients){W(set1)(scale), W(set1)(zero)}), I8_VALUES, (signed char)q[i])
 COLUMNS_OF(u8, coefficients c = ((coefficients){W(set1)(scale), W(set1)(zero)}), U8_VALUES, q[i])
-COLUMNS_OF(nibbles, NIBBLE_COEFFICIENTS, NIBBLE_VALUES, q[i / 2] >> i % 2 * 4 & 15) /* the low ones first */
+COLUMNS_OF(nibbles, NIBBLE_COEFFICIENTS, NIBBLE_VALUES, q[i / 2] >> i % 2 * 4 & 15) /* low nibble first */
 
-/* Whether n codes, a multiple of 32, have a NaN, which are rare. */
+/* Whether any of n codes, a multiple of 32, is NaN. */
 INLINE int has_nan(const unsigned char *q, size_t n) {
     words_32 word, found = {0};
     for (size_t i = 0; i < n; i += sizeof word) {
@@ -211,7 +211,7 @@ INLINE int has_nan(const unsigned char *q, size_t n) {
     return ((found[0] | found[1] | found[2] | found[3]) & EACH_BYTE(0x80)) != 0;
 }
 
-/* FP8: the factor of from_e4m3 is one with the scale, unless that overflows. */
+/* FP8: from_e4m3 is off by a factor of 2^-8, which is folded into the scale unless that overflows. */
 NOINLINE void columns_of_e4m3(float *out, size_t stride, const unsigned char *q, size_t pitch, size_t n_rows, size_t n,
                               const table_column *table) {
     for (size_t r = 0; r < n_rows; r++, out += stride, q += pitch) {
@@ -225,15 +225,14 @@ NOINLINE void columns_of_e4m3(float *out, size_t stride, const unsigned char *q,
     }
 }
 
-/* Four bits from column `at` on, an odd one. */
+/* 4-bit codes from an odd column `at` on. */
 static void odd_columns(float *out, size_t stride, const unsigned char *q, size_t pitch, size_t at, size_t n_rows,
                         size_t n, const table_column *table) {
     for (size_t r = 0; r < n_rows; r++, out += stride, q += pitch)
         for (size_t i = 0; i < n; i++) out[i] = ((float)packed_code(q, at + i, 4) - table->zero[r]) * table->scale[r];
 }
 
-/* ---- GPTQ whose neighbouring columns are of different groups: LANES rows of a column side by side, then turned ----
- */
+/* ---- GPTQ with neighbouring columns in different groups: LANES rows of a column per vector, then transposed ---- */
 
 INLINE WVEC gptq_zeros(const lp_packed *p, size_t row, size_t group, const unsigned bits) {
     if (!p->zeros) return W(set1)((float)(1 << (bits - 1)));
@@ -269,14 +268,14 @@ INLINE WVEC gptq_column(const lp_packed *p, size_t row, size_t column, coefficie
     return value_of(W(widen_f32)(&codes), c, FROM_ZERO);
 }
 
-#define MOST_TABLES 128 /* whose tables stay in L1 */
+#define MOST_TABLES 128 /* groups whose tables fit L1 */
 
 /* n_rows and n_columns are multiples of LANES, `row` of eight. */
 INLINE void gptq_columns(float *out, size_t stride, const rectangle *at, const unsigned bits) {
     const lp_packed *p = at->p;
     const uint32_t *group_of_column = p->group_of + at->column;
     size_t n_groups = lp_packed_groups(p);
-    int all = n_groups <= MOST_TABLES && n_groups < at->n_columns; /* else a column makes its own */
+    int all = n_groups <= MOST_TABLES && n_groups < at->n_columns; /* else each column reads its own */
     coefficients table[MOST_TABLES];
     for (size_t r = 0; r < at->n_rows; r += LANES) {
         const size_t row = at->row + r;
@@ -295,7 +294,7 @@ INLINE void gptq_columns(float *out, size_t stride, const rectangle *at, const u
 NOINLINE void gptq_columns_4(float *out, size_t stride, const rectangle *at) { gptq_columns(out, stride, at, 4); }
 NOINLINE void gptq_columns_8(float *out, size_t stride, const rectangle *at) { gptq_columns(out, stride, at, 8); }
 
-/* The first columns change their group at least twice. */
+/* Whether gptq_columns is used: the group changes at least twice within the rectangle. */
 static int is_scattered(const rectangle *at) {
     const lp_packed *p = at->p;
     size_t end = at->column + at->n_columns;
@@ -307,7 +306,7 @@ static int is_scattered(const rectangle *at) {
 
 /* ---- rectangles ---- */
 
-/* q is where row i has the code or word of the rectangle's first column. */
+/* q: the codes of the rectangle's first row and column; rows are `pitch` bytes apart. */
 static void table_rectangle(float *out, size_t stride, const rectangle *at, const unsigned char *q, size_t pitch) {
     const lp_packed *p = at->p;
     columns_function *columns = p->kind == LP_PACKED_FP8    ? columns_of_e4m3
@@ -331,7 +330,7 @@ static void dequantise_table(float *out, size_t stride, const rectangle *at) {
         (p->bits == 4 ? gptq_columns_4 : gptq_columns_8)(out, stride, at);
     } else if (lp_packed_is_transposed(p->kind)) {
         table_words words;
-        (p->kind == LP_PACKED_AWQ ? turn_awq : turn_gptq)(words, at);
+        (p->kind == LP_PACKED_AWQ ? transpose_awq : transpose_gptq)(words, at);
         table_rectangle(out, stride, at, (const unsigned char *)words, sizeof *words);
     } else {
         size_t pitch = lp_packed_row_bytes(p), first = p->kind == LP_PACKED_INT ? at->column * p->bits / 8 : at->column;

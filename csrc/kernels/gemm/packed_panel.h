@@ -1,7 +1,7 @@
-/* packed_panel.h - columns of rows of a packed weight to float32, while what is dequantised later is prefetched.
+/* packed_panel.h - dequantises a panel of a packed weight while the next one is prefetched.
  *
- * Rows follow each other in the file: of the rows after these, the next band, as many bytes are prefetched as are
- * read, in order. Transposed kinds have these rows side by side in every row of words: of those the next panel's. */
+ * Where rows are contiguous in the file, the rows of the next band are prefetched sequentially, as many bytes as are
+ * read. Transposed kinds store a band across all rows of words: there the words of the next panel are prefetched. */
 #ifndef LP_PACKED_PANEL_H
 #define LP_PACKED_PANEL_H
 
@@ -9,8 +9,8 @@
 #include "../dequant/dequantise.h" /* dequantise */
 #include "prefetch.h"              /* panel */
 
-#define PART_ROWS 8             /* dequantised between prefetches, so that these do not wait for each other */
-#define PART_COLUMNS LP_K_BLOCK /* the same of transposed kinds, all rows */
+#define PART_ROWS 8             /* dequantised between prefetches, so that they are spread out */
+#define PART_COLUMNS LP_K_BLOCK /* the same for transposed kinds, all rows */
 
 static void prefetch_bytes(const unsigned char *from, size_t n) {
     for (size_t at = 0; at < n; at += 64) __builtin_prefetch(from + at, 0, 2);
@@ -19,7 +19,7 @@ static void prefetch_bytes(const unsigned char *from, size_t n) {
 static void dequantise_rows(float *out, size_t stride, const lp_weight *w, size_t row, size_t n_rows, size_t k,
                             size_t kc) {
     size_t row_bytes = lp_packed_row_bytes(w->packed), end = row + n_rows;
-    size_t bytes = lp_size_min(n_rows, w->n_rows - end) * row_bytes / w->n_cols; /* of one column of the next band */
+    size_t bytes = lp_size_min(n_rows, w->n_rows - end) * row_bytes / w->n_cols; /* of the next band, per column */
     const unsigned char *next = w->packed->codes + (w->first_row + end) * row_bytes + bytes * k;
     for (size_t r = 0, n; r < n_rows; r += n) {
         n = lp_size_min(n_rows - r, PART_ROWS);
@@ -28,7 +28,7 @@ static void dequantise_rows(float *out, size_t stride, const lp_weight *w, size_
     }
 }
 
-/* The words of columns k .. k + PART_COLUMNS of some rows. */
+/* Prefetches the words of columns k .. k + PART_COLUMNS of n_rows rows. */
 static void prefetch_columns(const lp_weight *w, size_t row, size_t n_rows, size_t k) {
     const lp_packed *p = w->packed;
     size_t row_bytes = lp_packed_row_bytes(p), per_word = p->kind == LP_PACKED_AWQ ? 1 : 32 / p->bits;
@@ -50,7 +50,7 @@ static void dequantise_columns(float *out, size_t stride, const lp_weight *w, si
     }
 }
 
-/* Columns k .. k + kc of rows row .. row + n_rows to rows of `out` that are `stride` floats apart. */
+/* out [n_rows, kc], rows `stride` floats apart = columns k .. k + kc of rows row .. row + n_rows. */
 static void dequantise_panel(float *out, size_t stride, const lp_weight *w, size_t row, size_t n_rows, size_t k,
                              size_t kc) {
     if (lp_packed_is_transposed(w->packed->kind))
@@ -59,8 +59,8 @@ static void dequantise_panel(float *out, size_t stride, const lp_weight *w, size
         dequantise_rows(out, stride, w, row, n_rows, k, kc);
 }
 
-/* What tile `tile` of n_tiles of a stripe prefetches, at every four columns: its part of as many bytes of the next band
- * as are read of this one, in order; of transposed kinds its columns of the next panel. */
+/* Sets what tile `tile` of the n_tiles of a stripe prefetches every four columns: its share of the next band,
+ * sequentially, as many bytes as are read of this one; of transposed kinds, its columns of the next panel. */
 NOINLINE void prefetch_packed(panel *at, const lp_band *b, size_t g, size_t tile, size_t n_tiles) {
     const lp_weight *w = factor_of(b, g)->w;
     const lp_packed *p = w->packed;

@@ -51,7 +51,7 @@ INLINE v8 v8_widen_bf16(const void *p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(halves, 16));
 }
 
-/* The empty asm keeps it one load: gcc makes two of it, and each is two where elements lie across cache lines. */
+/* The empty asm keeps it one load: gcc would load twice, and each load that crosses a cache line costs two. */
 INLINE void v8_split_bf16(v8 *even, v8 *odd, const void *p) {
     __m256i pairs = _mm256_loadu_si256(p);
     __asm__("" : "+v"(pairs));
@@ -186,8 +186,8 @@ INLINE v8 v8_left_or(v8 w, unsigned left, v8 a) {
     return _mm256_or_ps(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(w), (int)left)), a);
 }
 
-/* In asm: gcc 12 folds the loads of a into every product that uses it, which makes the tile load-bound, and spills;
- * with registers fixed a tile runs at 94 % of the peak instead of 65 %. "v" is 16 registers, 32 with AVX-512VL. */
+/* In asm: gcc 12 folds the load of a into every product that uses it, which makes the tile load-bound, and spills;
+ * with operands in registers a tile runs at 94 % of peak instead of 65 %. "v" is 16 registers, 32 with AVX-512VL. */
 INLINE void v8_fma_into(v8 *c, v8 a, v8 b) { __asm__("vfmadd231ps %2, %1, %0" : "+v"(*c) : "v"(a), "v"(b)); }
 
 LP_TARGET_END

@@ -1,4 +1,4 @@
-/* avx512.h - the verbs of sixteen lanes with AVX-512F, DQ, BW and VL, and those of eight; plain.h defines them. */
+/* avx512.h - the verbs of 16 lanes with AVX-512F, DQ, BW and VL, and avx2.h's of eight; plain.h defines them. */
 #ifndef LP_AVX512_H
 #define LP_AVX512_H
 
@@ -52,7 +52,7 @@ INLINE void v16_split_bf16(v16 *even, v16 *odd, const void *p) {
     *even = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
     *odd = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000)));
 }
-/* Stores alone: a shift and a mask would take the place of multiply-adds. */
+/* Masked stores only: a shift and a mask would take issue slots from the multiply-adds. */
 INLINE void v16_spread_bf16(float *even, float *odd, const void *p) {
     __m512i pairs = _mm512_loadu_si512(p);
     _mm512_mask_storeu_epi16((char *)even + 2, 0x55555555, pairs);
@@ -77,7 +77,7 @@ INLINE __m512i lp_avx512_nibbles(const unsigned char *p) {
 INLINE v16 v16_from_nibbles(const unsigned char *p) {
     return _mm512_cvtepi32_ps(_mm512_and_si512(lp_avx512_nibbles(p), _mm512_set1_epi32(15)));
 }
-/* Codes in the high bytes of halves, as f16. */
+/* f16 from codes in the high bytes of 16-bit lanes, scaled by 2^-8. */
 INLINE __m512i lp_avx512_e4m3(__m512i codes) {
     return _mm512_and_si512(_mm512_srai_epi16(codes, 1), _mm512_set1_epi16((short)0xbf80));
 }
@@ -90,7 +90,7 @@ INLINE v16 v16_set1_f16(const void *p) {
     __builtin_memcpy(&half, p, sizeof half);
     return _mm512_cvtph_ps(_mm256_set1_epi16(half));
 }
-/* Of an index the permutation takes the low four bits. */
+/* The permutation uses only the low four bits of an index. */
 INLINE v16 v16_lookup(v16 table, const unsigned char *p, unsigned shift) {
     __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p));
     return _mm512_permutexvar_ps(_mm512_srli_epi32(codes, shift), table);
@@ -175,7 +175,7 @@ INLINE v16 v16_byte_of(v16 w, int n) {
     __m512i top = _mm512_slli_epi32(_mm512_castps_si512(w), (unsigned)(24 - 8 * n));
     return _mm512_cvtepi32_ps(_mm512_srai_epi32(top, 24));
 }
-/* A permutation takes the low four bits, and its table is floats. */
+/* The permutation uses only the low four bits of an index, and its table converts to float. */
 INLINE v16 v16_nibble_of(v16 w, int n) {
     v16 table = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     return _mm512_permutexvar_ps(_mm512_srli_epi32(_mm512_castps_si512(w), (unsigned)(4 * n)), table);

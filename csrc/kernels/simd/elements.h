@@ -1,4 +1,4 @@
-/* elements.h - one number of a weight to float32: elements may start at any address. */
+/* elements.h - one element of a weight to float32, at any alignment. */
 #ifndef LP_ELEMENTS_H
 #define LP_ELEMENTS_H
 

@@ -1,7 +1,7 @@
 /* exp.h - e^x for a vector, and silu. The same operations in every variant.
  *
- * A template, see parameters.h. docs/arithmetic.md derives the constants. n = x / ln 2 to the nearest integer, by
- * adding and taking off 1.5 * 2^23; r = x - n ln 2 in two fused steps; e^r by a polynomial of degree 6; the result is
+ * A template, see parameters.h. docs/arithmetic.md derives the constants. n = x / ln 2, rounded to an integer by
+ * adding and subtracting 1.5 * 2^23; r = x - n ln 2 in two fused steps; e^r by a polynomial of degree 6; the result is
  * p * 2^n with 2^n as two factors, so that a denormal rounds once. At most 0.9 ulp off over all floats. e^-inf = +0,
  * e^inf = inf, NaN stays. */
 #ifndef LP_EXP_H

@@ -1,5 +1,5 @@
-/* isa.h - what compilers spell differently: a region of code for one instruction set (so that all files share one list
- * of flags), inlining, unrolling. */
+/* isa.h - compiler differences: code regions for one instruction set (so that all files are compiled with the same
+ * flags), inlining, unrolling. */
 #ifndef LP_ISA_H
 #define LP_ISA_H
 
@@ -9,12 +9,11 @@
 #define LP_STRING_OF(x) LP_STRING(x)
 #define LP_PRAGMA(x) _Pragma(LP_STRING(x))
 
-/* Templates by argument: const int arguments are constants in every caller and choose the code. */
+/* INLINE functions are templates: their const int arguments are constants in every caller and select code. */
 #define INLINE static inline __attribute__((always_inline))
 #define NOINLINE static __attribute__((noinline))
 
-/* LP_NO_UNROLL: the same bits, slower, compiled in a tenth of the time: for variants and builds that only prove bits.
- */
+/* LP_NO_UNROLL: same bits, slower, compiles in a tenth of the time; for builds that only check bits. */
 #if defined(LP_NO_UNROLL)
 #define UNROLL
 #elif defined(__clang__)

@@ -88,7 +88,7 @@ INLINE v8 v8_from_nibbles(const unsigned char *p) {
     return (v8){vcvtq_f32_u32(vandq_u32(vshlq_u32(codes, vld1q_s32(right)), mask)),
                 vcvtq_f32_u32(vandq_u32(vshlq_u32(codes, vld1q_s32(right + 4)), mask))};
 }
-/* f16 from codes in the high bytes of halves, and what they are. */
+/* Floats from codes in the high bytes of 16-bit lanes, by way of f16; scaled by 2^-8. */
 INLINE v8 lp_neon_e4m3(int16x8_t codes) {
     uint16x8_t half = vandq_u16(vreinterpretq_u16_s16(vshrq_n_s16(codes, 1)), vdupq_n_u16(0xbf80));
     float16x8_t f16 = vreinterpretq_f16_u16(half);
@@ -219,8 +219,8 @@ INLINE v8 v8_left_or(v8 w, unsigned left, v8 a) {
                 lp_neon_f32(vorrq_u32(lp_neon_right(w.hi, -(int)left), lp_neon_words(a.hi)))};
 }
 
-/* a stays the scalar that was loaded. In asm, and volatile to keep the order: gcc 12 and clang 14 hoist the loads of
- * several steps and run out of registers (a tile of 96 products had up to 17 spills, and has none). */
+/* Multiplies by lane 0 of a. In asm, and volatile to keep the order: gcc 12 and clang 14 hoist the loads of several
+ * steps and run out of registers (a tile of 96 products had up to 17 spills, now none). */
 INLINE void v8_fma_into(v8 *c, v8 a, v8 b) {
     float number = vgetq_lane_f32(a.lo, 0);
     __asm__ volatile("fmla %0.4s, %1.4s, %2.s[0]" : "+w"(c->lo) : "w"(b.lo), "w"(number));

@@ -3,12 +3,12 @@
  * vN is N floats, vNd as many doubles; the kernels use nothing else of an instruction set. vector.h includes this
  * once per width, with PLAIN_N defined.
  *   load store set1 zero add sub mul div   lane by lane, IEEE, rounded to nearest even
- *   store_nontemporal(p, a) store past the caches to an aligned p; others see it after nontemporal_end()
+ *   store_nontemporal(p, a) store to an aligned p, bypassing the caches; visible to others after nontemporal_end()
  *   fma(a, b, c)           a * b + c, rounded once
  *   fma_into(&c, a, b)     c = fma(a, b, c), where all lanes of a are one number
  *   max(a, b)              a > b ? a : b
  *   if_less(a, b, x, y)    a < b ? x : y
- *   keep_from(lane, x, y)  lanes >= lane of x, the others of y; lane <= N
+ *   keep_from(lane, x, y)  lanes >= lane are from x, the others from y; lane <= N
  *   scale2(p, t, bias)     p * 2^n, n = bits(t) - bits(bias), as two factors so that a denormal rounds once
  *   widen_bf16 widen_f16 widen_f32   N elements at any address to float32
  *   split_bf16(even, odd, p)         elements 0, 2, 4 .. and 1, 3, 5 .. of 2 N at any address
@@ -17,14 +17,14 @@
  *   transpose(r)           r[i] lane j <-> r[j] lane i
  *   columns_bf16(c, w, stride)       columns 0 .. N of N rows, `stride` bytes apart: c[j] lane r = row r, column j
  *   from_i8 from_u8        N bytes at any address
- *   from_e4m3              N bytes of FP8, whose NaN is read as 480, times 2^-8
+ *   from_e4m3              N bytes of FP8, times 2^-8; NaN is read as 480
  *   from_nibbles(p)        N nibbles at p, the low one of each byte first
  *   set1_f16(p)            the f16 at p
  *   lookup(t, p, shift)    lane i is lane (p[i] >> shift) % 16 of t (N = 16)
  *   lookup_nibbles(t, p)   lane i is the lane of t that nibble i at p names (N = 16)
  *   lookup_bytes(out, t, p)          out[i] = t[p[i]], 16 bytes each, p[i] < 16
  *   spread_bits(out, p, value)       out[i] = `value` where bit i of the 32 bits at p is set, else 0
- * Lanes as words of 32 bits, which are no numbers (dequant/lanes.h):
+ * Lanes as 32-bit words, not float values (dequant/lanes.h):
  *   columns_words(c, p, stride)      words 0 .. 4 of N rows, `stride` bytes apart: c[j] lane r = row r, word j
  *   byte_of nibble_of half_of(w, i)  byte i as a signed integer, nibble i, f16 i
  *   e4m3_of(c, w)          c[i] = byte i of w as from_e4m3
@@ -145,7 +145,7 @@ INLINE VN VERB(from_nibbles)(const unsigned char *p) {
     EACH a.f[i] = (float)(p[i / 2] >> i % 2 * 4 & 15);
     return a;
 }
-/* By way of f16: as a float32 the bits of a small code are a denormal number, which takes some CPUs 5 to 150 cycles. */
+/* By way of f16: shifted into a float32, a small code would be denormal, which costs some CPUs 5 to 150 cycles. */
 INLINE float VERB(e4m3)(uint32_t code) { return lp_f16_to_f32((uint16_t)((code & 0x80) << 8 | (code & 0x7f) << 7)); }
 INLINE VN VERB(from_e4m3)(const void *p) {
     VN a;
@@ -174,7 +174,7 @@ INLINE void VERB(spread_bits)(unsigned char *out, const unsigned char *p, unsign
 INLINE void VERB(columns_words)(VN c[4], const void *p, size_t stride) {
     EACH for (int j = 0; j < 4; j++) memcpy(&c[j].f[i], (const char *)p + (size_t)i * stride + 4 * j, 4);
 }
-/* A lane from `word`, the bits of that lane of w. */
+/* Defines a verb lane by lane: `value` is computed from `word`, the bits of a lane of w. */
 #define WORDWISE(name, parameter, value)         \
     INLINE VN VERB(name)(VN w, parameter) {      \
         EACH {                                   \

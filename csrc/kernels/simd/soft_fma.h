@@ -2,7 +2,7 @@
  *
  * The product of two float32 is exact in float64. The sum s is rounded to 53 bits and its error e is found exactly
  * (Knuth's two-sum). Where e is not 0, the last bit of s is forced to 1 towards the true value ("round to odd",
- * Boldo and Melquiond 2008): 53 >= 2 + 24 bits, so that only the second rounding, to float32, counts, denormal
+ * Boldo and Melquiond 2008). As 53 >= 24 + 2 bits, rounding s to float32 then rounds the exact result once, denormal
  * results included. */
 #ifndef LP_SOFT_FMA_H
 #define LP_SOFT_FMA_H

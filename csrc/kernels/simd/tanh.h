@@ -1,7 +1,7 @@
-/* tanh.h - tanh for a vector, and what is made of it: gelu_tanh, caps. The same operations in every variant.
+/* tanh.h - tanh for a vector, and gelu_tanh and caps from it. The same operations in every variant.
  *
  * A template, see parameters.h. docs/arithmetic.md states the steps. Below 0.546875, x + x^3 P(x^2); above,
- * 1 - 2 / (e^2|x| + 1), where e^2|x| and what follows are sums of two floats; below 2^-12 x itself. At most 0.886 ulp
+ * 1 - 2 / (e^2|x| + 1), where e^2|x| and later terms are sums of two floats; below 2^-12 x itself. At most 0.886 ulp
  * off over all floats, odd and monotone. -0 stays, tanh(inf) = 1, NaN stays. */
 #ifndef LP_TANH_H
 #define LP_TANH_H

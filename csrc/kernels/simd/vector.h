@@ -1,4 +1,4 @@
-/* vector.h - names for vectors of LP_N lanes, and the plain verbs where no instruction set has brought its own.
+/* vector.h - names for vectors of LP_N lanes, and the plain verbs if no instruction set has defined its own.
  *
  * In a template, VEC is a vector (v8), V(add) its verb (v8_add), VECD and VD() the same in float64 (v8d, v8d_add), and
  * T(name) a function of the template (name_8). See parameters.h. */
