@@ -240,7 +240,7 @@ def _check_no_token(name: str, what: str) -> None:
 def _nothing(name: str) -> FileError:
     """For a name that is neither on the disk nor a repo id, with what may have been meant."""
     is_file = name.lower().endswith(SUFFIX)
-    fact = f"{printable(name)}: no such "
+    fact = f"{printable(name) or repr(name)}: no such "
     fact += "file" if is_file else "folder, and not a repo id, which looks like owner/name"
     from .hub.names import repo_in_url
 

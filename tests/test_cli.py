@@ -414,7 +414,8 @@ def test_a_full_stdout_is_an_error(folder):
         with open("/dev/full", "w") as full:
             run = subprocess.run([*LP, *args], stdout=full, stderr=subprocess.PIPE, text=True)
         assert run.returncode == 1
-        assert run.stderr.startswith("llamaprobe: ") and "No space left" in run.stderr
+        assert run.stderr.startswith("llamaprobe: stdout: the results could not be printed: ")
+        assert "No space left" in run.stderr
         assert run.stderr.count("\n") == 1
 
 

@@ -104,6 +104,19 @@ def test_wrong_usage_is_one_line(words: list[str], message: str, capsys: pytest.
     assert err.endswith("; see llamaprobe run --help\n")
 
 
+def test_a_download_of_nothing_is_wrong_usage(command):
+    code, out, errors = command("download")
+    assert (code, out) == (2, "")
+    assert errors.startswith("llamaprobe download: error: give REPO, or --from FILE; see")
+
+
+def test_bytes_that_are_not_text_are_named(command):
+    """As sys.argv has them where the locale, or the text, is not UTF-8."""
+    code, _, errors = command("run", "demo", "h\udcc3\udca9")
+    assert code == 1 and "U+DCC3, at character 1, for the byte 0xC3, which was not" in errors
+    assert "byte" not in command("run", "demo", "h\ud800")[2]
+
+
 @pytest.mark.parametrize(
     ("words", "near"),
     [(["rum", "demo"], "run"), (["wieghts", "demo"], "weights"), (["benchmark"], "bench")],

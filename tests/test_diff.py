@@ -136,6 +136,9 @@ def test_what_cannot_be_compared(plain: lp.Run, demo: lp.Model, tmp_path: Path):
         lp.diff(plain, 3)  # type: ignore[arg-type]
     with pytest.raises(lp.FileError, match="no such folder"):
         lp.diff(plain, tmp_path / "none")
+    (tmp_path / "file").touch()
+    with pytest.raises(lp.NotFolderError, match="file: is not a folder; give the folder"):
+        lp.diff(plain, tmp_path / "file")
     other = demo.run(TEXT, points="x")
     other._values["x"] = other._values["x"][0], np.zeros((4, 15, 3), np.float32)
     with pytest.raises(

@@ -358,7 +358,7 @@ def test_reports_too_little_space_before_writing(model, tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(atomic.shutil, "disk_usage", lambda folder: usage)
     run, message = model.run(IDS), r"about .* kB are to be written and 1\.0 kB are free; save less"
-    for format, more in [("csv", ", or for --format npy"), ("npy", ""), ("q4.12", "")]:
+    for format, more in [("csv", ", or with --format npy"), ("npy", ""), ("q4.12", "")]:
         with pytest.raises(lp.FileError, match=message + more + "$"):
             run.save(tmp_path / "deep/out", format=format)
         with pytest.raises(lp.FileError, match=message + more + "$"):

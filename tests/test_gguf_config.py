@@ -353,6 +353,13 @@ def test_keys_that_nothing_reads_are_noted(tmp_path: Path) -> None:
     assert "ignored, as not known of llama" in note
 
 
+@pytest.mark.parametrize("key", ["attention.sliding_window", "expert_count", "vocab_size"])
+def test_an_array_longer_than_is_read_is_not_absent(tmp_path: Path, key: str) -> None:
+    write(CASES["llama"], tmp_path, {f"llama.{key}": [4] * 1025})
+    with pytest.raises(lp.ConfigError, match=rf"m.gguf: llama.{key} is an array of 1025; .*1024"):
+        open_gguf(tmp_path, "m.gguf")
+
+
 def test_a_factor_that_is_not_used_is_noted(tmp_path: Path) -> None:
     """Neither llama.cpp nor transformers uses what the converter takes from attn_factor."""
     write(CASES["qwen3-yarn"], tmp_path, {"qwen3.rope.scaling.yarn_attn_factor": 0.8782})

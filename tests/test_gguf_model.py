@@ -406,6 +406,9 @@ def test_a_type_that_does_not_run(tmp_path: Path) -> None:
             lp.UnsupportedError,
             "layers.0.self_attn.q_norm.weight",
         ),
+        ("blk.0.attn_q.scale", (1,), lp.UnsupportedError, "layers.0.self_attn.q_proj.scale"),
+        ("blk.0.ffn_up.input_scale", (1,), lp.UnsupportedError, "layers.0.mlp.up_proj.input_scale"),
+        ("blk.0.ssm_a", (16,), lp.UnsupportedError, "model.layers.0.ssm_a"),
     ],
 )
 def test_a_tensor_of_another_model(

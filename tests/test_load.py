@@ -181,7 +181,7 @@ def test_rejects_a_dtype_that_cannot_be_computed_with(folder: Path):
         ("/no/such/folder", lp.FileError, "/no/such/folder: no such folder, and not a repo id"),
         ("./missing", lp.FileError, "no such folder"),
         ("missing", lp.FileError, "owner/name"),
-        ("", lp.FileError, "owner/name"),
+        ("", lp.FileError, "^'': no such folder, .*owner/name"),
         ("a/b/c", lp.FileError, "no such folder"),
         ("a\0b", lp.FileError, r"a\\x00b: no such folder"),
         (Path("owner/name"), lp.FileError, "owner/name: no such folder"),

@@ -113,6 +113,8 @@ def run(args: argparse.Namespace) -> int:
         dict.fromkeys([*args.repos, *(repo for path in args.lists for repo in read_list(path))])
     )
     if not repos:
+        if not args.lists:
+            args.usage_error("give REPO, or --from FILE")
         raise ArgumentError("no model is named; give repository ids, or --from FILE")
     token = _read_token() if args.token_stdin else None
     action = _check if args.check else _show_plan if args.dry_run else _download

@@ -7,6 +7,7 @@ import what they need when they run, and this file imports inside `main`, so tha
 import is handled like any other.
 """
 
+import errno
 import sys
 
 TYPE_CHECKING = False  # typing and collections.abc are imports too
@@ -22,6 +23,7 @@ COMMANDS = (
     *("inspect", "weights", "verify", "diff", "harvest", "stats", "bench", "download"),
 )
 """As `--help` lists them; each is a module here."""
+_OF_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main(argv: "Sequence[str] | None" = None) -> int:
@@ -114,9 +116,12 @@ def _failed(error: Exception) -> int:
         drop(sys.stdout)  # the reader has closed the pipe
         return 141
     if isinstance(error, Error | OSError):
+        about = ""
         if not isinstance(error, Error):
             drop(sys.stdout)
-        return _fail(str(error) or type(error).__name__, 1)
+            if error.filename is None and error.errno in _OF_WRITES:  # those of files are Errors
+                about = "stdout: the results could not be printed: "
+        return _fail(about + (str(error) or type(error).__name__), 1)
     if isinstance(error, MemoryError):
         return _fail("out of memory; request fewer points, layers or tokens", 1)
     if isinstance(error, RecursionError):

@@ -103,7 +103,7 @@ def _at(path: Path) -> list[Source]:
         if not os.path.lexists(path):
             raise no_such(path, "no such file or folder")
         known = ", ".join(SUFFIXES)
-        raise ArgumentError(f"{shown_path(path)}: is none of the kinds that can be read: {known}")
+        raise ArgumentError(f"{shown_path(path)}: its kind is not one of those that can be read: {known}")
     _size(path)
     return [Source(path)]
 

@@ -110,7 +110,7 @@ def suffix_of(format: str) -> str:
 
 def way_out(format: str) -> str:
     """What to do when files of a format do not fit the disk."""
-    return "save less" + (", or for --format npy" if format in SEPARATORS else "")
+    return "save less" + (", or with --format npy" if format in SEPARATORS else "")
 
 
 def check_digits(digits: int | str | None) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import numpy as np
 
 from ..config import Config, parse_config
-from ..errors import FormatError
+from ..errors import ConfigError, FormatError
 from ..families.keys import REQUIRED, Keys, any_of
 from ..families.layers import FULL, SLIDING
 from ..families.rope import attention_factor
@@ -88,9 +88,15 @@ class Metadata:
         return [key for key in keys if key.startswith(f"{self.architecture}.")]
 
     def name(self, key: str) -> str:
-        """The key in the file, which then is not `unread`."""
+        """The key in the file, which then is not `unread`. ConfigError for a longer array than is
+        read: it must not count as absent."""
         found = f"{self.architecture}.{key}"
         self._requested.add(found)
+        if self.lengths.get(found, 0) > _LAYERS:
+            raise ConfigError(
+                f"{self.path}: {found} is an array of {self.lengths[found]}; it may have at most"
+                f" {_LAYERS} items, one for each layer"
+            )
         return found
 
     @property

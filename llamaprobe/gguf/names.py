@@ -38,7 +38,7 @@ _POINTS = {
     "k_norm": "attn_k_norm",
 }
 _FUSED = {("q", "k", "v"): "attn_qkv", ("gate", "up"): "ffn_up"}
-_OF_LAYER = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.(.+)\.(weight|bias)")
+_OF_LAYER = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.(.+)")
 
 
 def hugging_face_names(config: Config, stored: Iterable[str]) -> dict[str, str]:
@@ -77,11 +77,12 @@ def _name(stored: str, modules: dict[str, str]) -> str:
     found = _OF_LAYER.fullmatch(stored)
     if not found:
         return stored
-    layer, part, kind = found.groups()
-    return f"model.layers.{layer}.{modules.get(part, part)}.{kind}"
+    layer, part = found.groups()
+    base, dot, kind = part.rpartition(".")  # a part without a kind, as ssm_a, has an empty base
+    return f"model.layers.{layer}.{modules.get(base, base)}{dot}{kind}"
 
 
 def is_turned(stored: str) -> bool:
     """Whether a tensor is one of TURNED."""
     found = _OF_LAYER.fullmatch(stored)
-    return found is not None and found[2] in TURNED
+    return found is not None and found[2].removesuffix(".weight").removesuffix(".bias") in TURNED

@@ -357,8 +357,14 @@ class Tokenizer:
             text.encode("utf-8")
         except UnicodeEncodeError as e:
             code = ord(text[e.start])
+            byte = (
+                f", for the byte 0x{code & 0xFF:02X}, which was not decoded; give text of UTF-8 in a"
+                " UTF-8 locale"
+                if 0xDC80 <= code <= 0xDCFF  # of surrogateescape, as sys.argv has it
+                else ""
+            )
             raise TokenizerError(
-                f"the text has a lone surrogate, U+{code:04X}, at character {e.start}"
+                f"the text has a lone surrogate, U+{code:04X}, at character {e.start}{byte}"
             ) from None
 
     def _checked(self, ids: Any) -> NDArray[np.int32]:

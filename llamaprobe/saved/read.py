@@ -52,8 +52,10 @@ class Saved:
         self.folder = checked_path(folder)
         self._at = shown_path(self.folder / MANIFEST)
         if not os.path.isdir(self.folder):
-            code = errno.ENOTDIR if os.path.lexists(self.folder) else errno.ENOENT
-            raise FileError(f"{shown_path(self.folder)}: no such folder", code, self.folder)
+            code, fact = errno.ENOENT, "no such folder"
+            if os.path.lexists(self.folder):
+                code, fact = errno.ENOTDIR, "is not a folder; give the folder of a saved run"
+            raise FileError(f"{shown_path(self.folder)}: {fact}", code, self.folder)
         if not os.path.isfile(self.folder / MANIFEST):
             raise no_such(
                 self.folder / MANIFEST,
