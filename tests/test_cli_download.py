@@ -73,7 +73,6 @@ def test_rejects_bad_lists_of_models(
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     (tmp_path / "empty").write_bytes(b"\n# nothing\n")
     for arguments in (
-        [],
         ["--from", tmp_path / "none"],
         ["--from", tmp_path / "binary"],
         ["--from", tmp_path / "empty"],
