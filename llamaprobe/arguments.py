@@ -1,6 +1,6 @@
-"""Arguments of a user, checked: an ArgumentError has the argument, its value and the way out.
+"""Checks of user arguments: an ArgumentError names the argument, its value and the way out.
 
-NumPy is not imported, which a command line that only helps does without.
+NumPy is not imported, so that `--help` on the command line starts fast.
 """
 
 import math
@@ -15,12 +15,12 @@ _T = TypeVar("_T")
 
 
 def shown(value: object, limit: int = 60) -> str:
-    """`repr` on one line; the type of what has none, such as an integer of 5,000 digits."""
+    """`repr` on one line; the type if `repr` fails, as for an integer of 5,000 digits."""
     try:
         number: Any = value
         is_number = getattr(value, "shape", None) == () and hasattr(value, "item")
         return printable(repr(number.item() if is_number else value), limit)
-    except Exception:  # whatever a repr raises
+    except Exception:  # a repr may raise anything
         return f"<{printable(type(value).__name__)}>"
 
 
@@ -29,7 +29,7 @@ def refusal(name: str, value: object, way_out: str) -> ArgumentError:
 
 
 def is_whole(value: object) -> bool:
-    """Whether it is one integer: of Python, of NumPy, an array of no axes; not a bool."""
+    """Whether it is one integer: a Python or NumPy integer or a 0-d array; not a bool."""
     if isinstance(value, bool) or getattr(value, "ndim", None) not in (None, 0):
         return False
     try:
@@ -42,28 +42,32 @@ def is_whole(value: object) -> bool:
 def whole(
     name: str, value: Any, least: int | None = None, end: int | None = None, way_out: str = ""
 ) -> int:
-    """An integer from `least` up, below `end`. ArgumentError."""
+    """An integer of at least `least` and below `end`. ArgumentError."""
     if is_whole(value):
         number = operator.index(value)
         least_of_all = -(1 << 63) if least is None else least
         if least_of_all <= number < (1 << 63 if end is None else end):
             return number
     if not way_out:
-        way_out = "an integer" + ("" if least is None else f" from {least} {_up_to(end)}")
+        way_out = "an integer" + ("" if least is None else _bounds(least, end))
     raise refusal(name, value, way_out)
 
 
-def _up_to(end: int | None) -> str:
-    return "up" if end is None else f"to {end - 1}"
+def _bounds(least: int, end: int | None) -> str:
+    return f" of at least {least}" if end is None else f" from {least} to {end - 1}"
 
 
 def real(name: str, value: Any, way_out: str = "a number", *, finite: bool = True) -> float:
-    """A number, which is finite unless it may be anything. ArgumentError."""
+    """A number; with `finite`, neither NaN nor infinite. ArgumentError."""
     is_flag = isinstance(value, bool) or getattr(getattr(value, "dtype", None), "kind", "") == "b"
-    if not isinstance(value, (str, bytes, bytearray)) and not is_flag and not getattr(value, "ndim", 0):
+    if (
+        not isinstance(value, (str, bytes, bytearray))
+        and not is_flag
+        and not getattr(value, "ndim", 0)
+    ):
         try:
             number = float(value)
-        except Exception:  # whatever __float__ raises
+        except Exception:  # __float__ may raise anything
             pass
         else:
             if math.isfinite(number) or not finite:
@@ -80,7 +84,7 @@ def fraction(name: str, value: Any) -> float:
 
 
 def choice(name: str, value: Any, known: Sequence[str]) -> str:
-    """One of some words. ArgumentError."""
+    """One of the `known` words. ArgumentError."""
     if isinstance(value, str) and value in known:
         return value
     more = ", ..." if len(known) > 12 else ""
@@ -88,7 +92,7 @@ def choice(name: str, value: Any, known: Sequence[str]) -> str:
 
 
 def flag(name: str, value: Any) -> bool:
-    """ArgumentError for what is neither true nor false, such as an array."""
+    """A bool. ArgumentError for a value without a truth value, such as an array."""
     try:
         return bool(value)
     except Exception:
@@ -96,19 +100,19 @@ def flag(name: str, value: Any) -> bool:
 
 
 def is_iterable(value: object) -> bool:
-    """An array without axes only looks like one."""
+    """False for a 0-d array, which only looks iterable."""
     return isinstance(value, Iterable) and getattr(value, "ndim", None) != 0
 
 
 def listed(name: str, value: Any, way_out: str) -> list[Any]:
-    """The items of an iterable that is not a text. ArgumentError."""
+    """The items of an iterable other than a str. ArgumentError."""
     if isinstance(value, (str, bytes, bytearray, Mapping)) or not is_iterable(value):
         raise refusal(name, value, way_out)
     return list(value)
 
 
 def instance(name: str, value: Any, kind: type[_T], way_out: str) -> _T:
-    """A value of one type. ArgumentError."""
+    """A value of type `kind`. ArgumentError."""
     if isinstance(value, kind):
         return value
     raise refusal(name, value, way_out)

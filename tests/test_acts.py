@@ -66,20 +66,20 @@ CASES: list[tuple[Case, str]] = [
     (lambda m, r: m.lens(r).top(99, 0), "row is 99; give an integer from -5 to 4"),
     (lambda m, r: m.attribute(r, None), "a token is an id or text, not None"),  # type: ignore[call-overload]
     (lambda m, r: m.attribute(r, 3, position=[]), "selects none"),
-    (lambda m, r: m.attribute(r, 3).top(-1), "n is -1; give an integer from 1 up"),
+    (lambda m, r: m.attribute(r, 3).top(-1), "n is -1; give an integer of at least 1"),
     (lambda m, r: m.head_out(r, [1, 2]), r"layer is \[1, 2\]; give an integer"),  # type: ignore[arg-type]
     (lambda m, r: m.direct_effect(r, 3, component=[]), r"component is \[\]; give its kind"),  # type: ignore[arg-type]
     (
         lambda m, r: m.direct_effect(
             m.run(IDS, points="all", edits=of("final_norm[-1] *= 2")), 3, component=("attn", 1)
         ),
-        "final_norm of this run was edited, behind the sum",
+        "final_norm of this run was edited, after the sum",
     ),
     (lambda m, r: m.patch_map(IDS, IDS, metric=lp.logprob(3), positions=[0, 0]), "position 0 is listed twice"),
     (lambda m, r: m.patch_map(IDS, IDS, metric=lp.logprob(3), positions="a"), "positions is 'a'; give a position"),  # type: ignore[arg-type]
     (lambda m, r: m.sweep(IDS, of("x[1][2] = 0"), lp.logprob(3)), "edits is one Edits; give a list"),  # type: ignore[arg-type]
-    (lambda m, r: m.sweep(IDS, [], lp.kl(r, 99)), "position 99 is outside: the run of lp.kl has 5 tokens"),
-    (lambda m, r: m.sweep(IDS, [], lp.logprob(3, 99)), "position 99 is outside: the prompt has 5 tokens"),
+    (lambda m, r: m.sweep(IDS, [], lp.kl(r, 99)), "position 99 is out of range: the run of lp.kl has 5 tokens"),
+    (lambda m, r: m.sweep(IDS, [], lp.logprob(3, 99)), "position 99 is out of range: the prompt has 5 tokens"),
     (lambda m, r: lp.merge_stats([3]), "item 0 of parts is 3; give a Stats"),  # type: ignore[list-item]
     # values
     (lambda m, r: lp.Edits().__getitem__(("x", 1)).__setitem__(2, MASKED), "the array is masked .3 of 128 values."),

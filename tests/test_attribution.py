@@ -235,7 +235,7 @@ def test_altered_values_and_other_weights_are_an_error(
     other = model.run(STORY, points=POINTS)
     other["mlp_out", 2][-1, 0] += 0.05
     for by in ("layer", "head", "source"):
-        with pytest.raises(lp.ArgumentError, match="rounding leaves at most"):
+        with pytest.raises(lp.ArgumentError, match="rounding explains at most"):
             model.attribute(other, 3, by=by)
     model.attribute(other, 3, position=-2)
     first, second = (lp.load(random_checkpoint(seed=seed)) for seed in (1, 2))

@@ -67,7 +67,7 @@ def test_what_is_missing_or_stands_behind(model: "lp.Model"):
         model.attribute(model.run(STORY, points=POINTS, edits=edits), 3)
     edits = lp.Edits()
     edits["logits"][-1, 3] = 2
-    with pytest.raises(lp.ArgumentError, match="behind the sum"):
+    with pytest.raises(lp.ArgumentError, match="after the sum"):
         model.attribute(model.run(STORY, points=POINTS, edits=edits), 3)
 
 

@@ -113,7 +113,7 @@ def test_a_model_without_a_tokenizer_shows_ids(
         (["Once", "--points", "x"], "--points is for --out DIR"),
         (["Once", "--layers", "1"], "--layers is for --out DIR"),
         (["Once", "--force"], "--force is for --out DIR"),
-        (["Once", "--temperature", "0"], "--temperature is 0; it is above 0"),
+        (["Once", "--temperature", "0"], "--temperature is 0; it must be above 0"),
         (["Once", "--top-p", "1.5"], r"--top-p is 1.5; give a number in"),
         (["Once", "--top-k", "0"], "--top-k is 0"),
         (["Once", "--seed", "-1"], "seed"),

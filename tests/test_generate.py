@@ -307,7 +307,7 @@ def test_a_chat_ends_with_its_turn(demo: lp.Model):
 
 def test_what_is_refused_before_anything_is_computed(demo: lp.Model):
     for n in (0, -1, 1.5, True, "3", None):
-        with pytest.raises(lp.ArgumentError, match="n_tokens is .*from 1 up"):
+        with pytest.raises(lp.ArgumentError, match="n_tokens is .*of at least 1"):
             demo.generate(STORY, n)
     for stop in (3, [""], ["eos", None], ""):
         with pytest.raises(lp.ArgumentError, match="^stop is"):

@@ -53,7 +53,7 @@ def test_a_session_keeps_to_its_table(longrope: lp.Model):
         lp.ArgumentError, match=r"from 16 to 17 tokens: .*_embeddings, 16, this model"
     ):
         session.extend([3])
-    with pytest.raises(lp.ArgumentError, match="turns by another table"):
+    with pytest.raises(lp.ArgumentError, match="uses another LongRoPE table"):
         session.generate(1)
     assert session.run.equals(longrope.run(session.token_ids, points="k_rope"))
     session = longrope.start(list(range(17)), points="k_rope")

@@ -68,5 +68,5 @@ def test_a_glob_that_a_model_matches_leaves_out_its_images() -> None:
 
 
 def test_there_is_none() -> None:
-    with pytest.raises(lp.ArgumentError, match="matches none of the models in GGUF: there is none"):
+    with pytest.raises(lp.ArgumentError, match="matches none of the models in GGUF: there are none"):
         choose(["config.json"], "*Q4*", "here")

@@ -336,7 +336,7 @@ def test_two_tensors_of_one_name(name: str, tmp_path: Path) -> None:
     tensors[name] = gguf_maker.stored(np.ones(shape), "F32")
     metadata = gguf_maker.model_metadata("qwen3", case.hub_keys())
     gguf_maker.write_gguf(tmp_path / "m.gguf", metadata, tensors)
-    with pytest.raises(lp.FormatError, match=f"and '{name}' are the same one of the model"):
+    with pytest.raises(lp.FormatError, match=f"and '{name}' are the same tensor of the model"):
         open_gguf(tmp_path, "m.gguf")
 
 
@@ -350,7 +350,7 @@ def test_keys_that_nothing_reads_are_noted(tmp_path: Path) -> None:
     assert (
         "m.gguf: llama.attention.chunk_size, llama.nextn_predict_layers, llama.new_list: " in note
     )
-    assert "ignored, as not known of llama" in note
+    assert "ignored, as unknown for llama" in note
 
 
 @pytest.mark.parametrize("key", ["attention.sliding_window", "expert_count", "vocab_size"])

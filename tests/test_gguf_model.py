@@ -214,7 +214,7 @@ def test_a_harvest_finds_its_file_among_others_elsewhere(tmp_path: Path) -> None
     plan = open_plan(str(tmp_path / "plan"))
     for source in (None, str(folders[1]), str(folders[1] / "m.gguf")):
         assert model_of(plan, source).run(IDS).equals(model.run(IDS)), source
-    with pytest.raises(lp.ArgumentError, match="the weights are not that of"):
+    with pytest.raises(lp.ArgumentError, match="the weights are not those of"):
         model_of(plan, str(folders[1] / "n.gguf"))
 
 
@@ -393,7 +393,7 @@ def test_a_type_that_does_not_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "error", "message"),
     [
-        ("blk.0.attn_q.bias", (64,), lp.UnsupportedError, "only a matrix can be in turned order"),
+        ("blk.0.attn_q.bias", (64,), lp.UnsupportedError, "only a matrix can be permuted for RoPE"),
         (
             "blk.0.ffn_gate_inp.weight",
             (4, 64),
@@ -423,7 +423,7 @@ def test_a_tensor_of_another_model(
     gguf_maker.write_gguf(tmp_path / "m.gguf", metadata, tensors | {name: values})
     with pytest.raises(error, match=message) as caught:
         lp.load(tmp_path / "m.gguf")
-    assert "turned" in message or "so its metadata describe another model" in str(caught.value)
+    assert "permuted" in message or "so its metadata describe another model" in str(caught.value)
 
 
 def test_metadata_of_other_sizes(tmp_path: Path) -> None:

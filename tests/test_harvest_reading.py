@@ -156,7 +156,7 @@ def test_a_missing_shard(copy):
     h = lp.read_harvest(copy)
     rows = h.plan.rows_of(1)
     assert h["x", 2][: rows.start].shape and h["x", 1][rows].shape
-    with pytest.raises(lp.FileError, match=r"shard-00001.*shard 1 is not there"):
+    with pytest.raises(lp.FileError, match=r"shard-00001.*shard 1 is missing"):
         h["x", 2][rows.start]
 
 

@@ -297,7 +297,7 @@ def test_a_shard_of_another_size_or_without_sidecar_is_made_again(tmp_path, made
 
 def test_another_model_is_refused(tmp_path, made, random_checkpoint, demo_folder):
     plan = plan_only(made, tmp_path / "out")
-    with pytest.raises(lp.ArgumentError, match="the weights are not that of"):
+    with pytest.raises(lp.ArgumentError, match="the weights are not those of"):
         lp.harvest_shard(plan, 0, model=lp.load(random_checkpoint()))
     shutil.copytree(demo_folder, tmp_path / "copy")
     assert lp.harvest_shard(plan, 0, model=str(tmp_path / "copy")).is_new
@@ -317,7 +317,7 @@ def test_a_changed_byte_outside_of_the_fingerprint(tmp_path, made, demo_folder):
     path.write_bytes(data)
     here, there = lp.load("demo"), lp.load(tmp_path / "copy")
     assert [*here.fingerprints.by_name().values()] == [*there.fingerprints.by_name().values()]
-    with pytest.raises(lp.ArgumentError, match="the weights are not that of"):
+    with pytest.raises(lp.ArgumentError, match="the weights are not those of"):
         lp.harvest_shard(plan, 0, model=there)
     assert lp.harvest_shard(plan, 0, model=here).is_new
 

@@ -126,7 +126,7 @@ def test_a_flipped_bit_that_leaves_a_possible_value(saved, tmp_path, name):
     data[8 + n + json.loads(data[8 : 8 + n])[name]["data_offsets"][0]] ^= 1
     path = tmp_path / "s"
     path.write_bytes(data)
-    with pytest.raises(lp.FormatError, match="do not have the sha256 that it names"):
+    with pytest.raises(lp.FormatError, match="do not have the sha256 in its header"):
         lp.read_stats(path)
 
 
@@ -263,7 +263,7 @@ def test_a_file_of_another_kind_or_version(saved, tmp_path):
         (lambda facts: facts.update(format="x"), "is not a file of statistics"),
         (lambda facts: facts.update(format_version=2), "format version 2"),
         (lambda facts: facts.update(stats=["gram", "range"]), "not in its order"),
-        (lambda facts: facts["targets"].pop("x.1"), "which is no part of it"),
+        (lambda facts: facts["targets"].pop("x.1"), "which does not belong in it"),
     ):
         assert message in str(attempt(rewritten(path, saved, alter)))
     from llamaprobe.data.tensor_file import write_tensors

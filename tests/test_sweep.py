@@ -269,12 +269,12 @@ def test_a_patch_map_is_the_runs_of_its_cells(model: lp.Model, small_chunks: Non
         ({"point": "x", "heads": True}, "it has no heads to patch one by one"),
         ({"point": "nothing"}, "nothing"),
         ({"layers": [4]}, "4"),
-        ({"positions": [21]}, "position 21 is outside: the prompt has 21 tokens"),
+        ({"positions": [21]}, "position 21 is out of range: the prompt has 21 tokens"),
         ({"positions": slice(3, 3)}, "positions selects none of 21 tokens"),
         ({"clean": IDS[:20]}, "the clean prompt has 20 tokens and the corrupted one 21"),
-        ({"clean": [IDS, IDS]}, "a sweep is of one prompt, and this is a batch"),
+        ({"clean": [IDS, IDS]}, "a sweep takes one prompt, and this is a batch"),
         ({"metric": lp.logprob(97)}, "token id 97 is out of range: the vocabulary has 97"),
-        ({"metric": lp.logprob(3, position=-22)}, "position -22 is outside"),
+        ({"metric": lp.logprob(3, position=-22)}, "position -22 is out of range"),
         ({"metric": 7}, "metric is 7; give lp.logit_diff"),
         ({"metric": lambda row: "much"}, "the metric returned 'much', a str; it must be a number"),
     ],
@@ -305,7 +305,7 @@ def test_normalized_needs_two_measures(model: lp.Model):
         s.normalized  # noqa: B018
     same = model.patch_map(IDS, IDS, metric=lp.logprob(3))
     assert same.n_skipped == same.values.size and (same.values == same.base).all()
-    with pytest.raises(lp.ArgumentError, match="for the clean and for the corrupted prompt"):
+    with pytest.raises(lp.ArgumentError, match="for both the clean and the corrupted prompt"):
         same.normalized  # noqa: B018
 
 
@@ -343,7 +343,7 @@ def test_metrics(model: lp.Model):
         assert sweep.values[0] == pytest.approx(value, abs=1e-12)
     earlier = model.sweep(IDS[:9], [e], lp.kl(run, position=-9))
     assert earlier.base > 0
-    with pytest.raises(lp.ArgumentError, match="position 21 is outside: the run of lp.kl has 21 tokens"):
+    with pytest.raises(lp.ArgumentError, match="position 21 is out of range: the run of lp.kl has 21 tokens"):
         model.sweep(IDS, [e], lp.kl(run, position=21))
     with pytest.raises(lp.PointError, match="logits was not captured"):
         model.sweep(IDS, [e], lp.kl(model.run(IDS)))

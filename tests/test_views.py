@@ -203,7 +203,7 @@ def test_a_patch_map_shows_its_cells(model: lp.Model, patches: lp.Sweep):
     moves = (patches.values != patches.base).any(axis=0)
     still = np.count_nonzero(patches.values[:, moves] == patches.base)
     assert text.count("·") == still > 0
-    assert f"of {np.count_nonzero(~moves)} other positions no patch moves it" in text
+    assert f"no patch at {np.count_nonzero(~moves)} other positions moves it" in text
     lines = repr(patches).splitlines()
     assert len(lines) == 11 and lines[1].split() == [
         *name.split(),

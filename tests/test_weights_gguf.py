@@ -269,7 +269,7 @@ def test_weights_of_a_model_that_does_not_run(tmp_path):
     (tmp_path / "m.gguf").write_bytes(data.replace(b"llama", b"falco", 1))
     with pytest.raises(lp.UnsupportedError, match="falco"):
         lp.load(tmp_path / "m.gguf")
-    with pytest.warns(UserWarning, match="go by the names of the file"):
+    with pytest.warns(UserWarning, match="keep the names of the file"):
         lp.export_weights(
             tmp_path / "m.gguf", tmp_path / "w", filter="blk.0.*", format="npy", progress=False
         )

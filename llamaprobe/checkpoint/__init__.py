@@ -1,1 +1,1 @@
-"""The weights of a model in their files: folders, tensors by name, opening."""
+"""The weight files of a model: folders, tensors by name, opening."""

@@ -2,11 +2,11 @@
 
 `model.safetensors` is used if it exists, else the shards of `model.safetensors.index.json`. The
 index is not trusted: it may only name files of its own folder, and its entries must agree with the
-shards. Files are opened relative to the folder, mapped and proved in C.
+shards. Files are opened relative to the folder, then mapped and validated in C.
 
 In a downloaded folder, a link must stay inside the download, or lead through a blob of its cache
-that the owner has moved; in the user's own folder links are followed. `Checkpoint.links` has their
-targets.
+that the cache's owner has moved. In the user's own folder, links are followed. `Checkpoint.links`
+holds their targets.
 """
 
 import contextlib
@@ -39,12 +39,12 @@ _MAX_INDEX = 16 << 20
 _MAX_NAME = 255
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
 _LAYER = re.compile(r"(?:language_model\.)?model\.layers\.(\d{1,9})\.")
-_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # what a cache calls a blob
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # the file name of a blob in a cache
 _SERIES = re.compile(r".+-[0-9]+-of-[0-9]+\.safetensors")
-_MAX_LINKS = 40  # as many as the system follows
-_SHOWN = 5  # so many names in a message
+_MAX_LINKS = 40  # the kernel's limit
+_SHOWN = 5  # names in a message
 
-# Other files of weights, and what to do with them.
+# Other kinds of weight files, and what to do with them.
 OTHER_FORMATS = {
     ".gguf": "GGUF of a part of a model; choose another with file= (--file GLOB)",
     ".bin": "PyTorch pickle, which can run code; convert it with transformers: "
@@ -58,10 +58,10 @@ class TensorInfo(NamedTuple):
 
     file: "_core.Safetensors | _core.Gguf"
     dtype: str
-    """As safetensors spells it, "BF16", or as GGUF does, "Q4_K"."""
+    """As spelled in safetensors ("BF16") or in GGUF ("Q4_K")."""
     shape: tuple[int, ...]
     offset: int
-    """Of its first byte in the file."""
+    """Of the first byte, from the start of the file."""
     n_bytes: int
 
 
@@ -71,11 +71,11 @@ class Checkpoint:
 
     folder: Path
     files: "tuple[_core.Safetensors | _core.Gguf, ...]" = field(repr=False)
-    """In the order of their names; `path` of each is its full path."""
+    """Sorted by name; `path` of each is its full path."""
     tensors: Mapping[str, TensorInfo] = field(repr=False)
-    """By stored name, file by file, in the order of the data."""
+    """Stored name -> tensor, file by file, in the order of the data."""
     links: Mapping[str, Path]
-    """The targets of those files that are symbolic links."""
+    """File name -> target, for the files that are symbolic links."""
     format: str = "safetensors"
     """Or "gguf"."""
     packed: Mapping[str, PackedInfo] = field(default_factory=dict, repr=False)
@@ -83,14 +83,14 @@ class Checkpoint:
     aliases: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Hugging Face name -> stored name of plain tensors that are stored under another."""
     companions: frozenset[str] = field(default=frozenset(), repr=False)
-    """Stored tensors of a quantised checkpoint that no value of a weight depends on, such as the
-    scales of activations."""
+    """Stored tensors of a quantised checkpoint that no weight's value depends on, such as
+    activation scales."""
     quantization: "Quantization | None" = None
-    """What a quantised checkpoint says of itself; None for a plain one."""
+    """None for a checkpoint that is not quantised."""
 
     @cached_property
     def names(self) -> Mapping[str, TensorInfo]:
-        """The tensors that a model may use, by Hugging Face name; of a packed weight its codes."""
+        """Hugging Face name -> tensor that a model may use; for a packed weight, its codes."""
         stored = {name: info.part_names["codes"] for name, info in self.packed.items()}
         stored |= self.aliases
         parts = {part for info in self.packed.values() for part in info.part_names.values()}
@@ -100,17 +100,17 @@ class Checkpoint:
 
     @property
     def first_file(self) -> str:
-        """The name of the first file, for messages about a tensor that is in no file."""
+        """The name of the first file, for messages about a missing tensor."""
         return _base(self.files[0])
 
     @property
     def shown(self) -> str:
-        """For messages: the folder, or the first file of a model in GGUF."""
+        """For messages: the folder; for a GGUF, its first file."""
         return shown_path(self.files[0].path if self.format == "gguf" else self.folder)
 
     @property
     def n_bytes(self) -> int:
-        """Of all tensors together."""
+        """Bytes of all tensors."""
         return sum(tensor.n_bytes for tensor in self.tensors.values())
 
 
@@ -119,11 +119,11 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open the weights in a folder.
 
-    With `mmap=False` the files are read into memory, independent of later changes. `layers`: shards
-    that hold only layers from that number on are not opened, and may be missing.
+    With `mmap=False` the files are read into memory, so that later changes do not matter. `layers`:
+    how many of the first layers to open; shards that hold only later ones may be missing.
 
-    Raises FileError (no weights, a shard missing or unreadable, a link that leaves a download),
-    FormatError (a broken file or index), UnsupportedError (weights in another format).
+    Raises FileError (no weights, a shard missing or unreadable, a link out of a download),
+    FormatError (a damaged file or index), UnsupportedError (weights in another format).
     """
     folder = checked_path(folder)
     with opened(folder) as fd:
@@ -132,7 +132,7 @@ def open_checkpoint(
 
 @contextlib.contextmanager
 def opened(folder: Path) -> Iterator[int]:
-    """The descriptor of a folder, which files are opened relative to. FileError."""
+    """A descriptor of the folder, for opening its files relative to it. FileError."""
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -145,7 +145,7 @@ def opened(folder: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def named(folder: Path) -> Iterator[None]:
-    """The core's errors about a file begin with its folder, which the core does not know."""
+    """Prefix the core's errors about a file with its folder, which the core does not know."""
     try:
         yield
     except (FileError, FormatError, UnsupportedError) as e:
@@ -183,7 +183,7 @@ def _open_file(path: Path, fd: int, mmap: bool) -> _core.Safetensors:
 
 
 def _exists(fd: int, name: str) -> bool:
-    """True for a dangling link too: opening it gives the error."""
+    """True for a dangling link too, so that opening it raises the error."""
     with contextlib.suppress(FileNotFoundError):
         os.lstat(name, dir_fd=fd)
         return True
@@ -206,9 +206,9 @@ def _nothing_found(folder: Path, fd: int) -> Error:
             errno.ENOENT,
             folder / INDEX,
         )
-    found = f"; there is {_list(others)}, under a name that no model has" if others else ""
+    found = f"; there is {_list(others)}, a name that is not looked for" if others else ""
     if _ADAPTER in others:
-        found = f"; there is {_ADAPTER}, which is not a model; merge it into the one that it is for"
+        found = f"; there is {_ADAPTER}, which is not a model; merge it into its base model"
     message = f"{shown_path(folder)}: neither {SINGLE} nor {INDEX}{found}"
     return FileError(message, errno.ENOENT, folder / SINGLE)
 
@@ -223,7 +223,7 @@ class _Index(NamedTuple):
     total_size: object = None
 
     def first(self, n_layers: int | None) -> "_Index":
-        """Without the shards that hold only later layers."""
+        """Leave out the shards that hold only later layers."""
         if n_layers is None:
             return self
         numbered = {tensor: _LAYER.match(tensor) for tensor in self.weight_map}
@@ -247,7 +247,7 @@ def _read_index(folder: Path, fd: int) -> _Index:
 
 
 def weight_map(index: dict[str, Any], path: str | Path) -> dict[str, str]:
-    """Tensor -> file of an index of shards; FormatError names `path`."""
+    """Tensor -> file name, from a shard index read from `path`. FormatError."""
     found = index.get("weight_map")
     if type(found) is not dict or not found:
         raise FormatError(
@@ -276,7 +276,7 @@ def _check_present(folder: Path, fd: int, names: tuple[str, ...]) -> None:
 def tensors_of(
     folder: Path, files: "tuple[_core.Safetensors | _core.Gguf, ...]"
 ) -> dict[str, TensorInfo]:
-    """Every tensor of some files by its stored name. FormatError for one that is in two files."""
+    """Stored name -> tensor, over several files. FormatError for a name in two files."""
     tensors: dict[str, TensorInfo] = {}
     for file in files:
         for name, dtype, shape, offset, n_bytes in file.tensors():
@@ -299,7 +299,7 @@ def _check_map(index: _Index, tensors: Mapping[str, TensorInfo]) -> None:
 
 
 def _check_total(index: _Index, tensors: Mapping[str, TensorInfo]) -> None:
-    """A wrong sum is only a warning: writers disagree on what it counts."""
+    """Only warn about a wrong sum: writers disagree on what total_size counts."""
     n_bytes = sum(tensor.n_bytes for tensor in tensors.values())
     if index.total_size is not None and index.total_size != n_bytes:
         log.warn(
@@ -313,7 +313,7 @@ def _check_total(index: _Index, tensors: Mapping[str, TensorInfo]) -> None:
 
 
 def links_of(folder: Path, fd: int, names: tuple[str, ...]) -> dict[str, Path]:
-    """The targets of links. FileError for one that leads out of a downloaded folder."""
+    """File name -> target of each link. FileError for a link out of a downloaded folder."""
     links = {
         name: Path(os.path.realpath(folder / name))
         for name in names
@@ -332,10 +332,12 @@ def links_of(folder: Path, fd: int, names: tuple[str, ...]) -> dict[str, Path]:
 
 
 def _download_roots(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The folders of a download, and those of its blobs: models--owner--name of a hub cache, its
-    blobs, and those that its models share (huggingface_hub 2.4); or a plain folder with download
-    metadata. Both are empty for the user's own folder. Blobs or snapshots may be links of the
-    cache's owner to another disk."""
+    """The folders of a download, and the folders of its blobs.
+
+    In a hub cache these are models--owner--name, and its blobs and those that all models share
+    (huggingface_hub 2.4); elsewhere, a plain folder with download metadata. Both lists are empty
+    for the user's own folder. The cache's owner may have replaced blobs/ or snapshots/ by a link
+    to another disk."""
     real = Path(os.path.realpath(folder))
     caches = {
         here.parent.parent
@@ -350,8 +352,8 @@ def _download_roots(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _passes_a_blob(link: Path, blobs: list[Path]) -> bool:
-    """Whether a chain of links leads through a blob named by its hash: then the owner of the cache
-    has moved that blob to another disk; a download itself cannot make such a link."""
+    """Whether a chain of links leads through a blob named by its hash. Then the cache's owner has
+    moved that blob to another disk: a download cannot create such a link."""
     for _ in range(_MAX_LINKS):
         at = Path(os.path.realpath(link.parent))
         if _HASH.fullmatch(link.name) and any(place in (at, at.parent) for place in blobs):

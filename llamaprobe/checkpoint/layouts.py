@@ -1,19 +1,19 @@
 """Packed weights in plain NumPy: stored bytes -> codes, scales, zeros, and the values they mean.
 
-Every layout means the same formula, for row o and column i of a matrix [out, in]:
+Every layout follows one formula, for row o and column i of a matrix [out, in]:
 
     value = scale * (level - zero) + offset
-    level = levels[code], or the code itself
+    level = levels[code], or the code itself without a table
 
 where scale, zero and offset are shared by a group of columns (and perhaps of rows). Codes are the
-stored bit fields, unsigned unless the format stores int8; level, zero and their difference are small
-integers or 8-bit floats. float32 holds every scale and offset exactly, also the products of the two
-levels of scales of GGUF's K types. Then the product is rounded once where it must be (int8 and fp8
-with float32 scales), and so is the sum of the types with an offset, whose product is exact: never
-more than one rounding, so that float64 rounded to float32 at the end gives the same bits.
+stored bit fields, unsigned unless the format stores int8; level, zero and their difference are
+small integers or 8-bit floats. Every scale and offset is exact in float32, including the products
+of the two levels of scales in GGUF's K types. At most one operation rounds: the product, for
+float32 scales (int8, fp8), or the sum, for types with an offset, whose product is exact. So
+computing in float64 and rounding to float32 at the end gives the same bits.
 
-This file shares no code with the core, which it is the oracle of, and is slower: `Packed.read` of
-the core is what a model uses. Rows come in the order of Hugging Face's file.
+This is the reference for the core's `Packed.read`, which models use: it shares no code with it, and
+is slower. Rows are in the order of Hugging Face's file.
 """
 
 import dataclasses
@@ -29,16 +29,17 @@ from numpy.typing import NDArray
 Numbers = NDArray[Any]
 
 FLOATS = ("f32", "f16", "bf16")
-"""Kinds without codes: floats whose rows may lie in another order."""
+"""Kinds without codes: floats whose rows may be in another order."""
 
 _HALF, _BYTE = "<f2", "u1"
-_AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # nibble of a word in which its column 0, 1, ... lies
+_AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # the nibble of a word that holds its column 0, 1, ...
 IQ4_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
 class _Plane(NamedTuple):
-    """Bits of every code of a block: those of a field of bytes, `width` bits each. `run` bytes in a
-    row hold the lowest bits of `run` codes, then the next bits of the next `run`, and so on."""
+    """Some bits of every code of a block, `width` for each, stored in one field of bytes. `run`
+    consecutive bytes hold the bits of `run` codes in their lowest bits, of the next `run` codes in
+    the bits above, and so on."""
 
     field: str
     width: int
@@ -48,7 +49,7 @@ class _Plane(NamedTuple):
 
 @dataclass(frozen=True)
 class _Block:
-    """One type of GGUF: the fields of a block in their order, and where the bits of a code are."""
+    """A block type of GGUF: its fields in order, and where the bits of a code are."""
 
     fields: list[Any]  # of a NumPy dtype
     planes: tuple[_Plane, ...]
@@ -62,7 +63,7 @@ class _Block:
 
     @property
     def size(self) -> int:
-        """Codes of a block."""
+        """Codes per block."""
         plane = self.planes[0]
         n_bytes: int = self.dtype[plane.field].itemsize
         return n_bytes * 8 // plane.width
@@ -111,8 +112,8 @@ KINDS = (*FLOATS, *BLOCKS, "fp8", "int8", "int", "gptq", "awq")
 
 
 class Part(NamedTuple):
-    """A stored tensor: its dtype as its file spells it, and its words in place (a block type: its
-    bytes)."""
+    """A stored tensor: its dtype as the file spells it, and its elements in place (for a block
+    type, its bytes)."""
 
     dtype: str
     words: Numbers
@@ -120,26 +121,26 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Tables:
-    """What codes are scaled with: [rows, columns], an entry for each group."""
+    """Scales, zeros and offsets: [rows, columns], one entry per group."""
 
     scales: NDArray[np.float32]
     zeros: Numbers | None
-    """Integers in the shape of the scales, or [1, 1] for all; None: 0."""
+    """Integers in the shape of the scales, or [1, 1] if all are equal; None: 0."""
     offsets: NDArray[np.float32] | None
     fields: Mapping[str, Numbers]
-    """Of GGUF's K types and iq4_xs the stored numbers: scales are d * s, offsets -dmin * m."""
+    """For GGUF's K types and iq4_xs, the stored numbers: scales are d * s, offsets -dmin * m."""
 
     @property
     def named(self) -> dict[str, Numbers]:
-        """All that there are."""
+        """Every table that is not None, by name."""
         found = {"scales": self.scales, "zeros": self.zeros, "offsets": self.offsets}
         return {name: each for name, each in found.items() if each is not None} | dict(self.fields)
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A packed weight as its file holds it. Arguments as of `_core.Packed`; parts by their role:
-    codes, scales, zeros, group_of."""
+    """A packed weight as stored in its file. Arguments as for `_core.Packed`; parts by role: codes,
+    scales, zeros, group_of."""
 
     kind: str
     shape: tuple[int, int]
@@ -166,13 +167,13 @@ class Stored:
 
     @property
     def row_step(self) -> int:
-        """Rows whose codes and scales can be cut from the rest."""
+        """Rows are cut only at multiples of this, where codes and scales begin anew."""
         per_word = 32 // (self.bits or 4) if self.kind in ("int", "gptq", "awq") else 1
         return math.lcm(per_word, self.rows)
 
     @property
     def levels(self) -> NDArray[np.float32] | None:
-        """What a code stands for; None: itself."""
+        """float32 [n_codes]: the number that each code stands for; None: the code itself."""
         if self.kind == "fp8":
             return fp8_levels()
         block = BLOCKS.get(self.kind)
@@ -180,12 +181,12 @@ class Stored:
 
     @property
     def group_of(self) -> NDArray[np.int32] | None:
-        """The group of each column where that is not column // group."""
+        """int32 [in]: the group of each column; None: column // group."""
         part = self.parts.get("group_of")
         return None if part is None else part.words.reshape(-1).astype(np.int32)
 
     def of_rows(self, first: int, stop: int) -> "Stored":
-        """Rows [first, stop) alone. `first` is a multiple of `row_step`."""
+        """Rows [first, stop) only. `first` is a multiple of `row_step`."""
         stop = min(stop, self.shape[0])
         cut = {role: self._cut(role, part, first, stop) for role, part in self.parts.items()}
         return dataclasses.replace(self, shape=(stop - first, self.shape[1]), parts=cut, turned=0)
@@ -250,7 +251,7 @@ class Stored:
         return table.reshape(-(-self.shape[0] // self.rows), -(-self.shape[1] // self.group))
 
     def _zeros(self) -> Numbers | None:
-        """As they are subtracted from the codes."""
+        """The numbers that are subtracted from the codes."""
         part, n_rows = self.parts.get("zeros"), self.shape[0]
         if part is None:
             return np.full((1, 1), 1 << (self.bits - 1), np.uint8) if self.kind == "int" else None
@@ -267,7 +268,7 @@ class Stored:
     # ---- values ----
 
     def values(self, dtype: type = np.float32) -> NDArray[np.float32]:
-        """[out, in] float32: the formula in float32, or in float64 and rounded at the end."""
+        """[out, in] float32: the formula in float32, or in float64 and rounded once at the end."""
         with np.errstate(all="ignore"):
             values = self._values(dtype).astype(np.float32)
         return to_bf16(values) if self.as_bf16 else values
@@ -285,7 +286,7 @@ class Stored:
         return product if tables.offsets is None else product + self.spread(tables.offsets)
 
     def spread(self, table: Numbers) -> Numbers:
-        """A table of groups as one entry for each row and column."""
+        """A table [groups of rows, groups of columns] -> one entry for each row and column."""
         n_rows, n_cols = self.shape
         groups = self.group_of
         if groups is None:
@@ -295,7 +296,7 @@ class Stored:
 
 
 def floats(part: Part) -> NDArray[np.float32]:
-    """Numbers of a stored float tensor, in its shape."""
+    """A stored float tensor as float32, in its shape."""
     words, dtype = part.words, part.dtype
     if dtype == "BF16":
         return (words.view("<u2").astype("<u4") << np.uint32(16)).view(np.float32)
@@ -303,7 +304,7 @@ def floats(part: Part) -> NDArray[np.float32]:
 
 
 def to_bf16(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The nearest bf16, ties to even, as float32; a NaN stays one."""
+    """Rounded to the nearest bf16, ties to even, as float32; a NaN stays a NaN."""
     words = values.view(np.uint32)
     near = (words + np.uint32(0x7FFF) + ((words >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
     rounded = np.where(np.isnan(values), (words >> np.uint32(16)) | np.uint32(0x40), near)
@@ -311,8 +312,8 @@ def to_bf16(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def fp8_levels() -> NDArray[np.float32]:
-    """The 256 numbers of F8_E4M3: sign, 4 bits of exponent with bias 7, 3 of mantissa; no infinity,
-    and NaN where all bits but the sign are set."""
+    """The 256 numbers of F8_E4M3: a sign bit, 4 exponent bits (bias 7), 3 mantissa bits; no
+    infinity, and NaN where all bits but the sign are set."""
     word = np.arange(256)
     exponent, mantissa = word >> 3 & 15, word & 7
     size = np.where(exponent == 0, mantissa / 512, (8 + mantissa) * 2.0 ** (exponent - 10))
@@ -325,14 +326,14 @@ def fp8_levels() -> NDArray[np.float32]:
 
 
 def _turned_rows(head_dim: int, first: int, stop: int) -> NDArray[np.int64]:
-    """The stored row of each row: row j + s h / 2 of a head lies in its row 2 j + s."""
+    """The stored row of each row: row j + s h / 2 of a head is stored as its row 2 j + s."""
     row = np.arange(first, stop)
     within, half = row % head_dim, head_dim // 2
     return row - within + 2 * (within % half) + within // half
 
 
 def _fields(words: Numbers, bits: int) -> NDArray[np.uint8]:
-    """32-bit words [..., n] -> their bit fields [..., n, 32 / bits], the lowest first."""
+    """32-bit words [..., n] -> their bit fields [..., n, 32 / bits], lowest first."""
     shifts = np.arange(0, 32, bits, dtype=np.uint32)
     mask = np.uint32((1 << bits) - 1)
     found: NDArray[np.uint8] = (words.view("<u4")[..., None] >> shifts & mask).astype(np.uint8)
@@ -340,19 +341,19 @@ def _fields(words: Numbers, bits: int) -> NDArray[np.uint8]:
 
 
 def _bits(data: NDArray[np.uint8], width: int, run: int) -> NDArray[np.uint8]:
-    """Bytes [..., n] -> bit fields [..., n * 8 / width], laid out as `_Plane` says."""
+    """Bytes [..., n] -> bit fields [..., n * 8 / width], in the layout of `_Plane`."""
     shifts = np.arange(0, 8, width, dtype=np.uint8)[:, None]
     parts = data.reshape(*data.shape[:-1], -1, 1, run) >> shifts & np.uint8((1 << width) - 1)
     return parts.reshape(*data.shape[:-1], -1)
 
 
 def _records(block: _Block, data: Numbers) -> Numbers:
-    """Rows of bytes -> [rows, blocks in a row] of the block's fields."""
+    """Rows of bytes -> [rows, blocks per row] records of the block's fields."""
     return np.ascontiguousarray(data).reshape(len(data), -1).view(block.dtype)
 
 
 def _block_codes(block: _Block, data: Numbers) -> Numbers:
-    """[rows, blocks in a row, codes of a block]."""
+    """[rows, blocks per row, codes per block]."""
     fields = _records(block, data)
     if block.planes[0].width == 8:
         return fields["low"]
@@ -365,7 +366,7 @@ def _block_codes(block: _Block, data: Numbers) -> Numbers:
 def _block_scales(
     kind: str, fields: Numbers
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Scales and offsets [rows, groups in a row]."""
+    """Scales and offsets [rows, groups per row]."""
     d = fields["d"].astype(np.float32)[..., None]
     scales, mins = _inner_scales(kind, fields)
     names = fields.dtype.names or ()
@@ -381,8 +382,8 @@ def _block_scales(
 
 
 def _two_steps(kind: str, fields: Numbers) -> dict[str, Numbers]:
-    """d and dmin [rows, blocks in a row], s and m [rows, groups in a row]; of a type with one scale
-    in a block nothing."""
+    """d and dmin [rows, blocks per row], s and m [rows, groups per row]; empty for a type with one
+    scale per block."""
     scales, mins = _inner_scales(kind, fields)
     if scales.ndim == 1:
         return {}
@@ -394,7 +395,7 @@ def _two_steps(kind: str, fields: Numbers) -> dict[str, Numbers]:
 
 
 def _inner_scales(kind: str, fields: Numbers) -> tuple[Numbers, Numbers | None]:
-    """The integers [..., groups of a block] that d and dmin are multiplied by."""
+    """The integers [..., groups per block] that d and dmin are multiplied by."""
     if kind == "q2_k":
         return fields["scales"] & 15, fields["scales"] >> 4
     if kind in ("q4_k", "q5_k"):

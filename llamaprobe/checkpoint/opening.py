@@ -1,8 +1,8 @@
-"""Opening a model: the files of its folder, proved and compared with config.json.
+"""Opening a model: the files of its folder, validated and compared with config.json.
 
-Opening reads headers only, of quantised safetensors also zeros and groups of columns. Tensors that no
-operation uses are refused or warned about here: the files may be of another model than config.json
-describes.
+Opening reads headers only; for quantised safetensors, also zeros and column groups. Tensors that no
+operation uses are refused or warned about here: config.json may describe another model than the one
+in the files.
 """
 
 import dataclasses
@@ -32,28 +32,28 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Opening:
-    """How a model was opened, and is opened again after pickling: from its files, never a token."""
+    """How a model was opened, and how it is reopened after pickling. It never holds a hub token."""
 
     name: str
-    """As it was requested: "demo", a folder, a repo id."""
+    """The model as requested: "demo", a folder, a repo id."""
     folder: Path
     """Absolute, see `source.whole_path`."""
     is_own: bool
     """Whether it is the user's folder, not the demo's or a repo's."""
     commit: str | None
-    """Of a repo."""
+    """For a repo: its revision."""
     threads: int | None
     mmap: bool
     layers: int | None
     ignore: tuple[str, ...]
     file: str | None = None
-    """Of a model in GGUF: its first file, by its path below the folder."""
+    """For a GGUF: its first file, as a path relative to the folder."""
     weights_as: str = "float32"
-    """Of packed weights: "float32", the values that the codes mean; "bf16", these rounded."""
+    """Packed weights: "float32" for the exact values of the codes, "bf16" for these rounded."""
 
     @property
     def source(self) -> dict[str, Any]:
-        """The arguments of `load` that find the model again, from any folder."""
+        """The arguments of `load` that find the model again, from any working directory."""
         if not self.is_own and self.name == "demo":
             return {"source": "demo"}
         file = {} if self.file is None else {"file": self.file}
@@ -64,15 +64,15 @@ class Opening:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Its other arguments, but for the token."""
+        """The other arguments of `load`, except the token."""
         return {name: getattr(self, name) for name in _OPTIONS}
 
 
 def open_files(
     opening: Opening, open_gguf: Callable[[Opening], tuple[Checkpoint, Config]]
 ) -> tuple[Config, Checkpoint, tuple[str, ...]]:
-    """The config, the open weights, and the names of the unused tensors. Warnings name the caller
-    of `load`. Raises as `load`."""
+    """The config, the open weights, and the names of the unused tensors. Warnings point to the
+    caller of `load`. Raises as `load`."""
     if opening.file is not None:
         checkpoint, whole = open_gguf(opening)
         config = _cut(whole, opening.layers)
@@ -105,8 +105,8 @@ def open_files(
 
 
 def open_weights(folder: Path) -> Checkpoint:
-    """The weights of a folder alone. Where config.json is missing or is of a model that cannot be
-    run, quantised weights are the tensors that are stored. Raises as `load`."""
+    """Only the weights of a folder. If config.json is missing or describes a model that cannot run,
+    quantised weights are given as the stored tensors. Raises as `load`."""
     checkpoint = open_checkpoint(folder)
     dtypes = {tensor.dtype for tensor in checkpoint.tensors.values()}
     if dtypes <= _FLOATS or not os.path.exists(checkpoint.folder / "config.json"):
@@ -119,7 +119,7 @@ def open_weights(folder: Path) -> Checkpoint:
 
 
 def check_weights_as(weights_as: object) -> None:
-    """ArgumentError for what `load(weights_as=)` does not take."""
+    """ArgumentError for a value that `load(weights_as=)` does not take."""
     choice("weights_as", weights_as, WEIGHTS_AS)
 
 
@@ -143,13 +143,14 @@ def _cut(config: Config, layers: int | None) -> Config:
 
 
 def with_head(config: Config, checkpoint: Checkpoint) -> Config:
-    """A head in the file is used, whatever tie_word_embeddings says, as in transformers 5."""
+    """A head in the file is used even if tie_word_embeddings is true, as in transformers 5."""
     tied = config.tied_head and config.prefix + HEAD not in checkpoint.names
     return dataclasses.replace(config, tied_head=tied)
 
 
 def open_core(config: Config, checkpoint: Checkpoint) -> _core.Model:
-    """The core's model: every tensor found and its shape proved. FormatError, UnsupportedError."""
+    """The core's model, with every tensor found and its shape checked. FormatError,
+    UnsupportedError."""
     tensors: dict[str, Any] = {name: info.core for name, info in checkpoint.packed.items()}
     for name, stored in checkpoint.aliases.items():
         tensors[name] = (checkpoint.tensors[stored].file, stored)
@@ -158,7 +159,7 @@ def open_core(config: Config, checkpoint: Checkpoint) -> _core.Model:
 
 
 def describe_files(checkpoint: Checkpoint) -> Iterator[tuple[str, int, str | None]]:
-    """(path, bytes, sha256 if the hub cache names the file after it)."""
+    """(path, bytes, sha256 or None): known where the hub cache names the file by its sha256."""
     for file in checkpoint.files:
         target = checkpoint.links.get(os.path.basename(file.path))
         folders = (target.parent.name, target.parent.parent.name) if target else ()

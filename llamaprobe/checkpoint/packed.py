@@ -1,8 +1,8 @@
-"""A packed weight: a matrix whose file holds codes and scales, or rows in another order, in place of
-its values row by row.
+"""A packed weight: a matrix stored as codes and scales, or with its rows in another order, instead
+of its values row by row.
 
-It goes by the name that it has in transformers (`model.layers.0.mlp.down_proj.weight`), whatever
-its stored tensors are called. The core reads it in place; its values are the formula of its kind.
+It has its transformers name (`model.layers.0.mlp.down_proj.weight`), whatever its stored tensors
+are called. The core reads it in place and computes its values by the formula of its kind.
 """
 
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class PackedInfo:
-    """Where a packed weight lies, and how it is read."""
+    """Where a packed weight is stored, and how it is read."""
 
     name: str
     """Hugging Face's: "model.layers.0.mlp.down_proj.weight"."""
     kind: str
-    """The layout, as `_core.Packed` spells it: "fp8", "gptq", "q4_k"."""
+    """The layout, as `_core.Packed` names it: "fp8", "gptq", "q4_k"."""
     format: str
-    """Of the checkpoint: "gguf", "compressed-tensors", "fp8", "fbgemm_fp8", "modelopt", "gptq" or
+    """The checkpoint's: "gguf", "compressed-tensors", "fp8", "fbgemm_fp8", "modelopt", "gptq" or
     "awq"."""
     shape: tuple[int, int]
     """[out, in]."""
@@ -33,16 +33,16 @@ class PackedInfo:
     """Role -> name of the stored tensor."""
     core: "_core.Packed" = field(repr=False)
     group: int
-    """Columns that share a scale; 0: all of them."""
+    """Columns that share a scale; 0: the whole row."""
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """The keyword arguments of `_core.Packed`, without those that have their default."""
+    """The keyword arguments of `_core.Packed` that differ from their defaults."""
 
     @property
     def n_bytes(self) -> int:
-        """Of all parts."""
+        """Bytes of all parts."""
         return sum(part.n_bytes for part in self.parts.values())
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits of all parts for each element of the matrix."""
+        """Bits of all parts per element of the matrix."""
         return 8 * self.n_bytes / (self.shape[0] * self.shape[1])

@@ -17,21 +17,21 @@ AS_STORED = "float32"  # the exact value of each code
 
 @dataclass(frozen=True)
 class Quantization:
-    """How the weights of a model are stored. Shows as one line; `kinds` counts the tensors."""
+    """How the weights of a model are stored. Its repr is one line; `kinds` counts the tensors."""
 
     format: str
     """"gguf", "compressed-tensors", "fp8", "fbgemm_fp8", "modelopt", "gptq" or "awq"."""
     tensors: Mapping[str, str] = field(repr=False)
-    """Name -> kind of each weight: "q4_k", "int8", "gptq"; of one that is not quantised the dtype,
-    "bf16"."""
+    """Name -> kind of each weight: "q4_k", "int8", "gptq"; for a weight that is not quantised, its
+    dtype, such as "bf16"."""
     bits_per_weight: float
-    """Of all these tensors together, with their scales: 8 times the bytes, by the numbers."""
+    """Bits of all these tensors, scales included, divided by the number of weights."""
     notes: tuple[str, ...] = ()
-    """What the files declare and a run does not do."""
+    """What the files declare but a run does not apply, such as quantised activations."""
     files: tuple[str, ...] = ()
     """Names of the weight files."""
     weights_as: str = AS_STORED
-    """As given to `load`: "float32", or "bf16" where values are rounded to that."""
+    """As given to `load`: "float32", or "bf16" if values are rounded to that."""
 
     @property
     def kinds(self) -> dict[str, int]:
@@ -44,7 +44,7 @@ class Quantization:
         return f"<{self.format}: {kinds}; {bits}{_rounding(self)}>"
 
     def entry(self) -> dict[str, Any]:
-        """What the files of a run say of it."""
+        """The entry `quantization` in the files of a run."""
         return {
             "format": self.format,
             "kinds": self.kinds,
@@ -64,7 +64,7 @@ def brief(q: Quantization | None) -> str:
 
 
 def quantization_entry(entry: Mapping[str, Any] | None) -> dict[str, Any]:
-    """For the files of a run, a harvest or statistics; nothing of a model that is not quantised."""
+    """For the files of a run, a harvest or statistics; empty for a model that is not quantised."""
     return {} if entry is None else {"quantization": copy.deepcopy(dict(entry))}
 
 

@@ -1,10 +1,9 @@
-"""The tensors of a model by their Hugging Face names: those that a run uses, unused ones and wrong
-ones.
+"""The tensors of a model by Hugging Face name: used, unused and missing ones.
 
-A tensor that no operation uses suggests that config.json describes another model. In a part that is
-run (a layer, the embeddings, the last norm, the head), and as a part of a LoRA anywhere, it is
-refused; others (layers beyond num_hidden_layers, a second head, a vision tower) are a warning.
-Buffers of old rotary embeddings are ignored: config.json has their numbers.
+A tensor that no operation uses suggests that config.json describes another model. It is refused in
+a part that runs (a layer, the embeddings, the last norm, the head) and if it belongs to a LoRA;
+others (layers beyond num_hidden_layers, a second head, a vision tower) give a warning. Buffers of
+old rotary embeddings are ignored: config.json has their numbers.
 """
 
 import difflib
@@ -25,8 +24,8 @@ from ..messages import counted, printable
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 
-_SHOWN = 6  # so many names in a message
-_COMPARED = 2000  # so many names are compared letter by letter
+_SHOWN = 6  # names in a message
+_COMPARED = 2000  # names compared by edit distance, at most
 _LAYER = re.compile(r"(?:language_model\.)?model\.layers\.([0-9]{1,9})\.")
 _RUN = ("model.", "lm_head.")  # prefixes of the decoder's tensors
 _SCALE = re.compile(r"\.weight_scale(_inv|_2)?$")
@@ -35,7 +34,7 @@ _LEFTOVER = re.compile(
     r"model\.(layers\.[0-9]+\.self_attn\.)?rotary_emb\."
     r"(original_)?(inv_freq|cos_cached|sin_cached)"
 )
-# Prefixes of otherwise correct names, and which programs save such files.
+# Prefixes of otherwise correct names -> what saved them, and the way out.
 _WRAPPERS = {
     "_orig_mod.": "saved from a compiled model: save model._orig_mod instead",
     "module.": "saved from a wrapped model: save model.module instead",
@@ -47,22 +46,22 @@ _OTHER_FORMATS = {
         "Meta's names; convert it with transformers"
     ),
     re.compile(r".*\.(qkv_proj|query_key_value|c_attn|W_pack|qkv|gate_up_proj)\.weight"): (
-        "fused, as no Llama of transformers has it"
+        "fused, unlike any Llama in transformers"
     ),
 }
 
-# Last words of tensors that hold codes.
+# Last parts of the names of tensors that hold codes.
 _CODES = ("qweight", "weight_packed", "W_q", "B")
 
 
 def layer_tensors(config: Config, layer: int) -> list[str]:
-    """The tensors of one layer."""
+    """The names of one layer's tensors."""
     of_layer = [name for name, _, _, is_of_layer in tensors(config) if is_of_layer]
     return [layer_prefix(config, layer) + name for name in of_layer]
 
 
 def used_tensors(config: Config) -> list[str]:
-    """All tensors that a run may use; the head unless `config.tied_head`."""
+    """The names of all tensors that a run may use, the head unless `config.tied_head`."""
     names: list[str] = []
     for name, _, _, is_of_layer in tensors(config):
         layers = range(config.n_layers) if is_of_layer else ()
@@ -75,17 +74,17 @@ def used_tensors(config: Config) -> list[str]:
 
 @dataclass(frozen=True)
 class Unused:
-    """The tensors that no operation uses, without leftover buffers and layers not opened."""
+    """The tensors that no operation uses, except leftover buffers and layers not opened."""
 
     refused: tuple[str, ...]
-    """Those in a part that is run, and parts of a LoRA, that no glob of `ignore` matches."""
+    """Those in a part that runs, and those of a LoRA, unless a glob of `ignore` matches."""
     others: tuple[str, ...]
-    """Others that no glob matches."""
+    """The others that no glob matches."""
     names: tuple[str, ...]
-    """All, in the order of the files: independent of the globs."""
+    """All, whether a glob matches or not, in the order of the files."""
 
     def refusal(self, config: Config) -> str:
-        """Why the model cannot be run as its config says; "" when it can."""
+        """Why the model cannot run as its config describes it; "" if it can."""
         if not self.refused:
             return ""
         n, reasons = len(self.refused), [""]
@@ -127,8 +126,8 @@ def find_unused(
 ) -> Unused:
     """Classify the tensors of `held` that `config` does not use.
 
-    n_layers: of the whole model, if `config` has only its first layers; the rest does not count.
-    Raises ArgumentError for a glob of `ignore` that matches no unused tensor.
+    n_layers: of the whole model, if `config` has only its first layers; the later ones are not
+    reported. Raises ArgumentError for a glob of `ignore` that matches no unused tensor.
     """
     used, run = set(used_tensors(config)), tuple(config.prefix + part for part in _RUN)
     n_whole = config.n_layers if n_layers is None else n_layers
@@ -178,7 +177,7 @@ def _matches_nothing(glob: str, held: Collection[str], unused: Sequence[str]) ->
 
 
 def _grouped(names: Sequence[str]) -> str:
-    """The names, those of all layers as one: "model.layers.*.mlp.up_proj.bias (3 layers)"."""
+    """The names, merged over layers: "model.layers.*.mlp.up_proj.bias (3 layers)"."""
     times = Counter(_any_layer(name) for name in names)
     single = {_any_layer(name): name for name in names}
     shown = [
@@ -197,7 +196,7 @@ def _any_layer(name: str) -> str:
 
 
 def check_complete(config: Config, held: Collection[str], where: str) -> None:
-    """FormatError for a missing tensor; the message has `where`, and what the file has instead."""
+    """FormatError for a missing tensor. The message has `where`, and what the file has instead."""
     used = used_tensors(config)
     for name in used:
         if name not in held:
@@ -211,7 +210,7 @@ def check_complete(config: Config, held: Collection[str], where: str) -> None:
 
 
 def _undeclared(config: Config, missing: str, unused: Collection[str]) -> str:
-    """Codes whose meaning no file says: GPTQ and AWQ have the same names."""
+    """For codes without a quantization_config: GPTQ and AWQ use the same names."""
     module = missing.removesuffix("weight")
     if "quantization_config" in config.raw or not any(module + word in unused for word in _CODES):
         return ""
@@ -219,7 +218,7 @@ def _undeclared(config: Config, missing: str, unused: Collection[str]) -> str:
 
 
 def _instead(missing: str, held: Collection[str], unused: Collection[str]) -> str:
-    """What a file has in place of a missing tensor."""
+    """What the file has instead of a missing tensor."""
     for look in (_under_a_prefix, _in_another_format, _in_its_module):
         if found := look(missing, unused):
             return f"the file has {found}"
@@ -235,7 +234,7 @@ def _instead(missing: str, held: Collection[str], unused: Collection[str]) -> st
 
 
 def _under_a_prefix(missing: str, held: Collection[str]) -> str:
-    """The same name with another prefix, which then is that of all tensors."""
+    """The same name under another prefix, which all tensors then have."""
     tail = missing.removeprefix("model.")
     for name in held:
         if name != missing and (name == tail or name.endswith(f".{tail}")):
@@ -254,7 +253,7 @@ def _in_another_format(missing: str, held: Collection[str]) -> str:
 
 
 def _same_layer(name: str, missing: str) -> bool:
-    """Not so for fused tensors of another part of the model."""
+    """False for a fused tensor of another part of the model."""
     layer = _LAYER.match(missing)
     return layer is None or not _LAYER.match(name) or name.startswith(layer[0])
 

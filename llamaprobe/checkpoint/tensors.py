@@ -1,10 +1,10 @@
-"""Tensors of weight files, and their conversion for files without loss.
+"""Tensors of weight files, and their lossless conversion for export.
 
-Of a quantised weight these are its values, its codes or its scales, made row by row as they are
-needed. Of all others bf16, f16 and f32 become float32; integers, bool and float64 keep their dtype;
-with `raw` the 16-bit and 8-bit floats are written as unsigned words. Numbers are copied out of the
-map in blocks, which aligns them and keeps memory small. Refused: floats of less than a byte, 8-bit
-floats except as words, and complex numbers except as npy.
+A quantised weight gives its values, its codes or its scales, computed row by row on demand. Other
+tensors: bf16, f16 and f32 become float32; integers, bool and float64 keep their dtype; with `raw`,
+16-bit and 8-bit floats are written as unsigned integers. Numbers are copied out of the file mapping
+in blocks, which aligns them and bounds memory. Refused: floats smaller than a byte, 8-bit floats
+except with `raw`, and complex numbers except as npy.
 """
 
 import os
@@ -32,19 +32,19 @@ _HALF = {"BF16": "bfloat16", "F16": "float16"}
 _NO_BYTES = np.empty(0, np.uint8)
 _EIGHT_BIT = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 
-PARTS = ("values", "codes", "scales")  # of a quantised weight
+PARTS = ("values", "codes", "scales")  # what can be written of a quantised weight
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A matrix whose rows are made as they are needed."""
+    """A matrix whose rows are computed on demand."""
 
     dtype: np.dtype
     read: Callable[[int, int], np.ndarray]  # rows [first, stop); first is a multiple of step
     step: int = 1
 
     def take(self, n_rows: int, n_cols: int) -> Callable[[int, int], np.ndarray]:
-        """`take(first, count)`: so many numbers, in the order of the rows."""
+        """`take(first, count)`: `count` numbers from number `first` on, row by row."""
 
         def numbers(first: int, count: int) -> np.ndarray:
             row = first // n_cols // self.step * self.step
@@ -57,7 +57,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor in a mapped file, and the name of the file that it is written to."""
+    """A tensor in a mapped file, and the name of the file to write it to."""
 
     name: str
     dtype: str  # as the weight file spells it
@@ -66,14 +66,14 @@ class Tensor:
     weight_file: str
     file: str
     rows: Rows | None = None
-    """In place of `raw`: of a quantised weight."""
+    """For a quantised weight, instead of `raw`."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """What the manifest says of it besides."""
+    """Further entries for the manifest."""
 
 
 def weight_tensors(weights: Weights, format: str, part: str) -> Iterator[Tensor]:
-    """Every tensor of a quantised model under its name in the original, or the codes, or the scales
-    of the quantised ones, with its file name in `format`."""
+    """What to write of a quantised model, with file names in `format`: every tensor under its
+    original name, or the codes or the scales of the quantised ones."""
     listed = [(weight, *each) for weight in weights.values() for each in _contents(weight, part)]
     names = file_names((f"{weight.name}{end}" for weight, end, *_ in listed), suffix_of(format))
     for weight, end, shape, rows in listed:
@@ -85,7 +85,7 @@ def weight_tensors(weights: Weights, format: str, part: str) -> Iterator[Tensor]
 
 
 def _facts(weight: Weight, part: str) -> dict[str, Any]:
-    """What the manifest says of a quantised weight."""
+    """The manifest's entries for a quantised weight."""
     info = weight._packed
     facts: dict[str, Any] = {"part": part, "kind": weight.kind, "format": info and info.format}
     facts["matrix"] = list(weight.shape)
@@ -95,7 +95,7 @@ def _facts(weight: Weight, part: str) -> dict[str, Any]:
 
 
 def _contents(weight: Weight, part: str) -> list[tuple[str, tuple[int, ...], Rows | None]]:
-    """(end of the file name, shape, rows) of each file of a part of a weight."""
+    """(suffix of the file name, shape, rows) of each file for one part of a weight."""
     if part == "values":
         rows = Rows(np.dtype("<f4"), weight._read_rows) if weight.is_packed else None
         return [("", weight.shape, rows)]
@@ -129,7 +129,7 @@ def _whole(table: np.ndarray) -> Rows:
 
 
 def _part_reader(layout: Stored, name: str) -> Callable[[int, int], np.ndarray]:
-    """Rows of the codes or of a table."""
+    """A function (first, stop) -> rows of the codes or of a table."""
 
     def codes(first: int, stop: int) -> np.ndarray:
         return np.asarray(layout.of_rows(first, stop).codes())
@@ -144,7 +144,7 @@ def _part_reader(layout: Stored, name: str) -> Callable[[int, int], np.ndarray]:
 def file_tensors(
     files: Iterable["_core.Safetensors | _core.Gguf"], format: str
 ) -> Iterator[Tensor]:
-    """Every tensor of some files, in the order of the data, with its file name in `format`."""
+    """Every tensor of these files, in the order of the data, with its file name in `format`."""
     listed = [(file, tensor) for file in files for tensor in file.tensors()]
     names = file_names((tensor[0] for _, tensor in listed), suffix_of(format))
     for file, (name, dtype, shape, _, _) in listed:
@@ -152,7 +152,7 @@ def file_tensors(
 
 
 class EncoderMaker:
-    """Tensor -> encoder, in one format. The texts of 16-bit words are made once and shared."""
+    """Tensor -> encoder for one format. The texts of all 16-bit words are built once and shared."""
 
     def __init__(self, format: str, digits: int, dtype: str, header: bool, n_threads: int) -> None:
         self.format, self.digits, self.raw = format, digits, dtype == "raw"
@@ -233,7 +233,7 @@ def _numbers(tensor: Tensor, raw: bool) -> tuple[np.dtype, Callable[[int, int], 
 
 
 def float_rows(tensor: Tensor) -> Callable[[int, int], np.ndarray]:
-    """`rows(a, b)` of a quantised, BF16, F16 or F32 matrix as float32 [b - a, n_cols]; a vector is
+    """`rows(a, b)` of a quantised, BF16, F16 or F32 matrix, as float32 [b - a, n_cols]. A vector is
     one row."""
     if tensor.rows is not None:
         return tensor.rows.read

@@ -1,4 +1,4 @@
-"""The weights of a model by name, each read on request."""
+"""The weights of a model by name, each read on demand."""
 
 import difflib
 import os
@@ -24,7 +24,7 @@ from .layouts import FLOATS, Part, Stored, Tables
 from .packed import PackedInfo
 from .tensor_names import EMBEDDING, HEAD
 
-# Bytes of an element, for the dtypes whose elements are whole bytes.
+# Bytes per element, for the dtypes whose elements are whole bytes.
 _WORD_BYTES = {
     **dict.fromkeys(
         ("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1
@@ -37,28 +37,28 @@ _WORD_BYTES = {
 
 _Number = TypeVar("_Number", bound=np.generic)
 _ROUNDED = "values rounded to bf16, as load(weights_as=) says; codes and scales as stored"
-_MAX_ELEMENT = 32  # bytes of NumPy's largest number, to which a weight may be converted
+_MAX_ELEMENT = 32  # bytes of NumPy's largest dtype, complex256, that a weight may be converted to
 
 
 class WeightError(ArgumentError, KeyError):
-    """A model has no tensor of that name; the message names near matches."""
+    """The model has no tensor of that name; the message lists close matches."""
 
     def __str__(self) -> str:  # KeyError would show the repr of the message
         return str(self.args[0]) if self.args else ""
 
 
 class Weight:
-    """One tensor in its file. `numpy.asarray(weight)` gives its numbers.
+    """One tensor in its file. `numpy.asarray(weight)` gives its values.
 
-    A quantised one is a matrix whose file holds codes; its values are, with the tables spread over
-    the rows and columns that share them (docs/quantised.md),
+    A quantised weight is a matrix whose file holds codes. Its values are
 
         scales * (levels[codes] - zeros) + offsets
 
-    in float32, with levels[codes] = codes, zeros = 0 and no offsets where these are None.
+    in float32, with each table expanded to the rows and columns that share its entries, and with
+    levels[codes] = codes, zeros = 0 and no offsets where these are None (docs/quantised.md).
 
-    Outlives its model: it keeps the file open. Pickled and copied as the path of the file, which
-    must be the same where it is unpickled: else FileChangedError or FileError.
+    It keeps the file open and so may outlive its model. It is pickled and copied as the path of the
+    file, which must be unchanged when it is unpickled: FileChangedError or FileError otherwise.
     """
 
     def __init__(
@@ -71,20 +71,20 @@ class Weight:
         note: str = "",
     ) -> None:
         self.name = name
-        """As in the file; of GGUF and of a quantised weight as in the original's safetensors."""
+        """As in the file; for GGUF and quantised weights, as in the original's safetensors."""
         self.stored_name = name if stored_name is None else stored_name
-        """As in the file; of a quantised weight that of the codes."""
+        """As in the file; for a quantised weight, the name of its codes."""
         self.dtype = tensor.dtype
-        """As safetensors spells it: "BF16", "F16", "F32", ...; of a quantised weight that of the
-        stored codes, of GGUF its type, "Q4_K"."""
+        """As spelled in safetensors: "BF16", "F16", "F32", ...; for a quantised weight, the dtype
+        of the stored codes; in GGUF, the type, such as "Q4_K"."""
         self.shape = tensor.shape if packed is None else packed.shape
         """A matrix is [out, in]."""
         self.n_bytes = tensor.n_bytes if packed is None else packed.n_bytes
-        """Of its data in the file; of a quantised weight with its scales."""
+        """Bytes of its data in the file; for a quantised weight, scales included."""
         self.offset = tensor.offset
-        """Of its first byte in the file."""
+        """Of its first byte, from the start of the file."""
         self.note = note
-        """How its values differ from those of the original's tensor of this name; mostly empty."""
+        """How its values differ from the original's tensor of this name; "" in most cases."""
         self._file, self._folder, self._packed = tensor.file, folder, packed
         self._tensor = tensor
 
@@ -95,24 +95,24 @@ class Weight:
 
     @property
     def is_packed(self) -> bool:
-        """Whether the file holds codes, or rows in another order, in place of the values."""
+        """Whether the file holds codes, or rows in another order, instead of the values."""
         return self._packed is not None
 
     @property
     def kind(self) -> str:
-        """Its layout: "q4_k", "fp8", "int8", "int", "gptq", "awq", ...; of a tensor that is not
-        quantised the dtype, "bf16"."""
+        """Its layout: "q4_k", "fp8", "int8", "int", "gptq", "awq", ...; for a tensor that is not
+        quantised, its dtype, such as "bf16"."""
         return self.dtype.lower() if self._packed is None else self._packed.kind
 
     @property
     def raw(self) -> NDArray[np.generic]:
-        """The elements in place, read-only: little-endian unsigned words (uint16 for BF16 and F16)
-        in the tensor's shape, or 1-D bytes for dtypes of less than a byte; of a quantised weight
-        those of the stored codes, of a block type of GGUF the bytes of each row. The start may be
-        unaligned, and the file must not shrink while this is in use.
+        """The elements in place, read-only, little-endian: unsigned integers (uint16 for BF16 and
+        F16) in the tensor's shape, or 1-D bytes for dtypes smaller than a byte; for a quantised
+        weight, the stored codes; for a block type of GGUF, the bytes of each row. The start may be
+        unaligned, and the file must not shrink while the array is in use.
 
-        Raises FileChangedError when the file was written to since it was opened, UnsupportedError
-        when a tensor without elements has axes too long for an array.
+        Raises FileChangedError if the file was written to since it was opened, UnsupportedError if
+        a tensor without elements has axes too long for an array.
         """
         self._check_shape()
         with named(self._folder):
@@ -124,8 +124,8 @@ class Weight:
 
     @property
     def parts(self) -> "dict[str, Weight]":
-        """Of a quantised weight its stored tensors: "codes", "scales", "zeros", "group_of"; else
-        empty."""
+        """For a quantised weight, its stored tensors by role: "codes", "scales", "zeros",
+        "group_of"; else empty."""
         if self._packed is None:
             return {}
         names = self._packed.part_names
@@ -136,41 +136,41 @@ class Weight:
 
     @property
     def codes(self) -> NDArray[np.generic] | None:
-        """The stored integers [out, in], uint8, or int8 where they are signed; of fp8 its bytes.
-        int8 and fp8 are in place, read-only. None of a tensor that is not quantised, as all that
-        follow. Errors as of `raw`."""
+        """The stored integers [out, in], uint8, or int8 where they are signed; for fp8, its bytes.
+        int8 and fp8 are in place and read-only. This and the properties below are None for a tensor
+        that is not quantised. Raises as `raw`."""
         return None if self._packed is None else self._layout().codes()
 
     @property
     def scales(self) -> NDArray[np.float32] | None:
-        """float32 [rows, columns]: one for each group, all columns of a row, all rows ..."""
+        """float32 [rows, columns]: one for each group of `group` columns and `group_rows` rows."""
         tables = self._tables
         return None if tables is None else tables.scales
 
     @property
     def zeros(self) -> NDArray[np.generic] | None:
-        """Integers that are subtracted from the codes, in the shape of `scales`, or [1, 1] where all
-        are the same; None: 0."""
+        """Integers that are subtracted from the codes, in the shape of `scales`, or [1, 1] if all
+        are equal; None: 0."""
         tables = self._tables
         return None if tables is None else tables.zeros
 
     @property
     def offsets(self) -> NDArray[np.float32] | None:
-        """What is added after scaling, in the shape of `scales`; None: nothing."""
+        """float32, added after scaling, in the shape of `scales`; None: nothing is added."""
         tables = self._tables
         return None if tables is None else tables.offsets
 
     @property
     def fields(self) -> dict[str, NDArray[np.generic]]:
-        """Of GGUF's K types and iq4_xs the stored numbers: d and dmin, one for each block, and the
-        integers s and m, one for each group: scales are d * s, offsets -dmin * m. Else empty."""
+        """For GGUF's K types and iq4_xs, the stored numbers: d and dmin, one per block, and the
+        integers s and m, one per group. Scales are d * s, offsets -dmin * m. Else empty."""
         tables = self._tables
         return {} if tables is None else dict(tables.fields)
 
     @property
     def levels(self) -> NDArray[np.float32] | None:
-        """What each code stands for: float32 [256] of fp8, [16] of iq4_nl and iq4_xs; None: the
-        number itself."""
+        """The number that each code stands for: float32 [256] for fp8, [16] for iq4_nl and iq4_xs;
+        None: the code itself."""
         return None if self._packed is None else self._layout().levels
 
     @property
@@ -186,19 +186,19 @@ class Weight:
 
     @property
     def group_of(self) -> NDArray[np.int32] | None:
-        """The group of each column where they are in another order (act-order of GPTQ); None:
+        """int32 [in]: the group of each column, where GPTQ's act-order has permuted them; None:
         column // group."""
         return None if self._packed is None else self._layout().group_of
 
     def _read_rows(self, first: int, stop: int) -> NDArray[np.float32]:
-        """Rows [first, stop) of a matrix that `is_packed`. Errors as of `numpy.asarray`."""
+        """Rows [first, stop) of a matrix that `is_packed`. Raises as `numpy.asarray`."""
         if self._packed is None:
             raise ArgumentError(f"{printable(self.name)} is stored as {self.dtype}, row by row")
         with named(self._folder):
             return self._packed.core.read(first, stop - first)
 
     def _layout(self) -> Stored:
-        """A quantised weight as `layouts.Stored`. ArgumentError of another tensor."""
+        """A quantised weight as `layouts.Stored`. ArgumentError for another tensor."""
         if self._packed is None:
             raise ArgumentError(f"{printable(self.name)} is not quantised: it is {self.dtype}")
         parts = {role: Part(part.dtype, part.raw) for role, part in self.parts.items()}
@@ -217,10 +217,11 @@ class Weight:
         self, dtype: np.dtype[_Number], copy: bool | None = None
     ) -> np.ndarray[tuple[Any, ...], np.dtype[_Number]]: ...
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        """A new float32 array of a quantised weight or a BF16, F16 or F32 tensor, or one of `dtype`.
+        """A new array of the values: float32 for a quantised weight and for BF16, F16 and F32, or
+        of `dtype`.
 
-        Raises FileChangedError, UnsupportedError as `raw` and for other dtypes, OutOfMemory, and
-        ArgumentError for copy=False: a conversion cannot be in place.
+        Raises as `raw`, and UnsupportedError for other dtypes, OutOfMemory, and ArgumentError for
+        copy=False: a conversion cannot be in place.
         """
         if copy is False:
             raise ArgumentError(
@@ -248,8 +249,8 @@ class Weight:
     def _check_shape(self) -> None:
         if not is_possible(self.shape, _MAX_ELEMENT):
             raise UnsupportedError(
-                f"{self._file.path}: {printable(self.name)} has 0 elements and axes that are too long"
-                " for an array"
+                f"{self._file.path}: {printable(self.name)} has 0 elements, and axes too long for"
+                " an array"
             )
 
     def __repr__(self) -> str:
@@ -273,7 +274,7 @@ def _open_weight(
     packed: tuple[str, str, tuple[int, int], int, dict[str, Any]] | None,
     note: str,
 ) -> Weight:
-    """A weight that was pickled, if its files are here and the same."""
+    """Unpickle a weight, if its files are here and unchanged."""
     files: dict[str, Any] = {}
     for kind, path, mark in dict.fromkeys(places.values()):
         check_fingerprint(path, mark)
@@ -296,7 +297,7 @@ def _entry(file: Any, name: str) -> Any:
 
 
 def gain_notes(config: Config) -> dict[str, str]:
-    """`Weight.note` of the norms of a model in GGUF whose original stores gains less 1."""
+    """`Weight.note` for the norms of a GGUF whose original stores gains minus 1 (Gemma)."""
     offset = FAMILIES[config.family].gain_offset
     if config.gain_offset == offset:
         return {}
@@ -305,10 +306,10 @@ def gain_notes(config: Config) -> dict[str, str]:
 
 
 class Weights(Mapping[str, Weight]):
-    """Tensor name -> Weight, file by file in the order of the data; also unused tensors.
+    """Tensor name -> Weight, file by file in the order of the data, unused tensors included.
 
-    Those of a quantised model go by the names of the original's safetensors. Their stored tensors
-    are found too, under the names in the file.
+    The weights of a quantised model have the names of the original's safetensors. Their stored
+    tensors are found too, under the names in the file.
     """
 
     def __init__(
@@ -355,14 +356,14 @@ class Weights(Mapping[str, Weight]):
 
     @cached_property
     def _names(self) -> dict[str, str]:
-        """Stored name -> Hugging Face's, where they differ."""
+        """Stored name -> Hugging Face name, where they differ."""
         checkpoint = self._checkpoint
         codes = {info.part_names["codes"]: name for name, info in checkpoint.packed.items()}
         return codes | {stored: name for name, stored in checkpoint.aliases.items()}
 
     @property
     def _are_renamed(self) -> bool:
-        """Whether some tensor has another name here than in its file, or is of several tensors."""
+        """Whether some weight has another name than in its file, or consists of several tensors."""
         return bool(self._checkpoint.packed or self._checkpoint.aliases)
 
     def __iter__(self) -> Iterator[str]:

@@ -1,1 +1,1 @@
-"""Datasets: where documents come from, and harvests of their activations."""
+"""Datasets: sources of documents, and harvests of activations."""

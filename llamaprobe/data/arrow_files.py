@@ -1,5 +1,5 @@
-"""Documents in Parquet and Arrow files, and in datasets that Hugging Face's `save_to_disk` wrote.
-Needs pyarrow, the extra `data`."""
+"""Documents in Parquet and Arrow files, and in datasets written by Hugging Face's `save_to_disk`.
+Needs pyarrow (the extra `data`)."""
 
 import os
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _MAX_STATE = 16 << 20  # bytes
 
 
 def read_parquet(path: Path, column: Column | None) -> Iterator[Document]:
-    """FormatError, FileError, ArgumentError without pyarrow."""
+    """One document per row. FormatError, FileError; ArgumentError without pyarrow."""
     pyarrow = _pyarrow(path, "parquet")
     with open_regular(path) as file:
         try:
@@ -30,7 +30,8 @@ def read_parquet(path: Path, column: Column | None) -> Iterator[Document]:
 
 
 def read_arrow(path: Path, column: Column | None) -> Iterator[Document]:
-    """An Arrow IPC file, or a stream of one. FormatError, FileError, ArgumentError."""
+    """An Arrow IPC file or IPC stream, one document per row. FormatError, FileError,
+    ArgumentError."""
     pyarrow = _pyarrow(path, "ipc")
     with open_regular(path) as file:
         is_file = file.read(6) == b"ARROW1"
@@ -47,7 +48,7 @@ def read_arrow(path: Path, column: Column | None) -> Iterator[Document]:
 
 
 def dataset_files(folder: Path) -> list[Path]:
-    """The files of a dataset on disk, in order: those that its state.json names, or all Parquet
+    """The files of a dataset on disk, in order: those listed in its state.json, or all Parquet
     files in the folder. FileError, FormatError, ArgumentError."""
     shown = shown_path(folder)
     if os.path.isfile(folder / "dataset_dict.json"):
@@ -73,7 +74,8 @@ def _is_name(name: object) -> bool:
 
 
 def _needed(names: list[str], column: Column | None) -> list[str] | None:
-    """The columns to read; None for all, which the message of a missing one then lists."""
+    """The columns to read; None reads all, so that the message about a missing one can list
+    them."""
     wanted = [column.name] if column else [name for name in DEFAULT_COLUMNS if name in names][:1]
     mask = [name for name in ("attention_mask",) if name in names]
     return wanted + mask if wanted and set(wanted) <= set(names) else None

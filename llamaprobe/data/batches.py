@@ -1,7 +1,7 @@
-"""Windows through the model, in batches of some thousand tokens.
+"""Runs windows through the model in batches of a few thousand tokens.
 
-How they are batched never changes a bit. A batch that does not fit into memory is halved and run
-again; what is left is then run in batches of that size.
+Batching never changes a bit. A batch that does not fit into memory is halved and run again; the
+remaining windows then run in batches of that size.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,12 +19,12 @@ from .plan import Plan, positions_of
 from .targets import Target, captures_of, find_targets, in_core_order
 
 BATCH_TOKENS = 2048
-_BATCH_BYTES = 512 << 20  # of the values of a batch
+_BATCH_BYTES = 512 << 20  # captured values per batch
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The rows of some windows that follow each other."""
+    """The rows of consecutive windows."""
 
     n_tokens: int
     values: dict[str, NDArray[np.float32]]
@@ -35,7 +35,7 @@ class Forward:
     """The forward passes of one plan."""
 
     def __init__(self, plan: Plan, model: Model, *, threads: int | None, batch_tokens: int) -> None:
-        """ArgumentError, when the model is closed."""
+        """Raises ArgumentError if the model is closed."""
         self._plan, self._model = plan, model
         self._core = model._open()
         self._n_threads = model._n_threads(threads)
@@ -47,7 +47,7 @@ class Forward:
 
     def run(self, windows: range, report: Callable[[int], object] | None = None) -> Iterator[Batch]:
         """The batches, in order. `report` is called with the number of tokens of each. OutOfMemory
-        (for a window that does not fit alone), FileChangedError."""
+        (a single window does not fit), FileChangedError."""
         at = windows.start
         while at < windows.stop:
             batch = self._next(at, windows.stop)
@@ -59,13 +59,13 @@ class Forward:
                 self._limit = max(1, self._n_tokens(batch) // 2)
                 continue
             yield found
-            del found  # before the next takes memory
+            del found  # free it before the next batch
             at = batch.stop
             if report is not None:
                 report(self._n_tokens(batch))
 
     def _next(self, first: int, stop: int) -> range:
-        """As many windows from `first` on as fit the limit, but at least one."""
+        """As many windows from `first` on as fit into the limit, at least one."""
         windows, last, n_tokens = self._plan.windows, first, 0
         while last < stop:
             n_tokens += int(windows.stop[last] - windows.start[last])
@@ -93,7 +93,7 @@ class Forward:
         return Batch(len(joined), values)
 
     def _rows(self, batch: range, starts: list[int]) -> NDArray[np.int64] | None:
-        """The tokens of the batch that give rows; None for all."""
+        """The tokens of the batch that give rows; None: all."""
         row = self._plan.windows.row
         if row[batch.stop] - row[batch.start] == starts[-1]:
             return None
@@ -112,7 +112,7 @@ class Forward:
 
 
 def _targets_of(plan: Plan, model: Model) -> list[Target]:
-    """FormatError when they are not those of the model, PointError."""
+    """The plan's targets. FormatError if their shapes are not the model's, PointError."""
     parts = [name.partition(".") for name in plan.targets]
     names = [(point, int(layer)) if layer else point for point, _, layer in parts]
     targets = find_targets(names, model.config)
@@ -124,7 +124,8 @@ def _targets_of(plan: Plan, model: Model) -> list[Target]:
 
 
 def ids_of(plan: Plan, window: int) -> NDArray[np.int32]:
-    """The token ids of a window, in place, or with the BOS of `bos="always"` before later ones."""
+    """The token ids of a window: in place, or a copy that begins with BOS for later windows under
+    `bos="always"`."""
     windows, bos = plan.windows, plan.facts["options"].get("bos_token")
     start = int(windows.start[window])
     ids = plan.tokens.of(int(windows.document[window]))[start : int(windows.stop[window])]

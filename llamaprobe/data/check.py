@@ -1,7 +1,7 @@
-"""Is a harvest what its plan and its manifest say? Every byte is hashed; shards can be recomputed.
+"""Verifies a harvest against its plan and manifest: every byte is hashed, shards can be recomputed.
 
-One flipped byte anywhere is named by its file. Recomputing a few shards chosen at random finds a
-harvest of which a part is wrong: 459 of them find one percent with a certainty of 99 %.
+A flipped byte is reported with its file. Recomputing random shards finds a harvest that is wrong in
+part: if 1 % of the shards are wrong, 459 random ones include one of them with 99 % probability.
 """
 
 import os
@@ -40,7 +40,7 @@ def check_harvest(folder: str | os.PathLike[str]) -> Iterator[Check]:
     except Error as error:
         yield Check(MANIFEST, str(error))
     else:
-        no = f"there is no {MANIFEST}: the harvest is not complete, so its shards stand alone"
+        no = f"there is no {MANIFEST}: the harvest is not complete; its shards were checked alone"
         yield Check(PLAN, note=no if manifest is None else "")
         expected = {} if manifest is None else manifest["files"]
     for name, entry in plan.facts["files"].items():
@@ -55,7 +55,7 @@ def check_harvest(folder: str | os.PathLike[str]) -> Iterator[Check]:
     for shard in range(len(plan)):
         yield from _shard(plan, shard, expected)
     yield from (Check(name, "is in the manifest but not in the plan") for name in expected)
-    yield from _strangers(plan)
+    yield from _unknown_files(plan)
 
 
 def recompute(
@@ -65,8 +65,8 @@ def recompute(
     model: Model | str | None = None,
     threads: int | None = None,
 ) -> Iterator[Check]:
-    """Compute shards again, these or so many at random, without writing, and compare their sha256.
-    The errors of `harvest_shard`."""
+    """Compute shards again, the given ones or a random number of them, and compare their sha256;
+    nothing is written. Raises as `harvest_shard`."""
     plan = Plan(folder)
     opened = opened_model(plan, model)
     manifest = read_manifest(plan)
@@ -94,7 +94,7 @@ def recompute(
 
 
 def _shard(plan: Plan, shard: int, expected: dict[str, Any]) -> Iterator[Check]:
-    """Takes the files of the shard out of `expected`."""
+    """Check the files of a shard, which are removed from `expected`."""
     names = plan.names(shard)
     sidecar = plan.sidecar(shard)
     known = {name: expected.pop(name, None) for name in names}
@@ -130,8 +130,8 @@ def _file(files: Folder, name: str, entry: dict[str, Any], header: bytes | None)
     return Check(name)
 
 
-def _strangers(plan: Plan) -> Iterator[Check]:
-    """Files where those of shards are that belong to none."""
+def _unknown_files(plan: Plan) -> Iterator[Check]:
+    """Files in the folders of shards that belong to no shard."""
     for folder in (ROWS, *plan.targets):
         known = {f"shard-{shard:05d}.safetensors" for shard in range(len(plan))}
         names = plan.files.names(folder)

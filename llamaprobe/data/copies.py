@@ -1,4 +1,4 @@
-"""Shards that come from elsewhere, or go and come back: merge, drop, refill."""
+"""Merging shards from other folders, dropping values, and making them again."""
 
 import hashlib
 import os
@@ -19,12 +19,11 @@ _CHUNK = 1 << 20
 
 
 def merge(out: str | os.PathLike[str], others: Iterable[str | os.PathLike[str]]) -> dict[str, Any]:
-    """Copy the shards that `out` lacks from other folders with the same plan, and write its
-    manifest, which is returned. A folder that is not there yet is made. Every byte that is copied
-    is compared with its sha256.
+    """Copy the shards that `out` lacks from other folders with the same plan; write the manifest
+    and return it. `out` is created if needed. Every copied file is checked against its sha256.
 
-    Raises FileError (a shard is missing everywhere), FormatError (a file is not what its sidecar
-    says, or two folders have different files for one shard), ArgumentError (another plan).
+    Raises FileError (no folder has a shard), FormatError (a file does not match its sidecar, or two
+    folders have different files for one shard), ArgumentError (another plan).
     """
     files, plans = open_folder(out), [Plan(other) for other in others]
     if not files.has(PLAN):
@@ -41,11 +40,10 @@ def merge(out: str | os.PathLike[str], others: Iterable[str | os.PathLike[str]])
 
 
 def drop(folder: str | os.PathLike[str], shards: Iterable[int] | None = None) -> int:
-    """Remove the values of shards (default all); how many bytes that freed. Plan, tokens, the index
-    of rows and the manifest stay, so that `refill` makes the same bytes again.
+    """Remove the values of shards (default: all) and return the number of bytes freed. Plan,
+    tokens, row index and manifest stay, so that `refill` can make the same bytes again.
 
-    Raises FileError when there is no manifest, or the system refuses; FormatError when the manifest
-    is damaged.
+    Raises FileError (no manifest, or a file cannot be removed), FormatError (a damaged manifest).
     """
     plan = _complete(folder)
     freed = 0
@@ -62,10 +60,10 @@ def refill(
     model: Model | str | None = None,
     **how: Any,
 ) -> None:
-    """Make shards again and compare them with the manifest. Default: those that are not there;
-    shards that are named are made again in any case. `how`: the options of `run_plan`.
+    """Make shards again and compare them with the manifest. Default: the missing ones; shards given
+    in `shards` are made again even if present. how: the options of `run_plan`.
 
-    Raises FormatError when a file gets another sha256, and the errors of `harvest_shard`.
+    Raises FormatError if a file gets another sha256, and the errors of `harvest_shard`.
     """
     plan = _complete(folder)
     if shards is not None:
@@ -79,8 +77,8 @@ def _complete(folder: str | os.PathLike[str]) -> Plan:
     plan = Plan(folder)
     if read_manifest(plan) is None:
         raise FileError(
-            f"{plan.files.shown()}: has no {MANIFEST}, so what is made again could not be"
-            " compared; finish the harvest first"
+            f"{plan.files.shown()}: has no {MANIFEST} to compare shards with; finish the"
+            " harvest first"
         )
     return plan
 
@@ -112,7 +110,7 @@ def _copy_shard(source: Plan, target: Plan, shard: int) -> None:
 
 
 def _copy(source: Folder, target: Folder, name: str, sha256: str | None) -> None:
-    """A file, if its bytes have this sha256. FormatError, FileError."""
+    """Copy a file whose bytes must have this sha256. FormatError, FileError."""
     digest, path = hashlib.sha256(), target.path / name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

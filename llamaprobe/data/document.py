@@ -1,8 +1,8 @@
-"""One document of a dataset, as it was read: a text, token ids, a chat, or the reason why it is none
-of these.
+"""One document of a dataset as read: a text, token ids, a chat, or a Fault that says why it is
+neither.
 
-A record (a line of JSON, a row of a table) holds its document in one column. `Column` names it;
-without one it is the first of `DEFAULT_COLUMNS` that the record has.
+A record (a JSON object, a row of a table) holds its document in one column: the given `Column`, or
+else the first of `DEFAULT_COLUMNS` that the record has.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,12 +29,12 @@ class Document:
     where: str
     """For messages: "pile.jsonl: line 3"."""
     value: object
-    """str, token ids (a sequence or an array), chat messages (a list of dicts), or a Fault."""
+    """A str, token ids (a sequence or an array), chat messages (a list of dicts), or a Fault."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """The column of a record that is the document, and what it must hold: text, ids, chat."""
+    """The column of a record that holds the document, and its kind: "text", "ids" or "chat"."""
 
     name: str
     kind: str
@@ -51,7 +51,7 @@ class Column:
 
 
 def choose_column(text: str | None, ids: str | None, chat: str | None) -> Column | None:
-    """The column that a user names; at most one of the three. ArgumentError."""
+    """The column given by the user; at most one of the three. ArgumentError."""
     given = [
         Column(name, kind)
         for name, kind in ((text, "text"), (ids, "ids"), (chat, "chat"))
@@ -61,7 +61,7 @@ def choose_column(text: str | None, ids: str | None, chat: str | None) -> Column
         names = ", ".join(printable(column.name) for column in given)
         raise ArgumentError(f"a document is in one column, not in several: {names}")
     if given and (not isinstance(given[0].name, str) or not given[0].name):
-        raise ArgumentError("the name of a column is a str that is not empty")
+        raise ArgumentError("the name of a column must be a nonempty str")
     return given[0] if given else None
 
 
@@ -80,7 +80,7 @@ def document_of(record: Mapping[str, object], column: Column | None) -> object:
 
 
 def kind_of(value: object) -> str | None:
-    """ "text", "ids", "chat", or None."""
+    """ "text", "ids", "chat", or None for anything else."""
     if isinstance(value, str):
         return "text"
     if isinstance(value, np.ndarray):
@@ -91,7 +91,7 @@ def kind_of(value: object) -> str | None:
 
 
 def _unpadded(ids: object, record: Mapping[str, object]) -> object:
-    """The ids, or a Fault where an attention mask says that some are padding."""
+    """The ids, or a Fault if an attention mask marks some of them as padding."""
     mask = record.get("attention_mask")
     if isinstance(mask, Sequence) and not isinstance(mask, str) and not all(mask):
         return Fault("the attention_mask has zeros, so the ids are padded; encode without padding")

@@ -1,4 +1,4 @@
-"""What a harvest will take: files, bytes, and hours on this machine."""
+"""The cost of a harvest: files, bytes, and hours on this machine."""
 
 import time
 from typing import Any
@@ -10,14 +10,14 @@ from .plan import Plan
 from .planning import skipped_of
 from .tensor_file import TensorHash
 
-_SAMPLE_TOKENS = 8192  # at most, and so many seconds
+_SAMPLE_TOKENS = 8192  # the sample ends at whichever limit comes first
 _SAMPLE_SECONDS = 3.0
 
 
 def estimate(
     plan: Plan, model: Model, *, threads: int | None = None, batch_tokens: int = BATCH_TOKENS
 ) -> dict[str, Any]:
-    """Sizes of a plan, and the speed of its first batches on this machine. The errors of
+    """The sizes of a plan, and the speed of its first batches on this machine. Raises as
     `harvest_shard`."""
     windows = plan.windows
     forward = Forward(plan, model, threads=threads, batch_tokens=batch_tokens)
@@ -48,7 +48,7 @@ def estimate(
 
 
 def lines_of(found: dict[str, Any], plan: Plan) -> list[str]:
-    """The estimate in words."""
+    """The estimate as lines of text."""
     skipped = skipped_of(plan)
     return [
         f"{counted(found['documents'], 'document')}, {counted(found['tokens'], 'token')} to run"

@@ -1,7 +1,7 @@
-"""A complete harvest as Parquet, Arrow or .npy files, for tools that read nothing else.
+"""Exports a complete harvest as Parquet, Arrow or .npy files.
 
-An export is not part of a harvest, and no root covers it. Its metadata name the root that it was
-made from; beside .npy files, export.json does.
+An export is not part of the harvest, and the root does not cover it. The root of its harvest is in
+the metadata of the files; for .npy files, in export.json.
 """
 
 import os
@@ -33,13 +33,13 @@ def export_harvest(
     format: str = "parquet",
     points: Iterable[Name] | None = None,
 ) -> list[Path]:
-    """Write a file for each shard into `out` and return the paths. A row has `row`, `document`,
-    `start`, `position`, `token_id`, and for each of `points` (default all; none for the index
-    alone) its values as a list of float32. With format="npy" each of these is one array of all
-    rows, in a file of its own.
+    """Write one file per shard into `out` and return the paths. The columns are `row`, `document`,
+    `start`, `position`, `token_id`, and for each of `points` (default: all; an empty list exports
+    only the index) the values as a list of float32. With format="npy", each column is one array
+    over all rows, in a separate file.
 
-    Raises ArgumentError (no pyarrow, an unknown format), PointError, FileError (no manifest; a
-    file that exists is replaced).
+    Existing files are replaced. Raises ArgumentError (no pyarrow, an unknown format), PointError,
+    FileError (no manifest).
     """
     if format not in (*_SUFFIXES, "npy"):
         known = ", ".join((*_SUFFIXES, "npy"))
@@ -109,4 +109,4 @@ def _tables(pyarrow: Any, h: Harvest, names: list[str], schema: Any, rows: range
 def _writer(pyarrow: Any, format: str, file: Any, schema: Any) -> Any:
     if format == "parquet":
         return pyarrow.parquet.ParquetWriter(file, schema)
-    return pyarrow.ipc.new_stream(file, schema)  # as datasets has it; Polars and pyarrow map it
+    return pyarrow.ipc.new_stream(file, schema)  # as `datasets` writes; Polars and pyarrow map it

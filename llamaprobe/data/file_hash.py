@@ -1,4 +1,4 @@
-"""The sha256 of a file that must not change meanwhile."""
+"""The sha256 of a file, which must not change while it is read."""
 
 import hashlib
 from pathlib import Path
@@ -10,7 +10,7 @@ from ..messages import shown_path
 
 
 def hash_unchanged(path: Path, state: tuple[int, ...] | None = None) -> str:
-    """The sha256 in hex. `state`: the `file_state` that the file must still have afterwards.
+    """The sha256 in hex. state: the `file_state` that the file must still have afterwards.
     FileChangedError, FileError."""
     state = state or file_state(path)
     with open_regular(path) as file:

@@ -1,7 +1,7 @@
-"""The folder of a harvest: on this machine, or, named by a URL, on an object store (remote.py).
+"""The folder of a harvest: on this machine, or on an object store, given by a URL (remote.py).
 
-Names are those of layout.py. Files are always made in a folder of this machine; `commit` makes them
-durable where the harvest lives.
+File names are those of layout.py. Files are always written to a local folder; `commit` makes them
+durable in the harvest's place.
 """
 
 import contextlib
@@ -18,13 +18,13 @@ from .json_out import write_json
 
 
 class Folder:
-    """A folder of this machine."""
+    """A local folder."""
 
     is_remote = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        """Where its files are made and read."""
+        """The local folder where files are written and read."""
 
     @property
     def place(self) -> str:
@@ -43,7 +43,7 @@ class Folder:
         return os.path.lexists(self.path / name)
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file; None if there is none. FileError."""
+        """The size of a file in bytes; None if it does not exist. FileError."""
         try:
             return os.stat(self.path / name).st_size
         except FileNotFoundError:
@@ -52,28 +52,28 @@ class Folder:
             raise file_error(error, self.path / name) from error
 
     def read(self, name: str, max_bytes: int) -> bytes:
-        """All of a small file. FileError (FileMissingError), FormatError."""
+        """The contents of a small file. FileError (FileMissingError), FormatError."""
         return read_file(self.path / name, max_bytes, FormatError)
 
     def local(self, name: str, sha256: str | None = None) -> Path:
-        """A file on this machine; what is fetched for that must have the sha256. FileError,
+        """The local path of a file; a file that is fetched must have the sha256. FileError,
         FormatError."""
         return self.path / name
 
     @contextlib.contextmanager
     def fresh(self, name: str) -> Iterator[Path]:
-        """A file as it is now where the harvest lives. FileError."""
+        """The file as it is now in the harvest's place, bypassing local copies. FileError."""
         yield self.path / name
 
     def names(self, folder: str) -> list[str]:
-        """The names in a folder; none if there is no such folder."""
+        """The names in a folder; empty if it does not exist."""
         try:
             return os.listdir(self.path / folder)
         except OSError:
             return []
 
     def commit(self, names: Iterable[str]) -> None:
-        """Make files durable that are in `path`. FileError."""
+        """Make files in `path` durable. FileError."""
         for folder in dict.fromkeys((self.path / name).parent for name in names):
             try:
                 sync_folder(folder)
@@ -81,7 +81,7 @@ class Folder:
                 raise file_error(error, folder) from error
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
-        """Whole or not at all. FileError."""
+        """Write a JSON file, whole or not at all. FileError."""
         path = self.path / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,10 +90,10 @@ class Folder:
         write_json(path, value)
 
     def release(self, names: Iterable[str]) -> None:
-        """Remove the copies on this machine of files that live elsewhere."""
+        """Remove the local copies of files that are on a store."""
 
     def remove(self, name: str) -> int:
-        """Remove a file, if it is there; its bytes. FileError."""
+        """Remove a file if it exists; returns its size in bytes. FileError."""
         path = self.path / name
         try:
             size = os.path.getsize(path)

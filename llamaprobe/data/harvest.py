@@ -1,4 +1,4 @@
-"""Making all shards of a plan, or one part of them, and the manifest when none is missing."""
+"""Makes all shards of a plan, or a part of them, and the manifest once none is missing."""
 
 import contextlib
 import os
@@ -51,12 +51,13 @@ def harvest(
     on_shard: Callable[[ShardInfo], object] | None = None,
     **options: Unpack[PlanOptions],
 ) -> Harvest:
-    """Run a dataset through a model and keep values of every token in `out`, exactly once: after a
-    kill or an error the same call goes on where it stopped.
+    """Run a dataset through a model and store values of every token in `out`, exactly once. After a
+    kill or an error, the same call resumes.
 
     data, out and options (`points` is required): see `plan_harvest`. An iterable is read before
-    anything is computed, and not again by a call that goes on. threads, batch_tokens: for speed and
-    memory; they change no bit. progress: a bar on stderr. on_shard: called with each ShardInfo.
+    anything is computed, and not again when the harvest resumes. threads, batch_tokens: speed and
+    memory; they change no bit. progress: show a bar on stderr. on_shard: called with each
+    ShardInfo.
 
     Raises the errors of `plan_harvest` and `harvest_shard`.
     """
@@ -84,10 +85,11 @@ def run_plan(
     progress: bool = False,
     on_shard: Callable[[ShardInfo], object] | None = None,
 ) -> bool:
-    """Make the missing shards of a plan, and the manifest once all are there: whether they are.
+    """Make the missing shards of a plan, and the manifest once all are there; returns whether they
+    are.
 
-    part: (i, n) for the shards i, i + n, i + 2n, ...; i counts from 0. shards: only these.
-    Raises the errors of `harvest_shard`, and FileError when the disk lacks the space.
+    part: (i, n) makes the shards i, i + n, i + 2n, ..., with i from 0. shards: only these.
+    Raises as `harvest_shard`, and FileError if the disk lacks space.
     """
     remove_killed(plan)
     chosen = list(_chosen(plan, part, shards))
@@ -135,7 +137,7 @@ def _chosen(
 
 @contextlib.contextmanager
 def _bar(plan: Plan, shards: list[int], shown: bool) -> Iterator[Callable[[int], Any] | None]:
-    """Counts tokens: their number, tokens per second and the time left."""
+    """A bar of tokens done, tokens per second and the time left."""
     if not shown:
         yield None
         return
@@ -149,7 +151,7 @@ def _bar(plan: Plan, shards: list[int], shown: bool) -> Iterator[Callable[[int],
 
 
 def n_tokens_of(plan: Plan, shard: int) -> int:
-    """The tokens that are run for a shard."""
+    """The number of tokens that are run for a shard."""
     windows = plan.windows
     part = slice(int(windows.shard[shard]), int(windows.shard[shard + 1]))
     return int((windows.stop[part] - windows.start[part]).sum())

@@ -1,7 +1,8 @@
-"""Documents that are token ids already: .npy and .safetensors.
+"""Documents given as token ids, in .npy and .safetensors files.
 
-One dimension is one document, two are one document a row. A safetensors file with `token_id` and
-`doc_start` holds documents of any length one after the other, as the token files of a harvest do.
+A 1-D array is one document, a 2-D array has one document per row. A safetensors file with
+`token_id` and `doc_start` holds concatenated documents of any length, like the token files of a
+harvest.
 """
 
 from collections.abc import Iterator
@@ -28,15 +29,15 @@ _INTEGERS = {
 
 
 def read_npy(path: Path) -> Iterator[Document]:
-    """FormatError, FileError."""
+    """The documents of a .npy file. FormatError, FileError."""
     with open_regular(path):
         pass
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # also of tokenize, zipfile, ast
+    except Exception as error:  # tokenize, zipfile and ast raise their own
         reason = printable(str(error).splitlines()[0] if str(error) else "cannot be read", 120)
         raise FormatError(f"{shown_path(path)}: is not a .npy file: {reason}") from None
-    if not isinstance(array, np.ndarray):  # an archive of several
+    if not isinstance(array, np.ndarray):  # an .npz archive
         raise FormatError(f"{shown_path(path)}: is an archive; give one array of ids")
     yield from _documents(array, shown_path(path))
 

@@ -8,6 +8,6 @@ from ..files.atomic import atomic_open
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """ASCII, keys in their order: equal values give equal bytes. FileError."""
+    """Write ASCII with keys in insertion order: equal values give equal bytes. FileError."""
     with atomic_open(path) as file:
         file.write((json.dumps(value, indent=1, allow_nan=False) + "\n").encode("ascii"))

@@ -1,16 +1,16 @@
 """The names of the files of a harvest.
 
-    plan.json                          what is computed: model, options, sources, counts, files below
-    windows.safetensors                which tokens are run together, which rows they give, shards
+    plan.json                          what is computed: model, options, sources, counts, files
+    windows.safetensors                windows of tokens, the rows that they give, shards
     tokens/part-00000.safetensors      the token ids of all documents
-    skipped.jsonl                      documents that were left out, and why
+    skipped.jsonl                      documents left out, and why
     model.json                         where the model was; not part of the plan
     rows/shard-00000.safetensors       document, start, position and token id of each row
-    x.10/shard-00000.safetensors       the values of a point and layer
-    done/shard-00000.json              a shard is complete: sizes and sha256 of its files
-    manifest.json                      all of them, and the root; written last
+    x.10/shard-00000.safetensors       the values of a point in a layer
+    done/shard-00000.json              sidecar of a complete shard: sizes and sha256 of its files
+    manifest.json                      all files, and the root; written last
 
-The root is the sha256 of the sorted names and sha256 of plan.json and all safetensors files.
+The root is the sha256 over the sorted names and sha256 of plan.json and all safetensors files.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ MANIFEST = "manifest.json"
 ROWS = "rows"
 TOKENS = "tokens"
 DONE = "done"
-FORMAT_VERSION = 1  # of this layout; a later one is refused
+FORMAT_VERSION = 1  # of this layout; later ones are refused
 
 
 def part_name(number: int) -> str:
@@ -41,7 +41,7 @@ def done_name(shard: int) -> str:
 
 
 def root_of(sha256: Mapping[str, str]) -> str:
-    """The sha256 of the files of a harvest together, by name."""
+    """The root over file name -> sha256."""
     digest = hashlib.sha256()
     for name in sorted(sha256):
         digest.update(f"{name} {sha256[name]}\n".encode())

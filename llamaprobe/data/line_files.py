@@ -1,7 +1,7 @@
-"""Documents in text files: a line of text, a line of JSON, a row of CSV.
+"""Documents in text files: lines of text, lines of JSON, rows of CSV.
 
-A line is read in bounds (MAX_LINE). A line that is not a document is a Fault and reading goes on; a
-file that cannot be read further (a CSV file with an open quote, a line beyond the bound) is a
+Lines are limited to MAX_LINE bytes. A line that is not a document is a Fault, and reading
+continues; a file that cannot be read further (an unclosed CSV quote, a line over the limit) is a
 FormatError.
 """
 
@@ -25,23 +25,22 @@ class Lines(Protocol):
 
 
 def read_txt(file: Lines, name: str) -> Iterator[Document]:
-    """Each line is a text."""
+    """One text per line. FormatError."""
     for number, line in _lines(file, name):
         text = line.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
         yield Document(f"{name}: line {number}", _utf8(text))
 
 
 def read_jsonl(file: Lines, name: str, column: Column | None) -> Iterator[Document]:
-    """Each line is a JSON object, a string, or a list of ids or messages. Empty lines are
-    skipped."""
+    """One document per line: a JSON object, a string, or a list of ids or messages. Empty lines are
+    skipped. FormatError."""
     for number, line in _lines(file, name):
         if line.strip():
             yield Document(f"{name}: line {number}", _from_json(line, column))
 
 
 def read_lines(file: Lines, name: str, column: Column | None) -> Iterator[Document]:
-    """JSON lines when the first line is a JSON object, else lines of text. For stdin, which has no
-    suffix."""
+    """For stdin, which has no suffix: JSON lines if the first line is a JSON object, else text."""
     first = file.readline(MAX_LINE + 1)
     joined = _Rest(first, file)
     try:
@@ -54,7 +53,7 @@ def read_lines(file: Lines, name: str, column: Column | None) -> Iterator[Docume
 def read_csv(
     file: Lines, name: str, column: Column | None, delimiter: str = ","
 ) -> Iterator[Document]:
-    """Each row below the header is a record. FormatError."""
+    """One record per row below the header. FormatError."""
     lines = (line.decode("utf-8", "surrogateescape") for _, line in _lines(file, name))
     limit = csv.field_size_limit(MAX_LINE)
     try:
@@ -73,7 +72,7 @@ def read_csv(
 
 
 class _Rest:
-    """A binary file whose first line was read."""
+    """A binary file whose first line has been read."""
 
     def __init__(self, first: bytes, file: Lines) -> None:
         self._first, self._file = first, file
@@ -84,7 +83,7 @@ class _Rest:
 
 
 def _lines(file: Lines, name: str) -> Iterator[tuple[int, bytes]]:
-    """(number from 1 on, line with its end). FormatError for a line over MAX_LINE."""
+    """(line number from 1, line with its newline). FormatError for a line over MAX_LINE."""
     for number in itertools.count(1):
         line = file.readline(MAX_LINE + 1)
         if not line:
@@ -95,7 +94,7 @@ def _lines(file: Lines, name: str) -> Iterator[tuple[int, bytes]]:
 
 
 def _utf8(text: str) -> str | Fault:
-    """The text, unless it holds bytes that were not UTF-8."""
+    """The text, or a Fault if it holds bytes that were not UTF-8."""
     if text.isascii():
         return text
     for at, char in enumerate(text):

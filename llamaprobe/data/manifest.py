@@ -1,8 +1,8 @@
 """manifest.json: every file of a complete harvest, with its sha256, and the root over them.
 
-It is written last and depends on the files alone, so that whoever finds all shards complete may
-write it, also twice. It outlives the values: a shard that was dropped is made again and must have
-the sha256 that stands here.
+It is written last and depends only on the files, so that any process that finds all shards complete
+may write it, even twice. It outlives the values: a dropped shard that is made again must have the
+sha256 recorded here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,9 @@ from .plan import MAX_JSON, Plan, is_entry
 def write_manifest(
     plan: Plan, sidecars: Sequence[dict[str, Any] | None] | None = None
 ) -> dict[str, Any]:
-    """Write the manifest of a complete harvest and return it. `sidecars`: of all shards, where they
-    were read already. FileError when a shard is missing;
-    FormatError when the shards are not those of a manifest that is there."""
+    """Write the manifest of a complete harvest and return it. sidecars: those of all shards, if
+    they have been read. FileError if a shard is missing; FormatError if the shards contradict an
+    existing manifest."""
     files: dict[str, dict[str, Any]] = {
         PLAN: {"bytes": plan.files.size(PLAN), "sha256": plan.sha256}
     }
@@ -51,7 +51,7 @@ def write_manifest(
 
 
 def read_manifest(plan: Plan) -> dict[str, Any] | None:
-    """The manifest of a plan, None if there is none. FormatError for one that is damaged, or of
+    """The manifest of a plan; None if it does not exist. FormatError if it is damaged or belongs to
     another plan."""
     path = plan.files.at(MANIFEST)
     try:
@@ -69,7 +69,7 @@ def read_manifest(plan: Plan) -> dict[str, Any] | None:
 
 
 def check_expected(plan: Plan, entries: Mapping[str, Any]) -> None:
-    """FormatError when files are not those that the manifest names, if there is one."""
+    """FormatError if files contradict the manifest; nothing without a manifest."""
     manifest = read_manifest(plan)
     if manifest is None:
         return

@@ -1,5 +1,5 @@
-"""A pure hash of integers, for samples and orders that are the same on every machine and with every
-NumPy: splitmix64."""
+"""splitmix64 as a hash of integers: samples and orders that are the same on every machine and with
+every version of NumPy."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,7 @@ _MASK = (1 << 64) - 1
 
 
 def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """64 well mixed bits of each."""
+    """The 64-bit hash of each value."""
     z = values + np.uint64(_GAMMA)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -25,6 +25,6 @@ def key_of(*numbers: int) -> np.uint64:
 
 
 def permutation(n: int, *key: int) -> NDArray[np.int64]:
-    """The numbers below n in an order that depends on `key` alone."""
+    """The numbers below n, in an order that depends only on `key`."""
     marks = mix(np.arange(n, dtype=np.uint64) ^ key_of(*key))
     return np.argsort(marks, kind="stable")

@@ -1,7 +1,7 @@
-"""The model of a harvest: which one it must be, and where it was.
+"""The model of a harvest: its identity, and where it was.
 
-plan.json says which, by size, fingerprint and sha256 of its files; model.json says where, for
-whoever opens the plan on the same machine.
+plan.json identifies it by size, fingerprint and sha256 of its files; model.json has its place, for
+opening the plan on the same machine.
 """
 
 import functools
@@ -31,7 +31,7 @@ _MAX_PLACE = 1 << 20  # bytes
 
 
 def identity_of(model: Model) -> dict[str, Any]:
-    """What tells this model from another, without reading all of its weights. FileError,
+    """What identifies this model, without reading all of its weights. FileError,
     FileChangedError."""
     names = [name for name in NAMES if os.path.isfile(model.path / name)]
     tokenizer = {name: hash_unchanged(model.path / name) for name in names}
@@ -48,7 +48,7 @@ def numbers_of(model: Model) -> dict[str, Any]:
                 f"{shown_path(path)}: is no longer the file that was opened; load the model again"
             )
         weights.append({"name": os.path.basename(path), "bytes": n_bytes, "fingerprint": mark})
-    if model.config.path in model.fingerprints.paths:  # metadata of a GGUF
+    if model.config.path in model.fingerprints.paths:  # the metadata is in the GGUF
         config = hashlib.sha256(json.dumps(model.config.raw).encode()).hexdigest()
     else:
         config = hash_unchanged(Path(model.config.path))
@@ -57,7 +57,7 @@ def numbers_of(model: Model) -> dict[str, Any]:
 
 
 def _quantiser_files(model: Model) -> dict[str, Any]:
-    """Of a quantised model the sha256 of files beside config.json that say how."""
+    """For a quantised model, the sha256 of files beside config.json that describe how."""
     if model.quantization is None or model.quantization.format == "gguf":
         return {}
     paths = {name: model.path / name for name in QUANTISER_FILES}
@@ -66,13 +66,13 @@ def _quantiser_files(model: Model) -> dict[str, Any]:
 
 
 def _rounding_of(model: Model) -> dict[str, str]:
-    """weights_as of `load`, but for its default."""
+    """weights_as of `load`, unless it is the default."""
     found = model._opening.weights_as
     return {} if found == WEIGHTS_AS[0] else {"weights_as": found}
 
 
 def weight_hashes(model: Model) -> list[str]:
-    """The sha256 of each weight file; it is read where that is not known. FileError."""
+    """The sha256 of each weight file, which is read if its hash is not known. FileError."""
     files = model.origin.weight_files
     return [known or _hash_once(path, file_state(path)) for path, _, known in files]
 
@@ -83,7 +83,7 @@ def _hash_once(path: str, state: tuple[int, ...] | None) -> str:
 
 
 def check_arithmetic(plan: Plan) -> None:
-    """ArgumentError unless this llamaprobe computes the bits of a plan."""
+    """ArgumentError unless this llamaprobe computes the same bits as the plan's."""
     version = plan.facts["arithmetic_version"]
     if version != ARITHMETIC_VERSION:
         raise ArgumentError(
@@ -93,9 +93,9 @@ def check_arithmetic(plan: Plan) -> None:
 
 
 def check_model(model: Model, plan: Plan) -> None:
-    """ArgumentError unless a model has the weights and the config of a plan. The tokenizer no
-    longer matters. Weights are hashed, once a process, unless they are the very files of the
-    planning, by inode and time."""
+    """ArgumentError unless a model has the weights and the config of a plan; the tokenizer no
+    longer matters. Weights are hashed once per process, unless inode and time show that they are
+    the files that were planned with."""
     here, there = numbers_of(model), plan.facts["model"]
     keys = ("name", "bytes", "fingerprint")
     weights = [[file.get(key) for key in keys] for file in there["weights"]]
@@ -104,15 +104,18 @@ def check_model(model: Model, plan: Plan) -> None:
     if is_same and _states_of(model) != _planned_states(plan):
         is_same = weight_hashes(model) == [file.get("sha256") for file in there["weights"]]
     for what, is_right in (
-        ("the weights are", is_same),
-        ("config.json is", here["config"] == there.get("config")),
-        ("the number of layers is", here["n_layers"] == there.get("n_layers")),
-        ("what the quantiser wrote is", here.get("quantization") == there.get("quantization")),
-        ("weights_as is", here.get("weights_as") == there.get("weights_as")),
+        ("the weights are not those", is_same),
+        ("config.json is not that", here["config"] == there.get("config")),
+        ("the number of layers is not that", here["n_layers"] == there.get("n_layers")),
+        (
+            "the quantiser's configuration is not that",
+            here.get("quantization") == there.get("quantization"),
+        ),
+        ("weights_as is not that", here.get("weights_as") == there.get("weights_as")),
     ):
         if not is_right:
             raise ArgumentError(
-                f"{plan.files.shown(PLAN)}: {what} not that of {printable(model.origin.shown)};"
+                f"{plan.files.shown(PLAN)}: {what} of {printable(model.origin.shown)};"
                 " give the model that the plan was made with"
             )
 
@@ -122,7 +125,7 @@ def _states_of(model: Model) -> list[list[int]]:
 
 
 def _planned_states(plan: Plan) -> object:
-    """None where model.json is missing or damaged."""
+    """The file states in model.json; None if it is missing or damaged."""
     try:
         return read_object(plan.files.local(MODEL), _MAX_PLACE, FormatError).get("weight_states")
     except Error:
@@ -130,7 +133,7 @@ def _planned_states(plan: Plan) -> object:
 
 
 def place_of(model: Model) -> dict[str, Any]:
-    """Where a model is, and how its weights are stored, for model.json."""
+    """For model.json: where a model is, and how its weights are stored."""
     source = dict(model._opening.source)
     entries = path_entries("source", source.pop("source"))
     options = {name: model._opening.options[name] for name in ("layers", "ignore")}
@@ -141,8 +144,8 @@ def place_of(model: Model) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=1)
 def _open_model(path: str, sha256: str, source: str | None) -> Model:
-    """The model of a plan, from where it was or from `source`; kept, for an engine that makes one
-    shard after the other."""
+    """The model of a plan, from its recorded place or from `source`. Cached, for an engine that
+    makes one shard after the other."""
     plan = open_plan(path)
     if source is None:
         model = load(**_planned_place(plan.files.local(MODEL)), local_files_only=True)
@@ -156,14 +159,14 @@ def _open_model(path: str, sha256: str, source: str | None) -> Model:
 
 
 def _gguf_of(facts: dict[str, Any], source: str) -> str | None:
-    """`file` of `load`: `source` may be a folder or a repo that holds several models in GGUF."""
+    """`file` for `load`, since `source` may be a folder or a repo with several GGUF models."""
     first = str(facts["weights"][0]["name"]) if facts.get("weights") else ""
     is_named = first.lower().endswith(SUFFIX) and not source.lower().endswith(SUFFIX)
     return first if is_named else None
 
 
 def _planned_place(path: Path) -> dict[str, Any]:
-    """The arguments of `load` in model.json. FileError, FormatError."""
+    """The arguments of `load` from model.json. FileError, FormatError."""
     place = read_object(path, _MAX_PLACE, FormatError)
     found: dict[str, Any] = {"source": path_entry(place, "source")}
     kinds: dict[str, type] = {"layers": int, "ignore": list}
@@ -172,13 +175,13 @@ def _planned_place(path: Path) -> dict[str, Any]:
         if place.get(key) is not None:
             found[key] = place[key]
             if type(place[key]) is not kind:
-                raise FormatError(f"{shown_path(path)}: {key} is not what such a file has")
+                raise FormatError(f"{shown_path(path)}: {key} is invalid")
     if found["source"] is None or not all(isinstance(g, str) for g in found.get("ignore", ())):
         raise FormatError(f"{shown_path(path)}: does not say where the model is")
     return found
 
 
 def model_of(plan: Plan, source: str | None = None) -> Model:
-    """The model of a plan: from where it was when the plan was made, or from `source`. ArgumentError
-    when that is another model; the errors of `load`."""
+    """The model of a plan, from its place when the plan was made or from `source`. ArgumentError if
+    that is another model; the errors of `load`."""
     return _open_model(plan.files.place, plan.sha256, source)

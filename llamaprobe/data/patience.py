@@ -1,4 +1,4 @@
-"""Trying again what failed for a reason that may pass: a full disk, a store that is busy."""
+"""Retries after transient failures: a full disk, a busy store."""
 
 import random
 import time
@@ -10,13 +10,13 @@ from .. import log
 Found = TypeVar("Found")
 
 WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-"""Seconds before each further attempt, and up to half as much again, so that many workers do not
-come back at once."""
+"""Seconds before each further attempt, plus up to half as much again at random, so that many
+workers do not retry at once."""
 
 
 def retry(call: Callable[[], Found], may_pass: Callable[[Exception], bool]) -> Found:
-    """The result of a call; one that fails with an error that may pass is repeated after each of
-    WAITS. Raises the last error."""
+    """The result of a call, which is repeated after each of WAITS while it fails with an error that
+    may pass. Raises the last error."""
     for wait in WAITS:
         try:
             return call()

@@ -1,4 +1,4 @@
-"""Where a harvest is, as users write it: a path or a URL, of its folder or of its plan.json."""
+"""The place of a harvest as users give it: the path or URL of its folder or of its plan.json."""
 
 import os
 
@@ -16,8 +16,8 @@ def is_url(place: object) -> bool:
 def open_folder(
     place: "str | os.PathLike[str] | Folder", cache: str | os.PathLike[str] | None = None
 ) -> Folder:
-    """The folder of a harvest, from its path or URL, or those of its plan.json. cache: where the
-    files of a URL are kept. ArgumentError, FileError."""
+    """The folder of a harvest, from its path or URL or from that of its plan.json. cache: a folder
+    that keeps the files of a URL. ArgumentError, FileError."""
     if isinstance(place, Folder):
         return place
     if is_url(place):

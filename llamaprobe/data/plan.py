@@ -1,7 +1,8 @@
-"""A plan: all that decides the bytes of a harvest, frozen before the first value is computed.
+"""A plan: everything that decides the bytes of a harvest, fixed before the first value is computed.
 
-plan.json is a function of the bytes of the model and the data and of the options, so it is the same
-on every machine; `sha256` is that of its bytes. It holds the sha256 of the token and window files.
+plan.json is a function of the bytes of the model and the data and of the options, so that it is the
+same on every machine; `sha256` is the hash of its bytes. It holds the sha256 of the token and
+window files.
 """
 
 import errno
@@ -29,7 +30,7 @@ from .token_files import Tokens, tensors_of
 from .windows import NAMES, Windows
 
 MAX_JSON = 1 << 30
-_REQUESTS = 16  # at once, to a store
+_REQUESTS = 16  # concurrent requests to a store
 DTYPES = {"float32": "F32", "bf16": "BF16", "f16": "F16"}
 _FILE = re.compile(r"windows\.safetensors|tokens/part-[0-9]{5,9}\.safetensors")
 _TARGET = re.compile(r"[a-z][a-z0-9_]{0,60}(\.[0-9]{1,5})?")
@@ -43,35 +44,35 @@ class Plan:
     def __init__(
         self, path: str | os.PathLike[str] | Folder, *, cache: str | os.PathLike[str] | None = None
     ) -> None:
-        """Open DIR or DIR/plan.json, or the URL of one. cache: a folder that keeps what is fetched
-        from a URL; default: a temporary one. FileError, FormatError, ArgumentError."""
+        """Open DIR or DIR/plan.json, or the URL of either. cache: a folder that keeps the files
+        fetched from a URL; default: a temporary one. FileError, FormatError, ArgumentError."""
         self.files = open_folder(path, cache)
-        """Where the harvest lives."""
+        """The folder of the harvest, local or on a store."""
         self.folder = self.files.path
-        """Where its files are on this machine, those that are."""
+        """The local folder of its files, or of their copies."""
         self.path = self.folder / PLAN
-        """Of plan.json."""
+        """The sha256 of plan.json."""
         data = _read(self.files)
         self.sha256 = hashlib.sha256(data).hexdigest()
         name = self.files.at(PLAN)
         self.facts = parse_object(data, name, FormatError)
-        """What plan.json says."""
+        """The contents of plan.json."""
         _check(self.facts, name)
         for name in _COUNTS:
             setattr(self, name, self.facts[name])
         self.targets: tuple[str, ...] = tuple(self.facts["targets"])
-        """ "x.10", "logits": the folders of values."""
+        """The folders of values: "x.10", "logits"."""
         self.positions: Positions = read_positions(self.options["positions"])
 
     n_documents: int
     n_tokens: int
-    """Of all documents; parts of a document that are cut off count too."""
+    """Tokens of all documents, including parts that are cut off."""
     n_windows: int
     n_rows: int
     n_shards: int
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """As its path."""
+        """Pickled as its path or URL."""
         return type(self), (self.files.place,)
 
     def __len__(self) -> int:
@@ -89,22 +90,22 @@ class Plan:
 
     @property
     def options(self) -> dict[str, Any]:
-        """How it was made: positions, dtype, max_tokens and the others of `plan_harvest`."""
+        """The options of `plan_harvest` that it was made with: positions, dtype, max_tokens, ..."""
         return dict(self.facts["options"])
 
     @property
     def dtype(self) -> str:
-        """Of the files of values, in safetensors' words: F32, BF16, F16."""
+        """The dtype of the files of values, as in safetensors: F32, BF16, F16."""
         return DTYPES[self.options["dtype"]]
 
     @property
     def n_bytes(self) -> int:
-        """Of all values and rows, without headers."""
+        """Bytes of all values and of the row index, without file headers."""
         return self.n_rows * self.row_bytes
 
     @property
     def row_bytes(self) -> int:
-        """Of one row of all targets, with its entry in the index of rows."""
+        """Bytes of one row over all targets, including its entry in the row index."""
         return 24 + sum(SIZES[self.dtype] * _size(shape) for shape in self.shapes.values())
 
     @property
@@ -143,12 +144,12 @@ class Plan:
         return range(int(windows.row[first]), int(windows.row[stop]))
 
     def check_shard(self, shard: int) -> int:
-        """The number of a shard. ArgumentError."""
+        """The number of a shard, checked. ArgumentError."""
         way_out = f"a number of the plan, from 0 to {len(self) - 1}"
         return whole("shard", shard, 0, len(self), way_out)
 
     def tensors(self, shard: int) -> dict[str, list[Tensor]]:
-        """Target, or "rows", -> the tensors of its file of a shard."""
+        """Target, or "rows" -> the tensors in its file of a shard."""
         n = len(self.rows_of(shard))
         tensors: dict[str, list[Tensor]] = {ROWS: [(name, kind, (n,)) for name, kind in INDEX]}
         for name, row in self.shapes.items():
@@ -156,26 +157,26 @@ class Plan:
         return tensors
 
     def metadata(self, shard: int) -> dict[str, str]:
-        """Of the files of a shard."""
+        """The safetensors metadata of a shard's files."""
         first = self.rows_of(shard).start
         return {"plan": self.sha256, "shard": str(shard), "row_first": str(first)}
 
     def names(self, shard: int) -> list[str]:
-        """The files of a shard."""
+        """The names of a shard's files."""
         return [shard_name(target, shard) for target in (ROWS, *self.targets)]
 
     def missing(self) -> list[int]:
-        """The shards that are not complete in its folder. FileError."""
+        """The numbers of the shards that are not complete in its folder. FileError."""
         shards = range(len(self))
         return [s for s, found in zip(shards, self.sidecars(shards), strict=True) if found is None]
 
     def is_done(self, shard: int) -> bool:
-        """Whether a shard has its sidecar, and files of the sizes that it names."""
+        """Whether a shard has its sidecar, and files of the sizes recorded there."""
         return self.sidecar(shard) is not None
 
     def sidecar(self, shard: int) -> dict[str, Any] | None:
-        """What done/ says of a shard that is complete, else None. A sidecar that cannot be read
-        counts as none: the shard is then made again."""
+        """The sidecar of a complete shard, else None. A sidecar that cannot be read counts as
+        missing, so that the shard is made again."""
         from ..errors import Error
 
         try:
@@ -188,12 +189,12 @@ class Plan:
                 is_whole &= self.files.size(name) == files[name]["bytes"]
         except (Error, OSError, KeyError, TypeError, AttributeError) as error:
             if self.files.is_remote and isinstance(error, OSError) and error.errno != errno.ENOENT:
-                raise  # a store that is down has lost nothing
+                raise  # a store that is down does not mean a missing sidecar
             return None
         return found if is_whole else None
 
     def sidecars(self, shards: Iterable[int]) -> list[dict[str, Any] | None]:
-        """`sidecar` of each, several at once where a store answers."""
+        """`sidecar` of each shard; several requests at once on a store."""
         if not self.files.is_remote:
             return [self.sidecar(shard) for shard in shards]
         from concurrent.futures import ThreadPoolExecutor
@@ -207,16 +208,16 @@ class Plan:
 
 
 INDEX = (("document", "I64"), ("start", "I64"), ("position", "I32"), ("token_id", "I32"))
-"""Tensors of the index of rows: number of the document, start of the window in it, position in the
+"""Tensors of the row index: number of the document, start of the window in it, position in the
 window, token id."""
 
 
-_OPENED: dict[str, Plan] = {}  # the last plan that was opened by a URL
+_OPENED: dict[str, Plan] = {}  # the plan last opened by URL
 
 
 def open_plan(plan: Plan | str | os.PathLike[str]) -> Plan:
-    """A plan, or the one at a path or URL. That of a URL is kept, so that an engine that makes one
-    shard after the other fetches its files once. The errors of Plan."""
+    """A plan as given, or opened from a path or URL. The last one opened by URL is cached, so that
+    an engine that makes one shard after the other fetches its files once. Raises as Plan."""
     if isinstance(plan, Plan):
         return plan
     if not is_url(plan):
@@ -256,17 +257,17 @@ def _check(facts: dict[str, Any], path: str) -> None:
     kinds |= dict.fromkeys(_COUNTS, int) | {"arithmetic_version": int, "skipped": dict}
     for key, kind in kinds.items():
         if type(facts.get(key)) is not kind:
-            raise FormatError(f"{shown_path(path)}: {key} is missing or is not what a plan has")
+            raise FormatError(f"{shown_path(path)}: {key} is missing or invalid")
     fault = next((fault for fault in _faults(facts) if fault), None)
     if fault:
         raise FormatError(f"{shown_path(path)}: {fault}")
 
 
 def _faults(facts: dict[str, Any]) -> Iterator[str | None]:
-    """What is wrong with the parts of a plan; no path may lead out of its folder."""
+    """What is wrong with each part of a plan, or None; no path may lead out of its folder."""
     for name, entry in facts["files"].items():
         if not _FILE.fullmatch(name) or not is_entry(entry):
-            yield f"files: {printable(name)} is not what a plan has"
+            yield f"files: {printable(name)} is invalid"
     if WINDOWS not in facts["files"]:
         yield f"files: there is no {WINDOWS}"
     for name, target in facts["targets"].items():
@@ -275,7 +276,7 @@ def _faults(facts: dict[str, Any]) -> Iterator[str | None]:
             type(n) is int and 0 < n < 1 << 32 for n in shape
         )
         if not _TARGET.fullmatch(name) or not is_shape:
-            yield f"targets: {printable(name)} is not what a plan has"
+            yield f"targets: {printable(name)} is invalid"
     if not facts["targets"]:
         yield "targets is empty"
     for key in _COUNTS:
@@ -283,20 +284,20 @@ def _faults(facts: dict[str, Any]) -> Iterator[str | None]:
             yield f"{key} is {facts[key]}"
     options = facts["options"]
     if options.get("dtype") not in DTYPES or not isinstance(options.get("positions"), str):
-        yield "options: dtype or positions is not what a plan has"
+        yield "options: dtype or positions is invalid"
     for key, value in (
         ("stride", options.get("stride")),
         ("bos_token", options.get("bos_token", 0)),
     ):
         if type(value) is not int or not 0 <= value < 1 << 31:
-            yield f"options: {key} is not what a plan has"
+            yield f"options: {key} is invalid"
     weights = facts["model"].get("weights")
     if not isinstance(weights, list) or not all(isinstance(each, dict) for each in weights):
         yield "model: weights is not a list of files"
 
 
 def is_entry(entry: object) -> bool:
-    """Whether this is what JSON files say of a file: its bytes and sha256."""
+    """Whether this is the JSON entry of a file, with its bytes and sha256."""
     return (
         isinstance(entry, dict)
         and type(entry.get("bytes")) is int
@@ -305,7 +306,7 @@ def is_entry(entry: object) -> bool:
 
 
 def _fault(windows: Windows, plan: Plan) -> str | None:
-    """What is wrong with the windows of a plan."""
+    """What is wrong with the windows of a plan; None if nothing."""
     n = len(windows.document)
     if n != plan.n_windows or not len(windows.start) == len(windows.stop) == n:
         return f"holds {n} windows, the plan says {plan.n_windows}"
@@ -316,7 +317,7 @@ def _fault(windows: Windows, plan: Plan) -> str | None:
             return f"{name} does not rise from 0 to {last}"
     documents = windows.document
     if np.any((documents < 0) | (documents >= plan.n_documents)):
-        return "names documents that are not there"
+        return "refers to documents that do not exist"
     lengths = plan.tokens.lengths()[documents]
     if np.any((windows.start < 0) | (windows.start >= windows.stop) | (windows.stop > lengths)):
         return "has a window outside of its document"
@@ -328,7 +329,7 @@ def _size(shape: tuple[int, ...]) -> int:
 
 
 def context_of(options: dict[str, Any]) -> int:
-    """The tokens that a later window begins with and that give no row."""
+    """The number of tokens at the beginning of a later window that give no row."""
     return int(options["stride"]) + ("bos_token" in options)
 
 

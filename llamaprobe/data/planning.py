@@ -1,4 +1,4 @@
-"""Making a plan: every document is tokenised, cut into windows, and frozen in files."""
+"""Makes a plan: every document is tokenised, cut into windows, and recorded in files."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ from .token_files import TokenWriter
 from .tokens import Encoder, bos_token_of, encoder_of
 from .windows import Windows, cut
 
-_SHARD_BYTES = 256 << 20  # of the widest row file
+_SHARD_BYTES = 256 << 20  # of the file with the widest rows
 _SHARD_ROWS = 1 << 17
 _MAX_TOKENS = 512
 _KINDS = ("empty", "bad", "long")
@@ -66,39 +66,42 @@ def plan_harvest(
     new_plan: bool = False,
     progress: bool = False,
 ) -> Plan:
-    """Tokenise a dataset, decide every row and shard of a harvest of it, and write that to `out`.
+    """Tokenise a dataset, decide every row and shard of its harvest, and write the plan to `out`.
 
     data: a file (.jsonl, .txt, .csv, .tsv, .npy, .safetensors; .parquet and .arrow with pyarrow), a
         folder (a Hugging Face dataset on disk, or Parquet files), a list of Paths, or an iterable
         of texts, lists of token ids, chats and records (dicts).
-    out: the folder, which is made if it is missing, or a URL such as s3://bucket/out (needs the
-        extra `remote`).
-    points: as for `Model.run`, and "x:10" or "hidden:4-6" for layers. Only points with one row a
+    out: the folder, created if missing, or a URL such as s3://bucket/out (needs the extra
+        `remote`).
+    points: as for `Model.run`, and "x:10" or "hidden:4-6" for layers. Only points with one row per
         token.
-    positions: "all", "last", "skip:N" (without the first N of a window), "A-B", or "hash:F" (a
+    positions: "all", "last", "skip:N" (all but the first N of a window), "A-B", or "hash:F" (a
         fraction F of the tokens); positions count from the beginning of a window.
-    dtype: of the files: "float32", or rounded to nearest even to "bf16" or "f16".
-    max_tokens: of one window, the sequence that is run. Default: 512, or all positions of a model
-        that has fewer. long: what happens to a longer document: "split" into windows, "cut" to the
-        first, or "refuse". stride: so many tokens of a window are repeated at the beginning of the
-        next one, as context without rows.
-    bos: "auto" adds the special tokens that the tokenizer puts around a text, "never" none.
-        "always" makes every window begin with the model's BOS: a document that does not gets one,
-        and in later windows it stands, without a row, in place of the token before the first.
-    order: of the documents, "data" or "permuted:SEED".
-    shard_rows: rows of a shard at most. Default: a power of two, at most 131,072, for which a file
-        of values has at most 256 MiB.
-    limit_tokens: stop after so many tokens; the last document is cut.
+    dtype: of the files: "float32", or "bf16" or "f16", rounded to nearest even.
+    max_tokens: the most tokens of a window, which is one sequence. Default: 512, or the model's
+        max_position_embeddings if that is less.
+        long: what to do with a longer document: "split" it into windows, "cut" it to the first
+        window, or "refuse" it.
+        stride: how many tokens of a window the next one repeats at its beginning, as context
+        without rows.
+    bos: "auto" adds the special tokens that the tokenizer puts around a text, "never" adds none.
+        "always" makes every window begin with the model's BOS: it is prepended to a document that
+        does not begin with it; in later windows it replaces the token before the window's first and
+    gives no row.
+    order: of the documents: "data" or "permuted:SEED".
+        shard_rows: the most rows of a shard. Default: a power of two, at most 131,072, such that a
+    file of values has at most 256 MiB.
+    limit_tokens: stop after this many tokens; the last document is cut.
     field, ids, chat: the column of records that holds a text, token ids or chat messages. Default:
         the first of text, input_ids, messages and prompt that a record has.
     on_bad: "stop" at a document that cannot be read or tokenised, or "skip" it. Empty documents
-        are always skipped. skipped.jsonl lists them.
-    new_plan: replace a plan of another arithmetic version, whose shards are then made anew.
-    progress: count documents on stderr.
+        are always skipped. skipped.jsonl lists all of them.
+    new_plan: replace a plan of another arithmetic version; its shards are then made again.
+    progress: show a count of documents on stderr.
 
-    A folder that has this very plan already gives that back without reading the data.
+    If `out` already holds the same plan, it is returned without reading the data.
 
-    Raises ArgumentError (also for a folder with another plan), PointError, FormatError (the file,
+    Raises ArgumentError (also for a folder with another plan), PointError, FormatError (with file,
     line and number of a bad document), TokenizerError, FileError.
     """
     check_model(model)
@@ -161,7 +164,7 @@ def _check_options(options: dict[str, Any], model: Model) -> None:
 
 
 def _seed(order: str) -> int | None:
-    """The seed of an order; None for that of the data."""
+    """The seed of an order; None for the order of the data."""
     match = re.fullmatch("data|permuted:([0-9]{1,18})", order) if isinstance(order, str) else None
     if match is None:
         raise refusal("order", order, "data, or permuted:SEED with a number")
@@ -169,7 +172,7 @@ def _seed(order: str) -> int | None:
 
 
 def _shard_rows(given: int | None, targets: list[Target], options: dict[str, Any]) -> int:
-    """ArgumentError. A function of the plan alone, never of a measured speed."""
+    """The rows of a shard: a function of the plan alone, not of a measured speed. ArgumentError."""
     max_tokens = options["max_tokens"]
     if given is not None:
         return whole("shard_rows", given, max_tokens, 1 << 40)
@@ -181,7 +184,7 @@ def _shard_rows(given: int | None, targets: list[Target], options: dict[str, Any
 def _request(
     model: Model, targets: list[Target], options: dict[str, Any], sources: list[Source]
 ) -> dict[str, Any]:
-    """What a plan must say to be this one. FileError."""
+    """The entries that a plan must have to be the requested one. FileError."""
     return {
         "format": "llamaprobe harvest",
         "format_version": FORMAT_VERSION,
@@ -201,7 +204,7 @@ def _request(
 
 
 def _same_plan(files: Folder, request: dict[str, Any]) -> Plan:
-    """The plan in a folder, if it is the requested one. ArgumentError."""
+    """The plan in a folder, which must be the requested one. ArgumentError."""
     plan = Plan(files)
     there = json.loads(json.dumps(plan.facts))
     for file in (*there["model"].get("weights", ()), *there["sources"]):
@@ -214,7 +217,7 @@ def _same_plan(files: Folder, request: dict[str, Any]) -> Plan:
 
 
 def _difference(there: Any, here: Any, place: str) -> str | None:
-    """The first difference between a plan and a request."""
+    """The first difference between a plan and a request; None if they agree."""
     if isinstance(here, dict) and isinstance(there, dict):
         keys = list(here) if not place else [*here, *(key for key in there if key not in here)]
         for key in keys:
@@ -234,7 +237,7 @@ def _difference(there: Any, here: Any, place: str) -> str | None:
 
 @dataclass
 class _Skipped:
-    """The documents that are left out, in a file, and how many of each kind."""
+    """Writes the documents that are left out to a file, and counts each kind."""
 
     file: IO[bytes]
     counts: dict[str, int]
@@ -253,7 +256,7 @@ def _write(
     request: dict[str, Any],
     progress: bool,
 ) -> dict[str, Any]:
-    """All files but plan.json; returns what that holds."""
+    """Write all files except plan.json; returns the contents for that."""
     options = request["options"]
     hashes = weight_hashes(model)
     _remove_token_files(folder)
@@ -295,7 +298,7 @@ def _write(
 
 
 def _remove_token_files(folder: Path) -> None:
-    """Those of planning that was killed."""
+    """Remove the token files of a planning that was killed."""
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(folder / TOKENS):
             os.unlink(folder / TOKENS / name)
@@ -308,7 +311,7 @@ def _write_tokens(
     writer: TokenWriter,
     skipped: _Skipped,
 ) -> None:
-    """The token ids of every document into files, until the limit. FormatError for a bad one."""
+    """Write the token ids of every document, up to the limit. FormatError for a bad document."""
     left = options["limit_tokens"]
     most = options["max_tokens"] if options["long"] == "refuse" else None
     for source, number, document in documents:
@@ -336,7 +339,7 @@ def _write_tokens(
 
 
 def _numbered(sources: list[Source], column: Column | None) -> Iterator[tuple[int, int, Document]]:
-    """(number of the source, number of the document in it, document)."""
+    """(number of the source, number of the document in it, document) of each document."""
     for number, source in enumerate(sources):
         for at, document in enumerate(source.read(column)):
             yield number, at, document
@@ -345,7 +348,7 @@ def _numbered(sources: list[Source], column: Column | None) -> Iterator[tuple[in
 def _counted(
     documents: Iterable[tuple[int, int, Document]], shown: bool
 ) -> Iterable[tuple[int, int, Document]]:
-    """With a count on stderr."""
+    """The documents, with a progress count on stderr."""
     if not shown:
         return documents
     from tqdm import tqdm

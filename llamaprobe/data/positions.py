@@ -1,7 +1,7 @@
 """Which positions of a window give rows: all, last, skip:N, A-B, hash:F.
 
-Positions are those of the window, as RoPE has them. `hash:F` keeps a fraction F of the tokens,
-chosen by a hash of document and place in it.
+Positions count from the beginning of the window, as in RoPE. `hash:F` keeps a fraction F of the
+tokens, chosen by a hash of the document's number and the token's place in it.
 """
 
 import re
@@ -23,12 +23,12 @@ class Positions:
     stop: int | None = None
     """One past the last position; None for no end."""
     last: bool = False
-    """The last position of a window alone."""
+    """Only the last position of a window."""
     fraction: float | None = None
 
     def of(self, document: int, start: int, stop: int, context: int) -> NDArray[np.int64]:
-        """The positions of the window of tokens [start, stop) of a document that give rows; the
-        first `context` of them never do."""
+        """The positions that give rows in the window of tokens [start, stop) of a document. The
+        first `context` positions never do."""
         n = stop - start
         if self.last:
             return np.arange(n - 1, n)
@@ -46,7 +46,7 @@ class Positions:
         stops: NDArray[np.int64],
         contexts: NDArray[np.int64],
     ) -> NDArray[np.int64]:
-        """How many rows each window gives."""
+        """The number of rows of each window."""
         if self.last:
             return np.ones(len(starts), np.int64)
         if self.fraction is None:

@@ -1,8 +1,8 @@
-"""Many prompts, each into a folder of its own as `Run.save` writes it: for `llamaprobe run
+"""Runs many prompts and saves each in a folder of its own, as `Run.save` does: `llamaprobe run
 --prompts`.
 
-prompts.json in the folder holds what decides the files; a folder with another one is refused, and a
-prompt whose folder has a manifest is not run again.
+prompts.json in the folder records everything that decides the files; a folder with another one is
+refused, and a prompt whose folder has a manifest is not run again.
 """
 
 import hashlib
@@ -31,22 +31,21 @@ _MAX_BYTES = 1 << 20  # of prompts.json
 
 @dataclass(frozen=True)
 class PromptDone:
-    """One prompt, in the order of the file."""
+    """The outcome of one prompt."""
 
     number: int
-    """From 0 on."""
+    """The number of the prompt, from 0."""
     where: str
     """ "prompts.txt: line 3"."""
     folder: Path
     fault: str | None = None
-    """Why it was skipped."""
+    """Why the prompt was skipped; None if it was not."""
     is_new: bool = True
-    """Whether this call ran it."""
+    """Whether this call ran the prompt."""
 
 
 def read_prompts_of(path: Path, column: Column | None) -> list[Document]:
-    """The prompts of a file or of stdin, without empty lines at the end. The errors of
-    `find_sources`."""
+    """The prompts of a file or stdin, without empty lines at the end. Raises as `find_sources`."""
     found = [doc for source in find_sources(path) for doc in source.read(column)]
     while found and found[-1].value == "":
         found.pop()
@@ -67,8 +66,8 @@ def run_prompts(
     """Run and save each prompt in the folder out/NUMBER. `capture`: arguments of `Model.run`;
     `save`: of `Run.save`.
 
-    on_bad: "stop" at the first prompt that cannot be run, or "skip" it. Raises Error, which begins
-    with the prompt's number, FileError.
+    on_bad: "stop" at the first prompt that cannot be run, or "skip" it. Raises Error, whose message
+    begins with the prompt's number, and FileError.
     """
     _check_same(model, prompts, out, {"capture": capture, "save": save})
     width = len(str(len(prompts) - 1))
@@ -96,7 +95,7 @@ def run_prompts(
 
 
 def _check_same(model: Model, prompts: list[Document], out: Path, options: dict[str, Any]) -> None:
-    """ArgumentError when the folder was begun with other prompts, options or another model."""
+    """ArgumentError if the folder was begun with other prompts, options or another model."""
     digest = hashlib.sha256()
     for prompt in prompts:
         shown = prompt.value.reason if isinstance(prompt.value, Fault) else prompt.value

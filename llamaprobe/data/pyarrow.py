@@ -1,4 +1,4 @@
-"""pyarrow, the extra `data`."""
+"""Imports pyarrow, which the extra `data` installs."""
 
 from importlib import import_module
 from typing import Any
@@ -7,7 +7,7 @@ from ..errors import ArgumentError
 
 
 def need_pyarrow(part: str, purpose: str) -> Any:
-    """pyarrow with one of its modules. ArgumentError where it is not installed."""
+    """pyarrow with one of its modules imported. ArgumentError if it is not installed."""
     try:
         import_module(f"pyarrow.{part}")
         return import_module("pyarrow")

@@ -1,6 +1,6 @@
-"""A harvest, read: values by row, by document, and in shuffled batches.
+"""Reads a harvest: values by row, by document, and in shuffled batches.
 
-Files are mapped, so that opening reads little and rows that are read again come from the page
+Files are mapped, so that opening reads little, and rows that are read again come from the page
 cache.
 """
 
@@ -31,19 +31,19 @@ Index = int | slice | NDArray[Any] | range | list[int]
 
 
 class Batch(NamedTuple):
-    """Of `Harvest.batches`."""
+    """One batch of `Harvest.batches`."""
 
     step: int
-    """Number of the batch in its epoch, from 0 on."""
+    """The number of the batch in its epoch, from 0."""
     rows: NDArray[np.int64]
-    """[size]: the numbers of its rows."""
+    """int64 [size]: the numbers of its rows."""
     values: NDArray[np.float32]
-    """[size, ...]."""
+    """float32 [size, ...]."""
 
 
 class Rows:
-    """The values of one point and layer, [n_rows, ...]: `rows[3]`, `rows[5:9]`, `rows[[7, 2]]` are
-    float32 copies. Shards are opened when their rows are first read."""
+    """The values of one point in one layer, [n_rows, ...]. `rows[3]`, `rows[5:9]` and
+    `rows[[7, 2]]` are float32 copies. A shard is opened when one of its rows is first read."""
 
     def __init__(self, plan: Plan, target: str, tensor: str, dtype: str, shape: tuple[int, ...]):
         self._plan, self._target, self._tensor = plan, target, tensor
@@ -57,15 +57,15 @@ class Rows:
         return self.shape[0]
 
     def __getitem__(self, rows: Index) -> NDArray[Any]:
-        """RowError for a row that is not there; FileError for a shard that is missing,
-        FormatError for one that is damaged."""
+        """RowError for a row out of range; FileError for a missing shard, FormatError for a damaged
+        one."""
         try:
             if isinstance(rows, slice):
                 rows = range(*rows.indices(len(self)))
             span = rows if isinstance(rows, range) and rows.step == 1 else None
             if span is None or not 0 <= span.start <= span.stop <= len(self):
                 span, array = None, np.asarray(rows)
-        except (TypeError, ValueError, OverflowError):  # a slice of texts; a ragged list
+        except (TypeError, ValueError, OverflowError):  # a slice of strings; a ragged list
             raise RowError(f"rows is {shown(rows)}; give {_ROWS}") from None
         if span is not None:
             return self._decoded(self._span(span))
@@ -76,7 +76,7 @@ class Rows:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         if copy is False:
-            raise ValueError("the rows of a harvest lie in files and are copied")
+            raise ValueError("the rows of a harvest are in files and can only be copied")
         found = self[:]
         return found if dtype is None else found.astype(dtype)
 
@@ -84,7 +84,7 @@ class Rows:
         return decode(stored, self._stored) if self._stored in ("F32", "F16", "BF16") else stored
 
     def _span(self, rows: range) -> NDArray[Any]:
-        """Rows that follow each other."""
+        """Consecutive rows."""
         found = np.empty((len(rows), *self.shape[1:]), _STORED[self._stored])
         at = rows.start
         while at < rows.stop:
@@ -116,7 +116,7 @@ class Rows:
         sidecar = self._plan.sidecar(shard) if files.is_remote else None
         if files.is_remote and sidecar is None or not files.has(name):
             raise FileError(
-                f"{files.shown(name)}: shard {shard} is not there; `llamaprobe harvest run --plan`"
+                f"{files.shown(name)}: shard {shard} is missing; `llamaprobe harvest run --plan`"
                 " or `refill` makes it"
             )
         path = files.local(name, sidecar["files"][name]["sha256"] if sidecar else None)
@@ -132,8 +132,8 @@ class Rows:
 
 
 def row_numbers(rows: NDArray[Any], n_rows: int) -> NDArray[np.int64]:
-    """Row numbers from 0 on, of one dimension; negative ones count from the end, a mask chooses.
-    RowError."""
+    """Rows given as 1-D numbers, of which negative ones count from the end, or as a mask -> row
+    numbers from 0. RowError."""
     if rows.dtype == bool and rows.shape == (n_rows,):
         return np.flatnonzero(rows)
     if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
@@ -141,15 +141,15 @@ def row_numbers(rows: NDArray[Any], n_rows: int) -> NDArray[np.int64]:
     numbers = rows.astype(np.int64)
     outside = (numbers < -n_rows) | (numbers >= n_rows)
     if np.any(outside):
-        raise RowError(f"row {numbers[outside][0]} is outside of {counted(n_rows, 'row')}")
+        raise RowError(f"row {numbers[outside][0]} is out of range for {counted(n_rows, 'row')}")
     return np.where(numbers < 0, numbers + n_rows, numbers)
 
 
 class Harvest:
-    """What a harvest kept, from `read_harvest`.
+    """A harvest, as `read_harvest` opens it.
 
-    h["x", 10] are the rows of a point and layer; h[...][rows] is float32. The rows are in the order
-    of the plan: documents, their windows, positions.
+    h["x", 10] gives the rows of a point in a layer, and h["x", 10][rows] their float32 values. Rows
+    are in the order of the plan: by document, window and position.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -157,7 +157,7 @@ class Harvest:
         """The Plan."""
         manifest = read_manifest(plan)
         self.root: str | None = None if manifest is None else manifest["root"]
-        """The sha256 over all files; None until the last shard is made."""
+        """The sha256 over all files; None until the harvest is complete."""
 
     @property
     def points(self) -> tuple[str, ...]:
@@ -166,7 +166,7 @@ class Harvest:
 
     @property
     def n_rows(self) -> int:
-        """How many rows every point has: kept positions of all documents."""
+        """The number of rows of every point: the kept positions of all documents."""
         return self.plan.n_rows
 
     def __len__(self) -> int:
@@ -179,7 +179,7 @@ class Harvest:
         )
 
     def __getitem__(self, point: Name) -> Rows:
-        """h["x", 10], h["x.10"], or h["logits"]; names as for `Model.run`. PointError."""
+        """h["x", 10], h["x.10"] or h["logits"]; names as for `Model.run`. PointError."""
         name = self.name_of(point)
         if name not in self._rows:
             plan = self.plan
@@ -191,7 +191,7 @@ class Harvest:
         return {}
 
     def name_of(self, point: Name) -> str:
-        """ "x.10" for ("x", 10), "x:10", "blocks.10.hook_resid_pre" and the like. PointError."""
+        """ "x.10" for ("x", 10), "x:10", "blocks.10.hook_resid_pre" and so on. PointError."""
         if isinstance(point, str):
             if point in self.points:
                 return point
@@ -205,7 +205,7 @@ class Harvest:
 
     @cached_property
     def rows(self) -> "RowIndex":
-        """What each row is: h.rows.document[5:9], .start, .position, .token_id."""
+        """Where each row comes from: h.rows.document[5:9], .start, .position, .token_id."""
         return RowIndex(self.plan)
 
     def tokens(self, document: int) -> NDArray[np.int32]:
@@ -235,13 +235,12 @@ class Harvest:
         start: int = 0,
         pool: int = 8,
     ) -> Iterator[Batch]:
-        """The rows of a point in batches, each row once: a pure function of the arguments, so that
-        `start`, the number of the first batch, continues a run that was stopped.
+        """Iterate over the rows of a point in batches, each row once. The batches are a pure
+        function of the arguments, so that `start`, the number of the first batch, resumes an epoch.
 
-        shuffle: a seed; None for the order of the plan. The shards are put in a random order, and
-        the rows of each `pool` of them are mixed: with a pool of all shards the order is a random
-        permutation of all rows, with few shards it reads few files at a time. The last batch may be
-        smaller. ArgumentError, PointError.
+        shuffle: a seed; None for the order of the plan. Shards are put in random order, and rows
+        are shuffled within each `pool` of shards: a pool of all shards permutes all rows, a small
+        pool reads few files at a time. The last batch may be smaller. ArgumentError, PointError.
         """
         size, pool = whole("size", size, 1), whole("pool", pool, 1)
         epoch, start = whole("epoch", epoch, 0), whole("start", start, 0)
@@ -263,8 +262,8 @@ class Harvest:
 
 
 class RowIndex:
-    """For each row: `document`, `start` of its window in the document, `position` in the window,
-    `token_id`; each is indexed as `Rows`."""
+    """For each row, its `document`, the `start` of its window in the document, its `position` in
+    the window, and its `token_id`. Each is indexed like `Rows`."""
 
     def __init__(self, plan: Plan) -> None:
         for name, dtype in INDEX:
@@ -279,7 +278,7 @@ class RowIndex:
 def read_harvest(
     folder: str | os.PathLike[str], *, cache: str | os.PathLike[str] | None = None
 ) -> Harvest:
-    """Open a harvest, also one of which shards are missing. folder: a folder, or a URL such as
-    s3://bucket/out (needs the extra `remote`), from which a shard is fetched when it is first read,
-    into the folder `cache`, or a temporary one. FileError, FormatError, ArgumentError."""
+    """Open a harvest, even if shards are missing. folder: a folder, or a URL such as
+    s3://bucket/out (needs the extra `remote`), from which each shard is fetched at its first read,
+    into the folder `cache` or a temporary one. FileError, FormatError, ArgumentError."""
     return Harvest(Plan(folder, cache=cache))

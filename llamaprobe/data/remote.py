@@ -1,8 +1,9 @@
 """A harvest on an object store, through fsspec (the extra `remote`).
 
-A store needs no rename, no lock, no conditional write and no listing: a file is made on this machine
-and uploaded by one PUT under its final name, and the sidecar of a shard comes after its files. Two
-writers of a shard put equal bytes. What is read is downloaded whole and compared with its sha256.
+A store needs no rename, no lock, no conditional write and no listing: a file is made on this
+machine and uploaded by one PUT under its final name, and the sidecar of a shard comes after its
+files. Two writers of a shard put equal bytes. What is read is downloaded whole and compared with
+its sha256.
 """
 
 import contextlib
@@ -26,24 +27,23 @@ from .patience import retry
 
 Found = TypeVar("Found")
 
-# Repeating a call does not help against these.
+# Errors that a retry cannot fix.
 _FINAL = (
     *(FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError),
     *(NotImplementedError, TypeError, ValueError, MemoryError, ImportError),
 )
-# Other stores have no folders to make, or would make a bucket of a mistyped name.
+# Other stores have no folders to create, or would create a bucket from a mistyped name.
 _WITH_FOLDERS = {"file", "local", "sftp", "ssh", "smb", "hdfs", "webhdfs"}
 _CHUNK = 1 << 20
 
 
 class RemoteFolder(Folder):
-    """A folder on a store; `path` is that of its copies on this machine, a temporary one unless
-    `cache` keeps them."""
+    """A folder on a store. `path` is the local folder of copies: `cache`, or a temporary one."""
 
     is_remote = True
 
     def __init__(self, url: str, cache: str | os.PathLike[str] | None = None) -> None:
-        """ArgumentError without fsspec, for an unknown protocol."""
+        """Raises ArgumentError without fsspec, and for an unknown protocol."""
         self._url, self._cache = url, cache
         fsspec = _fsspec(url)
         options: dict[str, Any] = {} if "::" in url else {"use_listings_cache": False}
@@ -54,7 +54,7 @@ class RemoteFolder(Folder):
 
     @cached_property
     def _temporary(self) -> tempfile.TemporaryDirectory[str]:
-        """Removed when this object is no longer used, or at the end of the process."""
+        """Removed when this object is garbage-collected, or when the process ends."""
         return tempfile.TemporaryDirectory(prefix="llamaprobe-")
 
     @cached_property
@@ -134,7 +134,7 @@ class RemoteFolder(Folder):
         return f"{self._root}/{name}"
 
     def _upload(self, name: str) -> None:
-        """One PUT; a store that keeps less than it was given counts as one that failed."""
+        """One PUT. It counts as failed if the store has fewer bytes than were sent."""
         source, target = str(self.path / name), self._key(name)
         try:
             self._store.put_file(source, target)
@@ -147,7 +147,7 @@ class RemoteFolder(Folder):
             self._store.put_file(source, target)
         size, kept = os.path.getsize(source), self._store.info(target)["size"]
         if kept != size:
-            raise OSError(f"{size} bytes were uploaded and {kept} are there")
+            raise OSError(f"{size} bytes were uploaded, but the store has {kept}")
 
     def _download(self, name: str, path: Path, sha256: str | None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,7 +167,7 @@ class RemoteFolder(Folder):
         self._call(name, download)
 
     def _call(self, name: str, call: Callable[[], Found]) -> Found:
-        """With further attempts where the store may recover. FileError that names the file."""
+        """Call with retries while the store may recover. FileError, which names the file."""
         try:
             return retry(call, lambda error: not isinstance(error, _FINAL))
         except Error:

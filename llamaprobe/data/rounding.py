@@ -1,6 +1,6 @@
-"""float32 values as the bytes of a file: float32, bf16, f16, each rounded to nearest even.
+"""float32 values as stored in a file: float32, bf16 or f16, rounded to nearest even.
 
-A NaN's sign and payload differ between CPUs, so every NaN is written as the same one.
+The sign and payload of a NaN differ between CPUs, so every NaN is written with the same bits.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ _NAN = {"F32": 0x7FC00000, "BF16": 0x7FC0, "F16": 0x7E00}
 
 
 def encode(values: NDArray[np.float32], dtype: str, has_nan: bool) -> NDArray[np.generic]:
-    """The values in a dtype of safetensors; BF16 as uint16. `has_nan`: whether one may be NaN."""
+    """The values in a safetensors dtype, BF16 as uint16. has_nan: whether one may be NaN."""
     if dtype == "F16":
         with np.errstate(over="ignore"):
             found: NDArray[np.generic] = values.astype(np.float16)
@@ -27,7 +27,7 @@ def encode(values: NDArray[np.float32], dtype: str, has_nan: bool) -> NDArray[np
 
 
 def decode(stored: NDArray[np.generic], dtype: str) -> NDArray[np.float32]:
-    """float32 of what a file holds; BF16 as uint16."""
+    """Stored numbers, BF16 as uint16, as float32."""
     if dtype == "BF16":
         return (stored.astype(np.uint32) << 16).view(np.float32)
     return np.ascontiguousarray(stored, np.float32)

@@ -1,8 +1,8 @@
-"""Making one shard: a pure function of weights, plan and number.
+"""Makes one shard: a pure function of weights, plan and shard number.
 
-The files of a shard are written under temporary names, fsynced and renamed, then its sidecar says
-that they are complete. A kill costs what was under way; two writers of one shard write the same
-bytes, so that nothing needs a lock.
+The files of a shard are written under temporary names, fsynced and renamed; then its sidecar marks
+it as complete. A kill loses only the shard in progress. Two writers of one shard write the same
+bytes, so that no lock is needed.
 """
 
 import contextlib
@@ -31,18 +31,18 @@ from .tensor_file import TensorFile, TensorHash
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """A shard that is complete."""
+    """A complete shard."""
 
     shard: int
-    """Its number, from 0 on."""
+    """Its number, from 0."""
     n_rows: int
-    """Of every point in it."""
+    """Rows of every point in it."""
     sha256: str
-    """Of the names and sha256 of its files together: equal for equal shards."""
+    """The sha256 over the names and hashes of its files: equal for equal shards."""
     is_new: bool
     """Whether this call made it."""
     seconds: float
-    """That this call took."""
+    """The time that this call took."""
 
 
 def harvest_shard(
@@ -54,16 +54,18 @@ def harvest_shard(
     batch_tokens: int = BATCH_TOKENS,
     report: Callable[[int], object] | None = None,
 ) -> ShardInfo:
-    """Make shard number `shard` of a plan, unless it is complete already. All that an engine for
-    many machines needs to call: any number of processes may make any shards, in any order, also
+    """Make shard number `shard` of a plan, unless it is already complete. An engine for many
+    machines needs only this call: any number of processes may make any shards, in any order, even
     the same one twice; the bytes are always the same.
 
-    plan: a Plan, or the path or URL of one. model: an open model, or what `load` takes; default: the one
-    that the plan was made with, where it was. threads, batch_tokens: for speed and memory; they
-    change no bit. report: called with the number of tokens of each batch.
+    plan: a Plan, or the path or URL of one.
+    model: an open model, or what `load` takes. Default: the model that the plan was made with, at
+    its recorded place.
+    threads, batch_tokens: speed and memory; they change no bit.
+    report: called with the number of tokens of each batch.
 
     Raises ArgumentError (no such shard, another model or arithmetic version), FileError (a full
-    disk; nothing that was finished is lost), OutOfMemory (names the document), FileChangedError.
+    disk; finished shards are kept), OutOfMemory (which names the document), FileChangedError.
     """
     began = time.perf_counter()
     batch_tokens, report = whole("batch_tokens", batch_tokens, 1), function("report", report)
@@ -92,7 +94,7 @@ def harvest_shard(
 
 
 def opened_model(plan: Plan, model: Model | str | None) -> Model:
-    """The model of a plan, as `harvest_shard` takes it. ArgumentError for another one."""
+    """The argument `model` of `harvest_shard` as an open model. ArgumentError for another model."""
     check_arithmetic(plan)
     if model is not None and not isinstance(model, (Model, str, os.PathLike)):
         raise refusal("model", model, "what lp.load(...) returned, or takes")
@@ -112,14 +114,14 @@ def write_values(
     batch_tokens: int = BATCH_TOKENS,
     report: Callable[[int], object] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Compute a shard into `files`, by target; returns what the sidecar says of each, by name."""
+    """Compute a shard into `files` (target -> file); returns name -> sidecar entry."""
     windows = range(int(plan.windows.shard[shard]), int(plan.windows.shard[shard + 1]))
     for array in index_of(plan, windows):
         files[ROWS].write(array)
     counts = {target: NonFinite() for target in plan.targets}
     forward = Forward(plan, model, threads=threads, batch_tokens=batch_tokens)
     for batch in forward.run(windows, report):
-        while batch.values:  # nothing of a batch is kept while the next is computed
+        while batch.values:  # free each value before the next batch is computed
             target, values = batch.values.popitem()
             has_nan = counts[target].add(values)
             files[target].write(encode(values, plan.dtype, has_nan))
@@ -134,7 +136,7 @@ def write_values(
 
 
 def index_of(plan: Plan, windows: range) -> list[NDArray[Any]]:
-    """The tensors of INDEX for the rows of some windows."""
+    """The tensors of INDEX for the rows of these windows."""
     table = plan.windows
     positions = [positions_of(plan, window) for window in windows]
     counts = [len(each) for each in positions]
@@ -148,14 +150,14 @@ def index_of(plan: Plan, windows: range) -> list[NDArray[Any]]:
 
 
 class NonFinite:
-    """Counts NaN and infinities of a target, by channel."""
+    """Counts NaN and infinities of a target, per channel."""
 
     def __init__(self) -> None:
         self._nan: Counter[int] = Counter()
         self._inf: Counter[int] = Counter()
 
     def add(self, values: NDArray[np.float32]) -> bool:
-        """Whether there is a NaN among the values, [n_rows, ...]."""
+        """Count values [n_rows, ...]; returns whether one is NaN."""
         with np.errstate(invalid="ignore", over="ignore"):
             if np.isfinite(np.sum(values)) or np.all(np.isfinite(values)):
                 return False
@@ -166,7 +168,7 @@ class NonFinite:
         return bool(self._nan)
 
     def facts(self) -> dict[str, Any]:
-        """For the sidecar; nothing where all is finite."""
+        """The entries for the sidecar; empty if all values are finite."""
         if not self._nan and not self._inf:
             return {}
         channels = sorted({*self._nan, *self._inf})
@@ -178,7 +180,7 @@ class NonFinite:
 
 
 def _commit(plan: Plan, shard: int, entries: dict[str, Any], seconds: float) -> None:
-    """Make the files durable where the harvest lives, then write the sidecar. FileError."""
+    """Make the files durable in the harvest's place, then write the sidecar. FileError."""
     try:
         plan.files.commit(entries)
     finally:
@@ -190,7 +192,7 @@ def _commit(plan: Plan, shard: int, entries: dict[str, Any], seconds: float) -> 
 
 
 def remove_killed(plan: Plan) -> None:
-    """Remove the temporary files of writers that were killed."""
+    """Remove the temporary files of killed writers."""
     for name in (".", ROWS, DONE, *plan.targets):
         with contextlib.suppress(OSError):
             remove_leftovers(plan.folder / name)

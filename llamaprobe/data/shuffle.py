@@ -1,7 +1,7 @@
-"""The order in which rows are read: a pure function of seed, epoch and place in it.
+"""The order in which rows are read: a pure function of seed, epoch and place in the order.
 
-Shards in a random order form pools of some shards; the rows of a pool are permuted. So a batch
-reads few files, and any place of the order is known without what comes before it.
+Shards in random order form pools of a few shards, and the rows of a pool are permuted. So a batch
+reads few files, and any place in the order is computed without the places before it.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from .mixing import permutation
 
 class Shuffle:
     def __init__(self, firsts: NDArray[np.int64], seed: int | None, epoch: int, pool: int) -> None:
-        """`firsts`: the first row of each shard, and the number of rows. No seed: in order."""
+        """firsts: the first row of each shard, then the number of rows. seed: None: in order."""
         self._seed, self._epoch = seed, epoch
         n_shards = len(firsts) - 1
         if seed is None:
@@ -26,7 +26,7 @@ class Shuffle:
         self._cached: tuple[int, NDArray[np.int64]] = -1, np.zeros(0, np.int64)
 
     def rows(self, start: int, stop: int) -> NDArray[np.int64]:
-        """The rows at places start to stop of the order."""
+        """The rows at places [start, stop) of the order."""
         if self._seed is None:
             return np.arange(start, stop)
         parts = []
@@ -39,7 +39,7 @@ class Shuffle:
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
     def _pool(self, number: int) -> NDArray[np.int64]:
-        """The rows of a pool in their order; the last pool is kept."""
+        """The rows of a pool in order; the last pool is cached."""
         if self._cached[0] != number:
             shards = sorted(self._pools[number].tolist())
             spans = [np.arange(self._firsts[s], self._firsts[s + 1]) for s in shards]

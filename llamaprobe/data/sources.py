@@ -1,7 +1,7 @@
-"""Datasets as a user gives them -> documents, in order.
+"""Datasets as given by a user -> documents, in order.
 
-A str or a Path is a file or a folder, read by its suffix; a list of Paths is several of them; "-"
-as a Path is stdin. Any other iterable gives documents: texts, token ids, chats, or records (dicts).
+A str or a Path is a file or a folder, read by its suffix; a list of Paths is several; "-" is stdin.
+Any other iterable gives documents: texts, token ids, chats, or records (dicts).
 """
 
 import itertools
@@ -49,11 +49,10 @@ class Source:
 
     path: Path | None
     documents: Iterable[object] = ()
-    """Without a path."""
+    """The documents, if there is no path."""
 
     def identity(self) -> dict[str, Any]:
-        """What tells this source from another: the name, size and fingerprint of a file.
-        FileError."""
+        """What identifies this source: for a file, its name, size and fingerprint. FileError."""
         if self.path is None:
             return {"name": None}
         if self.path == STDIN:
@@ -62,7 +61,7 @@ class Source:
         return {"name": self.path.name, "bytes": size, "fingerprint": fingerprint(self.path)}
 
     def read(self, column: Column | None) -> Iterator[Document]:
-        """FileError, FormatError, ArgumentError."""
+        """The documents. FileError, FormatError, ArgumentError."""
         if self.path is None:
             return _items(self.documents, column)
         if self.path == STDIN:
@@ -74,8 +73,7 @@ class Source:
 
 
 def find_sources(data: object) -> list[Source]:
-    """The sources of a user's argument, all of them checked to be there. FileError,
-    ArgumentError."""
+    """The sources of a user's argument, all of which must exist. FileError, ArgumentError."""
     if isinstance(data, (str, os.PathLike)):
         return _at(checked_path(data))
     is_other = isinstance(data, (bytes, bytearray, memoryview, Mapping)) or not is_iterable(data)
@@ -103,7 +101,7 @@ def _at(path: Path) -> list[Source]:
         if not os.path.lexists(path):
             raise no_such(path, "no such file or folder")
         known = ", ".join(SUFFIXES)
-        raise ArgumentError(f"{shown_path(path)}: its kind is not one of those that can be read: {known}")
+        raise ArgumentError(f"{shown_path(path)}: is not of a kind that can be read: {known}")
     _size(path)
     return [Source(path)]
 

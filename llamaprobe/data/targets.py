@@ -1,6 +1,6 @@
-"""What a harvest keeps: points of layers whose values are one row a token.
+"""What a harvest stores: points in layers, with one row per token.
 
-Names are those of `Model.run`; "x:10" and "hidden:4-6" choose layers of any of them.
+Names are those of `Model.run`; a suffix selects layers, as in "x:10" and "hidden:4-6".
 """
 
 import math
@@ -19,33 +19,33 @@ _LAYERS = re.compile(r"(.+):([0-9]{1,5})(?:-([0-9]{1,5}))?")
 
 @dataclass(frozen=True)
 class Target:
-    """One point of one layer."""
+    """One point in one layer."""
 
     point: Point
     layer: int | None
     shape: tuple[int, ...]
-    """Of one row."""
+    """The shape of one row."""
 
     @property
     def name(self) -> str:
-        """Of its folder and tensor: "x.10", "logits"."""
+        """The name of its folder and tensor: "x.10", "logits"."""
         return self.point.name if self.layer is None else f"{self.point.name}.{self.layer}"
 
     @property
     def width(self) -> int:
-        """Values of one row."""
+        """The number of values in one row."""
         return math.prod(self.shape)
 
 
 def find_targets(names: str | Iterable[Name], config: Config) -> list[Target]:
-    """In the order requested, each once. PointError."""
+    """The targets, in the order requested, each once. PointError."""
     names = (names,) if isinstance(names, str) else names
     found: dict[Target, None] = {}
     for name, point, layer in resolve_all(_with_layers(names), config):
         if axes(point.width)[0] != "T":
             raise PointError(
                 f"{printable(repr(name))}: {point.name} has a value for each pair of tokens; a"
-                " harvest keeps points with one row a token"
+                " harvest stores points with one row per token"
             )
         layers = [layer] if layer is not None or not point.per_layer else range(config.n_layers)
         for each in layers:
@@ -54,7 +54,7 @@ def find_targets(names: str | Iterable[Name], config: Config) -> list[Target]:
 
 
 def captures_of(targets: Iterable[Target]) -> list[tuple[int, tuple[int, ...]]]:
-    """The targets for the core: (number of the point, layers), in the order of `in_core_order`."""
+    """The targets for the core: (point number, layers), in the order of `in_core_order`."""
     captures: dict[int, list[int]] = {}
     for target in targets:
         captures.setdefault(target.point.number, []).append(target.layer or 0)

@@ -1,7 +1,7 @@
-"""Safetensors files that are written in pieces, hashed on the way, and whole or not there.
+"""Safetensors files that are written in pieces, hashed while being written, and appear whole.
 
-The header is known before the values, and padded so that these begin at a multiple of 64 bytes. The
-bytes go through write(2) to a temporary file, which is fsynced and renamed: a full disk is an
+The header is known before the values, and is padded so that they begin at a multiple of 64 bytes.
+The bytes go through write(2) to a temporary file, which is fsynced and renamed: a full disk is an
 error, never a damaged file.
 """
 
@@ -36,7 +36,7 @@ def n_bytes_of(tensor: Tensor) -> int:
 
 
 def header_of(tensors: Sequence[Tensor], metadata: Mapping[str, str]) -> bytes:
-    """The beginning of a safetensors file that holds these tensors, in this order."""
+    """The header of a safetensors file with these tensors, in this order."""
     entries: dict[str, object] = {"__metadata__": dict(metadata)}
     at = 0
     for name, dtype, shape in tensors:
@@ -49,23 +49,23 @@ def header_of(tensors: Sequence[Tensor], metadata: Mapping[str, str]) -> bytes:
 
 
 class TensorHash:
-    """The size and sha256 that a file would have."""
+    """Computes the size and sha256 of a file without writing it."""
 
     def __init__(self, tensors: Sequence[Tensor], metadata: Mapping[str, str]) -> None:
         self._tensors = list(tensors)
         self._digest = hashlib.sha256()
         header = header_of(tensors, metadata)
         self.n_bytes = len(header) + sum(map(n_bytes_of, tensors))
-        """When all is written."""
+        """Bytes of the complete file."""
         self._n_written = 0
         self._put(memoryview(header))
 
     def write(self, array: NDArray[Any]) -> None:
-        """The next values; the tensors follow each other. FileError."""
+        """Add the next values, tensor after tensor. FileError."""
         self._put(memoryview(np.ascontiguousarray(array)).cast("B"))
 
     def entry(self) -> dict[str, Any]:
-        """What a sidecar says of the file, once all is written."""
+        """The sidecar's entry for the file, once everything is written."""
         if self._n_written != self.n_bytes:
             raise Error(f"{self._n_written} bytes of {self.n_bytes} were written")
         shapes = {name: [dtype, *shape] for name, dtype, shape in self._tensors}
@@ -89,10 +89,10 @@ class TensorHash:
 
 
 class TensorFile(TensorHash):
-    """The file itself: `sync` it, then `rename` it; without that it leaves no trace."""
+    """Writes the file. Call `sync`, then `rename`; otherwise nothing is left behind."""
 
     def __init__(self, path: Path, tensors: Sequence[Tensor], metadata: Mapping[str, str]) -> None:
-        """Makes the folder. FileError."""
+        """Creates the folder. FileError."""
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ class TensorFile(TensorHash):
 def write_tensors(
     path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
 ) -> dict[str, Any]:
-    """A file of arrays that are in memory; returns its entry. The folder is not synced. FileError."""
+    """Write a file of arrays and return its entry. The folder is not synced. FileError."""
     tensors = [(name, _DTYPES[array.dtype.str], array.shape) for name, array in arrays.items()]
     with TensorFile(path, tensors, metadata) as file:
         for array in arrays.values():

@@ -1,4 +1,4 @@
-"""The token ids of all documents of a harvest, in files of some million tokens."""
+"""The token ids of all documents of a harvest, in files of a few million tokens."""
 
 import hashlib
 import itertools
@@ -21,19 +21,19 @@ _PART_DOCUMENTS = 1 << 18
 
 
 class TokenWriter:
-    """Writes documents one after the other; `entries` are the files so far."""
+    """Writes documents one after the other; `entries` describes the files so far."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.entries: dict[str, dict[str, Any]] = {}
         self.lengths = array("q")
-        """Of every document, in tokens."""
+        """The length of every document, in tokens."""
         self._ids: list[NDArray[np.int32]] = []
         self._places: list[tuple[int, int]] = []
         self._n_tokens = 0
 
     def add(self, ids: NDArray[np.int32], source: int, number: int) -> None:
-        """A document: its token ids, number of its source, number within that. FileError."""
+        """Add a document: its token ids, the number of its source, its number there. FileError."""
         self._ids.append(ids)
         self._places.append((source, number))
         self.lengths.append(len(ids))
@@ -42,7 +42,7 @@ class TokenWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is left. FileError."""
+        """Write the remaining documents. FileError."""
         if not self._ids:
             return
         name = part_name(len(self.entries))
@@ -61,7 +61,7 @@ class TokenWriter:
 
 
 class Tokens:
-    """The token ids of the documents of a plan, in place in its files."""
+    """The token ids of a plan's documents, in the mapped files."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         """FileError, FormatError."""
@@ -73,7 +73,7 @@ class Tokens:
         return int(self._firsts[-1])
 
     def lengths(self) -> NDArray[np.int64]:
-        """Of every document."""
+        """The length of every document, in tokens."""
         parts = [np.diff(starts) for starts, *_ in self._parts]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
@@ -83,7 +83,7 @@ class Tokens:
         return ids[starts[at] : starts[at + 1]]
 
     def place(self, document: int) -> tuple[int, int]:
-        """The number of its source, and its number in that."""
+        """The number of its source, and its number in that source."""
         (_, _, sources, numbers), at = self._find(document)
         return int(sources[at]), int(numbers[at])
 
@@ -104,7 +104,7 @@ def _part(path: Path) -> tuple[NDArray[Any], ...]:
 
 
 def tensors_of(path: Path, wanted: dict[str, str]) -> list[NDArray[Any]]:
-    """Tensors of one dimension, by name and dtype, in place. FileError, FormatError."""
+    """1-D tensors, given as name -> dtype, in place. FileError, FormatError."""
     file = _core.Safetensors(path)
     found = {name: (dtype, shape) for name, dtype, shape, _, _ in file.tensors()}
     numpy = {"I64": "<i8", "I32": "<i4"}

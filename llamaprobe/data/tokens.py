@@ -1,6 +1,6 @@
 """Documents -> token ids, or the reason why a document has none.
 
-The tokenizer is opened at the first text, so that ids need none.
+The tokenizer is opened at the first text, so that datasets of ids need none.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from ..prompts.chat import ChatOptions
 from ..prompts.prompt import TokenizerOfBatch
 from .document import Fault, kind_of
 
-_OF_ALL = (Cancelled, Timeout, FileError, OutOfMemory)  # not the fault of one document
+_OF_ALL = (Cancelled, Timeout, FileError, OutOfMemory)  # not caused by one document
 
 
 class Encoder:
@@ -26,15 +26,15 @@ class Encoder:
     def __init__(
         self, tokenizer: TokenizerOfBatch, vocab_size: int, special: bool, first: int | None
     ) -> None:
-        """special: whether a text gets the special tokens of its tokenizer. first: the token that
-        every document begins with; None for any."""
+        """special: whether to add the tokenizer's special tokens to a text. first: the token that
+        every document must begin with; None: any."""
         self._tokenizer, self._vocab_size = tokenizer, vocab_size
         self._special, self._first = special, first
         self._chat = ChatOptions(add_generation_prompt=False)
 
     def encode(self, value: object) -> NDArray[np.int32] | Fault:
-        """Token ids, which may be none (an empty text). Raises what is not the fault of the
-        document: FileError, FileChangedError."""
+        """Token ids, empty for an empty text, or a Fault. Raises only errors that the document did
+        not cause: FileError, FileChangedError."""
         if isinstance(value, Fault):
             return value
         try:
@@ -54,13 +54,13 @@ class Encoder:
         return self._checked(value)
 
     def _begun(self, ids: NDArray[np.int32] | Fault) -> NDArray[np.int32] | Fault:
-        """With the first token, unless there are no tokens."""
+        """The ids with the first token prepended if needed, unless there are none."""
         if isinstance(ids, Fault) or self._first is None or not len(ids) or ids[0] == self._first:
             return ids
         return np.concatenate([np.array([self._first], np.int32), ids])
 
     def _checked(self, value: Sequence[int] | NDArray[Any]) -> NDArray[np.int32] | Fault:
-        """Token ids that a document gives."""
+        """Token ids given by a document, checked."""
         try:
             ids = np.asarray(value)
         except (ValueError, TypeError, OverflowError):
@@ -79,8 +79,8 @@ class Encoder:
 
 @contextlib.contextmanager
 def encoder_of(model: Model, bos: str = "auto") -> Iterator[Encoder]:
-    """`bos`: "auto" adds the special tokens that the tokenizer puts around a text, "never" none;
-    "always" makes every document begin with the model's BOS. ArgumentError where it has none."""
+    """bos: "auto" adds the special tokens that the tokenizer puts around a text, "never" adds none;
+    "always" makes every document begin with the model's BOS. ArgumentError if it has none."""
     first = bos_token_of(model) if bos == "always" else None
     with model._tokenizer.batch() as tokenizer:
         yield Encoder(tokenizer, model.config.vocab_size, bos != "never", first)

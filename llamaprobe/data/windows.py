@@ -1,8 +1,8 @@
-"""Documents cut into windows, the sequences that are run, and windows into shards.
+"""Cuts documents into windows, the sequences that are run, and groups windows into shards.
 
-A document of at most `max_tokens` is one window. A longer one is split into windows that begin
-`max_tokens - stride` apart, or cut to its first `max_tokens`. A shard is a run of windows that give
-at most `shard_rows` rows together.
+A document of at most `max_tokens` tokens is one window. A longer one is split into windows that
+begin `max_tokens - stride` apart, or cut to its first `max_tokens`. A shard is a series of
+consecutive windows with at most `shard_rows` rows in all.
 """
 
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """In the order of the harvest; window w gives the rows row[w] to row[w + 1]."""
+    """All windows, in the order of the harvest; window w gives the rows row[w] to row[w + 1]."""
 
     document: Ints
     start: Ints
-    """[n]: tokens start to stop of the document."""
+    """[n]: the window has the tokens [start, stop) of the document."""
     stop: Ints
     row: Ints
     """[n + 1]."""
     shard: Ints
-    """[n_shards + 1]: shard s is the windows shard[s] to shard[s + 1]."""
+    """[n_shards + 1]: shard s has the windows shard[s] to shard[s + 1]."""
 
     def arrays(self) -> dict[str, Ints]:
         return {name: getattr(self, name) for name in NAMES}
@@ -45,8 +45,8 @@ def cut(
     positions: Positions,
     shard_rows: int,
 ) -> Windows:
-    """`lengths` of the documents in tokens, `order` in which they are run. Windows that give no row
-    are left out."""
+    """lengths: of the documents, in tokens. order: in which they are run. Windows without rows are
+    left out."""
     step = max_tokens - stride
     sizes = lengths[order]
     more = np.zeros_like(sizes) if is_cut else -(-np.maximum(sizes - max_tokens, 0) // step)

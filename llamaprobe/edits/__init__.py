@@ -1,1 +1,1 @@
-"""Edits of a run: assignments that are recorded, and what they mean for the rows of one prompt."""
+"""Edits of a run: recorded assignments, and how they apply to the rows of one prompt."""

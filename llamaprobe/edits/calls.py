@@ -1,7 +1,7 @@
-"""What a function of an edit was given and left, call by call, so that a saved run can be checked.
+"""The inputs and outputs of an edit's function, call by call, so that a saved run can be checked.
 
-With a cache a function is called for the rows of each step, and sees the keys up to them. A session
-that is rewound calls it again for the same rows: the last call counts.
+With a cache, a function is called for the rows of each step, and sees the keys up to them. After a
+session is rewound, it is called again for the same rows: the last call counts.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ _Call = tuple[Numbers, Numbers, Values, Values]
 
 
 class Calls:
-    """Of one edit of one prompt."""
+    """The calls of one edit of one prompt."""
 
     def __init__(self, row_axis: int, calls: tuple[_Call, ...] = ()) -> None:
         self._row_axis, self._calls = row_axis, list(calls)
@@ -25,7 +25,7 @@ class Calls:
         return Calls(self._row_axis, tuple(self._calls))
 
     def add(self, positions: Numbers, columns: Numbers, before: Values, after: Values) -> None:
-        """A call: values are [rows, heads or 1, columns], of a map [heads, rows, keys]."""
+        """Add a call: values are [rows, heads or 1, columns]; for a map, [heads, rows, keys]."""
         first = positions.min()
         if self._calls and self._calls[-1][0].max() >= first:
             self._calls = [
@@ -34,8 +34,9 @@ class Calls:
         self._calls.append((positions, columns, before, after))
 
     def recorded(self, numbers: list[Numbers], n_tokens: int | None) -> Recorded:
-        """All rows of the first n_tokens, in the order of the edit's numbers, of a map with the keys
-        up to the last of them. What no call was given, keys that a row does not see, is 0."""
+        """All rows of the first n_tokens, in the order of the edit's numbers; for a map, with the
+        keys up to the last of them. Elements that no call covered (keys that a row does not see)
+        are 0."""
         calls = self._calls
         if n_tokens is not None:
             calls = [self._up_to(n_tokens, call) for call in calls if call[0].min() < n_tokens]
@@ -64,18 +65,18 @@ class Calls:
 
 
 class Replay(Mapped):
-    """In place of a function: leaves what the function left in a run, and notes where it is given
-    anything else than the function was."""
+    """Stands in for a function: returns its recorded outputs, and notes where its inputs differ
+    from the recorded ones."""
 
     def __init__(self, name: str, recorded: Recorded) -> None:
         super().__init__(lambda value, at: None)
         self.name, self.recorded = name, recorded
         self.missing: list[int] = []
-        """Positions of rows of which nothing is recorded."""
+        """Positions of rows without a record."""
         self.fault = ""
 
     def cut(self, positions: Numbers, columns: Numbers, is_map: bool) -> list[NDArray[np.bool_]]:
-        """Which of the rows and columns of a call are recorded."""
+        """Masks of the rows and columns of a call that are recorded."""
         rows = np.isin(positions, self.recorded.positions)
         last = self.recorded.positions.max(initial=-1) if is_map else np.inf
         return [rows, columns <= last]

@@ -1,4 +1,4 @@
-"""One edit as plain data: a place, an operation and numbers, or a function."""
+"""One edit as plain data: a place, an operation, and numbers or a function."""
 
 import contextlib
 import dataclasses
@@ -24,23 +24,23 @@ _PLAIN = re.compile(r"[A-Za-z_][\w.]*")
 
 
 class At(NamedTuple):
-    """Where a function of `map` is called."""
+    """The context in which a function of `map` is called."""
 
     point: str
-    """Its name."""
+    """The name of the point."""
     layer: int | None
     """None for a point that is not per layer."""
     positions: NDArray[np.int64]
-    """Absolute, of the rows."""
+    """The absolute positions of the rows."""
     prompt: int
-    """Its number in the batch."""
+    """The number of the prompt in the batch."""
     step: int
-    """0 for the prompt, then the number of the new token that is run."""
+    """0 for the prompt, then the number of the new token that is computed."""
 
 
 class Mapped:
-    """A function of `map`. One that cannot be pickled, such as a lambda, is pickled as its name, so
-    that its run can be."""
+    """A function of `map`. A function that cannot be pickled, such as a lambda, is pickled as its
+    name, so that its run can be pickled."""
 
     def __init__(self, function: Function, source_sha256: str | None = None) -> None:
         self.function = function
@@ -49,7 +49,7 @@ class Mapped:
 
     @property
     def source_sha256(self) -> str | None:
-        """Of its text in Python; None where that is not to be had."""
+        """The sha256 of its Python source; None if the source is not available."""
         import inspect  # slow to import
 
         if self._source_sha256 is None and not hasattr(self.function, "is_lost"):
@@ -67,13 +67,13 @@ class Mapped:
     def __reduce__(self) -> tuple[Any, ...]:
         try:
             pickle.dumps(self.function)
-        except Exception:  # whatever its pickling raises
+        except Exception:  # pickling may raise anything
             return lost, (self.name, self.source_sha256)
         return Mapped, (self.function, self._source_sha256)
 
 
 def lost(name: str, source_sha256: str | None = None) -> Mapped:
-    """In place of a function that was not kept with its edit."""
+    """Stands in for a function that was not kept with its edit."""
 
     def lost(value: Values, at: At) -> None:
         raise EditError(f"the function {name} was not kept with its edit; map it again")
@@ -84,11 +84,11 @@ def lost(name: str, source_sha256: str | None = None) -> Mapped:
 
 
 class Recorded(NamedTuple):
-    """What a function of `map` was given in a run, and what it left."""
+    """The inputs and outputs of a function of `map` in a run."""
 
     positions: NDArray[np.int64]
     before: Values
-    """float32 [rows, heads or 1, channels], of a map [heads, rows, keys]."""
+    """float32 [rows, heads or 1, channels]; for a map, [heads, rows, keys]."""
     after: Values
 
 
@@ -98,49 +98,49 @@ class Source(NamedTuple):
     prompt: str | None
     n_tokens: int
     is_whole: bool
-    """Whole values, which belong to prompts of that length alone."""
+    """Whether whole values were taken, which only fit prompts of the same length."""
     prompt_sha256: str | None = None
-    """Of the text in UTF-8; None for token ids."""
+    """The sha256 of the prompt's text in UTF-8; None for token ids."""
     ids_sha256: str = ""
-    """Of the token ids, as int32 in little-endian."""
+    """The sha256 of the token ids as little-endian int32."""
     folder: str | None = None
-    """From which the run was read."""
+    """The folder that the run was read from."""
 
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """One edit. `repr` gives it as it was written."""
+    """One edit. `repr` shows it as it was written."""
 
     name: str
-    """Of the point."""
+    """The name of the point."""
     layer: int | None
     """None for a point that is not per layer."""
     index: Index
-    """Of the value, as it was written; absolute for an edit of a run."""
+    """The index as written; for an edit of a run, with absolute positions."""
     op: str
     """ "=", "+=", "-=", "*=", or "map"."""
     value: Values | None = None
-    """float32, of a shape that broadcasts to what the index selects; None for "map"."""
+    """float32, of a shape that broadcasts to the selection; None for "map"."""
     function: Mapped | None = None
-    """Of "map"."""
+    """The function of "map"."""
     whole: bool = False
-    """The function takes all rows at once."""
+    """Whether the function takes all rows at once."""
     file: str | None = None
-    """That the value was read from, if it was."""
+    """The .npy file that the value was read from, if any."""
     factor: float | None = None
-    """That the numbers of the file were multiplied with; None: not at all."""
+    """The factor that the file's numbers were multiplied by; None: none."""
     source: Source | None = None
-    """The run that the value was taken from, if it was."""
+    """The run that the value was taken from, if any."""
     requested: Index | None = None
-    """Of an edit of a run: the index before positions were made absolute."""
+    """For an edit of a run, the index before positions were made absolute."""
     n_changed: int | None = None
-    """Of an edit of a run: how many elements got other bits."""
+    """For an edit of a run, the number of elements whose bits changed."""
     recorded: Recorded | None = None
-    """Of a function of a run."""
+    """For a function in a run, its inputs and outputs."""
 
     @property
     def written(self) -> str | None:
-        """`repr` before positions were made absolute; None for an edit that was not run."""
+        """`repr` before positions were made absolute; None if the edit has not been run."""
         if self.requested is None:
             return None
         return repr(dataclasses.replace(self, index=self.requested, n_changed=None))
@@ -175,8 +175,8 @@ class Edit:
 
 
 def as_values(value: object, what: str = "the value of an edit") -> Values:
-    """A float32 copy, rounded once. EditTypeError for what is not real numbers, ArgumentError for
-    masked values."""
+    """A float32 copy, rounded once. EditTypeError unless the value is real numbers, ArgumentError
+    for masked values."""
     check_unmasked(value)
     try:
         array = np.asarray(value)
@@ -203,7 +203,7 @@ def sha256_of(data: bytes) -> str:
 
 
 def as_run(edit: Edit, index: Index, n_changed: int, recorded: Recorded | None) -> Edit:
-    """An edit as a run made it: absolute positions, and the number of elements that changed."""
+    """An edit as applied in a run, with absolute positions and the number of changed elements."""
     source = None if edit.source is None else edit.source._replace(is_whole=False)
     return dataclasses.replace(
         edit,

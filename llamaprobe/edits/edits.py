@@ -1,12 +1,12 @@
-"""`Edits`: NumPy assignments that are recorded, for a run to make them.
+"""`Edits`: NumPy assignments that are recorded, and applied during a run.
 
     e = Edits()
     e["z", 3][-1, 5] = 0             # axes as in run["z", 3]: [T, n_heads, head_dim]
     e["x", 10][7:] += 4 * v
     e["gate", 7].map(function)
 
-Names of points are kept as they are written, because what some of them mean depends on the model.
-Values are copied when they are recorded.
+Names of points are kept as written, because the meaning of some depends on the model. Values are
+copied when they are recorded.
 """
 
 import operator
@@ -27,7 +27,7 @@ from .places import absolute
 
 
 class Run(Protocol):
-    """What taking values from a `llamaprobe.Run` needs of it."""
+    """The part of `llamaprobe.Run` that is needed to take values from it."""
 
     points: tuple[str, ...]
     token_ids: NDArray[np.int32]
@@ -41,21 +41,21 @@ class Run(Protocol):
 
 
 class Edits:
-    """A list of edits, recorded with NumPy's assignments. Nothing runs before `Model.run`.
+    """A list of edits, recorded by NumPy-style assignments. Nothing is computed before `Model.run`.
 
-    e[point, layer][index] = value, also +=, -=, *=; e[point][index] for a point that is computed
-    once, such as "logits". An index has the axes of run[point, layer]. e[number] is an Edit.
+    e[point, layer][index] = value, also +=, -=, *=; e[point][index] for a point that is not per
+    layer, such as "logits". An index has the axes of run[point, layer]. e[number] is an Edit.
     """
 
     session_prompt: int | None = None
-    """Of a run of a session: the number of tokens of the prompt that it was started with, from whose
-    end its edits count."""
+    """For the run of a session, the length of the prompt that it was started with; negative
+    positions of its edits count from the end of that prompt."""
 
     _is_made = False
-    """They are those of a run, which do not change."""
+    """Whether these are the edits of a run, which cannot be changed."""
 
     def __init__(self, edits: Iterable[Edit] = ()) -> None:
-        """ArgumentError for what holds no Edit objects."""
+        """Raises EditError for items that are not Edit objects."""
         way_out = "Edit objects, such as those of run.edits; text is read by lp.Edits.parse"
         self._edits: list[Edit] = listed("edits", edits, way_out)
         for edit in self._edits:
@@ -64,7 +64,7 @@ class Edits:
 
     @staticmethod
     def parse(text: str | Iterable[str]) -> "Edits":
-        """Edits from text, one or several: what `repr` of an edit shows, `z[3][-1, 5] = 0`, where a
+        """Edits from one or several texts in the form that `repr` shows, `z[3][-1, 5] = 0`; the
         value is a number or `[factor *] file.npy`. EditError, FileError, FormatError."""
         from .grammar import parse  # re and ast are for text alone
 
@@ -102,7 +102,7 @@ class Edits:
         Place(self, *name_of(key))[...] = value
 
     def __copy__(self) -> "Edits":
-        """With a list of its own, which may be added to."""
+        """A copy to which edits can be added."""
         other = Edits(self)
         other.session_prompt = self.session_prompt
         return other
@@ -138,7 +138,7 @@ class Edits:
         self._edits.append(edit)
 
     def _made(self) -> "Edits":
-        """These, as they are from now on."""
+        """A copy that cannot be changed."""
         self._is_made = True
         return self
 
@@ -152,13 +152,13 @@ def _checked_slice(key: slice) -> slice:
 
 
 class Selection:
-    """Elements of a value that no run has computed yet: assign to them, or `map` a function."""
+    """Elements of a value in a future run: assign to them, or `map` a function."""
 
     def __init__(self, edits: Edits, name: str, layer: int | None, index: Index) -> None:
         self._edits, self._name, self._layer, self._index = edits, name, layer, index
         self._is_recorded = False
 
-    __iter__ = None  # Python would call __getitem__ with 0, 1, ... for ever
+    __iter__ = None  # or Python would iterate by __getitem__(0), (1), ... without end
 
     def __getitem__(self, index: object) -> "Selection":
         raise self._indexed(index)
@@ -190,13 +190,14 @@ class Selection:
         return self._assign("*=", value)
 
     def map(self, function: Function, *, whole: bool = False) -> None:
-        """Record a function of the selected elements, called as function(value, at) while the run
-        computes: float32 [rows, ...], of a map [heads, rows, keys]; an axis that an integer selects
-        is absent, but for rows. It writes to `value`, or returns an array of its shape. `at` is an
-        `At`: point, layer, positions, prompt, step.
+        """Record a function that is called as function(value, at) during the run. `value` holds the
+        selected elements, float32 [rows, ...], for a map [heads, rows, keys]; an axis indexed by an
+        integer is dropped, except rows. The function writes to `value`, or returns an array of its
+        shape. `at` is an `At`: point, layer, positions, prompt, step.
 
-        It sees the rows at work and must do the same to a row whichever others there are; `whole`:
-        it needs all rows of the prompt at once. An exception ends the run and passes through.
+        A call has the rows being computed, and the result for a row must not depend on the other
+        rows. whole: the function needs all rows of the prompt at once. An exception ends the run
+        and is passed on.
         """
         if not callable(function):
             raise EditTypeError(f"map takes a function, not {shown(function)}")
@@ -220,7 +221,7 @@ class Selection:
 
 
 class Place(Selection):
-    """A whole value; with an index, a part of it."""
+    """A whole value; indexing selects a part of it."""
 
     def __init__(self, edits: Edits, name: str, layer: int | None) -> None:
         super().__init__(edits, name, layer, (...,))
@@ -238,10 +239,10 @@ class Place(Selection):
 
 
 def like(run: Run, point: Name, layer: int | None = None, index: object = ...) -> Edits:
-    """e[point, layer][index] = run[point, layer][index], which remembers the run.
+    """The edit e[point, layer][index] = run[point, layer][index], with a record of the run.
 
-    run: a Run that holds the point, also one of `read_run`. Without an index the whole value: for
-    prompts of as many tokens. PointError, EditError.
+    run: a Run that holds the point, also one from `read_run`. Without an index, the whole value is
+    taken, which fits prompts of the same number of tokens. PointError, EditError.
     """
     check_run(run)
     name: Any = point
@@ -275,10 +276,10 @@ def like(run: Run, point: Name, layer: int | None = None, index: object = ...) -
 
 
 def freeze(run: Run, points: str | Iterable[Name], layers: Layers = None) -> Edits:
-    """The whole values of a run, as edits: each of these points, in each of these layers.
+    """Edits that set whole values to those of a run, for each of these points and layers.
 
-    points: names and patterns as for `Model.run`; those of a pattern that the run lacks are left
-    out. layers: default those that the run holds of a point. PointError.
+    points: names and patterns as for `Model.run`; points that match a pattern but are not in the
+    run are left out. layers: default: all that the run holds of a point. PointError.
     """
     check_run(run)
     config, edits = run.config, Edits()
@@ -298,9 +299,9 @@ def freeze(run: Run, points: str | Iterable[Name], layers: Layers = None) -> Edi
 
 
 def knockout(layer: int, query: object, key: object, head: object = None) -> Edits:
-    """Queries do not see keys: their scores are -inf. Each may be a number, a slice, a span or a
-    list, of which every pair counts. head: None for all. Raises EditError for what is not an index;
-    bounds are checked when the edits are run."""
+    """Edits that hide keys from queries by setting their scores to -inf. query and key may be a
+    number, a slice, a span or a list; every pair is hidden. head: None for all heads. Raises
+    EditError for an invalid index; bounds are checked when the edits are run."""
     (of_key,) = read_index((key,))
     edits = Edits()
     for one in [slice(None)] if head is None else _each("head", head):
@@ -310,7 +311,7 @@ def knockout(layer: int, query: object, key: object, head: object = None) -> Edi
 
 
 def _each(name: str, given: object) -> list[Any]:
-    """The numbers of a list, or the one item."""
+    """The numbers of a list, or the single item in a list."""
     (item,) = read_index((given,))
     found = list(item) if isinstance(item, tuple) else [item]
     if not found:

@@ -1,14 +1,14 @@
-"""Edits as text: what `repr` of an edit shows, and the command line takes.
+"""Edits as text, as shown by `repr` of an edit and taken by the command line.
 
     z[3][-1, 5] = 0
     x[10][7:] += 4 * v.npy
     logits[-1, [13, 198]] = -inf        # a comment
     "model.layers[3].mlp.down_proj.input"[..., 123] = 3
 
-An edit is NAME[LAYER][INDEX] OP VALUE, without [LAYER] for what is computed once or has its layer in
-its name. INDEX has integers, slices, lists of integers, ... and the spans PROMPT, NEW and DECIDING. A
-value is a number, or [FACTOR *] FILE.npy; names stand in double quotes where they have other
-characters than letters, digits and _ . / -
+An edit is NAME[LAYER][INDEX] OP VALUE, without [LAYER] for points that are not per layer or have
+the layer in their name. INDEX has integers, slices, lists of integers, ... and the spans PROMPT,
+NEW and DECIDING. VALUE is a number, or [FACTOR *] FILE.npy. Names with characters other than
+letters, digits and _ . / - are in double quotes.
 """
 
 import ast
@@ -44,7 +44,7 @@ MOST_CHARACTERS = 4096
 
 
 def parse(text: str) -> Edit:
-    """One edit. EditError; FileError and FormatError for its file."""
+    """Parse one edit. EditError; FileError and FormatError for its file."""
     if not isinstance(text, str):
         raise EditTypeError(f"an edit as text is a str, not {shown(text)}")
     without = _COMMENT.fullmatch(text)
@@ -79,7 +79,7 @@ def _text(word: str) -> str:
 
 
 def _value(text: str) -> tuple[Any, str | None, float | None]:
-    """The value, its file, and the factor of the file."""
+    """The value, its file, and the file's factor."""
     found = _VALUE.fullmatch(text)
     if not found:
         raise EditError(
@@ -93,7 +93,7 @@ def _value(text: str) -> tuple[Any, str | None, float | None]:
     values = read(file)
     if values.dtype.kind not in "fiu":
         raise EditError(
-            f"{printable(file, 80)}: holds {values.dtype}, and the value of an edit is real numbers"
+            f"{printable(file, 80)}: holds {values.dtype}; the value of an edit is real numbers"
         )
     if found["factor"] is None:
         return values, file, None
@@ -103,7 +103,7 @@ def _value(text: str) -> tuple[Any, str | None, float | None]:
 
 
 def parse_index(text: str) -> Index:
-    """What stands between the brackets. EditError."""
+    """Parse the text between the brackets. EditError."""
     try:
         tree = ast.parse(f"_[{text}]", mode="eval").body
         assert isinstance(tree, ast.Subscript) and isinstance(tree.value, ast.Name)

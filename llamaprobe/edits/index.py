@@ -1,8 +1,8 @@
-"""An index as it was written, and the numbers that it selects along each axis.
+"""An index as written, and the numbers that it selects along each axis.
 
-Rows and keys are positions of tokens: absolute, from 0 on; a negative one counts from the end of
-the prompt, and an open end goes on over new tokens. Other axes have a fixed length. Nothing is
-clipped: what is outside is an error, also in a slice.
+Rows and keys are token positions, absolute and from 0; negative ones count from the end of the
+prompt, and an open end extends to new tokens. Other axes have a fixed length. Nothing is clipped:
+anything out of range is an error, even in a slice.
 """
 
 import operator
@@ -28,15 +28,15 @@ class Span(Enum):
     PROMPT = "PROMPT"
     """The tokens of the prompt."""
     NEW = "NEW"
-    """Those that follow it."""
+    """The tokens after the prompt."""
     DECIDING = "DECIDING"
-    """Those whose logits choose a new token: from the last of the prompt on."""
+    """The tokens whose logits choose a new token: from the last one of the prompt on."""
 
     def __repr__(self) -> str:
         return self.value
 
     def within(self, n_prompt: int) -> slice:
-        """Its positions in a run whose prompt has n_prompt tokens."""
+        """The positions in a run whose prompt has n_prompt tokens."""
         first = {"PROMPT": 0, "NEW": n_prompt, "DECIDING": n_prompt - 1}[self.value]
         return slice(first, n_prompt if self is Span.PROMPT else None)
 
@@ -44,7 +44,7 @@ class Span(Enum):
 PROMPT, NEW, DECIDING = Span.PROMPT, Span.NEW, Span.DECIDING
 
 Item = int | slice | Span | tuple[int, ...]
-"""Of one axis; a tuple is a list of numbers."""
+"""The index of one axis; a tuple stands for a list of numbers."""
 Index = tuple[Item | EllipsisType, ...]
 
 
@@ -53,34 +53,34 @@ class Axis:
     """One axis of a value."""
 
     name: str
-    """Of one of its numbers: "row", "key", "head", "kv head", "channel"..."""
+    """The name of one element: "row", "key", "head", "kv head", "channel"..."""
     length: int
-    """Of positions, that of the prompt."""
+    """For positions, the length of the prompt."""
     limit: int
-    """Of positions: those that the run reaches. Else the length."""
+    """For positions, how many the run reaches; else the length."""
     is_position: bool
     n_query_heads: int = 0
-    """Of kv heads, how many query heads each serves."""
+    """For kv heads, how many query heads each serves."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What an item selects along an axis."""
+    """The selection of an item along an axis."""
 
     numbers: Numbers
     item: Item
-    """The same with absolute positions."""
+    """The item with absolute positions."""
     grows: bool = False
-    """More rows come as tokens are generated."""
+    """Whether the selection grows as tokens are generated."""
 
     @property
     def is_dropped(self) -> bool:
-        """An integer selects no axis."""
+        """Whether the axis is dropped, because the item is an integer."""
         return isinstance(self.item, int)
 
 
 def read_index(written: object) -> Index:
-    """An index, checked but for its bounds. EditError."""
+    """An index, checked except for its bounds. EditError."""
     items = written if isinstance(written, tuple) else (written,)
     return tuple(_item(item) for item in items)
 
@@ -112,12 +112,12 @@ def _integer(item: object) -> int:
         )
     number = operator.index(item)  # type: ignore[arg-type]
     if abs(number) >= 1 << 63:
-        raise EditError(f"{shown(item)} is outside of every axis")
+        raise EditError(f"{shown(item)} is out of range for every axis")
     return number
 
 
 def show_index(index: Index) -> str:
-    """As it is written between brackets."""
+    """The index as written between brackets."""
     items = list(index)
     while len(items) > 1 and items[-1] == slice(None):
         items.pop()
@@ -134,16 +134,16 @@ def _show_item(item: Item | EllipsisType) -> str:
 
 
 def plain_index(index: Index, n_tokens: int) -> tuple[Any, ...]:
-    """For NumPy: spans as slices of a prompt of so many tokens."""
+    """The index for NumPy, with spans as slices for a prompt of n_tokens."""
     items = (item.within(n_tokens) if isinstance(item, Span) else item for item in index)
     return tuple(list(item) if isinstance(item, tuple) else item for item in items)
 
 
 def spread(index: Index, n_axes: int) -> list[Item]:
-    """An item for each axis. EditError."""
+    """One item per axis. EditError."""
     n_dots = sum(item is Ellipsis for item in index)
     if n_dots > 1:
-        raise EditError("an index has one ... at most")
+        raise EditError("an index has at most one ...")
     if len(index) - n_dots > n_axes:
         axes = "1 axis" if n_axes == 1 else f"{n_axes} axes"
         raise EditError(f"{len(index) - n_dots} indices for {axes}")
@@ -156,7 +156,7 @@ def spread(index: Index, n_axes: int) -> list[Item]:
 
 
 def choose(item: Item, axis: Axis) -> Chosen:
-    """What an item selects. EditError: nothing, or something outside."""
+    """The selection of an item. EditError if it is empty or out of range."""
     if isinstance(item, Span):
         item = item.within(axis.length) if axis.is_position else _refuse_span(item, axis)
     if isinstance(item, slice):
@@ -174,7 +174,7 @@ def choose(item: Item, axis: Axis) -> Chosen:
 
 
 def _refuse_span(item: Span, axis: Axis) -> slice:
-    raise EditError(f"{item!r} selects positions, and this axis has {axis.name}s")
+    raise EditError(f"{item!r} selects positions, but this axis has {axis.name}s")
 
 
 def _number(number: int, axis: Axis) -> int:
@@ -203,7 +203,7 @@ def _range(number: int, axis: Axis) -> str:
 def _slice(item: slice, axis: Axis) -> Chosen:
     step = 1 if item.step is None else item.step
     if step < 1:
-        raise EditError(f"a slice of an edit goes forward, and this has a step of {step}")
+        raise EditError(f"a slice of an edit must go forward, but its step is {step}")
     first = 0 if item.start is None else _end(item.start, axis)
     is_open = item.stop is None
     end = axis.limit if is_open else _end(item.stop, axis)
@@ -220,11 +220,12 @@ def _end(number: int, axis: Axis) -> int:
     found = number + axis.length if number < 0 else number
     if 0 <= found <= axis.limit:
         return found
-    raise EditError(f"{number} is outside: {_range(number, axis)}")
+    raise EditError(f"{number} is out of range: {_range(number, axis)}")
 
 
 def first_of_lists(items: Sequence[Chosen]) -> int | None:
-    """The axis of a list that NumPy moves to the front, past a slice after an integer."""
+    """The axis of a list that NumPy moves to the front, because a slice separates it from an
+    integer."""
     if [type(chosen.item) for chosen in items] == [int, slice, tuple]:
         return 2
     return None

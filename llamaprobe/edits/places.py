@@ -1,4 +1,4 @@
-"""Where an edit is: its point, the axes of the value, and its index with absolute positions."""
+"""The place of an edit: its point, the axes of the value, and its index with absolute positions."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -48,7 +48,7 @@ def axes_of(point: Point, config: Config, n_prompt: int, limit: int) -> list[Axi
 
 
 def absolute(edit: Edit, config: Config, n_prompt: int, limit: int) -> Index:
-    """The index of an edit with absolute positions, for a prompt of so many tokens. EditError,
+    """The index of an edit with absolute positions, for a prompt of n_prompt tokens. EditError,
     PointError."""
     axes_of_value = axes_of(point_of(edit, config)[0], config, n_prompt, limit)
     items = spread(edit.index, len(axes_of_value))
@@ -56,8 +56,9 @@ def absolute(edit: Edit, config: Config, n_prompt: int, limit: int) -> Index:
 
 
 def within(edits: Iterable[Edit], config: Config, n_tokens: int) -> Iterator[Edit]:
-    """Edits with absolute positions as far as they reach the tokens of a text that was rewound, or has
-    not come so far: others are left out, and a number is written to the positions that there are."""
+    """Edits with absolute positions, cut to the first n_tokens: for a text that was rewound or is
+    not yet long enough. Edits beyond are left out; a number is assigned only to existing
+    positions."""
     for edit in edits:
         axes_of_value = axes_of(point_of(edit, config)[0], config, n_tokens, n_tokens)
         axes = list(zip(spread(edit.index, len(axes_of_value)), axes_of_value, strict=True))
@@ -71,7 +72,7 @@ def within(edits: Iterable[Edit], config: Config, n_tokens: int) -> Iterator[Edi
 
 
 def _cut(item: Item, n_tokens: int) -> Item | None:
-    """None: nothing is left."""
+    """The item cut to the first n_tokens; None if nothing is left."""
     if isinstance(item, slice):
         if not range(n_tokens)[item]:
             return None
@@ -83,7 +84,7 @@ def _cut(item: Item, n_tokens: int) -> Item | None:
 
 
 def n_positions(edit: Edit, config: Config) -> int:
-    """How many tokens its index with absolute positions needs. EditError, PointError."""
+    """The number of tokens that its index with absolute positions needs. EditError, PointError."""
     axes_of_value = axes_of(point_of(edit, config)[0], config, 1, 1)
     items = zip(spread(edit.index, len(axes_of_value)), axes_of_value, strict=True)
     return max(_reach(item) for item, axis in items if axis.is_position)

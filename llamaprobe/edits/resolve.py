@@ -1,4 +1,4 @@
-"""What edits mean for one prompt: checked once, before the first product, then cut to the rows of
+"""Edits resolved for one prompt: checked once, before anything is computed, then cut to the rows of
 each call of the core.
 
     bound = bind(edits, config, n_prompt, wanted, limit=n_prompt + n_tokens)  # once
@@ -7,8 +7,8 @@ each call of the core.
     call.count()
     run.edits = bound.applied()
 
-A plain run has one call, of all rows. With a cache, a call has the rows of its new tokens: row r of
-a sequence is position n_past + r. Keys stay absolute.
+A plain run is one call, with all rows. With a cache, a call has the rows of its new tokens: row r
+of a sequence is position n_past + r. Keys stay absolute.
 """
 
 import contextlib
@@ -33,26 +33,26 @@ from .places import axes_of, is_map, point_of
 from .used import Kept, check_used, kept_of
 
 FAILED = -1
-"""In `changed` of the core: the edit that an error is about."""
+"""In `changed` of the core, marks the edit that caused an error."""
 _OPS = {"=": 0, "+=": 1, "-=": 1, "*=": 2, "map": 3}
 _MAY_HIDE = ("scores", "logits")  # -inf hides a key or a token
 
 Wanted = tuple[Point, tuple[int, ...], bool]
-"""A point that is kept, its layers, () for one that is not per layer, and whether before edits, as
-in a Capture."""
+"""(point, layers, whether before edits) of a kept value, as in a Capture; layers are () for a point
+that is not per layer."""
 
 
 @dataclass
 class _Bound:
-    """One edit of one prompt. Axes are in the order of the core: rows, heads or one 0, columns; of
-    a map heads, rows, keys."""
+    """One edit of one prompt. Axes are in the order of the core: rows, heads (or a single 0),
+    columns; for a map: heads, rows, keys."""
 
     edit: Edit
     point: Point
     layer: int
     """0 for a point that is not per layer."""
     chosen: list[Chosen]
-    """As the value has axes."""
+    """One entry per axis of the value."""
     numbers: list[Numbers]
     values: Values | None
     row_axis: int
@@ -75,8 +75,8 @@ class _Bound:
         last_rows: bool,
         calls: Calls | None = None,
     ) -> Any:
-        """The tuple of the core for rows at these positions; None if it has none of them. `calls`
-        records those of a function."""
+        """The tuple for the core, for rows at these positions; None if the edit has none of them.
+        calls: records the calls of a function."""
         numbers, values = list(self.numbers), self.values
         first = rows[-1] if last_rows and not self.point.per_layer else rows.start
         for axis in (self.row_axis, 2) if self.is_map else (self.row_axis,):
@@ -98,7 +98,7 @@ class _Bound:
     def _caller(
         self, positions: Numbers, columns: Numbers, at: tuple[int, int], calls: Calls | None
     ) -> Any:
-        """The user's function for the core: it is given three axes and returns as many."""
+        """Wrap the user's function for the core, which passes and expects three axes."""
         layer = self.layer if self.point.per_layer else None
         where = At(self.point.name, layer, positions, *at)
         function: Mapped = self.edit.function  # type: ignore[assignment]
@@ -141,16 +141,16 @@ class Bound:
         self.edits = edits
         self._bound = bound
         self.n_changed: NDArray[np.int64] = np.zeros(len(bound), np.int64)
-        """Of each edit, in the calls that were counted."""
+        """The number of changed elements of each edit, in the calls counted so far."""
         self._calls = [Calls(one.row_axis) if one.values is None else None for one in bound]
 
     @property
     def places(self) -> "list[_Bound]":
-        """Each edit by its numbers along the axes."""
+        """The edits with their numbers along the axes."""
         return self._bound
 
     def copy(self) -> "Bound":
-        """For a sequence that goes its own way."""
+        """A copy for an independent sequence."""
         other = copy.copy(self)
         other.n_changed = self.n_changed.copy()
         other._calls = [None if calls is None else calls.copy() for calls in self._calls]
@@ -159,8 +159,8 @@ class Bound:
     def items(
         self, rows: range, sequence: int, at: tuple[int, int], last_rows: bool
     ) -> list[tuple[int, Any]]:
-        """(number of the edit, tuple of the core) of those that have rows in a call; at: numbers of
-        the prompt and the step."""
+        """(number of the edit, tuple for the core) of the edits that have rows in a call. at: the
+        numbers of the prompt and the step."""
         found = (
             (i, one.item(rows, sequence, at, last_rows, calls))
             for i, (one, calls) in enumerate(zip(self._bound, self._calls, strict=True))
@@ -168,8 +168,8 @@ class Bound:
         return [(i, item) for i, item in found if item is not None]
 
     def applied(self, n_tokens: int | None = None) -> Edits:
-        """The edits for `Run.edits`, of the first n_tokens: positions are absolute, so that they do
-        the same to a run of the tokens of prompt and answer; each has its n_changed."""
+        """The edits for `Run.edits`, cut to the first n_tokens. Positions are absolute, so that
+        they have the same effect in a run of all tokens; each has its n_changed."""
         return Edits(
             as_run(
                 one.edit,
@@ -181,7 +181,7 @@ class Bound:
         )
 
     def check_computed(self, n_computed: int) -> None:
-        """EditError: an edit acts on tokens alone that are not computed, the last new one."""
+        """EditError if an edit acts only on a token that is not computed (the last new one)."""
         for one in self._bound:
             if one.rows.min() >= n_computed:
                 raise EditError(
@@ -192,22 +192,22 @@ class Bound:
     def check_reached(
         self, n_tokens: int, run: Any = None, *, n_computed: int | None = None
     ) -> None:
-        """EditError, with `run`: the text ended before any position of an edit, or at the first,
-        which is then not computed."""
+        """EditError, with `run`, if the text ended before any position of an edit, or at the first
+        one, which is then not computed."""
         n_computed = n_tokens if n_computed is None else n_computed
         for one in self._bound:
             if one.rows[0] >= n_computed and one.rows.min() >= n_computed:
                 last = "" if n_computed == n_tokens else ", of which the last was not computed"
                 error = EditError(
-                    f"{one.edit!r}: position {one.rows.min()} was not reached, the text ended after"
-                    f" {counted(n_tokens, 'token')}{last}; it is in the `run` of this error"
+                    f"{one.edit!r}: position {one.rows.min()} was not reached: the text ended after"
+                    f" {counted(n_tokens, 'token')}{last}; `run` of this error has it"
                 )
                 error.run = run
                 raise error
 
 
 class Call:
-    """The edits of one call of the core, for the sequences that it has."""
+    """The edits of one call of the core, for its sequences."""
 
     def __init__(
         self,
@@ -220,15 +220,15 @@ class Call:
         last_rows: bool = False,
         n_prompts: int | None = None,
     ) -> None:
-        """`prompts`: their numbers in the batch, where finished ones have left it. `last_rows`: of
-        points that are not per layer the core computes only the last row of each sequence.
-        n_prompts: of the batch, for errors; None: not in a batch."""
+        """prompts: the numbers of the sequences in the batch, which finished ones have left.
+        last_rows: for points that are not per layer, the core computes only the last row of each
+        sequence. n_prompts: of the batch, for errors; None: no batch."""
         self._bounds = bounds
         self._of: list[tuple[Bound, int]] = []
         self._prompts: list[int] = []
         self._n_prompts = n_prompts
         self.items: list[Any] = []
-        """The argument `edits` of the core."""
+        """The core's argument `edits`."""
         for sequence, bound in enumerate(bounds):
             if bound is not None:
                 at = sequence if prompts is None else prompts[sequence], step
@@ -238,12 +238,12 @@ class Call:
                     self._prompts.append(at[0])
                     self.items.append(item)
         self.changed: NDArray[np.int64] = np.zeros(len(self.items), np.int64)
-        """Its argument `changed`."""
+        """The core's argument `changed`."""
 
     @contextlib.contextmanager
     def named(self) -> Iterator[None]:
-        """Around the call of the core: an error of an edit begins with the prompt of a batch and
-        the edit."""
+        """Around the call of the core: prefix an edit's error with the prompt (in a batch) and the
+        edit."""
         try:
             yield
         except EditError as error:
@@ -255,7 +255,7 @@ class Call:
             raise
 
     def count(self) -> None:
-        """Add what changed to the edits."""
+        """Add the numbers of changed elements to the edits."""
         for (bound, number), n in zip(self._of, self.changed, strict=True):
             bound.n_changed[number] += n
 
@@ -269,13 +269,14 @@ def bind(
     limit: int | None = None,
     cached: bool = False,
 ) -> Bound | None:
-    """The edits of a prompt of n_prompt tokens; None without edits.
+    """Resolve the edits of a prompt of n_prompt tokens; None without edits.
 
-    wanted: what is kept; an edit that none of it depends on is refused. limit: the tokens that the
-    text may have in the end (default: n_prompt). cached: rows are computed call by call, which
-    refuses functions of whole values.
+    wanted: the kept values; an edit that affects none of them is refused. limit: the most tokens
+    that the text may reach (default: n_prompt). cached: rows are computed call by call, so that
+    functions of whole values are refused.
 
-    Raises EditError (an edit that cannot be made or does nothing, which it shows), PointError.
+    Raises EditError (an edit that cannot be made or has no effect; the message shows it),
+    PointError.
     """
     if edits is None:
         return None
@@ -300,8 +301,8 @@ def _bind(
     point, layer = point_of(edit, config)
     if edit.source is not None and edit.source.is_whole and edit.source.n_tokens != n_prompt:
         raise EditError(
-            f"the run that it is like has {counted(edit.source.n_tokens, 'token')} and this"
-            f" prompt has {n_prompt}; say which: lp.like(run, {point.name!r}, ..., np.s_[...])"
+            f"the run of lp.like has {counted(edit.source.n_tokens, 'token')} and this prompt has"
+            f" {n_prompt}; select which: lp.like(run, {point.name!r}, ..., np.s_[...])"
         )
     if cached and edit.whole:
         raise EditError("a function of whole values cannot be called for one new token at a time")
@@ -321,7 +322,7 @@ def _bind(
 
 
 def _core_axes(n_axes: int, is_map: bool) -> list[int]:
-    """The axes of the core that those of a value are."""
+    """The axis of the core for each axis of a value."""
     return [0, 1, 2] if is_map or n_axes == 3 else [0, 2][:n_axes]
 
 
@@ -334,7 +335,7 @@ def _by_core(numbers: list[Numbers], point: Point) -> list[Numbers]:
 
 
 def _values(one: _Bound) -> Values:
-    """The value as three axes, each as long as what it selects, or 1."""
+    """The value with three axes, each as long as its selection, or 1."""
     edit, chosen = one.edit, one.chosen
     value: Values = edit.value if edit.op != "-=" else -edit.value  # type: ignore[assignment,operator]
     order = list(range(len(chosen)))
@@ -367,7 +368,7 @@ def _values(one: _Bound) -> Values:
 
 
 def _seen(one: _Bound) -> NDArray[np.bool_]:
-    """[rows, keys] of a map: whether the query sees the key."""
+    """For a map, [rows, keys]: whether the query sees the key."""
     age = one.rows[:, None] - one.numbers[2]
     return (age >= 0) & (age < (one.window or one.limit))
 
@@ -409,9 +410,9 @@ def bind_all(
     cached: bool = False,
     last_fed: bool = True,
 ) -> list[Bound | None]:
-    """`bind` for each prompt of a call, by their lengths: `edits` are those of all of them, or of a
-    batch a list with an entry, or None, for each. A text may get n_new tokens beyond its prompt,
-    of which the last is computed if `last_fed`. An error says which prompt."""
+    """`bind` for each prompt of a call, given by length. edits: one Edits for all, or for a batch a
+    list with an Edits or None for each. n_new: the most tokens after each prompt; last_fed: whether
+    the last one is computed. An error names the prompt."""
     n, wanted = len(lengths), list(wanted)
     if edits is None or isinstance(edits, Edits):
         each: list[Any] = [edits] * n

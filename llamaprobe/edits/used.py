@@ -1,4 +1,4 @@
-"""Which values depend on an edit: one that nothing kept depends on is refused."""
+"""Refuses an edit if no kept value depends on it."""
 
 import functools
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from ..points import Point, all_points, reads
 
 @dataclass(frozen=True)
 class Kept:
-    """A value that is kept, as the core names it."""
+    """A kept value, by the core's name."""
 
     name: str
     layer: int
@@ -19,14 +19,14 @@ class Kept:
 
 
 def canonical(name: str, layer: int, is_per_layer: bool, config: Config) -> tuple[str, int]:
-    """x is x_out of the layer before, and what is computed once belongs to the last layer."""
+    """x is x_out of the layer before; points that are not per layer belong to the last layer."""
     if not is_per_layer:
         return name, config.n_layers - 1
     return ("x_out", layer - 1) if name == "x" and layer else (name, layer)
 
 
 def kept_of(config: Config, point: Point, layers: tuple[int, ...], before: bool) -> Kept:
-    """The last of the layers: what it depends on includes all of the others."""
+    """The kept value in the last of the layers, whose dependencies include those of the others."""
     layer = max(layers, default=0)
     of = f" of layer {layer}" if point.per_layer else ""
     name, number = canonical(point.name, layer, point.per_layer, config)
@@ -40,14 +40,14 @@ def _order() -> dict[str, int]:
 
 @functools.cache
 def _sources(name: str) -> frozenset[str]:
-    """The values of its own layer that a value is computed from."""
+    """The values of the same layer that a value is computed from."""
     order = _order()
     found = {source for source in reads(name) if order[source] < order[name]}
     return frozenset(found.union(*map(_sources, found)))
 
 
 def check_used(point: Point, layer: int, config: Config, kept: list[Kept]) -> None:
-    """EditError unless something that is kept depends on the value, or is it."""
+    """EditError unless a kept value is this one or depends on it."""
     of = f" of layer {layer}" if point.per_layer else ""
     name, layer = canonical(point.name, layer, point.per_layer, config)
     for value in kept:

@@ -1,1 +1,1 @@
-"""Generation: choosing tokens, when to stop, the text as it comes, sessions that keep their cache."""
+"""Generation: sampling, stop conditions, streamed text, and sessions that keep their cache."""

@@ -1,4 +1,4 @@
-"""The captured values of a text that grows: arrays with room for rows to come."""
+"""The captured values of a growing text: arrays with spare capacity for further rows."""
 
 import math
 import sys
@@ -16,8 +16,8 @@ _LEAST = 64
 
 
 class Captured:
-    """The values of one sequence, [layers, capacity, ...] for each capture; maps, the attention of
-    each query over all keys, are [layers, n_heads, capacity, capacity]."""
+    """The values of one sequence: [layers, capacity, ...] per capture; for maps, which hold one
+    number per query and key, [layers, n_heads, capacity, capacity]."""
 
     def __init__(self, captures: Sequence[Capture], config: Config, capacity: int = 0) -> None:
         self._captures, self._config, self._capacity = captures, config, capacity
@@ -28,11 +28,12 @@ class Captured:
 
     @property
     def capacity(self) -> int:
-        """Tokens that it has room for."""
+        """The number of tokens that it has room for."""
         return self._capacity if self._captures else sys.maxsize
 
     def write(self, number: int, first: int, end: int, rows: NDArray[np.float32]) -> None:
-        """Rows first .. end of a capture as the core has them: one row of floats for each layer."""
+        """Store rows [first, end) of a capture as the core returns them: one row of floats per
+        layer."""
         self._reserve(end)
         array, capture = self._arrays[number], self._captures[number]
         if not is_map(capture):
@@ -42,7 +43,8 @@ class Captured:
         array[:, :, :first, first:end] = 0.0 if capture.point.name == "pattern" else -np.inf
 
     def values(self, n_tokens: int, *, keep: bool) -> Values:
-        """The values of the first tokens; without `keep` the arrays are given away if they fit."""
+        """The values of the first n_tokens; without `keep`, the arrays themselves if they fit
+        exactly."""
         found: Values = {}
         for capture, array in zip(self._captures, self._arrays, strict=True):
             part = _first(array, capture, n_tokens)
@@ -51,7 +53,7 @@ class Captured:
         return found
 
     def copy(self, n_tokens: int) -> "Captured":
-        """One of its own with the first tokens."""
+        """An independent copy with the first n_tokens."""
         other = Captured(self._captures, self._config, n_tokens)
         other._take(self, n_tokens)
         return other
@@ -75,14 +77,14 @@ def is_map(capture: Capture) -> bool:
 
 
 def n_floats(capture: Capture, config: Config, n_past: int, n_rows: int) -> int:
-    """Of one layer's rows that follow n_past others."""
+    """Floats in n_rows rows of one layer that follow n_past others."""
     if is_map(capture):
         return config.n_heads * n_rows * (n_past + n_rows)
     return math.prod(shape_of(capture.point, config, n_rows))
 
 
 def n_bytes(captures: Sequence[Capture], config: Config, n_tokens: int) -> int:
-    """Of all values of a sequence of so many tokens."""
+    """Bytes of all values of a sequence of n_tokens."""
     return 4 * sum((len(c.layers) or 1) * n_floats(c, config, 0, n_tokens) for c in captures)
 
 

@@ -1,7 +1,7 @@
-"""The model as generation uses it: sequences that grow, and the logits of their last tokens.
+"""The model as generation uses it: growing sequences, and the logits of their last tokens.
 
-All that is not fed yet goes through the model at once, for any number of sequences; each gets the
-bits that it would get alone.
+All tokens that are not fed yet go through the model at once, for any number of sequences; each
+sequence gets the same bits as alone.
 """
 
 import dataclasses
@@ -32,25 +32,25 @@ Report = Callable[[int, int], object] | None
 
 @dataclass(eq=False)
 class Context:
-    """One sequence: its tokens, and what was computed of them."""
+    """One sequence: its tokens, and what has been computed for them."""
 
     prompt: Prompt
     number: int
-    """Of the prompt in the batch."""
+    """The number of the prompt in the batch."""
     n_prompts: int | None
-    """Of the batch; None: not in a batch."""
+    """The number of prompts in the batch; None if there is no batch."""
     ids: list[int]
-    """All tokens; those from n_fed on are not computed yet."""
+    """All tokens; those from n_fed on have not been computed."""
     captured: Captured
     cache: _core.Cache
     bound: Bound | None
     """Its edits."""
     rope_length: int | None
-    """Of a model with LongRoPE; else None."""
+    """For a model with LongRoPE, the length that chooses its table; else None."""
     is_session: bool = False
     n_fed: int = 0
     logits: NDArray[np.float32] | None = field(default=None, repr=False)
-    """[vocab_size] of token n_fed - 1, where they are known."""
+    """[vocab_size], after token n_fed - 1; None if not known."""
 
     @property
     def n_prompt(self) -> int:
@@ -58,7 +58,7 @@ class Context:
 
     @property
     def edits(self) -> Edits | None:
-        """As `Run.edits` has them."""
+        """The edits as in `Run.edits`."""
         if self.bound is None:
             return None
         edits = self.bound.applied(self.n_fed)
@@ -66,11 +66,11 @@ class Context:
         return edits
 
     def has_room(self, n_tokens: int) -> bool:
-        """Whether so many tokens take no more memory than it has."""
+        """Whether n_tokens fit without allocating memory."""
         return n_tokens <= min(self.cache.capacity, self.captured.capacity)
 
     def copy(self) -> "Context":
-        """With the same tokens, of which those that are fed are computed."""
+        """An independent copy, with what has been computed."""
         bound = None if self.bound is None else self.bound.copy()
         captured, cache = self.captured.copy(self.n_fed), self.cache.copy()
         return dataclasses.replace(
@@ -80,7 +80,7 @@ class Context:
 
 @dataclass(frozen=True, eq=False)
 class Engine:
-    """An open model with what a call requests of it."""
+    """An open model, and what a call requests from it."""
 
     core: _core.Model
     config: Config
@@ -92,12 +92,12 @@ class Engine:
 
     @property
     def last_rows(self) -> bool:
-        """Whether of what is computed once, the head, only the last row is needed."""
+        """Whether only the last row of points that are computed once (the head) is needed."""
         return all(capture.point.per_layer for capture in self.captures)
 
     @property
     def logits(self) -> Capture:
-        """What tokens are chosen from."""
+        """The capture that tokens are chosen from."""
         return Capture(resolve("logits", self.config)[0], ())
 
     def bind(
@@ -109,8 +109,8 @@ class Engine:
         *,
         last_fed: bool = True,
     ) -> list[Bound | None]:
-        """The edits of each prompt, which gets n_new tokens at most, of which the last is computed
-        if `last_fed`. EditError, PointError."""
+        """The edits of each prompt, which gets up to n_new tokens; last_fed: whether the last one
+        is computed. EditError, PointError."""
         return bind_all(
             edits,
             self.config,
@@ -131,7 +131,7 @@ class Engine:
         number: int = 0,
         n_prompts: int | None = None,
     ) -> Context:
-        """A sequence of which nothing is computed, with room for so many tokens."""
+        """A sequence with nothing computed, and room for this many tokens."""
         captured = Captured(self.captures, self.config, capacity)
         ids = prompt.token_ids.tolist()
         cache = _core.Cache(self.core, capacity, n_threads=self.n_threads)
@@ -141,13 +141,13 @@ class Engine:
         """Compute the rows of all tokens that are not fed yet, and the logits of the last ones."""
         for context in contexts:
             if context.n_fed == len(context.ids) and context.logits is None:
-                context.n_fed -= 1  # rewound: the logits of the last row are computed again
+                context.n_fed -= 1  # after a rewind: recompute the logits of the last row
         contexts = [c for c in contexts if c.n_fed < len(c.ids)]
         for group in self._groups(contexts):
             self._feed(group, report)
 
     def check_memory(self, lengths: Sequence[tuple[int, int]]) -> None:
-        """OutOfMemory unless sequences of (tokens that are fed at once, tokens to make room for) fit."""
+        """OutOfMemory unless sequences of (tokens fed at once, tokens to allocate for) fit."""
         c, available = self.config, _core.memory()
         a_token = 2 * c.n_layers * c.n_kv_heads * c.head_dim * 4
         caches = sum(last * a_token for _, last in lengths)
@@ -161,7 +161,7 @@ class Engine:
             )
 
     def check_length(self, n_tokens: int, what: str) -> None:
-        """ArgumentError where the model has fewer positions."""
+        """ArgumentError if the model has fewer positions."""
         if n_tokens > self.config.max_positions:
             raise ArgumentError(
                 f"{what} make {n_tokens} tokens, over the {self.config.max_positions} positions of"
@@ -169,7 +169,7 @@ class Engine:
             )
 
     def original_positions(self) -> int | None:
-        """Of a model with LongRoPE, the longest text that its short table is for."""
+        """For a model with LongRoPE, the longest text that uses the short table; else None."""
         ropes = (self.config.layer(i).rope for i in range(self.config.n_layers))
         return next(
             (r.original_positions for r in ropes if r and r.long_inv_freq is not None), None
@@ -180,14 +180,15 @@ class Engine:
         return self.tokenizers.get() if self.tokenizers.has_tokenizer else None
 
     def _groups(self, contexts: Sequence[Context]) -> Iterator[list[Context]]:
-        """Sequences that are turned by the same tables: one call of the core has one length."""
+        """Sequences grouped by RoPE table, since one call of the core has one rope length."""
         original = self.original_positions()
         long = [c for c in contexts if original and (c.rope_length or 0) > original]
         short = [c for c in contexts if not any(c is other for other in long)]
         return (group for group in (short, long) if group)
 
     def _feed(self, contexts: list[Context], report: Report) -> None:
-        """Compute the rows, and only then count them: Ctrl-C leaves a sequence as it was, or fed."""
+        """Compute the rows, then count them as fed, so that Ctrl-C never leaves a sequence
+        halfway."""
         logits = self.logits
         captures = [*self.captures, *([] if logits in self.captures else [logits])]
         for context in contexts:
@@ -213,8 +214,8 @@ class Engine:
     def _run(
         self, contexts: list[Context], captures: Sequence[Capture], report: Report
     ) -> list[NDArray[np.float32]]:
-        """[layers, floats of the new rows of all] of each capture; of logits that are not kept, the
-        last rows."""
+        """[layers, floats of all new rows] for each capture; only the last rows of logits that are
+        not kept."""
         first = contexts[0]
         new = [c.ids[c.n_fed :] for c in contexts]
         n_rows = [len(ids) for ids in new]

@@ -1,4 +1,4 @@
-"""Going on from prompts, token by token, until each of them ends."""
+"""Continues prompts token by token until each of them ends."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,10 +16,10 @@ OnToken = Callable[[int, int, str], object]
 
 
 class Ending:
-    """When the texts of one call end."""
+    """The stop conditions of one call."""
 
     def __init__(self, engine: Engine, stop: tuple[str, ...], *, streamed: bool) -> None:
-        """`streamed`: an on_token needs the text. ArgumentError, ConfigError, TokenizerError,
+        """streamed: whether an on_token needs the text. ArgumentError, ConfigError, TokenizerError,
         FileError."""
         self.stop = stop
         self.strings = tuple(one for one in stop if one != EOS)
@@ -34,12 +34,12 @@ class Ending:
         self._tokenizer = tokenizer if self.strings or streamed else None
 
     def stream(self) -> TextStream:
-        """The text of one prompt's tokens; empty where nothing needs it."""
+        """A text stream for one prompt's tokens; it stays empty if nothing needs the text."""
         return TextStream(self._tokenizer, self.strings)
 
 
 class Continuation:
-    """One sequence, and how it goes on: made for one call."""
+    """The continuation of one sequence in one call."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Continuation:
         if stopped_by is not None and string is None:
             text += self._stream.end()
         self._logprobs.append(logprob)
-        context.ids.append(id)  # now the token counts, wherever Ctrl-C strikes
+        context.ids.append(id)  # from here on the token counts, even after Ctrl-C
         self.stopped_by = stopped_by
         if self._on_token is not None:
             self._on_token(position, id, text)
@@ -90,8 +90,8 @@ class Continuation:
         return LENGTH if position + 1 == self._end else None
 
     def run(self, *, keep: bool) -> GeneratedRun | None:
-        """The run up to the last finished token; None where not even the prompt is computed. Without
-        `keep` the sequence is not used any more."""
+        """The run up to the last finished token; None if not even the prompt was computed. keep:
+        whether the sequence is used afterwards."""
         context, captures = self.context, self._engine.captures
         n_done = context.n_fed if captures else len(context.ids)
         if n_done < self._start or not context.n_fed:
@@ -111,7 +111,7 @@ class Continuation:
         )
 
     def finished(self, *, keep: bool) -> GeneratedRun:
-        """The run of one that has ended. EditError: an edit of positions that were not reached."""
+        """The run after its end. EditError if an edit's positions were not reached."""
         found = self.run(keep=keep)
         assert found is not None
         if self.context.bound is not None:
@@ -128,8 +128,9 @@ def go_on(
     report: Report,
     bar: Report,
 ) -> None:
-    """Until all have ended: one that has leaves the others, once its last token is fed where values
-    are captured. `check` is called between tokens, `report` within a step, `bar` with tokens."""
+    """Generate until all have ended. A sequence that has ended leaves the batch, after its last
+    token was fed if values are captured. check: called between tokens; report: within a step; bar:
+    with numbers of tokens."""
     live = list(continuations)
     n_new, n_most = 0, sum(c._end - c._start for c in continuations)
     while live:
@@ -149,7 +150,7 @@ def go_on(
 def with_what_there_is(
     continuations: Sequence[Continuation], is_batch: bool, *, keep: bool
 ) -> Iterator[None]:
-    """An exception, Ctrl-C among them, gets `run`: what was generated whole."""
+    """Set `run` on an exception (Ctrl-C included) to the finished part of the generation."""
     try:
         yield
     except BaseException as error:
@@ -162,7 +163,7 @@ def with_what_there_is(
 def callbacks(
     on_token: OnToken | Sequence[OnToken | None] | None, n_prompts: int, is_batch: bool
 ) -> list[OnToken | None]:
-    """`on_token` of each prompt. ArgumentError."""
+    """The `on_token` of each prompt. ArgumentError."""
     if on_token is None:
         return [None] * n_prompts
     if callable(on_token) and not is_batch:

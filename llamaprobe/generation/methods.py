@@ -1,4 +1,4 @@
-"""`Model.generate` and `Model.start`, for the class of a model."""
+"""`Model.generate` and `Model.start`, as a base class of `Model`."""
 
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,7 +50,7 @@ class GenerateOptions(TypedDict, total=False):
 
 
 class Generates:
-    """What a `Model` does with new tokens."""
+    """The methods of `Model` that generate tokens."""
 
     config: Config
     path: Path
@@ -90,31 +90,31 @@ class Generates:
         timeout: float | None = None,
         cancel: Cancel | None = None,
     ) -> GeneratedRun | list[GeneratedRun]:
-        """Go on from a prompt: a Run of it and of up to n_tokens new tokens, with `new_ids`, `text`,
-        `stopped_by` and `logprobs`; for a batch a list of them.
+        """Continue a prompt: a Run of the prompt and up to n_tokens new tokens, with `new_ids`,
+        `text`, `stopped_by` and `logprobs`; for a batch, a list of runs.
 
-        prompt and the arguments not listed here: see `run`. Each prompt of a batch gets the tokens
-            that it gets alone; one that has ended leaves the batch.
-        sample: how tokens are chosen, a `Sample`, or for a batch a list of one for each prompt. None
-            takes the likeliest (greedy).
-        stop: "eos" for the ids at which the model ends a text or a turn, and stop strings, which may
-            begin and end within tokens. () goes on to n_tokens.
-        points, layers: values to keep, of prompt and new tokens: those of
-            `model.run(run.token_ids, points=...)`, bit for bit. None by default.
-        edits: as for `run`; positions and slices count in the whole text, so that `[p:]` goes on over
-            new tokens, and negative ones from the end of the prompt.
-        on_token: called with (position, id, text) when a token was chosen; for a batch a list of
-            such functions. text is what became certain: the texts make up `run.text`.
+        prompt and the arguments not listed here: see `run`. Each prompt of a batch gets the same
+            tokens as alone, and leaves the batch when it has ended.
+        sample: a `Sample`, or for a batch a list with one per prompt. None is greedy: the token
+            with the largest logit.
+        stop: "eos" for the ids at which the model ends a text or a turn, and stop strings, which
+            may begin and end within tokens. () continues up to n_tokens.
+        points, layers: values to keep of prompt and new tokens: those of
+            `model.run(run.token_ids, points=...)`, bit for bit. Default: none.
+        edits: as for `run`. Positions count in the whole text, so that `[p:]` extends to new
+            tokens; negative ones count from the end of the prompt.
+        on_token: called with (position, id, text) after each token; for a batch, a list of such
+            functions. text is the part that is now certain; joined, the texts are `run.text`.
 
-        Of a model with LongRoPE, prompt and n_tokens together choose the table, and the law holds
-        for rope_length=run.rope_length, whether the text ended before or not.
+        In a model with LongRoPE, the length of prompt plus n_tokens chooses the RoPE table, even if
+        the text ends early; the values are those of `model.run(..., rope_length=run.rope_length)`.
 
-        Ctrl-C, `timeout`, `cancel` and exceptions of on_token end the call. Their exception has
-        `run`: what was generated up to the last finished token (of a batch a list), None if there
-        is nothing.
+        Ctrl-C, `timeout`, `cancel` and exceptions in on_token end the call. The exception has
+        `run`: the run up to the last finished token (for a batch, a list), or None if there is
+        none.
 
-        Raises as `run`; ArgumentError for logits that choose no token (NaN, +inf), and where prompt
-        and n_tokens are more than the model has positions.
+        Raises as `run`; ArgumentError for logits that choose no token (NaN, +inf), and if prompt
+        and n_tokens exceed the positions of the model.
         """
         limits = Stop(timeout, cancel)
         engine = self._engine(points, layers, threads)
@@ -176,10 +176,10 @@ class Generates:
         timeout: float | None = None,
         cancel: Cancel | None = None,
     ) -> Session:
-        """Compute one prompt and keep it: a `Session`, which goes on from it.
+        """Compute one prompt and return a `Session`, which continues from it.
 
-        Arguments and errors as for `generate`. max_tokens: the room that is made at once, and the
-        most tokens that the session may have; None: it grows, up to the positions of the model.
+        Arguments and errors as for `generate`. max_tokens: the most tokens of the session, for
+        which memory is allocated at once; None: memory grows, up to the positions of the model.
         """
         limits = Stop(timeout, cancel)
         engine = self._engine(points, layers, threads)

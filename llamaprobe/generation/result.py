@@ -1,4 +1,4 @@
-"""What `Model.generate` returns: a run of the prompt and of the new tokens."""
+"""The result of `Model.generate`: a run of the prompt and the new tokens."""
 
 import contextlib
 import dataclasses
@@ -23,10 +23,10 @@ INTERRUPTED = "interrupted"
 
 
 class GeneratedRun(Run):
-    """A `Run` of a prompt and what the model went on with.
+    """A `Run` of a prompt and its continuation by the model.
 
-    With the same points it is `model.run(run.token_ids, ...)` bit for bit; of a model with LongRoPE
-    with rope_length=run.rope_length. `run.prompt` is the text of the prompt alone.
+    With the same points it equals `model.run(run.token_ids, ...)` bit for bit; for a model with
+    LongRoPE, pass rope_length=run.rope_length. `run.prompt` is the text of the prompt alone.
     """
 
     def __init__(
@@ -44,20 +44,20 @@ class GeneratedRun(Run):
         n_tokens: int,
         text: str | None = None,
     ) -> None:
-        """The last `len(logprobs)` of token_ids are new, n_tokens were requested."""
+        """The last `len(logprobs)` of token_ids are new; n_tokens were requested."""
         whole = dataclasses.replace(prompt, token_ids=np.array(token_ids, np.int32))
         super().__init__(whole, values, origin, rope_length, edits)
         self.logprobs: NDArray[np.float64] = np.array(logprobs, np.float64)
-        """float64 [n_new]: of each new token, its logit less the log of the sum of exp of all, before
-        temperature, top_k and top_p."""
+        """float64 [n_new]: the log probability (nats) of each new token, before temperature, top_k
+        and top_p: its logit minus log(sum of exp of all logits)."""
         self.sample = sample
-        """How the tokens were chosen; None: greedily."""
+        """How the tokens were chosen; None: greedy."""
         self.stop = stop
         """As given to `Model.generate`."""
         self.stopped_by = stopped_by
         """ "eos", "stop:" with the stop string, "length", or "interrupted"."""
         self.n_tokens = n_tokens
-        """New tokens at most, as given to `Model.generate`."""
+        """The most new tokens, as given to `Model.generate`."""
         self._n_of_text = len(prompt.token_ids)
         self._text = text
 
@@ -68,13 +68,13 @@ class GeneratedRun(Run):
 
     @property
     def new_ids(self) -> NDArray[np.int32]:
-        """int32 [n_new], the one that ended the text included."""
+        """int32 [n_new], including the token that ended the text."""
         return self.token_ids[self.n_prompt :]
 
     @property
     def text(self) -> str | None:
-        """The new text, up to a stop string, without special tokens; None without a tokenizer. Bytes
-        that are not UTF-8 are U+FFFD. TokenizerError, FileError."""
+        """The new text up to the stop string, without special tokens; None without a tokenizer.
+        Invalid UTF-8 becomes U+FFFD. TokenizerError, FileError."""
         source = self.origin.tokenizer
         if self._text is None and isinstance(source, TokenizerSource) and source.has_tokenizer:
             stops = tuple(one for one in self.stop if one != EOS)
@@ -83,7 +83,7 @@ class GeneratedRun(Run):
 
     @property
     def generated(self) -> Generated:
-        """What a save records of how the new tokens were chosen."""
+        """How the new tokens were chosen, for `save`."""
         return Generated(
             self.n_prompt,
             self.n_tokens,
@@ -97,8 +97,8 @@ class GeneratedRun(Run):
 
     @property
     def meta(self) -> dict[str, Any]:
-        """As of `Run`; the text of a prompt that a session went on from is left out, since it does
-        not give the tokens before the new ones."""
+        """As for `Run`, but without the prompt's text if a session was continued: that text does
+        not give all tokens before the new ones."""
         if self._n_of_text == self.n_prompt:
             return super().meta
         whole = super().meta | {"prompt": None, "template_date": None}
@@ -106,7 +106,7 @@ class GeneratedRun(Run):
 
     def __getstate__(self) -> dict[str, Any]:
         with contextlib.suppress(Error):
-            self.text  # noqa: B018 - kept in _text, as the tokens
+            self.text  # noqa: B018 - caches _text, as is done for the tokens
         return super().__getstate__()
 
     def _length(self) -> str:

@@ -1,6 +1,6 @@
-"""How the next token is chosen: greedily, or by `Sample` with the rule lp-sample-1, which
-docs/generation.md defines to the bit. A draw depends on the logits, on the numbers of the Sample and
-on the position alone, so neither the batch nor a resumed run nor forced tokens change it.
+"""How the next token is chosen: greedily, or by a `Sample` with the rule lp-sample-1, which
+docs/generation.md defines to the bit. A draw depends only on the logits, the numbers of the Sample
+and the position, so that batches, resumed runs and forced tokens do not change it.
 """
 
 from collections.abc import Sequence
@@ -18,34 +18,34 @@ from ..messages import counted
 
 _WORD = 1 << 64
 _TEMPERATURE = "a finite float32 above 0"
-_TOP_K = "an integer from 1 up, or None"
+_TOP_K = "an integer of at least 1, or None"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Draw tokens at random, by the rule lp-sample-1; every number counts, none has a hidden default.
+    """Draw tokens at random by the rule lp-sample-1. Nothing is applied that is not set here.
 
     Raises ArgumentError for a number out of range.
     """
 
     temperature: float = 1.0
-    """Divides the logits; as float32 it must be above 0 and finite."""
+    """Divides the logits. Must be finite and above 0 as a float32."""
     top_k: int | None = None
-    """Keep the k largest logits, exactly k: of equal ones those with smaller ids. None: all."""
+    """Keep exactly the k largest logits, ties by smaller id. None: all."""
     top_p: float | None = None
-    """Of what top_k keeps, the fewest largest that have this part of the probability, in (0, 1].
-    None: all."""
+    """Of what top_k keeps, the fewest largest whose share of the probability is at least this, in
+    (0, 1]. None: all."""
     seed: int = 0
     """0 to 2^64 - 1."""
     number: int = 0
-    """Of the sample, 0 to 2^64 - 1: further samples of a prompt with the same seed."""
+    """0 to 2^64 - 1: distinguishes several samples of a prompt with the same seed."""
 
     def __post_init__(self) -> None:
         with np.errstate(over="ignore", under="ignore"):
             temperature = np.float32(real("temperature", self.temperature, _TEMPERATURE))
         if temperature == 0:
             raise ArgumentError(
-                f"temperature is {self.temperature!r}; it is above 0, and sample=None is greedy"
+                f"temperature is {self.temperature!r}; it must be above 0; sample=None is greedy"
             )
         if not 0 < temperature < np.inf:
             raise ArgumentError(
@@ -63,8 +63,8 @@ class Sample:
             object.__setattr__(self, name, whole(name, getattr(self, name), 0, _WORD))
 
     def choose(self, logits: NDArray[np.float32], position: int) -> int:
-        """The token at `position`, from the logits [vocab_size] of the position before: what
-        `Model.generate` draws. ArgumentError: a NaN, +inf, no finite logit, a position below 0."""
+        """The token that `Model.generate` draws at `position`, given the logits [vocab_size] of the
+        position before. ArgumentError for a NaN, +inf, no finite logit, or a position below 0."""
         position = whole("position", position, 0, _WORD)
         return draw(self, _row(logits), position)[0]
 
@@ -87,7 +87,8 @@ def draw(sample: Sample | None, logits: NDArray[np.float32], position: int) -> t
 def samples_of(
     sample: "Sample | Sequence[Sample | None] | None", n_prompts: int, is_batch: bool
 ) -> list[Sample | None]:
-    """The Sample of each prompt: `sample` is one for all, or one for each of a batch."""
+    """The Sample of each prompt: `sample` itself for all, or one per prompt of a batch.
+    ArgumentError."""
     if sample is None or isinstance(sample, Sample):
         return [sample] * n_prompts
     if not isinstance(sample, list | tuple) or not all(
@@ -104,7 +105,7 @@ def samples_of(
 
 
 def _row(logits: Any) -> NDArray[np.float32]:
-    """ArgumentError for what is not a row of logits."""
+    """One row of logits, checked. ArgumentError."""
     check_unmasked(logits)
     try:
         array = np.asarray(logits)

@@ -1,4 +1,4 @@
-"""A session: a text that keeps what was computed of it while it grows, is rewound and copied."""
+"""A session: a text whose computed state is kept while it is extended, rewound and copied."""
 
 import contextlib
 import operator
@@ -27,12 +27,12 @@ from .stops import check_count, read_stop
 
 
 class Session:
-    """A text that goes on: made by `Model.start`. Its tokens are computed once and kept.
+    """A growing text, made by `Model.start`. Each token is computed once and kept.
 
-    After any call its values are those of `model.run(session.token_ids, edits=session.edits)`, bit
-    for bit. A call that fails leaves it usable: `extend`, `rewind` and `copy` as it was before,
-    `generate` with the tokens that were finished. One thread at a time may call it; the memory is
-    freed with the object.
+    After every call its values equal `model.run(session.token_ids, edits=session.edits)` bit for
+    bit. A session stays usable after a failed call: `extend`, `rewind` and `copy` leave it
+    unchanged, `generate` keeps the finished tokens. Only one thread at a time may use it. Its
+    memory is freed with the object.
     """
 
     def __init__(self, engine: Engine, context: Context, max_tokens: int | None) -> None:
@@ -52,8 +52,8 @@ class Session:
 
     @property
     def edits(self) -> Edits:
-        """Those that `Model.start` was given, with absolute positions, as far as they reach tokens
-        that there are. n_changed counts all rows that were computed, also those that were dropped."""
+        """The edits given to `Model.start`, with absolute positions and cut to the current tokens.
+        n_changed counts all rows that were computed, including dropped ones."""
         found = self._context.edits or Edits()
         edits = Edits(within(found, self._engine.config, len(self._context.ids)))
         edits.session_prompt = found.session_prompt
@@ -61,7 +61,8 @@ class Session:
 
     @property
     def run(self) -> Run:
-        """A `Run` of all tokens so far with the points that `Model.start` was given, a copy."""
+        """A copy of the state: a `Run` of all tokens so far, with the points given to
+        `Model.start`."""
         with self._busy("run"):
             context = self._context
             if self._engine.captures and context.n_fed < len(context.ids):
@@ -94,9 +95,9 @@ class Session:
     ) -> None:
         """Add text or token ids, and compute their values.
 
-        Text is encoded on its own, without the special tokens that begin a text: the ids may differ
-        from those of the whole text where a word is cut. Raises as `Model.run`; ArgumentError where
-        the tokens would be more than the model or max_tokens allows.
+        Text is encoded on its own, without the special tokens that begin a text, so that ids may
+        differ from those of the whole text if a word is cut. Raises as `Model.run`; ArgumentError
+        if there would be more tokens than the model or max_tokens allows.
         """
         with self._busy("extend"):
             stop = Stop(timeout, cancel)
@@ -118,8 +119,8 @@ class Session:
         timeout: float | None = None,
         cancel: Cancel | None = None,
     ) -> GeneratedRun:
-        """Go on with up to n_tokens tokens; arguments, result and errors as `Model.generate`. Tokens
-        that were finished before an exception, Ctrl-C among them, stay."""
+        """Generate up to n_tokens tokens; arguments, result and errors as `Model.generate`. After
+        an exception (Ctrl-C included), the finished tokens stay."""
         with self._busy("generate"):
             limits = Stop(timeout, cancel)
             n_tokens = check_count("n_tokens", n_tokens)
@@ -135,8 +136,8 @@ class Session:
             return found
 
     def rewind(self, position: int) -> None:
-        """Drop the tokens from this position on; a negative one counts from the last token. At least
-        one token stays. Raises ArgumentError."""
+        """Drop the tokens from this position on; negative positions count from the end. At least
+        one token must stay. Raises ArgumentError."""
         with self._busy("rewind"):
             n = len(self._context.ids)
             at = operator.index(position) if is_whole(position) else 0
@@ -150,7 +151,7 @@ class Session:
             self._drop(at)
 
     def copy(self) -> "Session":
-        """Another session with the same tokens, which goes its own way."""
+        """An independent session with the same tokens."""
         with self._busy("copy"):
             context = self._context
             self._engine.check_memory([(0, len(context.ids))])
@@ -171,7 +172,7 @@ class Session:
 
     @contextlib.contextmanager
     def _busy(self, what: str) -> Iterator[None]:
-        """One call at a time. ArgumentError."""
+        """Allow one call at a time. ArgumentError."""
         if not self._lock.acquire(blocking=False):
             busy, thread = self._busy_with
             if thread == threading.get_ident():
@@ -214,25 +215,25 @@ class Session:
         n = n_before + n_more
         what = f"{counted(n_before, 'token')} and {n_more} more"
         if self._max is not None and n > self._max:
-            raise ArgumentError(f"{what} are over the session's max_tokens, {self._max}")
+            raise ArgumentError(f"{what} exceed the session's max_tokens, {self._max}")
         self._engine.check_length(n, what)
         self._check_table(n)
         self._engine.check_memory([(n_more, 0 if self._context.has_room(n) else n)])
 
     def _check_table(self, n_tokens: int) -> None:
-        """ArgumentError where the whole text would be turned by another table of LongRoPE."""
+        """ArgumentError if the whole text would need the other table of LongRoPE."""
         original = self._engine.original_positions()
         n_now = len(self._context.ids)
         if original is not None and (n_tokens > original) != (n_now > original):
             raise ArgumentError(
                 f"the session would go from {n_now} to {n_tokens} tokens: beyond"
-                f" original_max_position_embeddings, {original}, this model turns by another table of"
-                " LongRoPE, so that all tokens have other values; start a session with the whole"
+                f" original_max_position_embeddings, {original}, this model uses another LongRoPE"
+                " table, which changes the values of all tokens; start a session with the whole"
                 " text, or use Model.generate, which chooses the table by prompt and n_tokens"
             )
 
     def _drop(self, n_tokens: int) -> None:
-        """Keep the first tokens."""
+        """Keep only the first n_tokens."""
         context = self._context
         del context.ids[n_tokens:]
         if context.n_fed > n_tokens:
@@ -240,7 +241,7 @@ class Session:
 
     @contextlib.contextmanager
     def _restored(self, n_tokens: int) -> Iterator[None]:
-        """After an exception the session has its first tokens alone, as before."""
+        """After an exception, restore the session to its first n_tokens."""
         try:
             yield
         except BaseException:
@@ -251,7 +252,7 @@ class Session:
 def started(
     engine: Engine, prompt: Prompt, edits: AnyEdits, max_tokens: int | None, report: Report
 ) -> Session:
-    """A session with the prompt computed. ArgumentError, OutOfMemory."""
+    """A session whose prompt is computed. ArgumentError, OutOfMemory."""
     n = len(prompt.token_ids)
     if max_tokens is not None:
         max_tokens = check_count("max_tokens", max_tokens)

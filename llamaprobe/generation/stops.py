@@ -1,4 +1,4 @@
-"""When a text ends: the model's end-of-text ids, and stop strings."""
+"""Stop conditions: the model's end-of-text ids, and stop strings."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ _MAX_FILE = 1 << 20
 
 
 def read_stop(stop: object) -> tuple[str, ...]:
-    """`stop=` as a tuple: "eos" for the model's own ends, anything else is a stop string."""
+    """`stop=` as a tuple: "eos" for the model's end ids, anything else is a stop string.
+    ArgumentError."""
     if isinstance(stop, str):
         stop = (stop,)
     if not isinstance(stop, list | tuple) or not all(
@@ -23,14 +24,14 @@ def read_stop(stop: object) -> tuple[str, ...]:
     ):
         raise ArgumentError(
             f'stop is {shown(stop)}; give "eos", texts (not empty, of whole characters), or () to'
-            " go on to n_tokens"
+            " continue up to n_tokens"
         )
     return tuple(dict.fromkeys(stop))
 
 
 def end_ids(config: Config, folder: Path, tokenizer: Tokenizer | None) -> frozenset[int]:
-    """The ids at which a text of this model ends: eos_token_id of generation_config.json and of
-    config.json, and the tokenizer's eos_token, which ends a turn of a chat. ConfigError, FileError.
+    """The ids that end a text of this model: eos_token_id in generation_config.json and
+    config.json, and the tokenizer's eos_token, which ends a turn in chats. ConfigError, FileError.
     """
     path = folder / "generation_config.json"
     found = find_object(path, _MAX_FILE, ConfigError).get("eos_token_id")
@@ -48,5 +49,5 @@ def end_ids(config: Config, folder: Path, tokenizer: Tokenizer | None) -> frozen
 
 
 def check_count(name: str, value: Any) -> int:
-    """A number of tokens from 1 up. ArgumentError."""
-    return whole(name, value, 1, way_out="a number of tokens from 1 up")
+    """A number of tokens, at least 1. ArgumentError."""
+    return whole(name, value, 1, way_out="a number of tokens of at least 1")

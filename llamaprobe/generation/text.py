@@ -1,8 +1,9 @@
-"""The text of new tokens as they come, in whole characters, and the stop strings in it.
+"""The text of new tokens as they are generated, in whole characters, and stop strings in it.
 
-The bytes of the tokens are put together as they stand in a text that goes on: nothing is stripped or
-cleaned up, so that prompt and text make one text. Special tokens are left out of the text, but a stop
-string may name one. What could still become a stop string or a whole character is held back.
+The bytes of the tokens are concatenated as in the middle of a text: nothing is stripped or cleaned
+up, so that the prompt followed by this text is the whole text. Special tokens are left out, but a
+stop string may name one. Bytes that may still become a stop string or a whole character are held
+back.
 """
 
 import codecs
@@ -15,19 +16,20 @@ class TextStream:
     """The text of one continuation."""
 
     def __init__(self, tokenizer: Tokenizer | None, stops: Sequence[str] = ()) -> None:
-        """Without a tokenizer the text is empty."""
+        """Without a tokenizer, the text is empty."""
         self._tokenizer = tokenizer
         self._stops = [(stop, stop.encode()) for stop in stops]
         self._longest = max((len(stop) for _, stop in self._stops), default=0)
         self._all = bytearray()
-        """The bytes of the last tokens, special ones too: as many as a stop string may reach back."""
+        """The bytes of the last tokens, special ones included, as far back as a stop string may
+        reach."""
         self._hidden: list[tuple[int, int]] = []
-        """[start, end) in `_all` of special tokens."""
+        """The spans [start, end) of special tokens in `_all`."""
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def add(self, id: int) -> tuple[str, str | None]:
-        """The text that is certain after this token, and the stop string that it completes; of
-        several the one that is complete first, of these the longest."""
+        """The text that has become certain with this token, and the stop string that it completes,
+        if any: the one that is complete first, and of these the longest."""
         if self._tokenizer is None:
             return "", None
         spelling, is_special = self._tokenizer.spelling(id)
@@ -46,11 +48,11 @@ class TextStream:
         return self._take(len(self._all) - self._n_held()), None
 
     def end(self) -> str:
-        """What was held back; bytes that are not UTF-8 become U+FFFD."""
+        """The text that was held back; invalid UTF-8 becomes U+FFFD."""
         return self._take(len(self._all)) + self._decoder.decode(b"", final=True)
 
     def _take(self, end: int) -> str:
-        """Decode the bytes up to `end` but for those of special tokens, and drop them."""
+        """Decode the bytes up to `end`, except special tokens, and drop them."""
         shown, at = b"", 0
         for start, stop in self._hidden:
             shown += self._all[at : min(start, end)]
@@ -63,7 +65,7 @@ class TextStream:
         return self._decoder.decode(shown)
 
     def _n_held(self) -> int:
-        """Bytes at the end with which a stop string begins."""
+        """The length of the longest suffix that is the beginning of a stop string."""
         for n in range(min(self._longest - 1, len(self._all)), 0, -1):
             tail = bytes(self._all[-n:])
             if any(stop.startswith(tail) for _, stop in self._stops):

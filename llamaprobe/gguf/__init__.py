@@ -1,1 +1,1 @@
-"""Models in GGUF: their files, metadata, names of tensors and tokenizers."""
+"""Models in GGUF: files, metadata, tensor names and tokenizers."""

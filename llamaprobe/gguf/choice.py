@@ -1,4 +1,4 @@
-"""Which files of a folder or a repository are one model in GGUF: a file, or the parts of a split."""
+"""Which files of a folder or a repository form one GGUF model: a file, or the parts of a split."""
 
 import fnmatch
 import re
@@ -9,12 +9,12 @@ from ..messages import printable
 
 SUFFIX = ".gguf"
 _PART = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf", re.IGNORECASE)
-_SHOWN = 20  # so many names in a message
+_SHOWN = 20  # names in a message
 _MOST_PARTS = 1000
 
 
 def parts_of(name: str) -> list[str]:
-    """The names of all parts of a split in order, of which `name` is one; of another file itself."""
+    """The names of all parts of the split that `name` belongs to, in order; else just `name`."""
     found = _PART.fullmatch(name)
     n_parts = int(found[3]) if found else 1
     if not found or not 1 <= int(found[2]) <= n_parts <= _MOST_PARTS:
@@ -24,11 +24,12 @@ def parts_of(name: str) -> list[str]:
 
 
 def choose(names: Iterable[str], file: str | None, where: str) -> str | None:
-    """The first part of the one model among `names`, paths below `where`; None where there is none
-    and `file` is None.
+    """The first part of the one model among `names`, which are paths below `where`. None if there
+    is no model and `file` is None.
 
-    file: the path, the name, or a glob over either; without it files of images (mmproj) and those
-    in folders do not count. ArgumentError, with the candidates, unless it is one model.
+    file: the path, the name, or a glob over either. Without it, image encoders (mmproj) and files
+    in subfolders do not count. Raises ArgumentError, which lists the candidates, unless exactly one
+    model is left.
     """
     models = sorted({parts_of(name)[0] for name in names if name.lower().endswith(SUFFIX)})
     plain = [name for name in models if "/" not in name and not _last(name).startswith("mmproj")]
@@ -42,7 +43,7 @@ def choose(names: Iterable[str], file: str | None, where: str) -> str | None:
     if not found and file is None:
         return None
     shown = (
-        ", ".join(printable(name, 120) for name in (found or models)[:_SHOWN]) or "there is none"
+        ", ".join(printable(name, 120) for name in (found or models)[:_SHOWN]) or "there are none"
     )
     more = len(found or models) - _SHOWN
     raise ArgumentError(

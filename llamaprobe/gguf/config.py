@@ -1,10 +1,10 @@
-"""Metadata of a GGUF -> the config.json that they were made from -> Config.
+"""Metadata of a GGUF -> the config.json that it was converted from -> Config.
 
-What the keys mean is the family's: the metadata become keys of config.json, and config.py reads
-those, so that nothing is decided twice. Two things differ, and the key `gguf` says so: gains are
-stored as they multiply, Gemma's with the 1 of 1 + w added, and a table rope_freqs divides the
-frequencies of RoPE. Metadata that require other maths are refused by name. What a file does not say
-is what llama.cpp takes for it, but for tokens that end a turn, which it also finds by their text.
+The metadata is translated to the keys of config.json, which config.py reads, so that nothing is
+decided twice. Two things differ, marked by the key `gguf`: norm gains are stored as they multiply
+(Gemma's 1 is already added to w), and a table rope_freqs divides the frequencies of RoPE. Metadata
+that requires other maths is refused by name. Missing keys default as in llama.cpp, except that
+llama.cpp also finds tokens that end a turn by their text.
 """
 
 import dataclasses
@@ -35,8 +35,8 @@ _OTHER_TYPES = {
 }
 _MOST = (1 << 32) - 1
 _LAYERS = 1024
-_SHOWN = 5  # so many keys in a note
-_MOST_PAIRS = 1 << 15  # of components of a head that turn together
+_SHOWN = 5  # keys in a note
+_MOST_PAIRS = 1 << 15  # pairs of components of a head that RoPE rotates
 _WINDOW, _PATTERN = "attention.sliding_window", "attention.sliding_window_pattern"
 _SCORE_CAP, _LOGIT_CAP = "attn_logit_softcapping", "final_logit_softcapping"
 _SCALES = {
@@ -46,8 +46,8 @@ _SCALES = {
     "logits_scaling": "logit_scale",
 }
 
-# Keys that change the maths, where an architecture does not read them. 0 and false count as absent;
-# of the keys in _FACTORS 1 changes nothing either.
+# Keys that change the maths, refused unless the architecture reads them. 0 and false count as
+# absent, and so does 1 for the keys in _FACTORS.
 _FACTORS = ("rope.scaling.yarn_ext_factor", "rope.scaling.attn_factor", *_SCALES.values())
 _HARMLESS = ("tensor_data_layout", "rope.scaling.finetuned", "rope.scaling.original_context_length")
 _FOREIGN = {
@@ -63,7 +63,7 @@ _FOREIGN = {
 
 
 class Metadata:
-    """The metadata of a GGUF; keys are given without the architecture that begins them."""
+    """The metadata of a GGUF. Keys are given without their architecture prefix."""
 
     def __init__(self, checkpoint: "Checkpoint") -> None:
         file: Any = checkpoint.files[0]
@@ -88,8 +88,8 @@ class Metadata:
         return [key for key in keys if key.startswith(f"{self.architecture}.")]
 
     def name(self, key: str) -> str:
-        """The key in the file, which then is not `unread`. ConfigError for a longer array than is
-        read: it must not count as absent."""
+        """The full key in the file, which then no longer counts as `unread`. ConfigError for an array
+        that is too long to have been read: it must not count as absent."""
         found = f"{self.architecture}.{key}"
         self._requested.add(found)
         if self.lengths.get(found, 0) > _LAYERS:
@@ -101,25 +101,25 @@ class Metadata:
 
     @property
     def unread(self) -> list[str]:
-        """Keys of the architecture that nothing has read, but for those that say 0 or nothing."""
+        """Keys of the architecture that nothing has read, except those that are 0 or empty."""
         values = self.keys.values
         return [key for key in self._all if key not in self._requested and values.get(key, True)]
 
     def value(self, key: str) -> Any:
-        """None where there is none."""
+        """None if the key is missing."""
         return self.keys.values.get(self.name(key))
 
     def integer(self, key: str, default: Any = REQUIRED) -> Any:
         return self.keys.integer(self.name(key), 0, _MOST, default)
 
     def number(self, key: str, default: Any = REQUIRED) -> Any:
-        """A number above 0; one of 0 counts as absent."""
+        """A number above 0; 0 counts as absent."""
         if self.value(key) == 0 and default is not REQUIRED:
             return default
         return self.keys.number(self.name(key), default)
 
     def same(self, key: str, default: Any = REQUIRED) -> Any:
-        """One integer, or a list that has the same for each layer."""
+        """One integer, or a list with the same integer for each layer."""
         found = self.value(key)
         if type(found) is list and found and all(each == found[0] for each in found):
             self.keys.values[self.name(key)] = found[0]
@@ -131,7 +131,7 @@ class Metadata:
         self.keys.refuse(self.name(key), why)
 
     def numbers(self, tensor: str) -> list[float]:
-        """A vector of float32, each as its shortest decimal."""
+        """A float32 vector, each number as its shortest decimal."""
         info = self.tensors[tensor]
         if info.dtype != "F32" or len(info.shape) != 1 or info.shape[0] > _MOST_PAIRS:
             raise FormatError(
@@ -142,21 +142,21 @@ class Metadata:
 
 
 class Architecture(NamedTuple):
-    """What one general.architecture means."""
+    """How to read the metadata of one general.architecture."""
 
     model_type: str
-    """Of the family whose maths it is; `own` may choose another."""
+    """The model_type of the family with its maths; `own` may choose another."""
     own: Callable[[Metadata, dict[str, Any]], dict[str, Any]]
-    """Further keys of config.json, from the metadata and the keys so far."""
+    """(metadata, keys so far) -> further keys of config.json."""
     is_turned: bool = False
-    """The rows of q and k are stored in the order in which components of a head turn together: 2 i
-    and 2 i + 1 in place of i and i + head_dim / 2."""
+    """The rows of q and k are permuted so that each pair of components that RoPE rotates is
+    adjacent: 2 i and 2 i + 1 instead of i and i + head_dim / 2."""
     reads: tuple[str, ...] = ()
-    """Of the keys of _FOREIGN."""
+    """The keys of _FOREIGN that it reads."""
 
 
 def read_metadata(checkpoint: "Checkpoint") -> Config:
-    """The config of a model in GGUF. ConfigError (a key is missing, of the wrong type or out of
+    """The config of a GGUF model. ConfigError (a key is missing, of the wrong type or out of
     range), UnsupportedConfigError (another architecture, other maths), FormatError."""
     metadata = Metadata(checkpoint)
     raw = config_keys(metadata)
@@ -166,7 +166,7 @@ def read_metadata(checkpoint: "Checkpoint") -> Config:
 
 
 def architecture_of(metadata: Metadata) -> Architecture:
-    """UnsupportedConfigError for one that does not run."""
+    """UnsupportedConfigError for an architecture that does not run."""
     name = metadata.architecture
     found = ARCHITECTURES.get(name)
     if found is None:
@@ -204,15 +204,15 @@ def config_keys(metadata: Metadata) -> dict[str, Any]:
 
 
 def _unread(m: Metadata) -> list[str]:
-    """A note on keys that may mean other maths: of a newer llama.cpp, or of another architecture."""
+    """A note on unknown keys, which may imply other maths: those of a newer llama.cpp, say."""
     known = {m.name(key) for key in _HARMLESS}
     found = [printable(key, 60) for key in m.unread if key not in known]
     if not found:
         return []
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return [
-        f"{m.path}: {', '.join(found[:_SHOWN])}{more}: ignored, as not known of"
-        f" {printable(m.architecture, 60)}; where llama.cpp uses them, it has other values"
+        f"{m.path}: {', '.join(found[:_SHOWN])}{more}: ignored, as unknown for"
+        f" {printable(m.architecture, 60)}; if llama.cpp uses them, its values differ"
     ]
 
 
@@ -228,7 +228,7 @@ def _check_foreign(m: Metadata, architecture: Architecture) -> None:
 
 
 def _vocab_size(m: Metadata) -> int:
-    """The rows of the embedding: more than there are tokens where it is padded."""
+    """The number of rows of the embedding, which exceeds the number of tokens if it is padded."""
     info = m.tensors.get(TOKENS)
     if info is None or len(info.shape) != 2:
         fact = f"has the shape {list(info.shape)}; it must be a matrix" if info else "is missing"
@@ -245,13 +245,13 @@ def _vocab_size(m: Metadata) -> int:
 
 
 def _biases(m: Metadata) -> dict[str, bool]:
-    """The flags of biases: the tensors say."""
+    """The bias flags, from the tensors that are there."""
     attention = any(f"blk.0.{part}.bias" in m.tensors for part in ("attn_q", "attn_qkv"))
     return {"attention_bias": attention, "mlp_bias": "blk.0.ffn_up.bias" in m.tensors}
 
 
 def _tokens(m: Metadata) -> dict[str, Any]:
-    """Begin, and all that ends a text or a turn."""
+    """bos_token_id, and the ids that end a text or a turn."""
     bos, *ends = (
         m.keys.integer(f"tokenizer.ggml.{key}_token_id", 0, _MOST, None)
         for key in ("bos", "eos", "eot", "eom")
@@ -279,7 +279,7 @@ def _rope(m: Metadata, raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_stretched(m: Metadata) -> bool:
-    """Whether the scaling is one that multiplies cos and sin: LongRoPE or YaRN."""
+    """Whether the scaling multiplies cos and sin: LongRoPE or YaRN."""
     if ROPE_LONG in m.tensors or ROPE_SHORT in m.tensors:
         return True
     return ROPE_FREQS not in m.tensors and m.value("rope.scaling.type") == "yarn"
@@ -336,7 +336,7 @@ def _longrope(m: Metadata, raw: dict[str, Any]) -> dict[str, Any]:
     stretch = raw["max_position_embeddings"] / max(1, found["original_max_position_embeddings"])
     if found["original_max_position_embeddings"] > 1:
         usual = attention_factor(found | {"factor": stretch})
-        if np.float32(usual) == np.float32(given):  # it was computed from the two lengths
+        if np.float32(usual) == np.float32(given):  # computed from the two lengths
             return found
     return found | {"attention_factor": given}
 
@@ -347,8 +347,8 @@ def _original(m: Metadata, raw: dict[str, Any]) -> dict[str, int]:
 
 
 def _unused_factor(m: Metadata, raw: Mapping[str, Any]) -> list[str]:
-    """A note on a factor that neither llama.cpp nor transformers uses: YaRN's follows from its
-    factor."""
+    """A note on an attn_factor that neither llama.cpp nor transformers uses: for YaRN it follows
+    from the scaling factor."""
     key = "rope.scaling.yarn_attn_factor"
     given, block = m.number(key, None), raw.get("rope_scaling") or {}
     if given is None or block.get("rope_type") != "yarn":
@@ -363,7 +363,7 @@ def _unused_factor(m: Metadata, raw: Mapping[str, Any]) -> list[str]:
 
 
 def _llama(m: Metadata, raw: dict[str, Any]) -> dict[str, Any]:
-    """Llama and what converters write under its name; of these a window or YaRN is Mistral's."""
+    """Llama, and what converters write under its name: with a window or YaRN, it is Mistral."""
     window = m.integer(_WINDOW, 0) or None
     if window or (raw.get("rope_scaling") or {}).get("rope_type") == "yarn":
         return {"model_type": "mistral", "sliding_window": window}
@@ -394,7 +394,7 @@ def _gemma3(m: Metadata, raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gemma_scale(raw: dict[str, Any], n_layers_of_27b: int) -> dict[str, int]:
-    """No key has it; the 27B models are known by their number of layers, as in llama.cpp."""
+    """No key holds it; the 27B models are recognised by their number of layers, as in llama.cpp."""
     is_27b = raw["num_hidden_layers"] == n_layers_of_27b
     of_width = raw["hidden_size"] // max(1, raw["num_attention_heads"])
     return {"query_pre_attn_scalar": of_width if is_27b else raw["head_dim"]}
@@ -405,12 +405,12 @@ def _phi3(m: Metadata, raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _smollm3(m: Metadata, raw: dict[str, Any]) -> dict[str, Any]:
-    """Which layers do not turn is fixed, as in llama.cpp: every fourth."""
+    """Every fourth layer has no RoPE, as llama.cpp hard-codes it."""
     return {"no_rope_layer_interval": 4}
 
 
 def _olmo2(m: Metadata, raw: dict[str, Any]) -> dict[str, Any]:
-    """With windows it is OLMo 3, whose sliding layers turn without scaling."""
+    """With windows it is OLMo 3, whose sliding layers use RoPE without scaling."""
     window = m.integer(_WINDOW, 0)
     if not window:
         return {}
@@ -435,7 +435,7 @@ def _exaone4(m: Metadata, raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _windows(m: Metadata, raw: dict[str, Any], window: int, every: int) -> dict[str, Any]:
-    """Which layers slide: a flag for each, or every n-th is full."""
+    """Which layers have a sliding window: a flag for each, or every n-th is full."""
     n_layers = raw["num_hidden_layers"]
     pattern = m.value(_PATTERN)
     if not window:

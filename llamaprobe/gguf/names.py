@@ -1,8 +1,8 @@
-"""Names of the tensors in a GGUF -> Hugging Face's, by what each computes.
+"""Tensor names in a GGUF -> Hugging Face names, by what each tensor computes.
 
-A matrix or a gain belongs to a capture point of the family; the family names its module. Points
-that share a module share a tensor: attn_qkv has the rows of q, k and v, ffn_up of Phi 3 those of
-gate and up.
+A matrix or a gain belongs to a capture point, and the family names the point's module. Points that
+share a module share a tensor: attn_qkv has the rows of q, k and v; Phi 3's ffn_up has those of gate
+and up.
 """
 
 import re
@@ -42,9 +42,9 @@ _OF_LAYER = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.(.+)")
 
 
 def hugging_face_names(config: Config, stored: Iterable[str]) -> dict[str, str]:
-    """Hugging Face name -> stored name of every tensor but the tables of RoPE. One that no family
-    has keeps its own name, below model.layers.N where it belongs to a layer. FormatError where two
-    would have one name."""
+    """Hugging Face name -> stored name of every tensor except the RoPE tables. An unknown tensor
+    keeps its own name, below model.layers.N if it belongs to a layer. FormatError if two tensors
+    would get the same name."""
     modules = _modules(config)
     found: dict[str, str] = {}
     for name in stored:
@@ -54,7 +54,7 @@ def hugging_face_names(config: Config, stored: Iterable[str]) -> dict[str, str]:
         if other != name:
             raise FormatError(
                 f"{shown_path(config.path)}: tensors {printable(repr(other), 100)} and"
-                f" {printable(repr(name), 100)} are the same one of the model"
+                f" {printable(repr(name), 100)} are the same tensor of the model"
             )
     return found
 
@@ -83,6 +83,6 @@ def _name(stored: str, modules: dict[str, str]) -> str:
 
 
 def is_turned(stored: str) -> bool:
-    """Whether a tensor is one of TURNED."""
+    """Whether a tensor is one of TURNED, in any layer."""
     found = _OF_LAYER.fullmatch(stored)
     return found is not None and found[2].removesuffix(".weight").removesuffix(".bias") in TURNED

@@ -1,8 +1,8 @@
 """A model in GGUF -> open files, its Config, and its tensors by Hugging Face name.
 
-A model is one file or all parts of a split, and its metadata those of the first part. Quantised
-matrices are packed weights, read in place. So are float ones whose rows are in another order; the
-rest are plain tensors under another name. Tables of RoPE are of the config, not weights.
+A model is one file or all parts of a split, whose first part has the metadata. Quantised matrices
+are packed weights, read in place, and so are float matrices with permuted rows. The rest are plain
+tensors under another name. RoPE tables belong to the config; they are not weights.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from .names import ROPE_TABLES, hugging_face_names, is_turned
 
 _PLAIN = ("F32", "F16", "BF16")
 _GROUPS = {kind.upper(): block.group for kind, block in BLOCKS.items()}
-"""Type of a quantised tensor that runs -> columns that share a scale."""
+"""Supported quantised type -> columns that share a scale."""
 
 
 def open_gguf(
@@ -39,13 +39,13 @@ def open_gguf(
     weights_as: str = "float32",
     layers: int | None = None,
 ) -> tuple[Checkpoint, Config]:
-    """Open the model of which `name`, a path below `folder`, is a file, and its whole Config.
+    """Open the model that the file `name`, a path below `folder`, belongs to, and its whole Config.
 
-    layers: how many of the first ones `Checkpoint.quantization` is about.
+    layers: how many of the first layers `Checkpoint.quantization` covers.
 
-    Raises FileError (a part is missing or unreadable), FormatError (a broken file, parts that are
-    not of one model, metadata that contradict tensors), ConfigError, UnsupportedError (an
-    architecture or a type of tensor that does not run).
+    Raises FileError (a part is missing or unreadable), FormatError (a damaged file, parts of
+    different models, metadata that contradicts the tensors), ConfigError, UnsupportedError (an
+    architecture or a tensor type that does not run).
     """
     checkpoint = _open(folder, name, mmap)
     config = read_metadata(checkpoint)
@@ -56,8 +56,8 @@ def open_gguf(
 
 
 def open_gguf_weights(folder: str | os.PathLike[str], name: str) -> Checkpoint:
-    """The weights alone. Those of a model that cannot be run go by the names of the file, with rows
-    in its order; a warning says so. Raises as `open_gguf`."""
+    """Only the weights. If the model cannot run, they keep the names and the row order of the file,
+    and a warning says so. Raises as `open_gguf`."""
     try:
         return open_gguf(folder, name)[0]
     except UnsupportedError as error:
@@ -67,12 +67,12 @@ def open_gguf_weights(folder: str | os.PathLike[str], name: str) -> Checkpoint:
             for stored, info in checkpoint.tensors.items()
             if info.dtype in _GROUPS and len(info.shape) == 2
         }
-        log.warn(f"{error}; its weights go by the names of the file", stacklevel=5)
+        log.warn(f"{error}; its weights keep the names of the file", stacklevel=5)
         return dataclasses.replace(checkpoint, packed=packed)
 
 
 def _open(folder: str | os.PathLike[str], name: str, mmap: bool = True) -> Checkpoint:
-    """All tensors by the names of the file."""
+    """All tensors, under the names of the file."""
     folder = Path(checked_path(folder))
     place = (folder / name).parent
     with opened(place) as fd, named(folder):
@@ -85,7 +85,7 @@ def _open(folder: str | os.PathLike[str], name: str, mmap: bool = True) -> Check
 
 
 def _open_parts(place: Path, name: str, fd: int, mmap: bool) -> tuple[Any, ...]:
-    """The files of a split in order, or the one file."""
+    """The files of a split, in order, or the one file."""
     found = _open_file(place / name, fd, mmap)
     count = found.metadata().get("split.count", 0)
     if type(count) is not int or count <= 1:
@@ -133,7 +133,7 @@ def _with_weights(checkpoint: Checkpoint, config: Config, as_bf16: bool) -> Chec
         _check_type(stored, info)
         turn = turned if is_turned(stored) else 0
         bias = checkpoint.tensors.get(names.get(name.removesuffix("weight") + "bias", ""))
-        is_alike = bias is None or bias.dtype == info.dtype  # as a plain product takes them
+        is_alike = bias is None or bias.dtype == info.dtype  # a plain product needs one dtype
         if info.dtype in _PLAIN and is_alike and not turn:
             aliases[name] = stored
         else:
@@ -155,7 +155,8 @@ def _packed(name: str, stored: str, info: TensorInfo, turn: int, as_bf16: bool) 
     if len(info.shape) != 2:
         raise UnsupportedError(
             f"{shown_path(info.file.path)}: tensor {printable(stored)} is {info.dtype}"
-            f" {list(info.shape)}; only a matrix can be {'in turned order' if turn else 'quantised'}"
+            f" {list(info.shape)};"
+            f" only a matrix can be {'permuted for RoPE' if turn else 'quantised'}"
         )
     kind, shape = info.dtype.lower(), (info.shape[0], info.shape[1])
     options: dict[str, Any] = {"turned": turn} if turn else {}

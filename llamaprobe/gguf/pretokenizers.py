@@ -1,9 +1,9 @@
-"""What `tokenizer.ggml.pre` says of a byte-level tokenizer.
+"""The pre-tokenizers that `tokenizer.ggml.pre` names, for byte-level tokenizers.
 
-A GGUF has no tokenizer.json: the converter recognises the original by the ids that it gives, and
-writes a name for how it cuts a text. Here each name has the parts that the tokenizers of these
-models have in their tokenizer.json. A name that is not here could only be guessed, and so could
-"default" and a missing one: the converter did not recognise the tokenizer.
+A GGUF has no tokenizer.json: the converter recognises the original tokenizer by the ids that it
+gives for a test text, and writes a name for how it splits text. This table has, for each name, the
+parts from the tokenizer.json of these models. Other names are refused, and so are "default" and a
+missing name, for which the converter did not recognise the tokenizer.
 """
 
 from typing import Any, NamedTuple
@@ -15,14 +15,14 @@ class PreTokenizer(NamedTuple):
     """The parts of tokenizer.json that a name stands for."""
 
     cuts: tuple[str, ...] = ()
-    """Regular expressions, each of which cuts the pieces of the one before. Empty: GPT-2's."""
+    """Regular expressions; each splits the pieces of the one before. Empty: GPT-2's."""
     digits: bool = False
-    """After `cuts`, each digit is a piece."""
+    """After `cuts`, split off each digit."""
     nfc: bool = False
     ignore_merges: bool = False
-    """A piece that is a token is not merged: Llama 3's merges do not lead to all of its tokens."""
+    """A piece that is a token is not merged: Llama 3's merges do not produce all of its tokens."""
     begins: bool = False
-    """A text begins with BOS where the file does not say."""
+    """Whether a text begins with BOS if the file does not say."""
 
     @property
     def normalizer(self) -> dict[str, Any] | None:

@@ -1,25 +1,25 @@
-"""The merges of a SentencePiece BPE, which has none, but a score for each piece.
+"""Merges for a SentencePiece BPE, which has a score for each piece instead.
 
-SentencePiece joins the two neighbours whose joint piece has the highest score. A BPE of the
-`tokenizers` library joins the pair of the lowest rank: each way to cut a piece into two pieces is a
-merge, in the order of the scores. Among equal scores the order is that of transformers, so that the
+SentencePiece joins the two adjacent pieces whose union has the highest score. BPE in the
+`tokenizers` library joins the pair with the lowest rank. So each way to split a piece into two
+pieces becomes a merge, in the order of the scores; ties are ordered as in transformers, so that the
 ranks are the same.
 """
 
 from collections.abc import Mapping
 
-MAX_COST = 1 << 27  # characters that `merges` may copy; for Gemma 3 it is 1e7
+MAX_COST = 1 << 27  # characters that `merges` may copy; Gemma 3 needs 1e7
 
 
 def cost(pieces: Mapping[str, float]) -> int:
-    """How many characters `merges` copies at most."""
+    """An upper bound on the characters that `merges` copies."""
     return sum(len(piece) ** 2 for piece in pieces)
 
 
 def merges(pieces: Mapping[str, float]) -> list[tuple[str, str]]:
-    """The pairs of pieces that make a piece, the one with the highest score first.
+    """The pairs of pieces that form a piece, the highest score first.
 
-    `pieces`: score of each, in the order of their ids.
+    pieces: piece -> score, in the order of the ids.
     """
     found: list[tuple[str, str]] = []
     for piece in sorted(pieces, key=pieces.__getitem__, reverse=True):

@@ -1,19 +1,19 @@
-"""The tokenizer of a GGUF: a tokenizer.json made of its metadata.
+"""The tokenizer of a GGUF: a tokenizer.json built from its metadata.
 
-Three sources, in this order: a tokenizer.json beside the file, with what the files beside that
-declare; the text of one in `tokenizer.huggingface.json`; `tokenizer.ggml.*`. The last is the
-vocabulary of the original tokenizer, but only names or implies its parts. `tokenizer.ggml.model` is
-"gpt2" (byte-level BPE with merges; `pretokenizers` has the rest) or "llama" (SentencePiece's BPE;
-`sentencepiece` makes the merges). The parts are those of the released tokenizers, also where
-transformers' conversion of a GGUF has others.
+Three sources, in this order: a tokenizer.json beside the file, with the files that accompany it;
+the text of one in `tokenizer.huggingface.json`; `tokenizer.ggml.*`. The last has the vocabulary of
+the original tokenizer, but only names or implies its parts: `tokenizer.ggml.model` is "gpt2"
+(byte-level BPE with merges; see `pretokenizers`) or "llama" (SentencePiece's BPE; `sentencepiece`
+derives the merges). The parts follow the released tokenizers, even where transformers' conversion
+of a GGUF differs.
 
-Types of tokens: control (3) and unknown (2) are special, user-defined ones (4) are matched in a
-text but not special, unused ones (5) fill up the rows of the embedding: their ids have no text.
-Only normal and user-defined ones come of merging.
+Token types: control (3) and unknown (2) are special; user-defined ones (4) are matched in the text
+but are not special; unused ones (5) pad the embedding, and their ids have no text. Merging produces
+only normal and user-defined tokens.
 
-The metadata is not trusted: lengths, ids, merges and strings are checked, FormatError names file
-and key. What is made is then read as any tokenizer.json is. A vocabulary without known parts still
-gives the text of ids; only text to ids is refused.
+The metadata is not trusted: lengths, ids, merges and strings are checked, and FormatError names
+file and key. The result is read like any tokenizer.json. A vocabulary without known parts still
+decodes ids; only encoding text is refused.
 """
 
 import json
@@ -50,21 +50,21 @@ _GGML = "tokenizer.ggml."
 _HUGGING_FACE = "tokenizer.huggingface.json"
 _TEMPLATE = "tokenizer.chat_template"
 _GEMMA = ("gemma", "gemma2", "gemma3")
-# Phi 3: white space behind a special token belongs to it, but for these.
+# Phi 3: white space after a special token belongs to it, except after these.
 _KEEPS_SPACE = ("<unk>", "<s>", "<|endoftext|>")
 
 
 class Gguf(Protocol):
-    """What is used of a `_core.Gguf`."""
+    """The methods of `_core.Gguf` used here."""
 
     def metadata(self) -> dict[str, Any]:
-        """Values by key, without long arrays."""
+        """Key -> value, without long arrays."""
 
     def keys(self) -> list[tuple[str, str, int | None]]:
-        """(key, type, length of an array or None)."""
+        """(key, type, length of an array or None) of each entry."""
 
     def array(self, key: str) -> list[Any]:
-        """An array of any length."""
+        """The array of a key, of any length."""
 
 
 class GgufTokenizerFiles(TokenizerFiles):
@@ -79,7 +79,7 @@ class GgufTokenizerFiles(TokenizerFiles):
         gguf: Gguf | None = None,
         marks: dict[str, str] | None = None,
     ) -> None:
-        """`gguf`: the open file; None: it is opened when it is first read."""
+        """gguf: the open file; None: it is opened at the first read."""
         self.gguf_path = Path(os.path.abspath(path))
         self._gguf = gguf
         folder = self.gguf_path.parent
@@ -104,7 +104,8 @@ class GgufTokenizerFiles(TokenizerFiles):
         return tokenizer_of(self.gguf_path, self._open())
 
     def template(self, tools: bool, tokens: dict[str, str]) -> Template:
-        """Of the files beside it, if a tokenizer.json is there and has one; else the GGUF's."""
+        """From the files beside the GGUF, if there is a tokenizer.json with a template; else the
+        GGUF's own."""
         if super().has_tokenizer and Template.is_in(self.folder):
             return super().template(tools, tokens)
         found = Keys(self.gguf_path, self._open()).templates()
@@ -124,8 +125,8 @@ class GgufTokenizerFiles(TokenizerFiles):
 
 
 def tokenizer_of(path: Path, gguf: Gguf) -> Contents:
-    """The tokenizer of an open GGUF, whose `path` messages name. FormatError; TokenizerError: no
-    vocabulary that can be read.
+    """The tokenizer of an open GGUF; `path` is for messages. FormatError; TokenizerError if no
+    vocabulary can be read.
     """
     keys = Keys(path, gguf)
     if (text := keys.value(_HUGGING_FACE, str)) is not None:
@@ -187,7 +188,7 @@ class Keys:
         return self.has(_GGML + "tokens") and self._values.get(_GGML + "model") in ("gpt2", "llama")
 
     def templates(self) -> dict[str, str]:
-        """The chat templates by name, of which one is "default". FormatError."""
+        """Name -> chat template; the main one is "default". FormatError."""
         found = {}
         for key in self._lengths:
             name = "default" if key == _TEMPLATE else key.removeprefix(_TEMPLATE + ".")
@@ -199,7 +200,7 @@ class Keys:
         return FormatError(f"{shown_path(self.path)}: {printable(key)} {fact}")
 
     def value(self, key: str, kind: type) -> Any:
-        """A single value; None if there is none."""
+        """A single value; None if the key is missing."""
         value = self._values.get(key)
         if value is None and self.has(key):
             raise self.error(key, f"is an array, not {kind.__name__}")
@@ -210,7 +211,7 @@ class Keys:
         return value
 
     def array(self, name: str, kind: type, most: int = MAX_IDS) -> list[Any]:
-        """An array of `tokenizer.ggml.`, all of whose items are of this kind."""
+        """The array `tokenizer.ggml.NAME`, whose items must all be of this kind."""
         key = _GGML + name
         if not self.has(key):
             raise self.error(key, "is missing")
@@ -229,7 +230,7 @@ class Keys:
         return items
 
     def matching(self, name: str, kind: type, n_tokens: int) -> list[Any]:
-        """An array with an item for each token."""
+        """An array with one item per token."""
         items = self.array(name, kind)
         if len(items) != n_tokens:
             raise self.error(
@@ -238,7 +239,7 @@ class Keys:
         return items
 
     def named(self, n_tokens: int, defaults: dict[str, int] | None = None) -> dict[str, int]:
-        """bos_token and the like -> id."""
+        """Name ("bos_token", ...) -> id of each special token."""
         ids = dict(defaults or {})
         for name, short in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
             key = f"{_GGML}{short}_token_id"
@@ -252,7 +253,7 @@ class Keys:
 
 
 class _Vocabulary:
-    """The tokens with their types, and what is made of them."""
+    """The tokens with their types, and the tokenizer built from them."""
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
@@ -281,18 +282,18 @@ class _Vocabulary:
         self.vocab = self._ids()
 
     def _usual_ids(self) -> dict[str, int]:
-        """Those of SentencePiece, for files that do not say."""
+        """SentencePiece's ids, for files that do not give them."""
         usual = (("unk_token", 0, _UNKNOWN), ("bos_token", 1, _CONTROL), ("eos_token", 2, _CONTROL))
         return {name: id for name, id, kind in usual if self._types[id : id + 1] == [kind]}
 
     def _spell_spaces(self) -> None:
-        """The converter writes a piece of spaces as such; a text never has it in this spelling."""
+        """The converter writes a piece of spaces as spaces, but normalised text never has it so."""
         for id, token in enumerate(self.tokens):
             if " " in token and not token.strip(" "):
                 self.tokens[id] = "▁" * len(token)
 
     def _ids(self) -> dict[str, int]:
-        """The id of each token that is used."""
+        """Token -> id, of the tokens that are used."""
         vocab: dict[str, int] = {}
         for id, (token, kind) in enumerate(zip(self.tokens, self._types, strict=True)):
             if kind != _UNUSED and token and vocab.setdefault(token, id) != id:
@@ -303,7 +304,7 @@ class _Vocabulary:
         return vocab
 
     def contents(self) -> Contents:
-        """As a tokenizer.json."""
+        """The tokenizer, as from a tokenizer.json."""
         own = self._added()
         parts, pairs = self._bytes() if self._byte_level else self._pieces()
         names = {name: self.tokens[id] for name, id in self._named.items()}
@@ -329,7 +330,7 @@ class _Vocabulary:
         return ""
 
     def _added(self) -> dict[int, Token]:
-        """The tokens that are found in a text before it is cut."""
+        """The tokens that are matched in a text before it is split."""
         found = {
             id: Token(self.tokens[id], kind != _USER_DEFINED, normalized=False)
             for id, kind in enumerate(self._types)
@@ -341,7 +342,7 @@ class _Vocabulary:
         return found
 
     def _processor(self, *, begins: bool) -> dict[str, Any] | None:
-        """Puts BOS before and EOS after a text, if the file says so."""
+        """Adds BOS before and EOS after a text, if the file says so."""
         said = self._keys.value(_GGML + "add_bos_token", bool)
         first = self._named.get("bos_token") if (begins if said is None else said) else None
         ends = self._keys.value(_GGML + "add_eos_token", bool)
@@ -390,7 +391,7 @@ class _Vocabulary:
         return parts, self._made_merges()
 
     def _file_merges(self) -> list[str]:
-        """The merges of the file: "left right", of tokens that make a token."""
+        """The merges of the file, "left right": two tokens that form a token."""
         found: list[str] = self._keys.array("merges", str, _MAX_MERGES)
         vocab = self.vocab
         for at, merge in enumerate(found):
@@ -410,7 +411,7 @@ class _Vocabulary:
         if not all(map(math.isfinite, scores)):
             at = next(i for i, score in enumerate(scores) if not math.isfinite(score))
             raise self._keys.error(_GGML + "scores", f"[{at}] is {scores[at]}")
-        if self._architecture in _GEMMA:  # in the order of the ids, whatever the scores are
+        if self._architecture in _GEMMA:  # in the order of the ids, not of the scores
             scores = [-float(id) for id in range(len(scores))]
         pieces = {
             token: scores[id] for token, id in self.vocab.items() if self._types[id] in mergeable

@@ -1,1 +1,1 @@
-"""What a model would say in between (a lens), and which of its parts said what (attribution)."""
+"""The logit lens, direct logit attribution and direct effects, on values of a finished run."""

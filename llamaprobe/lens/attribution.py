@@ -1,4 +1,4 @@
-"""What each part of a model added to a logit: the result of `Model.attribute`."""
+"""The result of `Model.attribute`: what each part of a model added to a logit."""
 
 import functools
 import math
@@ -19,7 +19,7 @@ ROUNDING = ("rounding",)
 
 
 def component_of(component: Any) -> tuple[Any, ...]:
-    """Its kind and numbers. ArgumentError."""
+    """The kind and numbers of a component. ArgumentError."""
     if isinstance(component, str):
         return (component,)
     if isinstance(component, (tuple, list)) and component and isinstance(component[0], str):
@@ -31,7 +31,7 @@ class Share(NamedTuple):
     """One row of an attribution."""
 
     component: Component
-    """Its kind and numbers: ("embed",), ("attn", layer), ("head", layer, head), ("neuron", layer,
+    """Kind and numbers: ("embed",), ("attn", layer), ("head", layer, head), ("neuron", layer,
     neuron), ("source", layer, head, position), ("rounding",)."""
     value: float
 
@@ -48,7 +48,7 @@ class Share(NamedTuple):
 class Attribution:
     """Shares of one logit, or of the difference of two, at one position of a run.
 
-    `parts` has an array for each kind of row. With the row `rounding` they sum to `total`.
+    `parts` has one array per kind of row. All rows and `rounding` sum to `total`.
     """
 
     def __init__(
@@ -66,29 +66,30 @@ class Attribution:
     ) -> None:
         self.parts = dict(parts)
         """Kind -> float64: "embed" [], "attn", "mlp" [L], "head" [L, H], "neuron" [L, F], "source"
-        [L, H, T], "attn_bias", "mlp_bias" [L]; of an edited run "edit" [L] and "edit_embed" []."""
+        [L, H, T], "attn_bias", "mlp_bias" [L]; for an edited run, "edit" [L] and "edit_embed"
+        []."""
         self.by = by
         """"layer", "head", "neuron" or "source": how far the logit is split."""
         self.token_id, self.token = token
         self.against_id: int | None = against[0] if against else None
-        """The id of the token whose logit is subtracted; None: no token."""
+        """The id of the token whose logit is subtracted; None if none is."""
         self.against: str | None = against[1] if against else None
         """Its text, if there is a tokenizer."""
         self.position = position
         self.total = total
-        """The logit, or the difference; before a cap."""
+        """The logit, or the difference, before a cap of logits."""
         self.logit = logit
-        """The same after a cap."""
+        """The same after the cap."""
         self.bound = bound
-        """What float32 may leave of `rounding`: 8 deviations."""
+        """The largest `rounding` that float32 explains: 8 standard deviations."""
         self.run = run
         others = (value for part in self.parts.values() for value in np.ravel(part).tolist())
         self.rounding: float = math.fsum([total, *(-value for value in others)])
-        """`total` minus all other rows: what float32 rounded away on the way."""
+        """`total` minus all other rows: the rounding of float32 on the way to the logit."""
 
     @property
     def cap_effect(self) -> float:
-        """What a cap of logits changed: `logit` - `total`. 0 in a model without one."""
+        """The effect of a cap of logits: `logit` - `total`. 0 in a model without one."""
         return self.logit - self.total
 
     def __iter__(self) -> Iterator[Share]:
@@ -122,8 +123,7 @@ class Attribution:
         return [(k, np.argsort(-np.abs(np.ravel(p)))) for k, p in self.parts.items()]
 
     def top(self, n: int = 10, kind: str | None = None) -> list[Share]:
-        """The n rows with the largest values, of either sign; of one kind if given.
-        ArgumentError."""
+        """The n rows with the largest magnitude, optionally of one kind. ArgumentError."""
         n = whole("n", n, 1)
         if kind is not None:
             choice("kind", kind, tuple(self.parts))
@@ -136,13 +136,13 @@ class Attribution:
         return sorted(found, key=lambda share: -abs(share.value))[:n]
 
     def to_pandas(self) -> Any:
-        """A DataFrame with a line for each row. Needs pandas."""
+        """A DataFrame with one line per row of the attribution. Needs pandas."""
         from ..views.tables import attribution_frame
 
         return attribution_frame(self)
 
     def to_xarray(self) -> Any:
-        """A Dataset with a variable for each kind. Needs xarray."""
+        """A Dataset with one variable per kind. Needs xarray."""
         from ..views.tables import attribution_dataset
 
         return attribution_dataset(self)

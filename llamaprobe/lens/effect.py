@@ -1,4 +1,5 @@
-"""The direct effect of one component: the logit without what it added to the residual stream."""
+"""The direct effect of a component: how the logit changes without its part of the residual
+stream."""
 
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
@@ -37,10 +38,10 @@ _INNER = ("head", "neuron", "source")
 
 
 class _Effect(Stream):
-    """At one position."""
+    """The direct effects at one position."""
 
     def effect(self, kind: str, numbers: list[Any]) -> float:
-        """The logit minus that of x_out without one component, whose norm has its own scale."""
+        """The logit minus the logit of x_out without the component, normed with its own rms."""
         at = self._checked(kind, numbers)
         stem = {"neuron": "mlp", "head": "attn", "source": "attn"}.get(kind, kind)
         read: dict[str, tuple[str, ...]] = {
@@ -69,7 +70,7 @@ class _Effect(Stream):
         return float(logits[0] - logits[1] if len(self.ids) == 2 else logits[0])
 
     def _checked(self, kind: str, numbers: list[Any]) -> list[int]:
-        """The numbers of a component. ArgumentError for one that the model lacks."""
+        """The numbers of a component. ArgumentError if the model has no such component."""
         c = self.config
         axes = {
             "embed": (),
@@ -92,7 +93,7 @@ class _Effect(Stream):
         return self.scale * self.at(self.added(kind), layer)[0]
 
     def _inner(self, kind: str, stem: str, at: list[int]) -> Array:
-        """What a part of them adds, [D]; the scale of a norm after it is that of the run."""
+        """What a part of attention or the MLP adds, [D]; a norm after it has the run's scale."""
         c, layer, number = self.config, at[0], at[1]
         weight = self.weights.matrix(f"{stem}_out", layer)
         if kind == "neuron":
@@ -113,7 +114,7 @@ class _Effect(Stream):
 
 
 def _index(number: Any, size: int, kind: str) -> int:
-    """An index of a component, from 0 on. ArgumentError."""
+    """An index of a component, from 0. ArgumentError."""
     if not is_whole(number) or not -size <= number < size:
         raise ArgumentError(f"{kind} has no number {shown(number)}: there are {size}")
     return int(number) % size

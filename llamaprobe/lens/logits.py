@@ -1,4 +1,4 @@
-"""The logit lens: the last norm and the head on the residual stream of any layer."""
+"""The logit lens: the last norm and the head, applied to the residual stream of any layer."""
 
 import functools
 from collections.abc import Iterable, Sequence
@@ -36,13 +36,13 @@ class Guess(NamedTuple):
     text: str | None
     logit: float
     logprob: float | None
-    """None in a lens of some tokens: the sum is over the whole vocabulary."""
+    """None in a lens with `tokens`, since the softmax is over the whole vocabulary."""
 
 
 class Lens:
-    """The result of `Model.lens`: logits of layers and positions of one run.
+    """The result of `Model.lens`: logits for layers and positions of one run.
 
-    Axes are rows (the layers, then the output), positions and, for `logits`, tokens.
+    The axes are rows (the layers, then the output), positions and, for `logits`, tokens.
     """
 
     def __init__(
@@ -58,17 +58,17 @@ class Lens:
         top: int,
     ) -> None:
         self.logits = logits
-        """float32 [rows, positions, vocab_size], or with `tokens` only these."""
+        """float32 [rows, positions, vocab_size], or [rows, positions, len(tokens)]."""
         self.point = point
-        """That the rows are of, but for the last."""
+        """The point of all rows but the last."""
         self.rows: tuple[tuple[str, int], ...] = tuple(rows)
-        """(point, layer) of each row; the last is x_out of the last layer: the model's own
-        logits."""
+        """(point, layer) of each row; the last is x_out of the last layer, which gives the model's
+        own logits."""
         self.positions: tuple[int, ...] = tuple(positions)
         self.token_ids = token_ids
         """The ids of `tokens`; None for the whole vocabulary."""
         self.n_top = top
-        """Tokens that `top` gives by default."""
+        """The default number of tokens of `top`."""
         self._run, self._texts = run, texts
 
     @property
@@ -79,7 +79,7 @@ class Lens:
 
     @property
     def tokens(self) -> list[str]:
-        """The text of the run's token at each position, its id without a tokenizer."""
+        """The text of the run's token at each position, or its id without a tokenizer."""
         every = self._run.tokens
         ids = self._run.token_ids
         return [str(ids[i]) if every is None else every[i] for i in self.positions]
@@ -88,14 +88,14 @@ class Lens:
     def logprobs(self) -> NDArray[np.float64]:
         """float64 [rows, positions, vocab_size]: (l - max) - log(sum of exp(l - max)).
 
-        ArgumentError with `tokens`: the sum is over the whole vocabulary.
+        ArgumentError with `tokens`, since the sum is over the whole vocabulary.
         """
         self._check_whole("logprobs")
         return _logprobs(self.logits)
 
     @functools.cached_property
     def ranks(self) -> NDArray[np.int32]:
-        """int32 [rows, positions, vocab_size]: 1 for the largest logit; equal ones by id.
+        """int32 [rows, positions, vocab_size]: 1 for the largest logit; ties by id.
 
         ArgumentError with `tokens`, as `logprobs`.
         """
@@ -107,7 +107,7 @@ class Lens:
         return ranks
 
     def top(self, row: int = -1, position: int = -1, n: int | None = None) -> list[Guess]:
-        """The likeliest tokens of one row; `row` and `position` are places on the axes.
+        """The likeliest tokens of one row; `row` and `position` are indices of the axes.
         ArgumentError."""
         places = (
             _place("row", row, len(self.rows)),
@@ -124,14 +124,14 @@ class Lens:
         return [Guess(*each) for each in rows]
 
     def table(self, n: int | None = None) -> list[list[list[Guess]]]:
-        """`top` of every row and position."""
+        """`top` for every row and position."""
         return [
             [self.top(row, position, n) for position in range(len(self.positions))]
             for row in range(len(self.rows))
         ]
 
     def to_pandas(self) -> Any:
-        """A DataFrame with a line for each row, position and listed token. Needs pandas."""
+        """A DataFrame with one line per row, position and listed token. Needs pandas."""
         from ..views.tables import lens_frame
 
         return lens_frame(self)
@@ -160,7 +160,7 @@ class Lens:
 
 
 def _logprobs(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Over the last axis; NaN where an infinity leaves no other."""
+    """The log softmax over the last axis, in float64; NaN where a logit is +inf."""
     with np.errstate(invalid="ignore"):
         below = logits - logits.max(axis=-1, keepdims=True).astype(np.float64)
         return below - np.log(np.exp(below).sum(axis=-1, keepdims=True))  # type: ignore[no-any-return]
@@ -194,7 +194,7 @@ def lens(
         rows=rows,
         positions=positions,
         run=run,
-        texts=model.origin.tokenizer,  # a run that was read back knows its own tokens only
+        texts=model.origin.tokenizer,  # a run read from files knows only its own tokens
         token_ids=ids,
         top=top,
     )
@@ -210,18 +210,18 @@ def _ids(model: "Model", tokens: Any) -> NDArray[np.int32]:
 
 
 def _place(name: str, number: Any, n: int) -> int:
-    """A place on an axis. ArgumentError."""
+    """An index of an axis, from 0. ArgumentError."""
     return whole(name, number, -n, n)
 
 
 def _is_edited_behind(run: "Run") -> bool:
-    """Whether something between x_out of the last layer and the logits was edited: the run's logits
-    are then not those of its x_out."""
+    """Whether something between x_out of the last layer and the logits was edited, so that the
+    run's logits do not follow from its x_out."""
     return any(resolve(edit.name, run.config)[0].name in BEHIND for edit in run.edits)
 
 
 def largest(logits: NDArray[np.float32], n: int) -> NDArray[np.int64]:
-    """The places of the n largest, equal ones in order; a NaN is smaller than any number."""
+    """The indices of the n largest logits; ties in order; NaN counts as smaller than any number."""
     n = min(n, len(logits))
     if np.isnan(logits).any():
         return np.argsort(-logits, kind="stable")[:n]
@@ -232,7 +232,7 @@ def largest(logits: NDArray[np.float32], n: int) -> NDArray[np.int64]:
 def _chosen(
     model: "Model", run: "Run", point: str, layers: Layers, position: Positions
 ) -> tuple[list[tuple[str, int]], tuple[int, ...]]:
-    """The (point, layer) of each row, and the positions; checked."""
+    """The (point, layer) of each row and the positions, checked."""
     check_model(model, run)
     found, layer = resolve(point, model.config)
     name = found.name

@@ -1,4 +1,4 @@
-"""The methods of a model that look at a finished run."""
+"""The methods of a model that analyse a finished run."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, SupportsIndex, cast, overload
@@ -32,21 +32,21 @@ class LensMethods(ModelViews):
         tokens: "Iterable[Token] | None" = None,
         threads: int | None = None,
     ) -> "Lens":
-        """What the model would say after each layer: the last norm and the head on the residual
-        stream of a run, by the code that computes `logits`.
+        """The logit lens: what the model would predict after each layer. The last norm and the head
+        are applied to the residual stream of a run, by the code that computes `logits`.
 
-        run: of this model, also one read back from files. It must hold `point`, and x_out of the
+        run: a run of this model, or one read from files. It must hold `point`, and x_out of the
             last layer unless `layers` is given.
-        point: x, x_mid or x_out. layers: as in `run`. None: those that the run holds, and as the
-            last row x_out of the last layer, which gives the bits of the run's logits. Where the
-            last norm or the logits of the run were edited, that row is run["logits"], which the
-            run must then hold.
+        point: x, x_mid or x_out.
+            layers: as in `run`. None: all that the run holds, plus a last row for x_out of the last
+            layer, which gives the bits of the run's logits. If the last norm or the logits of the
+            run were edited, that row is run["logits"], which the run must then hold.
         position: a number, numbers, a slice, or None for all; negative ones count from the end.
-        top: how many tokens of a row are shown. tokens: compute only these rows of the head; ids,
-            or texts that are one token.
+        top: how many tokens to show per row.
+            tokens: ids, or texts that are one token each: compute only these rows of the head.
 
-        Raises PointError (the run lacks the values, with the call that keeps them; a point that is
-        not the residual stream), ArgumentError, OutOfMemory.
+        Raises PointError (the run lacks a value, and the message has the call that keeps it; a
+        point that is not the residual stream), ArgumentError, OutOfMemory.
         """
         from .logits import lens
 
@@ -90,18 +90,19 @@ class LensMethods(ModelViews):
         position: "Positions" = -1,
         by: str = "layer",
     ) -> "Attribution | list[Attribution]":
-        """What each part of the model added to the logit of a token, or to its difference from that
-        of another, with all scales of norms as they were in the run (direct logit attribution).
+        """Direct logit attribution: what each part of the model added to the logit of a token, or
+        to the difference of two logits, with all norm scales frozen at their values in the run.
 
-        token, against: an id, or text that is one token. position: as in `lens`; for several the
-            result is a list. by: "layer" (attention and MLP of each), "head", "neuron" or "source"
-            (which position a head read).
+        token, against: ids, or texts that are one token each. position: as in `lens`; for several,
+            the result is a list. by: "layer" (attention and MLP of each), "head", "neuron" or
+            "source" (the position that a head read).
 
-        The rows and their `rounding` sum to the logit; before a cap of logits, whose effect is
-        `cap_effect`. Of an edited run each edit of the residual stream is a row.
+        The rows and `rounding` sum to the logit before a cap; the effect of a cap is `cap_effect`.
+        In an edited run, each edit of the residual stream is a row.
 
-        Raises PointError (the run lacks values, with the call that keeps them), ArgumentError (also
-        when the rounding is more than float32 can leave: the weights are not those of the run).
+        Raises PointError (the run lacks a value, and the message has the call that keeps it),
+        ArgumentError (also if `rounding` exceeds what float32 explains: the weights are not those
+        of the run).
         """
         from .shares import attribute
 
@@ -123,12 +124,12 @@ class LensMethods(ModelViews):
         against: "Token | None" = None,
         position: SupportsIndex = -1,
     ) -> float:
-        """By how much the logit, or the difference of two, would be less without what one component
-        added to the residual stream; the last norm has the scale of what is left. Later layers keep
-        what they added. No pass: float64 on the values of the run.
+        """By how much the logit, or the difference of two, falls if what one component added to the
+        residual stream is removed and the rest is normed anew. Later layers keep what they added.
+        Computed in float64 from the values of the run, without a forward pass.
 
         component: "embed", ("attn", layer), ("mlp", layer), ("head", layer, head), ("neuron",
-            layer, neuron) or ("source", layer, head, position). The others as in `attribute`.
+            layer, neuron) or ("source", layer, head, position). Other arguments as in `attribute`.
         """
         from .effect import direct_effect
 
@@ -148,7 +149,7 @@ class LensMethods(ModelViews):
         *,
         threads: int | None = None,
     ) -> NDArray[np.float32]:
-        """Logits [n, tokens] of rows of the residual stream [n, d_model], of all tokens if None."""
+        """Logits [n, tokens] of residual stream rows [n, d_model]; of all tokens if None."""
         model = cast("Model", self)
         core, n_threads = model._open(), model._n_threads(threads)
         with named(model.path):

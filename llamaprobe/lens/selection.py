@@ -1,4 +1,4 @@
-"""Arguments that name tokens, positions and layers of a run, and the values that it must hold."""
+"""Checks arguments that select tokens and positions of a run, and that the run holds its values."""
 
 import operator
 from collections.abc import Iterable, Sequence
@@ -21,8 +21,8 @@ Positions = SupportsIndex | Sequence[SupportsIndex] | slice | None
 
 
 def token_id(model: "Model", token: Token) -> int:
-    """The id of a token: an id, or text that is one token. ArgumentError, with the pieces of a text
-    that is several."""
+    """The id of a token, given by id or by text. ArgumentError for a text of several tokens, with
+    its pieces."""
     if isinstance(token, str):
         ids = model.tokenizer.encode(token, add_special_tokens=False)
         if len(ids) != 1:
@@ -50,8 +50,8 @@ def token_text(model: "Model", id: int) -> str | None:
 
 
 def positions_of(position: Positions, n_tokens: int) -> tuple[int, ...]:
-    """Positions from 0 on: of a number, numbers, a slice, or None for all. Negative ones count from
-    the end. ArgumentError for one that the run lacks."""
+    """Positions from 0, given as a number, numbers, a slice, or None for all; negative ones count
+    from the end. ArgumentError for a position out of range."""
     if position is None or isinstance(position, slice):
         try:
             found = tuple(range(n_tokens)[slice(None) if position is None else position])
@@ -81,19 +81,19 @@ def _position(position: SupportsIndex, n_tokens: int) -> int:
 
 
 def check_model(model: "Model", run: "Run") -> None:
-    """ArgumentError for what is not a run, or cannot be the model's."""
+    """ArgumentError for a value that is not a run, or a run that cannot be the model's."""
     check_run(run)
     ours, its = model.config, run.config
     for name in ("d_model", "vocab_size", "n_layers", "n_heads", "n_kv_heads", "head_dim", "d_ff"):
         if getattr(ours, name) != getattr(its, name):
             raise ArgumentError(
-                f"the run is of a model whose {name} is {getattr(its, name)}, and it is"
-                f" {getattr(ours, name)} in this one: give the model that made the run"
+                f"the run is from a model whose {name} is {getattr(its, name)}, but it is"
+                f" {getattr(ours, name)} in this model: give the model that made the run"
             )
 
 
 def check_held(run: "Run", needs: Iterable[tuple[str, int | None]], what: str) -> None:
-    """PointError for values that the run lacks, with the call that keeps them."""
+    """PointError for values that the run lacks; the message has the call that keeps them."""
     needed = list(needs)
     missing = [(p, i) for p, i in needed if not (p in run.points and _has_layer(run, p, i))]
     if not missing:

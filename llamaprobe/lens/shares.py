@@ -1,12 +1,12 @@
-"""Direct logit attribution: the residual stream before the last norm is a sum, and a logit is linear
-in it once the norm's scale is taken as it was (frozen).
+"""Direct logit attribution: the residual stream before the last norm is a sum, and a logit is
+linear in it once the norm's scale is frozen at its value in the run.
 
     logit = d . x_out,  d = gain * (W[token] - W[against]) / final_rms / logits_divisor
     x_out = x of layer 0 + the sum over layers of residual_scale * (attn + mlp)
 
-attn is attn_norm where a model norms what it adds, else attn_out; mlp alike. With that norm's scale
-frozen too, attn_out is a sum of heads, a head a sum of sources, mlp_out a sum of neurons. All is
-float64 on captured float32, for P positions at once: d [P, D].
+attn is attn_norm in models that norm what they add, else attn_out; mlp alike. With that norm's
+scale frozen too, attn_out is a sum over heads, a head a sum over sources, mlp_out a sum over
+neurons. Everything is computed in float64 from captured float32, for P positions at once: d [P, D].
 """
 
 import functools
@@ -65,7 +65,7 @@ def head_out(model: "Model", run: "Run", layer: SupportsIndex) -> np.ndarray[Any
 
 
 class _Work(Stream):
-    """One attribution at some positions."""
+    """One attribution at several positions."""
 
     def __init__(
         self,
@@ -103,8 +103,8 @@ class _Work(Stream):
 
     @functools.cached_property
     def _edits(self) -> dict[tuple[str, int | None], tuple[str, int | None]]:
-        """What was edited in the run -> the name it was edited by: x of a later layer is x_out of
-        the layer before it."""
+        """Edited value -> the name that it was edited under: x of a later layer is the x_out of the
+        layer before."""
         found = {}
         for edit in getattr(self.run, "edits", None) or ():
             point, inner = resolve(edit.name, self.config)
@@ -156,7 +156,7 @@ class _Work(Stream):
         return found
 
     def _logits(self, point: str) -> Array:
-        """[P]: of the token, or the difference of two."""
+        """[P]: the logit of the token, or the difference of two."""
         values = self.at(point)[:, self.ids]
         if not np.isfinite(values).all():
             raise ArgumentError(f"{point} of this run is not finite at the requested positions")
@@ -164,7 +164,7 @@ class _Work(Stream):
         return total
 
     def _check(self, found: list[Attribution]) -> None:
-        """ArgumentError where no rounding explains what is left."""
+        """ArgumentError if float32 rounding does not explain the remainder."""
         if all(abs(each.rounding) <= each.bound for each in found):
             return
         noise = self._noise(worst=True)
@@ -173,15 +173,15 @@ class _Work(Stream):
             if not abs(each.rounding) <= bound:
                 raise ArgumentError(
                     f"the shares at position {each.position} differ from the logit by"
-                    f" {each.rounding:.3g}, and rounding leaves at most {bound:.3g}: the weights are"
-                    " not those of the run, or its values were altered"
+                    f" {each.rounding:.3g}, and rounding explains at most {bound:.3g}: the weights"
+                    " are not those of the run, or its values were altered"
                 )
 
     def _noise(self, worst: bool) -> Noise:
         return Noise(worst, self.run.arithmetic_version, self.run.rounded)
 
     def _parts(self, noise: Noise) -> dict[str, Array]:
-        """Kind -> [P, ...], in the order of the residual stream; the parts of the error."""
+        """Kind -> [P, ...], in the order of the residual stream; adds its errors to `noise`."""
         c, found = self.config, _Table(len(self.positions), self.config.n_layers)
         x = self.at("x", 0)
         noise.add_captured(self.d, x)
@@ -219,7 +219,7 @@ class _Work(Stream):
         return shares
 
     def _direction(self, stem: str, layer: int, added: Array, noise: Noise) -> Array:
-        """[P, D]: what turns attn_out or mlp_out into its share."""
+        """[P, D]: the vector whose dot product with attn_out or mlp_out is its share."""
         d = self.d * self.scale
         point = f"{stem}_norm"
         if point not in self.config.norms:
@@ -232,7 +232,7 @@ class _Work(Stream):
     def _through(
         self, point: str, layer: int, d: Array, x: Array, noise: Noise
     ) -> tuple[Array, dict[str, Array]]:
-        """d W [P, n_cols], and the share of the bias; the error of W x."""
+        """d W [P, n_cols], and the share of the bias; adds the error of W x to `noise`."""
         weight, bias = self.weights.matrix(point, layer), self.weights.bias(point, layer)
         noise.add_product(d, x, weight, bias)
         stem = point.removesuffix("_out")
@@ -264,13 +264,13 @@ class _Work(Stream):
 
 
 def _split_points(by: str, stem: str) -> tuple[str, ...]:
-    """Points between the pieces of a split and what is added: their edits are rows of their own."""
+    """Points between the pieces of a split and their sum: edits of these get separate rows."""
     points = f"{stem}_out", f"{stem}_unit", f"{stem}_norm"
     return (*points, "z") if by == "source" else points
 
 
 class _Table:
-    """Kind -> [P, L, ...], zeros for layers without such a row."""
+    """Kind -> [P, L, ...], with zeros for layers that have no such row."""
 
     def __init__(self, n_positions: int, n_layers: int) -> None:
         self.parts: dict[str, Array] = {}
@@ -283,5 +283,5 @@ class _Table:
 
 
 def _dot(a: Array, b: Array) -> Array:
-    """Over the last axis."""
+    """The dot product over the last axis."""
     return np.einsum("...i,...i->...", a, b)

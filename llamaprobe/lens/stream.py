@@ -1,5 +1,5 @@
-"""What attribution and direct effects read: the head's rows of some tokens, the last norm, and values
-of a run at some positions.
+"""The inputs of attribution and direct effects: the head's rows for the tokens, the last norm, and
+the values of a run at the requested positions.
 """
 
 from typing import TYPE_CHECKING
@@ -17,18 +17,19 @@ if TYPE_CHECKING:
 
 
 def check_behind(run: "Run") -> None:
-    """ArgumentError where the logits of a run are not those of its last norm."""
+    """ArgumentError if something after the last rms was edited, so that the sum does not give the
+    logits."""
     for edit in run.edits:
         point = resolve(edit.name, run.config)[0].name
-        if point in ("final_unit", "final_norm", "logits_raw", "logits"):  # final_rms: as it was
+        if point in ("final_unit", "final_norm", "logits_raw", "logits"):  # final_rms may be edited
             raise ArgumentError(
-                f"{point} of this run was edited, behind the sum that attribution splits;"
+                f"{point} of this run was edited, after the sum that attribution splits;"
                 " attribute a run without that edit"
             )
 
 
 def token_ids(model: "Model", token: Token, against: Token | None) -> list[int]:
-    """The ids of one token, or of two."""
+    """The ids of token and, if given, against."""
     ids = [token_id(model, token)]
     if against is not None:
         ids.append(token_id(model, against))
@@ -57,6 +58,6 @@ class Stream:
         return f"{stem}_norm" if f"{stem}_norm" in self.config.norms else f"{stem}_out"
 
     def at(self, point: str, layer: int | None = None) -> Array:
-        """The rows of the positions, float64."""
+        """The rows of a point at the positions, float64 [P, ...]."""
         value = self.run[point] if layer is None else self.run[point, layer]
         return value[self.positions].astype(np.float64)

@@ -1,4 +1,5 @@
-"""The weights that attribution reads: a matrix at a time, as float32; float64 is made in pieces."""
+"""The weights that attribution reads: one matrix at a time, as float32, widened to float64 in
+pieces."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -12,18 +13,18 @@ if TYPE_CHECKING:
     from ..model import Model
 
 Array = NDArray[np.float64]
-_PIECE = 1 << 18  # elements that are widened at once: 2 MB, which a cache holds
+_PIECE = 1 << 18  # elements widened at a time: 2 MB, which fits into a cache
 _FEW = 4  # rows
 
 
 class LensWeights:
-    """Those of one model."""
+    """The weights of one model."""
 
     def __init__(self, model: "Model") -> None:
         self._weights, self._config = model.weights, model.config
 
     def head_rows(self, ids: list[int]) -> NDArray[np.float32]:
-        """[n, d_model]: rows of the head, of the embedding where it is tied."""
+        """[n, d_model]: rows of the head, or of the embedding if they are tied."""
         c, weights = self._config, self._weights
         head = f"{c.prefix}{HEAD}.weight"
         weight = weights[f"{c.prefix}{EMBEDDING}.weight" if c.tied_head else head]
@@ -35,7 +36,7 @@ class LensWeights:
         return raw.view(np.float16 if weight.dtype == "F16" else np.float32).astype(np.float32)
 
     def gain(self, point: str, layer: int | None = None) -> NDArray[np.float32]:
-        """[d_model]: what a norm multiplies with, 1 + w in some families."""
+        """[d_model]: the factor of a norm, which is 1 + w in some families."""
         c = self._config
         if layer is None:
             name = f"{c.prefix}{FINAL_NORM}"
@@ -45,13 +46,13 @@ class LensWeights:
         return gain + np.float32(c.gain_offset)
 
     def matrix(self, point: str, layer: int) -> NDArray[np.float32]:
-        """[n_rows, n_cols] of the matrix that computes a point."""
+        """[n_rows, n_cols]: the matrix that computes a point."""
         part = matrix(self._config, point)
         name = f"{layer_prefix(self._config, layer)}{part.module}.weight"
         return np.asarray(self._weights[name])[part.first_row : part.first_row + part.n_rows]
 
     def bias(self, point: str, layer: int) -> Array | None:
-        """[n_rows], where there is one."""
+        """[n_rows]: the bias of that matrix; None if it has none."""
         part = matrix(self._config, point)
         if not part.has_bias:
             return None
@@ -61,7 +62,7 @@ class LensWeights:
 
 
 def pieces(weight: NDArray[np.float32]) -> Iterator[tuple[slice, Array]]:
-    """Some rows of a matrix after the other, as float64."""
+    """A matrix in blocks of rows, widened to float64."""
     step = max(1, _PIECE // weight.shape[1])
     for first in range(0, len(weight), step):
         rows = slice(first, first + step)
@@ -69,7 +70,7 @@ def pieces(weight: NDArray[np.float32]) -> Iterator[tuple[slice, Array]]:
 
 
 def product(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
-    """a @ b. Of few rows without BLAS: memory bounds the time, and its second thread, which spins
+    """a @ b. For few rows without BLAS: the product is memory-bound, and BLAS's threads, which spin
     between calls, would cost up to six times the CPU time."""
     if len(a) <= _FEW:
         return np.einsum("pn,nm->pm", a, b)  # type: ignore[no-any-return]

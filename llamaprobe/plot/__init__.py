@@ -1,7 +1,7 @@
-"""Pictures, with matplotlib: `pip install 'llamaprobe[plot]'`.
+"""Figures, drawn with matplotlib: `pip install 'llamaprobe[plot]'`.
 
-Each function returns a Figure, or draws into `ax`. A notebook shows the figure; `figure.savefig`
-writes it to a file.
+Each function draws into `ax`, or into a new figure, and returns the Figure. A notebook shows it;
+`figure.savefig` writes it to a file.
 """
 
 from .comparisons import diff as diff

@@ -1,4 +1,4 @@
-"""Pictures of numbers that come from several runs: patch maps, statistics, differences."""
+"""Figures of results from several runs: patch maps, statistics, differences."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..sweeps.result import Sweep
 
 _BINS = 100
-_NEAR_0 = 0.01  # of the median size; the axis is linear up to there
+_NEAR_0 = 0.01  # times the median magnitude: the axis is linear up to there
 
 
 def patch_map(
@@ -31,10 +31,11 @@ def patch_map(
     tokens: Sequence[str] | None = None,
     ax: "Axes | None" = None,
 ) -> "Figure":
-    """What patching each layer and position does to a metric.
+    """The effect on a metric of patching each layer and position.
 
-    sweep: of `Model.patch_map`, or an array [n_layers, T]. One with heads needs `head`, or a
-    `position`, whose picture is [layers, heads]. tokens: labels of the positions of an array.
+    sweep: the result of `Model.patch_map`, or an array [n_layers, T]. A map with heads needs
+    `head`, or `position`, which draws [layers, heads]. tokens: labels for the positions of an
+    array.
     """
     values, bar, layers, columns = _cells(sweep, tokens)
     name = "position"
@@ -46,8 +47,8 @@ def patch_map(
             columns, name = list(map(str, range(values.shape[1]))), "head"
     if values.ndim != 2:
         raise ArgumentError(
-            f"a patch map is [layers, positions], and this has shape {list(values.shape)}; of one"
-            " with heads give either head= or position="
+            f"a patch map is [layers, positions], and this has shape {list(values.shape)}; for one"
+            " with heads, give either head= or position="
         )
     ax = axes_of(ax, min(14.0, 3 + 0.25 * len(columns)), min(10.0, 2 + 0.25 * len(layers)))
     show_map(ax, values, signed=True, bar=bar)
@@ -60,7 +61,7 @@ def patch_map(
 
 
 def _cells(sweep: Any, tokens: Sequence[str] | None) -> tuple[Any, str, list[str], list[str]]:
-    """The values, what they are, and the labels of layers and of positions."""
+    """The values, what they measure, and the labels of layers and positions."""
     if tokens is not None:
         tokens = listed("tokens", tokens, "a text for each position")
     values = _floats("sweep", getattr(sweep, "values", sweep))
@@ -86,7 +87,7 @@ def _place(numbers: Sequence[int], number: int | None, name: str) -> int:
 
 
 def _floats(name: str, values: Any) -> Any:
-    """As float64. ArgumentError."""
+    """The values as float64. ArgumentError."""
     try:
         array = np.asarray(values)
     except Exception:  # a ragged list
@@ -102,8 +103,8 @@ def stats(
     name: str = "value",
     ax: "Axes | None" = None,
 ) -> "Figure":
-    """A histogram on a log scale: of the targets of statistics with "histogram" (all channels
-    together), of an array, or of several by name."""
+    """Histograms on a log scale: of statistics collected with "histogram" (all channels of a target
+    together), of an array, or of several arrays by name."""
     several: dict[str, Any]
     name = instance("name", name, str, "a text")
     if isinstance(values, Mapping):
@@ -133,7 +134,7 @@ def stats(
 
 
 def _buckets(channels: "Channels") -> tuple[Any, Any]:
-    """(counts, edges): of the buckets that occur, and of the gaps between them."""
+    """(counts, edges) of the buckets that occur and of the gaps between them."""
     buckets, by_channel = channels.histogram()
     if not len(buckets):
         raise ArgumentError(f"{channels.name} has no finite numbers")
@@ -158,7 +159,7 @@ def _bins(label: str, values: ArrayLike) -> tuple[Any, Any]:
 def diff(difference: "Diff | Mapping[str, ArrayLike]", *, ax: "Axes | None" = None) -> "Figure":
     """Where two runs differ: the largest difference of each point in each layer, on a log scale.
 
-    difference: of `lp.diff`, or point -> a number for each layer.
+    difference: the result of `lp.diff`, or point -> one number per layer.
     """
     largest = getattr(difference, "largest", difference)
     if not isinstance(largest, Mapping):
@@ -178,7 +179,7 @@ def diff(difference: "Diff | Mapping[str, ArrayLike]", *, ax: "Axes | None" = No
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
     logs[np.isposinf(logs)] = high
     show_map(ax, logs, vmin=low - 1, vmax=high, bar="log10 of the largest difference")
-    title(ax, "difference of two runs; blank is none")
+    title(ax, "difference of two runs (blank: equal)")
     ax.set_xlabel("layer")
     ax.set_ylabel("point")
     name_axis(ax.xaxis, list(map(str, range(width))))

@@ -1,5 +1,6 @@
-"""Figures, colours and labels of tokens, without pyplot: nothing global is made, and a figure goes
-with its last reference. Texts of tokens never pass through mathtext; what the font lacks is escaped.
+"""Figures, colours and token labels, without pyplot: no global state, and a figure is freed with
+its last reference. Token texts never pass through mathtext; characters that the font lacks are
+escaped.
 """
 
 import functools
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_LABELS = 48  # of an axis
-LONGEST = 16  # characters of a label
-SIDE = 1024  # cells of a map; more are joined, the largest of each
+MOST_LABELS = 48  # on an axis
+LONGEST = 16  # characters in a label
+SIDE = 1024  # the most cells along a side of a map; larger maps show the maximum of several
 AMOUNT, SIGNED = "Blues", "RdBu"  # colour maps: from 0 up; red below 0, blue above
-_LEAST = 2.8  # inches, so that names of axes fit
+_LEAST = 2.8  # inches, so that axis names fit
 _SPACE = "\u2423"
 
 
@@ -36,7 +37,7 @@ def matplotlib(part: str) -> Any:
 
 
 def picture(width: float, height: float) -> "Figure":
-    """A new figure, in inches, which a notebook shows."""
+    """A new figure of this size in inches, which notebooks can show."""
     return _figure_class()(figsize=(width, height), layout="constrained")  # type: ignore[no-any-return]
 
 
@@ -66,7 +67,7 @@ def figure_of(ax: "Axes") -> "Figure":
 
 
 def label(text: str, limit: int = LONGEST) -> str:
-    """A text as a label: spaces at its ends shown, escapes for what cannot be printed or drawn."""
+    """A text as a label: spaces at its ends are made visible, undrawable characters escaped."""
     inner = text.strip(" ")
     lead = len(text) - len(text.lstrip(" "))
     shown = _SPACE * lead + inner + _SPACE * (len(text) - lead - len(inner))
@@ -76,14 +77,14 @@ def label(text: str, limit: int = LONGEST) -> str:
 
 @functools.cache
 def _glyphs() -> frozenset[int]:
-    """The characters that the default font has."""
+    """The characters in the default font."""
     manager = matplotlib("font_manager")
     found = manager.get_font(manager.findfont(manager.FontProperties()))
     return frozenset(found.get_charmap())
 
 
 def write(ax: "Axes", x: float, y: float, text: str, limit: int, **how: Any) -> None:
-    """A text of a token inside axes."""
+    """Draw a token's text inside axes."""
     ax.text(x, y, label(text, limit), parse_math=False, **how)
 
 
@@ -92,7 +93,7 @@ def title(ax: "Axes", text: str) -> None:
 
 
 def name_axis(axis: Any, texts: Sequence[str], *, rotated: bool = False) -> None:
-    """Labels of an axis whose number i is texts[i]; some of them where there are many."""
+    """Label tick i of an axis with texts[i]; only some ticks if there are many."""
     step = -(-len(texts) // MOST_LABELS)
     places = range(0, len(texts), step)
     shown = [label(texts[i]) for i in places]
@@ -114,7 +115,7 @@ def show_map(
     side: int = SIDE,
     bar: str = "",
 ) -> Any:
-    """A matrix as an image whose axes count its rows and columns; `bar` names a colour bar."""
+    """Draw a matrix as an image whose axes count rows and columns. bar: label of a colour bar."""
     rows, columns = values.shape
     if not signed:
         values = smaller(values, side)

@@ -1,4 +1,4 @@
-"""The pictures of one run: patterns, a lens, norms, channels, attributions."""
+"""Figures of one run: patterns, a lens, norms, channels, attributions."""
 
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..lens.logits import Lens
     from ..run import Run
 
-_TEXTS = 600  # cells of a lens that have their token written in them
+_TEXTS = 600  # the most cells of a lens with their token written inside
 _CELL = 10  # characters in a cell of a lens
 _GRID_SIDE = 256
 
@@ -28,7 +28,7 @@ _GRID_SIDE = 256
 def pattern(
     run: "Run", layer: SupportsIndex, head: int | None = None, *, ax: "Axes | None" = None
 ) -> "Figure":
-    """Whom each token attends to: one head of a layer, or all in a grid."""
+    """The attention pattern of one head of a layer, or of all its heads in a grid."""
     check_run(run)
     layer = whole("layer", layer)
     maps = run["pattern", layer]
@@ -83,8 +83,8 @@ def _tokens(ax: "Axes", texts: list[str], name: str) -> None:
 
 
 def lens(lens: "Lens", *, ax: "Axes | None" = None) -> "Figure":
-    """The likeliest token of each layer and position, coloured by its probability. The Lens must
-    have the whole vocabulary."""
+    """The likeliest token at each layer and position, coloured by probability. The Lens must cover
+    the whole vocabulary."""
     if not hasattr(lens, "token_ids") or not hasattr(lens, "labels"):
         raise refusal("lens", lens, "what model.lens(run) returned")
     n_rows, n_columns = len(lens.rows), len(lens.positions)
@@ -118,7 +118,7 @@ def lens(lens: "Lens", *, ax: "Axes | None" = None) -> "Figure":
 
 
 def norms(run: "Run", point: str = "x", *, ax: "Axes | None" = None) -> "Figure":
-    """The norm of a point for each layer and token, on a log scale."""
+    """The norm of a point at each layer and token, on a log scale."""
     value = _per_layer(run, point, "norms")
     layers = run.layers_of(point)
     sizes = np.linalg.norm(value.reshape(*value.shape[:2], -1).astype(np.float64), axis=-1)
@@ -135,8 +135,8 @@ def norms(run: "Run", point: str = "x", *, ax: "Axes | None" = None) -> "Figure"
 
 
 def channels(run: "Run", point: str = "x", *, n: int = 5, ax: "Axes | None" = None) -> "Figure":
-    """The largest size of each channel in each layer, over the tokens; the n channels that stand
-    out most are named."""
+    """The largest magnitude of each channel in each layer, over all tokens. The n most prominent
+    channels are labelled."""
     n = whole("n", n, 0)
     value = np.abs(_per_layer(run, point, "channels").astype(np.float64))
     layers = run.layers_of(point)
@@ -144,7 +144,7 @@ def channels(run: "Run", point: str = "x", *, n: int = 5, ax: "Axes | None" = No
     ax = axes_of(ax, 10, min(10.0, 2.2 + 0.25 * len(layers)))
     with np.errstate(divide="ignore"):
         show_map(ax, np.log10(sizes), bar=f"log10 of the largest |{point}|")
-    title(ax, f"largest size of each channel of {point}")
+    title(ax, f"largest magnitude of each channel of {point}")
     ax.set_xlabel("channel")
     ax.set_ylabel("layer")
     name_axis(ax.yaxis, list(map(str, layers)))
@@ -168,7 +168,7 @@ def _per_layer(run: "Run", point: str, what: str) -> Any:
 
 
 def attribution(attribution: "Attribution", *, n: int = 20, ax: "Axes | None" = None) -> "Figure":
-    """The n largest rows as bars, the rounding below them."""
+    """The n largest rows as bars, with the rounding below them."""
     if not hasattr(attribution, "rounding"):
         raise refusal("attribution", attribution, "what model.attribute(...) returned")
     shares = attribution.top(n)

@@ -1,1 +1,2 @@
-"""Statistics of values over a dataset: exact, mergeable, the same bytes for any order and machine."""
+"""Statistics of values over a dataset: exact, mergeable, byte-identical for any order and
+machine."""

@@ -1,6 +1,6 @@
-"""The statistics of one point of one layer, by channel, as NumPy arrays.
+"""The statistics of one point in one layer, per channel, as NumPy arrays.
 
-Integers come as they are; means, moments and Grams are exact sums rounded once to float64.
+Integers are exact; means, moments and Gram matrices are exact sums rounded once to float64.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,22 +22,22 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Example:
-    """One of the largest values of a channel, and where it was."""
+    """One of the largest values of a channel, and where it occurred."""
 
     value: float
     document: int
-    """Its number in the dataset, from 0."""
+    """The document's number in the dataset, from 0."""
     start: int
-    """The first token of its window in the document."""
+    """The position of the window's first token in the document."""
     position: int
-    """In the window."""
+    """The token's position in the window."""
     token_id: int
     context: NDArray[np.int32]
     """The token ids of the window up to this one."""
 
 
 class Channels:
-    """The statistics of all tokens of one target, or of a group of them; made by `Stats[...]`."""
+    """The statistics of one target over all tokens or over one group; made by `Stats[...]`."""
 
     def __init__(
         self,
@@ -53,11 +53,11 @@ class Channels:
         self.name = name
         """ "x.10", "logits"."""
         self.shape = shape
-        """Of one row: what all arrays begin with."""
+        """The shape of one row, which is the leading shape of all arrays."""
         self.groups = groups
         """The names of the groups of tokens."""
         self.group = group
-        """Of these numbers; "all" for all groups together."""
+        """The group that these numbers are for; "all" for all groups together."""
         self._every, self._chosen, self._contexts = state, chosen, contexts
         self._exact = exact_quantiles
         self._state = joined(state) if group == "all" else group_of(state, groups.index(group))
@@ -67,7 +67,7 @@ class Channels:
         return f"<Channels {self.name} of {self.group} tokens: {list(self.shape)}, {names or 'counts'}>"
 
     def of(self, group: str) -> "Channels":
-        """The same of another group, by its name; "all" of all together. ArgumentError."""
+        """The same target for another group, by name; "all" for all together. ArgumentError."""
         choice("group", group, ("all", *self.groups))
         return Channels(
             self.name,
@@ -82,14 +82,14 @@ class Channels:
 
     @property
     def all(self) -> "Channels":
-        """Of all groups together."""
+        """The same target for all groups together."""
         return self.of("all")
 
     # ---- counts and range ----
 
     @property
     def count(self) -> NDArray[np.int64]:
-        """Finite values."""
+        """int64: the number of finite values."""
         return self._count(0)
 
     @property
@@ -106,17 +106,17 @@ class Channels:
 
     @property
     def min(self) -> NDArray[np.float32]:
-        """+inf of no values."""
+        """+inf without a finite value."""
         return self._shaped(self._array("range", "range")[0, :, 0])
 
     @property
     def max(self) -> NDArray[np.float32]:
-        """-inf of no values."""
+        """-inf without a finite value."""
         return self._shaped(self._array("range", "range")[0, :, 1])
 
     @property
     def absmax(self) -> NDArray[np.float32]:
-        """0 of no values."""
+        """0 without a finite value."""
         some = np.abs(self._array("range", "range")[0]).max(-1)
         return self._shaped(np.where(self._count(0).reshape(-1) > 0, some, np.float32(0)))
 
@@ -143,30 +143,30 @@ class Channels:
         return self._each(lambda n, s1, s2: exact.deviation(n, s1, s2, n_less), "sum_1", "sum_2")
 
     def skew(self) -> Floats:
-        """m3 / m2^(3/2); NaN without variance."""
+        """m3 / m2^(3/2), the biased estimate; NaN if the variance is 0."""
         return self._each(exact.skew, "sum_1", "sum_2", "sum_3")
 
     def kurtosis(self) -> Floats:
-        """m4 / m2^2, 3 for a normal distribution; NaN without variance."""
+        """m4 / m2^2, the biased estimate: 3 for a normal distribution; NaN if the variance is 0."""
         return self._each(exact.kurtosis, "sum_1", "sum_2", "sum_3", "sum_4")
 
     def power_sums(self, p: int) -> NDArray[Any]:
-        """The exact sums of x^p, p from 1 to 4, as integers in units of 2^(-149 p)."""
+        """The exact sums of x^p, for p from 1 to 4, as integers in units of 2^(-149 p)."""
         power = whole("p", p, 1, 5)
         return self._shaped(wide.to_ints(self._array(f"sum_{power}", "moments")[0]))
 
     # ---- histogram ----
 
     def histogram(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """(edges [n, 2], counts [channels, n]) of the buckets of all channels that hold a value,
-        ascending. An edge is the first and the last float of a bucket."""
+        """(edges [n, 2], counts [channels, n]) of the buckets that hold a value of any channel, in
+        ascending order. The edges are the smallest and the largest float of a bucket."""
         buckets, counts = self._dense()
         return bucket_edges(buckets), counts
 
     def quantile(self, q: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Two bounds, at most 6.3 % apart (of normal numbers), of the smallest value that a fraction
-        q of all reaches (NumPy's "inverted_cdf"). They are equal, the very value, where the
-        statistics were collected with exact=(q, ...)."""
+        """Lower and upper bound of the q-quantile: the smallest value that at least a fraction q of
+        all values do not exceed (NumPy's "inverted_cdf"). For normal numbers they are at most 6.3 %
+        apart. If q was collected with exact=(q, ...), both are the quantile itself."""
         q = fraction("q", q)
         if "quantile" in self._state and q in self._exact:
             values = self._state["quantile"][0, :, self._exact.index(q)]
@@ -180,8 +180,8 @@ class Channels:
         return self._shaped(found[:, 0]), self._shaped(found[:, 1])
 
     def count_from(self, magnitude: float) -> NDArray[np.int64]:
-        """How many values have |x| >= magnitude, a lower edge of a bucket (such as 6). Exact.
-        ArgumentError."""
+        """The exact number of values with |x| >= magnitude, which must be the lower edge of a
+        bucket, such as 6. ArgumentError."""
         edge = _float32("magnitude", magnitude)
         bits = int(edge.view(np.uint32))
         if float(edge) != magnitude or not edge > 0 or bits & 0x7FFFF:
@@ -197,7 +197,7 @@ class Channels:
         return self._shaped(found)
 
     def median_abs(self) -> tuple[float, float]:
-        """Bounds of the median of |x| over all channels. NaN of no values."""
+        """Lower and upper bound of the median of |x| over all channels; NaN without values."""
         state = self._histogram()
         totals = np.bincount(state["bucket"] & 4095, state["total"].astype(np.float64), 4096)
         sums = totals.cumsum()
@@ -210,7 +210,8 @@ class Channels:
     # ---- the rest ----
 
     def fires(self, theta: float) -> NDArray[np.int64]:
-        """How many values are above a threshold that firing:THETA named. ArgumentError."""
+        """The number of values above theta, a threshold collected as firing:THETA.
+        ArgumentError."""
         self._array("fires", "firing:THETA")
         number = float(_float32("theta", theta))
         if number not in self._chosen.thetas:
@@ -220,7 +221,7 @@ class Channels:
         return self._shaped(self._state["fires"][0, :, at])
 
     def rate(self, theta: float) -> Floats:
-        """`fires` over `count`; NaN of no values."""
+        """`fires(theta) / count`; NaN without values."""
         n = self.count
         return np.where(n > 0, self.fires(theta) / np.maximum(n, 1), np.nan)
 
@@ -244,23 +245,23 @@ class Channels:
 
     @property
     def gram_rows(self) -> int:
-        """Tokens in the Gram: those without a value that is not finite."""
+        """The number of tokens in the Gram matrix: those whose values are all finite."""
         return int(self._array("gram.rows", "gram")[0, 0])
 
     def gram(self) -> Floats:
-        """X^T X [channels, channels], unscaled."""
+        """X^T X, float64 [channels, channels], not divided by the number of tokens."""
         return self._square(self._gram_ints(), 1 << exact.UNIT)
 
     def covariance(self, ddof: int = 0) -> Floats:
-        """From the Gram and the sums, rounded once. ArgumentError where tokens were left out of the
-        Gram."""
+        """float64 [channels, channels], from the exact Gram matrix and sums, rounded once.
+        ArgumentError if tokens were left out of the Gram matrix."""
         ddof = _ddof(ddof)
         n = self.gram_rows
         sums = wide.to_ints(self._array("sum_1", "moments")[0])
         if (self._count(0) != n).any():
             raise ArgumentError(
-                f"{self.name}: values that are not finite were left out of the Gram, so it has no"
-                " covariance"
+                f"{self.name}: values that are not finite were left out of the Gram matrix, so"
+                " there is no covariance"
             )
         if n <= ddof:
             return np.full((len(sums), len(sums)), np.nan)
@@ -273,13 +274,13 @@ class Channels:
 
     @property
     def dims(self) -> tuple[str, ...]:
-        """The names of the axes of `shape`, as those of `Run.dims`."""
+        """The names of the axes of `shape`, as in `Run.dims`."""
         point = next(p for p in all_points() if p.name == self.name.partition(".")[0])
         names = axis_names(point, 1 + len(self.shape))
         return tuple(name for name in names if name not in ("layer", "token"))
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """What was collected and has one number for each channel, by name."""
+        """Name -> array, for every collected statistic with one number per channel."""
         chosen = self._chosen
         found: dict[str, NDArray[Any]] = {"count": self.count, "zero": self.zero}
         found |= {"nan": self.nan, "inf": self.inf}
@@ -292,13 +293,13 @@ class Channels:
         return found | {f"fires_{theta!r}": self.fires(theta) for theta in chosen.thetas}
 
     def to_pandas(self) -> Any:
-        """A DataFrame with a line for each channel. Needs pandas."""
+        """A DataFrame with one row per channel. Needs pandas."""
         from ..views.result_tables import channels_frame
 
         return channels_frame(self)
 
     def to_xarray(self) -> Any:
-        """A Dataset with a variable for each statistic. Needs xarray."""
+        """A Dataset with one variable per statistic. Needs xarray."""
         from ..views.result_tables import channels_dataset
 
         return channels_dataset(self)
@@ -321,7 +322,7 @@ class Channels:
         return self._shaped(self._state["count"][0, :, column])
 
     def _each(self, rounded: Callable[..., float], *names: str) -> Floats:
-        """`rounded(n, *sums)` of each channel."""
+        """`rounded(n, *sums)` for each channel."""
         sums = [wide.to_ints(self._array(name, "moments")[0]).tolist() for name in names]
         counts = self._state["count"][0, :, 0].tolist()
         return self._shaped(np.array([rounded(*each) for each in zip(counts, *sums, strict=True)]))
@@ -331,7 +332,7 @@ class Channels:
         return self._state
 
     def _dense(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Buckets that occur, by value, and the counts of each channel."""
+        """The buckets that occur, in ascending order, and each channel's counts."""
         state = self._histogram()
         used = np.unique(state["bucket"])
         order = np.argsort(float_keys(bucket_edges(used)[:, 0]), kind="stable")
@@ -347,7 +348,7 @@ class Channels:
     def _gram_ints(self) -> NDArray[Any]:
         rows = self._array("gram.rows", "gram")[0]
         if rows[2]:
-            raise ArgumentError(f"{self.name}: {rows[2]} entries of blocks of the Gram overflowed")
+            raise ArgumentError(f"{self.name}: {rows[2]} entries of the Gram matrix overflowed")
         return gram_ints(self._state)
 
     def _square(self, triangle: NDArray[Any], unit: int) -> Floats:
@@ -365,7 +366,7 @@ def _ddof(ddof: Any) -> int:
 
 
 def _float32(name: str, value: Any) -> np.float32:
-    """Rounded once, perhaps to an infinity. ArgumentError."""
+    """Rounded once to float32, possibly to an infinity. ArgumentError."""
     with np.errstate(over="ignore"):
         return np.float32(real(name, value))
 

@@ -20,7 +20,7 @@ _MOST_THETAS = 16
 
 @dataclass(frozen=True)
 class Chosen:
-    """What is collected of every target; counts always are."""
+    """The statistics to collect for every target, besides the counts."""
 
     range: bool = False
     moments: bool = False
@@ -28,10 +28,10 @@ class Chosen:
     gram: bool = False
     top: int = 0
     thetas: tuple[float, ...] = ()
-    """Float32 numbers, ascending."""
+    """float32 numbers in ascending order."""
 
     def names(self) -> list[str]:
-        """In a fixed order; `read_chosen` reads them back."""
+        """The names in a fixed order, as `read_chosen` reads them."""
         flags = [name for name in ("range", "moments", "histogram", "gram") if getattr(self, name)]
         top = [f"top:{self.top}"] if self.top else []
         return [*flags, *top, *(f"firing:{theta!r}" for theta in self.thetas)]

@@ -1,5 +1,5 @@
-"""A dataset through the model, statistics of its values in C while a run has them: no activation is
-kept."""
+"""Runs a dataset through the model and updates statistics in C while values are in memory; no
+activation is kept."""
 
 import contextlib
 import os
@@ -34,11 +34,11 @@ from .turns import assistant_turns
 from .writing import FORMAT_VERSION
 
 POINTS = ("x_norm", "z", "x_mid_norm", "hidden")
-_MAP_FLOATS = 1 << 26  # of the largest attention map of a batch
+_MAP_FLOATS = 1 << 26  # floats in the largest attention map of a batch
 
 
 class DataOptions(TypedDict, total=False):
-    """The options of `plan_harvest` that are about the data; see there."""
+    """The options of `plan_harvest` that concern the data; see there."""
 
     positions: str
     max_tokens: int | None
@@ -70,24 +70,25 @@ def collect(
     progress: bool = False,
     **options: Unpack[DataOptions],
 ) -> Stats:
-    """Statistics of points of a model over a dataset; no activation is kept.
+    """Statistics of capture points over a dataset; no activation is kept.
 
-    data: as for `plan_harvest`, or the plan that it made, which several processes can share.
-    stats: "range", "moments", "histogram", "gram", "top:K" (the K largest values of each channel and
-        where they were), "firing:THETA" (how often a channel is above THETA). Counts always are.
-    points, layers: as for `Model.run`, and "x:10" or "hidden:4-6". Default: the inputs of the linear
-        layers. Attention maps have channels [n_heads, keys]: the first `keys` keys of a window, over
-        the queries that see them.
-    mask: which tokens count: for each document a bool for each token, a function of its token ids,
-        or "assistant": the assistant's turns in chats, with the token that ends each. `positions`
-        (see `plan_harvest`) chooses by position.
-    by: groups of tokens with statistics of their own: "first" (position 0 apart), "none",
-        "position", "token" (of a small vocabulary), or token ids; others are then left out.
+    data: as for `plan_harvest`, or a plan that it made, which several processes can share.
+    stats: "range", "moments", "histogram", "gram", "top:K" (the K largest values of each channel
+        and where they occurred), "firing:THETA" (how often a channel is above THETA). Counts of
+        finite, zero, NaN and infinite values are always collected.
+    points, layers: as for `Model.run`, and "x:10" or "hidden:4-6". Default: the inputs of the
+        linear layers. Attention maps have channels [n_heads, keys]: the first `keys` keys of a
+        window, with one value for each query that sees the key.
+    mask: which tokens count: one bool per token for each document, a function of a document's token
+        ids, or "assistant" for the assistant's turns in chats, including the token that ends each.
+        `positions` (see `plan_harvest`) selects by position.
+    by: groups of tokens with separate statistics: "first" (position 0 apart), "none", "position",
+        "token" (for a small vocabulary), or a list of token ids; other tokens are then left out.
     exact: quantiles to find exactly, by running the data two more times. Needs "histogram".
-    part: (i, n): of n parts of about as many windows only part i, from 0 on; `merge_stats` adds them
-        up, to the same bytes.
-    threads, batch_tokens: for speed and memory; they change no bit. progress: a bar on stderr.
-    options: of the dataset, as for `plan_harvest`: max_tokens, long, stride, bos, order, positions,
+    part: (i, n): collect only part i, counted from 0, of n parts with about as many windows each.
+        `merge_stats` combines the parts, to the same bytes as one run.
+    threads, batch_tokens: speed and memory; they change no bit. progress: show a bar on stderr.
+    options: data options of `plan_harvest`: max_tokens, long, stride, bos, order, positions,
         limit_tokens, field, ids, chat, on_bad.
 
     Raises ArgumentError, PointError, the errors of `plan_harvest`, OutOfMemory, FileChangedError.
@@ -114,7 +115,7 @@ def collect(
 
 @contextlib.contextmanager
 def _planned(model: Model, data: object, progress: bool, options: DataOptions) -> Iterator[Plan]:
-    """The plan of a dataset, in a temporary folder unless it is there already."""
+    """The plan of a dataset; in a temporary folder unless `data` is a plan."""
     if isinstance(data, Plan):
         if options:
             raise ArgumentError(f"a plan has its options already; leave out {min(options)}")
@@ -139,7 +140,7 @@ def _part(part: tuple[int, int], n_windows: int) -> range:
 
 
 class _Run:
-    """Windows of a plan through the model, as often as need be."""
+    """Runs the windows of a plan through the model, once or several times."""
 
     def __init__(
         self,
@@ -159,7 +160,7 @@ class _Run:
         self.n_tokens = [0] * len(groups.names)
 
     def through(self, targets: list[Observed], chosen: Chosen) -> dict[str, State]:
-        """The states of the targets. OutOfMemory, FileChangedError."""
+        """Target name -> state. OutOfMemory, FileChangedError."""
         core = _core.Stats(
             tuple(each.for_core() for each in targets),
             len(self._groups.names),
@@ -180,7 +181,7 @@ class _Run:
         return found
 
     def add(self, core: _core.Stats) -> Iterator[NDArray[np.int32]]:
-        """Run all windows; yields the groups of the tokens of each batch. OutOfMemory."""
+        """Run all windows; yields the group of each token, batch by batch. OutOfMemory."""
         at, limit = self._windows.start, self._limit
         with self._bar() as report:
             while at < self._windows.stop:
@@ -197,7 +198,7 @@ class _Run:
                 yield groups
 
     def _next(self, first: int, limit: int) -> range:
-        """As many windows from `first` on as fit the limit, but at least one."""
+        """As many windows from `first` on as fit into the limit, at least one."""
         last, n_tokens, n_map = first, 0, 0
         while last < self._windows.stop:
             n = self._length(range(last, last + 1))

@@ -1,7 +1,7 @@
 """Moments from exact power sums, rounded once.
 
 The sums S_p of the p-th powers are integers in units of 2^(-149 p), so the textbook formulas have
-exact integer numerators and denominators, and Python's division of integers is correctly rounded.
+exact integer numerators and denominators, and Python's integer division is correctly rounded.
 """
 
 import math
@@ -9,11 +9,11 @@ from fractions import Fraction
 
 UNIT = 149
 _LARGEST = UNIT + 128
-"""2 to this, in units: above every float."""
+"""2 to this power, in units of 2^-149, exceeds every float."""
 
 
 def ratio(numerator: int, denominator: int) -> float:
-    """Correctly rounded; an infinity beyond the largest float64, NaN for 0 / 0."""
+    """The quotient, correctly rounded: infinite beyond the largest float64, NaN over 0."""
     if not denominator:
         return math.nan
     try:
@@ -23,18 +23,18 @@ def ratio(numerator: int, denominator: int) -> float:
 
 
 def root(numerator: int, denominator: int) -> float:
-    """The square root of a ratio that is not negative, correctly rounded."""
+    """The square root of a nonnegative ratio, correctly rounded."""
     if not denominator:
         return math.nan
     shift = max(0, 64 - (numerator.bit_length() - denominator.bit_length()) // 2)
     whole, rest = divmod(numerator << 2 * shift, denominator)
     found = math.isqrt(whole)
     inexact = rest != 0 or found * found != whole
-    return ratio(2 * found + inexact, 2 << shift)  # 64 bits or more, and one that says "a bit more"
+    return ratio(2 * found + inexact, 2 << shift)  # 64 or more bits, and a sticky bit
 
 
 def fault_of(n: int, s_abs: int, s1: int, s2: int, s3: int, s4: int) -> str | None:
-    """The sums that contradict the others: no n numbers have them."""
+    """The sums that contradict each other, because no n numbers can have them; None if possible."""
     if not n:
         names = ("sum_abs", "sum_1", "sum_2", "sum_3", "sum_4")
         sums = zip(names, (s_abs, s1, s2, s3, s4), strict=True)
@@ -52,12 +52,12 @@ def fault_of(n: int, s_abs: int, s1: int, s2: int, s3: int, s4: int) -> str | No
 
 
 def _third(n: int, s1: int, s2: int, s3: int) -> int:
-    """n^2 times the sum of the third powers of the deviations from the mean."""
+    """n^2 times the sum of the third powers of deviations from the mean."""
     return n * n * s3 - 3 * n * s1 * s2 + 2 * s1**3
 
 
 def _fourth(n: int, s1: int, s2: int, s3: int, s4: int) -> int:
-    """n^3 times that of the fourth powers."""
+    """n^3 times the sum of the fourth powers of deviations from the mean."""
     return n**3 * s4 - 4 * n * n * s1 * s3 + 6 * n * s1 * s1 * s2 - 3 * s1**4
 
 
@@ -82,20 +82,20 @@ def deviation(n: int, s1: int, s2: int, ddof: int) -> float:
 
 
 def skew(n: int, s1: int, s2: int, s3: int) -> float:
-    """m3 / m2^(3/2), biased; NaN without variance."""
+    """m3 / m2^(3/2), biased; NaN if the variance is 0."""
     m2 = n * s2 - s1 * s1
     m3 = _third(n, s1, s2, s3)
     return math.copysign(root(m3 * m3, m2**3), 1 if m3 >= 0 else -1) if m2 else math.nan
 
 
 def kurtosis(n: int, s1: int, s2: int, s3: int, s4: int) -> float:
-    """m4 / m2^2, biased: 3 for a normal distribution; NaN without variance."""
+    """m4 / m2^2, biased: 3 for a normal distribution; NaN if the variance is 0."""
     m2 = n * s2 - s1 * s1
     m4 = _fourth(n, s1, s2, s3, s4)
     return ratio(m4, m2 * m2)
 
 
 def rank(q: float, n: int) -> int:
-    """Of the q-quantile of n values, from 1: the first at which the distribution reaches q. q is the
-    decimal number as it is written."""
+    """The rank, from 1, of the q-quantile of n values: the first at which the empirical
+    distribution reaches q, taken as the decimal number that is written."""
     return max(1, math.ceil(Fraction(str(q)) * n))

@@ -1,7 +1,7 @@
-"""Statistics in the files of others: llama.cpp's imatrix, SmoothQuant's act_scales, NumPy's npz.
+"""Statistics in the formats of other tools: llama.cpp's imatrix, SmoothQuant's act_scales, npz.
 
-The input of a linear layer is the point that it reads: x_norm of q, k and v, z of o, x_mid_norm of
-gate and up, hidden of down. All tokens count, position 0 too, as in those tools.
+The input of a linear layer is the point that it reads: x_norm for q, k and v, z for o, x_mid_norm
+for gate and up, hidden for down. All tokens count, position 0 too, as in those tools.
 """
 
 import os
@@ -34,8 +34,8 @@ _LINEARS = {
 
 
 def _inputs(stats: "Stats") -> Iterator[tuple[list[str], list[str], "Channels"]]:
-    """GGUF names and modules of each input of linear layers, with its statistics. ArgumentError when
-    there is none."""
+    """(GGUF names, modules, statistics) of each collected input of linear layers. ArgumentError if
+    none was collected."""
     n = 0
     for name, entry in stats.facts["targets"].items():
         point, layer = entry["point"], entry["layer"]
@@ -75,7 +75,7 @@ def write_imatrix(stats: "Stats", path: str | os.PathLike[str], dataset: str) ->
     windows = stats.facts["covers"]
     with _replaced(path) as temporary:
         writer = gguf.GGUFWriter(temporary, "")
-        # the writer's own "general.architecture" is of models; an imatrix has none
+        # the writer adds "general.architecture", which an imatrix does not have
         writer.kv_data[0].pop("general.architecture", None)
         writer.add_type("imatrix")
         writer.add_array("imatrix.datasets", [dataset or f"sha256:{stats.facts['data']['sha256']}"])
@@ -96,7 +96,7 @@ def _sums(channels: "Channels", p: int) -> NDArray[np.float32]:
 
 
 class _replaced:
-    """A temporary file beside `path`, which takes its name once it is complete."""
+    """A temporary file beside `path`, renamed to it once it is complete."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = checked_path(path)

@@ -1,5 +1,5 @@
-"""Reading a file of statistics. A file from elsewhere is checked whole: what is read back is what some
-dataset can have."""
+"""Reading a file of statistics. The file is not trusted: what is accepted could have come from some
+dataset."""
 
 import itertools
 import os
@@ -27,7 +27,7 @@ _TARGET = re.compile(r"[a-z][a-z0-9_]{0,60}(\.[0-9]{1,5})?")
 def read_stats(path: str | os.PathLike[str]) -> Stats:
     """The statistics in a file that `Stats.save` or `llamaprobe stats` wrote.
 
-    Raises FileError, FormatError for a file that is something else or damaged.
+    Raises FileError, and FormatError for a damaged file or one of another kind.
     """
     path = checked_path(path)
     file = _core.Safetensors(path)
@@ -53,7 +53,7 @@ def read_stats(path: str | os.PathLike[str]) -> Stats:
         }
     if tensors:
         raise FormatError(
-            f"{shown_path(path)}: has {printable(min(tensors))}, which is no part of it"
+            f"{shown_path(path)}: has {printable(min(tensors))}, which does not belong in it"
         )
     for target, state in states.items():
         if fault := fault_of(state, chosen) or _count_fault(state, facts, target):
@@ -61,7 +61,7 @@ def read_stats(path: str | os.PathLike[str]) -> Stats:
     contexts = _contexts(windows, states, path) if chosen.top else {}
     parts = (file.raw(name) for name, *_ in file.tensors())
     if content_sha256(file.metadata["statistics"], parts) != file.metadata.get("sha256"):
-        raise FormatError(f"{shown_path(path)}: its values do not have the sha256 that it names")
+        raise FormatError(f"{shown_path(path)}: its values do not have the sha256 in its header")
     return Stats(facts, states, contexts)
 
 
@@ -73,7 +73,7 @@ def _tensor(
     shape: tuple[int, ...],
     path: Path,
 ) -> NDArray[Any]:
-    """A copy of a tensor, taken out of `tensors`. FormatError."""
+    """A copy of a tensor, which is removed from `tensors`. FormatError."""
     found = tensors.pop(name, None)
     free = shape[0] == -1
     if found is None or found[0] != DTYPES[dtype] or len(found[1]) != len(shape):
@@ -102,9 +102,7 @@ def _facts(metadata: dict[str, str], path: Path) -> dict[str, Any]:
         )
     for key, kinds in _KINDS.items():
         if not isinstance(facts.get(key), kinds) or isinstance(facts.get(key), bool):
-            raise FormatError(
-                f"{shown_path(path)}: {key} is missing or is not what statistics have"
-            )
+            raise FormatError(f"{shown_path(path)}: {key} is missing or invalid")
     if fault := _head_fault(facts):
         raise FormatError(f"{shown_path(path)}: {fault}")
     return facts
@@ -176,7 +174,7 @@ def _target_fault(item: tuple[str, Any]) -> str | None:
 
 
 def _count_fault(state: State, facts: dict[str, Any], target: str) -> str | None:
-    """Counts of rows of tokens are the numbers of tokens."""
+    """For points with one row per token, counts must equal the numbers of tokens."""
     if facts["targets"][target].get("keys"):
         return None
     n = state["count"][..., 0] + state["count"][..., 2] + state["count"][..., 3]

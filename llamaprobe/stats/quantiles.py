@@ -1,7 +1,8 @@
-"""Exact quantiles: the data runs twice more, because a forward pass can be repeated to the bit.
+"""Exact quantiles: the data runs two more times, since a forward pass can be repeated to the bit.
 
-A histogram says in which bucket a quantile is, and its rank there. A bucket is 13 bits of the float;
-the second run counts the next 10 bits of the values in that bucket, the third the last 9.
+The histogram gives the bucket of a quantile, and its rank there. A bucket fixes the upper 13 bits
+of the float; the second run counts the next 10 bits of the values in that bucket, the third the
+last 9.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,12 +21,12 @@ from .state import State, float_keys
 from .target import Observed
 
 _DIGITS = ((19, 10), (9, 9))
-_NONE = 0xFFFFFFFF  # no value has it as a prefix
+_NONE = 0xFFFFFFFF  # not the prefix of any finite value
 _MOST = 16
 
 
 def read_exact(given: Iterable[float], chosen: Chosen) -> list[float]:
-    """Fractions, ascending. ArgumentError."""
+    """The fractions in ascending order. ArgumentError."""
     found = set()
     for q in listed("exact", given, "a list of fractions, such as (0.5, 0.999)"):
         found.add(fraction("exact", q))
@@ -42,7 +43,7 @@ def find(
     add: Callable[[_core.Stats], Iterator[Any]],
     targets: list[Observed],
 ) -> None:
-    """Puts "quantile" [n_groups, n_channels, n] into the states."""
+    """Add "quantile" [n_groups, n_channels, n] to the states."""
     n_groups = len(next(iter(states.values()))["count"])
     places = {name: _in_buckets(state, wanted) for name, state in states.items()}
     for high, n_bits in _DIGITS:
@@ -95,8 +96,8 @@ def _descend(
     sign_bit: int,
     n_bits: int,
 ) -> None:
-    """Appends to each prefix the digit that its rank falls into, and takes the rank within that. More
-    bits are a smaller value below zero."""
+    """Append to each prefix the digit that its rank falls into, and reduce the rank to that digit's
+    values. For negative floats, larger bits mean a smaller value."""
     negative = (prefix >> np.uint32(sign_bit) & np.uint32(1)).astype(bool)
     counts = np.where(negative[..., None], digits[..., ::-1], digits).astype(np.int64)
     sums = counts.cumsum(-1)

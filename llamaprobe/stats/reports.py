@@ -1,4 +1,4 @@
-"""Attention sinks, massive activations and outlier features, in the definitions of their papers."""
+"""Attention sinks, massive activations and outlier features, by the definitions of their papers."""
 
 import math
 from dataclasses import dataclass
@@ -29,16 +29,16 @@ class Massive:
     target: str
     channel: tuple[int, ...]
     group: str
-    """Of the tokens where it is that large."""
+    """The group of the tokens where it occurs."""
     absmax: float
     median: tuple[float, float]
     """Bounds of the median of |x| over all channels and tokens of the target."""
 
 
 def sinks(stats: "Stats", threshold: float, seen: float) -> list[Sink]:
-    """A key that few queries see has a large mean without being a sink: that of the last key is how
-    much one token looks at itself. Few beside the key that most queries see: with a window no key is
-    seen by all. ArgumentError."""
+    """`Stats.sinks`. A key that few queries see can have a large mean without being a sink: the
+    last key is seen only by its own token. "Few" is relative to the key that most queries see,
+    since with a sliding window no key is seen by all. ArgumentError."""
     found = []
     threshold, seen = fraction("threshold", threshold), fraction("seen", seen)
     for name, layer in _targets_of(stats, "pattern"):
@@ -55,8 +55,8 @@ def sinks(stats: "Stats", threshold: float, seen: float) -> list[Sink]:
 
 
 def massive(stats: "Stats", above: float, times: float) -> list[Massive]:
-    """The group is the one with the largest value. A channel must be above `times` the upper bound
-    of the median. ArgumentError."""
+    """`Stats.massive`. The median's upper bound counts. The group of a result is the one that holds
+    the channel's largest |x|. ArgumentError."""
     found = []
     above, times = real("above", above), real("times", times)
     for name in stats.targets:
@@ -83,7 +83,7 @@ def _group_with(stats: "Stats", whole: "Channels", channel: tuple[int, ...]) -> 
 def outliers(
     stats: "Stats", point: str, above: float, layers: float, tokens: float
 ) -> NDArray[np.int64]:
-    """The channels, flat and ascending. ArgumentError."""
+    """`Stats.outliers`: flat channel indices in ascending order. ArgumentError."""
     votes, n_layers = None, 0
     layers, tokens = fraction("layers", layers), fraction("tokens", tokens)
     for name, _ in _targets_of(stats, point):

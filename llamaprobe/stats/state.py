@@ -1,4 +1,4 @@
-"""The state of one target: arrays that depend on nothing but the values, and how two are merged.
+"""The state of one target: arrays that depend only on the observed values, and how to merge two.
 
 Leading axes are [n_groups, n_channels]; docs/statistics.md describes each array.
 """
@@ -16,7 +16,7 @@ from .chosen import Chosen
 State = dict[str, NDArray[Any]]
 
 LIMBS = {"sum_abs": 6, "sum_1": 6, "sum_2": 10, "sum_3": 14, "sum_4": 19}
-_GRAM_UNIT = 73  # entries are in units of 2^-76, those kept apart of 2^-149
+_GRAM_UNIT = 73  # entries are in units of 2^-76, wide ones in units of 2^-149
 _WIDE_LIMBS = 6
 N_BUCKETS = 1 << 13
 
@@ -24,7 +24,7 @@ N_BUCKETS = 1 << 13
 def shapes(
     chosen: Chosen, n_groups: int, n_channels: int
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Array -> dtype and shape; a shape of -1 is decided by the values."""
+    """Array -> dtype and shape; -1 stands for a length that depends on the values."""
     rows = n_groups, n_channels
     n_pairs = n_channels * (n_channels + 1) // 2
     found: dict[str, tuple[str, tuple[int, ...]]] = {"count": ("<i8", (*rows, 4))}
@@ -50,7 +50,7 @@ _PLACE = ("document", "start", "position")
 
 
 def from_core(parts: list[dict[str, NDArray[Any]]], chosen: Chosen) -> State:
-    """From what the core has of each group."""
+    """The state from the core's arrays of each group."""
     n_channels = len(parts[0]["count"])
     state = {"count": np.stack([part["count"] for part in parts])}
     if chosen.range:
@@ -103,7 +103,7 @@ def merge(a: State, b: State) -> State:
 
 
 def joined(state: State) -> State:
-    """All groups as one."""
+    """All groups merged into one."""
     n_groups, n_channels = state["count"].shape[:2]
     if n_groups == 1:
         return dict(state)
@@ -134,7 +134,7 @@ def joined(state: State) -> State:
 
 
 def group_of(state: State, group: int) -> State:
-    """One group alone."""
+    """The state of one group."""
     n_channels = state["count"].shape[1]
     flat = ("first", "bucket", "total", "gram.entry", "gram.wide")
     found = {name: array[group : group + 1] for name, array in state.items() if name not in flat}
@@ -152,19 +152,19 @@ def group_of(state: State, group: int) -> State:
 
 
 def rows_of(state: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
-    """Of each bucket of the histograms, its row: group * n_channels + channel."""
+    """The row of each histogram bucket: group * n_channels + channel."""
     first = state["first"]
     return np.repeat(np.arange(len(first) - 1), np.diff(first))
 
 
 def _ranges(ranges: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Over the first axis; -0 is below +0."""
+    """(min, max) over the first axis; -0 is below +0."""
     keys = float_keys(ranges)
     return float_of_keys(np.stack([keys[..., 0].min(0), keys[..., 1].max(0)], -1))
 
 
 def float_keys(values: NDArray[np.float32]) -> NDArray[np.int32]:
-    """Integers in the order of the floats, -0 below +0."""
+    """Integers that sort as the floats do, with -0 below +0."""
     bits = np.ascontiguousarray(values, np.float32).view(np.int32)
     return np.where(bits < 0, bits ^ 0x7FFFFFFF, bits).astype(np.int32)
 
@@ -185,13 +185,13 @@ def _histograms(states: list[State], rows: Any, n_rows: int | None = None) -> St
 
 
 def _best(entries: State, k: int) -> State:
-    """The k first of each row, in their order."""
+    """The first k entries of each row in `top_order`."""
     order = top_order(entries)[..., :k]
     return {name: np.take_along_axis(array, order, -1) for name, array in entries.items()}
 
 
 def top_order(entries: State) -> NDArray[np.int64]:
-    """Larger values first; of equal ones the lower document, window and position; then free places."""
+    """Larger values first; ties by lower document, window and position; free slots last."""
     document, start, position = (entries[f"top.{name}"] for name in _PLACE)
     key = -float_keys(entries["top.value"]).astype(np.int64)
     return np.lexsort((position, start, document, key, document < 0), axis=-1)
@@ -214,7 +214,7 @@ def _merged_grams(a: State, b: State) -> State:
 
 
 def _gram(dense: NDArray[np.int64], apart: list[tuple[NDArray[Any], NDArray[Any]]]) -> State:
-    """Each entry in one place: among the dense ones if it fits, else apart."""
+    """Store each entry once: in the dense array if it fits, else among the wide ones."""
     totals: dict[int, int] = {}
     flat = dense.reshape(-1, 2)
     for entries, limbs in apart:
@@ -239,17 +239,17 @@ def _gram(dense: NDArray[np.int64], apart: list[tuple[NDArray[Any], NDArray[Any]
 
 
 def gram_ints(state: State) -> NDArray[Any]:
-    """The lower triangle of a single group in units of 2^-149, as Python's integers."""
+    """The lower triangle of a single group in units of 2^-149, as Python integers."""
     found = wide.to_ints(state["gram"][0]) << _GRAM_UNIT
     found[state["gram.entry"]] = wide.to_ints(state["gram.wide"])
     return found
 
 
-# ---- what a stranger's state must be ----
+# ---- validation of a state that was read ----
 
 
 def fault_of(state: State, chosen: Chosen) -> str | None:
-    """What contradicts itself in a state whose arrays have the right shapes."""
+    """The first contradiction in a state whose arrays have the right shapes; None if consistent."""
     count = state["count"]
     if (count < 0).any() or (count[..., 1] > count[..., 0]).any():
         return "count has numbers that cannot be"
@@ -284,7 +284,7 @@ def fault_of(state: State, chosen: Chosen) -> str | None:
 
 
 def _moments_fault(state: State) -> str | None:
-    """Sums of powers that no numbers have, such as those of a negative variance."""
+    """Power sums that no numbers can have, such as those of a negative variance."""
     sums = [wide.to_ints(state[name]).reshape(-1).tolist() for name in LIMBS]
     counts = state["count"][..., 0].reshape(-1).tolist()
     for row, each in enumerate(zip(counts, *sums, strict=True)):

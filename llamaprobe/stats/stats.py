@@ -1,7 +1,7 @@
 """Statistics of a dataset: `lp.collect` makes them, `lp.read_stats` reads them back.
 
-`stats["x", 10]` are those of a point of a layer. `a + b` are those of two parts of one dataset; for
-any parts in any order the result has the same bytes, so `sha256` names it.
+`stats["x", 10]` selects a point in a layer. `a + b` merges two parts of one dataset; the result has
+the same bytes for any parts in any order, so that `sha256` identifies it.
 """
 
 import json
@@ -27,19 +27,20 @@ Contexts = dict[tuple[int, int], NDArray[np.int32]]
 
 
 class Stats:
-    """Statistics of points of a model over a dataset, or over a part of it."""
+    """Statistics of capture points over a dataset, or over a part of it."""
 
     def __init__(
         self, facts: Mapping[str, Any], states: dict[str, State], contexts: Contexts
     ) -> None:
         self.facts: dict[str, Any] = dict(facts)
-        """What the head of the file says: model, data, options, targets, groups, what is covered."""
+        """The header of the file: model, data, options, targets, groups, and the windows
+        covered."""
         self._states = {name: states[name] for name in sorted(states, key=self._order)}
         self._contexts = contexts
         self.chosen = read_chosen(facts["stats"])
-        """Which statistics there are, with their numbers (top: K, firing: THETA)."""
+        """The statistics collected, with their parameters (K of top, THETA of firing)."""
         self.groups: tuple[str, ...] = tuple(facts["groups"])
-        """Names of the groups of tokens: "first" and "rest", or as `by` said."""
+        """Names of the groups of tokens: "first" and "rest", or as chosen by `by`."""
 
     def _order(self, name: str) -> tuple[str, int]:
         entry = self.facts["targets"][name]
@@ -52,7 +53,7 @@ class Stats:
 
     @property
     def tokens(self) -> dict[str, int]:
-        """Group -> its number of tokens."""
+        """Group -> number of tokens."""
         return dict(zip(self.groups, self.facts["tokens"], strict=True))
 
     @property
@@ -61,13 +62,14 @@ class Stats:
         return self.facts["covers"] == [[0, self.facts["data"]["n_windows"]]]
 
     def __getitem__(self, key: str | tuple[str, SupportsIndex]) -> Channels:
-        """Of a target: ("x", 10), "x.10", "logits". With position 0 apart those of the other
-        positions; `.of("first")` and `.all` have the others. ArgumentError."""
+        """The statistics of a target: ("x", 10), "x.10", "logits". With position 0 apart (the
+        default), those of the other positions; `.of("first")` is position 0 and `.all` both.
+        ArgumentError."""
         name = ".".join(map(str, key)) if isinstance(key, (tuple, list)) else key
         return self.channels(name, "rest" if self.facts["by"] == "first" else "all")
 
     def channels(self, name: str, group: str) -> Channels:
-        """Of a target, and of a group or "all". ArgumentError."""
+        """The statistics of a target for a group, or for "all". ArgumentError."""
         choice("the target", name, self.targets)
         choice("group", group, ("all", *self.groups))
         shape = tuple(self.facts["targets"][name]["shape"])
@@ -104,20 +106,20 @@ class Stats:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the file that `save` writes: equal statistics have equal bytes."""
+        """The sha256 of the contents that `save` writes: equal statistics have equal bytes."""
         from .writing import sha256_of
 
         return sha256_of(self)
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> str:
-        """Write it as one safetensors file; returns its sha256. A file that exists is an error
-        unless `force`. FileError."""
+        """Write one safetensors file and return its sha256. An existing file is an error unless
+        `force`. FileError."""
         from .writing import write
 
         return write(self, new_file(path, flag("force", force)))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """The tensors of its file, by name."""
+        """Name -> tensor of the file."""
         found = {
             f"{target}/{name}": array
             for target, state in self._states.items()
@@ -130,13 +132,13 @@ class Stats:
     # ---- tables ----
 
     def to_pandas(self) -> Any:
-        """A DataFrame with a line for each channel of each group of each target. Needs pandas."""
+        """A DataFrame with one row per channel, group and target. Needs pandas."""
         from ..views.result_tables import stats_frame
 
         return stats_frame(self)
 
     def to_xarray(self) -> Any:
-        """A Dataset with a variable for each point and statistic, such as x_mean [layer, group,
+        """A Dataset with one variable per point and statistic, such as x_mean [layer, group,
         channel]. Needs xarray."""
         from ..views.result_tables import stats_dataset
 
@@ -145,14 +147,14 @@ class Stats:
     # ---- definitions of others ----
 
     def sinks(self, threshold: float = 0.3, *, seen: float = 0.5) -> list[reports.Sink]:
-        """Attention sinks (Gu et al. 2025): keys to which the queries that see them give a mean
-        attention above the threshold, by head; only keys that at least a fraction `seen` of all
+        """Attention sinks (Gu et al. 2025), per head: keys whose mean attention, over the queries
+        that see them, is above the threshold. Only keys that at least a fraction `seen` of all
         queries see. Needs "moments" of pattern."""
         return reports.sinks(self, threshold, seen)
 
     def massive(self, above: float = 100.0, times: float = 1000.0) -> list[reports.Massive]:
-        """Massive activations (Sun et al. 2024): channels whose largest |x| is above 100 and 1000
-        times the median of |x| of the layer. Needs "range" and "histogram"."""
+        """Massive activations (Sun et al. 2024): channels whose largest |x| is above `above` and
+        above `times` the median of |x| in the layer. Needs "range" and "histogram"."""
         return reports.massive(self, above, times)
 
     def outliers(
@@ -163,15 +165,15 @@ class Stats:
         layers: float = 0.25,
         tokens: float = 0.06,
     ) -> NDArray[np.int64]:
-        """Outlier features (LLM.int8(), 2022): channels with |x| >= 6 in at least 6 % of the tokens,
-        in at least 25 % of the layers. Needs "histogram"."""
+        """Outlier features (LLM.int8(), 2022): channels with |x| >= 6 in at least 6 % of the
+        tokens, in at least 25 % of the layers. Needs "histogram"."""
         return reports.outliers(self, point, above, layers, tokens)
 
     def write_imatrix(
         self, path: str | os.PathLike[str], *, dataset: str = "", force: bool = False
     ) -> None:
         """Write llama.cpp's importance matrix (GGUF). Needs "moments" of the inputs of the linear
-        layers, and the library gguf. A file that exists is an error unless `force`. ArgumentError,
+        layers, and the gguf package. An existing file is an error unless `force`. ArgumentError,
         FileError."""
         from .exports import write_imatrix
 
@@ -180,16 +182,16 @@ class Stats:
         write_imatrix(self, new_file(path, flag("force", force)), dataset)
 
     def write_act_scales(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
-        """Write the largest |x| of each input channel of each linear layer, as SmoothQuant has it, as
-        safetensors: module path -> float32. Needs "range". A file that exists is an error unless
-        `force`. ArgumentError, FileError."""
+        """Write SmoothQuant's activation scales as safetensors: module path -> float32 [in], the
+        largest |x| of each input channel of the linear layer. Needs "range". An existing file is an
+        error unless `force`. ArgumentError, FileError."""
         from .exports import write_act_scales
 
         write_act_scales(self, new_file(path, flag("force", force)))
 
     def write_npz(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
-        """Write what a reader without llamaprobe wants as floats: "x.10/rest/mean" and the like. A
-        file that exists is an error unless `force`. FileError."""
+        """Write all statistics as floats for readers without llamaprobe: "x.10/rest/mean" and so
+        on. An existing file is an error unless `force`. FileError."""
         from .exports import write_npz
 
         write_npz(self, new_file(path, flag("force", force)))
@@ -202,10 +204,10 @@ _SAME = (
 
 
 def merge_stats(parts: Iterable[Stats]) -> Stats:
-    """The statistics of several parts of one dataset. Exact quantiles of more than one part are not
-    known, so these are left out.
+    """Merge the statistics of several parts of one dataset. Exact quantiles cannot be merged and
+    are left out if there is more than one part.
 
-    Raises ArgumentError for parts that overlap, or that differ in model, data or options.
+    Raises ArgumentError for parts that overlap or differ in model, data or options.
     """
     if isinstance(parts, Stats):
         parts = [parts]
@@ -237,7 +239,7 @@ def _merged(a: Stats, b: Stats) -> Stats:
 
 
 def _difference(what: str, a: Any, b: Any) -> tuple[str, Any, Any]:
-    """The first entry that differs in two facts, by its path; None where there is none."""
+    """The path of the first entry that differs in two facts, and both values."""
     if not isinstance(a, dict) or not isinstance(b, dict):
         return what, a, b
     key = next(key for key in a | b if key not in a or key not in b or a[key] != b[key])
@@ -245,7 +247,7 @@ def _difference(what: str, a: Any, b: Any) -> tuple[str, Any, Any]:
 
 
 def _covers(a: list[list[int]], b: list[list[int]]) -> list[list[int]]:
-    """The union of ranges of windows. ArgumentError when they overlap."""
+    """The union of ranges of windows. ArgumentError if they overlap."""
     found: list[list[int]] = []
     for first, stop in sorted([*a, *b]):
         if found and first < found[-1][1]:
@@ -259,7 +261,7 @@ def _covers(a: list[list[int]], b: list[list[int]]) -> list[list[int]]:
 
 
 def _used_windows(states: Iterable[State], contexts: Contexts) -> Contexts:
-    """The windows that some largest value is in, in order."""
+    """The windows that hold some largest value, in order."""
     used: set[tuple[int, int]] = set()
     for state in states:
         if "top.document" in state:

@@ -1,5 +1,5 @@
-"""What is observed: points of layers with a channel for each value of a row, and attention maps with
-a channel for each head and each of the first keys."""
+"""What is observed: capture points with one channel per value of a row, and attention maps with one
+channel per head and key, for the first keys."""
 
 import math
 from collections.abc import Iterable
@@ -20,9 +20,9 @@ class Observed:
     point: Point
     layer: int | None
     shape: tuple[int, ...]
-    """Of the channels."""
+    """The shape of the channels."""
     keys: int = 0
-    """Of a map, the keys that have channels."""
+    """For a map, the number of keys that have channels."""
 
     @property
     def name(self) -> str:
@@ -36,7 +36,7 @@ class Observed:
         return self.point.number, self.layer or 0, self.n_channels, self.keys
 
     def entry(self) -> dict[str, Any]:
-        """What the head of a file says of it."""
+        """Its entry in the header of a file."""
         found = {"point": self.point.name, "layer": self.layer, "shape": list(self.shape)}
         return {**found, "keys": self.keys} if self.keys else found
 
@@ -44,7 +44,7 @@ class Observed:
 def find_observed(
     names: str | Iterable[Name], layers: Layers, config: Config, keys: int
 ) -> list[Observed]:
-    """In the order of their names. PointError."""
+    """The targets, sorted by name. PointError."""
     chosen = check_layers(layers, config.n_layers)
     found: dict[str, Observed] = {}
     for name in (names,) if isinstance(names, str) else _listed(names):
@@ -57,7 +57,7 @@ def find_observed(
 
 
 def _listed(names: Any) -> list[Any]:
-    """A name with its layer is one name."""
+    """The names in a list; a (name, layer) pair is one name."""
     is_pair = isinstance(names, tuple) and len(names) > 1 and hasattr(names[1], "__index__")
     return [names] if is_pair else listed("points", names, "names, such as ('x', 'hidden:4-6')")
 

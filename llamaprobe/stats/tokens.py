@@ -1,4 +1,4 @@
-"""Which tokens are counted, and in which group: the mask, position 0 apart, by position, by token."""
+"""Which tokens are counted, and in which group: by mask, position or token id."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -17,16 +17,14 @@ Mask = Callable[[NDArray[np.int32]], Any] | Iterable[Any] | str | None
 By = str | Iterable[int]
 MOST_GROUPS = 1024
 _BY = "first, none, position, token, or a list of token ids"
-_MASK = (
-    "'assistant', a function of token ids, or for each document a list with a bool for each token"
-)
+_MASK = "'assistant', a function of token ids, or for each document a list with one bool per token"
 
 
 class Groups:
-    """The groups of one plan. `names` are theirs, in order."""
+    """The token groups of one plan; `names` in order."""
 
     def __init__(self, plan: Plan, by: By, mask: Mask, vocab_size: int) -> None:
-        """ArgumentError, also for a mask that leaves out every token."""
+        """Raises ArgumentError, also for a mask that leaves out every token."""
         self._plan = plan
         self._masks = None if mask is None else _masks(plan, mask)
         self._tokens: NDArray[np.int64] | None = None
@@ -62,7 +60,7 @@ class Groups:
 
     @property
     def mask_sha256(self) -> str | None:
-        """Of the mask of all documents."""
+        """The sha256 over the masks of all documents; None without a mask."""
         if self._masks is None:
             return None
         digest = hashlib.sha256()
@@ -102,7 +100,7 @@ def _distinct(parts: Iterable[NDArray[np.int32]]) -> NDArray[np.int64]:
 
 
 def _masks(plan: Plan, mask: Any) -> list[NDArray[np.bool_]]:
-    """A bool for each token of each document. ArgumentError."""
+    """For each document, bool [n_tokens]. ArgumentError."""
     lengths = plan.tokens.lengths().tolist()
     if callable(mask):
         given = [mask(plan.tokens.of(document)) for document in range(len(lengths))]
@@ -128,13 +126,13 @@ def _masks(plan: Plan, mask: Any) -> list[NDArray[np.bool_]]:
 
 
 def data_sha256(plan: Plan) -> str:
-    """Of all token ids and how they are cut into windows."""
+    """The sha256 over all token ids and how they are cut into windows."""
     digest = hashlib.sha256()
     windows = plan.windows
     for array in (plan.tokens.lengths(), windows.document, windows.start, windows.stop):
         digest.update(np.ascontiguousarray(array, "<i8").tobytes())
     bos = plan.facts["options"].get("bos_token")
-    if bos is not None:  # before the later windows of a document
+    if bos is not None:  # the BOS that begins the later windows of a document
         digest.update(f"bos {bos}".encode())
     for document in range(len(plan.tokens)):
         digest.update(np.ascontiguousarray(plan.tokens.of(document), "<i4").tobytes())

@@ -1,8 +1,8 @@
-"""mask="assistant": the tokens that the assistant wrote in chats, found by the tokens that the model's
-chat template puts around them.
+"""mask="assistant": the assistant's tokens in chats, located by the tokens that the model's chat
+template puts around them.
 
-A turn goes from what follows the header, as `add_generation_prompt` writes it, up to the special
-token that ends it, which counts too. Special tokens that are spelled out in a message are text, so
+A turn starts after the header that `add_generation_prompt` writes and goes up to the special token
+that ends it, inclusive. Special tokens spelled out in a message are encoded as plain text, so that
 nothing in a message looks like a header.
 """
 
@@ -19,8 +19,8 @@ _ASSISTANT = {"role": "assistant", "content": "b"}
 
 
 def assistant_turns(tokenizer: Tokenizer) -> Callable[[NDArray[np.int32]], NDArray[np.bool_]]:
-    """The mask of a document's token ids. ArgumentError for a template whose turns cannot be told
-    apart; TemplateError, TokenizerError, FileError."""
+    """A function of a document's token ids -> its mask. ArgumentError for a template whose turns
+    cannot be located; TemplateError, TokenizerError, FileError."""
     before, begun, whole = (
         tokenizer.chat(messages, add_generation_prompt=begins).ids.tolist()
         for messages, begins in (
@@ -38,7 +38,7 @@ def assistant_turns(tokenizer: Tokenizer) -> Callable[[NDArray[np.int32]], NDArr
             " turns; give a mask as a function of token ids"
         )
     n_blank = 0
-    while _is_blank(tokenizer, head[-1]):  # may be one token with the first of the text
+    while _is_blank(tokenizer, head[-1]):  # may merge with the first token of the text
         head, n_blank = head[:-1], n_blank + 1
 
     def mask(ids: NDArray[np.int32]) -> NDArray[np.bool_]:

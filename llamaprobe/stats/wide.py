@@ -1,4 +1,4 @@
-"""Wide integers in arrays: two's complement in int64 limbs on the last axis, the lowest first."""
+"""Wide integers in arrays: two's complement, in int64 limbs on the last axis, lowest first."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ Ints = NDArray[np.int64]
 
 
 def add(a: Ints, b: Ints) -> Ints:
-    """The sums, modulo the width."""
+    """Elementwise sums, modulo the width."""
     total = np.empty_like(a)
     carry = np.zeros(a.shape[:-1], np.uint64)
     for limb in range(a.shape[-1]):
@@ -30,7 +30,7 @@ def total(a: Ints) -> Ints:
 
 
 def to_ints(a: Ints) -> NDArray[Any]:
-    """Python's integers, in an array of objects without the last axis."""
+    """Python integers, in an object array without the last axis."""
     width = 8 * a.shape[-1]
     data = np.ascontiguousarray(a, "<i8").tobytes()
     found = np.empty(a.shape[:-1], object)
@@ -42,6 +42,6 @@ def to_ints(a: Ints) -> NDArray[Any]:
 
 
 def from_ints(values: NDArray[Any], n_limbs: int) -> Ints:
-    """OverflowError for one that does not fit."""
+    """Python integers as limbs. OverflowError for one that does not fit."""
     data = b"".join(int(v).to_bytes(8 * n_limbs, "little", signed=True) for v in values.reshape(-1))
     return np.frombuffer(data, "<i8").reshape(*values.shape, n_limbs).astype(np.int64)

@@ -1,8 +1,7 @@
-"""The file of statistics: safetensors of integers, with a JSON head.
+"""The file of statistics: safetensors of integers, with a JSON header.
 
-Tensors are "x.10/sum_2" and the like, docs/statistics.md has them all; `__metadata__` has
-"statistics", the facts as JSON, and "sha256", of these and of the values. Equal statistics have
-equal bytes.
+Tensors are named "x.10/sum_2" and so on (docs/statistics.md). `__metadata__` has "statistics", the
+facts as JSON, and "sha256", over these facts and the values. Equal statistics have equal bytes.
 """
 
 import hashlib
@@ -33,7 +32,7 @@ def _metadata_of(stats: "Stats", arrays: dict[str, NDArray[Any]]) -> dict[str, s
 
 
 def content_sha256(facts: str, arrays: Iterable[NDArray[Any]]) -> str:
-    """Of the facts and all values, in the order of the file."""
+    """The sha256 over the facts and all values, in the order of the file."""
     digest = hashlib.sha256(facts.encode())
     for array in arrays:
         digest.update(np.ascontiguousarray(array).reshape(-1))

@@ -1,1 +1,1 @@
-"""Sweeps: many edited runs of one prompt, which share all work that they have in common."""
+"""Sweeps: many edited runs of one prompt, with common work done once."""

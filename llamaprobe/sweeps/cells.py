@@ -1,8 +1,8 @@
-"""Cells of a sweep: where each leaves the base, and what it edits there and above.
+"""Cells of a sweep: where each departs from the base run, and what it edits from there on.
 
-A cell begins at the first row and the first layer at which an edit changes a bit of the base:
-whatever lies before these it shares, since no value depends on later rows or layers. Rows after the
-one that the metric reads are not computed.
+A cell begins at the first row and the first layer where an edit changes a bit of the base. It
+shares everything before, since no value depends on later rows or layers. Rows after the one that
+the metric reads are not computed.
 """
 
 import functools
@@ -22,7 +22,7 @@ from ..points import Point, all_points, resolve
 Place = tuple[str, int]
 """A point and a layer."""
 Values = Mapping[Place, NDArray[np.float32]]
-"""Of the base: [rows, ...]."""
+"""Values of the base: [rows, ...]."""
 _ADD, _MULTIPLY, _CALL = 1, 2, 3
 
 
@@ -30,30 +30,30 @@ _ADD, _MULTIPLY, _CALL = 1, 2, 3
 class Cell:
     number: int
     layer: int
-    """The first that is computed."""
+    """The first layer that is computed."""
     row: int
-    """The first that is computed, in every layer."""
+    """The first row that is computed, in every layer."""
     edits: Edits
     items: Mapping[int, list[tuple[int, Any]]]
-    """By layer, the numbers of edits and what the core makes of them, of sequence 0."""
+    """Layer -> (number of the edit, tuple for the core, as sequence 0) of each edit."""
 
     @property
     def last_layer(self) -> int:
-        """The last with an edit."""
+        """The last layer with an edit."""
         return max(self.items)
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """What cells need to know of a sweep."""
+    """The sizes that cells need."""
 
     config: Config
     n_tokens: int
     n_rows: int
-    """Up to the row that the metric reads."""
+    """The rows up to the one that the metric reads, inclusive."""
 
     def layer_of(self, point: Point, layer: int) -> int:
-        """The layer whose computation makes the edit: x_out of a layer is x of the next."""
+        """The layer that applies the edit: x_out of a layer is x of the next."""
         last = self.config.n_layers - 1
         if not point.per_layer:
             return last
@@ -65,7 +65,7 @@ class Shapes:
 
 
 def cell_of(number: int, bound: Bound | None, shapes: Shapes, base: Values) -> Cell | None:
-    """None for a cell that is the base."""
+    """The cell of these edits; None if it equals the base."""
     if bound is None:
         return None
     starts = list(_starts(bound, shapes, base))
@@ -83,7 +83,7 @@ def cell_of(number: int, bound: Bound | None, shapes: Shapes, base: Values) -> C
 
 
 def _items(bound: Bound, first: int, n_rows: int) -> list[tuple[int, Any]]:
-    """(number of the edit, tuple of the core)."""
+    """(number of the edit, tuple for the core)."""
     return bound.items(range(first, first + n_rows), 0, (0, 0), last_rows=True)
 
 
@@ -104,12 +104,13 @@ def _starts(bound: Bound, shapes: Shapes, base: Values) -> Iterator[tuple[int, i
 
 @functools.cache
 def _after_attention() -> int:
-    """Of the last layer's points from this one on, the metric depends on the row that it reads."""
+    """The first point of the last layer from which on the metric depends only on the row it
+    reads."""
     return next(point.number for point in all_points() if point.name == "attn_out")
 
 
 def _changes(item: Any, value: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Whether each of its rows gets other bits."""
+    """[rows]: whether the edit changes a bit of each row."""
     op, _, _, _, rows, heads, columns, values = item
     three = value.reshape(len(value), *(1,) * (3 - value.ndim), *value.shape[1:])
     old = three[np.ix_(rows, heads, columns)]
@@ -120,8 +121,8 @@ def _changes(item: Any, value: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def kept_places(bounds: list[Bound | None], shapes: Shapes) -> dict[Point, list[int]]:
-    """What is kept of the base: x of every layer, and points whose values tell what an edit changes,
-    but for maps."""
+    """What to keep of the base: x of every layer, and the edited points (except maps), whose values
+    show what an edit changes."""
     config = shapes.config
     found: dict[Point, set[int]] = {resolve("x", config)[0]: set(range(config.n_layers))}
     for bound in bounds:
@@ -135,10 +136,10 @@ def kept_places(bounds: list[Bound | None], shapes: Shapes) -> dict[Point, list[
 
 
 def check_whole(edits: Edits, shapes: Shapes) -> None:
-    """EditError: a function of whole values needs rows that are not computed."""
+    """EditError if a function of whole values needs rows that are not computed."""
     for edit in edits:
         if edit.whole and (edit.layer is None or shapes.n_rows < shapes.n_tokens):
             raise EditError(
-                f"{edit!r}: a function of whole values needs all rows, and a sweep computes those up"
-                " to the position that the metric reads, of logits that one alone"
+                f"{edit!r}: a function of whole values needs all rows, but a sweep computes only"
+                " those up to the position that the metric reads, and of the logits only that row"
             )

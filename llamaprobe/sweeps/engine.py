@@ -1,8 +1,8 @@
-"""A sweep at work: one base run, then all cells layer by layer, in chunks.
+"""The computation of a sweep: one base run, then all cells layer by layer, in chunks.
 
-The base run keeps x of every layer, and keys and values of every token. Cells enter at the layer and
-the row where they leave it; the rows of all that have entered go through a layer together, so that
-its weights are read once for hundreds of rows.
+The base run keeps x of every layer, and keys and values of every token. A cell enters at the layer
+and row where it departs from the base. The rows of all active cells go through a layer together, so
+that its weights are read once for hundreds of rows.
 """
 
 import contextlib
@@ -25,22 +25,22 @@ from .cells import Cell, Place, Shapes
 from .metric import Measure
 
 _ROWS = 1024
-"""Of a chunk: with more, a weight is not read faster."""
+"""Rows per chunk: with more, weights are not read any faster."""
 _BYTES = 128 << 20
-"""Of a chunk at most: rows, keys and values of one layer, logits."""
+"""Bytes per chunk at most: rows, keys and values of one layer, logits."""
 
 Report = Callable[[int, int], object] | None
 
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """A run without edits, up to the row that the metric reads."""
+    """The run without edits, up to the row that the metric reads."""
 
     cache: _core.Cache
     values: Mapping[Place, NDArray[np.float32]]
-    """[rows, ...] of what was requested."""
+    """The requested values, [rows, ...]."""
     row: NDArray[np.float32]
-    """The logits that the metric reads."""
+    """float32 [vocab_size]: the row that the metric reads."""
 
 
 @dataclass(eq=False)
@@ -58,7 +58,7 @@ class Engine:
     def base(
         self, ids: NDArray[np.int32], shapes: Shapes, kept: Mapping[Point, Sequence[int]]
     ) -> Base:
-        """With the values of these points and layers. OutOfMemory."""
+        """The base run, with the values of these points and layers. OutOfMemory."""
         cache = _core.Cache(self.core, shapes.n_rows, n_threads=self.n_threads)
         numbers = [(point.number, list(layers)) for point, layers in kept.items()]
         *arrays, logits = self._run(
@@ -84,7 +84,7 @@ class Engine:
         measure: Measure,
         report: Report = None,
     ) -> Iterator[tuple[int, float]]:
-        """(number, metric) of each cell that turns out to differ from the base."""
+        """(number, metric) of each cell that differs from the base."""
         cells = sorted(cells, key=lambda cell: (cell.layer, cell.row))
         n_layers = self.config.n_layers
         progress = _Progress(
@@ -121,7 +121,7 @@ class Engine:
 
 @contextlib.contextmanager
 def _named(changed: NDArray[np.int64], owners: Sequence[tuple[Cell, int]]) -> Iterator[None]:
-    """An error of an edit begins with its cell and the edit."""
+    """Prefix an edit's error with its cell and the edit."""
     try:
         yield
     except EditError as error:
@@ -133,7 +133,7 @@ def _named(changed: NDArray[np.int64], owners: Sequence[tuple[Cell, int]]) -> It
 
 @dataclass
 class _Progress:
-    """Rows and layers that are done, shown as cells."""
+    """Progress in rows times layers, reported in cells."""
 
     report: Report
     n_work: int
@@ -159,7 +159,7 @@ class _Chunk:
     progress: _Progress
     living: list[Cell] = field(default_factory=list)
     changed: set[int] = field(default_factory=set)
-    """Numbers of cells of which an edit changed a bit."""
+    """The numbers of cells where an edit changed a bit."""
 
     def run(self, measure: Measure) -> Iterator[tuple[int, float]]:
         config = self.engine.config
@@ -172,7 +172,7 @@ class _Chunk:
             yield cell.number, measure(row)
 
     def _enter(self, layer: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The rows of x at the layer's entry."""
+        """The rows of x at the layer's input, with those of cells that begin here."""
         joining = list(itertools.takewhile(lambda c: c.layer == layer, self.entering))
         if not joining:
             return x
@@ -182,7 +182,7 @@ class _Chunk:
         return np.concatenate([x, *(whole[cell.row :] for cell in joining)])
 
     def _layer(self, layer: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Of x at its entry what leaves it: x of the next, or a row of logits of each cell."""
+        """x at the layer's input -> x of the next layer, or one row of logits per cell."""
         cells, shapes, config = self.living, self.shapes, self.engine.config
         is_last = layer == config.n_layers - 1
         point = self.engine._logits if is_last else resolve("x_out", config)[0]
@@ -211,7 +211,7 @@ class _Chunk:
     def _without_unchanged(
         self, layer: int, x: NDArray[np.float32], starts: list[int], is_last: bool
     ) -> NDArray[np.float32]:
-        """Cells that have had all their edits, and are the base, leave."""
+        """Drop the cells whose edits are all done and changed nothing."""
         keep = [cell.last_layer > layer or cell.number in self.changed for cell in self.living]
         if all(keep):
             return x

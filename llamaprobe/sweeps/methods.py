@@ -1,4 +1,4 @@
-"""`Model.sweep` and `Model.patch_map`, for the class of a model."""
+"""`Model.sweep` and `Model.patch_map`, as a base class of `Model`."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,7 +32,7 @@ Positions = SupportsIndex | Iterable[SupportsIndex] | slice | None
 
 
 class Sweeps:
-    """What a `Model` does with many edits of one prompt."""
+    """The methods of `Model` for many edits of one prompt."""
 
     config: Config
     path: Path
@@ -48,18 +48,19 @@ class Sweeps:
         threads: int | None = None,
         progress: bool = False,
     ) -> Sweep:
-        """The metric of one prompt under many edits: `values` has one number for each `Edits`.
+        """The metric of one prompt under many edits: `values` has one number per `Edits`.
 
-        prompt: as for `run`, one. edits: a cell for each, with the bits of its own
-            `model.run(prompt, edits=cell)`.
-        metric: `lp.logit_diff(a, b)`, `lp.logprob(a)`, `lp.kl(run)`, or a function of a row of
-            logits, float32 [vocab_size], those of the last token.
+        prompt: a single prompt, as for `run`.
+            edits: one `Edits` per cell. Each cell has the bits of `model.run(prompt, edits=cell)`.
+        metric: `lp.logit_diff(a, b)`, `lp.logprob(a)`, `lp.kl(run)`, or a function of the last
+            token's logits, float32 [vocab_size].
         progress: show a bar on stderr.
 
-        Cells share what they have in common with the run without edits: rows before the first that
-        an edit changes, and layers below it. Ctrl-C stops the sweep.
+        Cells share with the run without edits the rows before the first one that an edit changes,
+        and the layers below it. Ctrl-C stops the sweep.
 
-        Raises as `run`; EditError names the cell, before anything is computed.
+        Raises as `run`. An edit that cannot be made is an EditError, which names the cell, before
+        anything is computed.
         """
         if isinstance(edits, Edits):
             raise ArgumentError("edits is one Edits; give a list with an Edits for each cell")
@@ -83,15 +84,17 @@ class Sweeps:
         threads: int | None = None,
         progress: bool = False,
     ) -> Sweep:
-        """The metric of the corrupted prompt with one value after the other from the clean one:
-        `values` [layers, positions], with `heads` [layers, positions, heads].
+        """Activation patching: the metric of the corrupted prompt with one value at a time replaced
+        by the clean prompt's. `values` is [layers, positions], with `heads` [layers, positions,
+        heads].
 
-        clean, corrupted: prompts of equally many tokens. point: of each layer; of a map the rows of
-            queries. heads: patch one head at a time, of a point that has heads.
+        clean, corrupted: prompts with the same number of tokens.
+            point: a point that every layer has; for a map, the rows of queries are patched.
+            heads: patch one head at a time, of a point that has heads.
         layers, positions: numbers, a range or a slice; negative ones count from the end. None: all.
 
-        Law, speed and errors are those of `sweep`. PointError: no such point or layer, or a point
-        without heads.
+        Bits, cost and errors are as for `sweep`; PointError for an unknown point or layer, or with
+        `heads` for a point without heads.
         """
         heads = flag("heads", heads)
         found, chosen = self._patched(point, heads, layers)
@@ -100,7 +103,7 @@ class Sweeps:
         if len(ids) != len(clean_ids):
             raise ArgumentError(
                 f"the clean prompt has {counted(len(clean_ids), 'token')} and the corrupted one"
-                f" {len(ids)}; a patch map needs equally many"
+                f" {len(ids)}; a patch map needs the same number"
             )
         measure, shapes = self._measured(metric, tokens)
         rows = _positions(positions, len(ids))
@@ -124,7 +127,7 @@ class Sweeps:
         engine = Engine(self._open(), self.config, self.path, self._n_threads(threads))
         prompts, is_batch = self._read(prompt, ChatOptions(), Stop())
         if is_batch:
-            raise ArgumentError("a sweep is of one prompt, and this is a batch")
+            raise ArgumentError("a sweep takes one prompt, and this is a batch")
         ids = prompts[0].token_ids
         return engine, ids, len(ids)
 
@@ -159,7 +162,7 @@ def _swept(
     measure: Measure,
     report: Any,
 ) -> tuple[NDArray[np.float64], float, int]:
-    """The metric of each cell and of the base, and how many cells are the base."""
+    """The metric of each cell and of the base, and how many cells equal the base."""
     wanted = Capture(resolve("logits", shapes.config)[0], ())
     bounds = []
     for number, each in enumerate(edits):
@@ -191,7 +194,7 @@ def _patches(
     values: Values,
     shapes: Shapes,
 ) -> Iterator[Edits]:
-    """The edits of each cell: of rows that the metric does not depend on none."""
+    """The edits of each cell, empty for rows that the metric does not depend on."""
     n_heads = _n_heads(point, shapes.config)[0] if heads else 1
     for layer, row, head in itertools.product(layers, rows, range(n_heads)):
         if row >= shapes.n_rows:
@@ -206,7 +209,7 @@ def _patches(
 
 
 def _n_heads(point: Point, config: Config) -> tuple[int, ...]:
-    """The length of its axis of heads; () without one."""
+    """The length of its axis of heads, as a tuple; () if it has none."""
     if point.width == "map":
         return (config.n_heads,)
     has_heads = point.width in ("heads", "kv", "q_norms", "k_norms")
@@ -227,7 +230,9 @@ def _row(name: str, position: SupportsIndex, n_tokens: int) -> int:
     row = number + n_tokens if number < 0 else number
     if 0 <= row < n_tokens:
         return row
-    raise ArgumentError(f"{name} {number} is outside: the prompt has {counted(n_tokens, 'token')}")
+    raise ArgumentError(
+        f"{name} {number} is out of range: the prompt has {counted(n_tokens, 'token')}"
+    )
 
 
 def _positions(positions: Positions, n_tokens: int) -> list[int]:

@@ -1,6 +1,6 @@
-"""What a sweep measures: a number of each cell, from one row of its logits, in float64.
+"""Metrics of a sweep: one number per cell, in float64, from one row of its logits.
 
-A token is an id, or a text that is one token for the model's tokenizer.
+A token is an id, or a text that the model's tokenizer encodes as one token.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ Measure = Callable[[Row], float]
 
 @dataclass(frozen=True, eq=False)
 class Metric:
-    """A function of the logits at one position, to be used with any model."""
+    """A function of the logits at one position, for any model."""
 
     name: str
     tokens: tuple[int | str, ...] = ()
@@ -31,8 +31,8 @@ class Metric:
     run: Run | None = None
 
     def measure(self, tokenizer: HasTokenizer, vocab_size: int) -> Measure:
-        """For one model. ArgumentError: no such token, a run of another vocabulary; errors of its
-        tokenizer."""
+        """The measure for one model. ArgumentError (no such token, a run with another vocabulary);
+        errors of its tokenizer."""
         position = whole("position", self.position)
         ids = [_token_id(token, tokenizer, vocab_size) for token in self.tokens]
         if self.run is not None:
@@ -47,18 +47,18 @@ class Metric:
 
 
 def logit_diff(a: int | str, b: int | str, position: int = -1) -> Metric:
-    """The logit of token a less that of b, at a position of the prompt."""
+    """The logit of token a minus that of b, at a position of the prompt."""
     return Metric("logit_diff", (a, b), position)
 
 
 def logprob(a: int | str, position: int = -1) -> Metric:
-    """The log of the probability of token a after the token at a position."""
+    """The log probability (nats) of token a as the next token at a position."""
     return Metric("logprob", (a,), position)
 
 
 def kl(run: Run, position: int = -1) -> Metric:
-    """The Kullback-Leibler divergence of a cell's distribution from that of a run with logits, each
-    at the position: sum of p (log p - log q) with p of the run, in nats."""
+    """The Kullback-Leibler divergence from a run with logits to a cell, at a position: the sum of
+    p (log p - log q) in nats, with p from the run and q from the cell."""
     check_run(run, "the run of lp.kl")
     return Metric("kl", (), position, run)
 
@@ -66,7 +66,7 @@ def kl(run: Run, position: int = -1) -> Metric:
 def measure_of(
     metric: Metric | Measure, tokenizer: HasTokenizer, vocab_size: int
 ) -> tuple[Measure, int]:
-    """The function of a row, and the position of that row. ArgumentError."""
+    """The function of a row of logits, and the position of that row. ArgumentError."""
     if isinstance(metric, Metric):
         return metric.measure(tokenizer, vocab_size), metric.position
     if not callable(metric):
@@ -107,7 +107,7 @@ def _id_of_text(text: str, tokenizer: Any) -> int:
 
 def _logprobs(row: Row) -> NDArray[np.float64]:
     wide = row.astype(np.float64)
-    with np.errstate(invalid="ignore"):  # of an infinity the result is NaN
+    with np.errstate(invalid="ignore"):  # an infinity gives NaN
         wide -= wide.max()
         wide -= np.log(np.exp(wide).sum())
     return wide
@@ -117,12 +117,13 @@ def _divergence(run: Run, position: int, vocab_size: int) -> Measure:
     logits = run["logits"]
     if logits.shape[1] != vocab_size:
         raise ArgumentError(
-            f"the run of lp.kl has a vocabulary of {logits.shape[1]}, and the model one of"
+            f"the run of lp.kl has a vocabulary of {logits.shape[1]}, but the model has one of"
             f" {vocab_size}"
         )
     if not -len(logits) <= position < len(logits):
         raise ArgumentError(
-            f"position {position} is outside: the run of lp.kl has {counted(len(logits), 'token')}"
+            f"position {position} is out of range:"
+            f" the run of lp.kl has {counted(len(logits), 'token')}"
         )
     wanted = _logprobs(logits[position])
     weights = np.exp(wanted)

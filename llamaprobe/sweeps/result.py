@@ -1,4 +1,4 @@
-"""What a sweep returns."""
+"""The result of a sweep."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,31 +14,33 @@ class Sweep:
     """The metric of every cell of `Model.sweep` or `Model.patch_map`."""
 
     values: NDArray[np.float64]
-    """[cells]; of a patch map [layers, positions] or [layers, positions, heads]."""
+    """[cells]; in a patch map, [layers, positions] or [layers, positions, heads]."""
     base: float
-    """The metric of the prompt without edits; of a patch map that of the corrupted prompt."""
+    """The metric of the prompt without edits; in a patch map, of the corrupted prompt."""
     n_skipped: int
-    """Cells that are the base, because they edit no bit that the metric depends on."""
+    """Cells that equal the base, because they change no bit that the metric depends on."""
     flops: float
     """Floating-point operations of all products, base runs included; a multiply-add is two."""
     clean: float | None = None
-    """Of a patch map: the metric of the clean prompt."""
+    """In a patch map, the metric of the clean prompt."""
     layers: tuple[int, ...] = ()
-    """Of a patch map: those of its axis 0."""
+    """In a patch map, the layers of axis 0."""
     positions: tuple[int, ...] = ()
-    """Of a patch map: those of its axis 1."""
+    """In a patch map, the positions of axis 1."""
     tokens: list[str] | None = field(default=None, repr=False)
-    """Of a patch map: the corrupted prompt's text of each position; None without a tokenizer."""
+    """In a patch map, the corrupted prompt's token text at each position; None without a
+    tokenizer."""
 
     @property
     def normalized(self) -> NDArray[np.float64]:
-        """(values - base) / (clean - base): 0 where the patch does nothing, 1 where it restores the
-        metric of the clean prompt. ArgumentError: not a patch map; both prompts measure the same."""
+        """(values - base) / (clean - base): 0 if the patch does nothing, 1 if it restores the
+        metric of the clean prompt. ArgumentError if this is not a patch map, or both prompts have
+        the same metric."""
         if self.clean is None:
             raise ArgumentError("only a patch map has a clean prompt to compare with")
         if self.clean == self.base:
             raise ArgumentError(
-                f"the metric is {self.base} for the clean and for the corrupted prompt"
+                f"the metric is {self.base} for both the clean and the corrupted prompt"
             )
         with np.errstate(invalid="ignore"):
             return self._changes / (self.clean - self.base) + 0.0
@@ -65,13 +67,13 @@ class Sweep:
         return sweep_html(self)
 
     def to_pandas(self) -> Any:
-        """A DataFrame with a line for each cell. Needs pandas."""
+        """A DataFrame with one row per cell. Needs pandas."""
         from ..views.result_tables import sweep_frame
 
         return sweep_frame(self)
 
     def to_xarray(self) -> Any:
-        """The values as a DataArray, of a patch map with layer, token and head. Needs xarray."""
+        """The values as a DataArray; in a patch map, over layer, token and head. Needs xarray."""
         from ..views.result_tables import sweep_array
 
         return sweep_array(self)

@@ -1,4 +1,5 @@
-"""How models, runs and results look: HTML in a notebook, aligned text elsewhere, tables, a page.
+"""Display of models, runs and results: HTML in a notebook, aligned text elsewhere, data frames, a
+page.
 
-Nothing here imports what it shows; texts of tokens come from strangers and are escaped.
+Nothing here imports what it displays. Token texts are untrusted and always escaped.
 """

@@ -1,4 +1,4 @@
-"""An attribution: the largest rows, then what makes the table add up."""
+"""An attribution: the largest rows, then the remainder, so that the table adds up."""
 
 import math
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""A diff: the first difference, and a row for each value that differs."""
+"""A diff: the first difference, and one row per value that differs."""
 
 import math
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ..comparison import Diff, Difference
 
 _SHOWN = 120  # values
-_NAMES = 3  # of values that one run alone has
+_NAMES = 3  # names shown of values that only one run has
 _HEADS = (
     "point",
     "layer",

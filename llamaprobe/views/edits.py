@@ -1,4 +1,4 @@
-"""Edits: a row for each, as it is written, and how many elements it changed in a run."""
+"""Edits: one row each, with its text and, after a run, the number of elements it changed."""
 
 from typing import TYPE_CHECKING
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 _ENDS = 60  # edits shown at each end of a long list
 _LONGEST = 160  # characters of one
-_CHARS = 36_000  # of all, with their markup
+_CHARS = 36_000  # of the table, with markup
 
 
 def edits_html(edits: "Edits") -> str:
     every = list(edits)
     ran = any(edit.n_changed is not None for edit in every)
     ends = _ENDS
-    while len(table := _table(every, ends, ran)) > _CHARS:  # long texts, or escaped ones
+    while len(table := _table(every, ends, ran)) > _CHARS:  # long or heavily escaped texts
         ends //= 2
     hidden = len(every) - 2 * ends
     more = f", {hidden} of them not shown" if hidden > 0 else ""

@@ -1,5 +1,5 @@
-"""Pieces of HTML that are legible on dark and light: colours of text are inherited, those behind it
-are see-through. No script, nothing from the network.
+"""Building blocks of HTML for dark and light themes: text colours are inherited and backgrounds are
+translucent. No script, and nothing from the network.
 """
 
 import html
@@ -9,7 +9,7 @@ from ..messages import printable
 
 ENDS = 150  # tokens shown at each end of a long run
 _LONGEST = 60  # characters of a token
-_TOKEN_CHARS = 36_000  # of all tokens of a run, with their markup
+_TOKEN_CHARS = 36_000  # of a run's tokens, with markup
 STYLE = (
     "<style>.lp{font:13px/1.5 system-ui,sans-serif;overflow-x:auto}"
     ".lp table{border-collapse:collapse;margin:.4em 0;color:inherit;font-size:12px}"
@@ -27,12 +27,12 @@ STYLE = (
 
 
 def escape(text: object, limit: int = 200) -> str:
-    """Text as text: on one line, with escapes for what cannot be printed, in HTML."""
+    """Any text as HTML: on one line, unprintable characters escaped."""
     return html.escape(printable(str(text), limit), quote=True)
 
 
 def block(*parts: str) -> str:
-    """A piece of a notebook."""
+    """The HTML of one notebook output."""
     return f'{STYLE}<div class="lp">{"".join(parts)}</div>'
 
 
@@ -42,10 +42,10 @@ def token(text: str, kind: str = "", limit: int = _LONGEST) -> str:
 
 
 def tokens(texts: Sequence[str]) -> str:
-    """Tokens in two colours by turns; of many the first and the last."""
+    """Tokens in two alternating colours; only the first and the last of many."""
     ends = ENDS
     shown = _spans(texts, ends)
-    while sum(map(len, shown)) > _TOKEN_CHARS:  # long tokens, or characters that are escaped
+    while sum(map(len, shown)) > _TOKEN_CHARS:  # long or heavily escaped tokens
         ends //= 2
         shown = _spans(texts, ends)
     return f'<div class="w">{"".join(shown)}</div>'
@@ -61,7 +61,7 @@ def _spans(texts: Sequence[str], ends: int) -> list[str]:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
-    """Cells are HTML; `numbers` are the columns that are aligned to the right."""
+    """Cells are HTML; `numbers` are the columns to align right."""
 
     def line(cells: Sequence[str], tag: str) -> str:
         kinds = [' class="n"' if i in numbers else "" for i in range(len(cells))]
@@ -73,7 +73,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence
 
 
 def shade(share: float) -> str:
-    """The class of a cell for a share from 0 to 1."""
+    """The CSS class of a cell for a share from 0 to 1."""
     return f"s{round(9 * min(max(share, 0.0), 1.0))}" if share == share else "s0"
 
 

@@ -1,4 +1,4 @@
-"""A lens: rows are layers, columns positions, cells the likeliest token."""
+"""A lens: rows are layers, columns are positions, cells have the likeliest token."""
 
 import math
 from typing import TYPE_CHECKING
@@ -9,19 +9,19 @@ from . import html, text
 if TYPE_CHECKING:
     from ..lens.logits import Guess, Lens
 
-_CELLS = 300  # with a token, in HTML
+_CELLS = 300  # cells with a token, in HTML
 _CELL = 16  # characters of a token there
-_WIDE = 3  # positions shown in text
+_WIDE = 3  # positions shown as text
 _ROWS = 60  # shown at most
 
 
 def text_of(guess: "Guess") -> str:
-    """Its text, else its id."""
+    """The token's text, or its id if it has none."""
     return str(guess.id) if guess.text is None else guess.text
 
 
 def _places(n: int, most: int) -> list[int]:
-    """The first and the last."""
+    """Indices of the first and the last of n items, at most `most` in all."""
     return list(range(n)) if n <= 2 * most else [*range(most), *range(n - most, n)]
 
 
@@ -30,7 +30,7 @@ def _number(guess: "Guess") -> str:
 
 
 def share(guess: "Guess") -> float:
-    """Its probability; 0 where only the logit is known."""
+    """The token's probability; 0 if only the logit is known."""
     return 0.0 if guess.logprob is None else math.exp(guess.logprob)
 
 
@@ -41,7 +41,7 @@ def _title(lens: "Lens") -> str:
 
 
 def lens_text(lens: "Lens") -> str:
-    """The likeliest tokens of each row; for several positions the likeliest of each."""
+    """The likeliest tokens of each row; for several positions, the likeliest token of each."""
     labels = lens.labels
     rows = []
     places = _places(len(lens.positions), _WIDE)

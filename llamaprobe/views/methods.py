@@ -1,4 +1,4 @@
-"""The methods of models and runs that show them."""
+"""The display methods of models and runs."""
 
 import os
 from pathlib import Path
@@ -38,9 +38,9 @@ class RunViews:
     """Base class of `Run`."""
 
     def to_pandas(self, point: str | None = None) -> Any:
-        """The values of a point as a DataFrame with a line for each number and columns for layer,
-        token, text, head, channel and value as the point has them; without a point, a line for each
-        token of the run: its id, text, and the rms of x where it is held. Needs pandas.
+        """The values of a point as a DataFrame with one row per number and columns for layer,
+        token, text, head, channel and value, as far as the point has them. Without a point, one row
+        per token: its id, its text, and the rms of x if the run holds x. Needs pandas.
         """
         from .tables import point_frame, token_frame
 
@@ -48,8 +48,8 @@ class RunViews:
         return token_frame(run) if point is None else point_frame(run, point)
 
     def to_xarray(self) -> Any:
-        """A Dataset with a variable for each point; dimensions layer, token, head, channel, key, ...
-        and the texts of tokens as a coordinate. The arrays are not copied. Needs xarray."""
+        """A Dataset with one variable per point, dimensions layer, token, head, channel, key, ...,
+        and the token texts as a coordinate. The arrays are not copied. Needs xarray."""
         from .tables import run_dataset
 
         return run_dataset(cast("Run", self))
@@ -61,11 +61,12 @@ class RunViews:
         model: "Model | None" = None,
         heads: "Iterable[tuple[int, int]]" = (),
     ) -> Path:
-        """Write one page about the run: tokens, norms of x, each layer's mean pattern and the
-        `heads` (layer, head), as far as the run holds them; with `model`, a lens on the last
-        positions. A page needs no network and no other file, and is less than 2 MB.
+        """Write one HTML page about the run and return its path: tokens, norms of x, each layer's
+        mean pattern and the patterns of `heads` (layer, head), as far as the run holds them; with
+        `model`, a lens on the last positions. The page needs no network and no other file, and is
+        smaller than 2 MB.
 
-        Raises PointError (no pattern for a named head), ArgumentError, FileError.
+        Raises PointError (no pattern for a requested head), ArgumentError, FileError.
         """
         from .page import write_page
 

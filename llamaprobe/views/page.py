@@ -1,7 +1,7 @@
-"""`run.html`: one page about a run, in one file, for people without a notebook.
+"""`run.html`: a page about a run in one file, to be read without a notebook.
 
-Maps are PNG with a palette. The only script moves a slider; the page's policy allows that script by
-its hash, and no network.
+Maps are PNG images with a palette. The only script handles a slider; the content security policy
+allows that script by its hash, and no network access.
 """
 
 import base64
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..model import Model
     from ..run import Run
 
-_MAP_BYTES = 1 << 20  # of all maps before compression: the page stays below 2 MB
+_MAP_BYTES = 1 << 20  # of all maps before compression, so that the page stays below 2 MB
 _MOST_SIDE = 512
 _LENS_COLUMNS = 64
 _LENS_ROWS = 128
@@ -53,7 +53,7 @@ def write_page(
     model: "Model | None",
     heads: Sequence[tuple[int, int]],
 ) -> Path:
-    """Writes the page and returns its path."""
+    """Write the page and return its path."""
     path = checked_path(path)
     parts = [*_intro(run), *_norms(run), *_patterns(run, heads)]
     parts += _lens(run, model) if model is not None else []
@@ -83,7 +83,7 @@ def _intro(run: "Run") -> Iterator[str]:
 
 
 def _norms(run: "Run") -> Iterator[str]:
-    """The norm of the residual stream: a row for each layer, a column for each token."""
+    """The norms of the residual stream: one row per layer, one column per token."""
     if "x" not in run.points:
         return
     layers = run.layers_of("x")
@@ -97,14 +97,14 @@ def _norms(run: "Run") -> Iterator[str]:
     yield "<h2>Norms of x</h2>"
     with np.errstate(invalid="ignore"):
         logs = np.log10(1 + norms)
-    caption = "a row for each layer, a column for each token; log scale, dark is large"
+    caption = "one row per layer, one column per token; log scale, dark is large"
     yield _figure(png.levels(png.smaller(logs, _MOST_SIDE)), caption)
     heads = ("layer", "median", "largest", "at token")
     yield html.table(heads, rows, numbers=[0, 1, 2])
 
 
 def _patterns(run: "Run", heads: Sequence[tuple[int, int]]) -> Iterator[str]:
-    """The mean pattern of each layer behind a slider, then the named heads."""
+    """The mean pattern of each layer, chosen by a slider, then the requested heads."""
     layers = run.layers_of("pattern") if "pattern" in run.points else ()
     for pair in heads:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
@@ -123,7 +123,7 @@ def _patterns(run: "Run", heads: Sequence[tuple[int, int]]) -> Iterator[str]:
         return
     n_maps = len(layers) + len(heads)
     side = max(8, min(_MOST_SIDE, int((_MAP_BYTES / n_maps) ** 0.5)))
-    yield "<h2>Patterns</h2><p>Rows are queries, columns the keys they attend to; dark is much.</p>"
+    yield "<h2>Patterns</h2><p>Rows are queries, columns are keys; dark means much attention.</p>"
     yield (
         f'<label>layer <input type="range" min="0" max="{len(layers) - 1}" value="0"'
         ' data-of="patterns"></label><div id="patterns">'
@@ -141,8 +141,8 @@ def _map(values: NDArray[Any], side: int) -> NDArray[np.uint8]:
 
 
 def _lens(run: "Run", model: "Model") -> Iterator[str]:
-    """The likeliest token after each layer, of as many of the last positions as cost less than half
-    of the run."""
+    """The likeliest token after each layer, for as many of the last positions as cost less than
+    half of the run."""
     c = model.config
     n_rows = min(_LENS_ROWS, c.n_layers + 1)
     affordable = len(run) * model.n_params / (2 * (c.n_layers + 1) * c.vocab_size * c.d_model)

@@ -1,4 +1,4 @@
-"""A matrix as an 8-bit PNG with a palette: no library, small files."""
+"""Writes a matrix as an 8-bit PNG with a palette, without a library."""
 
 import base64
 import struct
@@ -15,7 +15,7 @@ _STOPS = np.array(
 
 
 def palette() -> NDArray[np.uint8]:
-    """[256, 3], from the least to the most."""
+    """RGB colours [256, 3], from the least to the most."""
     at = np.linspace(0, len(_STOPS) - 1, 256)
     channels = [np.interp(at, np.arange(len(_STOPS)), _STOPS[:, i]) for i in range(3)]
     return np.stack(channels, axis=1).astype(np.uint8)
@@ -24,7 +24,7 @@ def palette() -> NDArray[np.uint8]:
 def encode(image: NDArray[np.uint8]) -> bytes:
     """[rows, columns] of palette indices as a PNG."""
     rows, columns = image.shape
-    lines = np.zeros((rows, columns + 1), np.uint8)  # each begins with its filter, 0
+    lines = np.zeros((rows, columns + 1), np.uint8)  # each begins with its filter type, 0
     lines[:, 1:] = image
     header = struct.pack(">IIBBBBB", columns, rows, 8, 3, 0, 0, 0)
     parts = [
@@ -41,7 +41,8 @@ def data_url(image: NDArray[np.uint8]) -> str:
 
 
 def levels(values: NDArray[Any], most: float | None = None) -> NDArray[np.uint8]:
-    """Values from 0 to `most` (the largest finite one) as palette indices; not finite: 0."""
+    """Values from 0 to `most` (default: the largest finite one) as palette indices; NaN and
+    infinities give 0."""
     finite = np.isfinite(values)
     top = most if most is not None else float(values[finite].max(initial=0.0))
     scaled = np.where(finite, values, 0) * (255.0 / top if top > 0 else 0.0)
@@ -50,7 +51,7 @@ def levels(values: NDArray[Any], most: float | None = None) -> NDArray[np.uint8]
 
 
 def smaller(values: NDArray[Any], side: int) -> NDArray[Any]:
-    """At most `side` rows and columns: the largest of each cell, so that no peak is lost."""
+    """Reduce to at most `side` rows and columns by the maximum of each cell, which keeps peaks."""
     for axis in (0, 1):
         step = -(-values.shape[axis] // side)
         if step > 1:

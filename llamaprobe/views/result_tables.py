@@ -1,4 +1,4 @@
-"""Tables of what comes from several runs: sweeps, differences, statistics."""
+"""Data frames and datasets of results from several runs: sweeps, diffs, statistics."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def sweep_frame(sweep: "Sweep") -> Any:
-    """One line for each cell."""
+    """One row per cell."""
     values, names = sweep.values, ("layer", "position", "head")
     index = np.indices(values.shape).reshape(values.ndim, -1)
     columns: dict[str, Any] = dict(zip(names, index, strict=False))
@@ -51,7 +51,7 @@ _NUMBERS = ("n_different", "largest", "relative")
 
 
 def diff_frame(diff: "Diff") -> Any:
-    """One line for each value that both runs have."""
+    """One row per value that both runs have."""
     pandas = module("pandas")
     names = ("point", "layer", "n_different", "n_values", "largest", "relative")
     columns: dict[str, Any] = {n: [getattr(one, n) for one in diff.values] for n in names}
@@ -74,7 +74,7 @@ def diff_dataset(diff: "Diff") -> Any:
 
 
 def channels_frame(channels: "Channels") -> Any:
-    """One line for each channel."""
+    """One row per channel."""
     index = np.indices(channels.shape).reshape(len(channels.shape), -1)
     columns: dict[str, Any] = dict(zip(channels.dims, index, strict=True))
     columns |= {name: np.ravel(values) for name, values in channels.columns().items()}
@@ -94,7 +94,7 @@ def _targets(stats: "Stats") -> Iterator[tuple[str, int | None, str]]:
 
 
 def stats_frame(stats: "Stats") -> Any:
-    """One line for each channel of each group of each target."""
+    """One row per channel, group and target."""
     pandas = module("pandas")
     frames = []
     for target, layer, point in _targets(stats):

@@ -1,4 +1,4 @@
-"""A run: its tokens, the points with their shapes, memory, and what to try next."""
+"""A run: its tokens, points with their shapes, memory, and calls to try next."""
 
 import contextlib
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ _SHOWN = 160  # characters of tokens
 
 
 class Tokens(list[str]):
-    """`run.tokens`: a list of texts that a notebook shows in colours."""
+    """`run.tokens`: a list of texts that notebooks show in colours."""
 
     def _repr_html_(self) -> str:
         return html.block(html.tokens(self))
 
 
 def texts_of(run: "Run") -> list[str]:
-    """The text of each token; ids where there is none. Never raises for a broken tokenizer."""
+    """The text of each token, or its id without a usable tokenizer. Never raises."""
     with contextlib.suppress(Error):
         if run.tokens is not None:
             return list(run.tokens)
@@ -59,7 +59,7 @@ def run_html(run: "Run") -> str:
 
 
 def keys(run: "Run") -> list[str | tuple[str, int]]:
-    """What `run[` takes: names, and names with a layer."""
+    """The keys of `run[...]`, for completion: names, and names with a layer."""
     pairs = [(point, layer) for point in run.points for layer in run.layers_of(point)]
     return [*run.points, *pairs]
 
@@ -89,7 +89,7 @@ def _total(run: "Run") -> str:
 
 
 def _tries(run: "Run") -> list[str]:
-    """Two calls that fit what the run holds."""
+    """Two calls that work on what the run holds."""
     found = []
     for point in sorted(run.points, key=lambda p: not run.layers_of(p))[:1]:
         layers = run.layers_of(point)

@@ -1,4 +1,4 @@
-"""A sweep: the cells that move the metric most, and a small patch map as a table of colours."""
+"""A sweep: the cells that move the metric most, and a small patch map as a coloured table."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ..sweeps.result import Sweep
 
 _SHOWN = 10  # cells
-_CELLS = 200  # of a map that is shown whole
+_CELLS = 200  # the most cells of a map that is shown whole
 _LABEL = 8  # characters of a token above a column
 
 
@@ -40,7 +40,7 @@ def _strongest(sweep: "Sweep") -> list[tuple[str, float]]:
 
 
 def _name(sweep: "Sweep", cell: int) -> str:
-    """ "layer 3, position 7 ' bell', head 1"; "cell 7" of a sweep that is no patch map."""
+    """ "layer 3, position 7 ' bell', head 1"; "cell 7" for a sweep that is not a patch map."""
     if sweep.values.ndim == 1:
         return f"cell {cell}"
     layer, position, *head = map(int, np.unravel_index(cell, sweep.values.shape))
@@ -50,7 +50,7 @@ def _name(sweep: "Sweep", cell: int) -> str:
 
 
 def _map(sweep: "Sweep") -> str:
-    """The positions where a patch moves the metric, if they are few."""
+    """The map at the positions where a patch moves the metric, if they are few enough."""
     moved = sweep._changes
     places = np.flatnonzero(moved.any(axis=0)).tolist()
     if not places or len(places) * len(moved) > _CELLS:
@@ -63,7 +63,7 @@ def _map(sweep: "Sweep") -> str:
         for layer, values, changes in zip(sweep.layers, sweep.values, moved, strict=True)
     ]
     n_others = len(sweep.positions) - len(places)
-    others = f'<div class="d">of {n_others} other positions no patch moves it</div>'
+    others = f'<div class="d">no patch at {n_others} other positions moves it</div>'
     table = html.table(("layer", *heads), rows, numbers=range(len(heads) + 1))
     return table + (others if n_others else "")
 

@@ -1,4 +1,4 @@
-"""Values as data frames of pandas and arrays of xarray; neither is needed for anything else."""
+"""Values as pandas data frames and xarray arrays; nothing else needs these libraries."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -51,7 +51,7 @@ def token_frame(run: "Run") -> Any:
 
 
 def point_frame(run: "Run", point: str) -> Any:
-    """One line for each number."""
+    """One row per number."""
     pandas = module("pandas")
     value, dims = run[point], run.dims(point)
     index = np.indices(value.shape).reshape(value.ndim, -1)
@@ -64,7 +64,7 @@ def point_frame(run: "Run", point: str) -> Any:
 
 
 def lens_frame(lens: "Lens") -> Any:
-    """One line for each row, position and listed token."""
+    """One line per row, position and listed token."""
     pandas = module("pandas")
     lines = [
         {
@@ -99,7 +99,7 @@ def lens_array(lens: "Lens") -> Any:
     )
 
 
-# Axes of the kinds of rows of an attribution.
+# Axes of each kind of row in an attribution.
 _AXES = {
     "head": ("layer", "head"),
     "neuron": ("layer", "neuron"),

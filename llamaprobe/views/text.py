@@ -6,7 +6,7 @@ from ..messages import printable
 
 
 def columns(rows: Iterable[Sequence[str]], numbers: Sequence[int] = (), indent: str = "  ") -> str:
-    """Lines whose cells are padded; `numbers` are the columns aligned to the right."""
+    """Lines of padded cells; `numbers` are the columns to align right."""
     lines = [list(row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -20,7 +20,7 @@ def columns(rows: Iterable[Sequence[str]], numbers: Sequence[int] = (), indent: 
 
 
 def joined(texts: Sequence[str], limit: int) -> str:
-    """Tokens side by side, the last ones too where they are many."""
+    """Token texts joined; the first and the last ones if there are many."""
     whole = printable("|".join(texts), limit + 1)
     if len(whole) <= limit:
         return whole
