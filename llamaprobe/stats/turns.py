@@ -43,6 +43,7 @@ def assistant_turns(tokenizer: Tokenizer) -> Callable[[NDArray[np.int32]], NDArr
 
     def mask(ids: NDArray[np.int32]) -> NDArray[np.bool_]:
         found, listed = np.zeros(len(ids), bool), ids.tolist()
+        ended = np.flatnonzero(ids == ends[0])
         for start in np.flatnonzero(ids == head[0]).tolist():
             first = start + len(head)
             if listed[start:first] != head:
@@ -50,8 +51,8 @@ def assistant_turns(tokenizer: Tokenizer) -> Callable[[NDArray[np.int32]], NDArr
             last = first + n_blank
             while first < min(last, len(listed)) and _is_blank(tokenizer, listed[first]):
                 first += 1
-            stop = listed.index(ends[0], first) + 1 if ends[0] in listed[first:] else len(listed)
-            found[first:stop] = True
+            at = np.searchsorted(ended, first)
+            found[first : ended[at] + 1 if at < len(ended) else len(ids)] = True
         return found
 
     return mask
