@@ -249,8 +249,8 @@ class Weight:
     def _check_shape(self) -> None:
         if not is_possible(self.shape, _MAX_ELEMENT):
             raise UnsupportedError(
-                f"{self._file.path}: {printable(self.name)} has 0 elements, and axes too long for"
-                " an array"
+                f'{self._file.path}: tensor "{printable(self.name)}" has 0 elements and axes that'
+                " are too long for an array"
             )
 
     def __repr__(self) -> str:
