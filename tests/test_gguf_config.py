@@ -221,6 +221,11 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
         {"llama.attention.head_count": [4, 2, 4, 4]},
         "only layers that are all alike can be run",
     ),
+    "heads of too few layers": (
+        "llama",
+        {"llama.attention.head_count": [4, 4, 4]},
+        "head_count is [4, 4, 4]: the model has 4 layers",
+    ),
     "heads that do not divide": (
         "llama",
         {"llama.attention.head_count_kv": 3},

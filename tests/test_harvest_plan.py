@@ -191,6 +191,13 @@ def test_no_document_left_is_an_error(tmp_path, data):
         make_plan(tmp_path, data)
 
 
+def test_files_without_a_document_are_named(tmp_path):
+    path = tmp_path / "empty.txt"
+    path.write_text("")
+    with pytest.raises(lp.ArgumentError, match=r"empty\.txt: no document is left"):
+        make_plan(tmp_path / "out", path)
+
+
 def test_rejects_positions_beyond_every_document(tmp_path):
     with pytest.raises(lp.ArgumentError, match="leaves no row"):
         make_plan(tmp_path, [[1, 2]], positions="skip:2")

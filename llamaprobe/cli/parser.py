@@ -42,7 +42,8 @@ class Parser(argparse.ArgumentParser):
         found, unknown = super().parse_known_args(self._sorted(words), namespace)
         if unknown:
             hint = "" if unknown[0].startswith("-") else "; text with spaces goes in quotes"
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+            shown = " ".join(word or "''" for word in unknown)
+            self.error(f"unrecognized arguments: {shown}{hint}")
         for name, value in vars(found).items():
             setattr(found, name, _plain(value))
         return found, unknown

@@ -16,7 +16,7 @@ from ..arguments import choice, flag, refusal, whole
 from ..errors import ArgumentError, FormatError
 from ..files.atomic import atomic_open, hold_folder, sync_folder
 from ..files.fingerprint import file_state
-from ..messages import printable
+from ..messages import printable, shown_path
 from ..model import Model
 from ..origin import ARITHMETIC_VERSION
 from ..points import Name
@@ -270,7 +270,11 @@ def _write(
     lengths = np.array(writer.lengths, np.int64)
     if not len(lengths):
         left_out = ", ".join(f"{n} {kind}" for kind, n in skipped.counts.items() if n)
-        raise ArgumentError(f"no document is left{f': {left_out}' if left_out else ' to run'}")
+        names = ", ".join(shown_path(source.path) for source in sources[:3] if source.path)
+        place = f"{names}{' and others' if len(sources) > 3 else ''}: " if names else ""
+        raise ArgumentError(
+            f"{place}no document is left{f': {left_out}' if left_out else ' to run'}"
+        )
     windows = _windows(lengths, options)
     if not len(windows.document):
         raise ArgumentError(f"positions={options['positions']!r} leaves no row of any document")

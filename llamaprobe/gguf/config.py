@@ -120,11 +120,13 @@ class Metadata:
 
     def same(self, key: str, default: Any = REQUIRED) -> Any:
         """One integer, or a list with the same integer for each layer."""
-        found = self.value(key)
-        if type(found) is list and found and all(each == found[0] for each in found):
+        found, n_layers = self.value(key), self.value("block_count")
+        if type(found) is list:
+            if not found or any(each != found[0] for each in found):
+                self.keys.refuse(self.name(key), "only layers that are all alike can be run")
+            if len(found) != n_layers:
+                self.keys.refuse(self.name(key), f"the model has {n_layers} layers")
             self.keys.values[self.name(key)] = found[0]
-        elif type(found) is list:
-            self.keys.refuse(self.name(key), "only layers that are all alike can be run")
         return self.integer(key, default)
 
     def refuse(self, key: str, why: str) -> NoReturn:

@@ -247,7 +247,7 @@ class Keys:
             if id is None:
                 continue
             if not 0 <= id < n_tokens:
-                raise self.error(key, f"is {id}; ids go from 0 to {n_tokens - 1}")
+                raise self.error(key, f"is {id}; there are {n_tokens} tokens, from 0 on")
             ids[f"{name}_token"] = id
         return ids
 

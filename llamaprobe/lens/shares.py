@@ -159,7 +159,9 @@ class _Work(Stream):
         """[P]: the logit of the token, or the difference of two."""
         values = self.at(point)[:, self.ids]
         if not np.isfinite(values).all():
-            raise ArgumentError(f"{point} of this run is not finite at the requested positions")
+            raise ArgumentError(
+                f"{point} of this run has values that are not finite at the requested positions"
+            )
         total: Array = values[:, 0] - values[:, 1] if len(self.ids) == 2 else values[:, 0]
         return total
 
