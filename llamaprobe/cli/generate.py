@@ -153,8 +153,8 @@ def _sample(args: argparse.Namespace) -> "Sample | None":
     except ArgumentError as error:
         if given.get("temperature") == 0:
             args.usage_error(
-                "--temperature is 0; it is above 0, and without it and the other options of"
-                " sampling the text is greedy: the likeliest token each time"
+                "--temperature is 0; it must be above 0; without it and the other options of sampling"
+                " the text is greedy: the likeliest token each time"
             )
         args.usage_error(f"--{str(error).replace('_', '-', 1)}")
         raise
