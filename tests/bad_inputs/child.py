@@ -77,8 +77,7 @@ def less_memory(more: int) -> Iterator[None]:
     """This process may take so many bytes of address space more than it has, for a while."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (used, before[1]))
-    blocks = list(_free_blocks())
+    blocks = [] if hasattr(LIBC, "__asan_init") else list(_free_blocks(used, before[1]))
     resource.setrlimit(resource.RLIMIT_AS, (used + more, before[1]))
     try:
         yield
@@ -88,13 +87,12 @@ def less_memory(more: int) -> Iterator[None]:
             LIBC.free(block)
 
 
-def _free_blocks() -> Iterator[int]:
+def _free_blocks(used: int, hard: int) -> Iterator[int]:
     """Allocates what earlier tests freed and malloc cached: it would add room beyond the limit.
 
-    To be called while the address space may not grow. AddressSanitizer would end the process.
+    Meanwhile the address space may not grow, at which AddressSanitizer would end the process.
     """
-    if hasattr(LIBC, "__asan_init"):
-        return
+    resource.setrlimit(resource.RLIMIT_AS, (used, hard))
     for n_bytes in (64 << 20, 8 << 20, 1 << 20):
         while block := LIBC.malloc(n_bytes):
             yield block
