@@ -270,8 +270,8 @@ def test_an_interrupt_leaves_no_process(monkeypatch):
     with obedient(monkeypatch) as worker:
         child = state_of(worker)[2]
         for do in ("loop", "sleep"):
-            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
             with pytest.raises(KeyboardInterrupt):
+                threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
                 worker.answer({"do": do})
             assert not is_running(child)
             child = state_of(worker)[2]

@@ -1,6 +1,5 @@
 """Ctrl-C, timeouts, cancel tokens and exceptions in the midst of a text: what was generated is kept."""
 
-import contextlib
 import json
 import os
 import random
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alarm import interrupted_after
 
 import llamaprobe as lp
 
@@ -194,26 +194,19 @@ def test_ctrl_c_at_random_moments_leaves_a_session_true(demo: lp.Model, points: 
     draw, n_stopped = random.Random(len(points)), 0
     whole = demo.generate(STORY, 300, stop=()).token_ids.tolist()
     session = demo.start(STORY, points=points)
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    try:
-        for _ in range(40):
-            if len(session) > 150:
-                session.rewind(session.n_prompt + draw.randrange(5))
-            with contextlib.suppress(KeyboardInterrupt):  # it may come before the timer is off
-                n_stopped += 1
-                try:
-                    signal.setitimer(signal.ITIMER_REAL, draw.uniform(0.0001, 0.01))
-                    if draw.random() < 0.5:
-                        session.extend(whole[len(session) :][: draw.randint(1, 60)])
-                    else:
-                        session.generate(40, stop=())
-                    session.rewind(draw.randint(session.n_prompt, len(session)))
-                finally:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-                n_stopped -= 1
-            assert session.token_ids.tolist() == whole[: len(session)]
-            if points:
-                assert session.run.equals(demo.run(session.token_ids, points=points))
-    finally:
-        signal.signal(signal.SIGALRM, before)
+
+    def use() -> None:
+        if draw.random() < 0.5:
+            session.extend(whole[len(session) :][: draw.randint(1, 60)])
+        else:
+            session.generate(40, stop=())
+        session.rewind(draw.randint(session.n_prompt, len(session)))
+
+    for _ in range(40):
+        if len(session) > 150:
+            session.rewind(session.n_prompt + draw.randrange(5))
+        n_stopped += interrupted_after(draw.uniform(0.0001, 0.01), use)
+        assert session.token_ids.tolist() == whole[: len(session)]
+        if points:
+            assert session.run.equals(demo.run(session.token_ids, points=points))
     assert n_stopped > 4

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import models
 import numpy as np
 import pytest
+from alarm import interrupted_after
 from bad_inputs import weights_file
 from bad_inputs.child import in_child
 
@@ -131,13 +132,8 @@ def test_reading_a_file_into_memory_stops_midway(tmp_path: Path):
 
     def work() -> int:
         before = most()
-        signal.signal(signal.SIGALRM, signal.default_int_handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.01)
-        try:
-            _core.Safetensors(path, mmap=False)
-        except KeyboardInterrupt:
-            return most() - before
-        return n_bytes
+        stopped = interrupted_after(0.01, lambda: _core.Safetensors(path, mmap=False))
+        return most() - before if stopped else n_bytes
 
     assert in_child(work, memory=2 << 30).value < n_bytes
 
@@ -155,10 +151,7 @@ def test_widening_a_tensor_stops_midway(tmp_path: Path):
     def work() -> int:
         file = hollow_tensor(tmp_path / "m.safetensors", 1 << 28)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        signal.signal(signal.SIGALRM, signal.default_int_handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.01)
-        with pytest.raises(KeyboardInterrupt):
-            file.read("w")
+        assert interrupted_after(0.01, lambda: file.read("w"))
         return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
     assert in_child(work, memory=3 << 30).value < 1 << 30  # 1.5 GB is all of it
@@ -190,8 +183,8 @@ def test_reading_a_text_stops_midway(n_rows: int, whole: bool):
         full, start = time.process_time() - start, time.process_time()
         assert (fault is None) == whole
         signal.signal(signal.SIGVTALRM, signal.default_int_handler)
-        signal.setitimer(signal.ITIMER_VIRTUAL, full / 8)
         with pytest.raises(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_VIRTUAL, full / 8)
             _core.parse_floats(values, text, 0, ",", 1)
         return full, time.process_time() - start
 

@@ -7,15 +7,15 @@ import contextlib
 import gc
 import os
 import resource
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf_files
 import models
 import pytest
+from alarm import interrupted_after
 from bad_inputs import Refusal, config, index, prompt, weights_file
 
 import llamaprobe as lp
@@ -78,23 +78,16 @@ def test_saves_and_exports(random_checkpoint, tmp_path: Path):
 def test_interrupted_runs(random_checkpoint):
     model = lp.load(random_checkpoint(max_position_embeddings=4096))
 
+    def run() -> None:
+        model.run([1] * 500, points=("x", "scores"), threads=2)
+
+    n_interrupted = 0
+
     def once() -> None:
-        with every(0.002), contextlib.suppress(KeyboardInterrupt):
-            model.run([1] * 500, points=("x", "scores"), threads=2)
+        nonlocal n_interrupted
+        n_interrupted += interrupted_after(0.002, run)
 
-    assert growth(once) < ROOM
-
-
-@contextlib.contextmanager
-def every(seconds: float) -> Iterator[None]:
-    """KeyboardInterrupt after so many seconds, unless the block ends before."""
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    assert growth(once) < ROOM and n_interrupted > ROUNDS // 10
 
 
 CHEAP = [

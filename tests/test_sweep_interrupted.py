@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alarm import interrupted_after
 
 import llamaprobe as lp
 
@@ -63,25 +64,11 @@ def test_ctrl_c_at_random_moments(model: lp.Model):
     start = time.perf_counter()
     whole = patch_map()
     seconds = time.perf_counter() - start
-    def interrupted(delay: float) -> lp.Sweep | None:
-        """None if the signal came first; it comes within the outer `try` wherever it comes."""
-        try:
-            try:
-                signal.setitimer(signal.ITIMER_REAL, delay)
-                return patch_map()
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-        except KeyboardInterrupt:
-            return None
-
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    try:
-        for _ in range(30):
-            found = interrupted(draw.uniform(1e-4, seconds))
-            assert found is None or found.values.tobytes() == whole.values.tobytes()
-        assert any(interrupted(1e-4) is None for _ in range(100))
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    found: list[lp.Sweep] = []
+    for _ in range(30):
+        interrupted_after(draw.uniform(1e-4, seconds), lambda: found.append(patch_map()))
+    assert all(sweep.values.tobytes() == whole.values.tobytes() for sweep in found)
+    assert any(interrupted_after(1e-4, patch_map) for _ in range(100))
     assert patch_map().values.tobytes() == whole.values.tobytes()
 
 

@@ -404,8 +404,8 @@ def test_ctrl_c_passes_and_leaves_no_child(tmp_path, monkeypatch):
             children.append(self.pid)
             threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
 
-    monkeypatch.setattr(subprocess, "Popen", Popen)
     found = Template.find(write_folder(tmp_path, template=HOSTILE["nested loops"][0]))
+    monkeypatch.setattr(subprocess, "Popen", Popen)
     with pytest.raises(KeyboardInterrupt):
         found.render(check_messages(ASK))
     with pytest.raises(ProcessLookupError):
