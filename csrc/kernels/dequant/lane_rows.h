@@ -52,15 +52,6 @@ INLINE void prefetch_chunk(lane_rows *l) {
     l->soon += l->step;
 }
 
-INLINE void multiply_chunk(WVEC *acc, lane_rows *l, size_t at, const float *x, const lane_codes codes, coefficients c,
-                           const int formula) {
-    WVEC words[4];
-    prefetch_chunk(l);
-    W(columns_words)(words, l->rows + at, l->pitch);
-    if (codes == LESS_128) UNROLL for (int i = 0; i < 4; i++) words[i] = less_128(words[i]);
-    multiply_words(acc, x, words, codes, c, formula);
-}
-
 INLINE void add_blocks(lane_rows *l, const WVEC *acc, size_t column, const size_t n) {
     for (size_t b = 0; b < n; b++) l->total = column + b ? W(add)(l->total, acc[b]) : acc[b];
 }

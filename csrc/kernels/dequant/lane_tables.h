@@ -2,8 +2,6 @@
 #ifndef LP_LANE_TABLES_H
 #define LP_LANE_TABLES_H
 
-#include <math.h> /* fabsf */
-
 #include "lane_rows.h"
 
 /* ---- codes with tables ---- */
@@ -19,7 +17,7 @@ INLINE coefficients lane_table(lane_rows *l, size_t column, const float unit) {
         table_column table;
         size_t group = column / l->at.p->scale_cols;
         read_table(&table, &l->at, group);
-        for (size_t r = 0; unit != 1 && r < LANES; r++) l->failed |= !(fabsf(table.scale[r]) < 0x1p119f);
+        for (size_t r = 0; unit != 1 && r < LANES; r++) l->failed |= !has_room_for_unit(table.scale[r]);
         l->of_group = (coefficients){W(mul)(W(load)(table.scale), W(set1)(unit)), W(load)(table.zero)};
         l->group_end = (group + 1) * l->at.p->scale_cols;
     }
@@ -39,7 +37,7 @@ INLINE void blocks_of_bytes(lane_rows *l, size_t column, const size_t n, const l
     CLEAR(acc, n);
     for (size_t b = 0; b < n; b++) {
         size_t at = column + b * LANE_BLOCK;
-        c[b] = lane_table(l, at, codes == E4M3 ? 256 : 1);
+        c[b] = lane_table(l, at, codes == E4M3 ? E4M3_UNIT : 1);
         if (codes == LESS_128) c[b].b = W(sub)(c[b].b, W(set1)(128));
         copy_rows(near[b], l, at, LANE_BLOCK);
     }

@@ -211,13 +211,16 @@ INLINE int has_nan(const unsigned char *q, size_t n) {
     return ((found[0] | found[1] | found[2] | found[3]) & EACH_BYTE(0x80)) != 0;
 }
 
-/* FP8: from_e4m3 is off by a factor of 2^-8, which is folded into the scale unless that overflows. */
+/* from_e4m3 and e4m3_of are off by a factor of 2^-8: the scale is multiplied by the inverse, unless it is too large. */
+#define E4M3_UNIT 256
+INLINE int has_room_for_unit(float scale) { return fabsf(scale) < 0x1p119f; }
+
 NOINLINE void columns_of_e4m3(float *out, size_t stride, const unsigned char *q, size_t pitch, size_t n_rows, size_t n,
                               const table_column *table) {
     for (size_t r = 0; r < n_rows; r++, out += stride, q += pitch) {
         const float scale = table->scale[r];
-        size_t i = 0, whole = fabsf(scale) < 0x1p119f ? n - n % STEP : 0;
-        WVEC s = W(set1)(scale * 256);
+        size_t i = 0, whole = has_room_for_unit(scale) ? n - n % STEP : 0;
+        WVEC s = W(set1)(scale * E4M3_UNIT);
         if (has_nan(q, whole)) whole = 0;
         for (; i < whole; i += STEP)
             UNROLL for (size_t j = i; j < i + STEP; j += LANES) W(store)(out + j, W(mul)(W(from_e4m3)(q + j), s));
