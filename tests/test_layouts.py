@@ -73,6 +73,14 @@ def test_blocks_are_those_of_gguf_py(kind):
 
 
 @pytest.mark.parametrize("kind", BLOCKS)
+def test_codes_do_not_depend_on_the_bands_they_are_unpacked_in(kind, monkeypatch):
+    stored = random_blocks(kind)
+    whole = stored.codes()
+    monkeypatch.setattr(layouts, "_BAND", 3 * stored.shape[1])
+    assert np.array_equal(stored.codes(), whole)
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
 def test_values_follow_from_codes_and_tables(kind):
     """The formula of docs/quantised.md with the arrays as they are."""
     stored = random_blocks(kind, 1)

@@ -12,6 +12,7 @@ import pytest
 import quantised_checkpoints as made
 
 import llamaprobe as lp
+from llamaprobe.checkpoint import layouts
 
 SOME = ("ct-fp8-block", "ct-int8-zeros", "ct-pack4-zeros", "gptq4-order", "awq")
 DOWN = "model.layers.1.mlp.down_proj.weight"
@@ -93,6 +94,15 @@ def test_what_is_stored_is_said(each):
     assert f"{quantization.bits_per_weight:.2f} bits" in repr(model) and "bits" in repr(quantization)
     html = model._repr_html_()
     assert "<code>quantization</code>" in html and repr(quantization)[1:-1] in html
+
+
+def test_codes_do_not_depend_on_the_bands_they_are_unpacked_in(each, monkeypatch):
+    name, folder, _ = each
+    weight = opened(folder).weights[made.FORMATS[name].names(made.config_of())[0]]
+    whole = weight.codes
+    for most in (1, 3 * weight.shape[1], weight._layout().row_step * weight.shape[1] + 1):
+        monkeypatch.setattr(layouts, "_BAND", most)
+        assert np.array_equal(weight.codes, whole) and weight.codes.flags.c_contiguous
 
 
 def test_a_plain_tensor_has_no_codes(some):

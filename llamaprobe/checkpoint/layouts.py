@@ -33,6 +33,7 @@ FLOATS = ("f32", "f16", "bf16")
 
 _HALF, _BYTE = "<f2", "u1"
 _AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # the nibble of a word that holds its column 0, 1, ...
+_BAND = 1 << 20  # codes
 IQ4_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
@@ -215,14 +216,23 @@ class Stored:
 
     def codes(self) -> Numbers | None:
         """[out, in], uint8 or int8; None for a kind without codes."""
-        n_rows, n_cols = self.shape
         if self.kind in FLOATS:
             return None
+        if self.kind in ("fp8", "int8"):
+            words = self.parts["codes"].words
+            return words.view("i1" if self.kind == "int8" else "u1").reshape(self.shape)
+        # in bands of rows: the steps between need several times the memory of the codes
+        band = self.row_step * max(1, _BAND // (self.row_step * self.shape[1]))
+        found: Numbers = np.empty(self.shape, "i1" if self.kind == "q8_0" else "u1")
+        for first in range(0, len(found), band):
+            found[first : first + band] = self.of_rows(first, first + band)._unpacked()
+        return found
+
+    def _unpacked(self) -> Numbers:
+        n_rows, n_cols = self.shape
         words = self.parts["codes"].words
         if self.kind in BLOCKS:
-            return self._in_order(_block_codes(BLOCKS[self.kind], words)).reshape(n_rows, n_cols)
-        if self.kind in ("fp8", "int8"):
-            return words.view("i1" if self.kind == "int8" else "u1").reshape(n_rows, n_cols)
+            return _block_codes(BLOCKS[self.kind], words).reshape(n_rows, n_cols)
         if self.kind == "int":
             return _fields(words, self.bits).reshape(n_rows, -1)[:, :n_cols]
         if self.kind == "gptq":
