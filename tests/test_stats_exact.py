@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import llamaprobe as lp
-from llamaprobe.stats import exact
+from llamaprobe.stats import collect, exact, quantiles
 
 ALL = ("range", "moments", "histogram", "gram", "top:6", "firing:0", "firing:0.5")
 POINTS = ("x", "hidden:1", "q:2", "logits")
@@ -180,6 +180,13 @@ def test_quantiles_are_exact_after_two_more_runs(model, docs):
             true = np.quantile(values, q, axis=0, method="inverted_cdf")
             assert (low == true).all() and (high == true).all()
     assert stats["x", 2].quantile(0.4)[0][0] < stats["x", 2].quantile(0.4)[1][0], "not requested"
+
+
+def test_more_tokens_than_a_counter_holds_are_refused_before_any_run(model, monkeypatch):
+    monkeypatch.setattr(quantiles, "_MOST_TOKENS", 4)
+    monkeypatch.setattr(collect._Run, "add", lambda *_: pytest.fail("it ran"))
+    with pytest.raises(lp.ArgumentError, match="exact quantiles of 5 tokens; the most are 4: set limit_"):
+        lp.collect(model, [[3, 5, 8], [13, 21]], stats="histogram", points="x:2", exact=(0.5,))
 
 
 def test_a_gram_is_a_sum_of_float32_blocks(model):

@@ -107,6 +107,8 @@ def collect(
         groups = Groups(plan, by, mask, model.config.vocab_size)
         windows = _part(part, len(plan.windows.document))
         run = _Run(plan, model, groups, windows, threads, batch_tokens, progress)
+        if wanted:
+            quantiles.check_tokens(run.n_planned)
         found = run.through(targets, chosen)
         if wanted:
             quantiles.find(found, wanted, run.add, targets)
@@ -158,6 +160,11 @@ class _Run:
         self._limit, self._progress = batch_tokens, progress
         self._has_maps = False
         self.n_tokens = [0] * len(groups.names)
+
+    @property
+    def n_planned(self) -> int:
+        """Tokens of all windows."""
+        return self._length(self._windows)
 
     def through(self, targets: list[Observed], chosen: Chosen) -> dict[str, State]:
         """Target name -> state. OutOfMemory, FileChangedError."""
@@ -236,9 +243,12 @@ class _Run:
             return
         from tqdm import tqdm
 
-        total = self._length(self._windows)
         with tqdm(
-            total=total, unit=" tokens", leave=False, dynamic_ncols=True, file=stderr.STREAM
+            total=self.n_planned,
+            unit=" tokens",
+            leave=False,
+            dynamic_ncols=True,
+            file=stderr.STREAM,
         ) as bar:
             yield bar.update
 

@@ -23,6 +23,7 @@ from .target import Observed
 _DIGITS = ((19, 10), (9, 9))
 _NONE = 0xFFFFFFFF  # not the prefix of any finite value
 _MOST = 16
+_MOST_TOKENS = (1 << 32) - 1  # the core's counters of digits are uint32
 
 
 def read_exact(given: Iterable[float], chosen: Chosen) -> list[float]:
@@ -35,6 +36,15 @@ def read_exact(given: Iterable[float], chosen: Chosen) -> list[float]:
     if len(found) > _MOST:
         raise ArgumentError(f"{len(found)} exact quantiles; the most are {_MOST}")
     return sorted(found)
+
+
+def check_tokens(n: int) -> None:
+    """ArgumentError if so many tokens could overflow a counter."""
+    if n > _MOST_TOKENS:
+        raise ArgumentError(
+            f"exact quantiles of {n:,} tokens; the most are {_MOST_TOKENS:,}: set limit_tokens, or "
+            "leave out exact"
+        )
 
 
 def find(
