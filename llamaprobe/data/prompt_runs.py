@@ -87,7 +87,9 @@ def run_prompts(
             raise
         except Error as error:
             if on_bad == "stop":
-                error.reword(f"prompt {number} ({prompt.where}): {error}")
+                error.reword(
+                    f"prompt {number} ({prompt.where}): {error}; --on-bad skip leaves such prompts out"
+                )
                 raise
             yield PromptDone(number, prompt.where, folder, str(error))
         else:
