@@ -7,6 +7,7 @@ macOS wheel and this Python's own; it is not linked, for its symbols are in the 
 shows is that it compiles without a warning and that no symbol is missing.
 """
 
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -30,6 +31,17 @@ def numpy_headers(folder: Path, platform: str) -> Path:
     return folder / platform / "numpy" / "_core" / "include"
 
 
+def python_headers(folder: Path) -> Path:
+    """The folder of this Python's headers. Debian's pyconfig.h refuses other systems than Linux: the one that it
+    includes takes its place."""
+    headers, version = folder / "python", Path(sysconfig.get_path("include"))
+    shutil.copytree(version, headers, dirs_exist_ok=True)
+    config = version.parent / (sysconfig.get_config_var("MULTIARCH") or "") / version.name / "pyconfig.h"
+    if config.exists():
+        shutil.copy(config, headers)
+    return headers
+
+
 def check(cpu: str, folder: Path) -> str:
     zig = [sys.executable, "-m", "ziglang", "cc", "-target", f"{cpu}-macos"]
 
@@ -48,7 +60,7 @@ def check(cpu: str, folder: Path) -> str:
     tests = sorted(Path("tests/c").glob("test_*.c"))
     others = [Path("tests/c/replay.c"), *sorted(Path("fuzz").glob("fuzz_*.c"))]
     include = [
-        f"-isystem{sysconfig.get_path('include')}",
+        f"-isystem{python_headers(folder)}",
         f"-isystem{numpy_headers(folder, TARGETS[cpu])}",
         "-DPy_LIMITED_API=0x030b0000",
     ]
