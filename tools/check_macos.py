@@ -32,11 +32,12 @@ def numpy_headers(folder: Path, platform: str) -> Path:
 
 
 def python_headers(folder: Path) -> Path:
-    """The folder of this Python's headers. Debian's pyconfig.h refuses other systems than Linux: the one that it
-    includes takes its place."""
+    """The folder of this Python's headers. Debian's configuration header refuses other systems than Linux: the one that
+    it includes takes its place."""
     headers, version = folder / "python", Path(sysconfig.get_path("include"))
     shutil.copytree(version, headers, dirs_exist_ok=True)
-    config = version.parent / (sysconfig.get_config_var("MULTIARCH") or "") / version.name / "pyconfig.h"
+    name = Path(sysconfig.get_config_h_filename()).name
+    config = version.parent / (sysconfig.get_config_var("MULTIARCH") or "") / version.name / name
     if config.exists():
         shutil.copy(config, headers)
     return headers
