@@ -65,7 +65,7 @@ def recompute(
     model: Model | str | None = None,
     threads: int | None = None,
 ) -> Iterator[Check]:
-    """Compute shards again, the given ones or a random number of them, and compare their sha256;
+    """Compute shards again, the given ones or this many chosen at random, and compare their sha256;
     nothing is written. Raises as `harvest_shard`."""
     plan = Plan(folder)
     opened = opened_model(plan, model)

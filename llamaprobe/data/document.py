@@ -1,5 +1,5 @@
 """One document of a dataset as read: a text, token ids, a chat, or a Fault that says why it is
-neither.
+none of these.
 
 A record (a JSON object, a row of a table) holds its document in one column: the given `Column`, or
 else the first of `DEFAULT_COLUMNS` that the record has.

@@ -51,7 +51,7 @@ class Plan:
         self.folder = self.files.path
         """The local folder of its files, or of their copies."""
         self.path = self.folder / PLAN
-        """The sha256 of plan.json."""
+        """The path of plan.json, or of its local copy."""
         data = _read(self.files)
         self.sha256 = hashlib.sha256(data).hexdigest()
         name = self.files.at(PLAN)

@@ -80,17 +80,17 @@ def plan_harvest(
     dtype: of the files: "float32", or "bf16" or "f16", rounded to nearest even.
     max_tokens: the most tokens of a window, which is one sequence. Default: 512, or the model's
         max_position_embeddings if that is less.
-        long: what to do with a longer document: "split" it into windows, "cut" it to the first
-        window, or "refuse" it.
-        stride: how many tokens of a window the next one repeats at its beginning, as context
-        without rows.
+    long: what to do with a longer document: "split" it into windows, "cut" it to the first window,
+        or "refuse" it.
+    stride: how many tokens of a window the next one repeats at its beginning, as context without
+        rows.
     bos: "auto" adds the special tokens that the tokenizer puts around a text, "never" adds none.
         "always" makes every window begin with the model's BOS: it is prepended to a document that
         does not begin with it; in later windows it replaces the token before the window's first and
-    gives no row.
+        gives no row.
     order: of the documents: "data" or "permuted:SEED".
-        shard_rows: the most rows of a shard. Default: a power of two, at most 131,072, such that a
-    file of values has at most 256 MiB.
+    shard_rows: the most rows of a shard. Default: a power of two, at most 131,072, such that a file
+        of values has at most 256 MiB.
     limit_tokens: stop after this many tokens; the last document is cut.
     field, ids, chat: the column of records that holds a text, token ids or chat messages. Default:
         the first of text, input_ids, messages and prompt that a record has.

@@ -60,7 +60,7 @@ def harvest_shard(
 
     plan: a Plan, or the path or URL of one.
     model: an open model, or what `load` takes. Default: the model that the plan was made with, at
-    its recorded place.
+        its recorded place.
     threads, batch_tokens: speed and memory; they change no bit.
     report: called with the number of tokens of each batch.
 

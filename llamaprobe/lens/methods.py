@@ -38,12 +38,12 @@ class LensMethods(ModelViews):
         run: a run of this model, or one read from files. It must hold `point`, and x_out of the
             last layer unless `layers` is given.
         point: x, x_mid or x_out.
-            layers: as in `run`. None: all that the run holds, plus a last row for x_out of the last
+        layers: as in `run`. None: all that the run holds, plus a last row for x_out of the last
             layer, which gives the bits of the run's logits. If the last norm or the logits of the
             run were edited, that row is run["logits"], which the run must then hold.
         position: a number, numbers, a slice, or None for all; negative ones count from the end.
         top: how many tokens to show per row.
-            tokens: ids, or texts that are one token each: compute only these rows of the head.
+        tokens: ids, or texts that are one token each: compute only these rows of the head.
 
         Raises PointError (the run lacks a value, and the message has the call that keeps it; a
         point that is not the residual stream), ArgumentError, OutOfMemory.

@@ -51,7 +51,7 @@ class Sweeps:
         """The metric of one prompt under many edits: `values` has one number per `Edits`.
 
         prompt: a single prompt, as for `run`.
-            edits: one `Edits` per cell. Each cell has the bits of `model.run(prompt, edits=cell)`.
+        edits: one `Edits` per cell. Each cell has the bits of `model.run(prompt, edits=cell)`.
         metric: `lp.logit_diff(a, b)`, `lp.logprob(a)`, `lp.kl(run)`, or a function of the last
             token's logits, float32 [vocab_size].
         progress: show a bar on stderr.
@@ -89,8 +89,8 @@ class Sweeps:
         heads].
 
         clean, corrupted: prompts with the same number of tokens.
-            point: a point that every layer has; for a map, the rows of queries are patched.
-            heads: patch one head at a time, of a point that has heads.
+        point: a point that every layer has; for a map, the rows of queries are patched.
+        heads: patch one head at a time, of a point that has heads.
         layers, positions: numbers, a range or a slice; negative ones count from the end. None: all.
 
         Bits, cost and errors are as for `sweep`; PointError for an unknown point or layer, or with
